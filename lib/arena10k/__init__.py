@@ -1,0 +1,15 @@
+"""Arena 10K: the value of new LLM policies from logged responses, with an interval or a refusal."""
+
+from arena10k.errors import ArenaError, ParamsError
+
+__all__ = ["ArenaError", "ParamsError", "Run"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    # pandas loads only for those who ask for a Run: the command line answers at once.
+    if name == "Run":
+        from arena10k.run import Run
+
+        return Run
+    raise AttributeError(f"module 'arena10k' has no attribute {name!r}")

@@ -1,0 +1,150 @@
+"""The command line: `arena10k --help`. Errors a user can mend end in one line and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from arena10k import config, paths
+from arena10k.errors import ArenaError
+
+_params = click.option("--params", "params_file", default="local", show_default=True, help="Params file of the experiment.")
+_run = click.option("--run", default="", help="Data folder, where it is not the one the params file names.")
+
+
+class _Commands(click.Group):
+    """Shows the errors that are the user's to mend as one line each, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ArenaError as error:
+            for line in str(error).splitlines():
+                click.echo(f"error: {line}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=_Commands)
+@click.version_option(package_name="arena10k")
+def main() -> None:
+    """Off-policy evaluation of LLM policies from logged responses."""
+
+
+@main.command()
+@_params
+@_run
+@click.option("--cores", default=2, show_default=True, help="Stages that may run at once.")
+def report(params_file: str, run: str, cores: int) -> None:
+    """Run what is out of date of an experiment and write reports/<run>/index.html."""
+    from arena10k import client, stages
+
+    params = config.load(params_file, run or None)
+    for name in {p.provider for p in params.policies.values()} if not params.recording else ():
+        client.api_key(name, params.providers[name])
+    with _only_one(params.run):
+        code = _snakemake(params_file, run, cores)
+    index = paths.reports_dir(params.run) / "index.html"
+    if code:
+        for line in stages.failures(params.run) or ["the pipeline stopped; the lines above say where"]:
+            click.echo(f"error: {line}", err=True)
+        if index.is_file():
+            click.echo(f"Pages that could be made: {index}", err=True)
+        sys.exit(1)
+    click.echo(f"Report: {index}")
+
+
+def _snakemake(params_file: str, run: str, cores: int) -> int:
+    command = [
+        sys.executable, "-m", "snakemake", "--snakefile", str(paths.source_root() / "Snakefile"),
+        "--directory", str(paths.home()), "--workflow-profile", str(paths.source_root() / "profiles" / "default"),
+        "--cores", str(cores), "--nolock", "--config", f"params={params_file}", f"run={run}",
+    ]  # fmt: skip
+    return subprocess.run(command, check=False).returncode
+
+
+class _only_one:
+    """One pipeline per run at a time. The lock goes with the process, so a killed run leaves nothing to clean up."""
+
+    def __init__(self, run: str):
+        self.path = paths.reports_dir(run) / ".lock"
+
+    def __enter__(self) -> None:
+        import fcntl
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = self.path.open("w")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ArenaError(f"{self.path.parent.name}: another `make report` of this run is still at work") from error
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+@main.command(hidden=True)
+@click.argument("name")
+@_params
+@_run
+def stage(name: str, params_file: str, run: str) -> None:
+    """Run one stage's notebook and render its page (what the pipeline calls)."""
+    from arena10k import stages
+
+    if name not in stages.STAGES:
+        raise ArenaError(f"no stage {name!r}: {', '.join(stages.STAGES)}")
+    stages.execute(name, params_file, run or None)
+
+
+@main.command(hidden=True)
+@_params
+@_run
+def index(params_file: str, run: str) -> None:
+    """Write reports/<run>/index.html from the pages that are there (what the pipeline calls)."""
+    from arena10k import overview
+
+    overview.write(config.load(params_file, run or None))
+
+
+@main.command()
+@click.argument("run")
+@click.option("--params", "params_file", default=None, help="Params file, where it is not named as the run.")
+def status(run: str, params_file: str | None) -> None:
+    """How far a run is, also while it is collecting."""
+    from arena10k import status as progress
+
+    params = config.load(params_file or run, run)
+    state = progress.progress(params, progress.open_store(params), now=progress.now())
+    click.echo(progress.sentence(state))
+    click.echo(progress.frame(state).to_string(index=False, na_rep="-", float_format="{:.1f}".format))
+
+
+@main.command()
+@click.argument("run")
+@click.option("--params", "params_file", default=None, help="Params file, where it is not named as the run.")
+@click.option("--to", type=click.Path(path_type=Path), default=None, help="Folder (default: the run's own).")
+def export(run: str, params_file: str | None, to: Path | None) -> None:
+    """Write a run's prompts and records as Parquet: a recording that others can read and re-analyse."""
+    import shutil
+
+    from arena10k import status as progress
+
+    params = config.load(params_file or run, run)
+    folder = to or paths.data_dir(params.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = progress.open_store(params).export(folder / "records.parquet")
+    source = paths.prompts_file(params.run)
+    if source.parent.resolve() != folder.resolve():
+        shutil.copyfile(source, folder / source.name)
+    click.echo(f"{rows:,} records of {params.run} in {folder}")
+
+
+@main.command("serve-local")
+@click.option("--port", default=8000, show_default=True)
+def serve_local(port: int) -> None:
+    """Serve the embedded model on loopback, OpenAI-compatible, until Ctrl-C."""
+    from arena10k.local_server import serve
+
+    serve(port=port)

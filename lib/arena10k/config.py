@@ -1,0 +1,256 @@
+"""The params schema: one YAML file describes one experiment; unknown keys and wrong types are errors.
+
+`load("local")` reads `params/local.yaml`. A file may say `extends: other.yaml`; mappings are merged key by key,
+everything else is replaced.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from arena10k import paths
+from arena10k.errors import ParamsError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,40}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Capabilities(_Section):
+    """What an endpoint can do; the preflight tries each one that is declared."""
+
+    token_ids: bool = Field(False, description="chat answers carry prompt_token_ids and token_ids")
+    echo_logprobs: bool = Field(False, description="completions score a given prompt: echo with logprobs")
+    seed: bool = Field(True, description="the endpoint takes a sampling seed")
+
+
+class Provider(_Section):
+    """One OpenAI-compatible endpoint. The key is read from the named environment variable and goes nowhere else."""
+
+    kind: Literal["embedded", "openai"] = "openai"
+    base_url: str | None = None
+    api_key_env: str | None = None
+    concurrency: Annotated[int, Field(ge=1, le=512)] = 16
+    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 6
+    capabilities: Capabilities = Capabilities()
+    logprob_temperature: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _has_address(self) -> Provider:
+        if self.kind == "openai" and not self.base_url:
+            raise ValueError("base_url is needed (for the embedded model say kind: embedded)")
+        return self
+
+
+class Example(_Section):
+    """One earlier turn shown to the model: what the user said, what the assistant answered."""
+
+    user: str
+    assistant: str
+
+
+class PolicyParams(_Section):
+    """A policy is its model, its messages and its sampling: everything that decides the distribution of responses."""
+
+    provider: Name
+    model: str
+    system: str | None = None
+    examples: tuple[Example, ...] = Field((), strict=False)
+    suffix: str = ""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+    description: str = ""
+    stands_for: str | None = None
+
+
+class PromptsParams(_Section):
+    source: Literal["builtin", "jsonl"] = "builtin"
+    path: str | None = None
+    max_prompts: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _has_path(self) -> PromptsParams:
+        if self.source != "builtin" and not self.path:
+            raise ValueError("path is needed for this source")
+        return self
+
+
+class ResponsesParams(_Section):
+    draws: Annotated[int, Field(ge=1)] = 1
+    logged_draws: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _logged_exist(self) -> ResponsesParams:
+        if self.logged_draws > self.draws:
+            raise ValueError("logged_draws cannot exceed draws")
+        return self
+
+
+class JudgeParams(_Section):
+    """How responses are graded: the judge completes `intro`, worked `examples` and the `case` with a rating token.
+
+    `case` holds {prompt}, {response} and {reference}. `orders` are the orders of the examples that the uncertainty
+    mode averages over; the deterministic mode uses the first.
+    """
+
+    provider: Name
+    model: str
+    intro: str = ""
+    examples: tuple[str, ...] = Field((), strict=False)
+    case: str
+    orders: tuple[Annotated[tuple[int, ...], Field(strict=False)], ...] = Field((), strict=False)
+    ratings: dict[str, Annotated[float, Field(ge=0, le=1, strict=False)]]
+    draws: Annotated[int, Field(ge=1)] = 1
+    top_logprobs: Annotated[int, Field(ge=2, le=100)] = 20
+    min_mass: Annotated[float, Field(gt=0, le=1)] = 0.9
+    max_response_chars: Annotated[int, Field(ge=1)] = 2000
+
+    @model_validator(mode="after")
+    def _orders_are_permutations(self) -> JudgeParams:
+        wanted = list(range(len(self.examples)))
+        for order in self.orders:
+            if sorted(order) != wanted:
+                raise ValueError(f"orders: {list(order)} is not an order of the {len(wanted)} examples")
+        return self
+
+
+class OracleParams(_Section):
+    """Which responses get an oracle label; `truth` labels every fresh draw, for runs whose checkers cost nothing."""
+
+    kind: Literal["exact"] = "exact"
+    p0_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    target_labels: Annotated[int, Field(ge=0)] = 30
+    truth: bool = False
+
+
+class EstimationParams(_Section):
+    width: Annotated[float, Field(gt=0, le=1)] = 0.2
+    folds: Annotated[int, Field(ge=2, le=50)] = 5
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+
+class Params(_Section):
+    """One experiment."""
+
+    run: str
+    title: str = ""
+    seed: int = 1
+    recording: bool = Field(False, description="data is a committed recording: nothing is collected or written to it")
+    logging_policy: Name = "p0"
+    providers: dict[Name, Provider]
+    policies: dict[Name, PolicyParams]
+    prompts: PromptsParams = PromptsParams()
+    responses: ResponsesParams = ResponsesParams()
+    judge: JudgeParams | None = None
+    oracle: OracleParams = OracleParams()
+    estimation: EstimationParams = EstimationParams()
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> Params:
+        paths.check_run_name(self.run)
+        if self.logging_policy not in self.policies:
+            raise ValueError(
+                f"logging_policy {self.logging_policy!r} is not among policies: {', '.join(self.policies)}"
+            )
+        users = {f"policies.{n}": p.provider for n, p in self.policies.items()}
+        if self.judge:
+            users["judge"] = self.judge.provider
+        for user, provider in users.items():
+            if provider not in self.providers:
+                raise ValueError(f"{user}.provider {provider!r} is not among providers: {', '.join(self.providers)}")
+        return self
+
+    @property
+    def targets(self) -> list[str]:
+        """Every policy but the logging policy, in the order of the file."""
+        return [name for name in self.policies if name != self.logging_policy]
+
+
+#: The params each stage reads: the Snakefile re-runs a stage when one of these changed, and only then.
+STAGE_PARAMS = {
+    "00_status": ("policies", "responses", "judge", "oracle"),
+    "01_prompts": ("prompts", "seed"),
+    "02_responses": ("providers", "policies", "responses", "seed"),
+    "03_teacher_forcing": ("providers", "policies", "responses", "logging_policy", "seed"),
+    "04_judge": ("providers", "policies", "judge", "oracle", "responses", "seed"),
+    "05_data_quality": ("policies", "judge", "oracle", "responses", "logging_policy"),
+    "06_estimates": ("policies", "oracle", "estimation", "logging_policy"),
+    "07_pi_bad_anomaly": ("policies", "oracle", "estimation", "logging_policy"),
+    "09_ablation_summary": ("policies", "oracle", "estimation", "logging_policy"),
+}
+
+
+def stage_params(params: Params, stage: str) -> dict[str, Any]:
+    """The part of `params` that `stage` reads, JSON-ready."""
+    return params.model_dump(mode="json", include=set(STAGE_PARAMS[stage]) | {"run", "title", "recording"})
+
+
+def _merge(base: dict, over: dict) -> dict:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
+    if path in seen:
+        raise ParamsError(f"{path.name}: extends itself through {' -> '.join(p.name for p in seen)}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path.name}: expected a mapping of keys at the top")
+    parent = raw.pop("extends", None)
+    if parent is None:
+        return raw
+    if not isinstance(parent, str) or not (path.parent / parent).is_file():
+        raise ParamsError(f"{path.name}: extends: {parent!r} is not a file beside it")
+    return _merge(_read((path.parent / parent).resolve(), (*seen, path)), raw)
+
+
+def _lines(name: str, error: ValidationError) -> str:
+    """One line per fault: file, key, what is wrong, what was given."""
+    out = []
+    for fault in error.errors():
+        where = ".".join(str(part) for part in fault["loc"]) or "(top)"
+        if fault["type"] == "extra_forbidden":
+            out.append(f"{name}: {where}: unknown key")
+        elif fault["type"] == "missing":
+            out.append(f"{name}: {where}: missing")
+        else:
+            given = "" if isinstance(fault["input"], dict | BaseModel) else f" (got {fault['input']!r:.80})"
+            out.append(f"{name}: {where}: {fault['msg'].removeprefix('Value error, ')}{given}")
+    return "\n".join(out)
+
+
+def load(name: str | Path, run: str | None = None) -> Params:
+    """Read and check a params file.
+
+    Parameters
+    ----------
+    name : params file: `local`, `local.yaml` or a path.
+    run : replaces the run name in the file, so that one file can serve several data folders.
+
+    Raises
+    ------
+    ParamsError
+        One line per fault, each with file, key and what was found.
+    """
+    path = paths.params_file(name)
+    raw = _read(path)
+    if run:
+        raw["run"] = run
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise ParamsError(_lines(path.name, error)) from error

@@ -1,0 +1,36 @@
+"""Errors that end in one clear line for the user, and the typed outcomes of a request."""
+
+from __future__ import annotations
+
+
+class ArenaError(Exception):
+    """Something the user can mend; the message names what, where and how. Shown without a traceback."""
+
+
+class ParamsError(ArenaError):
+    """A params file that does not fit the schema."""
+
+
+class CallError(Exception):
+    """A request that gave no measurement.
+
+    `kind` decides what happens next: ``fatal`` stops the run, ``retry`` is tried again with back-off,
+    ``permanent`` and ``invalid`` become error rows. `code` is the machine-readable reason that is stored.
+    """
+
+    KINDS = ("fatal", "retry", "permanent", "invalid")
+
+    def __init__(self, kind: str, code: str, detail: str, retry_after: float | None = None):
+        if kind not in self.KINDS:
+            raise ValueError(f"unknown error kind {kind!r}")
+        super().__init__(f"{code}: {detail}")
+        self.kind, self.code, self.detail, self.retry_after = kind, code, detail, retry_after
+
+
+class FatalCallError(ArenaError):
+    """A request failed in a way that every further request would share (key, quota, model, our own bug)."""
+
+
+def invalid(code: str, detail: str) -> CallError:
+    """A 200 answer whose content cannot be used as a measurement (COLLECTION, table of record checks)."""
+    return CallError("invalid", code, detail)

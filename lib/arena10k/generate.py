@@ -1,0 +1,103 @@
+"""Responses: every draw of every policy, with token ids and generation log-probs where the endpoint gives them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from arena10k.client import Endpoint
+from arena10k.collect import Measurement, Task
+from arena10k.config import Params
+from arena10k.errors import invalid
+from arena10k.policies import Policy, digest, policies
+
+JOB = "responses"
+
+
+def tasks(params: Params, prompts: pd.DataFrame) -> Iterator[Task]:
+    """One task per policy, prompt and draw."""
+    for policy in policies(params).values():
+        can = params.providers[policy.params.provider].capabilities
+        for row in prompts.itertuples():
+            for draw in range(params.responses.draws):
+                request = _request(
+                    policy, row.prompt, policy.seed(params.seed, row.prompt_id, draw), can
+                )
+                key = {"job": JOB, "policy": policy.name, "draw": draw, "endpoint": policy.endpoint, "request": request}
+                yield Task(
+                    JOB, row.prompt_id, digest(key), policy.name, draw, policy.fingerprint,
+                    policy.params.provider, policy.params.model, partial(_ask, request, can.token_ids),
+                )  # fmt: skip
+
+
+def _request(policy: Policy, prompt: str, seed: int, can: Any) -> dict[str, Any]:
+    p = policy.params
+    request = {
+        "model": p.model,
+        "messages": policy.messages(prompt),
+        "max_tokens": p.max_tokens,
+        "temperature": p.temperature,
+        "top_p": p.top_p,
+        "logprobs": True,
+    }
+    if can.seed:
+        request["seed"] = seed
+    if can.token_ids:
+        request["extra_body"] = {"return_token_ids": True}
+    return request
+
+
+async def _ask(request: dict[str, Any], token_ids: bool, endpoint: Endpoint) -> Measurement:
+    return read_answer(await endpoint.chat(**request), token_ids)
+
+
+def read_answer(answer: dict[str, Any], token_ids: bool) -> Measurement:
+    """Check a chat answer and read the response from it; the text is never stripped and may be empty.
+
+    Raises CallError (kind ``invalid``) with the code of the check that failed.
+    """
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1:
+        raise invalid("no_choice", "the answer does not hold exactly one choice")
+    choice, usage = choices[0], answer.get("usage") or {}
+    text = (choice.get("message") or {}).get("content")
+    if not isinstance(text, str):
+        raise invalid("no_text", "the answer's message has no text content")
+    payload: dict[str, Any] = {"finish_reason": choice.get("finish_reason")}
+    entries = (choice.get("logprobs") or {}).get("content")
+    if entries is not None:
+        payload["token_logprobs"] = check_logprobs([e.get("logprob") for e in entries])
+    if token_ids:
+        payload |= _token_ids(answer, choice, entries, usage)
+    return Measurement(text, payload, answer.get("model"), usage.get("prompt_tokens"), usage.get("completion_tokens"))
+
+
+def _token_ids(answer: dict, choice: dict, entries: list | None, usage: dict) -> dict[str, list[int]]:
+    prompt_ids, ids = answer.get("prompt_token_ids"), choice.get("token_ids")
+    if not prompt_ids or ids is None:
+        raise invalid("no_token_ids", "the endpoint is declared to return token ids and did not")
+    if len(ids) != (len(ids) if entries is None else len(entries)):
+        raise invalid("length_mismatch", f"{len(ids)} token ids with {len(entries)} log-probs")
+    if usage.get("prompt_tokens") != len(prompt_ids):
+        raise invalid(
+            "length_mismatch", f"usage counts {usage.get('prompt_tokens')} prompt tokens, got {len(prompt_ids)} ids"
+        )
+    return {"prompt_token_ids": prompt_ids, "token_ids": ids}
+
+
+def check_logprobs(values: list[Any]) -> list[float]:
+    """Token log-probs as floats (nats), each present, finite and at most 1e-4.
+
+    Raises CallError with code ``null_in_response``, ``not_finite`` or ``positive``.
+    """
+    if any(v is None for v in values):
+        raise invalid("null_in_response", f"token {values.index(None)} of {len(values)} has no log-prob")
+    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in values):
+        raise invalid("not_finite", "a token's log-prob is not a finite number")
+    if any(v > 1e-4 for v in values):
+        raise invalid("positive", f"a token's log-prob is {max(values):.4g}, above 0")
+    return [float(v) for v in values]

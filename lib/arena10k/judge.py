@@ -1,0 +1,106 @@
+"""The judge: a model that grades responses, once deterministically and once with uncertainty.
+
+Both modes ask for the next token after a fixed text and read the probabilities of the rating tokens. Response text
+goes in as one JSON string, so quotes, line ends and control tokens in it stay data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from arena10k.client import Endpoint
+from arena10k.collect import Measurement, Task
+from arena10k.config import JudgeParams, Params
+from arena10k.errors import invalid
+from arena10k.generate import JOB as RESPONSES
+from arena10k.policies import digest
+
+DETERMINISTIC, UNCERTAINTY = "judge_deterministic", "judge_uncertainty"
+JOBS = (DETERMINISTIC, UNCERTAINTY)
+
+
+def tasks(params: Params, prompts: pd.DataFrame, responses: Iterable[dict[str, Any]]) -> Iterator[Task]:
+    """One task per response to grade and mode; only the first `judge.draws` draws of each policy are graded."""
+    judge = params.judge
+    if judge is None:
+        return
+    by_id = prompts.set_index("prompt_id")
+    endpoint = params.providers[judge.provider].base_url or params.providers[judge.provider].kind
+    for row in responses:
+        if row["job"] != RESPONSES or row["status"] != "ok" or row["draw"] >= judge.draws:
+            continue
+        prompt = by_id.loc[row["prompt_id"]]
+        for job, texts in _requests(judge, prompt, row["value"]).items():
+            request = {"endpoint": endpoint, "model": judge.model, "texts": texts, "top": judge.top_logprobs}
+            key = request | {"job": job, "policy": row["policy"], "draw": row["draw"]}
+            yield Task(
+                job, row["prompt_id"], digest(key), row["policy"], row["draw"], row["fingerprint"],
+                judge.provider, judge.model, partial(_ask, judge, job, texts),
+            )  # fmt: skip
+
+
+def _requests(judge: JudgeParams, prompt: pd.Series, response: str) -> dict[str, list[str]]:
+    """The texts each mode sends: the worked examples in their own order, and for uncertainty in every listed order."""
+    answer = json.dumps(" ".join(response.split())[: judge.max_response_chars], ensure_ascii=False)
+    reference = "" if pd.isna(prompt["answer"]) else prompt["answer"]
+    case = judge.case.format(prompt=prompt["prompt"], response=answer, reference=reference)
+    orders = judge.orders or (tuple(range(len(judge.examples))),)
+    head = [judge.intro] if judge.intro else []
+    texts = ["\n".join([*head, *(judge.examples[i] for i in order), case]) for order in orders]
+    return {DETERMINISTIC: texts[:1], UNCERTAINTY: texts}
+
+
+async def _ask(judge: JudgeParams, job: str, texts: list[str], endpoint: Endpoint) -> Measurement:
+    answers = [
+        await endpoint.complete(model=judge.model, prompt=t, max_tokens=1, temperature=0, logprobs=judge.top_logprobs)
+        for t in texts
+    ]
+    readings = [read_answer(judge, a) for a in answers]
+    usage = [a.get("usage") or {} for a in answers]
+    value, variance = (rating(readings[0]), 0.0) if job == DETERMINISTIC else expectation(readings)
+    return Measurement(
+        value,
+        {"variance": variance, "readings": readings},
+        answers[0].get("model"),
+        sum(u.get("prompt_tokens") or 0 for u in usage),
+        sum(u.get("completion_tokens") or 0 for u in usage),
+    )
+
+
+def read_answer(judge: JudgeParams, answer: dict[str, Any]) -> list[tuple[float, float]]:
+    """The rating distribution of one answer: pairs (score, probability) over the captured mass, probabilities sum to 1.
+
+    Raises CallError (kind ``invalid``): ``no_ratings`` where no rating token is among the top tokens, ``low_mass``
+    where the ratings hold less than `judge.min_mass` of the probability.
+    """
+    try:
+        top = answer["choices"][0]["logprobs"]["top_logprobs"][0]
+    except (KeyError, IndexError, TypeError) as error:
+        raise invalid("no_ratings", "the answer has no top_logprobs") from error
+    found = {token: math.exp(top[token]) for token in judge.ratings if token in top}
+    mass = math.fsum(found.values())
+    if not found:
+        raise invalid("no_ratings", f"none of {sorted(judge.ratings)} is among the top {len(top)} tokens")
+    if mass < judge.min_mass:
+        raise invalid("low_mass", f"the rating tokens hold {mass:.3f} of the probability, {judge.min_mass} is asked")
+    return [(judge.ratings[token], p / mass) for token, p in found.items()]
+
+
+def rating(reading: list[tuple[float, float]]) -> float:
+    """The one rating of a T = 0 answer: the most probable (the lower on a tie)."""
+    return max(sorted(reading), key=lambda pair: pair[1])[0]
+
+
+def expectation(readings: list[list[tuple[float, float]]]) -> tuple[float, float]:
+    """Mean score over the rating distributions, and the variance of that mean between them (0 for one reading)."""
+    means = [math.fsum(score * p for score, p in reading) for reading in readings]
+    mean = math.fsum(means) / len(means)
+    if len(means) < 2:
+        return mean, 0.0
+    return mean, math.fsum((m - mean) ** 2 for m in means) / (len(means) - 1) / len(means)

@@ -1,0 +1,89 @@
+"""Every path of the project, spelled once.
+
+Notebooks run with different working directories (Jupyter and nbval: `notebooks/`, papermill: the caller's), so
+nothing else builds a path by hand. `ARENA10K_HOME` points elsewhere, for tests and for data on another disk.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from arena10k.errors import ArenaError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_RESERVED = {"sample"}
+
+
+def source_root() -> Path:
+    """The repository: where notebooks, params and the library stand."""
+    return Path(__file__).resolve().parents[2]
+
+
+def home() -> Path:
+    """The folder that holds `data/` and `reports/`: `ARENA10K_HOME`, else the repository."""
+    return Path(os.environ.get("ARENA10K_HOME") or source_root()).resolve()
+
+
+def check_run_name(name: str) -> str:
+    """Return `name` if it is safe as a folder name.
+
+    Raises
+    ------
+    ArenaError
+        For names with separators, a leading dot, or over 64 characters: a run never writes outside its folder.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
+        raise ArenaError(
+            f"run name {str(name)[:80]!r}: use 1-64 letters, digits, '_', '-' or '.', starting with a letter or digit"
+        )
+    return name
+
+
+def params_file(name: str | Path) -> Path:
+    """The params file for a name (`local`), a file name (`local.yaml`) or a path (`params/local.yaml`)."""
+    given = Path(name)
+    candidates = [given] if given.suffix else [given.with_suffix(".yaml")]
+    candidates += [home() / candidates[0], source_root() / candidates[0], source_root() / "params" / candidates[0].name]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.resolve()
+    known = ", ".join(sorted(p.stem for p in (source_root() / "params").glob("*.yaml")))
+    raise ArenaError(f"no params file {str(name)!r}: looked in params/, which has {known or 'nothing'}")
+
+
+def data_dir(run: str) -> Path:
+    """`data/<run>`; the committed sample is read from the repository wherever `home` points."""
+    root = source_root() if run in _RESERVED else home()
+    return root / "data" / check_run_name(run)
+
+
+def reports_dir(run: str) -> Path:
+    return home() / "reports" / check_run_name(run)
+
+
+def store_file(run: str) -> Path:
+    return data_dir(run) / "store.sqlite"
+
+
+def records_file(run: str) -> Path:
+    """The Parquet export of the store; for a recording such as the sample, the only form there is."""
+    return data_dir(run) / "records.parquet"
+
+
+def prompts_file(run: str) -> Path:
+    return data_dir(run) / "prompts.parquet"
+
+
+def server_log(run: str) -> Path:
+    return data_dir(run) / "local_server.log"
+
+
+def notebook(stage: str) -> Path:
+    return source_root() / "notebooks" / f"{stage}.ipynb"
+
+
+def result_file(run: str, name: str) -> Path:
+    """A machine-readable result such as `estimates.json`."""
+    return reports_dir(run) / name

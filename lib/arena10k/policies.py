@@ -1,0 +1,75 @@
+"""Policies: how a prompt becomes messages, and the fingerprint that says exactly which policy a record belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from arena10k.config import Params, PolicyParams
+
+
+def digest(obj: Any) -> str:
+    """SHA-256 of the canonical JSON of `obj`, 32 hex digits: equal content, equal digest."""
+    return hashlib.sha256(orjson.dumps(obj, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+
+
+def unit_hash(*parts: object) -> float:
+    """A stable pseudo-random number in [0, 1) from `parts`: slices and samples that do not depend on order."""
+    raw = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(raw[:8], "big") / 2**64
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A named policy of one experiment."""
+
+    name: str
+    params: PolicyParams
+    endpoint: str
+    logprob_temperature: float
+
+    def messages(self, prompt: str) -> list[dict[str, str]]:
+        """The chat messages for one prompt: system, earlier turns, then the user's text with the policy's suffix."""
+        messages = [{"role": "system", "content": self.params.system}] if self.params.system is not None else []
+        for turn in self.params.examples:
+            messages.append({"role": "user", "content": turn.user})
+            messages.append({"role": "assistant", "content": turn.assistant})
+        return [*messages, {"role": "user", "content": prompt + self.params.suffix}]
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that decides the distribution of responses; the name is not part of it."""
+        p = self.params
+        return digest(
+            {
+                "endpoint": self.endpoint,
+                "model": p.model,
+                "messages": self.messages("{prompt}"),
+                "temperature": p.temperature,
+                "top_p": p.top_p,
+                "max_tokens": p.max_tokens,
+            }
+        )
+
+    @property
+    def temperature_mismatch(self) -> bool:
+        """Whether log-probs are of another distribution than the sampled one (COLLECTION section 1, Temperature)."""
+        return self.params.temperature != self.logprob_temperature or self.params.top_p != 1.0
+
+    def seed(self, base: int, prompt_id: str, draw: int) -> int:
+        """The sampling seed of one draw: differs by policy, prompt and draw, the same on every run."""
+        return int(unit_hash(base, self.name, prompt_id, draw) * 2**31)
+
+
+def policies(params: Params) -> Mapping[str, Policy]:
+    """The experiment's policies by name, in the order of the params file."""
+    out = {}
+    for name, p in params.policies.items():
+        provider = params.providers[p.provider]
+        endpoint = provider.base_url or provider.kind
+        out[name] = Policy(name, p, endpoint, provider.logprob_temperature)
+    return out

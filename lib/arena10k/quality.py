@@ -1,0 +1,140 @@
+"""Data quality: what was measured, what failed and why, and which stored values cannot be trusted.
+
+A bad value is found by structure and set aside (quarantine: a reason beside the record, reversible); it is never
+deleted and never replaced by another number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from arena10k.config import Params
+from arena10k.errors import CallError
+from arena10k.generate import JOB as RESPONSES
+from arena10k.generate import check_logprobs
+from arena10k.policies import policies
+from arena10k.store import Store
+from arena10k.teacher_forcing import JOB as LOGPROBS
+from arena10k.teacher_forcing import check_structure
+
+#: A row whose nats per token lie further than this many MADs from its policy's median is set aside.
+OUTLIER_MADS = 8.0
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One stored value that is not to be used, and why."""
+
+    prompt_id: str
+    policy: str
+    job: str
+    request_hash: str
+    code: str
+
+
+def scan(params: Params, store: Store) -> list[Flag]:
+    """Apply the record checks and the per-policy outlier check to stored log-probs, and the drift check to all.
+
+    Flags come in the order of the store and do not depend on earlier quarantine.
+    """
+    rows = [r for r in store.rows(LOGPROBS) if r["status"] == "ok"]
+    flags = {}
+    for row in rows:
+        if code := _structural(row):
+            flags[row["prompt_id"], row["request_hash"]] = code
+    for key in _outliers([r for r in rows if (r["prompt_id"], r["request_hash"]) not in flags]):
+        flags[key] = "nats_per_token_outlier"
+    current = {name: p.fingerprint for name, p in policies(params).items()}
+    for row in rows:
+        if row["fingerprint"] != current.get(row["policy"]):
+            flags.setdefault((row["prompt_id"], row["request_hash"]), "definition_drift")
+    by_key = {(r["prompt_id"], r["request_hash"]): r for r in rows}
+    return [Flag(p, by_key[p, h]["policy"], LOGPROBS, h, code) for (p, h), code in flags.items()]
+
+
+def _structural(row: dict[str, Any]) -> str | None:
+    tokens = row["payload"].get("token_logprobs")
+    try:
+        if tokens is None:
+            check_logprobs([row["value"]])
+        else:
+            check_structure(check_logprobs(tokens), row["value"])
+    except CallError as error:
+        return error.code
+    return None
+
+
+def _outliers(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Keys of rows more than `OUTLIER_MADS` MADs from their policy's median nats per token, both tails."""
+    frame = pd.DataFrame(
+        [
+            (r["prompt_id"], r["request_hash"], r["policy"], r["value"], r["payload"].get("response_tokens"))
+            for r in rows
+        ],
+        columns=["prompt_id", "request_hash", "policy", "value", "tokens"],
+    )
+    frame = frame[frame.tokens.fillna(0) > 0]
+    rate = frame.value / frame.tokens.astype(float)
+    centre = rate.groupby(frame.policy).transform("median")
+    mad = (rate - centre).abs().groupby(frame.policy).transform("median") * 1.4826
+    far = frame[(rate - centre).abs() > OUTLIER_MADS * mad.where(mad > 0, np.inf)]
+    return list(zip(far.prompt_id, far.request_hash, strict=True))
+
+
+def quarantine(store: Store, flags: list[Flag]) -> None:
+    """Set the run's quarantine to exactly `flags`: what is no longer flagged is released."""
+    store.set_quarantine([(f.job, f.prompt_id, f.request_hash, f.code) for f in flags])
+
+
+def jobs(store: Store, totals: dict[tuple[str, str], int]) -> list[dict[str, Any]]:
+    """Per job and policy: how many records were due, ok, failed by code, set aside by reason."""
+    out = {
+        key: {"job": key[0], "policy": key[1], "total": total, "ok": 0, "errors": {}, "quarantined": {}}
+        | {"rescored": 0, "merged": 0}
+        for key, total in totals.items()
+    }
+    for row in store.counts():
+        entry = out.get((row["job"], row["policy"]))
+        if entry is None:
+            continue
+        if row["status"] == "error":
+            entry["errors"][row["code"]] = row["n"]
+        elif row["quarantine"]:
+            entry["quarantined"][row["quarantine"]] = row["n"]
+        else:
+            entry["ok"] += row["n"]
+    rescored = store.rescored()
+    for key, entry in out.items():
+        entry["rescored"], entry["merged"] = rescored.get(key, (0, 0))
+    return list(out.values())
+
+
+def drift(params: Params, store: Store) -> list[dict[str, Any]]:
+    """Policies whose records were made under another definition than they are scored with or than params now say."""
+    made: dict[str, dict[str, set[str]]] = {}
+    for job in (RESPONSES, LOGPROBS):
+        for row in store.rows(job):
+            made.setdefault(row["policy"], {}).setdefault(job, set()).add(row["fingerprint"])
+    current = {name: p.fingerprint for name, p in policies(params).items()}
+    out = []
+    for policy, by_job in made.items():
+        fingerprints = sorted(set().union(*by_job.values(), {current.get(policy, "")}))
+        if len(fingerprints) > 1:
+            out.append({"policy": policy, "fingerprints": fingerprints})
+    return out
+
+
+def self_consistency(table_logged: pd.DataFrame, logging_policy: str) -> pd.Series:
+    """Teacher-forced minus generation log-prob of P0's responses (nats per sequence), rows with both."""
+    return (table_logged[f"logp_{logging_policy}"] - table_logged.generation_logp).dropna()
+
+
+def clones(params: Params) -> list[str]:
+    """Targets whose definition equals the logging policy's: their log-weights measure the noise floor."""
+    all_policies = policies(params)
+    base = all_policies[params.logging_policy].fingerprint
+    return [t for t in params.targets if all_policies[t].fingerprint == base]

@@ -1,0 +1,175 @@
+"""Stages: which notebook does what, what makes it out of date, and how one is run and rendered."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from arena10k import config, paths, status
+from arena10k.config import Params
+from arena10k.errors import ArenaError
+from arena10k.policies import digest
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A notebook of the pipeline: the stages it needs, and the store jobs whose content its stamp stands for."""
+
+    name: str
+    needs: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("00_status", ("03_teacher_forcing", "04_judge"), results=("status.json",)),
+        Stage("01_prompts"),
+        Stage("02_responses", ("01_prompts",), ("responses",)),
+        Stage("03_teacher_forcing", ("02_responses",), ("logprobs",)),
+        Stage("04_judge", ("02_responses",), ("judge_deterministic", "judge_uncertainty", "oracle", "truth")),
+        Stage("05_data_quality", ("03_teacher_forcing", "04_judge"), ("logprobs",), ("quality.json",)),
+        Stage("06_estimates", ("05_data_quality",), results=("estimates.json",)),
+        Stage("07_pi_bad_anomaly", ("06_estimates",), results=("anomaly.json",)),
+        Stage("09_ablation_summary", ("06_estimates",)),
+    )
+}
+_FAILURE = ".failed"
+
+
+def stamp_file(run: str, stage: str) -> Path:
+    """The small file that says a stage is done, and with which content."""
+    return paths.reports_dir(run) / "stages" / f"{stage}.json"
+
+
+def executed_file(run: str, stage: str) -> Path:
+    return paths.reports_dir(run) / "notebooks" / f"{stage}.ipynb"
+
+
+def page_file(run: str, stage: str) -> Path:
+    return paths.reports_dir(run) / f"{stage}.html"
+
+
+def failure_file(run: str, stage: str) -> Path:
+    return stamp_file(run, stage).with_suffix(_FAILURE)
+
+
+def sources(stage: str) -> list[str]:
+    """The files a stage's outcome depends on: its notebook, the library modules it reaches, templates and built-ins."""
+    package = Path(__file__).parent
+    notebook = paths.notebook(stage)
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"] if notebook.is_file() else []
+    # A cell's magics are not Python; only its import lines matter here.
+    code = "\n".join(
+        line
+        for cell in cells
+        if cell["cell_type"] == "code"
+        for line in "".join(cell["source"]).splitlines()
+        if re.match(r"(from|import) ", line)
+    )
+    # Data files a module opens by name, which no import shows.
+    data = [p for folder in ("builtin", "templates") for p in (package / folder).rglob("*") if p.is_file()]
+    return sorted({str(p) for p in (notebook, *_reach(code), *data)})
+
+
+def _reach(code: str) -> set[Path]:
+    found: set[Path] = set()
+    waiting = _imported(code) | {Path(__file__).parent / "run.py"}
+    while waiting:
+        module = waiting.pop()
+        found.add(module)
+        waiting |= _module_imports(module) - found
+    return found
+
+
+@cache
+def _module_imports(module: Path) -> frozenset[Path]:
+    return frozenset(_imported(module.read_text(encoding="utf-8")))
+
+
+def _imported(code: str) -> set[Path]:
+    root = Path(__file__).parents[1]
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    out = set()
+    for name in names:
+        if name.split(".")[0] == "arena10k" and name != "arena10k":
+            base = root.joinpath(*name.split("."))
+            out |= {p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()}
+    return out
+
+
+def execute(name: str, params_file: str, run: str | None) -> None:
+    """Run one stage's notebook through papermill, render it, and write its stamp.
+
+    Raises
+    ------
+    ArenaError
+        With the one line that says what went wrong; the page with the failed cell is rendered all the same.
+    """
+    import papermill
+
+    params = config.load(params_file, run)
+    executed, failure = executed_file(params.run, name), failure_file(params.run, name)
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    stamp_file(params.run, name).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(paths.notebook(name)),
+            str(executed),
+            {"params_file": str(params_file), "run_name": run or ""},
+            kernel_name="python3",
+            progress_bar=False,
+            stderr_file=sys.stderr,  # progress bars
+
+            execution_timeout=None,
+        )
+    except papermill.PapermillExecutionError as error:
+        line = f"{name}: {error.evalue if error.ename in _PLAIN else f'{error.ename}: {error.evalue}'}"
+        failure.write_text(line, encoding="utf-8")
+        _render(params, name)
+        raise ArenaError(line) from error
+    _render(params, name)
+    failure.unlink(missing_ok=True)
+    _stamp(params, name)
+
+
+#: Errors whose message is written for the user; any other is shown with its type.
+_PLAIN = {"ArenaError", "ParamsError", "FatalCallError"}
+
+
+def _render(params: Params, name: str) -> None:
+    from arena10k import report
+
+    executed, page = executed_file(params.run, name), page_file(params.run, name)
+    report.render(executed, page, {"run": params.run, "stage": name})
+
+
+def _stamp(params: Params, name: str) -> None:
+    """What later stages depend on: the content of the stage's records and results, not when they were made."""
+    from arena10k import prompts
+    from arena10k.report import write_json
+
+    stage = STAGES[name]
+    stamp: dict[str, Any] = {"stage": name, "prompts": digest(prompts.read(params.run).to_dict("list"))}
+    if stage.jobs:
+        stamp["records"] = status.open_store(params).content_digest(*stage.jobs)
+    for result in stage.results:
+        stamp[result] = digest(paths.result_file(params.run, result).read_text(encoding="utf-8"))
+    write_json(stamp_file(params.run, name), stamp)
+
+
+def failures(run: str) -> list[str]:
+    """One line per stage that failed in its last attempt."""
+    return [f.read_text(encoding="utf-8") for f in sorted(stamp_file(run, "x").parent.glob(f"*{_FAILURE}"))]

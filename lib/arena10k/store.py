@@ -1,0 +1,229 @@
+"""The record store: one SQLite file per run, one row per measurement, nothing acknowledged is ever lost.
+
+A row is a measurement (`ok`, with a value) or a typed error (no value); a CHECK constraint makes anything else
+impossible. The key is (job, prompt_id, request_hash), so the same row cannot be stored twice and another policy's
+answer cannot be mistaken for it. A row that is ok is never overwritten; every superseded attempt is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from arena10k.errors import ArenaError
+
+_COLUMNS = {
+    "job": "TEXT NOT NULL",
+    "prompt_id": "TEXT NOT NULL",
+    "request_hash": "TEXT NOT NULL",
+    "policy": "TEXT NOT NULL",
+    "draw": "INTEGER NOT NULL",
+    "fingerprint": "TEXT NOT NULL",
+    "status": "TEXT NOT NULL",
+    "value": "",
+    "code": "TEXT",
+    "detail": "TEXT",
+    "payload": "TEXT NOT NULL",
+    "model": "TEXT",
+    "prompt_tokens": "INTEGER",
+    "completion_tokens": "INTEGER",
+    "attempts": "INTEGER NOT NULL",
+    "seconds": "REAL",
+    "created": "REAL NOT NULL",
+    "quarantine": "TEXT",
+}
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS records (
+  {", ".join(f"{name} {kind}".strip() for name, kind in _COLUMNS.items())},
+  PRIMARY KEY (job, prompt_id, request_hash),
+  CHECK ((status = 'ok' AND value IS NOT NULL AND code IS NULL)
+      OR (status = 'error' AND value IS NULL AND code IS NOT NULL)),
+  CHECK (quarantine IS NULL OR status = 'ok')
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS attempts (
+  id INTEGER PRIMARY KEY, job TEXT NOT NULL, prompt_id TEXT NOT NULL, request_hash TEXT NOT NULL,
+  status TEXT NOT NULL, value, code TEXT, detail TEXT, created REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS attempts_by_key ON attempts (job, prompt_id, request_hash);
+"""
+_UPSERT = f"""
+INSERT INTO records ({", ".join(_COLUMNS)}) VALUES ({", ".join(":" + c for c in _COLUMNS)})
+ON CONFLICT (job, prompt_id, request_hash) DO UPDATE SET
+  {", ".join(f"{c} = excluded.{c}" for c in _COLUMNS if c not in ("job", "prompt_id", "request_hash", "attempts"))},
+  attempts = records.attempts + excluded.attempts
+WHERE records.status = 'error'
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measurement or typed error.
+
+    `value` is what was measured: the response text, a log-probability in nats, a score or a label in [0, 1].
+    `payload` keeps what the value was read from (token ids, token log-probs, raw judge text, usage).
+    """
+
+    job: str
+    prompt_id: str
+    request_hash: str
+    policy: str
+    draw: int
+    fingerprint: str
+    status: str
+    value: str | float | None = None
+    code: str | None = None
+    detail: str | None = None
+    payload: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    attempts: int = 1
+    seconds: float | None = None
+    created: float = field(default_factory=time.time)
+    quarantine: str | None = None
+
+
+class Store:
+    """Records of one run.
+
+    Use `Store.open` for collecting, `Store.read` for looking on (also while another process collects), and
+    `Store.recording` for a committed Parquet export.
+    """
+
+    def __init__(self, connection: sqlite3.Connection):
+        self._db = connection
+        self._db.row_factory = sqlite3.Row
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(path, isolation_level=None, timeout=60)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.executescript(_SCHEMA)
+        return cls(db)
+
+    @classmethod
+    def read(cls, path: Path) -> Store:
+        """Open read-only. Raises ArenaError where there is no store yet."""
+        if not path.is_file():
+            raise ArenaError(f"no store for run {path.parent.name!r}: nothing has been collected yet")
+        return cls(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=60))
+
+    @classmethod
+    def recording(cls, path: Path) -> Store:
+        """Load a Parquet export into memory; writes to it go nowhere."""
+        import pyarrow.parquet as pq
+
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        db.executescript(_SCHEMA)
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            row["value"] = orjson.loads(row["value"]) if row["value"] is not None else None
+        with db:
+            db.execute("BEGIN")
+            db.executemany(_UPSERT, rows)
+        return cls(db)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def put(self, record: Record) -> bool:
+        """Store one record and commit. Returns False where an ok row already stands (it is left as it is)."""
+        row = {c: getattr(record, c) for c in _COLUMNS}
+        row["payload"] = orjson.dumps(record.payload).decode()
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._keep_attempt(record)
+            return self._db.execute(_UPSERT, row).rowcount == 1
+
+    def _keep_attempt(self, record: Record) -> None:
+        self._db.execute(
+            "INSERT INTO attempts (job, prompt_id, request_hash, status, value, code, detail, created) "
+            "SELECT job, prompt_id, request_hash, status, value, code, detail, created FROM records "
+            "WHERE job = ? AND prompt_id = ? AND request_hash = ? AND status = 'error'",
+            (record.job, record.prompt_id, record.request_hash),
+        )
+
+    def statuses(self, job: str) -> dict[tuple[str, str], str]:
+        """Status by (prompt_id, request_hash) of one job: what a resumed collection need not ask again."""
+        rows = self._db.execute("SELECT prompt_id, request_hash, status FROM records WHERE job = ?", (job,))
+        return {(r[0], r[1]): r[2] for r in rows}
+
+    def rows(self, job: str | None = None) -> Iterator[dict[str, Any]]:
+        """Records as dicts with the payload decoded, ordered by key, one job or all."""
+        where, args = ("WHERE job = ?", (job,)) if job else ("", ())
+        for row in self._db.execute(f"SELECT * FROM records {where} ORDER BY job, prompt_id, policy, draw", args):
+            record = dict(row)
+            record["payload"] = orjson.loads(record["payload"])
+            yield record
+
+    def counts(self) -> list[dict[str, Any]]:
+        """Number of records by job, policy, status, code and quarantine reason, with the newest time stamp."""
+        query = """SELECT job, policy, status, code, quarantine, COUNT(*) AS n, SUM(attempts) AS attempts,
+                   MAX(created) AS newest FROM records GROUP BY job, policy, status, code, quarantine
+                   ORDER BY job, policy, status, code"""
+        return [dict(row) for row in self._db.execute(query)]
+
+    def recent(self, since: float) -> dict[tuple[str, str], int]:
+        """Records made after `since` (seconds since the epoch) by (job, policy): the current rate."""
+        query = "SELECT job, policy, COUNT(*) FROM records WHERE created > ? GROUP BY job, policy"
+        return {(r[0], r[1]): r[2] for r in self._db.execute(query, (since,))}
+
+    def ok_by_prompt(self) -> dict[tuple[str, str, str], int]:
+        """Number of usable records by (job, policy, prompt_id)."""
+        query = """SELECT job, policy, prompt_id, COUNT(*) FROM records
+                   WHERE status = 'ok' AND quarantine IS NULL GROUP BY job, policy, prompt_id"""
+        return {(r[0], r[1], r[2]): r[3] for r in self._db.execute(query)}
+
+    def set_quarantine(self, rows: list[tuple[str, str, str, str]]) -> None:
+        """Set aside exactly the given (job, prompt_id, request_hash, reason); all other rows are released."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("UPDATE records SET quarantine = NULL WHERE quarantine IS NOT NULL")
+            self._db.executemany(
+                "UPDATE records SET quarantine = ? "
+                "WHERE job = ? AND prompt_id = ? AND request_hash = ? AND status = 'ok'",
+                [(reason, job, prompt_id, request_hash) for job, prompt_id, request_hash, reason in rows],
+            )
+
+    def rescored(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """By (job, policy): rows that were asked again after an error, and those of them that are ok now."""
+        query = """SELECT r.job, r.policy, COUNT(*), SUM(r.status = 'ok') FROM records r
+                   WHERE EXISTS (SELECT 1 FROM attempts a WHERE a.job = r.job AND a.prompt_id = r.prompt_id
+                                 AND a.request_hash = r.request_hash) GROUP BY r.job, r.policy"""
+        return {(r[0], r[1]): (r[2], r[3]) for r in self._db.execute(query)}
+
+    def content_digest(self, *jobs: str) -> str:
+        """Digest of what estimates depend on (keys, values, status), not of times or attempts."""
+        sha = hashlib.sha256()
+        for job in jobs:
+            query = (
+                "SELECT prompt_id, request_hash, policy, draw, status, value, code, quarantine FROM records "
+                "WHERE job = ? ORDER BY prompt_id, request_hash"
+            )
+            for row in self._db.execute(query, (job,)):
+                sha.update(repr(tuple(row)).encode())
+        return sha.hexdigest()[:32]
+
+    def export(self, path: Path) -> int:
+        """Write all records to Parquet (values as JSON, so that text and numbers share the column). Returns rows."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = [dict(r) for r in self._db.execute("SELECT * FROM records ORDER BY job, prompt_id, request_hash")]
+        for row in rows:
+            row["value"] = None if row["value"] is None else orjson.dumps(row["value"]).decode()
+        text, number = pa.string(), {"INTEGER": pa.int64(), "REAL": pa.float64()}
+        schema = pa.schema([(c, number.get(kind.split(" ")[0], text)) for c, kind in _COLUMNS.items()])
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+        temporary.replace(path)
+        return len(rows)

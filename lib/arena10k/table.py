@@ -1,0 +1,123 @@
+"""The analysis table: the records of a run as two tidy frames, rows that are bad left out and counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from arena10k.config import Params
+from arena10k.generate import JOB as RESPONSES
+from arena10k.judge import DETERMINISTIC, UNCERTAINTY
+from arena10k.labels import ORACLE, TRUTH
+from arena10k.store import Store
+from arena10k.teacher_forcing import JOB as LOGPROBS
+
+KEY = ["policy", "prompt_id", "draw"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is estimated from.
+
+    `logged`: one row per logged response of P0 with `prompt_id`, `draw`, `prompt`, `response`, `category`,
+    `response_tokens`, `response_chars`, `logp_<policy>` (nats; NaN where missing, failed or quarantined),
+    `judge_deterministic`, `judge_uncertainty`, `judge_uncertainty_sd` (in [0, 1]) and `label` (NaN outside the slice).
+    `fresh`: the same for fresh draws of the targets, with `policy`.
+    `truth`: `policy`, `value`, `se`, `prompts`, `draws`: mean label over all draws, clustered by prompt; empty unless
+    the oracle labels everything. Never an input of an estimator.
+    `missing`: number of logged rows without a usable log-ratio, by policy.
+    """
+
+    logged: pd.DataFrame
+    fresh: pd.DataFrame
+    truth: pd.DataFrame
+    missing: dict[str, int]
+    logging_policy: str
+    targets: list[str]
+
+
+def _records(store: Store, job: str) -> pd.DataFrame:
+    """Clean records of one job: status ok and not quarantined."""
+    rows = [r for r in store.rows(job) if r["status"] == "ok" and r["quarantine"] is None]
+    return pd.DataFrame(rows, columns=["policy", "prompt_id", "draw", "value", "payload"])
+
+
+def build(params: Params, prompts: pd.DataFrame, store: Store) -> Table:
+    """Join the records of a run; what is not there stays NaN."""
+    responses = _responses(store, prompts)
+    scored = responses
+    for job in (DETERMINISTIC, UNCERTAINTY, ORACLE):
+        scored = scored.merge(_values(store, job), on=KEY, how="left")
+    scored = scored.rename(columns={ORACLE: "label"}).merge(_judge_sd(store), on=KEY, how="left")
+    is_logged = (scored.policy == params.logging_policy) & (scored.draw < params.responses.logged_draws)
+    logged = _with_logprobs(params, scored[is_logged], store)
+    judged = params.judge.draws if params.judge else params.responses.draws
+    fresh = scored[(scored.policy != params.logging_policy) & (scored.draw < judged)]
+    order = {p: i for i, p in enumerate(prompts.prompt_id)}
+    rank = {p: i for i, p in enumerate(params.policies)}
+    fresh = fresh.sort_values(
+        KEY, key=lambda c: c.map(rank) if c.name == "policy" else c.map(order) if c.name == "prompt_id" else c
+    )
+    logged = logged.sort_values(["prompt_id", "draw"], key=lambda c: c.map(order) if c.name == "prompt_id" else c)
+    base = logged[f"logp_{params.logging_policy}"]
+    missing = {t: int((logged[f"logp_{t}"].isna() | base.isna()).sum()) for t in params.policies}
+    return Table(
+        logged.drop(columns="policy").reset_index(drop=True),
+        fresh.reset_index(drop=True),
+        _truth(params, store),
+        missing,
+        params.logging_policy,
+        params.targets,
+    )
+
+
+def _responses(store: Store, prompts: pd.DataFrame) -> pd.DataFrame:
+    frame = _records(store, RESPONSES).rename(columns={"value": "response"})
+    frame["response"] = frame.response.astype("string")
+    frame["response_chars"] = frame.response.str.len()
+    frame["response_tokens"] = [len(p.get("token_ids") or p.get("token_logprobs") or ()) or None for p in frame.payload]
+    frame["generation_logp"] = [sum(p["token_logprobs"]) if "token_logprobs" in p else None for p in frame.payload]
+    frame["finish_reason"] = [p.get("finish_reason") for p in frame.payload]
+    frame = frame.drop(columns="payload").astype({"generation_logp": float})
+    return frame.merge(prompts[["prompt_id", "prompt", "category"]], on="prompt_id", how="inner")
+
+
+def _values(store: Store, job: str) -> pd.DataFrame:
+    frame = _records(store, job).drop(columns="payload").rename(columns={"value": job})
+    return frame.astype({job: float})
+
+
+def _judge_sd(store: Store) -> pd.DataFrame:
+    frame = _records(store, UNCERTAINTY)
+    frame["judge_uncertainty_sd"] = [p["variance"] ** 0.5 for p in frame.pop("payload")]
+    return frame.drop(columns="value").astype({"judge_uncertainty_sd": float})
+
+
+def _with_logprobs(params: Params, logged: pd.DataFrame, store: Store) -> pd.DataFrame:
+    scores = _records(store, LOGPROBS)
+    for policy in params.policies:
+        name = f"logp_{policy}"
+        mine = scores[scores.policy == policy][["prompt_id", "draw", "value"]].rename(columns={"value": name})
+        logged = logged.merge(mine.astype({name: float}), on=["prompt_id", "draw"], how="left")
+    return logged
+
+
+def _truth(params: Params, store: Store) -> pd.DataFrame:
+    labels = _records(store, TRUTH).astype({"value": float})
+    by_prompt = labels.groupby(["policy", "prompt_id"]).value.mean()
+    rows = []
+    for policy in params.policies:
+        if policy not in by_prompt:
+            continue
+        means = by_prompt[policy]
+        rows.append(
+            {
+                "policy": policy,
+                "value": means.mean(),
+                "se": means.sem(),
+                "prompts": len(means),
+                "draws": int((labels.policy == policy).sum()),
+            }
+        )
+    return pd.DataFrame(rows, columns=["policy", "value", "se", "prompts", "draws"])

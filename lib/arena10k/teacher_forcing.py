@@ -1,0 +1,122 @@
+"""Teacher forcing: the log-probability of P0's logged responses under every policy, by token ids.
+
+The prompt ids are those the policy itself generated from (kept with its own responses), so the policy that is scored
+is the policy that generated; the response ids are P0's, end-of-sequence token included, never re-tokenised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from arena10k.client import Endpoint
+from arena10k.collect import Measurement, Task
+from arena10k.config import Params
+from arena10k.errors import invalid
+from arena10k.generate import check_logprobs
+from arena10k.policies import digest, policies
+
+JOB = "logprobs"
+#: Whole-sequence values that other software writes in place of a missing measurement.
+SENTINELS = (-50.0, -100.0, -9999.0)
+FLOOR_PER_TOKEN = -60.0
+
+
+def tasks(params: Params, responses: Iterable[dict[str, Any]]) -> Iterator[Task]:
+    """One task per logged response and policy.
+
+    `responses` are the store's rows of job ``responses``; rows that are errors, or whose prompt a policy has not
+    rendered yet, give no task: they stay visibly missing.
+    """
+    logged, rendered = [], {}
+    for row in responses:
+        if row["status"] != "ok" or "prompt_token_ids" not in row["payload"]:
+            continue
+        rendered.setdefault((row["policy"], row["prompt_id"]), row["payload"]["prompt_token_ids"])
+        if row["policy"] == params.logging_policy and row["draw"] < params.responses.logged_draws:
+            logged.append(row)
+    for policy in policies(params).values():
+        if not params.providers[policy.params.provider].capabilities.echo_logprobs:
+            continue
+        for row in logged:
+            prompt_ids = rendered.get((policy.name, row["prompt_id"]))
+            if prompt_ids is None:
+                continue
+            response_ids = row["payload"]["token_ids"]
+            key = {
+                "job": JOB,
+                "policy": policy.name,
+                "fingerprint": policy.fingerprint,
+                "prompt": prompt_ids,
+                "response": response_ids,
+                "draw": row["draw"],
+            }
+            yield Task(
+                JOB, row["prompt_id"], digest(key), policy.name, row["draw"], policy.fingerprint,
+                policy.params.provider, policy.params.model,
+                partial(_ask, policy.params.model, prompt_ids, response_ids),
+            )  # fmt: skip
+
+
+async def _ask(model: str, prompt_ids: list[int], response_ids: list[int], endpoint: Endpoint) -> Measurement:
+    answer = await endpoint.complete(
+        model=model,
+        prompt=prompt_ids + response_ids,
+        max_tokens=1,
+        temperature=0,
+        logprobs=1,
+        echo=True,
+        extra_body={"return_token_ids": True},
+    )
+    return read_answer(answer, prompt_ids, response_ids)
+
+
+def read_answer(answer: dict[str, Any], prompt_ids: list[int], response_ids: list[int]) -> Measurement:
+    """Check an echo answer and sum the response's token log-probs (nats).
+
+    Raises CallError (kind ``invalid``) with the code of the first check of COLLECTION section 1 that fails.
+    """
+    n, m = len(prompt_ids), len(response_ids)
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1:
+        raise invalid("no_choice", "the answer does not hold exactly one choice")
+    logprobs = (choices[0].get("logprobs") or {}).get("token_logprobs")
+    usage = answer.get("usage") or {}
+    _check_lengths(logprobs, n, m, usage.get("prompt_tokens"))
+    echoed = choices[0].get("prompt_token_ids") or answer.get("prompt_token_ids")
+    if echoed is not None and list(echoed) != prompt_ids + response_ids:
+        raise invalid("ids_mismatch", "the echoed token ids are not the ones that were sent")
+    tokens = check_logprobs(logprobs[n : n + m])
+    total = math.fsum(tokens)
+    check_structure(tokens, total)
+    return Measurement(
+        total,
+        {"token_logprobs": tokens, "prompt_tokens": n, "response_tokens": m},
+        answer.get("model"),
+        usage.get("prompt_tokens"),
+        usage.get("completion_tokens"),
+    )
+
+
+def _check_lengths(logprobs: list | None, n: int, m: int, counted: int | None) -> None:
+    if not isinstance(logprobs, list):
+        raise invalid("echo_ignored", "the answer has no log-probs")
+    if len(logprobs) <= 1 < n + m:
+        raise invalid("echo_ignored", f"{len(logprobs)} log-prob where {n + m} were expected: echo was ignored")
+    if len(logprobs) not in (n + m, n + m + 1):
+        raise invalid("length_mismatch", f"{len(logprobs)} log-probs where {n + m} were expected")
+    if counted is not None and counted != n + m:
+        raise invalid("length_mismatch", f"the endpoint counted {counted} prompt tokens where {n + m} were sent")
+
+
+def check_structure(tokens: list[float], total: float) -> None:
+    """Refuse values that are finite but cannot be measurements: one value for every token, sentinels, impossible lows.
+
+    A single certain token (0.0) is legitimate: the decision is by structure, never by one value alone.
+    """
+    if len(tokens) >= 4 and len(set(tokens)) == 1:
+        raise invalid("constant", f"all {len(tokens)} tokens have log-prob {tokens[0]:g}")
+    if total in SENTINELS or (tokens and min(tokens) < FLOOR_PER_TOKEN):
+        raise invalid("below_floor", f"sequence log-prob {total:g}, lowest token {min(tokens):g}")

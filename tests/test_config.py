@@ -1,0 +1,114 @@
+"""Params files: what is wrong with one is said in one line per fault, with file and key."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import yaml
+
+from arena10k import config, paths
+from arena10k.errors import ArenaError, ParamsError
+from arena10k.policies import policies
+
+GOOD = {
+    "run": "try",
+    "providers": {"local": {"kind": "embedded"}},
+    "policies": {"p0": {"provider": "local", "model": "m"}, "pi_a": {"provider": "local", "model": "m"}},
+}
+
+
+def write(folder, content, name="try.yaml"):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def changed(where, value):
+    params = copy.deepcopy(GOOD)
+    *parents, last = where.split(".")
+    node = params
+    for key in parents:
+        node = node.setdefault(key, {})
+    node[last] = value
+    return params
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "says"),
+    [
+        ("polices", {}, "polices: unknown key"),
+        ("policies.p0.temprature", 1.0, "policies.p0.temprature: unknown key"),
+        ("policies.p0.max_tokens", "many", "policies.p0.max_tokens: Input should be a valid integer (got 'many')"),
+        ("policies.p0.max_tokens", 0, "policies.p0.max_tokens: Input should be greater than or equal to 1 (got 0)"),
+        ("policies.p0.provider", "nowhere", "policies.p0.provider 'nowhere' is not among providers: local"),
+        ("logging_policy", "p9", "logging_policy 'p9' is not among policies: p0, pi_a"),
+        ("seed", "12", "seed: Input should be a valid integer (got '12')"),
+        ("providers.local.kind", "openai", "base_url is needed"),
+        ("run", "../elsewhere", "run name '../elsewhere'"),
+    ],
+)
+def test_a_fault_is_one_line_with_file_and_key(tmp_path, where, value, says):
+    with pytest.raises(ArenaError) as caught:
+        config.load(write(tmp_path, changed(where, value)))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_several_faults_are_several_lines(tmp_path):
+    params = changed("policies.p0.max_tokens", "many") | {"sed": 1}
+    with pytest.raises(ParamsError) as caught:
+        config.load(write(tmp_path, params))
+    assert sorted(line.split(": ")[1] for line in str(caught.value).splitlines()) == ["policies.p0.max_tokens", "sed"]
+
+
+def test_missing_files_and_bad_yaml_are_named(tmp_path):
+    with pytest.raises(ArenaError, match="no params file 'nowhere'"):
+        config.load("nowhere")
+    with pytest.raises(ParamsError, match=r"try\.yaml: not valid YAML"):
+        config.load(write(tmp_path, "run: [unclosed"))
+    with pytest.raises(ParamsError, match="expected a mapping"):
+        config.load(write(tmp_path, "- a list"))
+
+
+def test_extends_merges_mappings_and_refuses_circles(tmp_path):
+    write(tmp_path, GOOD, "base.yaml")
+    child = write(tmp_path, {"extends": "base.yaml", "run": "child", "policies": {"pi_a": {"max_tokens": 7}}})
+    params = config.load(child)
+    assert (params.run, params.policies["pi_a"].max_tokens, params.policies["pi_a"].model) == ("child", 7, "m")
+    with pytest.raises(ParamsError, match="extends itself"):
+        config.load(write(tmp_path, {"extends": "try.yaml"}))
+
+
+def test_every_shipped_params_file_is_valid():
+    files = sorted((paths.source_root() / "params").glob("*.yaml"))
+    assert files
+    for file in files:
+        assert config.load(file).policies
+
+
+def test_stage_params_name_real_sections():
+    for stage, sections in config.STAGE_PARAMS.items():
+        assert set(sections) <= set(config.Params.model_fields), stage
+
+
+def test_fingerprint_sees_every_part_of_the_definition_and_not_the_name(tmp_path):
+    base = policies(config.load(write(tmp_path, GOOD)))
+    assert base["p0"].fingerprint == base["pi_a"].fingerprint
+    for where, value in [
+        ("model", "other"),
+        ("system", "Be brief."),
+        ("suffix", " Think."),
+        ("temperature", 0.5),
+        ("top_p", 0.9),
+        ("max_tokens", 5),
+        ("examples", [{"user": "a", "assistant": "b"}]),
+    ]:
+        other = policies(config.load(write(tmp_path, changed(f"policies.pi_a.{where}", value))))
+        assert other["pi_a"].fingerprint != base["p0"].fingerprint, where
+
+
+def test_seeds_differ_by_policy_prompt_and_draw(tmp_path):
+    both = policies(config.load(write(tmp_path, GOOD)))
+    seeds = {p.seed(1, prompt, draw) for p in both.values() for prompt in ("a", "b") for draw in range(3)}
+    assert len(seeds) == 12

@@ -1,0 +1,107 @@
+"""The store keeps what it acknowledged, once, and cannot hold an invented number."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from arena10k.errors import ArenaError
+from arena10k.store import Record, Store
+
+
+def record(**changes) -> Record:
+    base = {"job": "logprobs", "prompt_id": "a", "request_hash": "h", "policy": "p0", "draw": 0, "fingerprint": "f"}
+    return Record(**(base | {"status": "ok", "value": -1.5, "created": 1.0} | changes))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store.open(tmp_path / "store.sqlite")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"status": "ok", "value": None},
+        {"status": "error", "value": 0.0, "code": "http_500"},
+        {"status": "error", "value": None, "code": None},
+        {"status": "ok", "value": -1.0, "code": "http_500"},
+        {"status": "skipped", "value": None, "code": "x"},
+        {"status": "error", "value": None, "code": "x", "quarantine": "constant"},
+    ],
+)
+def test_a_failure_cannot_carry_a_number(store, wrong):
+    with pytest.raises(sqlite3.IntegrityError):
+        store.put(record(**wrong))
+    assert list(store.rows()) == []
+
+
+def test_an_ok_row_is_never_overwritten(store):
+    assert store.put(record())
+    assert not store.put(record(value=-9.0))
+    assert not store.put(record(status="error", value=None, code="timeout"))
+    assert [r["value"] for r in store.rows()] == [-1.5]
+
+
+def test_an_error_gives_way_to_a_measurement_and_is_kept_as_attempt(store):
+    store.put(record(status="error", value=None, code="timeout"))
+    assert store.put(record())
+    (row,) = store.rows()
+    assert (row["status"], row["value"], row["attempts"]) == ("ok", -1.5, 2)
+    assert store.rescored() == {("logprobs", "p0"): (1, 1)}
+
+
+def test_quarantine_is_reversible(store):
+    store.put(record())
+    store.set_quarantine([("logprobs", "a", "h", "constant")])
+    assert [r["quarantine"] for r in store.rows()] == ["constant"]
+    store.set_quarantine([])
+    assert [(r["quarantine"], r["value"]) for r in store.rows()] == [(None, -1.5)]
+
+
+def test_export_and_recording_round_trip(store, tmp_path):
+    store.put(record(payload={"token_logprobs": [-1.0, -0.5]}))
+    store.put(record(job="responses", value="<script>1</script>\n\n  ", request_hash="r"))
+    store.put(record(prompt_id="b", status="error", value=None, code="null_in_response", detail="token 3"))
+    assert store.export(tmp_path / "records.parquet") == 3
+    assert list(Store.recording(tmp_path / "records.parquet").rows()) == list(store.rows())
+
+
+def test_content_digest_ignores_times_and_sees_values(tmp_path):
+    digests = []
+    for i, changes in enumerate([{"created": 5.0, "seconds": 2.0}, {"created": 6.0}, {"value": -1.25}]):
+        store = Store.open(tmp_path / str(i) / "store.sqlite")
+        store.put(record(**changes))
+        digests.append(store.content_digest("logprobs"))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_reading_before_anything_is_collected_says_so(tmp_path):
+    with pytest.raises(ArenaError, match="nothing has been collected"):
+        Store.read(tmp_path / "nothing" / "store.sqlite")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from arena10k.store import Record, Store
+store = Store.open(Path(sys.argv[1]))
+for i in range(100000):
+    store.put(Record("logprobs", f"p{i}", "h", "p0", 0, "f", "ok", value=float(-i)))
+    print(i, flush=True)
+"""
+
+
+def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
+    path = tmp_path / "store.sqlite"
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+        acknowledged = [int(writer.stdout.readline()) for _ in range(400)]
+        os.kill(writer.pid, signal.SIGKILL)
+    stored = {r["prompt_id"]: r["value"] for r in Store.open(path).rows()}
+    assert {f"p{i}" for i in acknowledged} <= stored.keys()
+    assert all(value == -float(name[1:]) for name, value in stored.items())
