@@ -1,13 +1,17 @@
 # Which stage runs after which, and what makes one out of date. Everything else is in lib/arena10k/stages.py.
-import json
+import shlex
+import sys
 
 from arena10k import config as arena_config
 from arena10k import paths, stages
+from arena10k.policies import digest
 
 PARAMS_FILE = config.get("params") or "local"
 PARAMS = arena_config.load(PARAMS_FILE, config.get("run") or None)
 RUN = PARAMS.run
 INDEX = paths.reports_dir(RUN) / "index.html"
+ARENA = shlex.join([sys.executable, "-m", "arena10k"])
+OPTIONS = shlex.join([f"--params={PARAMS_FILE}", f"--run={config.get('run') or ''}"])
 
 
 rule report:
@@ -30,15 +34,14 @@ for STAGE in stages.STAGES.values():
         log:
             stages.executed_file(RUN, STAGE.name),
         params:
-            stage=STAGE.name,
-            reads=json.dumps(arena_config.stage_params(PARAMS, STAGE.name), sort_keys=True),
-            params_file=PARAMS_FILE,
-            run=config.get("run") or "",
+            command=shlex.join(["stage", STAGE.name, "--quietly"]),
+            # What the stage reads of the params: a change re-runs it, a change elsewhere in the file does not.
+            reads=digest(arena_config.stage_params(PARAMS, STAGE.name)),
         resources:
-            # Stages that ask models share the endpoints' limits, so they go one after another.
-            collecting=1 if STAGE.jobs and "quality" not in STAGE.name else 0,
+            # Stages that ask models share the endpoint, so they go one after another.
+            collecting=int(STAGE.asks),
         shell:
-            "python -m arena10k stage {params.stage} --params {params.params_file:q} --run {params.run:q}"
+            "{ARENA} {params.command} {OPTIONS}"
 
 
 rule index:
@@ -47,8 +50,5 @@ rule index:
         [stages.stamp_file(RUN, name) for name in stages.STAGES],
     output:
         INDEX,
-    params:
-        params_file=PARAMS_FILE,
-        run=config.get("run") or "",
     shell:
-        "python -m arena10k index --params {params.params_file:q} --run {params.run:q}"
+        "{ARENA} index {OPTIONS}"

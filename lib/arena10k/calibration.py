@@ -1,7 +1,7 @@
 """Judge-to-oracle calibration: f(S), monotone in the judge's score, cross-fitted by fold.
 
-Judge scores have few distinct values, so everything happens on a *level table*: labels are summed per (fold, level), and
-pool-adjacent-violators on the level means, weighted by their counts, is exactly isotonic regression on the rows.
+Judge scores have few distinct values, so everything happens on a *level table*: labels are summed per (fold, level),
+and pool-adjacent-violators on the level means, weighted by their counts, is exactly isotonic regression on the rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ MIN_LABELS = 10
 
 
 def level_codes(*scores: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Distinct values (L,), ascending, over all `scores`, and for each array the index of its values; NaN is not allowed."""
+    """Distinct values (L,), ascending, over all `scores`, and for each array the index of its values; NaN is not
+    allowed."""
     import pandas as pd
 
     codes, levels = pd.factorize(np.concatenate(scores))
@@ -61,8 +62,11 @@ class LevelFit:
 
     def out_of_fold(self, sample: str) -> np.ndarray:
         """f(S) trained without the row's own fold."""
-        flat = self.fold[sample] * len(self.levels) + self.code[sample]
-        return self.values.ravel().take(flat)
+        return self.values.ravel().take(self.cell(sample))
+
+    def cell(self, sample: str) -> np.ndarray:
+        """Index of each row into the flattened (fold, level) table."""
+        return self.fold[sample] * len(self.levels) + self.code[sample]
 
     def fold_sums(self, sample: str, slope: np.ndarray) -> np.ndarray:
         """sum_i slope_i f^(-k)(S_i) for every fold k: shape (K,)."""
@@ -155,7 +159,9 @@ def _knots(x: np.ndarray) -> np.ndarray:
     return knots if len(knots) > 1 else np.array([knots[0], knots[0] + 1.0])
 
 
-def _two_stage(s: np.ndarray, x: np.ndarray, y: np.ndarray, ridge: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _two_stage(
+    s: np.ndarray, x: np.ndarray, y: np.ndarray, ridge: float
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Ridge on cubic splines of score and covariate gives an index; isotonic regression maps the index to labels."""
     ks, kx = _knots(s), _knots(x)
 

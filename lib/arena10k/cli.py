@@ -11,7 +11,9 @@ import click
 from arena10k import config, paths
 from arena10k.errors import ArenaError
 
-_params = click.option("--params", "params_file", default="local", show_default=True, help="Params file of the experiment.")
+_params = click.option(
+    "--params", "params_file", default="local", show_default=True, help="Params file of the experiment."
+)
 _run = click.option("--run", default="", help="Data folder, where it is not the one the params file names.")
 
 
@@ -45,10 +47,10 @@ def report(params_file: str, run: str, cores: int) -> None:
     for name in {p.provider for p in params.policies.values()} if not params.recording else ():
         client.api_key(name, params.providers[name])
     with _only_one(params.run):
-        code = _snakemake(params_file, run, cores)
+        code = subprocess.run(_snakemake(params_file, run, cores), check=False).returncode
     index = paths.reports_dir(params.run) / "index.html"
     if code:
-        for line in stages.failures(params.run) or ["the pipeline stopped; the lines above say where"]:
+        for line in stages.failures(params.run) or ["the pipeline could not be planned:", *_plan(params_file, run)]:
             click.echo(f"error: {line}", err=True)
         if index.is_file():
             click.echo(f"Pages that could be made: {index}", err=True)
@@ -56,13 +58,19 @@ def report(params_file: str, run: str, cores: int) -> None:
     click.echo(f"Report: {index}")
 
 
-def _snakemake(params_file: str, run: str, cores: int) -> int:
-    command = [
+def _snakemake(params_file: str, run: str, cores: int) -> list[str]:
+    return [
         sys.executable, "-m", "snakemake", "--snakefile", str(paths.source_root() / "Snakefile"),
         "--directory", str(paths.home()), "--workflow-profile", str(paths.source_root() / "profiles" / "default"),
         "--cores", str(cores), "--nolock", "--config", f"params={params_file}", f"run={run}",
     ]  # fmt: skip
-    return subprocess.run(command, check=False).returncode
+
+
+def _plan(params_file: str, run: str) -> list[str]:
+    """The last lines Snakemake says of a plan that it cannot make; the quiet profile hides them."""
+    command = [*_snakemake(params_file, run, 1), "--dry-run", "--quiet", "host", "--workflow-profile", "none"]
+    told = subprocess.run(command, check=False, capture_output=True, text=True)
+    return (told.stderr or told.stdout).splitlines()[-8:]
 
 
 class _only_one:
@@ -89,13 +97,19 @@ class _only_one:
 @click.argument("name")
 @_params
 @_run
-def stage(name: str, params_file: str, run: str) -> None:
+@click.option("--quietly", is_flag=True, help="Leave telling of a failure to the pipeline.")
+def stage(name: str, params_file: str, run: str, quietly: bool) -> None:
     """Run one stage's notebook and render its page (what the pipeline calls)."""
     from arena10k import stages
 
     if name not in stages.STAGES:
         raise ArenaError(f"no stage {name!r}: {', '.join(stages.STAGES)}")
-    stages.execute(name, params_file, run or None)
+    try:
+        stages.execute(name, params_file, run or None)
+    except ArenaError:
+        if not quietly:
+            raise
+        sys.exit(1)
 
 
 @main.command(hidden=True)
@@ -103,9 +117,9 @@ def stage(name: str, params_file: str, run: str) -> None:
 @_run
 def index(params_file: str, run: str) -> None:
     """Write reports/<run>/index.html from the pages that are there (what the pipeline calls)."""
-    from arena10k import overview
+    from arena10k import stages
 
-    overview.write(config.load(params_file, run or None))
+    stages.write_index(config.load(params_file, run or None))
 
 
 @main.command()

@@ -146,4 +146,4 @@ def serving(params: Params, names: set[str]):
     from arena10k.local_server import running
 
     with running(log=paths.server_log(params.run)) as base_url:
-        yield urls | dict.fromkeys(embedded, base_url)
+        yield urls | dict.fromkeys(embedded, f"{base_url}/v1")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +58,14 @@ class Outcome:
     ok: int = 0
     errors: dict[str, int] = field(default_factory=dict)
 
+    def sentence(self) -> str:
+        """What is there now, in words; the same whether it was measured just now or on an earlier run."""
+        failed = sum(self.errors.values())
+        told = f"{self.stored + self.ok:,} of {self.total:,} records are there"
+        if failed:
+            return f"{told}; {failed:,} failed: {', '.join(f'{c} {n:,}' for c, n in sorted(self.errors.items()))}."
+        return f"{told}; none failed."
+
 
 def collect(params: Params, store: Store, tasks: Iterable[Task], label: str, retry_errors: bool = False) -> Outcome:
     """Measure every task that has no record yet.
@@ -77,11 +85,13 @@ def collect(params: Params, store: Store, tasks: Iterable[Task], label: str, ret
     for task in tasks:
         if task.job not in known:
             known[task.job] = store.statuses(task.job)
+    # None: never tried, "ok": measured, otherwise the code of the error it ended in.
     status = [known[t.job].get((t.prompt_id, t.request_hash)) for t in tasks]
     fresh = [t for t, s in zip(tasks, status, strict=True) if s is None]
-    again = [t for t, s in zip(tasks, status, strict=True) if s == "error"] if retry_errors else []
+    again = [t for t, s in zip(tasks, status, strict=True) if s not in (None, "ok")] if retry_errors else []
     pending = fresh + again
-    outcome = Outcome(total=len(tasks), stored=len(tasks) - len(pending))
+    failed = Counter(code for code in status if code not in (None, "ok")) if not retry_errors else Counter()
+    outcome = Outcome(len(tasks), len(tasks) - len(pending) - failed.total(), errors=dict(failed))
     if not pending:
         return outcome
     if params.recording:
@@ -96,15 +106,21 @@ def collect(params: Params, store: Store, tasks: Iterable[Task], label: str, ret
 
 def _run(work: Awaitable[None]) -> None:
     """Run to the end, also inside Jupyter, whose own event loop is already running in this thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _loop_is_running():
         asyncio.run(work)
         return
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, work).result()
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Engine:

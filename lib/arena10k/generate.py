@@ -14,6 +14,7 @@ from arena10k.collect import Measurement, Task
 from arena10k.config import Params
 from arena10k.errors import invalid
 from arena10k.policies import Policy, digest, policies
+from arena10k.store import Store
 
 JOB = "responses"
 
@@ -24,9 +25,7 @@ def tasks(params: Params, prompts: pd.DataFrame) -> Iterator[Task]:
         can = params.providers[policy.params.provider].capabilities
         for row in prompts.itertuples():
             for draw in range(params.responses.draws):
-                request = _request(
-                    policy, row.prompt, policy.seed(params.seed, row.prompt_id, draw), can
-                )
+                request = _request(policy, row.prompt, policy.seed(params.seed, row.prompt_id, draw), can)
                 key = {"job": JOB, "policy": policy.name, "draw": draw, "endpoint": policy.endpoint, "request": request}
                 yield Task(
                     JOB, row.prompt_id, digest(key), policy.name, draw, policy.fingerprint,
@@ -101,3 +100,51 @@ def check_logprobs(values: list[Any]) -> list[float]:
     if any(v > 1e-4 for v in values):
         raise invalid("positive", f"a token's log-prob is {max(values):.4g}, above 0")
     return [float(v) for v in values]
+
+
+def frame(params: Params, store: Store) -> pd.DataFrame:
+    """Every response record: `policy`, `prompt_id`, `draw`, `response`, `status`, `code`, `tokens`, `finish_reason`."""
+    rows = [
+        {
+            **{k: row[k] for k in ("policy", "prompt_id", "draw", "status", "code")},
+            "response": row["value"],
+            "tokens": len(row["payload"].get("token_logprobs") or ()) or None,
+            "finish_reason": row["payload"].get("finish_reason"),
+        }
+        for row in store.rows(JOB)
+        if row["policy"] in params.policies
+    ]
+    columns = ["policy", "prompt_id", "draw", "status", "code", "response", "tokens", "finish_reason"]
+    out = pd.DataFrame(rows, columns=columns)
+    rank = {name: i for i, name in enumerate(params.policies)}
+    return out.sort_values(["policy", "prompt_id", "draw"], key=lambda c: c.map(rank) if c.name == "policy" else c)
+
+
+def summary(responses: pd.DataFrame) -> pd.DataFrame:
+    """Per policy: records ok and failed, mean length, share cut off at the token limit, share empty."""
+    ok = responses[responses.status == "ok"]
+    by = ok.groupby("policy", sort=False)
+    out = pd.DataFrame(
+        {
+            "ok": by.size(),
+            "mean_tokens": by.tokens.mean(),
+            "mean_characters": ok.response.str.len().groupby(ok.policy, sort=False).mean(),
+            "truncated": (ok.finish_reason == "length").groupby(ok.policy, sort=False).mean(),
+            "empty": (ok.response == "").groupby(ok.policy, sort=False).mean(),
+            "distinct": by.response.nunique(),
+        }
+    )
+    failed = (responses.status == "error").groupby(responses.policy, sort=False).sum()
+    return out.reindex(failed.index).assign(failed=failed).fillna({"ok": 0}).reset_index()
+
+
+def sentence(summary: pd.DataFrame) -> str:
+    """Which policy answers longest and which repeats itself most."""
+    known = summary[summary.ok > 0]
+    if known.empty:
+        return "No response has been measured."
+    long, same = known.loc[known.mean_tokens.fillna(0).idxmax()], known.loc[(known.distinct / known.ok).idxmin()]
+    return (
+        f"{long.policy} answers longest ({long.mean_tokens:.1f} tokens on average); {same.policy} repeats itself most: "
+        f"{int(same.distinct):,} different texts in {int(same.ok):,} responses."
+    )

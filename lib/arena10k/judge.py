@@ -20,6 +20,7 @@ from arena10k.config import JudgeParams, Params
 from arena10k.errors import invalid
 from arena10k.generate import JOB as RESPONSES
 from arena10k.policies import digest
+from arena10k.store import Store
 
 DETERMINISTIC, UNCERTAINTY = "judge_deterministic", "judge_uncertainty"
 JOBS = (DETERMINISTIC, UNCERTAINTY)
@@ -104,3 +105,20 @@ def expectation(readings: list[list[tuple[float, float]]]) -> tuple[float, float
     if len(means) < 2:
         return mean, 0.0
     return mean, math.fsum((m - mean) ** 2 for m in means) / (len(means) - 1) / len(means)
+
+
+def summary(store: Store) -> pd.DataFrame:
+    """Per mode: records ok and failed, mean score, the most frequent score and its share.
+
+    A mode share near 1 of a continuous score is how an invalid key once looked.
+    """
+    rows = []
+    for job in JOBS:
+        scores = pd.Series([r["value"] for r in store.rows(job) if r["status"] == "ok"], dtype=float)
+        failed = sum(1 for r in store.rows(job) if r["status"] == "error")
+        most = scores.mode().iloc[0] if len(scores) else None
+        share = float((scores == most).mean()) if len(scores) else None
+        mode = job.removeprefix("judge_")
+        row = {"mode": mode, "ok": len(scores), "failed": failed, "mean": scores.mean() if len(scores) else None}
+        rows.append(row | {"distinct": scores.nunique(), "most_frequent": most, "mode_share": share})
+    return pd.DataFrame(rows)

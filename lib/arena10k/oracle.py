@@ -32,14 +32,17 @@ Spec = Mapping[str, Any]
 MAX_DISTINCT_NUMBERS = 3
 """More distinct numbers than this, those of the question aside, is a list of guesses and not an answer."""
 
-_UNITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_UNITS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _NUMBER_WORDS = {word: value for value, word in enumerate(_UNITS)} | {
     word: 10 * value for value, word in enumerate(_TENS, start=2)
 }
 
 # [^\W_] is a letter or digit of any script; inside a number a comma groups thousands and a point starts decimals.
-_TOKEN = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d+)?(?![^\W_])|(?:[^\W_]|'(?=[^\W_]))+|[.,;:!?\n]")
+_TOKEN = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d+)?(?![^\W_])|[^\W_]+(?:'[^\W_]+)*|[.,;:!?\n]")
 _CLAUSE_END = frozenset(".,;:!?\n")
 _NEGATIONS = frozenset(["not", "never", "neither", "nor", "cannot", "without", "isnt"])
 _NEGATION_REACH = 4
@@ -47,7 +50,7 @@ _HEDGES = frozenset({"or", "either", "maybe", "perhaps"})
 _DECLINES = re.compile(
     r"\b(?:(?:do|did|does|would|could|can) not|don't|dont|didn't|doesn't|wouldn't|couldn't|cannot|can't|never|not) "
     r"(?:really |actually )?(?:know|answer|say|tell|help|assist|respond|be sure|decide|determine)\b"
-    r"|\b(?:unable|refuse|not able|not willing|unwilling) to (?:answer|say|tell|help|assist|respond|provide|determine)\b"
+    r"|\b(?:unable|refuse|not able|unwilling) to (?:answer|say|tell|help|assist|respond|provide|determine)\b"
     r"|\b(?:not|un)\s?(?:sure|certain)\b|\bno (?:idea|clue|answer)\b"
 )
 
@@ -113,7 +116,7 @@ def _value_problem(spec: Spec) -> str | None:
         given = spec.get("given", [])
         if not isinstance(given, list) or not all(_is_number(number) for number in [spec["value"], *given]):
             return "value and given must be numbers"
-        return "value is among given: the answer could not be told from the question" if spec["value"] in given else None
+        return "value is among given, so the question could pass for an answer" if spec["value"] in given else None
     if spec["kind"] == "yes_no" and spec["value"] not in ("yes", "no"):
         return "value must be the text 'yes' or 'no'"
     if spec["kind"] == "copy" and not (isinstance(spec["value"], str) and _words(_tokens(spec["value"]))):
@@ -127,7 +130,7 @@ def _is_number(value: object) -> bool:
 
 def _tokens(text: str) -> list[str]:
     """Return the words, numbers and clause marks of `text`, normalised and in order."""
-    return _TOKEN.findall(normalise(text))
+    return [token.removesuffix("'s") for token in _TOKEN.findall(normalise(text))]
 
 
 def _words(tokens: list[str]) -> list[str]:

@@ -109,3 +109,10 @@ def read(run: str) -> pd.DataFrame:
     if not path.is_file():
         raise ArenaError(f"run {run!r} has no prompts yet: run 01_prompts first")
     return pd.read_parquet(path)
+
+
+def sentence(counts: dict[str, int]) -> str:
+    """What the filters left, in words."""
+    removed = {name: n for name, n in counts.items() if name not in ("read", "kept") and n}
+    why = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in removed.items()) or "none"
+    return f"{counts['kept']:,} of {counts['read']:,} prompts are kept; left out: {why}."

@@ -18,6 +18,7 @@ from arena10k.generate import JOB as RESPONSES
 from arena10k.generate import check_logprobs
 from arena10k.policies import policies
 from arena10k.store import Store
+from arena10k.table import Table
 from arena10k.teacher_forcing import JOB as LOGPROBS
 from arena10k.teacher_forcing import check_structure
 
@@ -138,3 +139,98 @@ def clones(params: Params) -> list[str]:
     all_policies = policies(params)
     base = all_policies[params.logging_policy].fingerprint
     return [t for t in params.targets if all_policies[t].fingerprint == base]
+
+
+def largest(difference: pd.Series) -> float | None:
+    """The largest absolute difference, or None where nothing was compared."""
+    return float(difference.abs().max()) if len(difference) else None
+
+
+def self_consistency_sentence(difference: pd.Series) -> str:
+    """Whether the logging policy's teacher-forced log-probs repeat its generation log-probs."""
+    if difference.empty:
+        return "Nothing to compare: the endpoint gave no generation log-probs, or none is scored yet."
+    size = difference.abs()
+    return (
+        f"On {len(size):,} responses the two differ by at most {size.max():.1e} nats per sequence "
+        f"(median {size.median():.1e}, signed mean {difference.mean():+.1e}); "
+        f"{(size > 0.001).mean():.1%} differ by over 0.001."
+    )
+
+
+def clone_control(params: Params, table: Table) -> pd.DataFrame:
+    """Noise floor per clone: rows, rows with log-weight exactly 0, largest |log-weight|, range of the weights."""
+    rows = []
+    for name in clones(params):
+        lw = pd.Series(table.log_weights()[name]).dropna()
+        weight = np.exp(lw)
+        low, high = (weight.min(), weight.max()) if len(lw) else (None, None)
+        exact = int((lw == 0).sum())
+        rows.append({"clone": name, "rows": len(lw), "exactly 0": exact, "max |log-weight|": largest(lw)})
+        rows[-1] |= {"lowest weight": low, "highest weight": high}
+    return pd.DataFrame(
+        rows, columns=["clone", "rows", "exactly 0", "max |log-weight|", "lowest weight", "highest weight"]
+    )
+
+
+def clone_sentence(params: Params, table: Table) -> str:
+    """What the clone control says about the noise in every weight."""
+    control = clone_control(params, table)
+    known = control[control.rows > 0]
+    if known.empty:
+        return "No clone of the logging policy is among the targets: the noise floor of the log-probs is not measured."
+    worst = known.loc[known["max |log-weight|"].idxmax()]
+    return (
+        f"The weights of {worst.clone} lie between {worst['lowest weight']:.6f} and {worst['highest weight']:.6f}: "
+        f"noise of the log-probs moves a weight by at most {np.expm1(worst['max |log-weight|']):.1e}."
+    )
+
+
+def report(params: Params, store: Store, flags: list[Flag], totals: dict[tuple[str, str], int]) -> dict[str, Any]:
+    """The content of `quality.json`."""
+    return {
+        "run": params.run,
+        "jobs": jobs(store, totals),
+        "quarantined": [{"prompt_id": f.prompt_id, "policy": f.policy, "job": f.job, "code": f.code} for f in flags],
+        "drift": drift(params, store),
+    }
+
+
+def frame(result: dict[str, Any]) -> pd.DataFrame:
+    """The jobs of `quality.json` for tables and figures."""
+    rows = []
+    for job in result["jobs"]:
+        reasons = {**job["errors"], **job["quarantined"]}
+        counts = {"failed": sum(job["errors"].values()), "set aside": sum(job["quarantined"].values())}
+        rows.append(job | counts | {"reasons": ", ".join(f"{c} {n:,}" for c, n in sorted(reasons.items()))})
+    return pd.DataFrame(rows)
+
+
+def set_aside(store: Store, flags: list[Flag]) -> pd.DataFrame:
+    """The rows set aside, each with its reason and the value it had."""
+    values = {(r["prompt_id"], r["request_hash"]): r["value"] for r in store.rows(LOGPROBS)} if flags else {}
+    rows = [
+        {"policy": f.policy, "prompt_id": f.prompt_id, "reason": f.code, "value": values[f.prompt_id, f.request_hash]}
+        for f in flags
+    ]
+    return pd.DataFrame(rows, columns=["policy", "prompt_id", "reason", "value"])
+
+
+def sentence(result: dict[str, Any]) -> str:
+    """How much of what was due can be used."""
+    due = sum(j["total"] for j in result["jobs"])
+    ok = sum(j["ok"] for j in result["jobs"])
+    failed = sum(sum(j["errors"].values()) for j in result["jobs"])
+    aside = len(result["quarantined"])
+    return (
+        f"{ok:,} of {due:,} records can be used ({ok / due:.1%}); {failed:,} failed with a code, "
+        f"{aside:,} are set aside, {due - ok - failed - aside:,} have not been asked."
+    )
+
+
+def drift_sentence(found: list[dict[str, Any]]) -> str:
+    """Whether every policy's records were made under one definition, the one in the params file."""
+    if not found:
+        return "Every record of every policy was made under the definition in the params file."
+    names = ", ".join(entry["policy"] for entry in found)
+    return f"Definition drift: records of {names} were made under more than one definition; those rows are set aside."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -19,6 +19,10 @@ from arena10k.config import Params
 from arena10k.errors import ArenaError
 from arena10k.policies import Policy, policies
 from arena10k.store import Store
+from arena10k.table import JUDGE_MODES, Table, build, labelled_judgments
+
+if TYPE_CHECKING:
+    from arena10k.estimators import PolicyData
 
 
 class Run:
@@ -65,11 +69,51 @@ class Run:
         rows = list(self.store.rows(job))
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["job", "prompt_id", "policy", "draw", "value"])
 
-    def table(self) -> Any:
-        """The analysis table: see `arena10k.table.Table`."""
-        from arena10k import table
+    def table(self) -> Table:
+        """The analysis table, built anew from the records: see `arena10k.table.Table`."""
+        return build(self.params, self.prompts, self.store)
 
-        return table.build(self.params, self.prompts, self.store)
+    def arrays(self, table: Table) -> dict[str, dict[str, PolicyData]]:
+        """What the statistics take: per policy (the logging policy first) and judge mode, the arrays of one policy."""
+        from arena10k.estimators import policy_data
+
+        names = [table.logging_policy, *table.targets]
+        folds = self.params.estimation.folds
+        return {
+            name: {
+                mode: policy_data(table.logged, table.fresh, name, mode, table.logging_policy, folds)
+                for mode in JUDGE_MODES
+            }
+            for name in names
+        }
+
+    def estimates(self, table: Table) -> dict[str, Any]:
+        """The content of `estimates.json`: one row per policy, estimator and judge mode."""
+        from arena10k import evaluate
+
+        flags = {name: ["temperature_mismatch"] for name, p in self.policies.items() if p.temperature_mismatch}
+        e = self.params.estimation
+        rows = evaluate.estimates(self.arrays(table), table.quarantined, flags, e.width, e.confidence)
+        return {"run": self.name, "n": len(table.logged), "created": self.created, "rows": rows}
+
+    def labelled_judgments(self) -> pd.DataFrame:
+        """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `judge_*`, `label`."""
+        return labelled_judgments(self.store)
+
+    @property
+    def records_file(self) -> Path:
+        """Where the store is exported to."""
+        return paths.records_file(self.name)
+
+    def write_result(self, name: str, content: dict[str, Any]) -> None:
+        """Write a machine-readable result such as `estimates.json` to the run's report folder."""
+        from arena10k.report import write_json
+
+        write_json(paths.result_file(self.name, name), content)
+
+    def note(self, stage: str, **numbers: Any) -> None:
+        """Key numbers of a stage, for its row in the run's index."""
+        self.write_result(f"stages/{stage}.numbers.json", numbers)
 
     @property
     def created(self) -> str | None:

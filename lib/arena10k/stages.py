@@ -19,12 +19,14 @@ from arena10k.policies import digest
 
 @dataclass(frozen=True)
 class Stage:
-    """A notebook of the pipeline: the stages it needs, and the store jobs whose content its stamp stands for."""
+    """A notebook of the pipeline: the stages it needs, the store jobs whose content its stamp stands for, the results
+    it writes, and whether it asks models."""
 
     name: str
     needs: tuple[str, ...] = ()
     jobs: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
+    asks: bool = False
 
 
 STAGES = {
@@ -32,11 +34,11 @@ STAGES = {
     for stage in (
         Stage("00_status", ("03_teacher_forcing", "04_judge"), results=("status.json",)),
         Stage("01_prompts"),
-        Stage("02_responses", ("01_prompts",), ("responses",)),
-        Stage("03_teacher_forcing", ("02_responses",), ("logprobs",)),
-        Stage("04_judge", ("02_responses",), ("judge_deterministic", "judge_uncertainty", "oracle", "truth")),
+        Stage("02_responses", ("01_prompts",), ("responses",), asks=True),
+        Stage("03_teacher_forcing", ("02_responses",), ("logprobs",), asks=True),
+        Stage("04_judge", ("02_responses",), ("judge_deterministic", "judge_uncertainty", "oracle", "truth"), asks=True),
         Stage("05_data_quality", ("03_teacher_forcing", "04_judge"), ("logprobs",), ("quality.json",)),
-        Stage("06_estimates", ("05_data_quality",), results=("estimates.json",)),
+        Stage("06_estimates", ("05_data_quality",), results=("estimates.json", "truth.json")),
         Stage("07_pi_bad_anomaly", ("06_estimates",), results=("anomaly.json",)),
         Stage("09_ablation_summary", ("06_estimates",)),
     )
@@ -132,8 +134,7 @@ def execute(name: str, params_file: str, run: str | None) -> None:
             kernel_name="python3",
             progress_bar=False,
             stderr_file=sys.stderr,  # progress bars
-
-            execution_timeout=None,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # a warning about loopback TCP at every start
         )
     except papermill.PapermillExecutionError as error:
         line = f"{name}: {error.evalue if error.ename in _PLAIN else f'{error.ename}: {error.evalue}'}"
@@ -173,3 +174,39 @@ def _stamp(params: Params, name: str) -> None:
 def failures(run: str) -> list[str]:
     """One line per stage that failed in its last attempt."""
     return [f.read_text(encoding="utf-8") for f in sorted(stamp_file(run, "x").parent.glob(f"*{_FAILURE}"))]
+
+
+def write_index(params: Params) -> Path:
+    """Write the run's `index.html` from the pages and results that are there."""
+    from arena10k import report
+
+    estimates = _result(params.run, "estimates.json")
+    pages = [
+        {
+            "stage": name,
+            "title": title(name),
+            "html": page_file(params.run, name),
+            "key_numbers": key_numbers(params, name),
+            "status": "failed" if failure_file(params.run, name).is_file() else "done",
+        }
+        for name in STAGES
+    ]
+    truth = {row["policy"]: row["value"] for row in (_result(params.run, "truth.json") or {}).get("rows", ())}
+    return report.index(params.run, pages, estimates, paths.reports_dir(params.run) / "index.html", truth=truth)
+
+
+def title(stage: str) -> str:
+    """The first heading of a stage's notebook."""
+    cells = json.loads(paths.notebook(stage).read_text(encoding="utf-8"))["cells"]
+    text = "".join(cells[0]["source"]).splitlines()
+    return text[0].removeprefix("# ").strip()
+
+
+def _result(run: str, name: str) -> dict[str, Any] | None:
+    path = paths.result_file(run, name)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def key_numbers(params: Params, stage: str) -> dict[str, Any]:
+    """The few numbers the index shows beside a stage; empty where it has not run."""
+    return _result(params.run, f"stages/{stage}.numbers.json") or {}

@@ -107,8 +107,13 @@ def sentence(status: dict[str, Any]) -> str:
 
 def frame(status: dict[str, Any]) -> pd.DataFrame:
     """One row per job and policy, for a table."""
-    rows = [j | {"errors": ", ".join(f"{c} {n}" for c, n in sorted(j["errors"].items()))} for j in status["jobs"]]
-    return pd.DataFrame(rows, columns=["job", "policy", "total", "ok", "errors", "attempts", "rate", "eta_seconds"])
+    rows = [
+        j
+        | {"failed": sum(j["errors"].values()), "codes": ", ".join(f"{c} {n}" for c, n in sorted(j["errors"].items()))}
+        for j in status["jobs"]
+    ]
+    columns = ["job", "policy", "total", "ok", "failed", "codes", "errors", "attempts", "rate", "eta_seconds"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def open_store(params: Params) -> Store:

@@ -104,7 +104,8 @@ class Store:
     @classmethod
     def open(cls, path: Path) -> Store:
         path.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(path, isolation_level=None, timeout=60)
+        # Inside Jupyter the collecting event loop runs in a thread of its own; one thread writes at a time.
+        db = sqlite3.connect(path, isolation_level=None, timeout=60, check_same_thread=False)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.executescript(_SCHEMA)
@@ -153,8 +154,9 @@ class Store:
         )
 
     def statuses(self, job: str) -> dict[tuple[str, str], str]:
-        """Status by (prompt_id, request_hash) of one job: what a resumed collection need not ask again."""
-        rows = self._db.execute("SELECT prompt_id, request_hash, status FROM records WHERE job = ?", (job,))
+        """The word ok or the error's code, by (prompt_id, request_hash) of one job: what is not to be asked again."""
+        query = "SELECT prompt_id, request_hash, COALESCE(code, 'ok') FROM records WHERE job = ?"
+        rows = self._db.execute(query, (job,))
         return {(r[0], r[1]): r[2] for r in rows}
 
     def rows(self, job: str | None = None) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from arena10k.config import Params
@@ -13,6 +14,7 @@ from arena10k.labels import ORACLE, TRUTH
 from arena10k.store import Store
 from arena10k.teacher_forcing import JOB as LOGPROBS
 
+JUDGE_MODES = ("deterministic", "uncertainty")
 KEY = ["policy", "prompt_id", "draw"]
 
 
@@ -26,15 +28,21 @@ class Table:
     `fresh`: the same for fresh draws of the targets, with `policy`.
     `truth`: `policy`, `value`, `se`, `prompts`, `draws`: mean label over all draws, clustered by prompt; empty unless
     the oracle labels everything. Never an input of an estimator.
-    `missing`: number of logged rows without a usable log-ratio, by policy.
+    `missing`: logged rows without a usable log-ratio, by policy; `quarantined`: those of them set aside with a value.
     """
 
     logged: pd.DataFrame
     fresh: pd.DataFrame
     truth: pd.DataFrame
     missing: dict[str, int]
+    quarantined: dict[str, int]
     logging_policy: str
     targets: list[str]
+
+    def log_weights(self) -> dict[str, np.ndarray]:
+        """Raw log-weights of each target on the logged rows (n,), NaN where missing."""
+        base = self.logged[f"logp_{self.logging_policy}"]
+        return {t: (self.logged[f"logp_{t}"] - base).to_numpy(float) for t in self.targets}
 
 
 def _records(store: Store, job: str) -> pd.DataFrame:
@@ -67,6 +75,7 @@ def build(params: Params, prompts: pd.DataFrame, store: Store) -> Table:
         fresh.reset_index(drop=True),
         _truth(params, store),
         missing,
+        _quarantined(params, store),
         params.logging_policy,
         params.targets,
     )
@@ -101,6 +110,20 @@ def _with_logprobs(params: Params, logged: pd.DataFrame, store: Store) -> pd.Dat
         mine = scores[scores.policy == policy][["prompt_id", "draw", "value"]].rename(columns={"value": name})
         logged = logged.merge(mine.astype({name: float}), on=["prompt_id", "draw"], how="left")
     return logged
+
+
+def _quarantined(params: Params, store: Store) -> dict[str, int]:
+    aside = [row["policy"] for row in store.rows(LOGPROBS) if row["quarantine"] is not None]
+    return {policy: aside.count(policy) for policy in params.policies}
+
+
+def labelled_judgments(store: Store) -> pd.DataFrame:
+    """Judge scores beside oracle labels, wherever both exist (labels that only measure the truth included)."""
+    labels = pd.concat([_values(store, job).rename(columns={job: "label"}) for job in (ORACLE, TRUTH)])
+    frame = labels.drop_duplicates(KEY)
+    for job in (DETERMINISTIC, UNCERTAINTY):
+        frame = frame.merge(_values(store, job), on=KEY, how="left")
+    return frame.dropna(subset=[DETERMINISTIC, UNCERTAINTY], how="all").reset_index(drop=True)
 
 
 def _truth(params: Params, store: Store) -> pd.DataFrame:

@@ -1,0 +1,105 @@
+"""What the statistics say, as frames and as sentences computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from arena10k import diagnostics
+from arena10k.estimators import PolicyData
+from arena10k.intervals import audit_weights
+
+
+def agreement(both: pd.DataFrame, logging_policy: str) -> pd.DataFrame:
+    """AUC of the judge against the oracle, per judge mode, over all policies and within the logging policy.
+
+    The pooled figure is flattered by policies that are easy to tell apart; the figure within one policy is not.
+    """
+    rows = []
+    for job in [c for c in both.columns if c.startswith("judge_")]:
+        known = both.dropna(subset=[job])
+        own = known[known.policy == logging_policy]
+        rows.append(
+            {
+                "mode": job.removeprefix("judge_"),
+                "rows": len(known),
+                "auc": diagnostics.judge_auc(known[job].to_numpy(float), known.label.to_numpy(float)),
+                "auc_within_p0": diagnostics.judge_auc(own[job].to_numpy(float), own.label.to_numpy(float)),
+            }
+        )
+    return pd.DataFrame(rows, columns=["mode", "rows", "auc", "auc_within_p0"])
+
+
+def agreement_sentence(table: pd.DataFrame, logging_policy: str) -> str:
+    """How well the judge tells right from wrong."""
+    known = table.dropna(subset=["auc"])
+    if known.empty:
+        return "No response has both a judge score and an oracle label: the judge is untested."
+    best = known.loc[known.auc.idxmax()]
+    return (
+        f"The {best['mode']} mode agrees best with the oracle: AUC {best.auc:.2f} over all policies, "
+        f"{best.auc_within_p0:.2f} within {logging_policy} (.5 is guessing)."
+    )
+
+
+def weight_summary(arrays: Mapping[str, Mapping[str, PolicyData]]) -> pd.DataFrame:
+    """Per target: rows, raw E[w], ESS and its share, k-hat, weight share of the heaviest row and the ten heaviest."""
+    rows = []
+    for policy, modes in arrays.items():
+        data = next(iter(modes.values()))
+        if data.is_logging:
+            continue
+        log_weight = data.log_weight[~np.isnan(data.log_weight)]
+        audit, top = audit_weights(log_weight), diagnostics.top_shares(log_weight)
+        row = {"policy": policy, "n": audit.n, "mean_weight": audit.mean_weight, "ess": audit.ess}
+        share = audit.ess / audit.n if audit.n else np.nan
+        rows.append(row | {"ess_share": share, "khat": audit.khat} | {f"top_{k}": v for k, v in top.items()})
+    return pd.DataFrame(rows)
+
+
+def estimates_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The rows of `estimates.json` as a frame, reasons as one text."""
+    frame = pd.DataFrame(rows)
+    frame["reasons"] = [", ".join(r).replace("_", " ") for r in frame.reasons]
+    return frame
+
+
+def estimates_sentence(rows: list[dict[str, Any]]) -> str:
+    """How many estimates stand and which policies have none."""
+    frame = pd.DataFrame(rows)
+    stands = frame[frame.verdict != "REFUSE"]
+    none = [p for p in dict.fromkeys(frame.policy) if p not in set(stands.policy)]
+    told = f"{len(stands):,} of {len(frame):,} estimates stand; {len(frame) - len(stands):,} are refused"
+    weights = frame[(frame.estimator == "snips") & (frame.verdict == "REFUSE")].policy.unique()
+    if len(weights):
+        told += f". Importance weights alone are refused for {', '.join(weights)}"
+    return told + (
+        f". No estimate stands for {', '.join(none)}." if none else "; every policy has at least one that stands."
+    )
+
+
+def against_truth(rows: list[dict[str, Any]], truth: Mapping[str, float]) -> pd.DataFrame:
+    """Estimates beside the measured value of their policy: error, and whether the interval holds it."""
+    frame = pd.DataFrame(rows)
+    frame = frame[frame.policy.isin(truth) & frame.value.notna()].copy()
+    frame["truth"] = frame.policy.map(truth)
+    frame["error"] = frame.value.astype(float) - frame.truth
+    frame["covers"] = (frame.ci_low.astype(float) <= frame.truth) & (frame.truth <= frame.ci_high.astype(float))
+    return frame
+
+
+def truth_sentence(rows: list[dict[str, Any]], truth: Mapping[str, float]) -> str:
+    """How often the intervals of estimates that stand hold the true value."""
+    if not truth:
+        return "The true values of this run are not known."
+    frame = against_truth(rows, truth)
+    stands = frame[(frame.verdict != "REFUSE") & (frame.estimator != "naive")]
+    refused = frame[frame.verdict == "REFUSE"]
+    told = f"{int(stands.covers.sum())} of {len(stands)} intervals of estimates that stand hold the true value"
+    if len(refused):
+        worst = refused.loc[refused.error.abs().idxmax()]
+        told += f"; the refused ones are off by up to {abs(worst.error):.2f} ({worst.estimator} for {worst.policy})"
+    return told + "."

@@ -1,0 +1,9 @@
+"""The embedded model (SmolLM2-135M-Instruct on OpenVINO GenAI) behind an OpenAI-compatible endpoint on loopback.
+
+Models: `smollm2-135m`, exactly tempered ones such as `smollm2-135m-t0.6`, and `smollm2-135m-judge` (reduced precision).
+Start it with `python -m arena10k.local_server`, or with `running()` from Python.
+"""
+
+from arena10k.local_server.process import ServerFailed, running
+
+__all__ = ["ServerFailed", "running"]

@@ -1,0 +1,176 @@
+"""The HTTP side: routes, models by name, errors in OpenAI's shape."""
+
+import asyncio
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from arena10k.local_server import responses, weights
+from arena10k.local_server.engine import CONTEXT_LENGTH, EngineError, Engines, Job
+from arena10k.local_server.engine import Sequence as Tokens
+from arena10k.local_server.requests import BadRequest, ChatRequest, CompletionRequest, TokenizeRequest, parse
+from arena10k.local_server.template import Vocabulary
+
+BASE_MODEL = "smollm2-135m"
+JUDGE_MODEL = f"{BASE_MODEL}-judge"
+LISTED_MODELS = (BASE_MODEL, f"{BASE_MODEL}-t0.6", JUDGE_MODEL)
+_TEMPERED = re.compile(rf"{re.escape(BASE_MODEL)}-t(\d+(?:\.\d+)?)")
+_MAX_BODY = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model id resolved: weights file and whether it is the judge (default precision)."""
+
+    name: str
+    gguf: Path
+    judge: bool
+
+
+class Server:
+    """Handlers over one vocabulary and the pipelines."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        self._vocabulary = vocabulary
+        self._engines = Engines(vocabulary.eos)
+
+    async def health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response(responses.model_list(LISTED_MODELS, CONTEXT_LENGTH))
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        body = parse(await request.read(), TokenizeRequest)
+        await self._model(body.model)
+        if (body.prompt is None) == (body.messages is None):
+            raise BadRequest("give either prompt or messages", "prompt")
+        ids = self._encode(body.prompt) if body.messages is None else self._chat(body)
+        return web.json_response({"tokens": ids, "count": len(ids), "max_model_len": CONTEXT_LENGTH})
+
+    async def chat(self, request: web.Request) -> web.Response:
+        body = parse(await request.read(), ChatRequest)
+        model = await self._model(body.model)
+        if body.top_logprobs and not body.logprobs:
+            raise BadRequest("top_logprobs needs logprobs", "top_logprobs")
+        prompt = self._chat(body)
+        limit = body.max_completion_tokens or body.max_tokens or max(1, CONTEXT_LENGTH - len(prompt))
+        _fits(prompt, limit, "messages")
+        if body.top_logprobs:
+            _next_token_only(body, limit, "top_logprobs")
+        choices = await self._generate(model, body, prompt, limit, beams=body.top_logprobs or 1)
+        return web.json_response(responses.chat(self._vocabulary, body, prompt, choices))
+
+    async def completions(self, request: web.Request) -> web.Response:
+        body = parse(await request.read(), CompletionRequest)
+        model = await self._model(body.model)
+        prompt = self._encode(body.prompt) if isinstance(body.prompt, str) else list(body.prompt)
+        if not prompt or any(index >= len(self._vocabulary) for index in prompt):
+            raise BadRequest(f"prompt must have at least one token, ids below {len(self._vocabulary)}", "prompt")
+        if body.max_tokens == 0 and not body.echo:
+            raise BadRequest("max_tokens may be 0 only with echo", "max_tokens")
+        _fits(prompt, body.max_tokens, "prompt")
+        top = body.logprobs or 0
+        if top > 1:
+            _next_token_only(body, body.max_tokens, "logprobs")
+        if body.echo:
+            choices = await self._score(model, body, prompt)
+        else:
+            choices = await self._generate(model, body, prompt, body.max_tokens, beams=max(top, 1))
+        return web.json_response(responses.completion(self._vocabulary, body, prompt, choices))
+
+    async def _generate(
+        self, model: Model, body: ChatRequest | CompletionRequest, prompt: list[int], limit: int, beams: int
+    ) -> list[list[Tokens]]:
+        """One entry per choice: a single sequence, or for a next-token distribution its `beams` alternatives."""
+        pipeline = self._engines.get(model.gguf, "judge" if model.judge else "generate")
+        first = secrets.randbits(32) if body.seed is None else body.seed
+        seeds = [None if body.temperature == 0 else (first + draw) % 2**32 for draw in range(body.n)]
+        jobs = [Job(tuple(prompt), limit, seed=seed, beams=beams) for seed in seeds]
+        return await asyncio.gather(*(pipeline.complete(job) for job in jobs))
+
+    async def _score(self, model: Model, body: CompletionRequest, prompt: list[int]) -> list[list[Tokens]]:
+        """Teacher forcing: the prompt's own log-probs, then any new tokens."""
+        if model.judge:
+            raise BadRequest(f"{JUDGE_MODEL} runs at reduced precision and does not score; use another model", "echo")
+        if body.n != 1:
+            raise BadRequest("n must be 1 with echo", "n")
+        seed = None
+        if body.temperature == 1 and body.max_tokens:
+            seed = secrets.randbits(32) if body.seed is None else body.seed
+        job = Job(tuple(prompt), max(body.max_tokens, 1), seed=seed, echo=True)
+        (sequence,) = await self._engines.get(model.gguf, "score").complete(job)
+        # The engine always makes one token; with max_tokens 0 it is left out of the answer.
+        keep = len(prompt) if body.max_tokens == 0 else len(sequence.ids)
+        return [[Tokens(sequence.ids[:keep], sequence.logprobs[:keep])]]
+
+    async def _model(self, name: str) -> Model:
+        match = _TEMPERED.fullmatch(name)
+        temperature = float(match[1]) if match else 1.0
+        low, high = weights.TEMPERATURE_RANGE
+        if (not match and name not in LISTED_MODELS) or not low <= temperature <= high:
+            listed = ", ".join(LISTED_MODELS)
+            message = f"the model {name!r} does not exist; there are {listed} and any -t from {low} to {high}"
+            raise BadRequest(message, "model", "model_not_found", status=404)
+        gguf = await asyncio.to_thread(weights.tempered, temperature)
+        return Model(name, gguf, judge=name == JUDGE_MODEL)
+
+    def _encode(self, text: str) -> list[int]:
+        try:
+            return self._vocabulary.encode(text)
+        except ValueError as error:
+            raise BadRequest(str(error), "prompt") from error
+
+    def _chat(self, body: ChatRequest | TokenizeRequest) -> list[int]:
+        messages = [message.model_dump() for message in body.messages]
+        try:
+            return self._vocabulary.chat(messages, body.add_generation_prompt)
+        except ValueError as error:
+            raise BadRequest(str(error), "messages") from error
+
+
+def _fits(prompt: list[int], new: int, param: str) -> None:
+    if len(prompt) + new > CONTEXT_LENGTH:
+        message = f"the context is {CONTEXT_LENGTH} tokens; asked for: {len(prompt)} in the prompt and {new} new ones"
+        raise BadRequest(message, param, "context_length_exceeded")
+
+
+def _next_token_only(body: BaseModel, limit: int, param: str) -> None:
+    if limit != 1 or body.temperature != 0 or body.n != 1 or getattr(body, "echo", False):
+        message = f"{param} above 1 gives the next token's distribution: max_tokens 1, temperature 0, n 1 and no echo"
+        raise BadRequest(message, param)
+
+
+@web.middleware
+async def _errors(request: web.Request, handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except BadRequest as error:
+        return responses.error(str(error), "invalid_request_error", error.status, error.param, error.code)
+    except EngineError as error:
+        return responses.error(str(error), "server_error", 500)
+    except web.HTTPException as error:
+        return responses.error(error.reason, "invalid_request_error", error.status)
+
+
+async def application() -> web.Application:
+    """The aiohttp application, with the tokenizer loaded; pipelines load when first used.
+
+    Raises weights.WeightsMissing.
+    """
+    server = Server(await asyncio.to_thread(Vocabulary, weights.source()))
+    app = web.Application(middlewares=[_errors], client_max_size=_MAX_BODY)
+    app.add_routes(
+        [
+            web.get("/health", server.health),
+            web.get("/v1/models", server.models),
+            web.post("/v1/chat/completions", server.chat),
+            web.post("/v1/completions", server.completions),
+            web.post("/tokenize", server.tokenize),
+        ]
+    )
+    return app

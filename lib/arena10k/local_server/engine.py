@@ -1,0 +1,201 @@
+"""Pipelines of the embedded model: one thread each, requests batched while others run."""
+
+import asyncio
+import queue
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from arena10k.local_server.runtime import openvino_modules
+
+# Full precision everywhere: with the defaults, sampled and scored log-probs of a sequence differ by up to 1.4 nats.
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+CONTEXT_LENGTH = 8192
+CACHE_GIGABYTES = 1
+
+
+class EngineError(RuntimeError):
+    """The engine failed, or returned fewer values than were asked for."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a pipeline is set up. Prefix caching drops echoed log-probs, so scoring goes without it."""
+
+    exact: bool
+    prefix_cache: bool
+    batched_tokens: int
+
+
+KINDS = {
+    "generate": Kind(exact=True, prefix_cache=True, batched_tokens=256),
+    "score": Kind(exact=True, prefix_cache=False, batched_tokens=256),
+    "judge": Kind(exact=False, prefix_cache=True, batched_tokens=256),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request: token ids in, `max_tokens` >= 1 new tokens out.
+
+    `seed` None means greedy. `beams` > 1 (with one new token) gives that many next tokens, most probable first.
+    """
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    seed: int | None = None
+    echo: bool = False
+    beams: int = 1
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Token ids and their log-probs (nats, temperature 1), equally long; echoed prompts come first."""
+
+    ids: list[int]
+    logprobs: list[float]
+
+
+@dataclass
+class _Active:
+    job: Job
+    future: Future = field(default_factory=Future)
+    handle: object = None
+    abandoned: bool = False
+
+
+@dataclass
+class Pipeline:
+    """A ContinuousBatchingPipeline and the thread that owns it; it loads when the thread starts."""
+
+    gguf: Path
+    kind: Kind
+    eos: int
+    _inbox: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
+
+    def __post_init__(self):
+        self._thread = threading.Thread(target=self._run, name=f"pipeline-{self.gguf.stem}", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    async def complete(self, job: Job) -> list[Sequence]:
+        """Answer a request with one Sequence, or `beams` of them.
+
+        Raises EngineError. Cancelling the caller takes the request out of the batch.
+        """
+        item = _Active(job)
+        item.future.set_running_or_notify_cancel()
+        self._inbox.put(item)
+        if not self.alive:
+            self._fail(self._arrivals(block=False), "its thread has ended")
+        try:
+            return await asyncio.wrap_future(item.future)
+        except asyncio.CancelledError:
+            item.abandoned = True
+            raise
+
+    def _run(self) -> None:
+        active: list[_Active] = []
+        try:
+            self._openvino, self._genai = openvino_modules()
+            pipeline = self._load()
+            number = 0
+            while True:
+                for item in self._arrivals(block=not active):
+                    active.append(item)
+                    item.handle = pipeline.add_request(number, self._tensor(item.job), self._config(item.job))
+                    number += 1
+                pipeline.step()
+                active = [item for item in active if not self._settle(item)]
+                time.sleep(0)  # step() holds the interpreter lock: let the event loop have its turn
+        finally:  # nobody may wait for a thread that has ended; the next request starts another
+            self._fail([*active, *self._arrivals(block=False)], sys.exception())
+
+    def _load(self):
+        scheduler = self._genai.SchedulerConfig()
+        scheduler.cache_size = CACHE_GIGABYTES
+        scheduler.enable_prefix_caching = self.kind.prefix_cache
+        scheduler.max_num_batched_tokens = self.kind.batched_tokens
+        properties = EXACT if self.kind.exact else {}
+        return self._genai.ContinuousBatchingPipeline(str(self.gguf), scheduler, "CPU", properties)
+
+    def _arrivals(self, block: bool) -> list[_Active]:
+        items = [self._inbox.get()] if block else []
+        while not self._inbox.empty():
+            items.append(self._inbox.get())
+        return [item for item in items if not item.abandoned]
+
+    def _tensor(self, job: Job):
+        return self._openvino.Tensor(np.array([job.prompt], dtype=np.int64))
+
+    def _config(self, job: Job):
+        config = self._genai.GenerationConfig()
+        config.max_new_tokens, config.echo, config.logprobs = job.max_tokens, job.echo, 1
+        config.eos_token_id, config.stop_token_ids, config.apply_chat_template = self.eos, {self.eos}, False
+        config.num_beams = config.num_return_sequences = job.beams
+        if job.seed is not None:
+            config.do_sample, config.rng_seed = True, job.seed
+        return config
+
+    def _settle(self, item: _Active) -> bool:
+        """Resolve the future of a request that has ended; True when there is nothing more to do for it."""
+        status, states = item.handle.get_status(), self._genai.GenerationStatus
+        if item.abandoned:
+            item.handle.cancel()
+            return True
+        if status == states.RUNNING:
+            return False
+        if status != states.FINISHED:
+            item.future.set_exception(EngineError(f"the engine gave up on the request ({status.name})"))
+            return True
+        outputs = item.handle.read_all()
+        sequences = [Sequence(list(out.generated_ids), list(out.generated_log_probs)) for out in outputs]
+        problem = _incomplete(item.job, sequences)
+        if problem:
+            item.future.set_exception(EngineError(problem))
+        else:
+            item.future.set_result(sequences)
+        return True
+
+    @staticmethod
+    def _fail(items: list[_Active], error: object) -> None:
+        for item in items:
+            if not item.future.done():
+                item.future.set_exception(EngineError(f"the engine failed: {error}"))
+
+
+def _incomplete(job: Job, sequences: list[Sequence]) -> str | None:
+    """Say what is missing from the engine's answer: a value that was not measured is an error, never made up."""
+    if len(sequences) != job.beams:
+        return f"the engine returned {len(sequences)} sequences where {job.beams} were asked for"
+    for sequence in sequences:
+        if len(sequence.ids) != len(sequence.logprobs):
+            return f"the engine returned {len(sequence.logprobs)} log-probs for {len(sequence.ids)} tokens"
+        if job.echo and tuple(sequence.ids[: len(job.prompt)]) != job.prompt:
+            return f"the engine did not echo the {len(job.prompt)} tokens of the prompt"
+        if len(sequence.ids) <= len(job.prompt) * job.echo:
+            return "the engine returned no token"
+    return None
+
+
+class Engines:
+    """Pipelines by (weights, kind), made when first asked for."""
+
+    def __init__(self, eos: int):
+        self._eos = eos
+        self._pipelines: dict[tuple[Path, str], Pipeline] = {}
+
+    def get(self, gguf: Path, kind: str) -> Pipeline:
+        """The pipeline of these weights and this kind (a key of KINDS); a dead one is replaced."""
+        pipeline = self._pipelines.get((gguf, kind))
+        if pipeline is None or not pipeline.alive:
+            pipeline = self._pipelines[gguf, kind] = Pipeline(gguf, KINDS[kind], self._eos)
+        return pipeline

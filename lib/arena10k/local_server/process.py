@@ -1,0 +1,79 @@
+"""Run the local server as a subprocess that cannot outlive its parent."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+_HOST = "127.0.0.1"
+_LOG_LINES = 20
+
+
+class ServerFailed(RuntimeError):
+    """The local server did not start."""
+
+
+@contextlib.contextmanager
+def running(port: int | None = None, log: Path | None = None, timeout: float = 120) -> Iterator[str]:
+    """Start `python -m arena10k.local_server` and yield its base URL, e.g. `http://127.0.0.1:8000`.
+
+    `port` None takes a free one. The log goes to the file `log`, or is thrown away at the end. The child ends when the
+    block does, and when this process dies in any way: its standard input then closes.
+
+    Raises ServerFailed when the port is taken, or, with the last lines of the log, when the server is not up after
+    `timeout` seconds.
+    """
+    port = _free_port(port or 0)
+    command = [sys.executable, "-m", "arena10k.local_server", "--port", str(port), "--until-stdin-closes"]
+    with tempfile.TemporaryDirectory() as folder:
+        log = log or Path(folder) / "server.log"
+        with log.open("ab") as sink:
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sink, stderr=subprocess.STDOUT)
+        try:
+            base_url = f"http://{_HOST}:{port}"
+            _wait(child, base_url, log, timeout)
+            yield base_url
+        finally:
+            _stop(child)
+
+
+def _free_port(wanted: int) -> int:
+    # Checked here: whatever holds a taken port might answer the health check in the child's place.
+    with socket.socket() as probe:
+        if os.name == "posix":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, wanted))
+        except OSError as error:
+            raise ServerFailed(f"port {wanted} of {_HOST}: {error.strerror}") from error
+        return probe.getsockname()[1]
+
+
+def _wait(child: subprocess.Popen, base_url: str, log: Path, timeout: float) -> None:
+    # Proxies of the environment are not for loopback.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + timeout
+    while child.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(urllib.error.URLError, TimeoutError, ConnectionError):
+            opener.open(f"{base_url}/health", timeout=5).close()
+            return
+        time.sleep(0.1)
+    why = "timed out" if child.poll() is None else f"ended with code {child.returncode}"
+    lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+    raise ServerFailed("\n".join([f"the local server {why}; last lines of its log:", *lines]))
+
+
+def _stop(child: subprocess.Popen) -> None:
+    child.stdin.close()
+    try:
+        child.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

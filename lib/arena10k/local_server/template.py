@@ -1,0 +1,85 @@
+"""Text to token ids and back, and SmolLM2's ChatML template in pieces that content cannot break out of."""
+
+import codecs
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from arena10k.local_server.runtime import openvino_modules
+
+# Inserted by the model's own template in front of a conversation that does not begin with a system message.
+DEFAULT_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+ROLES = ("system", "user", "assistant")
+_SPECIAL_COUNT = 17  # ids 0..16 of the vocabulary are control tokens
+
+
+class Vocabulary:
+    """The tokenizer of the embedded model, in which only ids make special tokens, never text."""
+
+    def __init__(self, gguf: Path):
+        """Load the tokenizer of a GGUF file (a few seconds)."""
+        _, genai = openvino_modules()
+        self._tokenizer = genai.Tokenizer(str(gguf))
+        self._bytes = {index: token for token, index in self._tokenizer.get_vocab().items()}
+        self.special = {self._bytes[index].decode(): index for index in range(_SPECIAL_COUNT)}
+        self.start, self.eos = self.special["<|im_start|>"], self.special["<|im_end|>"]
+        # A cut after the first character of a special string falls on a boundary of the tokenizer's own splitting.
+        self._cut = re.compile("|".join(f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in self.special))
+
+    def __len__(self) -> int:
+        return len(self._bytes)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text; text that looks like a special token becomes ordinary tokens.
+
+        Raises ValueError where the ids would not decode to exactly the same text.
+        """
+        raw = text.encode()  # lone surrogates raise UnicodeEncodeError, a ValueError
+        ids: list[int] = []
+        for piece in self._cut.split(text):
+            if piece:
+                ids += self._tokenizer.encode(piece, add_special_tokens=False).input_ids.data[0].tolist()
+        if any(index < _SPECIAL_COUNT for index in ids) or self.bytes_of(ids) != raw:
+            raise ValueError("the text cannot be represented exactly by the model's tokenizer")
+        return ids
+
+    def chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> list[int]:
+        """Token ids of a conversation (`role`, `content`), equal to the stock template's for ordinary content."""
+        turns = [(message["role"], message["content"]) for message in messages]
+        if turns[0][0] != "system":
+            turns.insert(0, ("system", DEFAULT_SYSTEM))
+        newline = self.encode("\n")
+        ids: list[int] = []
+        for role, content in turns:
+            if role not in ROLES:
+                raise ValueError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
+            ids += [self.start, *self.encode(f"{role}\n{content}"), self.eos, *newline]
+        if add_generation_prompt:
+            ids += [self.start, *self.encode("assistant\n")]
+        return ids
+
+    def bytes_of(self, ids: Iterable[int]) -> bytes:
+        """The exact bytes of a sequence of tokens."""
+        return b"".join(self._bytes[index] for index in ids)
+
+    def text(self, ids: Iterable[int]) -> str:
+        """The text of a sequence of tokens, without special tokens, never stripped; bad UTF-8 becomes U+FFFD."""
+        return self.bytes_of(index for index in ids if index >= _SPECIAL_COUNT).decode(errors="replace")
+
+    def name(self, index: int) -> str:
+        """One token as a string; one that is not valid UTF-8 is written as OpenAI does, `bytes:\\xf0\\x9f`."""
+        raw = self._bytes[index]
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+    def offsets(self, ids: Iterable[int]) -> list[int]:
+        """Position in `text(ids)`, in characters, at which each token begins."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        offsets, position = [], 0
+        for index in ids:
+            offsets.append(position)
+            if index >= _SPECIAL_COUNT:
+                position += len(decoder.decode(self._bytes[index]))
+        return offsets

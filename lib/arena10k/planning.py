@@ -1,0 +1,103 @@
+"""How many oracle labels or prompts an interval of a wanted width would take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from arena10k.estimators.fresh import power_tuning
+from arena10k.estimators.prepare import Prepared
+
+MAX_LABELS = 10_000_000
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What planning knows: standard deviations of label residual and of calibrated score, and where they come from.
+
+    `source`: "target" labels, "logged" labels (assumes the target's residuals vary as much), or "worst_case"
+    (variance of a bounded label, 1/4).
+    """
+
+    residual_sd: float
+    score_sd: float
+    label_sd: float
+    label_mean: float
+    source: str
+    n_fresh: int
+
+
+def pilot(prep: Prepared, min_labels: int = 10) -> Pilot:
+    """Planning values from the target's labels where there are `min_labels`, else from the logged ones, else worst
+    case."""
+    m = len(prep.fresh)
+    for source, rows, f in (("target", prep.fresh, prep.fresh_oof), ("logged", prep.logged, prep.reward_oof)):
+        has = rows.labelled > 0
+        if has.sum() >= min_labels and prep.source is not None:
+            y, score = rows.label[has], f[has]
+            power = power_tuning(y, score)
+            # Two pseudo-labels at the ends keep a pilot without variation from promising certainty.
+            y_sd = float(np.append(y, [0.0, 1.0]).std())
+            ends = [-power * score.mean(), 1 - power * score.mean()]
+            residual_sd = min(float(np.append(y - power * score, ends).std()), y_sd)
+            score_sd = power * float((prep.fresh_oof if m else f).std())
+            return Pilot(residual_sd, score_sd, y_sd, float(y.mean()), source, m)
+    return Pilot(0.5, 0.0, 0.5, 0.5, "worst_case", m)
+
+
+def ppi_width(p: Pilot, labels: np.ndarray, confidence: float = 0.95) -> np.ndarray:
+    """Total width of the PPI++ interval with `labels` labelled draws of the target, among at least as many fresh draws.
+
+    t interval, but no narrower than the bounded-mean guard of `intervals`: one unseen label at either end of [0, 1].
+    """
+    n = np.maximum(np.asarray(labels, dtype=np.float64), 2)
+    fresh = np.maximum(p.n_fresh, n)
+    variance = np.minimum(p.residual_sd**2 / n + p.score_sd**2 / fresh, p.label_sd**2 / n)
+    f = stats.f.isf(1 - confidence, 1, n)
+    ends = (p.label_mean, 1 - p.label_mean)
+    guard = sum(
+        end / (n + 1) + np.sqrt(f * (n * p.residual_sd**2 + end**2 * n / (n + 1)) / (n + 1) ** 2) for end in ends
+    )
+    return np.maximum(2 * stats.t.isf((1 - confidence) / 2, n - 1) * np.sqrt(variance), guard)
+
+
+def labels_needed(p: Pilot, width: float, confidence: float = 0.95) -> int:
+    """Smallest number of labelled target draws (in total) whose PPI++ interval is at most `width` wide."""
+    low, high = 2, MAX_LABELS
+    if ppi_width(p, np.array([high]), confidence)[0] > width:
+        return high
+    while low < high:
+        middle = (low + high) // 2
+        if ppi_width(p, np.array([middle]), confidence)[0] <= width:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def direct_width(
+    prep: Prepared, variance: tuple[float, float], prompts: np.ndarray, labels: np.ndarray, confidence: float = 0.95
+) -> np.ndarray:
+    """Width of the direct method's interval at other numbers of prompts and labels.
+
+    `variance`: (sampling, calibration) variance of the present estimate; the first falls with the prompts, the second
+    with the labels. It holds only while the judge transports.
+    """
+    have = np.count_nonzero(~np.isnan(prep.sample(prep.source).label)) if prep.source else np.nan
+    total = variance[0] * len(prep.fresh) / np.asarray(prompts) + variance[1] * have / np.asarray(labels)
+    return 2 * stats.norm.isf((1 - confidence) / 2) * np.sqrt(total)
+
+
+def plan(
+    p: Pilot, widths: np.ndarray, cost_per_label: float, cost_per_draw: float = 0.0, confidence: float = 0.95
+) -> list[dict[str, float]]:
+    """One row per wanted width: labels, fresh draws that must exist, and cost of what is not there yet."""
+    rows = []
+    for width in widths:
+        n = labels_needed(p, float(width), confidence)
+        draws = max(0, n - p.n_fresh)
+        cost = n * cost_per_label + draws * cost_per_draw
+        rows.append({"width": float(width), "labels": n, "extra_draws": draws, "cost": cost, "pilot": p.source})
+    return rows

@@ -1,0 +1,62 @@
+"""One set of versions: pyproject, the lock, environment.yml and what is installed agree."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import metadata
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from arena10k import paths
+
+ROOT = paths.source_root()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def declared() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"].values()
+    return [Requirement(line) for lines in (PROJECT["dependencies"], *extras) for line in lines]
+
+
+def locked() -> list[Requirement]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def test_every_dependency_is_in_the_lock_at_a_version_it_allows():
+    pins = {}
+    for requirement in locked():
+        pins.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    for dependency in declared():
+        versions = [str(pin.specifier).removeprefix("==") for pin in pins.get(canonicalize_name(dependency.name), [])]
+        assert versions, f"{dependency.name} is not in requirements.lock"
+        assert all(dependency.specifier.contains(v) for v in versions), f"{dependency}: the lock has {versions}"
+
+
+def test_what_is_installed_is_what_the_lock_says():
+    for pin in locked():
+        if pin.marker is None or pin.marker.evaluate():
+            assert metadata.version(pin.name) == str(pin.specifier).removeprefix("=="), pin.name
+
+
+def test_lock_names_no_host_and_no_path():
+    assert not re.search(r"https?://|file:|\s@\s|^-", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+
+
+def test_conda_users_get_the_same_versions():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
+    assert pip == ["-c requirements.lock", "-e .[dev]"]
+    python = next(d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python="))
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(python.removeprefix("python="))
+
+
+def test_the_users_packages_are_really_used():
+    package_imports = {"pandas", "numpy", "matplotlib", "seaborn", "openai", "papermill"}
+    code = "\n".join(p.read_text() for p in (ROOT / "lib").rglob("*.py"))
+    for package in package_imports:
+        assert re.search(rf"^\s*(import|from) {package}\b", code, re.MULTILINE), package
+    assert "--nbval" in (ROOT / "Makefile").read_text()
