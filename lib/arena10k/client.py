@@ -38,6 +38,9 @@ def api_key(name: str, provider: Provider) -> str:
 
 def classify(error: Exception) -> CallError:
     """Turn an SDK exception into a typed outcome (COLLECTION section 3)."""
+    # The aiohttp transport reports a refused connection as a connect time-out.
+    if isinstance(error, openai.APITimeoutError) and type(error.__cause__).__name__ == "ConnectTimeout":
+        return CallError("retry", "connection", _one_line(error.__cause__))
     if isinstance(error, openai.APITimeoutError):
         return CallError("retry", "timeout", "no answer within the time limit")
     if isinstance(error, openai.APIConnectionError):
@@ -108,11 +111,13 @@ class Endpoint:
         return await self._send(self._client.completions.with_raw_response.create, request)
 
     async def models(self) -> list[str]:
-        """Ids of the models the endpoint serves."""
-        answer = await self._send(self._client.models.with_raw_response.list, {})
+        """Ids of the models the endpoint serves; gives up sooner than a measurement would."""
+        answer = await self._send(self._client.models.with_raw_response.list, {}, attempts=2)
         return [entry["id"] for entry in answer.get("data", [])]
 
-    async def _send(self, call: Callable[..., Awaitable[Any]], request: dict[str, Any]) -> dict[str, Any]:
+    async def _send(
+        self, call: Callable[..., Awaitable[Any]], request: dict[str, Any], attempts: int | None = None
+    ) -> dict[str, Any]:
         async def once() -> dict[str, Any]:
             try:
                 raw = await call(**request)
@@ -125,7 +130,7 @@ class Endpoint:
 
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, CallError) and e.kind == "retry"),
-            stop=tenacity.stop_after_attempt(self.provider.max_attempts),
+            stop=tenacity.stop_after_attempt(min(attempts or self.provider.max_attempts, self.provider.max_attempts)),
             wait=_wait,
             reraise=True,
         )

@@ -189,40 +189,6 @@ def estimate_row(ctx: PolicyContext, estimator: Estimator) -> dict:
     }
 
 
-def estimates(
-    policies: Mapping[str, Mapping[str, PolicyData]],
-    n_quarantined: Mapping[str, int] | None = None,
-    flags: Mapping[str, Iterable[str]] | None = None,
-    width: float = 0.2,
-    confidence: float = 0.95,
-    estimators: Iterable[str] | None = None,
-    calibration: str = "isotonic",
-) -> list[dict]:
-    """All estimators for every policy and judge mode.
-
-    Parameters
-    ----------
-    policies : `{policy: {judge_mode: PolicyData}}`; the logging policy may be among them (log-weights 0).
-    n_quarantined : logged rows quarantined per policy.
-    flags : facts per policy that arrays do not show: "temperature_mismatch".
-    width : requested total width of an interval; also the margin of the transport test.
-
-    Returns
-    -------
-    Rows of estimates.json; numbers are floats, ints or None, never NaN.
-    """
-    names = list(ESTIMATORS) if estimators is None else list(estimators)
-    rows = []
-    for policy, modes in policies.items():
-        for judge, data in modes.items():
-            ctx = context(data, width, confidence, (flags or {}).get(policy, ()), calibration)
-            quarantined = int((n_quarantined or {}).get(policy, 0))
-            for name in names:
-                row = estimate_row(ctx, ESTIMATORS[name])
-                rows.append({"policy": policy, "judge": judge, "n_quarantined": quarantined, **row})
-    return rows
-
-
 @dataclass(frozen=True, eq=False)
 class PolicyReport:
     """Diagnostics of one policy and judge mode; every weight figure is of the raw weights.
@@ -290,3 +256,61 @@ def report(
         pilot=ctx.pilot,
         calibration_source=prep.source,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Rows of estimates.json and the diagnostics by (policy, judge mode)."""
+
+    rows: list[dict]
+    reports: dict[tuple[str, str], PolicyReport]
+
+
+def study(
+    policies: Mapping[str, Mapping[str, PolicyData]],
+    n_quarantined: Mapping[str, int] | None = None,
+    flags: Mapping[str, Iterable[str]] | None = None,
+    width: float = 0.2,
+    confidence: float = 0.95,
+    estimators: Iterable[str] | None = None,
+    calibration: str = "isotonic",
+    clones: Iterable[str] = (),
+    reports: bool = True,
+) -> Study:
+    """All estimators and diagnostics for every policy and judge mode.
+
+    Parameters
+    ----------
+    policies : `{policy: {judge_mode: PolicyData}}`; the logging policy may be among them (log-weights 0).
+    n_quarantined : logged rows quarantined per policy.
+    flags : facts per policy that arrays do not show: "temperature_mismatch".
+    width : requested total width of an interval; also the margin of the transport test.
+    clones : policies identical to the logging policy; their report carries the noise floor of the log-probs.
+    reports : False leaves the diagnostics out.
+    """
+    names = list(ESTIMATORS) if estimators is None else list(estimators)
+    clones = set(clones)
+    rows, found = [], {}
+    for policy, modes in policies.items():
+        for judge, data in modes.items():
+            ctx = context(data, width, confidence, (flags or {}).get(policy, ()), calibration)
+            quarantined = int((n_quarantined or {}).get(policy, 0))
+            for name in names:
+                row = estimate_row(ctx, ESTIMATORS[name])
+                rows.append({"policy": policy, "judge": judge, "n_quarantined": quarantined, **row})
+            if reports:
+                found[policy, judge] = report(policy, judge, data, ctx, policy in clones)
+    return Study(rows, found)
+
+
+def estimates(
+    policies: Mapping[str, Mapping[str, PolicyData]],
+    n_quarantined: Mapping[str, int] | None = None,
+    flags: Mapping[str, Iterable[str]] | None = None,
+    width: float = 0.2,
+    confidence: float = 0.95,
+    estimators: Iterable[str] | None = None,
+    calibration: str = "isotonic",
+) -> list[dict]:
+    """Rows of estimates.json (see `study`); numbers are floats, ints or None, never NaN."""
+    return study(policies, n_quarantined, flags, width, confidence, estimators, calibration, reports=False).rows

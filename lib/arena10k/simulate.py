@@ -142,9 +142,12 @@ def draw(population: Population, design: Design, rng: np.random.Generator) -> Po
 
 @dataclass(frozen=True)
 class Performance:
-    """One estimator over replicates. `coverage`: the interval shown contains V, refused or not; `coverage_reported`:
-    among replicates whose verdict is not REFUSE (NaN without any); `width` the mean width of all, `best_width` 2 z
-    times the standard deviation of the estimates: what an interval that knew it would need."""
+    """One estimator over replicates.
+
+    `coverage`: the interval shown holds V, refused or not; `coverage_reported`: among replicates whose verdict is not
+    REFUSE (NaN without any). `width` mean over all, `width_reported` over those not refused; `best_width` 2 z times the
+    true standard deviation of the interval's centre: the width of an interval that is told its own spread.
+    """
 
     estimator: str
     replicates: int
@@ -169,14 +172,17 @@ def plain_interval(prep: Prepared, name: str = "snips", confidence: float = 0.95
     return score.value - half, score.value + half
 
 
-def _one(ctx: PolicyContext, name: str) -> tuple[float, float, float, str]:
+def _one(ctx: PolicyContext, name: str) -> tuple[float, float, float, float, str]:
+    """Value, centre, low, high and verdict of one estimate."""
     if name == "plain_snips":
         low, high = plain_interval(ctx.prep, "snips", ctx.confidence)
-        return ctx.prep.once("snips", ESTIMATORS["snips"].score).value, low, high, REPORT
+        value = ctx.prep.once("snips", ESTIMATORS["snips"].score).value
+        return value, value, low, high, REPORT
     estimator = ESTIMATORS[name]
     score = ctx.prep.once(name, estimator.score)
     interval = interval_of(ctx, estimator, score)
-    return score.value, interval.low, interval.high, verdict(ctx, estimator, score.value, interval)[0]
+    centre = score.value + score.shift
+    return score.value, centre, interval.low, interval.high, verdict(ctx, estimator, score.value, interval)[0]
 
 
 def replicate(
@@ -191,7 +197,7 @@ def replicate(
     """Draw data sets and summarise each estimator; "plain_snips" is SNIPS with the interval usually printed."""
     names = list(estimators)
     rng = np.random.default_rng(seed)
-    values = np.empty((len(names), replicates, 3))
+    values = np.empty((len(names), replicates, 4))
     verdicts = np.empty((len(names), replicates), dtype="<U8")
     for r in range(replicates):
         ctx = context(draw(population, design, rng), width, confidence)
@@ -202,7 +208,7 @@ def replicate(
 
 
 def _summary(name: str, truth: float, rows: np.ndarray, verdicts: np.ndarray, confidence: float) -> Performance:
-    value, low, high = rows.T
+    value, centre, low, high = rows.T
     covers = (low <= truth) & (truth <= high)
     shown = verdicts != REFUSE
     nan = float("nan")
@@ -216,7 +222,7 @@ def _summary(name: str, truth: float, rows: np.ndarray, verdicts: np.ndarray, co
         coverage_reported=float(covers[shown].mean()) if shown.any() else nan,
         width=float((high - low).mean()),
         width_reported=float((high - low)[shown].mean()) if shown.any() else nan,
-        best_width=float(2 * stats.norm.isf((1 - confidence) / 2) * value.std()),
+        best_width=float(2 * stats.norm.isf((1 - confidence) / 2) * centre.std()),
         refused=float((~shown).mean()),
         reported=float((verdicts == REPORT).mean()),
     )

@@ -1,0 +1,126 @@
+"""A real HTTP server that answers like an OpenAI-compatible endpoint, and misbehaves exactly as a test asks.
+
+Answers are a function of the request alone (a hash of it), so any stored value can be checked against `truth`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+from aiohttp import web
+
+MODEL = "stub"
+Fault = Callable[[dict, int], "web.StreamResponse | dict | None"]
+
+
+def _unit(*parts: object) -> float:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big") / 2**48
+
+
+def token_logprob(position: int, token: int) -> float:
+    """The stub's log-prob of a token at a position: between -4 and -0.01 nats."""
+    return -0.01 - 3.99 * _unit("logprob", position, token)
+
+
+def chat_answer(body: dict) -> dict:
+    text = body["messages"][-1]["content"]
+    n = 3 + int(_unit("n", text, body.get("seed")) * 6)
+    ids = [10 + int(_unit("id", text, body.get("seed"), i) * 90) for i in range(n)]
+    prompt_ids = [100 + int(_unit("prompt", json.dumps(body["messages"]), i) * 900) for i in range(8)]
+    content = [{"token": f"t{t}", "logprob": token_logprob(8 + i, t)} for i, t in enumerate(ids)]
+    message = {"role": "assistant", "content": " ".join(f"t{t}" for t in ids)}
+    choice = {
+        "index": 0,
+        "message": message,
+        "finish_reason": "stop",
+        "logprobs": {"content": content},
+        "token_ids": ids,
+    }
+    usage = {"prompt_tokens": 8, "completion_tokens": n, "total_tokens": 8 + n}
+    return {"id": "c", "object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage,
+            "prompt_token_ids": prompt_ids}  # fmt: skip
+
+
+def echo_answer(body: dict) -> dict:
+    ids = body["prompt"]
+    logprobs = [None] + [token_logprob(i, t) for i, t in enumerate(ids)][1:]
+    extra = [] if body.get("max_tokens") == 0 else [-1.0]
+    choice = {"index": 0, "text": "", "finish_reason": "length", "prompt_token_ids": ids,
+              "logprobs": {"token_logprobs": logprobs + extra, "tokens": [], "top_logprobs": None}}  # fmt: skip
+    usage = {"prompt_tokens": len(ids), "completion_tokens": len(extra), "total_tokens": len(ids) + len(extra)}
+    return {"id": "e", "object": "text_completion", "model": body["model"], "choices": [choice], "usage": usage}
+
+
+def error(status: int, message: str, code: str | None = None, **headers: str) -> web.Response:
+    body = {"error": {"message": message, "type": "stub", "param": None, "code": code}}
+    return web.json_response(body, status=status, headers=headers)
+
+
+class Stub:
+    """The server, in a thread of its own. `fault(body, n)` sees the n-th request (from 1) and may answer in its place.
+
+    `ledger` counts answered requests by body, `requests` counts all of them.
+    """
+
+    def __init__(self, fault: Fault | None = None, delay: float = 0.0):
+        self.fault, self.delay = fault, delay
+        self.requests = 0
+        self.ledger: Counter[str] = Counter()
+        self.keys: set[str] = set()
+
+    def __enter__(self) -> Stub:
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
+        self._thread.start()
+        started.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def _serve(self, started: threading.Event) -> None:
+        async def main() -> None:
+            self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+            app = web.Application(client_max_size=2**26)
+            app.router.add_get("/v1/models", self._models)
+            app.router.add_post("/v1/chat/completions", self._answer(chat_answer))
+            app.router.add_post("/v1/completions", self._answer(echo_answer))
+            runner = web.AppRunner(app, shutdown_timeout=0.1)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"
+            started.set()
+            await self._stop.wait()
+            await runner.cleanup()
+
+        asyncio.run(main())
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+
+    def _answer(self, good: Callable[[dict], dict]) -> Callable:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            body = await request.json()
+            self.requests += 1
+            self.keys.add(request.headers.get("Authorization", ""))
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            bad = self.fault(body, self.requests) if self.fault else None
+            if asyncio.iscoroutine(bad):
+                bad = await bad
+            if isinstance(bad, web.StreamResponse):
+                return bad
+            if bad == "disconnect":
+                request.transport.close()
+                return web.Response()
+            self.ledger[json.dumps(body, sort_keys=True)] += 1
+            return web.json_response(good(body) if bad is None else bad)
+
+        return handle
