@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import yaml
+
 from arena10k import generate, paths, prompts, teacher_forcing
 from arena10k.collect import collect
 from arena10k.config import load
@@ -39,7 +41,7 @@ def run_responses(params, **options):
     frame, _ = prompts.load(params)
     prompts.write(params, frame)
     store = Store.open(paths.store_file(params.run))
-    return store, collect(params, store, generate.tasks(params, frame), "responses", **options)
+    return store, collect(params, store, partial(generate.tasks, params, frame), "responses", **options)
 
 
 def test_every_record_is_what_the_server_said(home):
@@ -48,7 +50,7 @@ def test_every_record_is_what_the_server_said(home):
         store, outcome = run_responses(params)
         responses = list(store.rows("responses"))
         assert (outcome.total, outcome.ok, outcome.errors) == (48, 48, {})
-        collect(params, store, teacher_forcing.tasks(params, responses), "teacher forcing")
+        collect(params, store, partial(teacher_forcing.tasks, params, store), "teacher forcing")
     policies = generate.policies(params)
     texts = prompts.read("stub").set_index("prompt_id").prompt
     for row in responses:
@@ -153,6 +155,7 @@ def test_a_missing_key_names_the_variable_and_a_present_one_leaves_no_trace(home
 
 RESUMABLE = """
 import sys
+from functools import partial
 from arena10k import generate, paths, prompts
 from arena10k.collect import collect
 from arena10k.config import load
@@ -160,7 +163,7 @@ from arena10k.store import Store
 params = load(sys.argv[1])
 frame, _ = prompts.load(params)
 prompts.write(params, frame)
-collect(params, Store.open(paths.store_file(params.run)), generate.tasks(params, frame), "responses")
+collect(params, Store.open(paths.store_file(params.run)), partial(generate.tasks, params, frame), "responses")
 """
 
 

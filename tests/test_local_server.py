@@ -14,6 +14,7 @@ from importlib.util import find_spec
 import numpy as np
 import openai
 import pytest
+
 from arena10k.local_server import ServerFailed, engine, running, weights
 
 pytestmark = pytest.mark.skipif(

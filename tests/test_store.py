@@ -15,7 +15,15 @@ from arena10k.store import Record, Store
 
 
 def record(**changes) -> Record:
-    base = {"job": "logprobs", "prompt_id": "a", "request_hash": "h", "policy": "p0", "draw": 0, "fingerprint": "f"}
+    base = {
+        "job": "logprobs",
+        "prompt_id": "a",
+        "request_hash": "h",
+        "policy": "p0",
+        "draw": 0,
+        "fingerprint": "f",
+        "context": "c",
+    }
     return Record(**(base | {"status": "ok", "value": -1.5, "created": 1.0} | changes))
 
 
@@ -92,7 +100,7 @@ from pathlib import Path
 from arena10k.store import Record, Store
 store = Store.open(Path(sys.argv[1]))
 for i in range(100000):
-    store.put(Record("logprobs", f"p{i}", "h", "p0", 0, "f", "ok", value=float(-i)))
+    store.put(Record("logprobs", f"p{i}", "h", "p0", 0, "f", "c", "ok", value=float(-i)))
     print(i, flush=True)
 """
 

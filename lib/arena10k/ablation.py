@@ -27,8 +27,8 @@ def accuracy(rows: list[dict[str, Any]], truth: Mapping[str, float]) -> pd.DataF
     """Per estimator and judge mode over policies with a known value.
 
     ``rmse`` and ``bias`` over all its estimates, refused or not; ``covers`` the share of intervals that hold the truth;
-    ``refused`` the share of refusals; ``pairwise`` the share of policy pairs put in the true order, refused estimates
-    included; ``misranks`` whether a worse policy comes first; ``misranks_reported`` the same among estimates that stand.
+    ``refused`` the share of refusals; ``pairwise`` the share of policy pairs in their true order, refused estimates
+    included; ``misranks`` whether a worse policy comes first; ``misranks_reported`` that among estimates that stand.
     """
     frame = against_truth(rows, truth)
     out = []
@@ -110,6 +110,6 @@ def partial_sentence(both: pd.DataFrame) -> str:
         return "Neither half nor all of the data gives an estimate."
     most = known.loc[known.change.abs().idxmax()]
     return (
-        f"With all of the data {len(changed)} of {len(both)} verdicts differ from those on the part ({len(eased)} are no "
-        f"longer refused); the largest change of a value is {most.change:+.3f} ({most.estimator} for {most.policy})."
+        f"With all of the data {len(changed)} of {len(both)} verdicts differ from those on the part ({len(eased)} are "
+        f"no longer refused); the largest change of a value is {most.change:+.3f} ({most.estimator} for {most.policy})."
     )

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from arena10k.client import Endpoint, serving
 from arena10k.config import Params
 from arena10k.errors import ArenaError, CallError, FatalCallError
+from arena10k.jobs import Key
 from arena10k.store import Record, Store
 
 #: The circuit breaker: more than this share of the last fresh requests failing for good stops the run.
@@ -33,6 +34,7 @@ class Task:
     policy: str
     draw: int
     fingerprint: str
+    context: str
     provider: str
     model: str
     ask: Callable[[Endpoint], Awaitable[Measurement]] = field(repr=False)
@@ -51,27 +53,33 @@ class Measurement:
 
 @dataclass
 class Outcome:
-    """What one collection did: tasks in all, already stored, newly ok, newly failed by code."""
+    """What one collection did: tasks in all, already ok, newly ok, and failed by code."""
 
     total: int = 0
     stored: int = 0
     ok: int = 0
     errors: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def failed(self) -> int:
+        return sum(self.errors.values())
+
     def sentence(self) -> str:
         """What is there now, in words; the same whether it was measured just now or on an earlier run."""
-        failed = sum(self.errors.values())
         told = f"{self.stored + self.ok:,} of {self.total:,} records are there"
-        if failed:
-            return f"{told}; {failed:,} failed: {', '.join(f'{c} {n:,}' for c, n in sorted(self.errors.items()))}."
+        if self.failed:
+            return f"{told}; {self.failed:,} failed: {', '.join(f'{c} {n:,}' for c, n in sorted(self.errors.items()))}."
         return f"{told}; none failed."
 
 
-def collect(params: Params, store: Store, tasks: Iterable[Task], label: str, retry_errors: bool = False) -> Outcome:
+def collect(
+    params: Params, store: Store, tasks: Callable[[], Iterable[Task]], label: str, retry_errors: bool = False
+) -> Outcome:
     """Measure every task that has no record yet.
 
     Parameters
     ----------
+    tasks : gives the tasks anew at each call, so that a hundred thousand of them are never held at once.
     retry_errors : also ask again for rows that ended in an error; never-tried rows go first.
 
     Raises
@@ -80,28 +88,47 @@ def collect(params: Params, store: Store, tasks: Iterable[Task], label: str, ret
         When a recording lacks records, a needed model is not served, or a fatal error or the circuit breaker stops
         the run; everything measured until then is stored and a later call goes on from there.
     """
-    tasks = list(tasks)
-    known: dict[str, dict] = {}
-    for task in tasks:
-        if task.job not in known:
-            known[task.job] = store.statuses(task.job)
-    # None: never tried, "ok": measured, otherwise the code of the error it ended in.
-    status = [known[t.job].get((t.prompt_id, t.request_hash)) for t in tasks]
-    fresh = [t for t, s in zip(tasks, status, strict=True) if s is None]
-    again = [t for t, s in zip(tasks, status, strict=True) if s not in (None, "ok")] if retry_errors else []
-    pending = fresh + again
-    failed = Counter(code for code in status if code not in (None, "ok")) if not retry_errors else Counter()
-    outcome = Outcome(len(tasks), len(tasks) - len(pending) - failed.total(), errors=dict(failed))
+    outcome, needed = _survey(store, tasks(), retry_errors)
+    pending = outcome.total - outcome.stored - outcome.failed
     if not pending:
         return outcome
     if params.recording:
         raise ArenaError(
-            f"run {params.run!r} is a recording and lacks {len(pending)} of {len(tasks)} records of {label}: "
+            f"run {params.run!r} is a recording and lacks {pending} of {outcome.total} records of {label}: "
             "its params no longer describe what was recorded"
         )
-    with serving(params, {t.provider for t in pending}) as urls:
-        _run(_Engine(params, store, urls, label, outcome).run(pending))
+    with serving(params, set(needed)) as urls:
+        engine = _Engine(params, store, urls, label, outcome)
+        _run(engine.run(_pending(store, tasks, retry_errors), pending, needed))
     return outcome
+
+
+def _survey(store: Store, tasks: Iterable[Task], retry_errors: bool) -> tuple[Outcome, dict[str, set[str]]]:
+    """What is there already, and the models that the rest needs, by provider."""
+    outcome, needed = Outcome(), {}
+    for task in tasks:
+        outcome.total += 1
+        known = store.outcome(task.job, task.prompt_id, task.request_hash)
+        if known == "ok":
+            outcome.stored += 1
+        elif known and not retry_errors:
+            outcome.errors[known] = outcome.errors.get(known, 0) + 1
+        else:
+            needed.setdefault(task.provider, set()).add(task.model)
+    return outcome, needed
+
+
+def _pending(store: Store, tasks: Callable[[], Iterable[Task]], retry_errors: bool) -> Iterator[Task]:
+    """Tasks without a measurement: never-tried ones first, then, where asked for, those that ended in an error."""
+    tried: set[Key] = set()
+    for task in tasks():
+        known = store.outcome(task.job, task.prompt_id, task.request_hash)
+        if known is None:
+            yield task
+        elif known != "ok":
+            tried.add((task.prompt_id, task.request_hash))
+    if retry_errors and tried:
+        yield from (task for task in tasks() if (task.prompt_id, task.request_hash) in tried)
 
 
 def _run(work: Awaitable[None]) -> None:
@@ -128,39 +155,37 @@ class _Engine:
         self.params, self.store, self.urls, self.label, self.outcome = params, store, urls, label, outcome
         self.recent: deque[bool] = deque(maxlen=BREAKER_WINDOW)
 
-    async def run(self, pending: list[Task]) -> None:
+    async def run(self, pending: Iterator[Task], total: int, needed: dict[str, set[str]]) -> None:
         from tqdm import tqdm
 
         endpoints = {n: Endpoint(n, self.params.providers[n], url) for n, url in self.urls.items()}
         try:
-            await self._check_models(endpoints, pending)
-            with tqdm(total=len(pending), desc=self.label, mininterval=1.0, file=sys.stderr, ascii=True) as bar:
+            await self._check_models(endpoints, needed)
+            with tqdm(total=total, desc=self.label, mininterval=1.0, file=sys.stderr, ascii=True) as bar:
                 await self._drain(endpoints, pending, bar)
         finally:
             for endpoint in endpoints.values():
                 await endpoint.close()
 
-    async def _check_models(self, endpoints: dict[str, Endpoint], pending: list[Task]) -> None:
+    async def _check_models(self, endpoints: dict[str, Endpoint], needed: dict[str, set[str]]) -> None:
         """One cheap request per endpoint before any bulk work: is it there, does it serve the models."""
         for name, endpoint in endpoints.items():
-            wanted = {t.model for t in pending if t.provider == name}
             try:
                 served = await endpoint.models()
             except CallError as error:
                 raise ArenaError(f"providers.{name}: {endpoint.base_url}: {error}") from error
-            missing = sorted(wanted - set(served))
+            missing = sorted(needed[name] - set(served))
             if missing:
                 raise ArenaError(
                     f"providers.{name}: {endpoint.base_url} does not serve {', '.join(missing)}; "
                     f"it serves {', '.join(sorted(served)[:8])}"
                 )
 
-    async def _drain(self, endpoints: dict[str, Endpoint], pending: list[Task], bar: Any) -> None:
-        queue = iter(pending)
+    async def _drain(self, endpoints: dict[str, Endpoint], pending: Iterator[Task], bar: Any) -> None:
         failures: list[ArenaError] = []
 
         async def work() -> None:
-            for task in queue:
+            for task in pending:
                 if failures:
                     return
                 try:
@@ -171,7 +196,7 @@ class _Engine:
 
         workers = sum(e.provider.concurrency for e in endpoints.values())
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(workers, len(pending))):
+            for _ in range(min(workers, bar.total)):
                 group.create_task(work())
         if failures:
             raise failures[0]
@@ -187,7 +212,10 @@ class _Engine:
         return result, time.monotonic() - started
 
     def _store(self, task: Task, result: Measurement | CallError, seconds: float) -> None:
-        key = {k: getattr(task, k) for k in ("job", "prompt_id", "request_hash", "policy", "draw", "fingerprint")}
+        key = {
+            k: getattr(task, k)
+            for k in ("job", "prompt_id", "request_hash", "policy", "draw", "fingerprint", "context")
+        }
         if isinstance(result, CallError):
             record = Record(
                 **key, status="error", code=result.code, detail=result.detail, model=task.model, seconds=seconds

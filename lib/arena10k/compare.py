@@ -11,7 +11,8 @@ from scipy import stats
 
 from arena10k.estimators.prepare import Prepared
 from arena10k.estimators.score import ESTIMATORS, Score, calibration_folds, deviations, fold_variance, judge_variance
-from arena10k.evaluate import REPORT, PolicyContext, estimate_row
+from arena10k.evaluate import estimate_row
+from arena10k.verdicts import REPORT, PolicyContext
 
 #: Which reportable estimate speaks for a policy: the one resting on the fewest assumptions comes first.
 HEADLINE = ("ppi_pp", "dr_oracle", "snips", "direct")

@@ -122,9 +122,10 @@ def permutation_null(
 class Transport:
     """Does f hold under the target? Mean of Y - f(S) there, with its interval.
 
-    `evidence`: "target_labels" (labels on the target's own draws), "weights" (labelled logged rows, re-weighted; only with
-    healthy weights), or "none". `status`: "passed" (0 inside the interval and the interval within the margin), "weak" (0
-    inside, interval beyond the margin), "failed" (0 outside), "own" (f was trained on the target's labels), "none".
+    `evidence`: "target_labels" (labels on the target's own draws), "weights" (labelled logged rows, re-weighted; only
+    with healthy weights), or "none". `status`: "passed" (0 inside the interval and the interval within the margin),
+    "weak" (0 inside, interval beyond the margin), "failed" (0 outside), "own" (f was trained on the target's labels),
+    "none".
     `n_labels` counts prompts with a label on the target's draws.
     """
 
@@ -186,9 +187,19 @@ def judge_auc(judge: np.ndarray, label: np.ndarray) -> float:
     labels are equal.
     """
     has = ~np.isnan(label) & ~np.isnan(judge)
-    if len(np.unique(label[has])) < 2:
+    s, y = judge[has], label[has]
+    untied_y, untied_s = _untied_pairs(y), _untied_pairs(s)
+    if untied_y == 0:
         return float("nan")
-    return float((1 + stats.somersd(label[has], judge[has]).statistic) / 2)
+    if untied_s == 0:
+        return 0.5
+    tau = stats.kendalltau(y, s, method="asymptotic").statistic
+    return float((1 + tau * np.sqrt(untied_s / untied_y)) / 2)
+
+
+def _untied_pairs(x: np.ndarray) -> float:
+    count = np.unique(x, return_counts=True)[1].astype(np.float64)
+    return (len(x) ** 2 - (count**2).sum()) / 2
 
 
 def reliability_curve(judge: np.ndarray, label: np.ndarray, bins: int = 10) -> list[dict[str, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,23 +13,24 @@ from arena10k.client import Endpoint
 from arena10k.collect import Measurement, Task
 from arena10k.config import Params
 from arena10k.errors import invalid
+from arena10k.jobs import RESPONSES, contexts
 from arena10k.policies import Policy, digest, policies
 from arena10k.store import Store
-
-JOB = "responses"
 
 
 def tasks(params: Params, prompts: pd.DataFrame) -> Iterator[Task]:
     """One task per policy, prompt and draw."""
+    current = contexts(params)
     for policy in policies(params).values():
         can = params.providers[policy.params.provider].capabilities
         for row in prompts.itertuples():
             for draw in range(params.responses.draws):
                 request = _request(policy, row.prompt, policy.seed(params.seed, row.prompt_id, draw), can)
-                key = {"job": JOB, "policy": policy.name, "draw": draw, "endpoint": policy.endpoint, "request": request}
+                context = current[RESPONSES, policy.name]
                 yield Task(
-                    JOB, row.prompt_id, digest(key), policy.name, draw, policy.fingerprint,
-                    policy.params.provider, policy.params.model, partial(_ask, request, can.token_ids),
+                    RESPONSES, row.prompt_id, digest([context, policy.name, draw, request]), policy.name, draw,
+                    policy.fingerprint, context, policy.params.provider, policy.params.model,
+                    partial(_ask, request, can.token_ids),
                 )  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def frame(params: Params, store: Store) -> pd.DataFrame:
             "tokens": len(row["payload"].get("token_logprobs") or ()) or None,
             "finish_reason": row["payload"].get("finish_reason"),
         }
-        for row in store.rows(JOB)
+        for row in store.rows(RESPONSES)
         if row["policy"] in params.policies
     ]
     columns = ["policy", "prompt_id", "draw", "status", "code", "response", "tokens", "finish_reason"]
@@ -147,4 +148,20 @@ def sentence(summary: pd.DataFrame) -> str:
     return (
         f"{long.policy} answers longest ({long.mean_tokens:.1f} tokens on average); {same.policy} repeats itself most: "
         f"{int(same.distinct):,} different texts in {int(same.ok):,} responses."
+    )
+
+
+def definitions(all_policies: Mapping[str, Policy]) -> pd.DataFrame:
+    """What each policy is: model, example turns, what it stands for, and the start of its fingerprint."""
+    return pd.DataFrame(
+        [
+            {
+                "policy": p.name,
+                "what it is": p.params.description,
+                "model": p.params.model,
+                "example turns": len(p.params.examples),
+                "fingerprint": p.fingerprint[:8],
+            }
+            for p in all_policies.values()
+        ]
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -18,31 +18,26 @@ from arena10k.client import Endpoint
 from arena10k.collect import Measurement, Task
 from arena10k.config import JudgeParams, Params
 from arena10k.errors import invalid
-from arena10k.generate import JOB as RESPONSES
+from arena10k.jobs import DETERMINISTIC, JUDGE, RESPONSES, UNCERTAINTY, contexts
 from arena10k.policies import digest
 from arena10k.store import Store
 
-DETERMINISTIC, UNCERTAINTY = "judge_deterministic", "judge_uncertainty"
-JOBS = (DETERMINISTIC, UNCERTAINTY)
 
-
-def tasks(params: Params, prompts: pd.DataFrame, responses: Iterable[dict[str, Any]]) -> Iterator[Task]:
+def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]:
     """One task per response to grade and mode; only the first `judge.draws` draws of each policy are graded."""
     judge = params.judge
     if judge is None:
         return
-    by_id = prompts.set_index("prompt_id")
-    endpoint = params.providers[judge.provider].base_url or params.providers[judge.provider].kind
-    for row in responses:
-        if row["job"] != RESPONSES or row["status"] != "ok" or row["draw"] >= judge.draws:
+    by_id, current = prompts.set_index("prompt_id"), contexts(params)
+    for row in store.rows(RESPONSES):
+        if row["status"] != "ok" or row["draw"] >= judge.draws:
             continue
         prompt = by_id.loc[row["prompt_id"]]
         for job, texts in _requests(judge, prompt, row["value"]).items():
-            request = {"endpoint": endpoint, "model": judge.model, "texts": texts, "top": judge.top_logprobs}
-            key = request | {"job": job, "policy": row["policy"], "draw": row["draw"]}
+            context = current[job, row["policy"]]
             yield Task(
-                job, row["prompt_id"], digest(key), row["policy"], row["draw"], row["fingerprint"],
-                judge.provider, judge.model, partial(_ask, judge, job, texts),
+                job, row["prompt_id"], digest([context, row["policy"], row["draw"], texts]), row["policy"], row["draw"],
+                row["fingerprint"], context, judge.provider, judge.model, partial(_ask, judge, job, texts),
             )  # fmt: skip
 
 
@@ -113,7 +108,7 @@ def summary(store: Store) -> pd.DataFrame:
     A mode share near 1 of a continuous score is how an invalid key once looked.
     """
     rows = []
-    for job in JOBS:
+    for job in JUDGE:
         scores = pd.Series([r["value"] for r in store.rows(job) if r["status"] == "ok"], dtype=float)
         failed = sum(1 for r in store.rows(job) if r["status"] == "error")
         most = scores.mode().iloc[0] if len(scores) else None

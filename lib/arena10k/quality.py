@@ -14,12 +14,11 @@ import pandas as pd
 
 from arena10k.config import Params
 from arena10k.errors import CallError
-from arena10k.generate import JOB as RESPONSES
 from arena10k.generate import check_logprobs
+from arena10k.jobs import LOGPROBS, expected
 from arena10k.policies import policies
 from arena10k.store import Store
 from arena10k.table import Table
-from arena10k.teacher_forcing import JOB as LOGPROBS
 from arena10k.teacher_forcing import check_structure
 
 #: A row whose nats per token lie further than this many MADs from its policy's median is set aside.
@@ -38,7 +37,7 @@ class Flag:
 
 
 def scan(params: Params, store: Store) -> list[Flag]:
-    """Apply the record checks and the per-policy outlier check to stored log-probs, and the drift check to all.
+    """Apply the record checks and the per-policy outlier check to stored log-probs.
 
     Flags come in the order of the store and do not depend on earlier quarantine.
     """
@@ -49,10 +48,6 @@ def scan(params: Params, store: Store) -> list[Flag]:
             flags[row["prompt_id"], row["request_hash"]] = code
     for key in _outliers([r for r in rows if (r["prompt_id"], r["request_hash"]) not in flags]):
         flags[key] = "nats_per_token_outlier"
-    current = {name: p.fingerprint for name, p in policies(params).items()}
-    for row in rows:
-        if row["fingerprint"] != current.get(row["policy"]):
-            flags.setdefault((row["prompt_id"], row["request_hash"]), "definition_drift")
     by_key = {(r["prompt_id"], r["request_hash"]): r for r in rows}
     return [Flag(p, by_key[p, h]["policy"], LOGPROBS, h, code) for (p, h), code in flags.items()]
 
@@ -115,18 +110,16 @@ def jobs(store: Store, totals: dict[tuple[str, str], int]) -> list[dict[str, Any
 
 
 def drift(params: Params, store: Store) -> list[dict[str, Any]]:
-    """Policies whose records were made under another definition than they are scored with or than params now say."""
-    made: dict[str, dict[str, set[str]]] = {}
-    for job in (RESPONSES, LOGPROBS):
-        for row in store.rows(job):
-            made.setdefault(row["policy"], {}).setdefault(job, set()).add(row["fingerprint"])
+    """Records made under another definition than the params now describe: they are kept, and not used.
+
+    Each entry: ``job``, ``policy``, ``fingerprint`` of the policy then and ``current`` now, ``records``.
+    """
     current = {name: p.fingerprint for name, p in policies(params).items()}
-    out = []
-    for policy, by_job in made.items():
-        fingerprints = sorted(set().union(*by_job.values(), {current.get(policy, "")}))
-        if len(fingerprints) > 1:
-            out.append({"policy": policy, "fingerprints": fingerprints})
-    return out
+    return [
+        {k: row[k] for k in ("job", "policy", "fingerprint")}
+        | {"current": current.get(row["policy"]), "records": row["n"]}
+        for row in store.other_contexts()
+    ]
 
 
 def self_consistency(table_logged: pd.DataFrame, logging_policy: str) -> pd.Series:
@@ -186,11 +179,11 @@ def clone_sentence(params: Params, table: Table) -> str:
     )
 
 
-def report(params: Params, store: Store, flags: list[Flag], totals: dict[tuple[str, str], int]) -> dict[str, Any]:
+def report(params: Params, store: Store, flags: list[Flag], n_prompts: int) -> dict[str, Any]:
     """The content of `quality.json`."""
     return {
         "run": params.run,
-        "jobs": jobs(store, totals),
+        "jobs": jobs(store, expected(params, n_prompts)),
         "quarantined": [{"prompt_id": f.prompt_id, "policy": f.policy, "job": f.job, "code": f.code} for f in flags],
         "drift": drift(params, store),
     }
@@ -232,5 +225,6 @@ def drift_sentence(found: list[dict[str, Any]]) -> str:
     """Whether every policy's records were made under one definition, the one in the params file."""
     if not found:
         return "Every record of every policy was made under the definition in the params file."
-    names = ", ".join(entry["policy"] for entry in found)
-    return f"Definition drift: records of {names} were made under more than one definition; those rows are set aside."
+    names = ", ".join(dict.fromkeys(entry["policy"] for entry in found))
+    total = sum(entry["records"] for entry in found)
+    return f"Definition drift: {total:,} records of {names} were made under another definition; they are not used."

@@ -17,6 +17,7 @@ import pandas as pd
 from arena10k import config, paths, prompts
 from arena10k.config import Params
 from arena10k.errors import ArenaError
+from arena10k.jobs import contexts
 from arena10k.policies import Policy, policies
 from arena10k.store import Store
 from arena10k.table import JUDGE_MODES, Table, build, labelled_judgments
@@ -52,8 +53,10 @@ class Run:
         if self.params.recording:
             if not paths.records_file(self.name).is_file():
                 raise ArenaError(f"run {self.name!r} is a recording without records.parquet")
-            return Store.recording(paths.records_file(self.name))
-        return Store.open(paths.store_file(self.name))
+            store = Store.recording(paths.records_file(self.name))
+        else:
+            store = Store.open(paths.store_file(self.name))
+        return store.using(contexts(self.params).values())
 
     @property
     def policies(self) -> dict[str, Policy]:

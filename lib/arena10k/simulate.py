@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from arena10k.estimators import ESTIMATORS, N_FOLDS, PolicyData, Prepared, deviations
-from arena10k.evaluate import REFUSE, REPORT, PolicyContext, context, interval_of, verdict
+from arena10k.verdicts import REFUSE, REPORT, PolicyContext, context, interval_of, verdict
 
 CLIP = 20.0
 

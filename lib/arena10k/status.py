@@ -7,31 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from arena10k import judge, labels, paths, prompts
+from arena10k import paths, prompts
 from arena10k.config import Params
 from arena10k.errors import ArenaError
-from arena10k.generate import JOB as RESPONSES
+from arena10k.jobs import LOGPROBS, contexts, expected
 from arena10k.store import Store
-from arena10k.teacher_forcing import JOB as LOGPROBS
 
 #: The rate is measured over this many seconds.
 WINDOW = 300.0
-
-
-def expected(params: Params, n_prompts: int) -> dict[tuple[str, str], int]:
-    """How many records each job and policy will have when everything is collected, by (job, policy)."""
-    totals: dict[tuple[str, str], int] = {}
-    for policy in params.policies:
-        totals[RESPONSES, policy] = n_prompts * params.responses.draws
-        totals[LOGPROBS, policy] = n_prompts * params.responses.logged_draws
-        if params.judge:
-            graded = n_prompts * min(params.judge.draws, params.responses.draws)
-            totals |= {(job, policy): graded for job in judge.JOBS}
-    for job, cells in labels.wanted(params, map(str, range(n_prompts))).items():
-        for policy in params.policies:
-            if count := sum(1 for cell in cells if cell[0] == policy):
-                totals[job, policy] = count
-    return totals
 
 
 def progress(params: Params, store: Store, now: float | None = None) -> dict[str, Any]:
@@ -49,6 +32,8 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
     """
     frame = prompts.read(params.run)
     totals = expected(params, len(frame))
+    # Labels of a slice are not due for every prompt.
+    everywhere = {key: total // len(frame) for key, total in totals.items() if total >= len(frame)}
     recent = store.recent(now - WINDOW) if now is not None else {}
     jobs = {key: {"total": total, "ok": 0, "errors": {}, "attempts": 0} for key, total in totals.items()}
     for row in store.counts():
@@ -69,24 +54,10 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
     return {
         "run": params.run,
         "prompts": len(frame),
-        "complete_rows": complete_rows(store, totals, len(frame)),
-        "rows_with_all_logprobs": complete_rows(
-            store, {k: v for k, v in totals.items() if k[0] == LOGPROBS}, len(frame)
-        ),
+        "complete_rows": store.complete_prompts(everywhere),
+        "rows_with_all_logprobs": store.complete_prompts({k: v for k, v in everywhere.items() if k[0] == LOGPROBS}),
         "jobs": out,
     }
-
-
-def complete_rows(store: Store, totals: dict[tuple[str, str], int], n_prompts: int) -> int:
-    """Prompts that are ok in every job of `totals` (labels count where a prompt is in their slice: see `expected`)."""
-    everywhere = {key: total // n_prompts for key, total in totals.items() if n_prompts and total >= n_prompts}
-    if not everywhere:
-        return 0
-    have: dict[str, set] = {}
-    for (job, policy, prompt_id), n in store.ok_by_prompt().items():
-        if n >= everywhere.get((job, policy), n + 1):
-            have.setdefault(prompt_id, set()).add((job, policy))
-    return sum(1 for done in have.values() if len(done) == len(everywhere))
 
 
 def sentence(status: dict[str, Any]) -> str:
@@ -119,10 +90,10 @@ def frame(status: dict[str, Any]) -> pd.DataFrame:
 def open_store(params: Params) -> Store:
     """The run's store, read-only. Raises ArenaError where there is none."""
     if params.recording:
-        return Store.recording(paths.records_file(params.run))
+        return Store.recording(paths.records_file(params.run)).using(contexts(params).values())
     if not paths.prompts_file(params.run).is_file():
         raise ArenaError(f"run {params.run!r} has not started: no prompts and no records")
-    return Store.read(paths.store_file(params.run))
+    return Store.read(paths.store_file(params.run)).using(contexts(params).values())
 
 
 def now() -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ _COLUMNS = {
     "policy": "TEXT NOT NULL",
     "draw": "INTEGER NOT NULL",
     "fingerprint": "TEXT NOT NULL",
+    "context": "TEXT NOT NULL",
     "status": "TEXT NOT NULL",
     "value": "",
     "code": "TEXT",
@@ -51,6 +52,8 @@ CREATE TABLE IF NOT EXISTS attempts (
   id INTEGER PRIMARY KEY, job TEXT NOT NULL, prompt_id TEXT NOT NULL, request_hash TEXT NOT NULL,
   status TEXT NOT NULL, value, code TEXT, detail TEXT, created REAL NOT NULL
 );
+CREATE INDEX IF NOT EXISTS progress ON records
+  (job, policy, context, status, code, quarantine, prompt_id, attempts, created);
 CREATE INDEX IF NOT EXISTS attempts_by_key ON attempts (job, prompt_id, request_hash);
 """
 _UPSERT = f"""
@@ -67,7 +70,8 @@ class Record:
     """One measurement or typed error.
 
     `value` is what was measured: the response text, a log-probability in nats, a score or a label in [0, 1].
-    `payload` keeps what the value was read from (token ids, token log-probs, raw judge text, usage).
+    `payload` keeps what the value was read from (token ids, token log-probs, raw judge text, usage). `fingerprint` is
+    the policy's; `context` that of the whole measurement (see `jobs.contexts`).
     """
 
     job: str
@@ -76,6 +80,7 @@ class Record:
     policy: str
     draw: int
     fingerprint: str
+    context: str
     status: str
     value: str | float | None = None
     code: str | None = None
@@ -100,6 +105,17 @@ class Store:
     def __init__(self, connection: sqlite3.Connection):
         self._db = connection
         self._db.row_factory = sqlite3.Row
+        self._db.execute("CREATE TEMP TABLE current (context TEXT PRIMARY KEY)")
+        self._live = "records"
+
+    def using(self, contexts: Iterable[str]) -> Store:
+        """Look only at records made in one of `contexts`; what was measured under other definitions stays unseen."""
+        with self._db:
+            self._db.execute("BEGIN")
+            self._db.execute("DELETE FROM temp.current")
+            self._db.executemany("INSERT OR IGNORE INTO temp.current VALUES (?)", [(c,) for c in contexts])
+        self._live = "(SELECT * FROM records WHERE context IN (SELECT context FROM temp.current))"
+        return self
 
     @classmethod
     def open(cls, path: Path) -> Store:
@@ -153,37 +169,50 @@ class Store:
             (record.job, record.prompt_id, record.request_hash),
         )
 
-    def statuses(self, job: str) -> dict[tuple[str, str], str]:
-        """The word ok or the error's code, by (prompt_id, request_hash) of one job: what is not to be asked again."""
-        query = "SELECT prompt_id, request_hash, COALESCE(code, 'ok') FROM records WHERE job = ?"
-        rows = self._db.execute(query, (job,))
-        return {(r[0], r[1]): r[2] for r in rows}
+    def outcome(self, job: str, prompt_id: str, request_hash: str) -> str | None:
+        """None where there is no record, else the word ok or the error's code."""
+        query = "SELECT COALESCE(code, 'ok') FROM records WHERE job = ? AND prompt_id = ? AND request_hash = ?"
+        row = self._db.execute(query, (job, prompt_id, request_hash)).fetchone()
+        return row[0] if row else None
 
     def rows(self, job: str | None = None) -> Iterator[dict[str, Any]]:
-        """Records as dicts with the payload decoded, ordered by key, one job or all."""
+        """Records as dicts with the payload decoded, ordered by job and prompt; one job or all. Streams."""
         where, args = ("WHERE job = ?", (job,)) if job else ("", ())
-        for row in self._db.execute(f"SELECT * FROM records {where} ORDER BY job, prompt_id, policy, draw", args):
+        for row in self._db.execute(f"SELECT * FROM {self._live} {where} ORDER BY job, prompt_id, request_hash", args):
             record = dict(row)
             record["payload"] = orjson.loads(record["payload"])
             yield record
 
     def counts(self) -> list[dict[str, Any]]:
         """Number of records by job, policy, status, code and quarantine reason, with the newest time stamp."""
-        query = """SELECT job, policy, status, code, quarantine, COUNT(*) AS n, SUM(attempts) AS attempts,
-                   MAX(created) AS newest FROM records GROUP BY job, policy, status, code, quarantine
-                   ORDER BY job, policy, status, code"""
+        query = f"""SELECT job, policy, status, code, quarantine, COUNT(*) AS n, SUM(attempts) AS attempts,
+                    MAX(created) AS newest FROM {self._live} GROUP BY job, policy, status, code, quarantine
+                    ORDER BY job, policy, status, code"""
+        return [dict(row) for row in self._db.execute(query)]
+
+    def other_contexts(self) -> list[dict[str, Any]]:
+        """Number of records by job, policy and fingerprint that were made in another context than the current ones."""
+        query = """SELECT job, policy, fingerprint, COUNT(*) AS n FROM records
+                   WHERE context NOT IN (SELECT context FROM temp.current) GROUP BY job, policy, fingerprint"""
         return [dict(row) for row in self._db.execute(query)]
 
     def recent(self, since: float) -> dict[tuple[str, str], int]:
         """Records made after `since` (seconds since the epoch) by (job, policy): the current rate."""
-        query = "SELECT job, policy, COUNT(*) FROM records WHERE created > ? GROUP BY job, policy"
+        query = f"SELECT job, policy, COUNT(*) FROM {self._live} WHERE created > ? GROUP BY job, policy"
         return {(r[0], r[1]): r[2] for r in self._db.execute(query, (since,))}
 
-    def ok_by_prompt(self) -> dict[tuple[str, str, str], int]:
-        """Number of usable records by (job, policy, prompt_id)."""
-        query = """SELECT job, policy, prompt_id, COUNT(*) FROM records
-                   WHERE status = 'ok' AND quarantine IS NULL GROUP BY job, policy, prompt_id"""
-        return {(r[0], r[1], r[2]): r[3] for r in self._db.execute(query)}
+    def complete_prompts(self, wanted: dict[tuple[str, str], int]) -> int:
+        """Prompts with at least `wanted` usable records in every (job, policy) named."""
+        if not wanted:
+            return 0
+        values = ", ".join("(?, ?, ?)" for _ in wanted)
+        query = f"""WITH wanted (job, policy, size) AS (VALUES {values}),
+                    had AS (SELECT prompt_id FROM {self._live} JOIN wanted USING (job, policy)
+                            WHERE status = 'ok' AND quarantine IS NULL
+                            GROUP BY prompt_id, job, policy HAVING COUNT(*) >= size)
+                    SELECT COUNT(*) FROM (SELECT prompt_id FROM had GROUP BY prompt_id HAVING COUNT(*) = ?)"""
+        args = [part for (job, policy), size in wanted.items() for part in (job, policy, size)]
+        return self._db.execute(query, [*args, len(wanted)]).fetchone()[0]
 
     def set_quarantine(self, rows: list[tuple[str, str, str, str]]) -> None:
         """Set aside exactly the given (job, prompt_id, request_hash, reason); all other rows are released."""

@@ -8,11 +8,8 @@ import numpy as np
 import pandas as pd
 
 from arena10k.config import Params
-from arena10k.generate import JOB as RESPONSES
-from arena10k.judge import DETERMINISTIC, UNCERTAINTY
-from arena10k.labels import ORACLE, TRUTH
+from arena10k.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, TRUTH, UNCERTAINTY
 from arena10k.store import Store
-from arena10k.teacher_forcing import JOB as LOGPROBS
 
 JUDGE_MODES = ("deterministic", "uncertainty")
 KEY = ["policy", "prompt_id", "draw"]

@@ -7,8 +7,10 @@ is the policy that generated; the response ids are P0's, end-of-sequence token i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from arena10k.client import Endpoint
@@ -16,48 +18,42 @@ from arena10k.collect import Measurement, Task
 from arena10k.config import Params
 from arena10k.errors import invalid
 from arena10k.generate import check_logprobs
-from arena10k.policies import digest, policies
+from arena10k.jobs import LOGPROBS, RESPONSES, contexts
+from arena10k.policies import Policy, digest, policies
+from arena10k.store import Store
 
-JOB = "logprobs"
 #: Whole-sequence values that other software writes in place of a missing measurement.
 SENTINELS = (-50.0, -100.0, -9999.0)
 FLOOR_PER_TOKEN = -60.0
 
 
-def tasks(params: Params, responses: Iterable[dict[str, Any]]) -> Iterator[Task]:
+def tasks(params: Params, store: Store) -> Iterator[Task]:
     """One task per logged response and policy.
 
-    `responses` are the store's rows of job ``responses``; rows that are errors, or whose prompt a policy has not
-    rendered yet, give no task: they stay visibly missing.
+    Rows that are errors, or whose prompt a policy has not rendered yet, give no task: they stay visibly missing.
     """
-    logged, rendered = [], {}
-    for row in responses:
-        if row["status"] != "ok" or "prompt_token_ids" not in row["payload"]:
-            continue
-        rendered.setdefault((row["policy"], row["prompt_id"]), row["payload"]["prompt_token_ids"])
-        if row["policy"] == params.logging_policy and row["draw"] < params.responses.logged_draws:
-            logged.append(row)
-    for policy in policies(params).values():
-        if not params.providers[policy.params.provider].capabilities.echo_logprobs:
-            continue
-        for row in logged:
-            prompt_ids = rendered.get((policy.name, row["prompt_id"]))
-            if prompt_ids is None:
-                continue
-            response_ids = row["payload"]["token_ids"]
-            key = {
-                "job": JOB,
-                "policy": policy.name,
-                "fingerprint": policy.fingerprint,
-                "prompt": prompt_ids,
-                "response": response_ids,
-                "draw": row["draw"],
-            }
-            yield Task(
-                JOB, row["prompt_id"], digest(key), policy.name, row["draw"], policy.fingerprint,
-                policy.params.provider, policy.params.model,
-                partial(_ask, policy.params.model, prompt_ids, response_ids),
-            )  # fmt: skip
+    able = [p for p in policies(params).values() if params.providers[p.params.provider].capabilities.echo_logprobs]
+    current = contexts(params)
+    usable = (r for r in store.rows(RESPONSES) if r["status"] == "ok" and "prompt_token_ids" in r["payload"])
+    for prompt_id, rows in groupby(usable, key=itemgetter("prompt_id")):
+        responses = sorted(rows, key=itemgetter("draw"))
+        rendered: dict[str, list[int]] = {}
+        for row in responses:
+            rendered.setdefault(row["policy"], row["payload"]["prompt_token_ids"])
+        logged = [r for r in responses if r["policy"] == params.logging_policy]
+        for row in logged[: params.responses.logged_draws]:
+            for policy in (p for p in able if p.name in rendered):
+                yield _task(policy, current[LOGPROBS, policy.name], prompt_id, row, rendered[policy.name])
+
+
+def _task(policy: Policy, context: str, prompt_id: str, row: dict[str, Any], prompt_ids: list[int]) -> Task:
+    response_ids = row["payload"]["token_ids"]
+    key = [context, policy.name, row["draw"], prompt_ids, response_ids]
+    ask = partial(_ask, policy.params.model, prompt_ids, response_ids)
+    return Task(
+        LOGPROBS, prompt_id, digest(key), policy.name, row["draw"], policy.fingerprint, context,
+        policy.params.provider, policy.params.model, ask,
+    )  # fmt: skip
 
 
 async def _ask(model: str, prompt_ids: list[int], response_ids: list[int], endpoint: Endpoint) -> Measurement:

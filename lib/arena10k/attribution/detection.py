@@ -1,0 +1,159 @@
+"""When is a published number an anomaly? Two tests against the target's own draws, with a stated false alarm rate.
+
+A policy's published SNIPS is an anomaly when (1) the mean judge score of its own draws, on the same judge scale,
+contradicts it, or (2) the published order of two policies is the reverse of their trusted order and the policy is the
+one further from the truth. The false alarm rate of a run is split between the two tests and, within each, over
+policies and pairs (Bonferroni). In both, a difference must exceed `tolerance`; and where the published weights are
+healthy, also the noise of the published number: unhealthy weights have no noise estimate that deserves the name, and
+do not excuse a wrong number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy import stats
+
+from arena10k.attribution.game import Game
+from arena10k.estimators import ESTIMATORS, Score, Term, deviations
+from arena10k.intervals import WeightAudit, audit_weights, score_interval
+
+FALSE_ALARM_RATE = 0.05
+TOLERANCE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Published:
+    """A published number: `value`, the effect of each prompt on it (n_clusters,), and the audit of its weights."""
+
+    value: float
+    deviation: np.ndarray
+    audit: WeightAudit
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """What the target's own draws say on the judge's scale: mean, simultaneous interval, and the margin granted."""
+
+    found: bool
+    fresh: float
+    low: float
+    high: float
+    margin: float
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """`above` is published above `below`, and its trusted value is lower beyond the simultaneous interval.
+
+    `trusted_difference` is below minus above (positive), `radius` its simultaneous half-width; `beyond_noise`: the
+    published order is off by more than the tolerance and its own noise; `wrong` names the policy further from the
+    truth.
+    """
+
+    above: str
+    below: str
+    published_difference: float
+    trusted_difference: float
+    radius: float
+    beyond_noise: bool
+    wrong: str
+
+
+def published(game: Game) -> Published:
+    """SNIPS on judge scores with the published log-weights, with its closed-form jackknife over prompts."""
+    lw, judge = game.published_log_weight, game.prep.logged.judge
+    top = lw.max(initial=-np.inf)
+    if not np.isfinite(top):
+        return Published(float("nan"), np.zeros(game.prep.n_clusters), audit_weights(np.empty(0)))
+    w = np.exp(lw - top)
+    score = Score((Term("logged", w * judge, w),))
+    dev, _ = deviations(game.prep, score)
+    return Published(score.value, dev, audit_weights(lw[np.isfinite(lw)]))
+
+
+def _noise(deviation: np.ndarray, level: float, audits: tuple[WeightAudit, ...]) -> float:
+    """Half-width of the published number at a one-sided `level`; 0 when weights are unhealthy."""
+    if not all(a.healthy for a in audits):
+        return 0.0
+    half = stats.norm.isf(level) * np.sqrt(deviation @ deviation)
+    return float(half) if np.isfinite(half) else 0.0
+
+
+def contradiction(game: Game, pub: Published, level: float, tolerance: float) -> Contradiction | None:
+    """Test (1) at two-sided `level`; None without fresh draws or published number."""
+    if not len(game.prep.fresh) or not np.isfinite(pub.value):
+        return None
+    score = ESTIMATORS["naive"].score(game.prep)
+    interval = score_interval(game.prep, score, 1 - level)
+    margin = max(tolerance, _noise(pub.deviation, level / 2, (pub.audit,)))
+    found = pub.value > interval.high + margin or pub.value < interval.low - margin
+    return Contradiction(bool(found), score.value, interval.low, interval.high, margin)
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    size = max(len(a), len(b))
+    return np.pad(a, (0, size - len(a))) - np.pad(b, (0, size - len(b)))
+
+
+def _wrong(above: str, below: str, excess: Mapping[str, float], logging_policy: str) -> str:
+    base = excess.get(logging_policy, float("nan"))
+    if np.isnan(base):
+        return above
+    return above if excess[above] - base >= base - excess[below] else below
+
+
+def inversions(
+    games: Mapping[str, Game], pub: Mapping[str, Published], logging_policy: str, rate: float, tolerance: float
+) -> list[Inversion]:
+    """Test (2) over all pairs with trusted values, at family-wise `rate`; every inversion, whether beyond noise or
+    not."""
+    known = [p for p in games if games[p].trusted is not None and np.isfinite(pub[p].value)]
+    pairs = list(combinations(known, 2))
+    level = rate / max(len(pairs), 1)
+    trusted = {p: games[p].trusted.value for p in known}
+    interval = {p: score_interval(games[p].prep, games[p].trusted, 1 - 2 * level) for p in known}
+    excess = {p: pub[p].value - trusted[p] for p in known}
+    found = []
+    for pair in pairs:
+        above, below = sorted(pair, key=lambda p: -pub[p].value)
+        lead, fall = pub[above].value - pub[below].value, trusted[below] - trusted[above]
+        radius = float(np.hypot(interval[above].high - trusted[above], trusted[below] - interval[below].low))
+        if lead <= 1e-12 or fall <= radius:
+            continue
+        spread = _difference(pub[above].deviation, pub[below].deviation)
+        noise = _noise(spread, level, (pub[above].audit, pub[below].audit))
+        wrong = _wrong(above, below, excess, logging_policy)
+        found.append(Inversion(above, below, lead, fall, radius, lead + fall > max(tolerance, noise), wrong))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """Outcome of both tests: by policy True, False, or None where nothing can be tested."""
+
+    anomaly: dict[str, bool | None]
+    contradictions: dict[str, Contradiction | None]
+    inversions: list[Inversion]
+    rate: float
+    tolerance: float
+
+
+def detect(
+    games: Mapping[str, Game],
+    pub: Mapping[str, Published],
+    logging_policy: str,
+    rate: float = FALSE_ALARM_RATE,
+    tolerance: float = TOLERANCE,
+) -> Detection:
+    """Both tests on all policies of a run."""
+    targets = [p for p in games if p != logging_policy]
+    level = rate / 2 / max(len(targets), 1)
+    against = {p: contradiction(games[p], pub[p], level, tolerance) for p in games}
+    inverted = inversions(games, pub, logging_policy, rate / 2, tolerance)
+    wrong = {i.wrong for i in inverted if i.beyond_noise}
+    anomaly = {p: None if c is None else c.found or p in wrong for p, c in against.items()}
+    return Detection(anomaly, against, inverted, rate, tolerance)

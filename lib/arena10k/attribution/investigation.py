@@ -1,0 +1,232 @@
+"""The investigation of a run: published number, trusted value, attribution and companions of every policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from arena10k.attribution import companions, detection
+from arena10k.attribution.game import CAUSES, Case, Game, corrupted_rows, make_game, point_values, shapley_parts
+from arena10k.attribution.resample import Replicates, bootstrap, percentile_interval, prompt_counts
+from arena10k.estimators import ESTIMATORS, policy_data
+from arena10k.evaluate import REFUSE, PolicyContext, context, estimate_row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from arena10k.table import Table
+
+TRUSTED = ("ppi_pp", "direct")
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """One policy.
+
+    `parts`, `part_low`, `part_high` (5,) follow `CAUSES` and are contributions to `published - trusted`, NaN without
+    a trusted value; `values` (32,) is v of every subset of repairs. `trusted` is a row of estimates.json or None.
+    `anomaly` is None where it cannot be tested. `corrupted` counts logged rows whose published log-weight was
+    corrupted, `corrupted_share` is their share of the published weight. `estimate` is the SNIPS row on repaired data;
+    `labels_needed` are labels on the target's own draws for the requested width.
+    """
+
+    policy: str
+    game: Game
+    values: np.ndarray
+    replicates: Replicates
+    published: detection.Published
+    rank: int
+    rank_first: float
+    trusted: dict | None
+    parts: np.ndarray
+    part_low: np.ndarray
+    part_high: np.ndarray
+    anomaly: bool | None
+    main_cause: str | None
+    corrupted: int
+    corrupted_share: float
+    mass: companions.MassIdentity
+    estimate: dict
+    labels_needed: int | None
+    clip: float | None
+
+    @property
+    def gap(self) -> float:
+        """Published minus trusted; NaN without a trusted value."""
+        return self.published.value - (float("nan") if self.trusted is None else self.trusted["value"])
+
+
+@dataclass(frozen=True, eq=False)
+class Investigation:
+    """All policies of a run; `truth` maps policies to (value, standard error) where the true value was measured."""
+
+    findings: dict[str, Finding]
+    detection: detection.Detection
+    flip: companions.Flip | None
+    logging_policy: str
+    truth: dict[str, tuple[float, float]]
+    judge_mode: str
+
+    @property
+    def anomalies(self) -> list[Finding]:
+        """Policies with an anomaly, the highest published number first."""
+        found = [f for f in self.findings.values() if f.anomaly]
+        return sorted(found, key=lambda f: -f.published.value)
+
+    @property
+    def focus(self) -> Finding:
+        """The policy to look at closely: the anomaly with the highest published number, else the target whose
+        published number is furthest from its trusted value."""
+        targets = [f for f in self.findings.values() if f.policy != self.logging_policy]
+        return self.anomalies[0] if self.anomalies else max(targets, key=lambda f: abs(np.nan_to_num(f.gap)))
+
+
+def trusted_row(ctx: PolicyContext) -> dict | None:
+    """The row of the trusted value: PPI++ where the target has labels, else the calibrated direct mean; None when
+    both are refused, or when there is no label at all to put the judge on the oracle's scale."""
+    for name in TRUSTED:
+        row = estimate_row(ctx, ESTIMATORS[name])
+        if row["verdict"] != REFUSE and row["value"] is not None and "no_labels" not in row["reasons"]:
+            return row
+    return None
+
+
+def main_cause(
+    anomaly: bool | None, parts: np.ndarray, low: np.ndarray, high: np.ndarray, corrupted_share: float
+) -> str | None:
+    """Name of the main cause, None without an anomaly.
+
+    Where corrupted rows hold more than half of the published weight the number is their mean, and that comes first
+    whatever else is wrong. Otherwise the largest part in absolute value among those whose interval excludes 0.
+    """
+    if not anomaly:
+        return None
+    if corrupted_share > 0.5:
+        return "corrupted_logprobs"
+    clear = np.flatnonzero((low > 0) | (high < 0))
+    return CAUSES[max(clear, key=lambda j: abs(parts[j]))] if len(clear) else None
+
+
+def cases(
+    table: Table,
+    judge_mode: str = "deterministic",
+    raw_logp: pd.DataFrame | None = None,
+    clip: float | None = None,
+    policies: Iterable[str] | None = None,
+) -> dict[str, Case]:
+    """The cases of a table, logging policy first.
+
+    `raw_logp` has the rows of `table.logged` and columns `logp_<policy>` with the values the published number used
+    where it differs from the table: sentinels, values that were set aside later. Columns that are not there were
+    never different.
+    """
+    names = [table.logging_policy, *table.targets] if policies is None else list(policies)
+    known = {p: f"logp_{p}" for p in {*names, table.logging_policy}}
+    raw = {
+        p: (raw_logp if raw_logp is not None and c in raw_logp else table.logged)[c].to_numpy(float, na_value=np.nan)
+        for p, c in known.items()
+    }
+    out = {}
+    for policy in names:
+        data = policy_data(table.logged, table.fresh, policy, judge_mode, table.logging_policy)
+        changed = raw_logp is not None and policy != table.logging_policy
+        out[policy] = Case(data, raw[policy] - raw[table.logging_policy] if changed else None, clip)
+    return out
+
+
+def investigate(
+    cases: Mapping[str, Case],
+    logging_policy: str,
+    truth: Mapping[str, tuple[float, float]] | None = None,
+    flags: Mapping[str, Iterable[str]] | None = None,
+    judge_mode: str = "deterministic",
+    width: float = 0.2,
+    confidence: float = 0.95,
+    rate: float = detection.FALSE_ALARM_RATE,
+    tolerance: float = detection.TOLERANCE,
+    replicates: int = 500,
+    seed: int = 0,
+) -> Investigation:
+    """Investigate the policies of a run; prompt codes (`cluster`) must mean the same prompt in every case.
+
+    Parameters
+    ----------
+    truth : measured values, stated but never used. flags : as for `evaluate.estimates`.
+    width : requested width of an interval, for the number of labels needed.
+    rate, tolerance : false alarm rate of the run and smallest difference that counts, see `detection`.
+    replicates : bootstrap resamples, the same prompts for every policy.
+    """
+    contexts = {p: context(c.data, width, confidence, (flags or {}).get(p, ())) for p, c in cases.items()}
+    trusted = {p: trusted_row(ctx) for p, ctx in contexts.items()}
+    games = {}
+    for p, case in cases.items():
+        prep, row = contexts[p].prep, trusted[p]
+        score = None if row is None else ESTIMATORS[row["estimator"]].score(prep)
+        games[p] = make_game(case, score, prep)
+    pub = {p: detection.published(g) for p, g in games.items()}
+    detected = detection.detect(games, pub, logging_policy, rate, tolerance)
+    counts = prompt_counts(max(g.prep.n_clusters for g in games.values()), replicates, seed)
+    drawn = {p: bootstrap(g, counts) for p, g in games.items()}
+    usable = [p for p in games if np.isfinite(pub[p].value)]
+    first = dict(zip(usable, companions.rank_first(np.column_stack([drawn[p].published for p in usable])), strict=True))
+    findings = {}
+    for p in games:
+        rank = 1 + sum(pub[q].value > pub[p].value + 1e-12 for q in usable)
+        findings[p] = _finding(
+            p, cases[p], games[p], contexts[p], trusted[p], pub[p], drawn[p], detected.anomaly[p], rank,
+            first.get(p, float("nan")), confidence,
+        )  # fmt: skip
+    return Investigation(findings, detected, _flip(games, usable), logging_policy, dict(truth or {}), judge_mode)
+
+
+def _finding(
+    policy: str,
+    case: Case,
+    game: Game,
+    ctx: PolicyContext,
+    trusted: dict | None,
+    pub: detection.Published,
+    drawn: Replicates,
+    anomaly: bool | None,
+    rank: int,
+    first: float,
+    confidence: float,
+) -> Finding:
+    values = point_values(game)
+    parts = shapley_parts(values)
+    low, high = percentile_interval(shapley_parts(drawn.values), confidence)
+    bad = corrupted_rows(case)[~np.isnan(case.data.judge)]
+    share = float(companions.self_normalised(game.published_log_weight)[bad].sum())
+    value = float("nan") if trusted is None else trusted["value"]
+    ppi = estimate_row(ctx, ESTIMATORS["ppi_pp"])
+    return Finding(
+        policy=policy, game=game, values=values, replicates=drawn, published=pub, rank=rank, rank_first=first,
+        trusted=trusted, parts=parts, part_low=low, part_high=high, anomaly=anomaly,
+        main_cause=main_cause(anomaly, parts, low, high, share), corrupted=int(bad.sum()), corrupted_share=share,
+        mass=companions.mass_identity(game.clean_log_weight, ctx.prep.reward, value),
+        estimate=estimate_row(ctx, ESTIMATORS["snips"]), labels_needed=ppi["labels_needed"], clip=case.clip,
+    )  # fmt: skip
+
+
+def _flip(games: Mapping[str, Game], usable: list[str]) -> companions.Flip | None:
+    """Only where all policies share their logged rows."""
+    rewards = [games[p].prep.logged.judge for p in usable]
+    if len(usable) < 2 or any(not np.array_equal(rewards[0], r) for r in rewards[1:]):
+        return None
+    return companions.rows_to_flip({p: games[p].published_log_weight for p in usable}, rewards[0])
+
+
+def investigate_table(
+    table: Table,
+    judge_mode: str = "deterministic",
+    raw_logp: pd.DataFrame | None = None,
+    clip: float | None = None,
+    **options: object,
+) -> Investigation:
+    """`investigate` on a table: see `cases` for `raw_logp` and `clip`, `investigate` for the options."""
+    truth = {r.policy: (float(r.value), float(r.se)) for r in table.truth.itertuples()}
+    found = cases(table, judge_mode, raw_logp, clip)
+    return investigate(found, table.logging_policy, truth=truth, judge_mode=judge_mode, **options)

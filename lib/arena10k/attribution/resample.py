@@ -1,0 +1,119 @@
+"""Cluster bootstrap of the repair game: prompts are drawn with replacement, with all their logged and fresh rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from arena10k.attribution.game import N_SUBSETS, Game, game_values
+from arena10k.calibration import LevelFit, pava
+from arena10k.estimators import Prepared, Score
+
+_CHUNK = 2_000_000
+
+
+def prompt_counts(n_clusters: int, replicates: int, seed: int) -> np.ndarray:
+    """How often each prompt occurs in each resample: (replicates, n_clusters) float64, rows sum to `n_clusters`.
+
+    Raises
+    ------
+    ValueError
+        There is no prompt to draw.
+    """
+    if n_clusters < 1:
+        raise ValueError("the bootstrap needs at least one prompt")
+    rng = np.random.default_rng(seed)
+    counts = np.empty((replicates, n_clusters))
+    for b in range(replicates):
+        counts[b] = np.bincount(rng.integers(0, n_clusters, n_clusters), minlength=n_clusters)
+    return counts
+
+
+@dataclass(frozen=True, eq=False)
+class Replicates:
+    """Bootstrap values of one policy: `values` (b, 32) by subset of repairs, `fresh_judge` and `trusted` (b,)."""
+
+    values: np.ndarray
+    fresh_judge: np.ndarray
+    trusted: np.ndarray
+
+    @property
+    def published(self) -> np.ndarray:
+        """Published number (b,)."""
+        return self.values[:, 0]
+
+
+def calibration_shift(prep: Prepared, counts: np.ndarray) -> np.ndarray | None:
+    """f of every resample minus f of the data, at each judge level: (b, L); None where f is not trained on labels.
+
+    f is refitted by isotonic regression on the resampled labels. A resample that holds no label keeps f.
+    """
+    if prep.source is None or not isinstance(prep.fit, LevelFit):
+        return None
+    rows = prep.sample(prep.source)
+    labelled = np.flatnonzero(rows.labelled)
+    code = prep.fit.code[prep.source][labelled]
+    label, cluster = rows.label[labelled], rows.cluster[labelled]
+    size, base = len(prep.fit.levels), prep.fit.values[-1]
+    shift = np.zeros((len(counts), size))
+    for b, drawn in enumerate(counts):
+        weight = drawn[cluster]
+        total = np.bincount(code, weights=weight * label, minlength=size)
+        fitted = pava(prep.fit.levels, total, np.bincount(code, weights=weight, minlength=size))
+        shift[b] = np.nan_to_num(fitted - base, nan=0.0)
+    return shift
+
+
+def resampled_score(prep: Prepared, score: Score, counts: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+    """Value (b,) of a score in every resample; `shift` (b, L) moves f through the score's own slopes."""
+    total = np.zeros(len(counts))
+    for term in score.terms:
+        times = counts[:, prep.sample(term.sample).cluster]
+        num = times @ term.num
+        if shift is not None and "f" in term.slopes:
+            moved = shift[:, prep.fit.code[term.sample]]
+            num = num + (times * moved) @ term.slopes["f"]
+        with np.errstate(all="ignore"):
+            total += num / (times @ term.den)
+    return total
+
+
+def _chunk(game: Game, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    prep = game.prep
+    shift = calibration_shift(prep, counts)
+    calibrated = prep.reward if shift is None else prep.reward + shift[:, prep.fit.code["logged"]]
+    nan = np.full(len(counts), np.nan)
+    if len(prep.fresh):
+        times = counts[:, prep.fresh.cluster]
+        with np.errstate(invalid="ignore"):
+            fresh = times @ prep.fresh.judge / times.sum(axis=1)
+    else:
+        fresh = nan
+    trusted = nan if game.trusted is None else resampled_score(prep, game.trusted, counts, shift)
+    values = game_values(game, counts[:, prep.logged.cluster], calibrated, fresh, trusted)
+    return values, fresh, trusted
+
+
+def bootstrap(game: Game, counts: np.ndarray) -> Replicates:
+    """The game in every resample of `counts` (b, n_clusters), see `prompt_counts`.
+
+    Everything is recomputed but two things: Pareto smoothing is a function of the row fixed by the data (a resample
+    repeats its largest weight, and a tail with ties cannot be fitted), and the power of PPI++ stays.
+    """
+    rows = max(len(game.prep.logged), len(game.prep.fresh), 1)
+    step = max(1, _CHUNK // rows)
+    parts = [_chunk(game, counts[i : i + step]) for i in range(0, len(counts), step)]
+    values, fresh, trusted = (np.concatenate(p) for p in zip(*parts, strict=True))
+    return Replicates(values.reshape(-1, N_SUBSETS), fresh, trusted)
+
+
+def percentile_interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval over axis 0, resamples without a value left out; NaN where none has one."""
+    tail = (1 - confidence) / 2
+    known = draws[~np.isnan(draws).reshape(len(draws), -1).any(axis=1)]
+    if len(known) == 0:
+        nan = np.full(draws.shape[1:], np.nan)
+        return nan, nan
+    low, high = np.quantile(known, [tail, 1 - tail], axis=0)
+    return low, high

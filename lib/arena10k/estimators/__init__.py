@@ -1,0 +1,24 @@
+"""Estimators of a policy's value. Adding one is one function `Prepared -> Score` under `@register("name")`."""
+
+from arena10k.estimators import fresh, robust, weighted
+from arena10k.estimators.data import N_FOLDS, PolicyData, policy_data, prompt_fold
+from arena10k.estimators.prepare import Prepared, prepare
+from arena10k.estimators.score import ESTIMATORS, Estimator, Score, Term, deviations, register
+
+__all__ = [
+    "ESTIMATORS",
+    "N_FOLDS",
+    "Estimator",
+    "PolicyData",
+    "Prepared",
+    "Score",
+    "Term",
+    "deviations",
+    "fresh",
+    "policy_data",
+    "prepare",
+    "prompt_fold",
+    "register",
+    "robust",
+    "weighted",
+]

@@ -1,0 +1,159 @@
+"""The input of every statistic: one policy's arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+N_FOLDS = 5
+_LOGGED = ("log_weight", "judge", "judge_var", "label", "cluster", "fold", "length", "logp_target")
+_INTEGER = ("cluster", "fold", "fresh_cluster", "fresh_fold")
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyData:
+    """One target policy and one judge mode.
+
+    Logged rows (n,): `log_weight` = log p_target - log p_P0 of the logged response, NaN when missing; `judge` and
+    `label` in [0, 1], NaN when missing or unlabelled; `judge_var` variance of the judge's score (0 when deterministic);
+    `cluster` prompt code, shared with the fresh rows; `fold` by prompt; `length` in characters; `logp_target` in nats.
+    Fresh draws of the target (m,): the same with the prefix `fresh_`; m may be 0.
+    What is left out is: no label, variance 0, every row its own prompt, fold = prompt mod 5.
+    """
+
+    log_weight: np.ndarray
+    judge: np.ndarray
+    judge_var: np.ndarray | None = None
+    label: np.ndarray | None = None
+    cluster: np.ndarray | None = None
+    fold: np.ndarray | None = None
+    length: np.ndarray | None = None
+    logp_target: np.ndarray | None = None
+    fresh_judge: np.ndarray | None = None
+    fresh_judge_var: np.ndarray | None = None
+    fresh_label: np.ndarray | None = None
+    fresh_cluster: np.ndarray | None = None
+    fresh_fold: np.ndarray | None = None
+    fresh_length: np.ndarray | None = None
+    is_logging: bool = False
+
+    def __post_init__(self) -> None:
+        n = len(self.log_weight)
+        m = 0 if self.fresh_judge is None else len(self.fresh_judge)
+        for prefix, rows in (("", n), ("fresh_", m)):
+            self._fill(prefix, rows)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "is_logging":
+                continue
+            dtype = np.int64 if field.name in _INTEGER else np.float64
+            value = np.ascontiguousarray(value, dtype=dtype)
+            expected = n if field.name in _LOGGED else m
+            if value.shape != (expected,):
+                raise ValueError(f"{field.name}: expected shape ({expected},), got {value.shape}")
+            object.__setattr__(self, field.name, value)
+        self._check()
+
+    def _fill(self, prefix: str, rows: int) -> None:
+        def default(name: str, value: np.ndarray) -> None:
+            if getattr(self, prefix + name, value) is None:
+                object.__setattr__(self, prefix + name, value)
+
+        default("judge", np.empty(0))
+        default("judge_var", np.zeros(rows))
+        default("label", np.full(rows, np.nan))
+        default("cluster", np.arange(rows))
+        default("fold", np.asarray(getattr(self, prefix + "cluster")) % N_FOLDS)
+        default("length", np.full(rows, np.nan))
+        default("logp_target", np.full(rows, np.nan))
+
+    def _check(self) -> None:
+        if np.isposinf(self.log_weight).any():
+            raise ValueError("log_weight: +inf is not a log-weight")
+        for name in ("judge", "label", "fresh_judge", "fresh_label"):
+            value = getattr(self, name)
+            if ((value < 0) | (value > 1)).any():
+                raise ValueError(f"{name}: values must lie in [0, 1]")
+
+    @property
+    def n(self) -> int:
+        """Logged rows."""
+        return len(self.log_weight)
+
+    @property
+    def m(self) -> int:
+        """Fresh draws."""
+        return len(self.fresh_judge)
+
+
+def prompt_fold(prompt_id: str, n_folds: int = N_FOLDS) -> int:
+    """The fold of a prompt: SHA-256 of its id, modulo `n_folds`; the same in every run and for every statistic."""
+    return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8], "big") % n_folds
+
+
+def _codes(logged: pd.DataFrame, fresh: pd.DataFrame, n_folds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Prompt codes of logged and fresh rows in one numbering (the same for every policy), and the fold of every
+    code."""
+    import pandas as pd
+
+    ids = pd.concat([logged["prompt_id"], fresh["prompt_id"]], ignore_index=True).astype(str)
+    code, names = pd.factorize(ids)
+    fold = np.array([prompt_fold(name, n_folds) for name in names], dtype=np.int64)
+    return code[: len(logged)], code[len(logged) :], fold
+
+
+def policy_data(
+    logged: pd.DataFrame,
+    fresh: pd.DataFrame,
+    policy: str,
+    judge_mode: str,
+    logging_policy: str = "p0",
+    n_folds: int = N_FOLDS,
+) -> PolicyData:
+    """The arrays of one policy and judge mode from the two frames of the analysis table.
+
+    The logging policy has log-weight 0 on every row with a log-prob (rows without one stay missing), and its own logged
+    responses are its fresh draws.
+
+    Parameters
+    ----------
+    judge_mode : "deterministic" or "uncertainty"; the column `judge_<mode>` and, where present, `judge_<mode>_sd`.
+    """
+    is_logging = policy == logging_policy
+    code, fresh_code, fold = _codes(logged, fresh, n_folds)
+    mine = (fresh["policy"] == policy).to_numpy()
+    own, own_code = (logged, code) if is_logging else (fresh[mine], fresh_code[mine])
+    target = logged[f"logp_{policy}"].to_numpy(dtype=np.float64, na_value=np.nan)
+    base = logged[f"logp_{logging_policy}"].to_numpy(dtype=np.float64, na_value=np.nan)
+
+    def column(frame: pd.DataFrame, name: str) -> np.ndarray:
+        if name not in frame:
+            return np.full(len(frame), np.nan)
+        return frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+
+    def variance(frame: pd.DataFrame) -> np.ndarray:
+        return np.nan_to_num(column(frame, f"judge_{judge_mode}_sd"), nan=0.0) ** 2
+
+    return PolicyData(
+        log_weight=target - base,
+        judge=column(logged, f"judge_{judge_mode}"),
+        judge_var=variance(logged),
+        label=column(logged, "label"),
+        cluster=code,
+        fold=fold[code],
+        length=column(logged, "response_chars"),
+        logp_target=target,
+        fresh_judge=column(own, f"judge_{judge_mode}"),
+        fresh_judge_var=variance(own),
+        fresh_label=column(own, "label"),
+        fresh_cluster=own_code,
+        fresh_fold=fold[own_code],
+        fresh_length=column(own, "response_chars"),
+        is_logging=is_logging,
+    )

@@ -1,0 +1,52 @@
+"""Estimators on fresh draws of the target: the judge's mean, the calibrated mean, prediction-powered inference."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from arena10k.estimators.prepare import Prepared
+from arena10k.estimators.score import Score, Term, register
+
+
+@register("naive", judge_scale=True)
+def naive(prep: Prepared) -> Score:
+    """Mean judge score of the fresh draws; of the logged rows where the target has none. On the judge's scale."""
+    name = "fresh" if len(prep.fresh) else "logged"
+    rows = prep.sample(name)
+    one = np.ones(len(rows))
+    return Score((Term(name, rows.judge, one, {"judge": one}),))
+
+
+@register("direct")
+def direct(prep: Prepared) -> Score:
+    """Mean of f(S') over fresh draws."""
+    one = np.ones(len(prep.fresh))
+    return Score((Term("fresh", prep.fresh_reward, one, {"f": one}),))
+
+
+def power_tuning(label: np.ndarray, prediction: np.ndarray) -> float:
+    """lambda of PPI++ (Angelopoulos, Duchi & Zrnic 2023, eq. 6) when the labelled draws are among all draws: the
+    regression slope of label on prediction, kept in [0, 1]; 0 when the predictions do not vary."""
+    spread = prediction.var()
+    if len(label) < 2 or spread == 0:
+        return 0.0
+    return float(np.clip(((label - label.mean()) * (prediction - prediction.mean())).mean() / spread, 0.0, 1.0))
+
+
+def ppi_score(prep: Prepared, power: float) -> Score:
+    """lambda mean f(S') + mean over labelled target draws of (Y - lambda f(S')), f out of fold."""
+    rows, f = prep.fresh, prep.fresh_oof
+    has = rows.labelled
+    return Score(
+        (
+            Term("fresh", power * f, np.ones(len(rows)), {"f": np.full(len(rows), power)}),
+            Term("fresh", has * (rows.label_or_zero - power * f), has, {"f": -power * has}),
+        )
+    )
+
+
+@register("ppi_pp", uses_target_labels=True)
+def ppi_pp(prep: Prepared) -> Score:
+    """PPI++ on the target's own labelled draws: valid whether or not the judge transports."""
+    labelled = prep.fresh.labelled > 0
+    return ppi_score(prep, power_tuning(prep.fresh.label[labelled], prep.fresh_oof[labelled]))

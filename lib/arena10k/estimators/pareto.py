@@ -1,0 +1,91 @@
+"""Generalised Pareto tail of importance weights: k-hat and Pareto smoothing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def fit_generalised_pareto(excess: np.ndarray) -> tuple[float, float]:
+    """Shape k and scale sigma of exceedances (M,), ascending and positive.
+
+    Zhang & Stephens (2009), with the weakly informative prior of Vehtari et al. (2024, appendix C) that pulls k towards
+    1/2 with the weight of ten observations. k > 0 is a heavy tail.
+    """
+    m = len(excess)
+    grid = 30 + int(np.sqrt(m))
+    b = 1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))
+    b = b / (3 * excess[(m + 2) // 4 - 1]) + 1 / excess[-1]
+    k = np.log1p(-b[:, None] * excess).mean(axis=1)
+    profile = m * (np.log(-(b / k)) - k - 1)
+    weights = np.exp(profile - np.logaddexp.reduce(profile))
+    b_post = float((b * weights).sum())
+    shape = float(np.log1p(-b_post * excess).mean())
+    scale = -shape / b_post
+    return (m * shape + 5.0) / (m + 10.0), scale
+
+
+def tail_size(n: int) -> int:
+    """Rows in the fitted tail: min(n/5, 3 sqrt(n)), Vehtari et al. (2024)."""
+    return int(np.ceil(min(0.2 * n, 3 * np.sqrt(n))))
+
+
+def ceiling_count(log_weight: np.ndarray, tolerance: float = 1e-9) -> int:
+    """Rows whose log-weight equals the maximum: more than one means a clip, a sentinel, or a constant."""
+    if len(log_weight) == 0:
+        return 0
+    return int((log_weight >= log_weight.max() - tolerance).sum())
+
+
+def _tail(log_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Rows of the tail, ascending by weight, their exceedances, and the cut-off, weights relative to the maximum."""
+    n = len(log_weight)
+    size = tail_size(n)
+    if size < 5 or ceiling_count(log_weight) > 1:
+        return None
+    rows = np.argpartition(log_weight, n - size - 1)[n - size - 1 :]
+    rows = rows[np.argsort(log_weight[rows], kind="stable")]
+    shifted = np.exp(log_weight[rows] - log_weight[rows[-1]])
+    excess = shifted[1:] - shifted[0]
+    positive = excess > 0
+    if positive.sum() < 5:
+        return None
+    return rows[1:][positive], excess[positive], float(shifted[0])
+
+
+def khat(log_weight: np.ndarray) -> float:
+    """Pareto shape of the weights' tail (PSIS k-hat); invariant to a shift of `log_weight` (n,).
+
+    NaN where it says nothing: fewer than five rows in the tail, or ties at the maximum (a clip or sentinel cuts the
+    tail off, and a fit to what is left looks healthy). Rows at -inf have weight zero.
+    """
+    tail = _tail(log_weight)
+    return float("nan") if tail is None else fit_generalised_pareto(tail[1])[0]
+
+
+def smooth(log_weight: np.ndarray) -> np.ndarray:
+    """Pareto-smoothed weights relative to the maximum (n,): the tail is replaced by expected order statistics of the
+    fit, never above the largest raw weight. Weights come back unchanged where k-hat is undefined."""
+    top = log_weight.max()
+    weight = np.exp(log_weight - (top if np.isfinite(top) else 0.0))
+    tail = _tail(log_weight)
+    if tail is None:
+        return weight
+    rows, excess, cut = tail
+    k, sigma = fit_generalised_pareto(excess)
+    p = (np.arange(1, len(rows) + 1) - 0.5) / len(rows)
+    quantile = -sigma * np.log1p(-p) if abs(k) < 1e-12 else sigma * np.expm1(-k * np.log1p(-p)) / k
+    weight[rows] = np.minimum(cut + quantile, 1.0)
+    return weight
+
+
+def hill(log_weight: np.ndarray, size: int = 50) -> float:
+    """Hill's tail index alpha from the top `size` weights; E[w^2] is infinite for alpha <= 2, E[w] for alpha <= 1.
+
+    NaN with fewer than `size` + 1 positive weights or when the top weights are all equal.
+    """
+    finite = log_weight[np.isfinite(log_weight)]
+    if len(finite) <= size:
+        return float("nan")
+    top = np.sort(np.partition(finite, len(finite) - size - 1)[-size - 1 :])
+    mean_excess = (top[1:] - top[0]).mean()
+    return float(1 / mean_excess) if mean_excess > 0 else float("nan")

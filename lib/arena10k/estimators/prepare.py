@@ -1,0 +1,186 @@
+"""What estimators share, computed once per policy and judge mode: usable rows, shifted weights, the calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from arena10k import calibration
+from arena10k.estimators.data import PolicyData
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Rows of one kind that carry a judge score; every array (rows,)."""
+
+    judge: np.ndarray
+    judge_var: np.ndarray
+    label: np.ndarray
+    cluster: np.ndarray
+    fold: np.ndarray
+    length: np.ndarray
+
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """1.0 where there is a label, else 0.0."""
+        return (~np.isnan(self.label)).astype(np.float64)
+
+    @cached_property
+    def label_or_zero(self) -> np.ndarray:
+        """The label where there is one, 0 elsewhere; only ever used multiplied by `labelled`."""
+        return np.nan_to_num(self.label, nan=0.0)
+
+    def __len__(self) -> int:
+        return len(self.judge)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Input of every estimator.
+
+    `log_weight` (n,), `shift` its maximum, `weight` = exp(log_weight - shift). A row without a log-weight has
+    `has_weight` 0 and weight 0: it can teach the calibration and enters nothing else. `fit` is the calibration,
+    `source` the sample whose labels trained it ("logged", "fresh", or None when f(S) = S for lack of labels).
+    `unique[sample]`: no prompt occurs twice; `in_order[sample]`: row i is prompt i of all n_clusters.
+    """
+
+    log_weight: np.ndarray
+    has_weight: np.ndarray
+    shift: float
+    weight: np.ndarray
+    logged: Sample
+    fresh: Sample
+    fit: calibration.Fit
+    source: str | None
+    n_clusters: int
+    unique: dict[str, bool]
+    in_order: dict[str, bool]
+    is_logging: bool
+    memo: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, key: Any, make: Callable[[Prepared], Any]) -> Any:
+        """`make(self)`, computed the first time `key` is asked for: what several estimators share."""
+        if key not in self.memo:
+            self.memo[key] = make(self)
+        return self.memo[key]
+
+    @property
+    def n_weighted(self) -> int:
+        """Logged rows with both a judge score and a log-weight."""
+        return int(self.has_weight.sum())
+
+    @cached_property
+    def raw_log_weight(self) -> np.ndarray:
+        """The log-weights of the rows that have one."""
+        present = self.has_weight > 0
+        return self.log_weight if present.all() else self.log_weight[present]
+
+    def sample(self, name: str) -> Sample:
+        return self.logged if name == "logged" else self.fresh
+
+    @cached_property
+    def reward(self) -> np.ndarray:
+        """R = f(S) on the logged rows, f trained on all labels."""
+        return self.fit.pooled("logged")
+
+    @cached_property
+    def reward_oof(self) -> np.ndarray:
+        """f(S) on the logged rows, f trained without the row's fold."""
+        return self.fit.out_of_fold("logged")
+
+    def unit(self, rows: np.ndarray) -> np.ndarray:
+        """Weight 1 on the scale of `weight`, exp(-shift), where `rows` is positive, else 0; infinite on overflow."""
+        with np.errstate(over="ignore"):
+            return np.where(rows > 0, np.exp(-self.shift), 0.0)
+
+    def noise_variance(self, name: str) -> np.ndarray:
+        """Variance of f(S) that the judge's variance causes, for the rows of sample `name`."""
+        return self.once(("noise", name), lambda p: p.fit.noise_variance(name, p.sample(name).judge_var))
+
+    @cached_property
+    def label_residual(self) -> np.ndarray:
+        """Y - f(S) out of fold on the labelled logged rows, 0 on the others."""
+        return self.logged.labelled * (self.logged.label_or_zero - self.reward_oof)
+
+    @cached_property
+    def fresh_reward(self) -> np.ndarray:
+        """f(S') on the fresh draws, f trained on all labels."""
+        return self.fit.pooled("fresh")
+
+    @cached_property
+    def fresh_oof(self) -> np.ndarray:
+        """f(S') on the fresh draws, f trained without the row's fold."""
+        return self.fit.out_of_fold("fresh")
+
+
+def _sample(data: PolicyData, prefix: str, keep: np.ndarray) -> Sample:
+    names = ("judge", "judge_var", "label", "cluster", "fold", "length")
+    columns = (getattr(data, prefix + name) for name in names)
+    judge, judge_var, *rest = columns if keep.all() else (c[keep] for c in columns)
+    return Sample(judge, np.nan_to_num(judge_var, nan=0.0), *rest)
+
+
+def _source(logged: Sample, fresh: Sample) -> str | None:
+    for name, rows in (("logged", logged), ("fresh", fresh)):
+        if calibration.enough_labels(rows.label, rows.fold):
+            return name
+    return None
+
+
+def _fit(logged: Sample, fresh: Sample, source: str | None, kind: str) -> calibration.Fit:
+    scores = {"logged": logged.judge, "fresh": fresh.judge}
+    folds = {"logged": logged.fold, "fresh": fresh.fold}
+    n_folds = 1 + max((int(f.max()) for f in folds.values() if len(f)), default=0)
+    if source is None:
+        return calibration.identity_fit(scores, folds, n_folds)
+    labels = (logged if source == "logged" else fresh).label
+    if kind == "two_stage":
+        lengths = {"logged": logged.length, "fresh": fresh.length}
+        return calibration.fit_two_stage(scores, lengths, folds, source, labels, n_folds)
+    if kind != "isotonic":
+        raise ValueError(f"unknown calibration {kind!r}: isotonic or two_stage")
+    return calibration.fit_levels(scores, folds, source, labels, n_folds)
+
+
+def prepare(data: PolicyData, kind: str = "isotonic") -> Prepared:
+    """Select the usable rows and fit the calibration.
+
+    Labels of logged rows train f where there are enough; otherwise labels on the target's own draws do; otherwise
+    f(S) = S. Rows without a judge score are left out.
+    """
+    keep = ~np.isnan(data.judge)
+    logged, fresh = _sample(data, "", keep), _sample(data, "fresh_", ~np.isnan(data.fresh_judge))
+    log_weight = data.log_weight if keep.all() else data.log_weight[keep]
+    missing = np.isnan(log_weight)
+    if missing.any():
+        log_weight = np.where(missing, -np.inf, log_weight)
+    shift = float(log_weight.max()) if len(log_weight) else 0.0
+    shift = shift if np.isfinite(shift) else 0.0
+    source = _source(logged, fresh)
+    n_clusters = 1 + max((int(s.cluster.max()) for s in (logged, fresh) if len(s)), default=-1)
+    return Prepared(
+        log_weight,
+        (~missing).astype(np.float64),
+        shift,
+        np.exp(log_weight - shift),
+        logged,
+        fresh,
+        _fit(logged, fresh, source, kind),
+        source,
+        n_clusters,
+        {name: _unique(s.cluster, n_clusters) for name, s in (("logged", logged), ("fresh", fresh))},
+        {name: _in_order(s.cluster, n_clusters) for name, s in (("logged", logged), ("fresh", fresh))},
+        data.is_logging,
+    )
+
+
+def _unique(cluster: np.ndarray, size: int) -> bool:
+    return len(cluster) == 0 or bool(np.bincount(cluster, minlength=size).max() <= 1)
+
+
+def _in_order(cluster: np.ndarray, size: int) -> bool:
+    return len(cluster) == size and bool((cluster == np.arange(size)).all())

@@ -1,0 +1,151 @@
+"""Estimators that add a weighted residual of the logged rows to the calibrated mean of the fresh draws.
+
+The weight of a *fresh* response is never known (P0 does not score it), so nothing here needs it: fresh draws enter
+through their own judge scores only, and targeting uses the weights as observation weights.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import expit, logit
+
+from arena10k.calibration import LevelFit, fit_levels
+from arena10k.estimators.prepare import Prepared
+from arena10k.estimators.score import ESTIMATORS, Score, Term, deviations, register
+
+_EDGE = 1e-3
+
+
+def doubly_robust(
+    prep: Prepared,
+    weight: np.ndarray,
+    normaliser: np.ndarray,
+    reward: np.ndarray,
+    outcome: np.ndarray,
+    fresh_outcome: np.ndarray,
+    slopes: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {}),
+) -> Score:
+    """mean q(S') + sum w (R - q(S)) / sum(normaliser). `slopes` belong to the fresh and to the logged term."""
+    one = np.ones(len(prep.fresh))
+    return Score(
+        (
+            Term("fresh", fresh_outcome, one, slopes[0]),
+            Term("logged", weight * (reward - outcome), normaliser, slopes[1]),
+        )
+    )
+
+
+@register("dr_cpo", uses_weights=True, doubly_robust=True)
+def dr_cpo(prep: Prepared) -> Score:
+    """mean f(S') + sum w~ (R - f(S)), cross-fitted: R = f(S) trained on all labels, the outcome model without the
+    row's fold.
+
+    The two differ only by cross-fitting, so the augmentation is small: with judged fresh draws the published form is
+    nearly the direct method. `dr_oracle` is the one that uses label residuals.
+    """
+    one = np.ones(len(prep.fresh))
+    return doubly_robust(prep, prep.weight, prep.weight, prep.reward, prep.reward_oof, prep.fresh_oof, ({"f": one}, {}))
+
+
+@register("mrdr", uses_weights=True, doubly_robust=True)
+def mrdr(prep: Prepared) -> Score:
+    """As dr_cpo with an outcome model trained with weights w^2 (more robust DR, Farajtabar, Chow & Ghavamzadeh
+    2018)."""
+    weight = prep.weight**2
+    if prep.source != "logged" or not (weight * prep.logged.labelled).any():
+        return dr_cpo(prep)
+    scores = {"logged": prep.logged.judge, "fresh": prep.fresh.judge}
+    folds = {"logged": prep.logged.fold, "fresh": prep.fresh.fold}
+    table = (prep.fit.levels, prep.fit.code) if isinstance(prep.fit, LevelFit) else None
+    model = fit_levels(scores, folds, "logged", prep.logged.label, prep.fit.n_folds, weight, table)
+    slopes = ({"q": np.ones(len(prep.fresh))}, {"f": prep.weight, "q": -prep.weight})
+    outcome, fresh_outcome = model.out_of_fold("logged"), model.out_of_fold("fresh")
+    score = doubly_robust(prep, prep.weight, prep.weight, prep.reward, outcome, fresh_outcome, slopes)
+    return Score(score.terms, models={"q": model})
+
+
+def targeting_step(weight: np.ndarray, reward: np.ndarray, outcome: np.ndarray) -> float:
+    """epsilon with sum w (R - expit(logit q + epsilon)) = 0: weighted logistic fluctuation, Newton's method.
+
+    `outcome` must lie inside (0, 1). When the rewards of all weighted rows sit at an end, epsilon stops at +-10.
+    """
+    rows = np.flatnonzero(weight > 0)
+    w, r, base, eps = weight[rows], reward[rows], logit(outcome[rows]), 0.0
+    for _ in range(25):
+        p = expit(base + eps)
+        slope = (w * p * (1 - p)).sum()
+        step = (w * (r - p)).sum() / slope if slope > 0 else 0.0
+        eps = float(np.clip(eps + np.clip(step, -2, 2), -10, 10))
+        if abs(step) < 1e-10:
+            break
+    return eps
+
+
+def _targeted(prep: Prepared) -> tuple[np.ndarray, np.ndarray]:
+    """q* on the logged and on the fresh rows; on the (fold, level) table where there is one, since q and R live on
+    it."""
+    fit = prep.fit
+    if not isinstance(fit, LevelFit):
+        q, q_fresh = (logit(np.clip(v, _EDGE, 1 - _EDGE)) for v in (prep.reward_oof, prep.fresh_oof))
+        eps = targeting_step(prep.weight, prep.reward, expit(q))
+        return expit(q + eps), expit(q_fresh + eps)
+    size = fit.n_folds * len(fit.levels)
+    weight = np.bincount(fit.cell("logged"), weights=prep.weight, minlength=size)
+    q = np.clip(fit.values[:-1].ravel(), _EDGE, 1 - _EDGE)
+    table = expit(logit(q) + targeting_step(weight, np.tile(fit.values[-1], fit.n_folds), q))
+    return table.take(fit.cell("logged")), table.take(fit.cell("fresh"))
+
+
+@register("tmle", uses_weights=True, doubly_robust=True)
+def tmle(prep: Prepared) -> Score:
+    """Targeted maximum likelihood: q shifted on the logit scale until sum w (R - q*) = 0, then averaged over fresh
+    draws.
+
+    The weights are observation weights rather than a covariate (van der Laan & Rose 2011, section 9.2): both solve the
+    same equation, and the covariate form would need the unknown weight of each fresh response.
+    """
+    outcome, fresh_outcome = _targeted(prep)
+    one = np.ones(len(prep.fresh))
+    return doubly_robust(prep, prep.weight, prep.weight, prep.reward, outcome, fresh_outcome, ({"f": one}, {}))
+
+
+@register("dr_oracle", uses_weights=True, doubly_robust=True)
+def dr_oracle(prep: Prepared) -> Score:
+    """mean f(S') + mean over labelled logged rows of w (Y - f(S)), f out of fold, w on its true scale."""
+    has = prep.logged.labelled * prep.has_weight
+    one = np.ones(len(prep.fresh))
+    weight, normaliser = prep.weight * has, prep.unit(has)
+    label, slopes = prep.logged.label_or_zero, ({"f": one}, {"f": -weight})
+    return doubly_robust(prep, weight, normaliser, label, prep.reward_oof, prep.fresh_oof, slopes)
+
+
+def stacking_weights(influence: np.ndarray, ridge: float = 1e-6) -> np.ndarray:
+    """Convex weights (p,) that minimise the variance of sum_j a_j psi_j, `influence` (p, n); exact over all active
+    sets."""
+    p = len(influence)
+    cov = influence @ influence.T
+    if np.trace(cov) == 0:
+        return np.full(p, 1 / p)
+    cov = cov / np.trace(cov) + ridge * np.eye(p)
+    best, best_value = np.full(p, 1 / p), np.inf
+    for mask in range(1, 2**p):
+        active = [j for j in range(p) if mask >> j & 1]
+        a = np.linalg.solve(cov[np.ix_(active, active)], np.ones(len(active)))
+        a = a / a.sum()
+        value = a @ cov[np.ix_(active, active)] @ a
+        if (a >= 0).all() and value < best_value:
+            best, best_value = np.zeros(p), value
+            best[active] = a
+    return best
+
+
+@register("stacked_dr", uses_weights=True, doubly_robust=True)
+def stacked_dr(prep: Prepared) -> Score:
+    """Convex combination of dr_cpo, mrdr and tmle with the smallest influence-function variance."""
+    members = {name: prep.once(name, ESTIMATORS[name].score) for name in ("dr_cpo", "mrdr", "tmle")}
+    influence = np.vstack([deviations(prep, s, "influence")[0] for s in members.values()])
+    if not np.isfinite(influence).all():
+        return members["dr_cpo"]
+    shares = stacking_weights(influence)
+    terms = tuple(t.scaled(a) for a, s in zip(shares, members.values(), strict=True) for t in s.terms if a > 0)
+    return Score(terms, models=members["mrdr"].models)

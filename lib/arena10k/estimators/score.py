@@ -1,0 +1,187 @@
+"""An estimator is its score: ratio terms over logged or fresh rows. Influence, jackknife and noise are derived here,
+once.
+
+theta = sum_t (sum_i num_ti) / (sum_i den_ti). A mean has den = 1, a self-normalised mean den = w. A row enters at
+most the terms of its own sample; rows of one prompt, logged or fresh, form a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from arena10k.calibration import Fit
+from arena10k.estimators.prepare import Prepared
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One ratio. `slopes[model]` is d num / d model-prediction per row, "f" being the calibration; all arrays
+    (rows,)."""
+
+    sample: str
+    num: np.ndarray
+    den: np.ndarray
+    slopes: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def total(self) -> np.float64:
+        """Sum of the denominators."""
+        return np.float64(self.den.sum())
+
+    @cached_property
+    def value(self) -> float:
+        with np.errstate(all="ignore"):
+            return float(np.float64(self.num.sum()) / self.total)
+
+    def scaled(self, factor: float) -> Term:
+        return Term(self.sample, factor * self.num, self.den, {k: factor * v for k, v in self.slopes.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """What an estimator declares.
+
+    `terms` make the value. `correction` holds terms that belong to the interval but not to the value: the weighted
+    label residual of estimators that plug in f(S) for the outcome. `models` are fits other than the calibration.
+    """
+
+    terms: tuple[Term, ...]
+    correction: tuple[Term, ...] = ()
+    models: Mapping[str, Fit] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        return sum(t.value for t in self.terms)
+
+    @property
+    def shift(self) -> float:
+        """Value of the correction: where the interval is centred, relative to the value."""
+        return sum(t.value for t in self.correction)
+
+    @property
+    def all_terms(self) -> tuple[Term, ...]:
+        return self.terms + self.correction
+
+
+def cluster_sums(prep: Prepared, sample: str, values: np.ndarray) -> np.ndarray:
+    """Sums of `values` (rows,) per prompt: (n_clusters,). A view of `values` where row i is prompt i."""
+    if prep.in_order[sample]:
+        return values
+    return np.bincount(prep.sample(sample).cluster, weights=values, minlength=prep.n_clusters)
+
+
+def _deviation(prep: Prepared, term: Term, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """theta - theta_(-g) per prompt g, and which prompts are in the term.
+
+    "jackknife": closed form, theta - (N - N_g)/(D - D_g) = (N_g - theta D_g)/(D - D_g). "influence": its
+    linearisation, (N_g - theta D_g)/D.
+    """
+    num, den = cluster_sums(prep, term.sample, term.num), cluster_sums(prep, term.sample, term.den)
+    with np.errstate(all="ignore"):
+        out = den * -term.value
+        out += num
+        out /= term.total if method == "influence" else term.total - den
+        return out, den != 0
+
+
+def deviations(prep: Prepared, score: Score, method: str = "jackknife") -> tuple[np.ndarray, int]:
+    """Effect of each prompt on the estimate (n_clusters,), scaled so that the variance is the sum of squares; smallest
+    number of prompts behind any term.
+
+    For one term this is the textbook jackknife, (G-1)/G sum (theta_(-g) - mean)^2, or the clustered influence function
+    with its G/(G-1) factor. Terms that share prompts add up within the prompt, so their covariance is counted.
+    """
+    total = np.zeros(prep.n_clusters)
+    smallest = prep.n_clusters
+    for term in score.all_terms:
+        dev, inside = _deviation(prep, term, method)
+        groups = int(np.count_nonzero(inside))
+        smallest = min(smallest, groups)
+        if groups == 0:
+            continue
+        if method == "jackknife":
+            with np.errstate(invalid="ignore"):
+                np.subtract(dev, dev.sum() / groups, out=dev, where=inside)
+            dev *= np.sqrt((groups - 1) / groups)
+        else:
+            dev *= np.sqrt(groups / max(groups - 1, 1))
+        total += dev
+    return total, smallest
+
+
+def calibration_folds(prep: Prepared, score: Score) -> np.ndarray:
+    """theta^(-k) up to a constant, (K,): the estimate with f trained without fold k, f swapped in *every* place it
+    occurs."""
+    models = {"f": prep.fit, **score.models} if prep.source else dict(score.models)
+    folds = np.zeros(prep.fit.n_folds)
+    for term in score.all_terms:
+        for name, slope in term.slopes.items():
+            if name in models:
+                with np.errstate(all="ignore"):
+                    folds += models[name].fold_sums(term.sample, slope) / term.total
+    return folds
+
+
+def fold_variance(folds: np.ndarray) -> float:
+    """(K-1)/K sum_k (theta^(-k) - mean)^2: what training f on few labels adds to the variance."""
+    if not np.isfinite(folds).all():
+        return float("inf")
+    return float((len(folds) - 1) / len(folds) * ((folds - folds.mean()) ** 2).sum())
+
+
+def calibration_variance(prep: Prepared, score: Score) -> float:
+    """Variance of the estimate from training f; 0 when f(S) = S."""
+    return fold_variance(calibration_folds(prep, score))
+
+
+def judge_variance(prep: Prepared, score: Score) -> float:
+    """Variance that the judge's own uncertainty adds: sum_i (d theta / d f_i)^2 Var f(S_i), prompts independent.
+
+    Slopes under "judge" are with respect to the score itself, whose variance is the judge's.
+    """
+    total = 0.0
+    for name in ("logged", "fresh"):
+        rows = prep.sample(name)
+        if not rows.judge_var.any():
+            continue
+        for model in ("f", "judge"):
+            gradient = np.zeros(len(rows))
+            for term in score.all_terms:
+                if term.sample == name and model in term.slopes:
+                    with np.errstate(all="ignore"):
+                        gradient += term.slopes[model] / term.total
+            if gradient.any():
+                noise = prep.noise_variance(name) if model == "f" else rows.judge_var
+                total += float((gradient**2 * noise).sum())
+    return total
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A registered estimator. `uses_weights`: the value rests on the log-weights; `doubly_robust`: on weights and f."""
+
+    name: str
+    score: Callable[[Prepared], Score]
+    uses_weights: bool = False
+    doubly_robust: bool = False
+    uses_target_labels: bool = False
+    judge_scale: bool = False
+
+
+ESTIMATORS: dict[str, Estimator] = {}
+
+
+def register(name: str, **properties: bool) -> Callable[[Callable[[Prepared], Score]], Callable[[Prepared], Score]]:
+    """Add a function Prepared -> Score to `ESTIMATORS` under `name`; properties are those of `Estimator`."""
+
+    def add(score: Callable[[Prepared], Score]) -> Callable[[Prepared], Score]:
+        if name in ESTIMATORS:
+            raise ValueError(f"estimator {name!r} is already registered")
+        ESTIMATORS[name] = Estimator(name, score, **properties)
+        return score
+
+    return add

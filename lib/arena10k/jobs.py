@@ -1,0 +1,72 @@
+"""The jobs of a run: what is measured, for which rows, and under which definition.
+
+A record belongs to a job and carries the *context* it was made in: a digest of everything but the prompt that decides
+what its value means. Only records in the context that the params describe now are used; others stay in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from arena10k.config import Params
+from arena10k.policies import digest, policies, unit_hash
+
+RESPONSES, LOGPROBS = "responses", "logprobs"
+DETERMINISTIC, UNCERTAINTY = "judge_deterministic", "judge_uncertainty"
+JUDGE = (DETERMINISTIC, UNCERTAINTY)
+#: ``oracle`` labels a slice, which estimators may use; ``truth`` labels every draw and is only ever compared with.
+ORACLE, TRUTH = "oracle", "truth"
+
+Key = tuple[str, str]
+
+
+def contexts(params: Params) -> dict[Key, str]:
+    """The current context of each (job, policy)."""
+    out: dict[Key, str] = {}
+    all_policies = policies(params)
+    logging = all_policies[params.logging_policy].fingerprint
+    judge = params.judge.model_dump(mode="json", exclude={"draws"}) if params.judge else None
+    for name, policy in all_policies.items():
+        own = policy.fingerprint
+        out[RESPONSES, name] = digest([RESPONSES, own, params.seed])
+        out[LOGPROBS, name] = digest([LOGPROBS, own, logging, params.seed])
+        out |= {(job, name): digest([job, own, judge, params.seed]) for job in JUDGE if judge}
+        out |= {(job, name): digest([job, own, params.oracle.kind, params.seed]) for job in (ORACLE, TRUTH)}
+    return out
+
+
+def labelled_slice(params: Params, policy: str, prompt_ids: Iterable[str]) -> set[str]:
+    """The prompts whose response by `policy` gets an oracle label; stable when prompts are reordered."""
+    is_logging = policy == params.logging_policy
+    order = sorted(prompt_ids, key=lambda p: unit_hash(params.seed, ORACLE, is_logging, p))
+    size = round(params.oracle.p0_fraction * len(order)) if is_logging else params.oracle.target_labels
+    return set(order[:size])
+
+
+def labels_wanted(params: Params, prompt_ids: Iterable[str]) -> dict[str, set[tuple[str, str, int]]]:
+    """The (policy, prompt_id, draw) to label, by job: the first draw of a target, every logged draw of P0."""
+    ids = list(prompt_ids)
+    out: dict[str, set[tuple[str, str, int]]] = {ORACLE: set(), TRUTH: set()}
+    for policy in params.policies:
+        draws = range(params.responses.logged_draws if policy == params.logging_policy else 1)
+        out[ORACLE] |= {(policy, p, d) for p in labelled_slice(params, policy, ids) for d in draws}
+        if params.oracle.truth:
+            out[TRUTH] |= {(policy, p, d) for p in ids for d in range(params.responses.draws)}
+    return out
+
+
+def expected(params: Params, n_prompts: int) -> dict[Key, int]:
+    """How many records each (job, policy) has when everything is collected."""
+    totals: dict[Key, int] = {}
+    draws, logged = params.responses.draws, params.responses.logged_draws
+    for policy in params.policies:
+        is_logging = policy == params.logging_policy
+        totals[RESPONSES, policy] = n_prompts * draws
+        totals[LOGPROBS, policy] = n_prompts * logged
+        if params.judge:
+            totals |= {(job, policy): n_prompts * min(params.judge.draws, draws) for job in JUDGE}
+        oracle = round(params.oracle.p0_fraction * n_prompts) * logged if is_logging else params.oracle.target_labels
+        totals[ORACLE, policy] = min(oracle, n_prompts * (logged if is_logging else 1))
+        if params.oracle.truth:
+            totals[TRUTH, policy] = n_prompts * draws
+    return {key: total for key, total in totals.items() if total}

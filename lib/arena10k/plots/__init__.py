@@ -1,0 +1,67 @@
+"""One function per figure: arrays and frames in, a matplotlib `Figure` out; nothing is read, shown or written.
+
+Every figure's title is its finding. `<figure>_finding` computes that sentence from the same data; a caller may pass a
+sentence of its own as `title`.
+"""
+
+from arena10k.plots.anomaly import (
+    ceiling,
+    ceiling_alt,
+    length_weights,
+    length_weights_alt,
+    shrinkage,
+    shrinkage_alt,
+    waterfall,
+    waterfall_alt,
+)
+from arena10k.plots.estimates import forest, forest_finding
+from arena10k.plots.judging import (
+    judge_histograms,
+    judge_histograms_finding,
+    reliability,
+    reliability_finding,
+    self_consistency,
+    self_consistency_finding,
+)
+from arena10k.plots.progress import missing_heatmap, missing_heatmap_finding, progress, progress_finding
+from arena10k.plots.weights import (
+    ccdf,
+    ccdf_finding,
+    log_weights,
+    log_weights_finding,
+    overlap,
+    overlap_finding,
+    reward_by_weight,
+    reward_by_weight_finding,
+)
+
+__all__ = [
+    "ccdf",
+    "ccdf_finding",
+    "ceiling",
+    "ceiling_alt",
+    "forest",
+    "forest_finding",
+    "judge_histograms",
+    "judge_histograms_finding",
+    "length_weights",
+    "length_weights_alt",
+    "log_weights",
+    "log_weights_finding",
+    "missing_heatmap",
+    "missing_heatmap_finding",
+    "overlap",
+    "overlap_finding",
+    "progress",
+    "progress_finding",
+    "reliability",
+    "reliability_finding",
+    "reward_by_weight",
+    "reward_by_weight_finding",
+    "self_consistency",
+    "self_consistency_finding",
+    "shrinkage",
+    "shrinkage_alt",
+    "waterfall",
+    "waterfall_alt",
+]

@@ -1,0 +1,112 @@
+"""The forest plot: every estimate of every policy with its interval and its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from arena10k.plots.style import GRID, INK, SOFT, VERDICT_FILL, VERDICT_LINE, listed, looks, panels, styled
+
+Rows = pd.DataFrame | Sequence[Mapping[str, Any]]
+
+
+def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
+    """How many estimates are refused and, where the truth is known, how many other intervals hold it."""
+    rows = _frame(rows)
+    refused = rows[rows.verdict == "REFUSE"]
+    kept = rows[rows.verdict != "REFUSE"]
+    policies = listed(list(dict.fromkeys(refused.policy)))
+    first = f"{len(refused)} of {len(rows)} estimates are refused" + (f" ({policies})" if len(refused) else "")
+    if not truth:
+        return first
+    judged = kept[kept.policy.isin(list(truth)) & kept.ci_low.notna() & kept.ci_high.notna()]
+    actual = judged.policy.map(truth)
+    held = int(((judged.ci_low <= actual) & (actual <= judged.ci_high)).sum())
+    return f"{first}; {held} of the {len(judged)} other intervals hold the measured value"
+
+
+@styled
+def forest(rows: Rows, truth: Mapping[str, float] | None = None, title: str | None = None) -> Figure:
+    """Estimates with intervals, grouped by policy.
+
+    Parameters
+    ----------
+    rows : a frame or a list of rows of estimates.json: `policy`, `estimator`, `value`, `ci_low`, `ci_high`, `verdict`
+        (and `judge`, shown where it varies).
+    truth : measured values by policy, drawn as an upright line through the policy's group.
+
+    Notes
+    -----
+    Filled marks are REPORT, half-filled CAUTION, hollow with a dotted interval REFUSE. A missing value is
+    said in words.
+    """
+    rows = _frame(rows)
+    labels = rows.estimator if _one_judge(rows) else rows.estimator + " · " + rows.judge.astype(str)
+    policies = list(dict.fromkeys(rows.policy))
+    shown = looks(dict.fromkeys(rows.estimator))
+    figure, (axis,) = panels(
+        1, 1, title or forest_finding(rows, truth), 0.235 * (len(rows) + 1.2 * len(policies)) + 1.0
+    )
+    at, ticks = 0.0, []
+    for policy in policies:
+        axis.text(0, at, policy, transform=axis.get_yaxis_transform(), fontweight="bold", va="center", fontsize=10)
+        axis.axhline(at - 0.62, color=GRID, linewidth=0.8)
+        top = at
+        for i in rows.index[rows.policy == policy]:
+            at += 1
+            ticks.append((at, labels[i]))
+            _estimate(axis, at, rows.loc[i], shown[rows.estimator[i]])
+        value = (truth or {}).get(policy)
+        if value is not None and np.isfinite(value):
+            axis.plot([value] * 2, [top + 0.45, at + 0.45], color=INK, linewidth=1.6, zorder=1)
+        at += 1.2
+    axis.set(ylim=(at - 0.4, -0.7), xlabel="policy value")
+    axis.set_yticks([t for t, _ in ticks], [label for _, label in ticks])
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
+    axis.grid(axis="x")
+    axis.margins(x=0.04)
+    _legend(figure, set(rows.verdict), bool(truth))
+    return figure
+
+
+def _frame(rows: Rows) -> pd.DataFrame:
+    frame = rows.reset_index(drop=True) if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    return frame.astype({"value": float, "ci_low": float, "ci_high": float})
+
+
+def _one_judge(rows: pd.DataFrame) -> bool:
+    return "judge" not in rows or rows.judge.nunique(dropna=False) < 2
+
+
+def _estimate(axis: Axes, at: float, row: pd.Series, look: object) -> None:
+    refused = row.verdict == "REFUSE"
+    colour = SOFT if refused else look.colour
+    if not np.isfinite(row.value):
+        axis.text(0.01, at, "no value", transform=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=SOFT)
+        return
+    if np.isfinite(row.ci_low) and np.isfinite(row.ci_high):
+        axis.plot([row.ci_low, row.ci_high], [at, at], color=colour, linewidth=1.8,
+                  linestyle=VERDICT_LINE.get(row.verdict, "-"), zorder=2)  # fmt: skip
+    axis.plot(row.value, at, marker=look.marker, markersize=7, color=colour, markeredgecolor=colour, zorder=3,
+              fillstyle=VERDICT_FILL.get(row.verdict, "full"), markerfacecoloralt="white",
+              markerfacecolor="white" if refused else colour)  # fmt: skip
+
+
+def _legend(figure: Figure, verdicts: set[str], with_truth: bool) -> None:
+    marks = [
+        Line2D([], [], color=SOFT, marker="o", markersize=7, linestyle=VERDICT_LINE[v], fillstyle=VERDICT_FILL[v],
+               markerfacecoloralt="white", label=v)
+        for v in VERDICT_FILL if v in verdicts
+    ]  # fmt: skip
+    if with_truth:
+        marks.append(
+            Line2D([], [], color=INK, marker="|", markersize=12, markeredgewidth=1.6, linestyle="", label="measured")
+        )
+    figure.legend(handles=marks, loc="outside lower right", ncols=len(marks), handlelength=2.6, columnspacing=1.6)

@@ -1,0 +1,122 @@
+"""Figures of the evidence beside the attribution: the permutation null, and all intervals of one policy side by
+side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from arena10k.plots.style import BAND, INK, SOFT, VERDICT_FILL, VERDICT_LINE, looks, number, panels, styled
+
+#: Per policy: `value`, `logging_mean`, `p_value`, `null` (b,), as in `diagnostics.PermutationNull`.
+Nulls = Mapping[str, Any]
+
+
+def permutation_finding(nulls: Nulls) -> str:
+    """For which policies the weights say nothing that weights dealt at random would not say."""
+    usable = {p: n for p, n in nulls.items() if np.isfinite(n.value)}
+    blind = [p for p, n in usable.items() if n.p_value > 0.05]
+    if not usable:
+        return "No policy has weights to permute"
+    if not blind:
+        return "Every policy's weights say something that weights dealt at random would not"
+    if len(blind) == len(usable):
+        return "Weights dealt at random would give the same values: each number is the logging policy's mean"
+    names = blind[0] if len(blind) == 1 else f"{', '.join(blind[:-1])} and {blind[-1]}"
+    return f"Weights dealt at random would give the same value for {names}: it is the logging policy's mean"
+
+
+def permutation_alt(nulls: Nulls) -> str:
+    """The permutation null in words."""
+    told = [f"{p}: value {n.value:.3f}, p {number(n.p_value)}" for p, n in nulls.items() if np.isfinite(n.value)]
+    return f"Histograms of the value under permuted weights. {permutation_finding(nulls)}. {'; '.join(told)}."
+
+
+@styled
+def permutation(nulls: Nulls, title: str | None = None) -> Figure:
+    """Values under weights dealt at random, with the observed value and the logged mean, one panel per policy."""
+    figure, axes = panels(len(nulls), 3, title or permutation_finding(nulls), 1.9)
+    shown = looks(nulls)
+    for axis, (policy, n) in zip(axes, nulls.items(), strict=True):
+        axis.set_title(policy, loc="left", fontweight="bold")
+        axis.set(yticks=[], xlabel="", ylabel="")
+        axis.spines["left"].set_visible(False)
+        if not np.isfinite(n.value):
+            axis.text(0.5, 0.5, "no weights", ha="center", transform=axis.transAxes, color=SOFT)
+            continue
+        if np.ptp(n.null) > 1e-9:
+            sns.histplot(x=n.null, bins=30, ax=axis, color=shown[policy].colour, alpha=0.5, linewidth=0.2)
+        axis.axvline(n.logging_mean, color=SOFT, linewidth=1.2, linestyle="--")
+        axis.axvline(n.value, color=INK, linewidth=2.2)
+        axis.set(ylabel="")
+        axis.margins(x=0.15, y=0.3)
+        axis.text(0.02, 0.98, f"p = {number(n.p_value)}", transform=axis.transAxes, va="top", fontsize=9)
+    figure.supxlabel("self-normalised value; solid: observed, dashed: mean of the logged rewards", fontsize=10)
+    return figure
+
+
+def intervals_finding(policy: str, rows: Sequence[Mapping[str, Any]], trusted: tuple[float, float] | None) -> str:
+    """How many intervals of a policy meet the trusted one, and what their verdicts are."""
+    known = [r for r in rows if r["ci_low"] is not None and r["value"] is not None]
+    if trusted is None:
+        return f"{policy}: {len(known)} intervals and no trusted one to hold them against"
+    outside = [r for r in known if r["ci_high"] < trusted[0] or r["ci_low"] > trusted[1]]
+    refused = sum(r["verdict"] == "REFUSE" for r in outside)
+    if not outside:
+        return f"{policy}: all {len(known)} intervals meet the trusted {trusted[0]:.2f} to {trusted[1]:.2f}"
+    each = "all of them are refused" if refused == len(outside) else f"{refused} of them are refused"
+    miss = f"miss the trusted {trusted[0]:.2f} to {trusted[1]:.2f}"
+    return f"{policy}: {len(outside)} of {len(known)} intervals {miss}; {each}"
+
+
+def intervals_alt(policy: str, rows: Sequence[Mapping[str, Any]], trusted: tuple[float, float] | None) -> str:
+    """The intervals in words."""
+    told = [
+        f"{r['estimator']} {r['ci_low']:.2f} to {r['ci_high']:.2f} ({r['verdict']})"
+        for r in rows
+        if r["ci_low"] is not None
+    ]
+    return f"Intervals of {policy} side by side. {intervals_finding(policy, rows, trusted)}. {'; '.join(told)}."
+
+
+@styled
+def intervals(
+    policy: str,
+    rows: Sequence[Mapping[str, Any]],
+    trusted: tuple[float, float] | None = None,
+    truth: float | None = None,
+    title: str | None = None,
+) -> Figure:
+    """All estimates of one policy; `rows` are rows of estimates.json. Hollow and dotted: refused. `trusted` is
+    shaded."""
+    figure, (axis,) = panels(1, 1, title or intervals_finding(policy, rows, trusted), 0.27 * len(rows) + 0.9)
+    if trusted is not None:
+        axis.axvspan(*trusted, color=BAND, zorder=0)
+    if truth is not None:
+        axis.axvline(truth, color=INK, linewidth=1.6)
+    shown = looks(dict.fromkeys(r["estimator"] for r in rows))
+    for y, r in enumerate(rows):
+        refused = r["verdict"] == "REFUSE"
+        colour = SOFT if refused else shown[r["estimator"]].colour
+        if r["value"] is None:
+            axis.text(0.01, y, "no value", transform=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=SOFT)
+            continue
+        if r["ci_low"] is not None:
+            axis.plot(
+                [r["ci_low"], r["ci_high"]], [y, y], color=colour, linewidth=1.8, linestyle=VERDICT_LINE[r["verdict"]]
+            )
+        axis.plot(r["value"], y, color=colour, marker=shown[r["estimator"]].marker, markersize=7, linestyle="",
+                  fillstyle=VERDICT_FILL[r["verdict"]], markerfacecolor="white" if refused else colour,
+                  markerfacecoloralt="white")  # fmt: skip
+    axis.set_yticks(range(len(rows)), [f"{r['estimator']} · {r['verdict']}" for r in rows])
+    notes = ["shaded: trusted interval"] * (trusted is not None) + ["upright line: measured value"] * (
+        truth is not None
+    )
+    axis.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"policy value{'; ' if notes else ''}{', '.join(notes)}")
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x")
+    return figure

@@ -1,0 +1,103 @@
+"""Figures of what has been measured: progress by job, and where measurements are missing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from arena10k.plots.style import INK, SOFT, listed, looks, panels, styled
+
+
+def _counted(jobs: pd.DataFrame) -> pd.DataFrame:
+    """`job`, `policy`, `total`, `ok`, `bad` (failed or set aside) and `open` as numbers.
+
+    `errors` and `quarantined` may be numbers or, as in `status.json` and `quality.json`, numbers by code.
+    """
+    out = jobs[["job", "policy", "total", "ok"]].copy()
+    out["bad"] = sum(jobs[c].map(_total) for c in ("errors", "quarantined") if c in jobs)
+    out["open"] = (out.total - out.ok - out.bad).clip(lower=0)
+    return out
+
+
+def _total(value: object) -> int:
+    return int(sum(value.values())) if isinstance(value, dict) else int(value)
+
+
+def missing_heatmap_finding(jobs: pd.DataFrame) -> str:
+    """How many measurements are missing, and where most of them are."""
+    counts = _counted(jobs)
+    missing = int((counts.total - counts.ok).sum())
+    if not missing:
+        return f"Nothing is missing: all {int(counts.total.sum()):,} measurements are there"
+    worst = counts.loc[(counts.total - counts.ok).idxmax()]
+    share = (worst.total - worst.ok) / worst.total
+    return (
+        f"{missing:,} of {int(counts.total.sum()):,} measurements are missing, most of them in {worst.job} of "
+        f"{worst.policy} ({share:.0%} of its rows)"
+    )
+
+
+@styled
+def missing_heatmap(jobs: pd.DataFrame, title: str | None = None) -> Figure:
+    """Share of measurements that are missing, by job and policy; the numbers are counts of missing of due.
+
+    Parameters
+    ----------
+    jobs : one row per job and policy with `job`, `policy`, `total`, `ok`, `errors` and optionally `quarantined`.
+        A job that a policy does not have stays blank.
+    """
+    counts = _counted(jobs)
+    order = {"index": list(dict.fromkeys(jobs.job)), "columns": list(dict.fromkeys(jobs.policy))}
+    total = counts.pivot_table(index="job", columns="policy", values="total", aggfunc="sum").reindex(**order)
+    ok = counts.pivot_table(index="job", columns="policy", values="ok", aggfunc="sum").reindex(**order)
+    share = ((total - ok) / total.where(total > 0)).astype(float)
+    words = [
+        ["" if pd.isna(t) else f"{int(t - k):,}\nof {int(t):,}" for t, k in zip(*line, strict=True)]
+        for line in zip(total.to_numpy(), ok.to_numpy(), strict=True)
+    ]
+    figure, (axis,) = panels(1, 1, title or missing_heatmap_finding(jobs), 0.9 + 0.5 * len(total))
+    top = max(0.1, np.nanmax(share))
+    sns.heatmap(share, ax=axis, annot=np.array(words), fmt="", cmap="cividis_r", vmin=0, vmax=top, linewidths=2,
+                linecolor="white", annot_kws={"fontsize": 8.5},
+                cbar_kws={"label": "share missing", "format": lambda v, _: f"{v:.0%}"})  # fmt: skip
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(length=0)
+    axis.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def progress_finding(jobs: pd.DataFrame) -> str:
+    """Which jobs are complete."""
+    by_job = _counted(jobs).groupby("job", sort=False)[["total", "ok", "bad"]].sum()
+    behind = by_job[by_job.ok < by_job.total]
+    if behind.empty:
+        return f"All {len(by_job)} jobs are complete"
+    told = [f"{r.Index} {r.ok / r.total:.0%}" for r in behind.itertuples()]
+    return f"{len(by_job) - len(behind)} of {len(by_job)} jobs are complete; {listed(told)}"
+
+
+@styled
+def progress(jobs: pd.DataFrame, title: str | None = None) -> Figure:
+    """One bar per job: done, failed or set aside, to do, as shares of what is due. Columns as for `missing_heatmap`."""
+    by_job = _counted(jobs).groupby("job", sort=False)[["total", "ok", "bad", "open"]].sum()
+    figure, (axis,) = panels(1, 1, title or progress_finding(jobs), 0.9 + 0.34 * len(by_job))
+    look = looks(["done", "failed or set aside"])
+    rows, start = np.arange(len(by_job))[::-1], np.zeros(len(by_job))
+    due = by_job.total.clip(lower=1)
+    for name, column in (("done", "ok"), ("failed or set aside", "bad"), ("to do", "open")):
+        fill = {"color": look[name].colour, "hatch": look[name].hatch} if name in look else {"color": "#eceeee"}
+        part = (by_job[column] / due).to_numpy(float)
+        axis.barh(rows, part, left=start, height=0.62, label=name, **fill)
+        start += part
+    for row, job in zip(rows, by_job.itertuples(), strict=True):
+        bad = f", {job.bad:,} failed" if job.bad else ""
+        axis.annotate(f"{job.ok:,} / {job.total:,}{bad}", (1, row), (6, 0), textcoords="offset points", va="center",
+                      fontsize=9, color=INK, annotation_clip=False)  # fmt: skip
+    axis.set(xlim=(0, 1.0), yticks=rows, yticklabels=list(by_job.index))
+    axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"], color=SOFT)
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
+    figure.legend(loc="outside lower left", ncols=3)
+    return figure

@@ -1,0 +1,165 @@
+"""The one style of all figures: colours that survive colour blindness, shapes that survive a grey printer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+import seaborn as sns
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+
+#: Inches; at 96 pixels per inch the width of a report's text column.
+WIDTH = 7.6
+INK, SOFT, GRID, BAND = "#1b2126", "#56616b", "#dfe3e4", "#dceee6"
+
+_COLOURS = [sns.color_palette("colorblind").as_hex()[i] for i in (0, 1, 2, 4, 3, 5, 7, 9)]
+_MARKERS = "osD^vPX*"
+#: Lines only: dots and circles make an SVG ten times as large.
+_HATCHES = ("", "///", "\\\\\\", "xxx", "|||", "---", "+++", "//")
+_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 1, 2)))
+
+_TITLE_SIZE = 11.5
+
+#: How a verdict looks: filled, half filled, hollow; the words are in the legend.
+VERDICT_FILL = {"REPORT": "full", "CAUTION": "left", "REFUSE": "none"}
+VERDICT_LINE = {"REPORT": "-", "CAUTION": "-", "REFUSE": ":"}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one series is drawn, told apart by colour and by one of marker, hatch or line."""
+
+    colour: str
+    marker: str
+    hatch: str
+    line: object
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """A look per name, by order; after eight the looks repeat with shifted shapes."""
+    return {
+        name: Look(_COLOURS[i % 8], _MARKERS[(i + i // 8) % 8], _HATCHES[(i + i // 8) % 8], _LINES[(i + i // 8) % 8])
+        for i, name in enumerate(names)
+    }
+
+
+def styled(plot: Callable[P, R]) -> Callable[P, R]:
+    """Draw with the project's style, and leave matplotlib's settings as they were."""
+
+    @wraps(plot)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        with rc_context(_settings()):
+            return plot(*args, **kwargs)
+
+    return inner
+
+
+def _settings() -> dict[str, object]:
+    return {
+        **sns.axes_style("ticks"),
+        **sns.plotting_context("notebook"),
+        "font.family": ["DejaVu Sans"],
+        "font.size": 10,
+        "axes.titlesize": 10.5,
+        "axes.labelsize": 10,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "legend.fontsize": 9,
+        "legend.frameon": False,
+        "axes.edgecolor": SOFT,
+        "axes.labelcolor": INK,
+        "axes.linewidth": 0.8,
+        "text.color": INK,
+        "xtick.color": SOFT,
+        "ytick.color": SOFT,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "xtick.major.width": 0.8,
+        "ytick.major.width": 0.8,
+        "grid.color": GRID,
+        "grid.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "hatch.linewidth": 0.6,
+        "hatch.color": "white",
+        "patch.edgecolor": "white",
+        "figure.facecolor": "white",
+        "axes.facecolor": "white",
+        # Model names may hold a dollar sign; text is never mathematics here.
+        "text.parse_math": False,
+    }
+
+
+def panels(n: int, columns: int, title: str, height: float, **options: object) -> tuple[Figure, list[Axes]]:
+    """A figure with `n` axes in rows of `columns`, and its finding as a left-aligned title.
+
+    Parameters
+    ----------
+    height : inches per row of panels; the title's lines come on top.
+    """
+    columns = min(columns, max(n, 1))
+    rows = -(-max(n, 1) // columns)
+    lines = _wrapped(title, WIDTH - 0.24)
+    band = 0.24 * len(lines) + 0.14
+    # Not through pyplot: no global list of open figures, and no second display in a notebook.
+    figure = Figure(figsize=(WIDTH, round(rows * height + band, 2)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, rect=(0, 0, 1, 1 - band / figure.get_figheight()))
+    figure.text(0.012, 1 - 0.09 / figure.get_figheight(), "\n".join(lines), va="top", ha="left", fontsize=_TITLE_SIZE,
+                fontweight="bold", linespacing=1.25)  # fmt: skip
+    grid = figure.subplots(rows, columns, squeeze=False, **options)
+    axes = list(grid.flat)
+    for spare in axes[n:]:
+        spare.remove()
+    return figure, axes[:n]
+
+
+def _wrapped(title: str, width: float) -> list[str]:
+    """The title in lines of at most `width` inches, measured in its own font; a single word is never broken."""
+    font = FontProperties(family="DejaVu Sans", weight="bold", size=_TITLE_SIZE)
+    lines = [""]
+    for word in title.split():
+        longer = f"{lines[-1]} {word}".strip()
+        points, _, _ = text_to_path.get_text_width_height_descent(longer, font, ismath=False)
+        if points / 72 <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def head(axis: Axes, name: str, note: str) -> None:
+    """A panel's name with a note of one or more lines between it and the axes."""
+    lines = note.count("\n") + 1
+    axis.set_title(name, loc="left", fontweight="bold", pad=6 + 12.5 * lines)
+    axis.annotate(note, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=9, color=SOFT,
+                  va="bottom", linespacing=1.25)  # fmt: skip
+
+
+def number(value: float) -> str:
+    """A number for a label: three significant digits, or scientific form far from one."""
+    if value is None or not np.isfinite(value):
+        return "—"
+    size = abs(value)
+    if size >= 1e5 or 0 < size < 1e-3:
+        digits, exponent = f"{value:.0e}".split("e")
+        return f"{digits}e{int(exponent)}"
+    return f"{value:,.0f}" if size >= 100 else f"{value:.3g}"
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """`a, b and c`; beyond `most`, the rest is counted."""
+    names = list(names)
+    if len(names) > most:
+        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} others"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "")))

@@ -1,0 +1,33 @@
+"""What a reader sees: tables, figures and sentences in notebooks, pages made from them, and the result files.
+
+>>> from arena10k import report
+>>> report.format_number(0.12345), report.format_number(1234), report.format_number(None)
+('0.123', '1,234', '—')
+"""
+
+from arena10k.report.display import say, show
+from arena10k.report.files import write_json, write_text
+from arena10k.report.overview import headline, index
+from arena10k.report.page import Page, render
+from arena10k.report.tables import Table, badge, table, text_table
+from arena10k.report.text import MISSING, VERDICTS, format_number, format_value, visible
+
+__all__ = [
+    "MISSING",
+    "VERDICTS",
+    "Page",
+    "Table",
+    "badge",
+    "format_number",
+    "format_value",
+    "headline",
+    "index",
+    "render",
+    "say",
+    "show",
+    "table",
+    "text_table",
+    "visible",
+    "write_json",
+    "write_text",
+]

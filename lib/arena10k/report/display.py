@@ -1,0 +1,115 @@
+"""Figures and sentences in a notebook: one helper for each, the same bytes on every run."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from arena10k.report.text import format_value, visible
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: CSS pixels per inch; PNGs have twice as many, for screens of high resolution.
+CSS_DPI = 96
+_SALT = "arena10k"
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+
+def show(fig: Figure, alt: str, caption: str | None = None, kind: str = "svg") -> None:
+    """Display a figure as `<figure>` with its text alternative, and close it.
+
+    Parameters
+    ----------
+    alt : what the figure shows, in words, for those who cannot see it.
+    caption : a sentence under the figure, as plain text.
+    kind : ``svg`` for lines and bars, ``png`` (twice the screen's resolution) for thousands of points.
+
+    Raises
+    ------
+    ValueError
+        For an empty `alt` or another `kind`.
+    """
+    from IPython.display import display
+
+    html = figure_html(fig, alt, caption, kind)
+    text = f"[Figure: {visible(alt.strip())}]" + (f"\n{visible(caption)}" if caption else "")
+    display({"text/html": html, "text/plain": text}, raw=True)
+
+
+def figure_html(fig: Figure, alt: str, caption: str | None = None, kind: str = "svg") -> str:
+    """The `<figure>` element that `show` displays; the image is inside it. Arguments and errors as for `show`."""
+    if not isinstance(alt, str) or not alt.strip():
+        raise ValueError("alt: say in words what the figure shows")
+    if kind not in ("svg", "png"):
+        raise ValueError(f"kind {kind!r}: use 'svg' or 'png'")
+    mime, data = ("image/svg+xml", _svg(fig)) if kind == "svg" else ("image/png", _png(fig))
+    width = round(fig.get_figwidth() * CSS_DPI)
+    height = round(fig.get_figheight() * CSS_DPI)
+    _close(fig)
+    source = f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
+    words = escape(visible(" ".join(alt.split())))
+    image = f'<img src="{source}" alt="{words}" width="{width}" height="{height}">'
+    legend = f"<figcaption>{escape(visible(caption))}</figcaption>" if caption else ""
+    # White behind the figure: its ink is dark in every theme of Jupyter and of the report.
+    return f'<figure><div class="plate" style="background:#fff">{image}</div>{legend}</figure>'
+
+
+def _svg(fig: Figure) -> bytes:
+    import matplotlib as mpl
+
+    stream = io.BytesIO()
+    # Ids come from the salt, and no date is written: the same figure gives the same bytes.
+    with mpl.rc_context({"svg.hashsalt": _SALT, "svg.fonttype": "path"}):
+        fig.savefig(stream, format="svg", metadata=_NO_METADATA, facecolor="white")
+    return stream.getvalue()
+
+
+def _png(fig: Figure) -> bytes:
+    stream = io.BytesIO()
+    fig.savefig(stream, format="png", dpi=2 * CSS_DPI, metadata={"Software": None}, facecolor="white")
+    return stream.getvalue()
+
+
+def _close(fig: Figure) -> None:
+    import matplotlib.pyplot as plt
+
+    plt.close(fig)
+
+
+#: What Markdown reads as markup anywhere in a line, or at its beginning. Underscores inside words are left alone, so
+#: that policy names stay as they are in code spans.
+_ANYWHERE = re.compile(r"[\\`*\[\]()|~$^]|(?<!\w)_|_(?!\w)|(?<=\w):(?=//)|@|#")
+_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?(e[-+]\d+)?%?")
+_AT_START = re.compile(r"^(?=[-+=])|^(\d+)(?=[.)])")
+
+
+def say(sentence: str, **values: Any) -> None:
+    """Display a computed sentence as Markdown in which HTML is inert.
+
+    With `values`, the sentence is a template (`say("**{policy}** ranks {rank} of {n}.", policy=..., rank=2, n=5)`):
+    numbers are written as in tables, and whatever is put in, such as text a model wrote, stays plain text.
+    Without `values` the sentence is taken as it stands: its Markdown counts, its HTML does not.
+    """
+    from IPython.display import display
+
+    markdown = sentence_markdown(sentence, **values)
+    plain = sentence.format(**{k: format_value(v) for k, v in values.items()}) if values else sentence
+    display({"text/markdown": markdown, "text/plain": visible(plain)}, raw=True)
+
+
+def sentence_markdown(sentence: str, **values: Any) -> str:
+    """The Markdown that `say` displays."""
+    template = escape(visible(sentence), quote=False)
+    return template.format(**{k: _literal(v) for k, v in values.items()}) if values else template
+
+
+def _literal(value: Any) -> str:
+    text = " ".join(format_value(value).split())
+    if _NUMBER.fullmatch(text):
+        return text
+    text = _ANYWHERE.sub(lambda m: "\\" + m.group(), escape(text, quote=False))
+    return _AT_START.sub(lambda m: f"{m.group()}\\", text)

@@ -1,0 +1,185 @@
+"""The first page of a run: what can be said about each policy, and one row per stage with its numbers and link."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from arena10k.report.files import write_text
+from arena10k.report.page import TEMPLATES, footer_facts, icon, style_sheet
+from arena10k.report.tables import badge
+from arena10k.report.text import MISSING, format_number, format_value, is_missing, visible
+
+#: The estimator a reader is shown first, by how much it needs to assume: target labels, then a doubly robust
+#: combination, then weights alone.
+TRUST = (
+    "ppi_pp",
+    "dr_oracle",
+    "stacked_dr",
+    "dr_cpo",
+    "mrdr",
+    "tmle",
+    "calibrated_ips",
+    "psis",
+    "snips",
+    "ips",
+    "direct",
+)
+#: The estimate that uses logged responses alone, shown beside the trusted one.
+LOGGED_ONLY = "snips"
+
+Row = Mapping[str, Any]
+
+
+def headline(rows: Iterable[Row], trust: Sequence[str] = TRUST) -> list[Row]:
+    """The trusted row of each policy: by the order of `trust`, the first that is not refused, else the first of all.
+
+    Estimators outside `trust`, such as a raw judge mean, are never a headline. Policies come by value, refused last: a
+    refused number has no place in a ranking.
+    """
+    chosen: dict[str, Row] = {}
+    for row in sorted((r for r in rows if r["estimator"] in trust), key=lambda r: trust.index(r["estimator"])):
+        best = chosen.get(row["policy"])
+        if best is None or (_refused(best) and not _refused(row)):
+            chosen[row["policy"]] = row
+    return sorted(chosen.values(), key=lambda r: (_refused(r), -(r["value"] if not is_missing(r["value"]) else -1e300)))
+
+
+def _refused(row: Row) -> bool:
+    return row["verdict"] == "REFUSE" or is_missing(row["value"])
+
+
+def index(
+    run: str,
+    pages: Iterable[Mapping[str, Any]],
+    estimates: Mapping[str, Any] | None,
+    out_path: str | os.PathLike[str],
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    truth: Mapping[str, float] | None = None,
+) -> Path:
+    """Write `reports/<run>/index.html`.
+
+    Parameters
+    ----------
+    pages : one per stage or ablation: ``stage``, ``title``, ``html`` (path, absolute or beside `out_path`),
+        ``key_numbers`` {label: value}, ``status`` ("done", "failed", "running" or any word); optionally ``sentence``,
+        ``verdicts`` {verdict: count} and ``group`` (a heading such as "Ablations"). A page whose file is not there is
+        listed as missing, without a link.
+    estimates : the content of `estimates.json`, or None where there is none yet.
+    provenance : as for `render`; ``created`` falls back to that of `estimates`.
+    truth : measured values by policy, where the run has them; shown beside the estimates, never used.
+    """
+    import jinja2
+
+    out = Path(out_path)
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    estimates = estimates or {}
+    best = headline(estimates.get("rows", ()))
+    facts = {"run": run, "created": estimates.get("created")} | dict(provenance or {})
+    html = environment.get_template("overview.html.j2").render(
+        run=run,
+        style=style_sheet(),
+        icon=icon(),
+        summary=summary(estimates, best),
+        rows=_table_rows(best, estimates.get("rows", ()), truth or {}),
+        with_truth=bool(truth),
+        groups=_groups(pages, out.parent),
+        provenance=footer_facts(facts, None),
+    )
+    return write_text(out, html)
+
+
+def summary(estimates: Mapping[str, Any], best: Sequence[Row]) -> str:
+    """The paragraph on top: how many prompts, which policies have a value and which are refused."""
+    if not best:
+        return "There are no estimates yet. The stages below say what has been done."
+    count = estimates.get("n")
+    over = f" from {format_number(count)} prompts" if not is_missing(count) else ""
+    given, refused = [r for r in best if not _refused(r)], [r for r in best if _refused(r)]
+    parts = [f"{len(best)} {_plural('policy', len(best))} evaluated{over}."]
+    if given:
+        top = given[0]
+        parts.append(f"{visible(top['policy'])} has the highest value, {format_number(top['value'])}{_interval(top)}.")
+        careful = [r["policy"] for r in given if r["verdict"] == "CAUTION"]
+        if careful:
+            parts.append(f"With caution: {_listed(careful)}.")
+    parts.append(f"Refused: {_listed([r['policy'] for r in refused])}." if refused else "None is refused.")
+    logged = [r for r in estimates["rows"] if r["estimator"] == LOGGED_ONLY and _refused(r)]
+    blind = list(dict.fromkeys(r["policy"] for r in logged))
+    if blind:
+        parts.append(f"Logged responses alone cannot answer for {_listed(blind)}.")
+    return " ".join(parts)
+
+
+def _plural(noun: str, n: int) -> str:
+    return noun if n == 1 else noun.removesuffix("y") + "ies"
+
+
+def _listed(names: Sequence[str]) -> str:
+    names = [visible(n) for n in names]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _interval(row: Row) -> str:
+    if is_missing(row["ci_low"]) or is_missing(row["ci_high"]):
+        return ""
+    return f" (95% interval {format_number(row['ci_low'])} to {format_number(row['ci_high'])})"
+
+
+def _table_rows(best: Sequence[Row], rows: Iterable[Row], truth: Mapping[str, float]) -> list[dict[str, Any]]:
+    logged = {r["policy"]: r for r in reversed(list(rows)) if r["estimator"] == LOGGED_ONLY}
+    ends = [v for r in best for v in (r["ci_low"], r["ci_high"], r["value"]) if not is_missing(v)]
+    low, high = min([0.0, *ends]), max([1.0, *ends])
+
+    def place(value: Any) -> float | None:
+        return None if is_missing(value) else round(100 * (value - low) / (high - low), 2)
+
+    return [
+        {
+            "policy": visible(row["policy"]),
+            "estimate": _shown(row),
+            "estimator": " · ".join(filter(None, (row["estimator"], row.get("judge")))),
+            "reasons": format_value(row.get("reasons") or []) if row["verdict"] != "REPORT" else "",
+            "labels_needed": row.get("labels_needed") if _refused(row) else None,
+            "bar": {"low": place(row["ci_low"]), "high": place(row["ci_high"]), "at": place(row["value"])},
+            "truth": format_number(truth.get(row["policy"])),
+            "truth_at": place(truth.get(row["policy"])),
+            "logged": _shown(logged[row["policy"]]) if row["policy"] in logged else None,
+        }
+        for row in best
+    ]
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    known = not (is_missing(row["ci_low"]) or is_missing(row["ci_high"]))
+    return {
+        "value": format_number(row["value"]),
+        "interval": f"{format_number(row['ci_low'])} to {format_number(row['ci_high'])}" if known else MISSING,
+        "verdict": badge(row["verdict"]),
+        "refused": row["verdict"] == "REFUSE",
+    }
+
+
+def _groups(pages: Iterable[Mapping[str, Any]], folder: Path) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for page in pages:
+        file = page.get("html")
+        there = bool(file) and (folder / file).is_file()
+        # Relative links: a report folder can be moved and served as it is.
+        link = quote(Path(os.path.relpath(folder / file, folder)).as_posix()) if there else None
+        numbers = (page.get("key_numbers") or {}).items()
+        entry = {
+            "stage": page["stage"],
+            "title": page.get("title") or page["stage"],
+            "link": link,
+            "status": (page.get("status") or "done") if there else "missing",
+            "sentence": visible(page.get("sentence") or ""),
+            "numbers": [(visible(str(label)), format_value(value)) for label, value in numbers],
+            "verdicts": [(badge(v), n) for v, n in (page.get("verdicts") or {}).items() if n],
+        }
+        groups.setdefault(page.get("group") or "Stages", []).append(entry)
+    return groups

@@ -1,0 +1,238 @@
+"""From an executed notebook to one self-contained page: no script, no request, readable on a phone and on paper."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arena10k import __version__
+from arena10k.report.files import write_text
+from arena10k.report.safe import Headings, clean
+from arena10k.report.text import format_value, visible
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
+
+#: Names for the keys of `provenance`; any other key is shown as it is.
+_LABELS = {"run": "Run", "stage": "Stage", "created": "Data as of", "revision": "Revision", "version": "Version"}
+_PROGRESS = re.compile(r"\d+%\||\d+it \[|\d+(\.\d+)?\s?(it/s|s/it)|\?it/s")
+_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What `render` wrote: the file, its title, the run time in seconds (None where not recorded), the error if any."""
+
+    path: Path
+    title: str
+    seconds: float | None
+    error: str | None
+
+
+def render(
+    notebook_path: str | os.PathLike[str],
+    html_path: str | os.PathLike[str],
+    provenance: Mapping[str, Any] | None = None,
+) -> Page:
+    """Write the page of an executed notebook.
+
+    Parameters
+    ----------
+    provenance : shown in the footer: `run`, `stage`, `created`, `revision` or whatever else the caller knows; empty
+        values are left out. `run` also names the page's way back to the run's `index.html`.
+
+    Raises
+    ------
+    OSError, nbformat.reader.NotJSONError
+        For a notebook that cannot be read.
+    """
+    import nbformat
+
+    notebook = nbformat.read(notebook_path, as_version=4)
+    parameters = _parameters(notebook)
+    seconds, error = _seconds(notebook), _first_error(notebook)
+    _tidy(notebook)
+    headings = Headings()
+    exporter = _exporter()
+    # Not among the resources, which nbconvert copies.
+    exporter.environment.globals["headings"] = headings
+    exporter.register_filter("as_page_markdown", lambda source: _markdown(source, headings))
+    resources = {
+        "fallback_title": Path(notebook_path).stem,
+        "style": style_sheet(),
+        "icon": icon(),
+        "parameters": parameters,
+        "provenance": footer_facts(provenance or {}, seconds),
+        "run": (provenance or {}).get("run"),
+        "error": error,
+    }
+    html, _ = exporter.from_notebook_node(notebook, {"page": resources})
+    return Page(write_text(html_path, html), headings.title or Path(notebook_path).stem, seconds, error)
+
+
+def _exporter() -> Any:
+    from nbconvert.exporters.templateexporter import TemplateExporter
+    from traitlets.config import Config
+
+    config = Config()
+    config.NbConvertBase.display_data_priority = [
+        "text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"
+    ]  # fmt: skip
+    exporter = TemplateExporter(
+        config=config,
+        template_name="arena10k",
+        extra_template_basedirs=[str(TEMPLATES)],
+        extra_template_paths=[str(TEMPLATES)],
+        file_extension=".html",
+        filters={"as_safe_html": clean, "as_code": _code, "as_visible": visible, "as_image": _image},
+    )
+    exporter.environment.autoescape = True
+    return exporter
+
+
+def _tidy(notebook: NotebookNode) -> None:
+    """Take out what is no part of the report: progress bars, widgets, papermill's own error notes, empty cells."""
+    cells = []
+    for cell in notebook.cells:
+        tags = set(cell.metadata.get("tags", ()))
+        if "papermill-error-cell-tag" in tags or not cell.source.strip():
+            continue
+        cell.metadata["is_parameters"] = bool(tags & {"parameters", "injected-parameters"})
+        if cell.cell_type == "code":
+            cell.outputs = [out for output in cell.outputs if (out := _tidy_output(output)) is not None]
+        cells.append(cell)
+    notebook.cells = cells
+
+
+def _tidy_output(output: NotebookNode) -> NotebookNode | None:
+    if output.output_type == "stream":
+        output.text = _without_progress(output.text)
+        return output if output.text.strip() else None
+    if output.output_type == "error":
+        output.traceback = [_ANSI.sub("", line) for line in output.traceback]
+        return output
+    if _WIDGET in output.data or (len(output.data) == 1 and _is_progress(output.data.get("text/plain", ""))):
+        return None
+    # nbconvert's templates treat a cell's last value apart; here it is an output like any other.
+    output.output_type = "display_data"
+    return output
+
+
+def _is_progress(text: str) -> bool:
+    return bool(_PROGRESS.search(text))
+
+
+def _without_progress(text: str) -> str:
+    """Lines of tqdm left out; of a line that was overwritten in place, its last state."""
+    lines = (line.rstrip("\r").rsplit("\r", 1)[-1] for line in _ANSI.sub("", text).split("\n"))
+    return "\n".join(line for line in lines if not _is_progress(line)).strip("\n")
+
+
+def _parameters(notebook: NotebookNode) -> list[tuple[str, str]]:
+    """Name and value of each parameter in effect: the notebook's defaults, overridden by what papermill injected."""
+    found: dict[str, str] = {}
+    for tag in ("parameters", "injected-parameters"):
+        for cell in notebook.cells:
+            if cell.cell_type == "code" and tag in cell.metadata.get("tags", ()):
+                found |= _assignments(cell.source)
+    return list(found.items())
+
+
+def _assignments(source: str) -> dict[str, str]:
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return {}
+    found = {}
+    for node in body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        for target in targets:
+            if isinstance(target, ast.Name) and node.value is not None:
+                found[target.id] = _literal(node.value)
+    return found
+
+
+def _literal(node: ast.expr) -> str:
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        return ast.unparse(node)
+    if isinstance(value, str):
+        return visible(value) or "(empty)"
+    # Numbers as they were written: 0.05 is a setting, not a measurement.
+    return "none" if value is None else visible(repr(value))
+
+
+def _seconds(notebook: NotebookNode) -> float | None:
+    """The run time that papermill recorded."""
+    duration = notebook.metadata.get("papermill", {}).get("duration")
+    return float(duration) if duration is not None else None
+
+
+def _first_error(notebook: NotebookNode) -> str | None:
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if output.output_type == "error":
+                return visible(_ANSI.sub("", f"{output.ename}: {output.evalue}"))
+    return None
+
+
+def footer_facts(given: Mapping[str, Any], seconds: float | None) -> list[tuple[str, str]]:
+    facts = {"run": None} | dict(given)
+    facts.setdefault("version", f"arena10k {__version__}")
+    shown = [(_LABELS.get(k, k), format_value(v)) for k, v in facts.items() if v not in (None, "")]
+    return shown + ([("Run time", f"{seconds:.1f} s")] if seconds is not None else [])
+
+
+def _markdown(source: str, headings: Headings) -> str:
+    from markupsafe import Markup
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    html = MarkdownWithMath(renderer=IPythonRenderer(escape=False, exclude_anchor_links=True)).render(source)
+    return Markup(clean(html, headings))
+
+
+def _code(source: str) -> str:
+    from markupsafe import Markup
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    return Markup(highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)))
+
+
+def _image(data: str, mime: str, alt: str = "") -> str:
+    """An image output of any other origin than `report.show`."""
+    import base64
+
+    from markupsafe import Markup
+
+    text = base64.b64encode(data.encode()).decode() if mime == "image/svg+xml" else "".join(data.split())
+    html = f'<div class="plate"><img src="data:{mime};base64,{text}" alt="{escape(alt)}"></div>'
+    return Markup(clean(f"<figure>{html}</figure>"))
+
+
+@cache
+def style_sheet() -> str:
+    """The style sheet that every page carries inside."""
+    return (TEMPLATES / "style.css").read_text(encoding="utf-8")
+
+
+@cache
+def icon() -> str:
+    """The page icon as a data address, so that no browser asks a server for one."""
+    import base64
+
+    return "data:image/svg+xml;base64," + base64.b64encode((TEMPLATES / "icon.svg").read_bytes()).decode("ascii")

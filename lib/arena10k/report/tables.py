@@ -1,0 +1,184 @@
+"""Tables as HTML in which every cell is text: whatever a model wrote is shown, never interpreted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from arena10k.report.text import VERDICTS, format_number, format_value, is_missing, visible
+
+#: Columns that hold the number a verdict is about; struck through where the verdict is REFUSE.
+STRUCK = ("value", "se", "ci_low", "ci_high", "interval")
+
+Format = str | Callable[[Any], str]
+
+
+def badge(verdict: str) -> str:
+    """The HTML of a verdict mark: its word, never colour alone."""
+    word = str(verdict)
+    kind = word.lower() if word in VERDICTS else "other"
+    return f'<span class="badge {kind}">{escape(visible(word))}</span>'
+
+
+class Table:
+    """A frame that displays itself: escaped HTML in Jupyter and in reports, aligned plain text elsewhere."""
+
+    def __init__(self, header: list[str], rows: list[list[_Cell]], caption: str | None, note: str | None):
+        self._header, self._rows, self._caption, self._note = header, rows, caption, note
+
+    def __repr__(self) -> str:
+        lines = [self._header] + [[" ".join(cell.plain().split()) for cell in row] for row in self._rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self._header))]
+        right = [self._numeric(i) for i in range(len(self._header))]
+        text = [
+            "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
+            for line in lines
+        ]
+        return "\n".join(([self._caption] if self._caption else []) + text + ([self._note] if self._note else []))
+
+    def _repr_html_(self) -> str:
+        caption = f"<caption>{escape(self._caption)}</caption>" if self._caption else ""
+        head = "".join(
+            f'<th scope="col"{_class("num" if self._numeric(i) else "")}>{escape(name)}</th>'
+            for i, name in enumerate(self._header)
+        )
+        body = "\n".join("<tr>" + "".join(cell.html() for cell in row) + "</tr>" for row in self._rows)
+        note = f'<p class="note">{escape(self._note)}</p>' if self._note else ""
+        return (
+            f'<table class="dataframe arena">{caption}\n<thead><tr>{head}</tr></thead>\n'
+            f"<tbody>\n{body}\n</tbody></table>{note}"
+        )
+
+    def _numeric(self, column: int) -> bool:
+        return any(row[column].kind == "num" for row in self._rows)
+
+
+class _Cell:
+    """One formatted cell: `kind` is `num`, `text`, `verdict` or empty."""
+
+    def __init__(self, text: str, kind: str = "", struck: bool = False):
+        self.text, self.kind, self.struck = text, kind, struck
+
+    def plain(self) -> str:
+        return f"~~{self.text}~~" if self.struck else self.text
+
+    def html(self) -> str:
+        if self.kind == "verdict":
+            return f"<td>{badge(self.text)}</td>"
+        inner = escape(self.text)
+        direction = ' dir="auto"' if self.kind == "text" else ""
+        return f"<td{_class(self.kind)}{direction}>{f'<s>{inner}</s>' if self.struck else inner}</td>"
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
+
+
+def table(
+    frame: pd.DataFrame | Iterable[Mapping[str, Any]],
+    *,
+    caption: str | None = None,
+    columns: Mapping[str, str] | Iterable[str] | None = None,
+    formats: Mapping[str, Format] | None = None,
+    text: Iterable[str] = (),
+    verdict: str = "verdict",
+    strike: Iterable[str] = STRUCK,
+    limit: int = 400,
+    max_rows: int | None = None,
+) -> Table:
+    """A table for notebooks and reports.
+
+    Parameters
+    ----------
+    frame : a frame or a list of rows. The index is not shown: `reset_index()` what matters.
+    columns : which columns, in which order; a mapping also renames them for the reader.
+    formats : per column a format spec such as ``".1%"`` or a function of the value; otherwise integers (and float
+        columns that hold only whole numbers) get thousands separators, other numbers three decimals, missing values a
+        dash.
+    text : columns of long text, such as responses: shown with their line breaks, cut after `limit` characters.
+    verdict : the column with REPORT, CAUTION or REFUSE, if there is one. On a refused row the columns in `strike` are
+        struck through.
+    max_rows : show so many rows and say how many are left out.
+    """
+    frame = frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(list(frame))
+    labels = dict(columns) if isinstance(columns, Mapping) else {c: str(c) for c in columns or frame.columns}
+    shown = frame if max_rows is None else frame.head(max_rows)
+    refused = shown[verdict].eq("REFUSE").to_numpy(bool) if verdict in shown else np.zeros(len(shown), bool)
+    writers = {c: _writer(shown[c], (formats or {}).get(c), c in set(text), c == verdict, limit) for c in labels}
+    struck = set(strike)
+    rows = [
+        [_cell(writers[c], frame_row[i], refused[n] and c in struck) for i, c in enumerate(labels)]
+        for n, frame_row in enumerate(zip(*(shown[c] for c in labels), strict=True))
+    ]
+    left = len(frame) - len(shown)
+    note = f"{left:,} more rows." if left else None
+    return Table([visible(label) for label in labels.values()], rows, caption, note)
+
+
+def text_table(
+    frame: pd.DataFrame | Iterable[Mapping[str, Any]], *, text: Iterable[str] | None = None, **options
+) -> Table:
+    """As `table`, for frames that hold prompts and responses: those columns (or `text`) are laid out as long text."""
+    frame = frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(list(frame))
+    known = [
+        c
+        for c in frame.columns
+        if str(c).split("_")[0] in ("prompt", "response", "answer", "text") and c != "prompt_id"
+    ]
+    longs = [c for c in known if pd.api.types.is_string_dtype(frame[c])] if text is None else text
+    return table(frame, text=longs, **options)
+
+
+Writer = tuple[str, Callable[[Any], str]]
+
+
+def _writer(column: pd.Series, spec: Format | None, is_text: bool, is_verdict: bool, limit: int) -> Writer:
+    """How the cells of a column are written: their kind and the function from value to text."""
+    if is_verdict:
+        return "verdict", format_value
+    if is_text:
+        return "text", lambda value: _cut(format_value(value), limit)
+    numeric = _is_numeric(column)
+    kind = "num" if numeric else ""
+    if callable(spec):
+        return kind, lambda value: format_value(None if is_missing(value) else spec(value))
+    if numeric:
+        whole = spec is None and _is_whole(column)
+        return kind, lambda value: format_number(value, spec or (",.0f" if whole else None))
+    return kind, format_value
+
+
+def _cell(writer: Writer, value: Any, struck: bool) -> _Cell:
+    kind, write = writer
+    return _Cell(
+        write(value), kind if not (kind == "verdict" and is_missing(value)) else "", struck and not is_missing(value)
+    )
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit].rstrip()} … ({len(text) - limit:,} more characters)"
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    """Numbers, also in an object column where None stands for missing; booleans are words."""
+    if pd.api.types.is_bool_dtype(column):
+        return False
+    if pd.api.types.is_numeric_dtype(column):
+        return True
+    known = [v for v in column if not is_missing(v)]
+    return bool(known) and all(
+        isinstance(v, int | float | np.integer | np.floating) and not isinstance(v, bool) for v in known
+    )
+
+
+def _is_whole(column: pd.Series) -> bool:
+    """Counts that became floats beside a missing value; a column of zeros and ones stays a measurement."""
+    known = np.array([float(v) for v in column if not is_missing(v)])
+    known = known[np.isfinite(known)]
+    if pd.api.types.is_integer_dtype(column):
+        return True
+    return bool(known.size) and bool((known == np.floor(known)).all()) and bool(np.abs(known).max() > 1)

@@ -1,0 +1,108 @@
+"""Figures of the anomaly: what their titles say is what the data say, and missing values leave a figure that says
+so."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from arena10k.attribution import CAUSES, ceiling_audit, length_strata, shrinkage_paths
+from arena10k.diagnostics import permutation_null
+from arena10k.plots import anomaly, evidence
+
+
+def row(values=(0.0, 0.0, -0.02, 0.06, 0.36), **more) -> dict:
+    parts = [
+        {"cause": c, "value": v, "ci_low": None if v is None else v - 0.03, "ci_high": None if v is None else v + 0.03}
+        for c, v in zip(CAUSES, values, strict=True)
+    ]
+    base = {
+        "policy": "$x_<i>$",
+        "published": 0.8,
+        "trusted": 0.4,
+        "trusted_ci": [0.35, 0.45],
+        "gap": 0.4,
+        "parts": parts,
+    }
+    return {**base, "main_cause": "off_support", **more}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    return SimpleNamespace(lw=rng.normal(-1, 1.5, 400), reward=rng.random(400), length=rng.integers(1, 900, 400) * 1.0)
+
+
+def drawn(figure: Figure) -> Figure:
+    figure.canvas.draw()
+    return figure
+
+
+def test_waterfall_names_the_main_cause():
+    drawn(anomaly.waterfall(row()))
+    assert "off-support mass accounts for +0.36" in anomaly.waterfall_finding(row())
+    assert "judge bias +0.060" in anomaly.waterfall_alt(row())
+    lost = row((None,) * 5, trusted=None, trusted_ci=None, gap=None, main_cause=None)
+    drawn(anomaly.waterfall(lost))
+    assert "no trusted value" in anomaly.waterfall_finding(lost)
+
+
+def test_shrinkage_says_whether_the_band_is_reached(rows):
+    paths = shrinkage_paths(rows.lw, rows.reward)
+    drawn(anomaly.shrinkage("a", paths, (0.0, 0.1)))
+    assert "However they are shrunk" in anomaly.shrinkage_finding("a", paths, (0.0, 0.1))
+    assert "Every shrinkage" in anomaly.shrinkage_finding("a", paths, (0.0, 1.0))
+    assert "not known" in anomaly.shrinkage_finding("a", paths, None)
+    empty = shrinkage_paths(np.full(3, -np.inf), np.ones(3))
+    drawn(anomaly.shrinkage("a", empty, (0.1, 0.2)))
+    drawn(anomaly.shrinkage("p0", shrinkage_paths(np.zeros(50), rows.reward[:50]), None))
+
+
+def test_length_strata_name_where_the_weight_is(rows):
+    short = np.where(rows.length < 180, 6.0, rows.lw)
+    strata = {"even": length_strata(np.zeros(400), rows.length), "odd": length_strata(short, rows.length)}
+    drawn(anomaly.length_weights({**strata, "none": length_strata(rows.lw, np.full(400, np.nan))}))
+    found = anomaly.length_weights_finding(strata)
+    assert "weight of odd" in found
+    assert f"{strata['odd'].weight_share[0]:.0%} of the weight" in found
+    assert "as the rows are" in anomaly.length_weights_finding({"even": strata["even"]})
+
+
+def test_ceiling_names_policies_that_are_the_mean_of_their_ceiling(rows):
+    audit = ceiling_audit({"fine": rows.lw, "clipped": np.append(rows.lw, [20.0] * 8), "none": np.full(3, -np.inf)})
+    drawn(anomaly.ceiling(audit))
+    assert "clipped (8 rows)" in anomaly.ceiling_finding(audit)
+    assert "No policy" in anomaly.ceiling_finding(audit[audit.policy == "fine"])
+
+
+def test_permutation_names_the_policies_whose_weights_say_nothing(rows):
+    nulls = {
+        "blind": permutation_null(rows.lw, rows.reward),
+        "seeing": permutation_null(8 * rows.reward, rows.reward),
+        "p0": permutation_null(np.zeros(400), rows.reward),
+        "none": permutation_null(np.empty(0), np.empty(0)),
+    }
+    drawn(evidence.permutation(nulls))
+    found = evidence.permutation_finding(nulls)
+    assert "blind" in found
+    assert "seeing" not in found
+
+
+def test_intervals_count_those_that_miss_the_trusted_one():
+    estimates = pd.DataFrame(
+        [
+            ("snips", 0.8, 0.75, 0.85, "REFUSE"),
+            ("direct", 0.42, 0.4, 0.44, "REPORT"),
+            ("ppi_pp", None, None, None, "REFUSE"),
+        ],
+        columns=["estimator", "value", "ci_low", "ci_high", "verdict"],
+    )
+    estimates = estimates.astype(object).where(estimates.notna(), None).to_dict("records")
+    drawn(evidence.intervals("a", estimates, (0.35, 0.45), truth=0.4))
+    found = evidence.intervals_finding("a", estimates, (0.35, 0.45))
+    assert "1 of 2 intervals miss" in found
+    assert "all of them are refused" in found

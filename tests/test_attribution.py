@@ -1,0 +1,352 @@
+"""Attribution of the gap between a published and a trusted value: identities, naive re-computation, simulated runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import permutations
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from scipy.special import expit
+
+from arena10k import attribution as at
+from arena10k.attribution.detection import detect, published
+from arena10k.attribution.game import N_SUBSETS, C, J, M, S, T, normalised
+from arena10k.attribution.resample import bootstrap, calibration_shift, prompt_counts
+from arena10k.estimators import ESTIMATORS, PolicyData, pareto, prepare
+
+POLICIES = ["clone", "parallel_universe_prompt", "unhelpful"]
+
+
+def run(seed: int, n: int = 300, tilt=(0.3, -0.5, 0.8), labels: float = 0.4, target_labels: float = 0.2) -> dict:
+    """A run with correct weights. A response is z ~ N(0, I) under P0 and z ~ N(tilt_k e_k, I) under target k; outcome
+    and judge depend on z, so log w = tilt z_k - tilt^2 / 2 exactly and every true value is the mean over shifted
+    draws."""
+    rng = np.random.default_rng(seed)
+    k = len(tilt)
+    prompt = 0.5 * rng.standard_normal(n)
+
+    def respond(shift: np.ndarray) -> tuple[np.ndarray, ...]:
+        z = rng.standard_normal((n, k)) + shift
+        y = (rng.random(n) < expit(0.4 + prompt + 0.6 * z.sum(axis=1))).astype(float)
+        judge = np.clip(np.round(20 * (0.45 + 0.35 * y + 0.1 * rng.standard_normal(n))) / 20, 0, 1)
+        return z, y, judge
+
+    def some(y: np.ndarray, share: float) -> np.ndarray:
+        return np.where(rng.random(n) < share, y, np.nan)
+
+    z, y, judge = respond(np.zeros(k))
+    label = some(y, labels)
+    own = {"judge": judge, "label": label, "cluster": np.arange(n), "length": np.arange(n) + 5.0}
+    fresh = {"fresh_judge": judge, "fresh_label": label, "fresh_cluster": np.arange(n)}
+    out = {"p0": at.Case(PolicyData(np.zeros(n), **own, **fresh, is_logging=True))}
+    for j, t in enumerate(tilt):
+        _, y_new, s_new = respond(t * np.eye(k)[j])
+        fresh = {"fresh_judge": s_new, "fresh_label": some(y_new, target_labels), "fresh_cluster": np.arange(n)}
+        out[f"t{j}"] = at.Case(PolicyData(t * z[:, j] - t**2 / 2, **own, **fresh))
+    return out
+
+
+def corrupted(case: at.Case, seed: int, rows: int = 20, clip: float | None = 3.0) -> at.Case:
+    rng = np.random.default_rng(seed)
+    bad = np.zeros(case.data.n, bool)
+    bad[rng.choice(case.data.n, rows, replace=False)] = True
+    raw = np.where(bad, rng.normal(6, 3, case.data.n), case.data.log_weight)
+    return at.Case.masked(replace(case.data, log_weight=raw), bad, clip)
+
+
+def game_of(case: at.Case, estimator: str = "ppi_pp"):
+    prep = prepare(case.data)
+    return at.make_game(case, ESTIMATORS[estimator].score(prep), prep)
+
+
+def snips(log_weight: np.ndarray, reward: np.ndarray) -> float:
+    w = np.exp(log_weight - log_weight.max())
+    return float((w * reward).sum() / w.sum())
+
+
+def test_shapley_parts_are_the_average_over_all_orders():
+    values = np.random.default_rng(0).random(N_SUBSETS)
+    orders = list(permutations(range(5)))
+    expected = np.zeros(5)
+    for order in orders:
+        done = 0
+        for j in order:
+            expected[j] += (values[done] - values[done | 1 << j]) / len(orders)
+            done |= 1 << j
+    assert np.allclose(at.shapley_parts(values), expected, atol=1e-14)
+    with pytest.raises(ValueError, match="power of two"):
+        at.shapley_parts(values[:30])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_parts_sum_to_the_gap_and_the_ends_are_published_and_trusted(seed):
+    case = corrupted(run(seed)["t2"], seed)
+    game = game_of(case)
+    values, parts = at.point_values(game), at.shapley_parts(at.point_values(game))
+    expected = snips(np.clip(case.raw_log_weight, -3, 3), case.data.judge)
+    assert values[0] == pytest.approx(expected, abs=1e-13)
+    assert values[-1] == game.trusted.value
+    assert abs(parts.sum() - (values[0] - values[-1])) < 1e-12
+
+
+def test_values_of_subsets_match_a_naive_recomputation():
+    case = corrupted(run(3)["t2"], 3)
+    game, data, prep = game_of(case), case.data, prepare(case.data)
+    values = at.point_values(game)
+    clean = ~np.isnan(data.log_weight)
+    lw, judge = data.log_weight[clean], data.judge[clean]
+    smooth = np.log(pareto.smooth(lw))
+    assert values[S | C] == pytest.approx(snips(lw, judge), abs=1e-13)
+    assert values[S] == pytest.approx(snips(np.clip(lw, -3, 3), judge), abs=1e-13)
+    assert values[S | C | T | J] == pytest.approx(snips(smooth, prep.reward[clean]), abs=1e-13)
+    assert values[S | M] == pytest.approx(data.fresh_judge.mean(), abs=1e-13)
+    mixed = np.where(clean, data.log_weight, np.clip(case.raw_log_weight, -3, 3))
+    w = np.exp(mixed) / np.exp(mixed).sum()
+    stays = (w * data.judge)[~clean].sum()
+    assert values[C | J | M] == pytest.approx(stays + w[clean].sum() * game.trusted.value, abs=1e-13)
+    assert values[C | J] == pytest.approx(stays + (w * prep.reward)[clean].sum(), abs=1e-13)
+
+
+def test_a_repair_with_nothing_to_repair_contributes_exactly_zero():
+    clean = run(1)["t1"]
+    parts = at.shapley_parts(at.point_values(game_of(at.Case(clean.data, clip=50.0))))
+    assert parts[0] == 0.0
+    assert parts[1] == 0.0
+    drawn = bootstrap(game_of(clean), prompt_counts(clean.data.n, 20, 0))
+    assert (at.shapley_parts(drawn.values)[:, :2] == 0.0).all()
+
+
+def test_off_support_mass_takes_the_whole_error_where_nothing_else_is_wrong():
+    data = run(2, n=2000)["t0"].data
+    far = replace(
+        data, log_weight=data.log_weight - 9, fresh_judge=np.full(data.n, 0.1), fresh_label=np.full(data.n, np.nan)
+    )
+    game = game_of(at.Case(far), "naive")
+    parts = dict(zip(at.CAUSES, at.shapley_parts(at.point_values(game)), strict=True))
+    gap = at.point_values(game)[0] - at.point_values(game)[-1]
+    assert parts["off_support"] / gap > 0.9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mass_identity(seed):
+    case = run(seed)["t2"]
+    lw, reward = case.data.log_weight - 1.5, prepare(case.data).reward
+    mass = at.mass_identity(lw, reward, 0.2)
+    assert mass.covered == pytest.approx(min(1, np.exp(lw).mean()), rel=1e-12)
+    assert abs((snips(lw, reward) - 0.2) - (1 - mass.covered) * (mass.on - mass.off)) < 1e-12
+    assert (mass.low, mass.high) == (mass.covered * mass.on, mass.covered * mass.on + 1 - mass.covered)
+    assert np.isnan(at.mass_identity(lw + 10, reward, 0.2).off)
+
+
+def test_resampled_values_equal_those_of_the_resampled_rows():
+    case = corrupted(run(4)["t1"], 4)
+    game = game_of(case, "direct")
+    counts = prompt_counts(game.prep.n_clusters, 3, 7)
+    drawn = bootstrap(game, counts)
+    for times, values in zip(counts, drawn.values, strict=True):
+        rows = np.repeat(np.arange(case.data.n), times.astype(int))
+        d = case.data
+        same = prepare(replace(
+            d, **{name: getattr(d, name)[rows] for name in vars(d) if name != "is_logging"}
+        ))  # fmt: skip
+        assert values[0] == pytest.approx(snips(np.clip(case.raw_log_weight, -3, 3)[rows], d.judge[rows]), abs=1e-12)
+        assert values[S | M] == pytest.approx(d.fresh_judge[rows].mean(), abs=1e-12)
+        assert values[-1] == pytest.approx(same.fresh_reward.mean(), abs=1e-12)
+    assert np.abs(calibration_shift(game.prep, np.ones((1, game.prep.n_clusters)))).max() < 1e-12
+
+
+def test_bootstrap_spread_is_the_jackknife_standard_error_where_both_hold():
+    case = run(5, n=1500)["t0"]
+    drawn = bootstrap(game_of(case), prompt_counts(case.data.n, 800, 0))
+    pub = published(game_of(case))
+    assert drawn.published.std() == pytest.approx(np.sqrt(pub.deviation @ pub.deviation), rel=0.12)
+
+
+def test_weights_hundreds_of_nats_apart_survive_resampling():
+    lw = np.array([0.0, -900.0, -901.0, -np.inf])
+    counts = np.array([[1.0, 1, 1, 1], [0, 2, 1, 1], [0, 0, 0, 4]])
+    w = normalised(counts, lw)
+    assert w[0, 0] == 1
+    assert np.allclose(w[1], np.array([0, 2, np.exp(-1), 0]) / (2 + np.exp(-1)))
+    assert np.isnan(w[2]).all()
+
+
+def test_rank_first_probabilities_share_ties():
+    values = np.array([[0.5, 0.5, 0.1], [0.2, 0.2, 0.9], [np.nan, 1, 1]])
+    assert np.allclose(at.rank_first(values), [0.25, 0.25, 0.5])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_to_flip_changes_the_winner_and_one_row_is_the_smallest(seed):
+    cases = run(seed, n=60)
+    weights = {p: c.data.log_weight for p, c in cases.items()}
+    judge = cases["p0"].data.judge
+    flip = at.rows_to_flip(weights, judge)
+    kept = np.setdiff1d(np.arange(60), flip.rows)
+    after = {p: snips(lw[kept], judge[kept]) for p, lw in weights.items()}
+    assert after[flip.rival] > after[flip.winner]
+
+    def winner(rows):
+        values = {p: snips(lw[rows], judge[rows]) for p, lw in weights.items()}
+        return max(values, key=values.get)
+
+    assert flip.winner == winner(np.arange(60))
+    single = any(winner(np.delete(np.arange(60), i)) != flip.winner for i in range(60))
+    assert flip.exact == single
+
+
+def test_shrinkage_runs_from_the_raw_weights_to_equal_ones():
+    case = run(6)["t2"]
+    paths = at.shrinkage_paths(case.data.log_weight, case.data.judge)
+    for method in ("clip", "power"):
+        path = paths[paths.method == method]
+        assert path.value.iloc[0] == pytest.approx(snips(case.data.log_weight, case.data.judge), abs=1e-12)
+        assert path.value.iloc[-1] == pytest.approx(case.data.judge.mean(), abs=1e-12)
+        assert (path.ess_share.diff().dropna() > -1e-12).all()
+    assert paths[paths.method == "dros"].value.iloc[0] == pytest.approx(
+        snips(case.data.log_weight, case.data.judge), abs=0.01
+    )
+
+
+def test_strata_and_heavy_rows_account_for_all_the_weight():
+    case = run(7)["t2"]
+    strata = at.length_strata(case.data.log_weight, case.data.length)
+    assert strata.weight_share.sum() == pytest.approx(1)
+    assert strata.rows.sum() == case.data.n
+    w = np.exp(case.data.log_weight)
+    first = case.data.length <= strata.high[0]
+    assert strata.weight_share[0] == pytest.approx(w[first].sum() / w.sum())
+    frame = pd.DataFrame({"prompt_id": [f"q{i}" for i in range(case.data.n)], "response": "<b>"})
+    heavy = at.heavy_rows(frame, case.data.log_weight, case.data.judge, top=case.data.n)
+    assert heavy.cumulative.iloc[-1] == pytest.approx(1)
+    assert heavy.prompt_id[0] == f"q{w.argmax()}"
+
+
+def test_ceiling_count_is_the_effective_sample_size_when_clipped_rows_hold_the_weight():
+    lw = np.concatenate([np.full(8, 20.0), np.random.default_rng(0).normal(-3, 2, 500)])
+    row = at.ceiling_audit({"a": lw}).iloc[0]
+    assert row.tied == 8
+    assert row.ceiling == pytest.approx(8, abs=1e-4)
+    assert row.ess == pytest.approx(8, abs=1e-3)
+    assert row.clip_dominated
+
+
+def test_false_alarms_on_clean_runs_stay_below_the_stated_rate():
+    runs = 200
+    alarms = 0
+    for seed in range(runs):
+        games = {p: game_of(c) for p, c in run(seed).items()}
+        found = detect(games, {p: published(g) for p, g in games.items()}, "p0", rate=0.05)
+        alarms += any(found.anomaly.values())
+    assert alarms <= stats.binom.ppf(0.99, runs, 0.05)
+
+
+def test_a_wrong_number_is_found_and_a_missing_one_is_not_invented():
+    cases = run(8)
+    data = cases["t0"].data
+    cases["t0"] = at.Case(replace(data, log_weight=data.log_weight - 5, fresh_judge=np.round(data.fresh_judge * 6) / 20,
+                                  fresh_label=np.where(np.isnan(data.fresh_label), np.nan, 0.0)))  # fmt: skip
+    fresh = {f"fresh_{k}": np.empty(0) for k in ("judge", "judge_var", "label", "cluster", "fold", "length")}
+    cases["t1"] = at.Case(replace(cases["t1"].data, **fresh))
+    inv = at.investigate(cases, "p0", truth={"t0": (0.0, 0.01)}, replicates=100)
+    rows = {r["policy"]: r for r in at.anomaly_json(inv)["policies"]}
+    json.dumps(at.anomaly_json(inv), allow_nan=False)
+    assert rows["t0"]["main_cause"] == "off_support"
+    assert "true value, measured, is 0.000" in rows["t0"]["sentence"]
+    assert rows["t0"]["sentence"] in at.verdict_paragraph(inv)
+    assert rows["t2"]["main_cause"] is None
+    lost = rows["t1"]
+    assert lost["trusted"] is None
+    assert lost["anomaly"] is None
+    assert lost["main_cause"] is None
+    assert [p["cause"] for p in lost["parts"]] == list(at.CAUSES)
+    assert all(p["value"] is None and p["ci_low"] is None for p in lost["parts"])
+    assert "draws from t1 itself" in lost["sentence"]
+
+
+def test_no_anomaly_reads_as_such_and_names_play_no_part():
+    cases = run(9)
+    inv = at.investigate(cases, "p0", replicates=50)
+    assert not inv.anomalies
+    assert "No anomaly" in at.verdict_paragraph(inv)
+    renamed = at.investigate({{"t2": "pi_bad"}.get(p, p): c for p, c in cases.items()}, "p0", replicates=50)
+    assert at.verdict_paragraph(renamed) == at.verdict_paragraph(inv).replace("t2", "pi_bad")
+    assert at.anomaly_json(inv) == at.anomaly_json(at.investigate(cases, "p0", replicates=50))
+
+
+def test_log_weights_without_a_usable_row_do_not_break_the_run():
+    cases = run(10)
+    cases["t1"] = at.Case(replace(cases["t1"].data, log_weight=np.full(300, np.nan)))
+    inv = at.investigate(cases, "p0", replicates=20)
+    assert "no SNIPS value" in at.sentence(inv.findings["t1"], inv)
+    json.dumps(at.anomaly_json(inv), allow_nan=False)
+    assert sum(f.rank_first for p, f in inv.findings.items() if p != "t1") == pytest.approx(1)
+
+
+@pytest.fixture(scope="module")
+def sample(shared_data) -> SimpleNamespace:
+    """The public sample as an analysis table."""
+    folder = shared_data / "arena_sample"
+    lines = [json.loads(line) for line in (folder / "logged_data.jsonl").read_text().splitlines()]
+    logged = pd.DataFrame({
+        "prompt_id": [r["metadata"]["prompt_id"] for r in lines],
+        "response_chars": [len(r["response"]) for r in lines],
+        "logp_p0": [r["base_policy_logprob"] for r in lines],
+        **{f"logp_{p}": [r["target_policy_logprobs"][p] for r in lines] for p in POLICIES},
+        "judge_deterministic": [r["judge_score"] for r in lines],
+        "label": [r.get("oracle_label", np.nan) for r in lines],
+    })  # fmt: skip
+    draws = []
+    for policy in POLICIES:
+        text = (folder / "fresh_draws" / f"{policy}_responses.jsonl").read_text()
+        rows = pd.DataFrame([json.loads(line) for line in text.splitlines()])
+        draws.append(rows.assign(policy=policy).rename(columns={"judge_score": "judge_deterministic"}))
+    fresh = pd.concat(draws, ignore_index=True).assign(response_chars=lambda f: f.response.str.len(), label=np.nan)
+    truth = pd.DataFrame(columns=["policy", "value", "se"])
+    return SimpleNamespace(logged=logged, fresh=fresh, truth=truth, logging_policy="p0", targets=POLICIES)
+
+
+def rows_of(result: dict) -> dict:
+    return {r["policy"]: r for r in result["policies"]}
+
+
+def test_the_public_sample_decomposes_into_off_support_mass(sample):
+    rows = rows_of(at.anomaly(sample))
+    row = rows["unhelpful"]
+    parts = {p["cause"]: p["value"] for p in row["parts"]}
+    assert parts["corrupted_logprobs"] == 0
+    assert parts["clipping"] == 0
+    assert parts["off_support"] / row["gap"] > 0.8
+    assert sorted(parts, key=lambda c: -abs(parts[c]))[:2] == ["off_support", "judge_bias"]
+    assert abs(sum(parts.values()) - row["gap"]) < 1e-12
+    assert row["published"] == pytest.approx(0.844, abs=5e-4)
+    assert (row["main_cause"], row["verdict"]) == ("off_support", "REFUSE")
+    assert [p for p, r in rows.items() if r["main_cause"]] == ["unhelpful"]
+
+
+@pytest.mark.parametrize("sentinel", [0.0, -50.0])
+@pytest.mark.parametrize("same_rows", [True, False])
+@pytest.mark.parametrize("clip", [None, 20.0])
+def test_sentinels_that_carry_the_weight_are_the_main_cause(sample, sentinel, same_rows, clip):
+    rng = np.random.default_rng(1)
+    n = len(sample.logged)
+    shared = rng.choice(n, 80, replace=False)
+    raw, clean = sample.logged.copy(), sample.logged.copy()
+    for policy in POLICIES:
+        rows = shared if same_rows else rng.choice(n, 80, replace=False)
+        raw.loc[rows, f"logp_{policy}"] = sentinel
+        clean.loc[rows, f"logp_{policy}"] = np.nan
+    table = SimpleNamespace(**{**vars(sample), "logged": clean})
+    result = rows_of(at.anomaly(table, raw_logp=raw, clip=clip, replicates=100))
+    row = result["unhelpful"]
+    assert row["corrupted_weight_share"] > 0.9
+    assert row["main_cause"] == "corrupted_logprobs"
+    assert row["verdict"] == "REFUSE"
+    assert abs(sum(p["value"] for p in row["parts"]) - row["gap"]) < 1e-12
+    if same_rows and clip is None:
+        assert np.ptp([result[p]["published"] for p in POLICIES]) < 1e-9

@@ -1,0 +1,177 @@
+"""Diagnostics against closed forms, scikit-learn and brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from arena10k import diagnostics, resampling
+from arena10k.estimators import prepare
+from arena10k.intervals import audit_weights
+from statistics_data import example
+
+
+def test_top_shares():
+    w = np.r_[np.ones(90), np.full(9, 10.0), 20.0]
+    shares = diagnostics.top_shares(np.log(w))
+    assert shares["top_1"] == pytest.approx(20 / 200)
+    assert shares["top_10"] == pytest.approx(110 / 200)
+    assert shares["top_1_percent"] == shares["top_1"]
+    assert np.isnan(diagnostics.top_shares(np.empty(0))["top_1"])
+
+
+def test_missing_mass():
+    assert diagnostics.missing_mass(0.004) == pytest.approx(0.996)
+    assert diagnostics.missing_mass(21.0) == 0
+
+
+def test_mean_weight_p_value_is_valid_under_the_null_and_small_when_weights_are_too_large():
+    rng = np.random.default_rng(0)
+    for sigma in (0.5, 2.0):
+        p = [diagnostics.mean_weight_p_value(rng.normal(-(sigma**2) / 2, sigma, 300)) for _ in range(300)]
+        assert np.mean(np.array(p) <= 0.05) <= 0.05
+    assert diagnostics.mean_weight_p_value(rng.normal(0.5, 0.5, 300)) < 1e-6
+    assert diagnostics.mean_weight_p_value(np.full(100, -3.0)) == 1
+    assert np.isnan(diagnostics.mean_weight_p_value(np.empty(0)))
+
+
+def test_mean_weight_p_value_by_hand_and_for_huge_weights():
+    w = np.array([1.5, 0.5, 2.5])
+    bets = np.linspace(0.05, 0.95, 10)
+    wealth = np.mean([np.prod(1 + b * (w - 1)) for b in bets])
+    assert diagnostics.mean_weight_p_value(np.log(w)) == pytest.approx(min(1, 1 / ((wealth + w.mean()) / 2)))
+    assert diagnostics.mean_weight_p_value(np.array([1000.0, -1000.0])) == pytest.approx(0, abs=1e-300)
+
+
+def test_mean_weight_p_value_averages_prompts():
+    lw = np.log(np.array([3.0, 1.0, 0.5, 0.7]))
+    grouped = diagnostics.mean_weight_p_value(lw, np.array([0, 0, 1, 1]))
+    assert grouped == pytest.approx(diagnostics.mean_weight_p_value(np.log([2.0, 0.6])))
+
+
+def test_overlap_of_log_normal_weights():
+    """E[sqrt w] = exp(-sigma^2 / 8)."""
+    sigma = 1.2
+    lw = np.random.default_rng(0).normal(-(sigma**2) / 2, sigma, 400_000)
+    assert diagnostics.overlap(lw)["raw"] == pytest.approx(np.exp(-(sigma**2) / 8), rel=5e-3)
+    shifted = diagnostics.overlap(lw - 5)
+    assert shifted["raw"] == pytest.approx(np.exp(-(sigma**2) / 8 - 2.5), rel=5e-3)
+    assert shifted["hajek"] == pytest.approx(diagnostics.overlap(lw)["hajek"], rel=1e-9)
+    assert diagnostics.overlap(np.zeros(10)) == pytest.approx({"raw": 1.0, "hajek": 1.0})
+
+
+def test_target_typicality_of_equal_policies_is_the_quantile():
+    logp = -np.random.default_rng(0).random(1000) * 100
+    assert diagnostics.target_typicality(logp, np.zeros(1000), np.full(1000, 10.0)) == pytest.approx(0.9, abs=2e-3)
+
+
+def test_hill_of_a_pareto_tail():
+    lw = stats.pareto(1.5).rvs(200_000, random_state=1)
+    assert diagnostics.hill(np.log(lw), 2000) == pytest.approx(1.5, rel=0.06)
+    assert np.isnan(diagnostics.hill(np.zeros(100)))
+    assert np.isnan(diagnostics.hill(np.zeros(10)))
+
+
+@pytest.mark.parametrize("n", [300, 5000])
+def test_permutation_null_is_uniform_without_and_small_with_dependence(n):
+    rng = np.random.default_rng(0)
+    p = [
+        diagnostics.permutation_null(rng.normal(0, 1, n), rng.random(n), seed=i, replicates=199).p_value
+        for i in range(60)
+    ]
+    assert stats.kstest(p, "uniform").pvalue > 1e-3
+    z = rng.standard_normal(n)
+    assert diagnostics.permutation_null(z, stats.norm.cdf(z)).p_value < 0.01
+
+
+def test_fast_permutation_agrees_with_permuting_rows():
+    rng = np.random.default_rng(0)
+    w, r = rng.lognormal(0, 1.5, 3000), rng.random(3000)
+    fast = resampling.permute_ratio(w, r, rng, 4000, head=200)
+    slow = np.array([(rng.permutation(w) * r).sum() for _ in range(2000)]) / w.sum()
+    assert fast.mean() == pytest.approx(slow.mean(), abs=4 * slow.std() / np.sqrt(2000))
+    assert fast.std() == pytest.approx(slow.std(), rel=0.06)
+
+
+def test_fast_bootstrap_agrees_with_resampling_rows():
+    rng = np.random.default_rng(0)
+    w, r = rng.lognormal(0, 2, 4000), rng.random(4000)
+    fast = resampling.bootstrap_ratio(w, r, rng, 4000)
+    slow = []
+    for _ in range(2000):
+        rows = rng.integers(0, 4000, 4000)
+        slow.append((w[rows] * r[rows]).sum() / w[rows].sum())
+    assert np.std(fast) == pytest.approx(np.std(slow), rel=0.08)
+    np.testing.assert_allclose(np.quantile(fast, [0.025, 0.975]), np.quantile(slow, [0.025, 0.975]), atol=0.012)
+
+
+def test_poisson_counts_have_mean_and_variance_one():
+    counts = resampling.poisson_counts((1_000_000,), np.random.default_rng(0)).astype(float)
+    assert counts.mean() == pytest.approx(1, abs=5e-3)
+    assert counts.var() == pytest.approx(1, abs=1e-2)
+
+
+def test_judge_auc_matches_scikit_learn_and_counting_pairs():
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    judge, label = rng.integers(0, 8, 200) / 8, rng.integers(0, 2, 200).astype(float)
+    assert diagnostics.judge_auc(judge, label) == pytest.approx(roc_auc_score(label, judge))
+    graded = rng.integers(0, 5, 60) / 4
+    a, b = judge[:60, None] - judge[None, :60], graded[:, None] - graded[None, :]
+    pairs = b > 0
+    expected = ((a > 0) + 0.5 * (a == 0))[pairs].mean()
+    assert diagnostics.judge_auc(judge[:60], graded) == pytest.approx(expected)
+    assert np.isnan(diagnostics.judge_auc(judge, np.ones(200)))
+
+
+def test_reliability_curve_uses_every_labelled_row_once():
+    data = example(500)
+    has = ~np.isnan(data.label)
+    curve = diagnostics.reliability_curve(data.judge, data.label)
+    assert sum(g["n"] for g in curve) == has.sum()
+    assert sum(g["n"] * g["label"] for g in curve) == pytest.approx(data.label[has].sum())
+    assert [g["judge"] for g in curve] == sorted(g["judge"] for g in curve)
+    assert diagnostics.reliability_curve(data.judge, np.full(500, np.nan)) == []
+    assert len(diagnostics.reliability_curve(np.full(9, 0.5), np.ones(9))) == 1
+
+
+def test_clone_control():
+    assert diagnostics.clone_noise_floor(np.zeros(50)).exact
+    noise = diagnostics.clone_noise_floor(np.array([0.0, -0.1, 0.2]))
+    assert not noise.exact
+    assert noise.max_abs == pytest.approx(0.2)
+    assert noise.median_abs == pytest.approx(0.1)
+
+
+def transported(data, margin=0.2):
+    prep = prepare(data)
+    return diagnostics.transport(prep, audit_weights(prep.raw_log_weight), margin)
+
+
+def test_transport_by_target_labels():
+    good = example(600, fresh_label=None, target_labels=0)
+    f = prepare(good).fresh_oof
+    noise = 0.1 * np.random.default_rng(0).standard_normal(600)
+    label = np.where(np.arange(600) < 60, np.clip(f + noise, 0, 1), np.nan)
+    passed = transported(example(600, fresh_label=label))
+    assert (passed.status, passed.evidence, passed.n_labels) == ("passed", "target_labels", 60)
+    assert passed.low < 0 < passed.high
+    failed = transported(example(600, fresh_label=np.clip(label - 0.3, 0, 1)))
+    assert failed.status == "failed"
+    assert failed.residual < -0.2
+    assert transported(example(600, fresh_label=label), margin=0.001).status == "weak"
+
+
+def test_transport_by_healthy_weights_finds_a_judge_that_the_target_fools():
+    data = example(3000, target_labels=0, sigma=0.7)
+    assert transported(data).evidence == "weights"
+    assert transported(data).status == "passed"
+    fooled = np.where(data.log_weight > np.log(1.3), 0.3 * data.label, data.label)
+    assert transported(example(3000, target_labels=0, sigma=0.7, label=fooled)).status == "failed"
+    assert transported(example(3000, target_labels=0, sigma=3.0)).status == "none"
+
+
+def test_transport_from_labels_on_the_target_itself_is_its_own():
+    assert transported(example(300, label=np.full(300, np.nan), target_labels=60)).status == "own"

@@ -1,0 +1,405 @@
+"""Identities of estimators, naive re-implementations, and traps that published code fell into."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+from arena10k.estimators import (
+    ESTIMATORS,
+    PolicyData,
+    Score,
+    Term,
+    deviations,
+    fresh,
+    pareto,
+    prepare,
+    robust,
+    weighted,
+)
+from arena10k.estimators.score import calibration_folds, calibration_variance, judge_variance
+from arena10k.intervals import audit_weights
+from statistics_data import example
+
+WEIGHTED = ("ips", "snips", "psis", "calibrated_ips")
+
+
+def value(data, name):
+    return ESTIMATORS[name].score(prepare(data)).value
+
+
+def bare(prep, weight, reward):
+    """Self-normalised mean of any reward."""
+    return Score((Term("logged", weight * reward, weight),))
+
+
+def test_the_minimum_set_is_registered():
+    assert set(ESTIMATORS) == {
+        "naive",
+        "ips",
+        "snips",
+        "calibrated_ips",
+        "psis",
+        "direct",
+        "dr_cpo",
+        "mrdr",
+        "tmle",
+        "stacked_dr",
+        "dr_oracle",
+        "ppi_pp",
+    }
+
+
+def test_a_clone_gives_the_mean_and_its_standard_error():
+    data = example(log_weight=np.zeros(400))
+    prep = prepare(data)
+    mean = prep.reward.mean()
+    for name in WEIGHTED:
+        assert value(data, name) == pytest.approx(mean, abs=1e-14)
+    assert audit_weights(prep.raw_log_weight).ess == pytest.approx(400)
+    dev, groups = deviations(prep, bare(prep, prep.weight, prep.reward))
+    assert groups == 400
+    assert np.sqrt(dev @ dev) == pytest.approx(prep.reward.std(ddof=1) / 20, rel=1e-12)
+
+
+def test_snips_does_not_see_a_constant_in_the_log_weights_and_ips_does():
+    data = example()
+    for c in (-600.0, 3.0, 600.0):
+        moved = dataclasses.replace(data, log_weight=data.log_weight + c)
+        assert value(moved, "snips") == pytest.approx(value(data, "snips"), rel=1e-12)
+        assert value(moved, "psis") == pytest.approx(value(data, "psis"), rel=1e-12)
+        assert value(moved, "ips") == pytest.approx(value(data, "ips") * np.exp(c), rel=1e-9)
+
+
+def test_snips_is_linear_in_the_reward_and_stays_among_the_rewards():
+    prep = prepare(example())
+    plain = bare(prep, prep.weight, prep.reward).value
+    assert bare(prep, prep.weight, 3 + 2 * prep.reward).value == pytest.approx(3 + 2 * plain, abs=1e-13)
+    assert prep.reward.min() <= plain <= prep.reward.max()
+    dev, _ = deviations(prep, bare(prep, prep.weight, np.full(400, 0.7)))
+    assert dev @ dev == pytest.approx(0, abs=1e-28)
+
+
+def test_ips_is_mean_weight_times_snips():
+    data = example()
+    assert value(data, "ips") == pytest.approx(np.exp(data.log_weight).mean() * value(data, "snips"), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_influence_has_mean_zero(name):
+    prep = prepare(example())
+    dev, _ = deviations(prep, ESTIMATORS[name].score(prep), "influence")
+    assert dev.sum() == pytest.approx(0, abs=1e-12)
+    assert np.abs(dev).sum() > 1e-3
+
+
+@pytest.mark.parametrize("clusters", [60, 17])
+def test_closed_form_jackknife_equals_leaving_out_by_hand(clusters):
+    n = 60
+    data = example(n, seed=2, cluster=np.arange(n) % clusters, fresh_cluster=np.arange(n) % clusters)
+    prep = prepare(data)
+    score = ESTIMATORS["snips"].score(prep)
+    w, r = prep.weight, prep.reward
+
+    def leave_out(g):
+        keep = data.cluster != g
+        return (w * r)[keep].sum() / w[keep].sum()
+
+    brute = np.array([leave_out(g) for g in range(clusters)])
+    expected = (clusters - 1) / clusters * ((brute - brute.mean()) ** 2).sum()
+    dev, groups = deviations(prep, Score(score.terms))
+    assert groups == clusters
+    assert dev @ dev == pytest.approx(expected, rel=1e-9)
+
+
+def test_standard_errors_are_by_prompt_not_by_row_or_fold():
+    """Every row repeated three times under its prompt leaves value and standard error where they were."""
+    data = example(150)
+    copies = {f.name: np.tile(getattr(data, f.name), 3) for f in dataclasses.fields(data) if f.name != "is_logging"}
+    tripled = PolicyData(**copies)
+    for name in ("snips", "direct", "dr_oracle", "ppi_pp"):
+        a, b = (ESTIMATORS[name].score(prepare(d)) for d in (data, tripled))
+        assert a.value == pytest.approx(b.value, rel=1e-12)
+        (da, _), (db, _) = deviations(prepare(data), a), deviations(prepare(tripled), b)
+        assert db @ db == pytest.approx(da @ da, rel=1e-9)
+
+
+def test_rows_without_a_log_weight_take_no_part_in_weighting():
+    data = example(200)
+    lost = np.arange(200) % 4 == 0
+    partial = dataclasses.replace(data, log_weight=np.where(lost, np.nan, data.log_weight))
+    prep = prepare(partial)
+    w = np.exp(data.log_weight[~lost])
+    assert value(partial, "ips") == pytest.approx((w * prep.reward[~lost]).mean(), rel=1e-12)
+    assert value(partial, "snips") == pytest.approx((w * prep.reward[~lost]).sum() / w.sum(), rel=1e-12)
+
+
+def test_huge_weights_are_reported_as_infinite_not_as_an_error():
+    data = example(log_weight=np.linspace(0, 2000, 400))
+    assert value(data, "ips") == np.inf
+    assert 0 <= value(data, "snips") <= 1
+    assert value(example(log_weight=np.linspace(-3000, -2000, 400)), "ips") == 0.0
+
+
+def test_calibrated_weights_are_monotone_with_mean_one_and_of_minimal_variance():
+    data = example(600, seed=11)
+    prep = prepare(data)
+    up, down = weighted._monotone_weights(prep)
+    for w, sign in ((up, 1), (down, -1)):
+        assert w.mean() == pytest.approx(1, abs=1e-12)
+        assert (sign * np.diff(w[np.argsort(data.judge, kind="stable")]) >= -1e-12).all()
+    r = prep.reward
+
+    def spread(mix):
+        w = mix * up + (1 - mix) * down
+        a, b = (v * (r - (v * r).sum() / v.sum()) for v in (up, down))
+        return ((mix * a + (1 - mix) * b) ** 2).sum(), (w * r).sum() / w.sum()
+
+    values = [spread(m) for m in np.linspace(0, 1, 20_001)]
+    best = min(values)[1]
+    assert ESTIMATORS["calibrated_ips"].score(prep).value == pytest.approx(best, abs=1e-5)
+
+
+def test_smoothing_keeps_order_and_never_exceeds_the_largest_weight():
+    lw = np.random.default_rng(0).normal(0, 2, 1000)
+    w = pareto.smooth(lw)
+    assert w.max() <= 1
+    assert (np.diff(w[np.argsort(lw)]) >= 0).all()
+    body = np.argsort(lw)[: 1000 - pareto.tail_size(1000)]
+    np.testing.assert_allclose(w[body], np.exp(lw[body] - lw.max()))
+    ties = np.r_[np.zeros(95), np.full(5, 20.0)]
+    np.testing.assert_array_equal(pareto.smooth(ties), np.exp(ties - 20))
+
+
+def test_direct_is_the_mean_calibrated_score_of_fresh_draws():
+    prep = prepare(example())
+    assert ESTIMATORS["direct"].score(prep).value == pytest.approx(prep.fresh_reward.mean())
+
+
+def doubly(prep, **changes):
+    ones = np.ones(len(prep.logged))
+    arguments = {
+        "weight": prep.weight,
+        "normaliser": prep.weight,
+        "reward": prep.reward,
+        "outcome": prep.reward,
+        "fresh_outcome": prep.fresh_reward,
+    }
+    arguments |= {k: v * ones if np.isscalar(v) else v for k, v in changes.items()}
+    return robust.doubly_robust(prep, **arguments).value
+
+
+def test_doubly_robust_limits():
+    data = example()
+    prep = prepare(data)
+    direct, snips = prep.fresh_reward.mean(), ESTIMATORS["snips"].score(prep).value
+    assert doubly(prep) == pytest.approx(direct, abs=1e-14)
+    assert doubly(prep, outcome=0.0, fresh_outcome=np.zeros(400)) == pytest.approx(snips, abs=1e-14)
+    assert doubly(prep, weight=0.0, normaliser=1.0, outcome=0.3) == pytest.approx(direct, abs=1e-14)
+
+
+@pytest.mark.parametrize("name", ["dr_cpo", "mrdr", "dr_oracle"])
+def test_the_correction_of_doubly_robust_estimators_is_not_empty(name):
+    """R and the outcome model must not be the same f(S)."""
+    prep = prepare(example())
+    score = ESTIMATORS[name].score(prep)
+    correction = score.terms[1]
+    assert np.count_nonzero(np.abs(correction.num) > 1e-9) > 100
+    assert abs(correction.value) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["dr_cpo", "mrdr", "tmle", "dr_oracle", "stacked_dr"])
+def test_fresh_draws_enter_through_their_own_covariates(name):
+    """Shuffling the logged scores and labels' rows against the fresh rows must not change the fresh term; changing
+    fresh scores must."""
+    data = example(seed=5)
+    order = np.random.default_rng(0).permutation(400)
+    fields = ("log_weight", "judge", "label", "cluster", "fold", "length")
+    shuffled = dataclasses.replace(data, **{f: getattr(data, f)[order] for f in fields})
+    assert value(shuffled, name) == pytest.approx(value(data, name), abs=1e-9)
+    better = dataclasses.replace(data, fresh_judge=np.minimum(data.fresh_judge + 0.2, 1))
+    assert value(better, name) > value(data, name) + 0.03
+
+
+def test_doubly_robust_works_with_other_numbers_of_fresh_draws():
+    data = example()
+    half = {
+        f: getattr(data, f)[:150] for f in ("fresh_judge", "fresh_label", "fresh_cluster", "fresh_fold", "fresh_length")
+    }
+    small = dataclasses.replace(data, **half, fresh_judge_var=None)
+    for name in ("direct", "dr_cpo", "mrdr", "tmle", "stacked_dr", "dr_oracle", "ppi_pp"):
+        assert 0 < value(small, name) < 1
+
+
+def test_dr_oracle_by_hand():
+    data = example()
+    prep = prepare(data)
+    has = ~np.isnan(data.label)
+    residual = np.exp(data.log_weight[has]) * (data.label[has] - prep.reward_oof[has])
+    assert value(data, "dr_oracle") == pytest.approx(prep.fresh_oof.mean() + residual.mean(), abs=1e-12)
+
+
+def test_mrdr_outcome_model_is_fitted_with_squared_weights():
+    from sklearn.isotonic import IsotonicRegression
+
+    data = example()
+    prep = prepare(data)
+    w = np.exp(data.log_weight)
+    q, q_fresh = np.empty(400), np.empty(400)
+    for k in range(5):
+        train = ~np.isnan(data.label) & (data.fold != k)
+        model = IsotonicRegression(out_of_bounds="clip").fit(data.judge[train], data.label[train], w[train] ** 2)
+        q[data.fold == k] = model.predict(data.judge[data.fold == k])
+        q_fresh[data.fresh_fold == k] = model.predict(data.fresh_judge[data.fresh_fold == k])
+    expected = q_fresh.mean() + (w * (prep.reward - q)).sum() / w.sum()
+    assert value(data, "mrdr") == pytest.approx(expected, abs=1e-10)
+
+
+def test_tmle_solves_its_score_equation():
+    data = example()
+    prep = prepare(data)
+    score = ESTIMATORS["tmle"].score(prep)
+    assert score.terms[1].value == pytest.approx(0, abs=1e-10)
+    q = np.clip(prep.reward_oof, 1e-3, 1 - 1e-3)
+    eps = robust.targeting_step(prep.weight, prep.reward, q)
+    assert (prep.weight * (prep.reward - expit(logit(q) + eps))).sum() == pytest.approx(0, abs=1e-8)
+    fresh_q = expit(logit(np.clip(prep.fresh_oof, 1e-3, 1 - 1e-3)) + eps)
+    assert score.value == pytest.approx(fresh_q.mean(), abs=1e-9)
+
+
+def test_stacking_has_the_least_variance_among_convex_combinations():
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal(500)
+    influence = np.vstack([base + 0.3 * rng.standard_normal(500), base + 0.5 * rng.standard_normal(500), 3 * base])
+    best = robust.stacking_weights(influence)
+    assert best.min() >= 0
+    assert best.sum() == pytest.approx(1)
+    least = ((best @ influence) ** 2).sum()
+    for other in rng.dirichlet(np.ones(3), 2000):
+        assert least <= ((other @ influence) ** 2).sum() * (1 + 1e-5)
+    np.testing.assert_allclose(robust.stacking_weights(np.zeros((3, 10))), 1 / 3)
+
+
+def test_stacked_dr_lies_among_its_members():
+    data = example()
+    members = [value(data, name) for name in ("dr_cpo", "mrdr", "tmle")]
+    assert min(members) - 1e-12 <= value(data, "stacked_dr") <= max(members) + 1e-12
+
+
+def test_ppi_without_power_is_the_classical_mean_and_standard_error():
+    data = example(target_labels=80)
+    prep = prepare(data)
+    label = data.fresh_label[:80]
+    score = fresh.ppi_score(prep, 0.0)
+    dev, groups = deviations(prep, score)
+    assert score.value == pytest.approx(label.mean(), abs=1e-14)
+    assert groups == 80
+    assert np.sqrt(dev @ dev) == pytest.approx(label.std(ddof=1) / np.sqrt(80), rel=1e-9)
+
+
+def test_ppi_with_a_perfect_judge_is_the_mean_of_f():
+    data = example(target_labels=80)
+    prep = prepare(data)
+    f = prep.fresh_oof
+    perfect = dataclasses.replace(data, fresh_label=np.where(np.arange(400) < 80, f, np.nan))
+    assert fresh.ppi_score(prepare(perfect), 1.0).value == pytest.approx(f.mean(), abs=1e-13)
+    assert fresh.power_tuning(f[:80], f[:80]) == pytest.approx(1)
+
+
+def test_ppi_power_minimises_the_variance():
+    data = example(2000, target_labels=400)
+    prep = prepare(data)
+
+    def variance(power):
+        dev, _ = deviations(prep, fresh.ppi_score(prep, power))
+        return dev @ dev
+
+    power = fresh.power_tuning(data.fresh_label[:400], prep.fresh_oof[:400])
+    grid = np.linspace(0, 1, 41)
+    assert variance(power) <= min(variance(p) for p in grid) * 1.01
+    assert fresh.power_tuning(np.ones(5), np.ones(5)) == 0.0
+
+
+@pytest.mark.parametrize("name", ["ips", "snips", "psis", "calibrated_ips", "direct", "dr_oracle", "ppi_pp", "mrdr"])
+def test_calibration_jackknife_swaps_f_everywhere(name):
+    """theta^(-k) by refitting on labels outside fold k, replacing f in rewards and outcome models alike."""
+    data = example(seed=12)
+    prep = prepare(data)
+    score = ESTIMATORS[name].score(prep)
+    models = {"f": prep.fit, **score.models}
+    brute = []
+    for k in range(5):
+        total = 0.0
+        for term in score.all_terms:
+            num = term.num.copy()
+            for model, slope in term.slopes.items():
+                fit = models[model]
+                without = fit.values[k][fit.code[term.sample]]
+                num = num + slope * without
+            total += num.sum() / term.den.sum()
+        brute.append(total)
+    expected = 4 / 5 * ((np.array(brute) - np.mean(brute)) ** 2).sum()
+    assert calibration_variance(prep, score) == pytest.approx(expected, rel=1e-9)
+
+
+def test_swapping_f_in_the_reward_alone_would_inflate_the_oracle_variance():
+    prep = prepare(example(seed=13))
+    score = ESTIMATORS["dr_oracle"].score(prep)
+    half = Score(score.terms[:1])
+    assert calibration_variance(prep, score) < 0.5 * calibration_variance(prep, half)
+
+
+def test_calibration_variance_falls_with_the_labels_and_vanishes_without():
+    few, many = (prepare(example(4000, seed=1, labelled=share)) for share in (0.05, 0.9))
+    v = [calibration_variance(p, ESTIMATORS["direct"].score(p)) for p in (few, many)]
+    assert v[0] > 3 * v[1] > 0
+    none = prepare(example(label=np.full(400, np.nan), target_labels=0))
+    assert calibration_variance(none, ESTIMATORS["direct"].score(none)) == 0
+
+
+def test_calibration_folds_are_finite_for_every_estimator():
+    prep = prepare(example())
+    for estimator in ESTIMATORS.values():
+        assert np.isfinite(calibration_folds(prep, estimator.score(prep))).all()
+
+
+@pytest.mark.parametrize("name", ["naive", "snips", "direct", "dr_cpo"])
+def test_judge_variance_widens_every_estimate_that_uses_the_judge(name):
+    data = example()
+    noisy = dataclasses.replace(data, judge_var=np.full(400, 0.04), fresh_judge_var=np.full(400, 0.04))
+    quiet, loud = prepare(data), prepare(noisy)
+    assert judge_variance(quiet, ESTIMATORS[name].score(quiet)) == 0
+    assert judge_variance(loud, ESTIMATORS[name].score(loud)) > 0
+
+
+def test_judge_variance_of_the_naive_mean_by_hand():
+    var = np.random.default_rng(0).random(400) / 50
+    prep = prepare(example(fresh_judge_var=var))
+    assert judge_variance(prep, ESTIMATORS["naive"].score(prep)) == pytest.approx(var.sum() / 400**2)
+
+
+@pytest.mark.parametrize("alpha", [0.8, 1.5, 3.0])
+def test_khat_of_a_pareto_tail_is_one_over_alpha(alpha):
+    rng = np.random.default_rng(0)
+    k = np.mean([pareto.khat(np.log(rng.pareto(alpha, 20_000) + 1)) for _ in range(20)])
+    assert k == pytest.approx(1 / alpha, abs=0.06)
+
+
+def test_khat_ignores_a_shift_and_refuses_ties():
+    lw = np.random.default_rng(0).normal(0, 2, 2000)
+    assert pareto.khat(lw) == pytest.approx(pareto.khat(lw - 500), abs=1e-9)
+    assert np.isnan(pareto.khat(np.minimum(lw, 2.0)))
+    assert np.isnan(pareto.khat(np.zeros(100)))
+    assert np.isnan(pareto.khat(lw[:10]))
+
+
+def test_input_is_checked():
+    with pytest.raises(ValueError, match="judge"):
+        PolicyData(log_weight=np.zeros(3), judge=np.zeros(2))
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        PolicyData(log_weight=np.zeros(2), judge=np.array([0.0, 3.0]))
+    with pytest.raises(ValueError, match="inf"):
+        PolicyData(log_weight=np.array([np.inf]), judge=np.zeros(1))

@@ -1,0 +1,293 @@
+"""Verdicts, reasons, planning, contrasts and ranking: from arrays to rows of estimates.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from arena10k import compare, planning
+from arena10k.estimators import ESTIMATORS, PolicyData, policy_data, prepare, prompt_fold
+from arena10k.evaluate import CAUTION, REFUSE, REPORT, context, estimates, report
+from arena10k.intervals import score_interval
+from statistics_data import example
+
+KEYS = {
+    "policy",
+    "estimator",
+    "judge",
+    "value",
+    "se",
+    "ci_low",
+    "ci_high",
+    "verdict",
+    "reasons",
+    "n_used",
+    "n_quarantined",
+    "mean_weight",
+    "ess",
+    "khat",
+    "labels_needed",
+}
+WEIGHTED = ("ips", "snips", "psis", "calibrated_ips")
+
+
+def rows(data, **options):
+    return {r["estimator"]: r for r in estimates({"target": {"deterministic": data}}, **options)}
+
+
+def test_rows_are_json_without_nan_for_any_data():
+    n = 40
+    hard = [
+        example(n),
+        example(n, log_weight=np.full(n, np.nan)),
+        example(n, log_weight=np.full(n, -np.inf)),
+        example(n, log_weight=np.linspace(0, 3000, n)),
+        example(n, judge=np.full(n, np.nan)),
+        example(n, label=np.full(n, np.nan), target_labels=0),
+        example(n, label=np.zeros(n), judge=np.zeros(n), fresh_judge=np.zeros(n), fresh_label=np.zeros(n)),
+        PolicyData(log_weight=np.zeros(n), judge=np.full(n, 0.5)),
+        PolicyData(log_weight=np.empty(0), judge=np.empty(0)),
+        PolicyData(log_weight=np.zeros(1), judge=np.ones(1)),
+    ]
+    for data in hard:
+        for row in rows(data).values():
+            assert set(row) == KEYS
+            json.dumps(row, allow_nan=False)
+            assert row["verdict"] in (REPORT, CAUTION, REFUSE)
+            assert (row["verdict"] == REPORT) == (not row["reasons"])
+            if row["value"] is None:
+                assert row["verdict"] == REFUSE
+
+
+def test_one_row_per_policy_judge_and_estimator_with_quarantine_counts():
+    data = {"a": {"deterministic": example(), "uncertainty": example(seed=1)}, "b": {"deterministic": example(seed=2)}}
+    got = estimates(data, {"a": 7})
+    assert len(got) == 3 * len(ESTIMATORS)
+    assert {(r["policy"], r["n_quarantined"]) for r in got} == {("a", 7), ("b", 0)}
+
+
+def test_healthy_policy_with_labels_reports():
+    got = rows(example(1000, target_labels=200))
+    for name in ("snips", "psis", "calibrated_ips", "dr_oracle", "ppi_pp"):
+        assert got[name]["verdict"] == REPORT, (name, got[name]["reasons"])
+    assert got["naive"]["verdict"] == CAUTION
+    assert got["naive"]["reasons"] == ["not_on_oracle_scale"]
+
+
+def test_off_support_policy_is_refused_by_every_weighting_and_says_how_many_labels_would_do():
+    data = example(1000, target_labels=0)
+    got = rows(dataclasses.replace(data, log_weight=data.log_weight * 8 - 60))
+    for name in WEIGHTED:
+        assert got[name]["verdict"] == REFUSE
+        assert {"mean_weight_out_of_range", "off_support", "low_ess", "interval_too_wide"} <= set(got[name]["reasons"])
+        assert got[name]["labels_needed"] > 0
+    for name in ("direct", "dr_cpo", "mrdr", "tmle", "stacked_dr", "dr_oracle"):
+        assert got[name]["verdict"] in (CAUTION, REFUSE)
+    assert "no_transport_evidence" in got["direct"]["reasons"]
+    assert got["ppi_pp"]["reasons"] == ["no_labels"]
+
+
+def test_target_labels_make_ppi_reportable_when_weights_are_useless():
+    data = example(1000, target_labels=100, sigma=12.0)
+    got = rows(data)
+    assert got["ppi_pp"]["verdict"] == REPORT
+    assert got["snips"]["verdict"] == REFUSE
+
+
+def test_a_judge_that_does_not_transport_refuses_what_rests_on_it():
+    data = example(1000, target_labels=100)
+    fooled = dataclasses.replace(data, fresh_label=np.clip(data.fresh_label - 0.35, 0, 1))
+    got = rows(fooled)
+    for name in ("direct", "dr_cpo", "mrdr", "tmle", "stacked_dr", *WEIGHTED):
+        assert got[name]["verdict"] == REFUSE
+        assert "transport_failed" in got[name]["reasons"]
+    assert got["ppi_pp"]["verdict"] == REPORT
+
+
+def test_clipped_sentinels_are_refused_as_clip_dominated():
+    data = example(1000)
+    lw = np.where(np.arange(1000) % 60 == 0, 20.0, data.log_weight - 20)
+    got = rows(dataclasses.replace(data, log_weight=lw))
+    for name in WEIGHTED:
+        assert got[name]["verdict"] == REFUSE
+        assert {"clip_dominated", "khat_undefined", "mean_weight_impossible"} <= set(got[name]["reasons"])
+
+
+def test_weights_whose_mean_cannot_be_one_are_refused_however_narrow_the_interval():
+    data = example(2000, sigma=0.2)
+    got = rows(dataclasses.replace(data, log_weight=data.log_weight + 0.3))
+    assert got["snips"]["verdict"] == REFUSE
+    assert got["snips"]["reasons"][0] == "mean_weight_impossible"
+
+
+def test_temperature_mismatch_refuses_weighting_and_leaves_the_rest():
+    got = rows(example(1000, target_labels=200), flags={"target": ["temperature_mismatch"]})
+    for name in (*WEIGHTED, "dr_cpo", "dr_oracle", "tmle"):
+        assert got[name]["verdict"] == REFUSE
+        assert got[name]["reasons"][0] == "temperature_mismatch"
+    assert got["ppi_pp"]["verdict"] == REPORT
+
+
+def test_few_labels_are_said():
+    got = rows(example(1000, target_labels=12))
+    assert got["ppi_pp"]["verdict"] in (CAUTION, REFUSE)
+    assert "few_labels" in got["ppi_pp"]["reasons"]
+    assert rows(example(1000, target_labels=3))["ppi_pp"]["verdict"] == REFUSE
+
+
+def test_the_logging_policy_and_a_clone():
+    data = example(400, log_weight=np.zeros(400))
+    own = {f"fresh_{f}": getattr(data, f) for f in ("judge", "label", "cluster", "fold", "length")}
+    got = rows(dataclasses.replace(data, **own, is_logging=True))
+    for name, row in got.items():
+        assert row["verdict"] == (CAUTION if name == "naive" else REPORT)
+        assert row["mean_weight"] == 1
+        assert row["ess"] == pytest.approx(400)
+        assert row["khat"] is None
+    assert got["snips"]["value"] == pytest.approx(got["direct"]["value"])
+    assert got["ppi_pp"]["value"] == pytest.approx(np.nanmean(data.label), abs=0.02)
+    clone = report("clone", "deterministic", data, context(data), clone=True)
+    assert clone.noise_floor.exact
+    assert report("t", "deterministic", data, context(data)).noise_floor is None
+
+
+def test_wider_confidence_widens_every_interval():
+    narrow, wide = (rows(example(600, target_labels=100), confidence=c) for c in (0.8, 0.99))
+    for name in ESTIMATORS:
+        a, b = (r[name]["ci_high"] - r[name]["ci_low"] for r in (narrow, wide))
+        assert a < b
+
+
+def test_planned_labels_bring_the_interval_under_the_width():
+    """Plan from a pilot of 40 labels, label that many, look at the width."""
+    data = example(4000, target_labels=40)
+    for width in (0.1, 0.04):
+        n = planning.labels_needed(planning.pilot(prepare(data)), width)
+        labelled = prepare(example(4000, target_labels=n))
+        got = score_interval(labelled, ESTIMATORS["ppi_pp"].score(labelled))
+        assert 0.6 * width < got.width < 1.25 * width
+
+
+def test_labels_needed_grow_as_the_width_shrinks_and_never_vanish():
+    p = planning.pilot(prepare(example(400, target_labels=60)))
+    needed = [planning.labels_needed(p, w) for w in (0.4, 0.2, 0.1, 0.05)]
+    assert needed == sorted(needed)
+    assert needed[-1] > 3 * needed[-2] > 0
+    assert planning.ppi_width(p, np.array([needed[1], needed[1] - 1])).tolist()[0] <= 0.2
+    worst = planning.pilot(prepare(PolicyData(log_weight=np.zeros(50), judge=np.full(50, 0.5))))
+    assert worst.source == "worst_case"
+    assert planning.labels_needed(worst, 0.2) > 90
+    silent = planning.pilot(prepare(example(200, fresh_label=np.where(np.arange(200) < 30, 0.0, np.nan))))
+    assert planning.labels_needed(silent, 0.05) > 40
+
+
+def test_plan_is_a_table_with_cost():
+    p = planning.pilot(prepare(example(100, target_labels=60)))
+    table = planning.plan(p, np.array([0.2, 0.02]), cost_per_label=0.5, cost_per_draw=0.1)
+    assert table[1]["labels"] > 100
+    assert table[1]["extra_draws"] == table[1]["labels"] - 100
+    assert table[1]["cost"] == pytest.approx(0.5 * table[1]["labels"] + 0.1 * table[1]["extra_draws"])
+    assert table[0]["extra_draws"] == 0
+
+
+def three_policies():
+    good = example(1000, seed=1, target_labels=150)
+    same = dataclasses.replace(good, fresh_label=np.roll(good.fresh_label, 0))
+    bad = example(1000, seed=3, target_labels=0, sigma=10.0)
+    worse = dataclasses.replace(
+        good, fresh_judge=np.clip(good.fresh_judge - 0.3, 0, 1), fresh_label=np.clip(good.fresh_label - 0.25, 0, 1)
+    )
+    return {name: context(d) for name, d in {"good": good, "same": same, "bad": bad, "worse": worse}.items()}
+
+
+def test_ranking_holds_reportable_policies_only_and_shows_ties():
+    ranked = {r.policy: r for r in compare.ranking(three_policies())}
+    assert set(ranked) == {"good", "same", "worse"}
+    assert ranked["good"].rank == ranked["same"].rank == 1
+    assert ranked["good"].worst_rank == 2
+    assert ranked["worse"].rank == 3
+
+
+def test_contrasts_pair_prompts_and_cancel_what_policies_share():
+    found = {(c.a, c.b): c for c in compare.contrasts(three_policies(), "ppi_pp")}
+    assert set(found) == {("good", "same"), ("good", "worse"), ("same", "worse")}
+    assert found["good", "same"].difference == 0
+    assert found["good", "same"].se < 1e-12
+    assert not found["good", "same"].significant
+    gap = found["good", "worse"]
+    assert gap.significant
+    assert gap.low < gap.difference < gap.high
+
+
+def test_contrast_by_hand():
+    """Two labelled samples on the same prompts: the paired t standard error."""
+    a = example(100, target_labels=100)
+    b = dataclasses.replace(a, fresh_label=np.clip(a.fresh_label + np.random.default_rng(0).normal(0, 0.1, 100), 0, 1))
+    from arena10k.estimators.fresh import ppi_score
+
+    pa, pb = prepare(a), prepare(b)
+    got = compare.contrast(("a", pa, ppi_score(pa, 0.0)), ("b", pb, ppi_score(pb, 0.0)))
+    difference = a.fresh_label - b.fresh_label
+    assert got.difference == pytest.approx(difference.mean())
+    assert got.se == pytest.approx(difference.std(ddof=1) / 10, rel=1e-6)
+
+
+def frames():
+    logged = pd.DataFrame(
+        {
+            "prompt_id": ["a", "b", "c"],
+            "draw": 0,
+            "response_chars": [3, 4, 5],
+            "logp_p0": [-1.0, np.nan, -3.0],
+            "logp_pi": [-2.0, -2.0, np.nan],
+            "judge_deterministic": [0.0, 0.5, 1.0],
+            "label": [0.0, np.nan, 1.0],
+            "judge_uncertainty": [0.1, 0.2, np.nan],
+            "judge_uncertainty_sd": [0.1, 0.2, np.nan],
+        }
+    )
+    fresh = pd.DataFrame(
+        {
+            "policy": ["pi", "pi", "other"],
+            "prompt_id": ["c", "a", "z"],
+            "response_chars": [1, 2, 3],
+            "judge_deterministic": [0.3, 0.4, 0.9],
+            "judge_uncertainty": [0.3, 0.4, 0.9],
+            "judge_uncertainty_sd": [0.0, 0.3, 0.1],
+            "label": [np.nan, 1.0, np.nan],
+        }
+    )
+    return logged, fresh
+
+
+def test_arrays_from_the_analysis_table():
+    got = policy_data(*frames(), "pi", "uncertainty")
+    np.testing.assert_array_equal(got.log_weight, [-1.0, np.nan, np.nan])
+    np.testing.assert_array_equal(got.fresh_cluster, [2, 0])
+    np.testing.assert_allclose(got.fresh_judge_var, [0.0, 0.09])
+    np.testing.assert_array_equal(got.fold, [prompt_fold(p) for p in "abc"])
+    np.testing.assert_array_equal(got.fresh_fold, [prompt_fold("c"), prompt_fold("a")])
+    np.testing.assert_array_equal(got.fresh_label, [np.nan, 1.0])
+    own = policy_data(*frames(), "p0", "deterministic")
+    np.testing.assert_array_equal(own.log_weight, [0.0, np.nan, 0.0])
+    np.testing.assert_array_equal(own.fresh_judge, own.judge)
+    assert own.is_logging
+    assert (own.judge_var == 0).all()
+
+
+def test_prompt_folds_are_fixed_for_ever():
+    assert [prompt_fold(p) for p in ("arena_0", "arena_1", "x")] == [
+        prompt_fold(p) for p in ("arena_0", "arena_1", "x")
+    ]
+    counts = np.bincount([prompt_fold(f"arena_{i}") for i in range(5000)])
+    assert counts.min() > 900
+
+
+def test_two_stage_calibration_runs_through_every_estimator():
+    for row in rows(example(500, target_labels=100), calibration="two_stage").values():
+        assert row["value"] is not None
+        assert row["ci_low"] < row["ci_high"]

@@ -1,0 +1,232 @@
+"""Intervals against independent implementations and brute force; behaviour where there is little or no information."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from arena10k import intervals
+from arena10k.estimators import ESTIMATORS, PolicyData, prepare
+from arena10k.intervals import (
+    audit_weights,
+    bounded_mean_radii,
+    composite_interval,
+    el_interval,
+    el_score_interval,
+    missing_mass_interval,
+    prompt_means,
+    score_interval,
+)
+from statistics_data import example
+
+
+def vw_interval(w, r, alpha=0.05, wmax=np.inf):
+    from estimators.bandits.cressieread import Interval
+
+    interval = Interval(wmin=0, wmax=wmax, rmin=0, rmax=1)
+    for wi, ri in zip(w, r, strict=True):
+        interval.add_example(1.0, float(ri), float(wi))
+    return interval.get(alpha)
+
+
+@pytest.mark.parametrize("wmax", [np.inf, 5.0, 1000.0])
+@pytest.mark.parametrize("scale", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize("sigma", [0.01, 0.5, 1.5, 3.0])
+def test_el_interval_matches_vw_estimators(sigma, scale, wmax):
+    """To six digits, also where the mean weight is far from one on either side."""
+    rng = np.random.default_rng(int(100 * sigma + 10 * scale))
+    z = rng.standard_normal(300)
+    lw = sigma * z - sigma**2 / 2 + np.log(scale)
+    r = rng.beta(2 + 2 * (z > 0), 2)
+    np.testing.assert_allclose(el_interval(lw, r, w_max=wmax), vw_interval(np.exp(lw), r, wmax=wmax), atol=1e-6)
+
+
+def test_el_interval_matches_vw_estimators_at_other_levels():
+    rng = np.random.default_rng(0)
+    lw, r = rng.normal(-0.5, 1, 500), rng.random(500)
+    for alpha in (0.01, 0.2):
+        np.testing.assert_allclose(el_interval(lw, r, 1 - alpha), vw_interval(np.exp(lw), r, alpha), atol=1e-6)
+
+
+def test_el_bounds_are_the_extremes_over_reweighted_rows():
+    """Brute force: the convex programme of the paper on a small sample with w_max = 6, in the null space of its
+    equalities."""
+    from scipy.linalg import null_space
+
+    rng = np.random.default_rng(3)
+    n, top = 12, 6.0
+    w, r = rng.lognormal(-0.3, 0.8, n), rng.random(n)
+    free = np.r_[w, top if w.sum() < n else 0.0]
+    level = (n + 1) * (free.mean() - 1) ** 2 / free.var() + stats.f.isf(0.05, 1, n)
+    bounds = []
+    for end, sign in ((0.0, 1), (1.0, -1)):
+        found = []
+        for unseen in (0.0, top):
+            weights, rewards = np.r_[w, unseen], np.r_[r, end]
+            equalities = np.vstack([np.ones(n + 1), weights])
+            # The nearest point to uniform on the plane of the equalities, then the ball's cut with that plane.
+            lift = np.linalg.lstsq(equalities, np.ones(2) - equalities.mean(axis=1), rcond=None)[0]
+            centre = lift + 1 / (n + 1)
+            left = level - (((n + 1) * centre - 1) ** 2).sum()
+            if left < 0:
+                continue
+            plane = null_space(equalities)
+            gradient = plane.T @ (weights * rewards)
+            step = plane @ gradient / np.linalg.norm(gradient) * np.sqrt(left) / (n + 1)
+            found.append(sign * (centre @ (weights * rewards)) - abs(step @ (weights * rewards)))
+        bounds.append(sign * min(found))
+    np.testing.assert_allclose(el_interval(np.log(w), r, w_max=top), np.clip(bounds, 0, 1), atol=1e-9)
+
+
+def test_el_interval_averages_prompts_first():
+    rng = np.random.default_rng(1)
+    lw, r = rng.normal(-0.5, 1, 200), rng.random(200)
+    once = el_interval(lw, r)
+    twice = el_interval(np.tile(lw, 2), np.tile(r, 2), cluster=np.tile(np.arange(200), 2))
+    np.testing.assert_allclose(twice, once, atol=1e-12)
+    assert np.diff(el_interval(np.tile(lw, 2), np.tile(r, 2))) < np.diff(once)
+
+
+def test_el_interval_knows_nothing_when_weights_say_nothing():
+    assert el_interval(np.full(50, 900.0), np.full(50, 0.5)) == (0.0, 1.0)
+    assert el_interval(np.empty(0), np.empty(0)) == (0.0, 1.0)
+    low, high = el_interval(np.full(50, -900.0), np.full(50, 0.5))
+    assert high - low > 0.99
+
+
+def test_missing_mass_interval():
+    assert missing_mass_interval(0.25, 0.8) == pytest.approx((0.2, 0.95))
+    assert missing_mass_interval(3.0, 0.8) == (0.8, 0.8)
+
+
+def test_bounded_mean_is_close_to_rule_of_three_without_variation_and_to_t_with_it():
+    down, up = bounded_mean_radii(np.zeros(30), 0.0, 1.0)
+    assert down == 0
+    assert 0.09 < up < 0.12
+    x = np.random.default_rng(0).random(2000)
+    t = stats.t.ppf(0.975, 1999) * x.std(ddof=1) / np.sqrt(2000)
+    for radius in bounded_mean_radii(x, 0.0, 1.0):
+        assert radius == pytest.approx(t, rel=0.05)
+    assert bounded_mean_radii(np.empty(0), 0.0, 1.0) == (1.0, 1.0)
+
+
+def test_prompt_means():
+    np.testing.assert_allclose(prompt_means(np.array([1.0, 3.0, 5.0]), np.array([4, 4, 1])), [5.0, 2.0])
+
+
+def test_interval_of_a_mean_is_the_t_interval():
+    data = example(5000)
+    prep = prepare(data)
+    got = score_interval(prep, ESTIMATORS["naive"].score(prep))
+    se = data.fresh_judge.std(ddof=1) / np.sqrt(5000)
+    low, high = stats.t.interval(0.95, 4999, data.fresh_judge.mean(), se)
+    assert got.width == pytest.approx(high - low, rel=0.02)
+    assert (got.low + got.high) / 2 == pytest.approx((low + high) / 2, abs=1e-4)
+    assert got.se == pytest.approx(se, rel=0.02)
+    assert got.df == pytest.approx(4999)
+
+
+def test_interval_has_all_three_sources_of_variance():
+    data = example()
+    plain = score_interval(prepare(data), ESTIMATORS["direct"].score(prepare(data)))
+    noisy = prepare(dataclasses.replace(data, fresh_judge_var=np.full(400, 0.5)))
+    assert score_interval(noisy, ESTIMATORS["direct"].score(noisy)).se > plain.se
+    scarce = prepare(example(labelled=0.1))
+    assert score_interval(scarce, ESTIMATORS["direct"].score(scarce)).se > 1.5 * plain.se
+    assert plain.df < 399
+
+
+@pytest.mark.parametrize("name", ["ppi_pp", "direct", "snips", "dr_oracle", "naive"])
+def test_labels_without_variation_are_not_certainty(name):
+    """Thirty labels of 0 leave room for a rate of several percent."""
+    n = 110
+    label = np.where(np.arange(n) < 30, 0.0, np.nan)
+    zero = np.zeros(n)
+    data = PolicyData(log_weight=zero, judge=zero, label=label, fresh_judge=zero, fresh_label=label)
+    prep = prepare(data)
+    got = score_interval(prep, ESTIMATORS[name].score(prep))
+    assert got.low == 0
+    assert got.high > (0.02 if name == "naive" else 0.08)
+    assert got.se > 0
+
+
+def test_small_label_samples_cover():
+    """Truth: Bernoulli(.05), 30 labels. A plain t interval covers 79 %, because 21 % of samples are all zero."""
+    rng = np.random.default_rng(0)
+    n, hits = 60, 0
+    for _ in range(200):
+        y = np.where(np.arange(n) < 30, (rng.random(n) < 0.05).astype(float), np.nan)
+        s = np.round(rng.random(n), 1)
+        prep = prepare(PolicyData(log_weight=np.zeros(n), judge=s, fresh_judge=s, fresh_label=y))
+        got = score_interval(prep, ESTIMATORS["ppi_pp"].score(prep))
+        hits += got.low <= 0.05 <= got.high
+    assert hits / 200 >= 0.92
+
+
+def test_jackknife_and_influence_agree_for_many_rows():
+    prep = prepare(example(5000))
+    for name in ("snips", "direct", "dr_oracle", "ppi_pp"):
+        a, b = (score_interval(prep, ESTIMATORS[name].score(prep), method=m) for m in ("jackknife", "influence"))
+        assert a.se == pytest.approx(b.se, rel=0.01)
+
+
+def test_healthy_weights_use_the_jackknife_and_others_the_el_interval():
+    for sigma, method in ((0.5, "jackknife"), (3.0, "empirical_likelihood")):
+        prep = prepare(example(1000, sigma=sigma))
+        audit = audit_weights(prep.raw_log_weight)
+        got = composite_interval(prep, ESTIMATORS["snips"].score(prep), audit)
+        assert got.method == method
+        assert audit.healthy == (method == "jackknife")
+
+
+def test_weight_audit_names_what_is_wrong():
+    rng = np.random.default_rng(0)
+    lw = rng.normal(-0.02, 0.2, 2000)
+    assert audit_weights(lw).failures == []
+    assert audit_weights(np.zeros(50)).healthy
+    assert audit_weights(lw + 1).failures == ["mean_weight_out_of_range"]
+    assert audit_weights(lw - 3).failures == ["mean_weight_out_of_range", "off_support"]
+    clipped = np.minimum(rng.normal(0, 30, 1000), 20.0)
+    audit = audit_weights(clipped)
+    assert audit.ceiling > 100
+    assert audit.ess == pytest.approx(audit.ceiling, rel=0.1)
+    assert {"clip_dominated", "khat_undefined", "mean_weight_out_of_range"} <= set(audit.failures)
+    assert "low_ess" in audit_weights(rng.normal(0, 3, 2000)).failures
+    assert "khat_high" in audit_weights(rng.normal(0, 3, 2000)).failures
+    assert audit_weights(np.empty(0)).failures == ["no_log_weights"]
+
+
+def test_audit_is_stable_for_extreme_log_weights():
+    audit = audit_weights(np.linspace(0, 5000, 100))
+    assert audit.mean_weight == np.inf
+    assert audit.log_mean_weight == pytest.approx(5000 - np.log(100), abs=1)
+    tiny = audit_weights(np.linspace(-9000, -8000, 100))
+    assert tiny.mean_weight == 0
+    assert tiny.log_mean_weight == pytest.approx(-8000 - np.log(100), abs=1)
+
+
+def test_el_interval_of_a_policy_covers_the_label_residual_of_a_fooled_judge():
+    """The judge says 1 on everything; the labels are .4."""
+    data = example(600, sigma=2.5, judge=np.ones(600), label=np.where(np.arange(600) % 2, 0.4, np.nan))
+    got = el_score_interval(prepare(data))
+    assert got.low <= 0.4 <= got.high
+
+
+def test_interval_contains_its_value_and_stays_in_range():
+    for seed in range(5):
+        prep = prepare(example(150, seed=seed))
+        for estimator in ESTIMATORS.values():
+            score = estimator.score(prep)
+            got = score_interval(prep, score)
+            assert 0 <= got.low <= np.clip(score.value, 0, 1) <= got.high <= 1
+
+
+def test_no_interval_is_made_of_one_label():
+    label = np.where(np.arange(50) == 0, 1.0, np.nan)
+    prep = prepare(example(50, fresh_label=label))
+    got = score_interval(prep, ESTIMATORS["ppi_pp"].score(prep))
+    assert (got.low, got.high, got.se) == (0.0, 1.0, np.inf)
+    assert np.isnan(intervals.NO_INTERVAL.low)

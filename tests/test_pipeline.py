@@ -1,0 +1,142 @@
+"""The main job on the real model, small: killed in the middle, run again, and compared with the committed recording."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from arena10k import config, paths, stages
+from arena10k.run import Run
+from arena10k.store import Store
+
+PROMPTS = 8
+REPORT = [sys.executable, "-m", "arena10k", "report", "--params"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of the first prompts of params/local.yaml, killed with kill -9 while it collected, then finished."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copy(paths.params_file("local"), home / "local.yaml")
+    tiny = {"extends": "local.yaml", "run": "tiny", "prompts": {"max_prompts": PROMPTS}, "responses": {"draws": 1}}
+    tiny |= {"oracle": {"target_labels": 4}}
+    (home / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    environment = os.environ | {"ARENA10K_HOME": str(home)}
+    command = [*REPORT, str(home / "tiny.yaml")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARENA10K_HOME", str(home))
+        killed_at = _kill_while_collecting(command, environment)
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+        assert finished.returncode == 0, finished.stderr
+        yield {
+            "home": home,
+            "killed_at": killed_at,
+            "params": config.load(home / "tiny.yaml"),
+            "environment": environment,
+            "command": command,
+            "said": finished.stdout,
+        }
+
+
+def _kill_while_collecting(command, environment):
+    """Start the pipeline, wait for the first scored responses, kill its whole process group; records until then."""
+    with subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL) as job:
+        store = paths.store_file("tiny")
+        deadline = time.monotonic() + 300
+        while _count(store) < PROMPTS * 6 + 3 and job.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(job.pid, signal.SIGKILL)
+    return _count(store)
+
+
+def _count(store):
+    if not store.is_file():
+        return 0
+    with sqlite3.connect(store) as db:
+        try:
+            return db.execute("SELECT COUNT(*) FROM records").fetchone()[0]
+        except sqlite3.OperationalError:
+            return 0
+
+
+def by_key(store, job):
+    return {(r["policy"], r["prompt_id"], r["draw"]): r for r in store.rows(job)}
+
+
+def test_nothing_is_lost_or_doubled_by_the_kill(run):
+    store = Store.open(paths.store_file("tiny"))
+    rows = list(store.rows())
+    assert PROMPTS * 6 <= run["killed_at"] < len(rows)
+    keys = [(r["job"], r["policy"], r["prompt_id"], r["draw"]) for r in rows]
+    assert len(keys) == len(set(keys))
+    assert {job: len(by_key(store, job)) for job in ("responses", "logprobs")} == {"responses": 48, "logprobs": 48}
+
+
+def test_the_records_are_those_of_the_committed_recording(run):
+    """The same prompts, seeds and model gave the recording, uninterrupted; another processor may round differently."""
+    mine, sample = Store.open(paths.store_file("tiny")), Run("sample").store
+    recorded, measured = by_key(sample, "responses"), by_key(mine, "responses")
+    same = [key for key in measured if measured[key]["value"] == recorded[key]["value"]]
+    assert len(same) >= 0.9 * len(measured)
+    scored, rescored = by_key(sample, "logprobs"), by_key(mine, "logprobs")
+    logged = {key[1] for key in same if key[0] == "p0"}
+    compared = [key for key in rescored if key[1] in logged]
+    assert len(compared) >= 40
+    assert max(abs(scored[key]["value"] - rescored[key]["value"]) for key in compared) < 1e-3
+
+
+def test_p0_repeats_itself_and_the_clone_weighs_one(run):
+    table = Run(run["home"] / "tiny.yaml").table()
+    assert (table.logged.logp_p0 - table.logged.generation_logp).abs().max() < 1e-3
+    assert (table.logged.logp_pi_clone - table.logged.logp_p0).abs().max() < 1e-3
+
+
+def test_every_stage_has_its_page_and_the_index_links_them(run):
+    folder = paths.reports_dir("tiny")
+    index = (folder / "index.html").read_text()
+    assert f"Report: {folder / 'index.html'}" in run["said"]
+    for stage in stages.STAGES:
+        page = (folder / f"{stage}.html").read_text()
+        assert "Traceback" not in page
+        assert f'href="{stage}.html"' in index
+
+
+def test_results_have_their_stable_shapes(run):
+    folder = paths.reports_dir("tiny")
+    results = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("estimates", "quality", "status")}
+    row = {"policy", "estimator", "judge", "value", "se", "ci_low", "ci_high", "verdict", "reasons", "n_used"}
+    row |= {"n_quarantined", "mean_weight", "ess", "khat", "labels_needed"}
+    assert {"run", "n", "created", "rows"} == set(results["estimates"])
+    assert all(set(r) == row for r in results["estimates"]["rows"])
+    assert {r["verdict"] for r in results["estimates"]["rows"]} <= {"REPORT", "CAUTION", "REFUSE"}
+    job = {"job", "policy", "total", "ok", "errors", "quarantined", "rescored", "merged"}
+    assert all(set(j) == job for j in results["quality"]["jobs"])
+    assert {"jobs", "quarantined", "drift"} <= set(results["quality"])
+    assert results["status"]["complete_rows"] == PROMPTS
+    anomaly = json.loads((folder / "anomaly.json").read_text())
+    wanted = {"policy", "published", "trusted", "trusted_ci", "gap", "parts", "main_cause", "rank_first_probability"}
+    assert all(wanted | {"verdict", "sentence"} <= set(p) for p in anomaly["policies"])
+    causes = ["corrupted_logprobs", "clipping", "tail", "judge_bias", "off_support"]
+    assert all([part["cause"] for part in p["parts"]] == causes for p in anomaly["policies"])
+
+
+def test_nothing_runs_again_when_nothing_changed(run):
+    pages = sorted(paths.reports_dir("tiny").rglob("*.*"))
+    before = {p: p.stat().st_mtime_ns for p in pages}
+    subprocess.run(run["command"], env=run["environment"], check=True, capture_output=True, timeout=120)
+    assert {p: p.stat().st_mtime_ns for p in pages} == before
+
+
+def test_status_can_be_read_from_another_process(run):
+    command = [sys.executable, "-m", "arena10k", "status", "tiny", "--params", str(run["home"] / "tiny.yaml")]
+    told = subprocess.run(command, env=run["environment"], check=True, capture_output=True, text=True).stdout
+    assert f"prompts with all target log-probs: {PROMPTS}/{PROMPTS} (100%)" in told

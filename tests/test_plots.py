@@ -1,0 +1,188 @@
+"""Figures: drawn from any data a run may have, the finding in words that the data bear out."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from arena10k import plots
+from arena10k.plots import style
+from arena10k.report import display
+
+N = 200
+
+
+@pytest.fixture
+def log_weight() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    far = rng.normal(-20, 5, N)
+    far[:3] = np.nan
+    far[3:5] = -np.inf
+    return {"pi_clone": np.zeros(N), "pi_near": rng.normal(-0.125, 0.5, N), "pi_$far$": far}
+
+
+@pytest.fixture
+def jobs() -> pd.DataFrame:
+    rows = [
+        {"job": "responses", "policy": "p0", "total": 100, "ok": 100, "errors": {}, "quarantined": {}},
+        {
+            "job": "logprobs",
+            "policy": "p0",
+            "total": 100,
+            "ok": 90,
+            "errors": {"timeout": 4},
+            "quarantined": {"zero": 3},
+        },
+        {"job": "logprobs", "policy": "pi_bad", "total": 100, "ok": 40, "errors": {}, "quarantined": {}},
+    ]
+    return pd.DataFrame(rows)
+
+
+def _texts(figure: Figure) -> str:
+    found = figure.findobj(mpl.text.Text)
+    return " ".join(" ".join(t.get_text().split()) for t in found)
+
+
+def _estimates() -> list[dict]:
+    rows = [("pi_a", "snips", 0.5, 0.4, 0.6, "REPORT"), ("pi_a", "ppi_pp", 0.52, 0.5, 0.54, "CAUTION")]
+    rows += [("pi_b", "snips", 0.84, None, None, "REFUSE"), ("pi_b", "ppi_pp", None, None, None, "REFUSE")]
+    keys = ["policy", "estimator", "value", "ci_low", "ci_high", "verdict"]
+    return [dict(zip(keys, row, strict=True)) | {"judge": "deterministic"} for row in rows]
+
+
+def _drawings(log_weight, jobs) -> dict[str, Figure]:
+    rng = np.random.default_rng(1)
+    score, label = rng.random(N), rng.integers(0, 2, N).astype(float)
+    label[:50] = np.nan
+    lp = -rng.gamma(3, 10, N)
+    return {
+        "log_weights": plots.log_weights(log_weight),
+        "overlap": plots.overlap(log_weight),
+        "reward_by_weight": plots.reward_by_weight(log_weight, {p: rng.integers(0, 3, N) / 2 for p in log_weight}),
+        "ccdf": plots.ccdf(log_weight),
+        "forest": plots.forest(_estimates(), {"pi_a": 0.45}),
+        "reliability": plots.reliability(score, label, curve=(np.array([0.0, 1.0]), np.array([0.2, 0.8]))),
+        "judge_histograms": plots.judge_histograms(score, label),
+        "self_consistency": plots.self_consistency(lp, lp + 1e-5),
+        "missing_heatmap": plots.missing_heatmap(jobs),
+        "progress": plots.progress(jobs),
+    }
+
+
+def test_every_figure_draws_has_its_finding_and_keeps_settings(log_weight, jobs):
+    before = dict(mpl.rcParams)
+    drawings = _drawings(log_weight, jobs)
+    assert {f"{name}_finding" for name in drawings} | set(drawings) <= set(plots.__all__)
+    for name, figure in drawings.items():
+        figure.savefig(io.BytesIO(), format="svg")
+        assert len(figure.texts[0].get_text()) > 20, name
+    assert dict(mpl.rcParams) == before
+
+
+def test_figures_are_the_same_bytes_when_drawn_again(log_weight, jobs):
+    first, second = _drawings(log_weight, jobs), _drawings(log_weight, jobs)
+    for name in first:
+        assert display.figure_html(first[name], "x") == display.figure_html(second[name], "x"), name
+
+
+@pytest.mark.parametrize("values", [np.array([]), np.full(5, np.nan), np.full(5, -np.inf), np.array([0.0])])
+def test_weight_figures_cope_with_policies_without_weights(values):
+    data = {"pi_empty": values}
+    for draw in (plots.log_weights, plots.overlap, plots.ccdf):
+        draw(data).savefig(io.BytesIO(), format="svg")
+    plots.reward_by_weight(data, {"pi_empty": np.ones(len(values))}).savefig(io.BytesIO(), format="svg")
+
+
+def test_judge_figures_cope_with_nothing_and_with_one_kind():
+    for score, label in [([], []), ([0.5, 0.7], [np.nan, np.nan]), ([0.5, 0.5], [1.0, 1.0])]:
+        for draw in (plots.reliability, plots.judge_histograms, plots.self_consistency):
+            draw(np.array(score), np.array(label)).savefig(io.BytesIO(), format="svg")
+
+
+def test_weight_findings_follow_the_data(log_weight):
+    assert "pi_$far$" in plots.log_weights_finding(log_weight)
+    assert "far from one" in plots.log_weights_finding(log_weight)
+    assert "Only pi_clone and pi_near pass" in plots.overlap_finding(log_weight)
+    near = {"pi_clone": np.zeros(N)}
+    assert "every policy is near one" in plots.log_weights_finding(near)
+    assert "Every policy passes" in plots.overlap_finding(near)
+    one_heavy = {"pi_x": np.r_[np.log(300.0), np.zeros(100)]}
+    assert "holds 75% of the weight of pi_x" in plots.ccdf_finding(one_heavy)
+    assert "10 heaviest rows hold 77%" in plots.reward_by_weight_finding(one_heavy)
+
+
+def test_histograms_state_mean_weight_ess_and_what_is_missing(log_weight):
+    words = _texts(plots.log_weights(log_weight))
+    assert "E[w] 1, ESS 200 of 200" in words
+    assert "3 rows missing" in words
+    assert "2 rows of weight 0" in words
+
+
+def test_forest_finding_counts_refusals_and_coverage():
+    assert plots.forest_finding(_estimates()) == "2 of 4 estimates are refused (pi_b)"
+    with_truth = plots.forest_finding(_estimates(), {"pi_a": 0.45})
+    assert with_truth.endswith("1 of the 2 other intervals hold the measured value")
+
+
+def test_forest_shows_verdicts_by_shape_and_a_missing_value_in_words():
+    figure = plots.forest(_estimates(), {"pi_a": 0.45})
+    assert "no value" in _texts(figure)
+    marks = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", None, "")]
+    assert [m.get_fillstyle() for m in marks] == ["full", "left", "none"]
+    labels = {t.get_text() for t in figure.legends[0].get_texts()}
+    assert labels == {"REPORT", "CAUTION", "REFUSE", "measured"}
+
+
+def test_judge_findings_follow_the_data():
+    score = np.repeat([0.2, 0.8], 100)
+    honest = np.r_[np.zeros(80), np.ones(20), np.ones(80), np.zeros(20)]
+    assert "agrees with the oracle" in plots.reliability_finding(score, honest)
+    assert "0.80: 0.80 too high" in plots.reliability_finding(score, np.zeros(200))
+    assert "right responses 0.80 and wrong ones 0.20" in plots.judge_histograms_finding(score, (score > 0.5) * 1.0)
+    assert "0% of the wrong" in plots.judge_histograms_finding(score, (score > 0.5) * 1.0)
+
+
+def test_self_consistency_finding_counts_rows_beyond_the_tolerance():
+    lp = -np.arange(1.0, 11.0)
+    assert "reproduces generation on all 10 rows" in plots.self_consistency_finding(lp, lp + 1e-4)
+    worse = lp + np.r_[0.5, np.zeros(9)]
+    assert "on 1 of 10 rows (largest difference 0.5)" in plots.self_consistency_finding(lp, worse)
+
+
+def test_progress_findings_name_what_is_behind(jobs):
+    assert plots.progress_finding(jobs) == "1 of 2 jobs are complete; logprobs 65%"
+    assert plots.missing_heatmap_finding(jobs).startswith(
+        "70 of 300 measurements are missing, most of them in logprobs of pi_bad"
+    )
+    done = jobs.assign(ok=100, errors=[{}] * 3, quarantined=[{}] * 3)
+    assert plots.progress_finding(done) == "All 2 jobs are complete"
+    assert plots.missing_heatmap_finding(done).startswith("Nothing is missing: all 300")
+    assert "130 / 200, 7 failed" in _texts(plots.progress(jobs))
+
+
+def test_series_differ_without_colour():
+    looks = list(style.looks([f"p{i}" for i in range(16)]).values())
+    assert len({(k.marker, k.hatch, str(k.line), k.colour) for k in looks}) == 16
+    assert len({k.marker for k in looks[:8]}) == len({k.hatch for k in looks[:8]}) == 8
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(1.0, "1"), (0.0421, "0.0421"), (4.2e-7, "4e-7"), (2.1e12, "2e12"), (1234.5, "1,234"), (np.nan, "—")],
+)
+def test_label_numbers_are_short(value, written):
+    assert style.number(value) == written
+
+
+def test_long_titles_are_wrapped_inside_the_figure_without_losing_words():
+    figure, _ = style.panels(1, 1, "Wide WORDS " * 30, 2.0)
+    box = figure.texts[0].get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    assert box.x1 <= figure.bbox.x1
+    assert len(re.findall("Wide WORDS", " ".join(figure.texts[0].get_text().split()))) == 30

@@ -1,0 +1,115 @@
+"""Bad values are found by structure and set aside; estimates change only by the rows left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from arena10k import quality, table
+from arena10k.jobs import contexts
+from arena10k.policies import policies
+from arena10k.prompts import load, write
+from arena10k.status import progress
+from arena10k.store import Record, Store
+from test_collect import make_params
+
+
+@pytest.fixture
+def filled(home):
+    """A run of 60 prompts with clean log-probs: about -1 nat per token, ten tokens each."""
+    params = make_params(home, "http://127.0.0.1:9/v1", n_prompts=60, draws=1)
+    frame, _ = load(params)
+    write(params, frame)
+    store = Store.open(home / "data" / "stub" / "store.sqlite").using(contexts(params).values())
+    rng = np.random.default_rng(0)
+    for name in params.policies:
+        for prompt_id in frame.prompt_id:
+            tokens = (-rng.gamma(4, 0.25, 10)).tolist()
+            put(store, "responses", name, prompt_id, params, "text", tokens)
+            put(store, "logprobs", name, prompt_id, params, sum(tokens), tokens)
+    return params, store, frame
+
+
+def put(store, job, policy, prompt_id, params, value, tokens, request_hash=None, context=None):
+    payload = {"token_logprobs": tokens, "response_tokens": len(tokens)}
+    made = {"fingerprint": policies(params)[policy].fingerprint, "context": context or contexts(params)[job, policy]}
+    key = request_hash or f"{policy}-{prompt_id}"
+    store.put(Record(job, prompt_id, key, policy, 0, **made, status="ok", value=value, payload=payload))
+
+
+def test_clean_data_has_no_flag(filled):
+    params, store, _ = filled
+    assert quality.scan(params, store) == []
+    assert quality.drift(params, store) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "tokens"),
+    [
+        ("constant", [0.0] * 10),
+        ("constant", [-1.5] * 10),
+        ("below_floor", [-5.0, -10.0, -15.0, -20.0]),
+        ("below_floor", [-61.0, -1.0]),
+        ("positive", [-1.0, 0.5]),
+        ("nats_per_token_outlier", [-30.0, -29.0, -31.0, -30.5]),
+    ],
+)
+def test_each_fault_is_set_aside_under_its_code_and_can_be_released(filled, code, tokens):
+    params, store, frame = filled
+    bad = "p9999"
+    put(store, "logprobs", "pi_clone", bad, params, sum(tokens), tokens, "bad")
+    flags = quality.scan(params, store)
+    assert [(f.prompt_id, f.policy, f.code) for f in flags] == [(bad, "pi_clone", code)]
+    quality.quarantine(store, flags)
+    assert quality.scan(params, store) == flags, "a second look must find the same"
+    result = quality.report(params, store, flags, len(frame))
+    entry = next(j for j in result["jobs"] if (j["job"], j["policy"]) == ("logprobs", "pi_clone"))
+    assert entry["quarantined"] == {code: 1}
+    quality.quarantine(store, [])
+    assert all(r["quarantine"] is None for r in store.rows())
+
+
+def test_a_quarantined_row_is_missing_in_the_table_and_nothing_else_changes(filled):
+    params, store, frame = filled
+    before = table.build(params, frame, store)
+    row = next(r for r in store.rows("logprobs") if r["policy"] == "pi_clone")
+    flag = quality.Flag(row["prompt_id"], "pi_clone", "logprobs", row["request_hash"], "constant")
+    quality.quarantine(store, [flag])
+    after = table.build(params, frame, store)
+    hit = after.logged.prompt_id == row["prompt_id"]
+    assert after.logged.logp_pi_clone[hit].isna().all()
+    assert after.logged[~hit].equals(before.logged[~hit])
+    assert (after.missing["pi_clone"], after.quarantined["pi_clone"]) == (1, 1)
+
+
+def test_records_of_another_definition_are_kept_told_and_not_used(filled):
+    params, store, frame = filled
+    before = table.build(params, frame, store)
+    row = frame.prompt_id[0]
+    put(store, "logprobs", "pi_clone", row, params, -8.0, [-0.8, -0.9], "drifted", context="another definition")
+    (found,) = quality.drift(params, store)
+    assert (found["job"], found["policy"], found["records"]) == ("logprobs", "pi_clone", 1)
+    assert "1 records of pi_clone were made under another definition" in quality.drift_sentence([found])
+    assert table.build(params, frame, store).logged.equals(before.logged)
+
+
+def test_progress_counts_what_is_there(filled):
+    params, store, _ = filled
+    state = progress(params, store)
+    assert state["rows_with_all_logprobs"] == 60
+    by = {(j["job"], j["policy"]): j for j in state["jobs"]}
+    assert by["logprobs", "p0"]["ok"] == by["logprobs", "p0"]["total"] == 60
+    assert by["logprobs", "p0"]["eta_seconds"] == 0.0
+    assert store.complete_prompts({("logprobs", "p0"): 1, ("logprobs", "pi_clone"): 1}) == 60
+    assert store.complete_prompts({("logprobs", "p0"): 2}) == 0
+
+
+def test_self_consistency_and_clone_control_measure_what_is_stored(filled):
+    params, store, frame = filled
+    made = table.build(params, frame, store)
+    assert quality.largest(quality.self_consistency(made.logged, "p0")) == pytest.approx(0, abs=1e-12)
+    # The clone of this fixture has log-probs of its own: the control must say so.
+    control = quality.clone_control(params, made).iloc[0]
+    lw = made.log_weights()["pi_clone"]
+    assert control["max |log-weight|"] == np.abs(lw).max() > 1
+    assert control["exactly 0"] == 0
