@@ -48,7 +48,7 @@ def chat_answer(body: dict) -> dict:
 
 def echo_answer(body: dict) -> dict:
     ids = body["prompt"]
-    logprobs = [None] + [token_logprob(i, t) for i, t in enumerate(ids)][1:]
+    logprobs = [None, *(token_logprob(i, t) for i, t in enumerate(ids) if i)]
     extra = [] if body.get("max_tokens") == 0 else [-1.0]
     choice = {"index": 0, "text": "", "finish_reason": "length", "prompt_token_ids": ids,
               "logprobs": {"token_logprobs": logprobs + extra, "tokens": [], "top_logprobs": None}}  # fmt: skip

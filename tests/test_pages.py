@@ -174,15 +174,13 @@ def overview(rendered) -> Path:
         {"stage": "08", "title": "Absolute", "html": rendered, "status": "done", "group": "Ablations"},
     ]  # fmt: skip
     estimates = {"run": "local", "n": 120, "created": "2025-11-23", "rows": ROWS}
+    estimates["ranking"] = [ROWS[1] | {"rank": 1}]
     return report.index("local", pages, estimates, rendered.parent / "index.html", truth={"pi_bad": 0.3})
 
 
 def test_the_index_says_what_is_known_and_links_what_is_there(overview):
     html = overview.read_text(encoding="utf-8")
-    assert (
-        "3 policies evaluated from 120 prompts. pi_cot has the highest value, 0.610 (95% interval 0.560 to 0.660)."
-        in html
-    )
+    assert "3 policies evaluated from 120 prompts. pi_bad ranks first: 0.312, 95% interval 0.262 to 0.362." in html
     assert "With caution: pi_cot. Refused: pi_&lt;b&gt;." in html
     assert re.findall(r'<h3><a href="([^"]+)">', html) == ["06_estimates.html", "06_estimates.html"]
     assert "<h3>Missing page</h3>" in html
@@ -260,3 +258,13 @@ def test_landmarks_headings_and_anchors_of_a_page(tab, rendered):
     assert tab.evaluate("(a => a.length === new Set(a).size)([...document.querySelectorAll('[id]')]"
                         ".map(e => e.id))")  # fmt: skip
     assert "<script>document.title='pwned'</script>" in tab.evaluate("document.querySelector('td.text').textContent")
+
+
+def test_the_first_line_of_the_index_never_names_a_winner_by_chance():
+    from arena10k.report.overview import summary
+
+    best = report.headline(ROWS)
+    tied = [ROWS[1] | {"rank": 1}, ROWS[3] | {"rank": 1}]
+    told = summary({"n": 5, "rows": ROWS, "ranking": tied}, best)
+    assert "At the top these cannot be told apart: pi_bad (0.312" in told
+    assert "No policy can be ranked; pi_cot stands at 0.610" in summary({"n": 5, "rows": ROWS, "ranking": []}, best)

@@ -159,6 +159,7 @@ def export(run: str, params_file: str | None, to: Path | None) -> None:
 @click.option("--port", default=8000, show_default=True)
 def serve_local(port: int) -> None:
     """Serve the embedded model on loopback, OpenAI-compatible, until Ctrl-C."""
-    from arena10k.local_server import serve
+    from arena10k.local_server.__main__ import main as serve
 
-    serve(port=port)
+    click.echo(f"OpenAI-compatible endpoint: http://127.0.0.1:{port}/v1 (models: GET /v1/models); Ctrl-C stops it.")
+    serve.main(args=["--port", str(port)], standalone_mode=False)

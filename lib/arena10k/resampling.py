@@ -66,7 +66,8 @@ def permute_ratio(
     """Values (B,) of sum(w R) / sum(w) when weights are dealt to rows at random.
 
     The head's rewards are dealt row by row, without replacement; the bulk of k rows follows the normal limit of dealing
-    out what the head left: mean (n mean(R) - head's rewards) / k, Var = sigma_R^2 (sum w^2 - (sum w)^2 / k) k / (k - 1).
+    out what the head left, with mean (n mean(R) - head's rewards) / k and variance
+    sigma_R^2 (sum w^2 - (sum w)^2 / k) k / (k - 1).
     """
     n = len(weight)
     if n <= 4 * head:

@@ -7,6 +7,7 @@ True
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from arena10k.store import Store
 from arena10k.table import JUDGE_MODES, Table, build, labelled_judgments
 
 if TYPE_CHECKING:
+    from arena10k.compare import Ranked
     from arena10k.estimators import PolicyData
 
 
@@ -43,6 +45,13 @@ class Run:
     def __init__(self, name: str | Path = "sample", run: str | None = None):
         self.params: Params = config.load(name, run or None)
         self.name = self.params.run
+
+    @classmethod
+    def of(cls, params: Params) -> Run:
+        """The run of params that are loaded already."""
+        run = cls.__new__(cls)
+        run.params, run.name = params, params.run
+        return run
 
     def __repr__(self) -> str:
         return f"Run({self.name!r}: {len(self.params.policies)} policies)"
@@ -94,10 +103,26 @@ class Run:
         """The content of `estimates.json`: one row per policy, estimator and judge mode."""
         from arena10k import evaluate
 
-        flags = {name: ["temperature_mismatch"] for name, p in self.policies.items() if p.temperature_mismatch}
         e = self.params.estimation
-        rows = evaluate.estimates(self.arrays(table), table.quarantined, flags, e.width, e.confidence)
-        return {"run": self.name, "n": len(table.logged), "created": self.created, "rows": rows}
+        rows = evaluate.estimates(self.arrays(table), table.quarantined, self._flags, e.width, e.confidence)
+        ranking = [dataclasses.asdict(place) for place in self.ranking(table)]
+        head = {"run": self.name, "n": len(table.logged), "created": self.created}
+        return head | {"ranking": ranking, "rows": rows}
+
+    def ranking(self, table: Table, judge_mode: str = "uncertainty") -> list[Ranked]:
+        """Reportable policies, best first; policies that cannot be told apart share a rank, refused ones have none."""
+        from arena10k import compare, evaluate
+
+        e = self.params.estimation
+        contexts = {
+            policy: evaluate.context(modes[judge_mode], e.width, e.confidence, self._flags.get(policy, ()))
+            for policy, modes in self.arrays(table).items()
+        }
+        return compare.ranking(contexts, e.confidence)
+
+    @property
+    def _flags(self) -> dict[str, list[str]]:
+        return {name: ["temperature_mismatch"] for name, p in self.policies.items() if p.temperature_mismatch}
 
     def labelled_judgments(self) -> pd.DataFrame:
         """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `judge_*`, `label`."""

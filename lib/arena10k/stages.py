@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -149,14 +150,27 @@ def execute(name: str, params_file: str, run: str | None) -> None:
 
 
 #: Errors whose message is written for the user; any other is shown with its type.
-_PLAIN = {"ArenaError", "ParamsError", "FatalCallError"}
+_PLAIN = {"ArenaError", "ParamsError", "FatalCallError", "ServerFailed"}
 
 
 def _render(params: Params, name: str) -> None:
     from arena10k import report
 
     executed, page = executed_file(params.run, name), page_file(params.run, name)
-    report.render(executed, page, {"run": params.run, "stage": name})
+    report.render(executed, page, {"run": params.run, "stage": name} | provenance(params))
+
+
+def provenance(params: Params) -> dict[str, str | None]:
+    """What a page says of where it comes from: the newest record's time, and the revision of the code."""
+    from arena10k.run import Run
+
+    started = params.recording or paths.store_file(params.run).is_file()
+    command = ["git", "-C", str(paths.source_root()), "rev-parse", "--short", "HEAD"]
+    try:
+        revision = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        revision = None
+    return {"created": Run.of(params).created if started else None, "revision": revision}
 
 
 def _stamp(params: Params, name: str) -> None:
@@ -194,7 +208,8 @@ def write_index(params: Params) -> Path:
         for name in STAGES
     ]
     truth = {row["policy"]: row["value"] for row in (_result(params.run, "truth.json") or {}).get("rows", ())}
-    return report.index(params.run, pages, estimates, paths.reports_dir(params.run) / "index.html", truth=truth)
+    out = paths.reports_dir(params.run) / "index.html"
+    return report.index(params.run, pages, estimates, out, truth=truth, provenance=provenance(params))
 
 
 def title(stage: str) -> str:

@@ -12,11 +12,13 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from arena10k.errors import ArenaError
+
 _HOST = "127.0.0.1"
 _LOG_LINES = 20
 
 
-class ServerFailed(RuntimeError):
+class ServerFailed(ArenaError):
     """The local server did not start."""
 
 

@@ -102,8 +102,7 @@ def summary(estimates: Mapping[str, Any], best: Sequence[Row]) -> str:
     given, refused = [r for r in best if not _refused(r)], [r for r in best if _refused(r)]
     parts = [f"{len(best)} {_plural('policy', len(best))} evaluated{over}."]
     if given:
-        top = given[0]
-        parts.append(f"{visible(top['policy'])} has the highest value, {format_number(top['value'])}{_interval(top)}.")
+        parts.append(_leaders(estimates.get("ranking", ()), given))
         careful = [r["policy"] for r in given if r["verdict"] == "CAUTION"]
         if careful:
             parts.append(f"With caution: {_listed(careful)}.")
@@ -113,6 +112,21 @@ def summary(estimates: Mapping[str, Any], best: Sequence[Row]) -> str:
     if blind:
         parts.append(f"Logged responses alone cannot answer for {_listed(blind)}.")
     return " ".join(parts)
+
+
+def _leaders(ranking: Sequence[Row], given: Sequence[Row]) -> str:
+    """Who is first, and who cannot be told apart from the first."""
+    first = [r for r in ranking if r["rank"] == 1]
+    if not first:
+        return f"No policy can be ranked; {visible(given[0]['policy'])} stands at {_worth(given[0])}."
+    if len(first) == 1:
+        return f"{visible(first[0]['policy'])} ranks first: {_worth(first[0])}."
+    told = _listed([f"{visible(r['policy'])} ({_worth(r)})" for r in first])
+    return f"At the top these cannot be told apart: {told}."
+
+
+def _worth(row: Row) -> str:
+    return f"{format_number(row['value'])}{_interval(row)}"
 
 
 def _plural(noun: str, n: int) -> str:
@@ -127,7 +141,7 @@ def _listed(names: Sequence[str]) -> str:
 def _interval(row: Row) -> str:
     if is_missing(row["ci_low"]) or is_missing(row["ci_high"]):
         return ""
-    return f" (95% interval {format_number(row['ci_low'])} to {format_number(row['ci_high'])})"
+    return f", 95% interval {format_number(row['ci_low'])} to {format_number(row['ci_high'])}"
 
 
 def _table_rows(best: Sequence[Row], rows: Iterable[Row], truth: Mapping[str, float]) -> list[dict[str, Any]]:

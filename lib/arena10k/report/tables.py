@@ -105,7 +105,11 @@ def table(
     max_rows : show so many rows and say how many are left out.
     """
     frame = frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(list(frame))
-    labels = dict(columns) if isinstance(columns, Mapping) else {c: str(c) for c in columns or frame.columns}
+    labels = (
+        dict(columns)
+        if isinstance(columns, Mapping)
+        else {c: str(c).replace("_", " ") for c in columns or frame.columns}
+    )
     shown = frame if max_rows is None else frame.head(max_rows)
     refused = shown[verdict].eq("REFUSE").to_numpy(bool) if verdict in shown else np.zeros(len(shown), bool)
     writers = {c: _writer(shown[c], (formats or {}).get(c), c in set(text), c == verdict, limit) for c in labels}
