@@ -135,6 +135,7 @@ class EstimationParams(_Section):
     width: Annotated[float, Field(gt=0, le=1)] = 0.2
     folds: Annotated[int, Field(ge=2, le=50)] = 5
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    judge: Literal["deterministic", "uncertainty"] = Field("uncertainty", description="the mode that headlines use")
 
 
 class Params(_Section):

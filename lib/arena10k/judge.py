@@ -43,13 +43,18 @@ def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]
 
 def _requests(judge: JudgeParams, prompt: pd.Series, response: str) -> dict[str, list[str]]:
     """The texts each mode sends: the worked examples in their own order, and for uncertainty in every listed order."""
-    answer = json.dumps(" ".join(response.split())[: judge.max_response_chars], ensure_ascii=False)
     reference = "" if pd.isna(prompt["answer"]) else prompt["answer"]
-    case = judge.case.format(prompt=prompt["prompt"], response=answer, reference=reference)
+    texts = {"prompt": prompt["prompt"], "response": response, "reference": reference}
+    case = judge.case.format(**{name: _quoted(text, judge.max_response_chars) for name, text in texts.items()})
     orders = judge.orders or (tuple(range(len(judge.examples))),)
     head = [judge.intro] if judge.intro else []
     texts = ["\n".join([*head, *(judge.examples[i] for i in order), case]) for order in orders]
     return {DETERMINISTIC: texts[:1], UNCERTAINTY: texts}
+
+
+def _quoted(text: str, limit: int) -> str:
+    """One line, as a JSON string: quotes and line ends in it cannot pass for the grader's own."""
+    return json.dumps(" ".join(text.split())[:limit], ensure_ascii=False)
 
 
 async def _ask(judge: JudgeParams, job: str, texts: list[str], endpoint: Endpoint) -> Measurement:

@@ -24,6 +24,7 @@ from arena10k.store import Store
 from arena10k.table import JUDGE_MODES, Table, build, labelled_judgments
 
 if TYPE_CHECKING:
+    from arena10k.attribution import Investigation
     from arena10k.compare import Ranked
     from arena10k.estimators import PolicyData
 
@@ -106,19 +107,26 @@ class Run:
         e = self.params.estimation
         rows = evaluate.estimates(self.arrays(table), table.quarantined, self._flags, e.width, e.confidence)
         ranking = [dataclasses.asdict(place) for place in self.ranking(table)]
-        head = {"run": self.name, "n": len(table.logged), "created": self.created}
+        head = {"run": self.name, "n": len(table.logged), "created": self.created, "judge": e.judge}
         return head | {"ranking": ranking, "rows": rows}
 
-    def ranking(self, table: Table, judge_mode: str = "uncertainty") -> list[Ranked]:
+    def ranking(self, table: Table) -> list[Ranked]:
         """Reportable policies, best first; policies that cannot be told apart share a rank, refused ones have none."""
         from arena10k import compare, evaluate
 
         e = self.params.estimation
         contexts = {
-            policy: evaluate.context(modes[judge_mode], e.width, e.confidence, self._flags.get(policy, ()))
+            policy: evaluate.context(modes[e.judge], e.width, e.confidence, self._flags.get(policy, ()))
             for policy, modes in self.arrays(table).items()
         }
         return compare.ranking(contexts, e.confidence)
+
+    def investigate(self, table: Table) -> Investigation:
+        """Why published numbers are wrong, where they are: see `arena10k.attribution`."""
+        from arena10k import attribution
+
+        e = self.params.estimation
+        return attribution.investigate_table(table, e.judge, width=e.width, confidence=e.confidence, flags=self._flags)
 
     @property
     def _flags(self) -> dict[str, list[str]]:

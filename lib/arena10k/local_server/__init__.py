@@ -1,6 +1,7 @@
 """The embedded model (SmolLM2-135M-Instruct on OpenVINO GenAI) behind an OpenAI-compatible endpoint on loopback.
 
-Models: `smollm2-135m`, exactly tempered ones such as `smollm2-135m-t0.6`, and `smollm2-135m-judge` (reduced precision).
+Models: `smollm2-135m`, exactly tempered ones such as `smollm2-135m-t0.6`, and either with `-judge` (reduced
+precision, for rating distributions).
 Start it with `python -m arena10k.local_server`, or with `running()` from Python.
 """
 

@@ -16,9 +16,14 @@ from arena10k.local_server.requests import BadRequest, ChatRequest, CompletionRe
 from arena10k.local_server.template import Vocabulary
 
 BASE_MODEL = "smollm2-135m"
-JUDGE_MODEL = f"{BASE_MODEL}-judge"
-LISTED_MODELS = (BASE_MODEL, f"{BASE_MODEL}-t0.6", JUDGE_MODEL)
-_TEMPERED = re.compile(rf"{re.escape(BASE_MODEL)}-t(\d+(?:\.\d+)?)")
+JUDGE = "-judge"
+#: Any temperature in the range is served; these are the ones that are listed.
+LISTED_MODELS = tuple(
+    f"{BASE_MODEL}{heat}{judge}"
+    for heat in ("", *(f"-t{tenths / 10:g}" for tenths in range(3, 21)))
+    for judge in ("", JUDGE)
+)
+_MODEL = re.compile(rf"{re.escape(BASE_MODEL)}(?:-t(\d+(?:\.\d+)?))?({JUDGE})?")
 _MAX_BODY = 4 * 2**20
 
 
@@ -96,7 +101,7 @@ class Server:
     async def _score(self, model: Model, body: CompletionRequest, prompt: list[int]) -> list[list[Tokens]]:
         """Teacher forcing: the prompt's own log-probs, then any new tokens."""
         if model.judge:
-            raise BadRequest(f"{JUDGE_MODEL} runs at reduced precision and does not score; use another model", "echo")
+            raise BadRequest(f"{model.name} runs at reduced precision and does not score; use another model", "echo")
         if body.n != 1:
             raise BadRequest("n must be 1 with echo", "n")
         seed = None
@@ -109,15 +114,17 @@ class Server:
         return [[Tokens(sequence.ids[:keep], sequence.logprobs[:keep])]]
 
     async def _model(self, name: str) -> Model:
-        match = _TEMPERED.fullmatch(name)
-        temperature = float(match[1]) if match else 1.0
+        match = _MODEL.fullmatch(name)
+        temperature = float(match[1] or 1.0) if match else 0.0
         low, high = weights.TEMPERATURE_RANGE
-        if (not match and name not in LISTED_MODELS) or not low <= temperature <= high:
-            listed = ", ".join(LISTED_MODELS)
-            message = f"the model {name!r} does not exist; there are {listed} and any -t from {low} to {high}"
+        if not low <= temperature <= high:
+            message = (
+                f"the model {name!r} does not exist; there is {BASE_MODEL}, optionally with -t<temperature> "
+                f"from {low} to {high}, optionally with {JUDGE}"
+            )
             raise BadRequest(message, "model", "model_not_found", status=404)
         gguf = await asyncio.to_thread(weights.tempered, temperature)
-        return Model(name, gguf, judge=name == JUDGE_MODEL)
+        return Model(name, gguf, judge=bool(match[2]))
 
     def _encode(self, text: str) -> list[int]:
         try:

@@ -60,6 +60,7 @@ def index(
     *,
     provenance: Mapping[str, Any] | None = None,
     truth: Mapping[str, float] | None = None,
+    title: str = "",
 ) -> Path:
     """Write `reports/<run>/index.html`.
 
@@ -71,17 +72,21 @@ def index(
         listed as missing, without a link.
     estimates : the content of `estimates.json`, or None where there is none yet.
     provenance : as for `render`; ``created`` falls back to that of `estimates`.
+    title : what the experiment is, for the heading; the run's name where it is empty.
     truth : measured values by policy, where the run has them; shown beside the estimates, never used.
     """
     import jinja2
 
     out = Path(out_path)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
-    estimates = estimates or {}
-    best = headline(estimates.get("rows", ()))
+    estimates = dict(estimates or {})
+    judge = estimates.get("judge")
+    estimates["rows"] = [r for r in estimates.get("rows", ()) if judge in (None, r["judge"])]
+    best = headline(estimates["rows"])
     facts = {"run": run, "created": estimates.get("created")} | dict(provenance or {})
     html = environment.get_template("overview.html.j2").render(
         run=run,
+        title=title or run,
         style=style_sheet(),
         icon=icon(),
         summary=summary(estimates, best),
@@ -192,7 +197,7 @@ def _groups(pages: Iterable[Mapping[str, Any]], folder: Path) -> dict[str, list[
             "link": link,
             "status": (page.get("status") or "done") if there else "missing",
             "sentence": visible(page.get("sentence") or ""),
-            "numbers": [(visible(str(label)), format_value(value)) for label, value in numbers],
+            "numbers": [(visible(str(label).replace("_", " ")), format_value(value)) for label, value in numbers],
             "verdicts": [(badge(v), n) for v, n in (page.get("verdicts") or {}).items() if n],
         }
         groups.setdefault(page.get("group") or "Stages", []).append(entry)
