@@ -162,6 +162,22 @@ def test_n_choices_are_the_draws_of_consecutive_seeds(client, sampled):
     assert both.usage.completion_tokens == sum(len(choice.token_ids) for choice in both.choices)
 
 
+def test_a_shared_prefix_from_the_cache_leaves_the_scored_logprobs_as_they_are(server, sampled, rescored):
+    """Twice: the second time whole sequences are cached, and the server has to score them without the cache."""
+    for _ in range(2):
+        calls = [
+            lambda made, a=a: echo(
+                made, [*a.prompt_token_ids, *a.choices[0].token_ids], echo_from=len(a.prompt_token_ids)
+            )
+            for a in sampled
+        ]
+        for answer, shared, whole in zip(sampled, concurrently(server, calls), rescored, strict=True):
+            start = len(answer.prompt_token_ids)
+            mine, full = (x.choices[0].logprobs.token_logprobs for x in (shared, whole))
+            assert mine[start:] == full[start:]
+            assert len(mine) == len(full)
+
+
 def test_echoed_logprobs_do_not_depend_on_the_batch(client, sampled, rescored):
     answer, scored = sampled[3], rescored[3]
     alone = echo(client, [*answer.prompt_token_ids, *answer.choices[0].token_ids])

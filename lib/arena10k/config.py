@@ -27,6 +27,7 @@ class Capabilities(_Section):
 
     token_ids: bool = Field(False, description="chat answers carry prompt_token_ids and token_ids")
     echo_logprobs: bool = Field(False, description="completions score a given prompt: echo with logprobs")
+    echo_from: bool = Field(False, description="echo takes `echo_from`: log-probs before it are not needed")
     seed: bool = Field(True, description="the endpoint takes a sampling seed")
 
 

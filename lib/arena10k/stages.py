@@ -137,7 +137,7 @@ def execute(name: str, params_file: str, run: str | None) -> None:
             kernel_name="python3",
             progress_bar=False,
             stderr_file=sys.stderr,  # progress bars
-            extra_arguments=["--IPKernelApp.log_level=40"],  # a warning about loopback TCP at every start
+            extra_arguments=["--IPKernelApp.log_level=50"],  # says at every start that it uses loopback TCP
         )
     except papermill.PapermillExecutionError as error:
         line = f"{name}: {error.evalue if error.ename in _PLAIN else f'{error.ename}: {error.evalue}'}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from arena10k.client import Endpoint
 from arena10k.collect import Measurement, Task
-from arena10k.config import Params
+from arena10k.config import Capabilities, Params
 from arena10k.errors import invalid
 from arena10k.generate import check_logprobs
 from arena10k.jobs import LOGPROBS, RESPONSES, contexts
@@ -43,20 +43,25 @@ def tasks(params: Params, store: Store) -> Iterator[Task]:
         logged = [r for r in responses if r["policy"] == params.logging_policy]
         for row in logged[: params.responses.logged_draws]:
             for policy in (p for p in able if p.name in rendered):
-                yield _task(policy, current[LOGPROBS, policy.name], prompt_id, row, rendered[policy.name])
+                can = params.providers[policy.params.provider].capabilities
+                yield _task(policy, current[LOGPROBS, policy.name], prompt_id, row, rendered[policy.name], can)
 
 
-def _task(policy: Policy, context: str, prompt_id: str, row: dict[str, Any], prompt_ids: list[int]) -> Task:
+def _task(
+    policy: Policy, context: str, prompt_id: str, row: dict[str, Any], prompt_ids: list[int], can: Capabilities
+) -> Task:
     response_ids = row["payload"]["token_ids"]
     key = [context, policy.name, row["draw"], prompt_ids, response_ids]
-    ask = partial(_ask, policy.params.model, prompt_ids, response_ids)
+    ask = partial(_ask, policy.params.model, prompt_ids, response_ids, can.echo_from)
     return Task(
         LOGPROBS, prompt_id, digest(key), policy.name, row["draw"], policy.fingerprint, context,
         policy.params.provider, policy.params.model, ask,
     )  # fmt: skip
 
 
-async def _ask(model: str, prompt_ids: list[int], response_ids: list[int], endpoint: Endpoint) -> Measurement:
+async def _ask(
+    model: str, prompt_ids: list[int], response_ids: list[int], echo_from: bool, endpoint: Endpoint
+) -> Measurement:
     answer = await endpoint.complete(
         model=model,
         prompt=prompt_ids + response_ids,
@@ -64,7 +69,7 @@ async def _ask(model: str, prompt_ids: list[int], response_ids: list[int], endpo
         temperature=0,
         logprobs=1,
         echo=True,
-        extra_body={"return_token_ids": True},
+        extra_body={"return_token_ids": True} | ({"echo_from": len(prompt_ids)} if echo_from else {}),
     )
     return read_answer(answer, prompt_ids, response_ids)
 

@@ -1,6 +1,8 @@
 """The HTTP side: routes, models by name, errors in OpenAI's shape."""
 
 import asyncio
+import contextlib
+import dataclasses
 import re
 import secrets
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from arena10k.local_server import responses, weights
-from arena10k.local_server.engine import CONTEXT_LENGTH, EngineError, Engines, Job
+from arena10k.local_server.engine import CONTEXT_LENGTH, CachedAway, EngineError, Engines, Job
 from arena10k.local_server.engine import Sequence as Tokens
 from arena10k.local_server.requests import BadRequest, ChatRequest, CompletionRequest, TokenizeRequest, parse
 from arena10k.local_server.template import Vocabulary
@@ -107,11 +109,19 @@ class Server:
         seed = None
         if body.temperature == 1 and body.max_tokens:
             seed = secrets.randbits(32) if body.seed is None else body.seed
-        job = Job(tuple(prompt), max(body.max_tokens, 1), seed=seed, echo=True)
-        (sequence,) = await self._engines.get(model.gguf, "score").complete(job)
+        job = Job(tuple(prompt), max(body.max_tokens, 1), seed=seed, echo=True, echo_from=body.echo_from)
+        (sequence,) = await self._echo(model, job)
         # The engine always makes one token; with max_tokens 0 it is left out of the answer.
         keep = len(prompt) if body.max_tokens == 0 else len(sequence.ids)
         return [[Tokens(sequence.ids[:keep], sequence.logprobs[:keep])]]
+
+    async def _echo(self, model: Model, job: Job) -> list[Tokens]:
+        """Score with the shared prefix from the cache where the caller can do without its log-probs. A sequence that
+        was seen before is cached beyond that: it is computed whole, without a cache."""
+        if job.echo_from:
+            with contextlib.suppress(CachedAway):
+                return await self._engines.get(model.gguf, "generate").complete(job)
+        return await self._engines.get(model.gguf, "score").complete(dataclasses.replace(job, echo_from=0))
 
     async def _model(self, name: str) -> Model:
         match = _MODEL.fullmatch(name)

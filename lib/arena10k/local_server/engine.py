@@ -23,6 +23,10 @@ class EngineError(RuntimeError):
     """The engine failed, or returned fewer values than were asked for."""
 
 
+class CachedAway(EngineError):
+    """An echo lacks log-probs that were asked for, because the prefix cache held their positions."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """How a pipeline is set up. Prefix caching drops echoed log-probs, so scoring goes without it."""
@@ -43,22 +47,27 @@ KINDS = {
 class Job:
     """One request: token ids in, `max_tokens` >= 1 new tokens out.
 
-    `seed` None means greedy. `beams` > 1 (with one new token) gives that many next tokens, most probable first.
+    `seed` None means greedy. `beams` > 1 (with one new token) gives that many next tokens, most probable first. With
+    `echo`, log-probs of the first `echo_from` positions are not asked for: a prefix cache may drop them.
     """
 
     prompt: tuple[int, ...]
     max_tokens: int
     seed: int | None = None
     echo: bool = False
+    echo_from: int = 0
     beams: int = 1
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """Token ids and their log-probs (nats, temperature 1), equally long; echoed prompts come first."""
+    """Token ids and their log-probs (nats, temperature 1), equally long; echoed prompts come first.
+
+    None: a leading position of an echo that was not asked for and not measured.
+    """
 
     ids: list[int]
-    logprobs: list[float]
+    logprobs: list[float | None]
 
 
 @dataclass
@@ -157,10 +166,10 @@ class Pipeline:
             item.future.set_exception(EngineError(f"the engine gave up on the request ({status.name})"))
             return True
         outputs = item.handle.read_all()
-        sequences = [Sequence(list(out.generated_ids), list(out.generated_log_probs)) for out in outputs]
-        problem = _incomplete(item.job, sequences)
-        if problem:
-            item.future.set_exception(EngineError(problem))
+        try:
+            sequences = _sequences(item.job, outputs)
+        except EngineError as problem:
+            item.future.set_exception(problem)
         else:
             item.future.set_result(sequences)
         return True
@@ -172,18 +181,26 @@ class Pipeline:
                 item.future.set_exception(EngineError(f"the engine failed: {error}"))
 
 
-def _incomplete(job: Job, sequences: list[Sequence]) -> str | None:
-    """Say what is missing from the engine's answer: a value that was not measured is an error, never made up."""
-    if len(sequences) != job.beams:
-        return f"the engine returned {len(sequences)} sequences where {job.beams} were asked for"
-    for sequence in sequences:
-        if len(sequence.ids) != len(sequence.logprobs):
-            return f"the engine returned {len(sequence.logprobs)} log-probs for {len(sequence.ids)} tokens"
-        if job.echo and tuple(sequence.ids[: len(job.prompt)]) != job.prompt:
-            return f"the engine did not echo the {len(job.prompt)} tokens of the prompt"
-        if len(sequence.ids) <= len(job.prompt) * job.echo:
-            return "the engine returned no token"
-    return None
+def _sequences(job: Job, outputs: list) -> list[Sequence]:
+    """The engine's outputs; a value that is missing is an error, never made up.
+
+    Raises CachedAway where the prefix cache dropped log-probs that were asked for, EngineError for anything else.
+    """
+    if len(outputs) != job.beams:
+        raise EngineError(f"the engine returned {len(outputs)} sequences where {job.beams} were asked for")
+    sequences = []
+    for output in outputs:
+        ids, logprobs = list(output.generated_ids), list(output.generated_log_probs)
+        if job.echo and tuple(ids[: len(job.prompt)]) != job.prompt:
+            raise EngineError(f"the engine did not echo the {len(job.prompt)} tokens of the prompt")
+        if len(ids) <= len(job.prompt) * job.echo:
+            raise EngineError("the engine returned no token")
+        missing = len(ids) - len(logprobs)
+        if missing < 0 or missing > job.echo_from:
+            kind = CachedAway if job.echo_from else EngineError
+            raise kind(f"the engine returned {len(logprobs)} log-probs for {len(ids)} tokens")
+        sequences.append(Sequence(ids, [None] * missing + logprobs))
+    return sequences
 
 
 class Engines:

@@ -92,6 +92,8 @@ class CompletionRequest(_Sampling):
     prompt: StrictStr | TokenIds
     max_tokens: Annotated[StrictInt, Field(ge=0)] = 16
     echo: StrictBool = False
+    # Ours: log-probs before this position are not needed, so that a prefix shared with other requests is computed once.
+    echo_from: Annotated[StrictInt, Field(ge=0)] = 0
     logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP)] | None = None
 
 
