@@ -36,9 +36,13 @@ def contexts(params: Params) -> dict[Key, str]:
 
 
 def labelled_slice(params: Params, policy: str, prompt_ids: Iterable[str]) -> set[str]:
-    """The prompts whose response by `policy` gets an oracle label; stable when prompts are reordered."""
+    """The prompts whose response by `policy` gets an oracle label; stable when prompts are reordered.
+
+    All policies are labelled on the same prompts, as far as their numbers go, so that policies are compared on equal
+    questions and the transport test does not mistake harder prompts for a judge that fails.
+    """
+    order = sorted(prompt_ids, key=lambda p: unit_hash(params.seed, ORACLE, p))
     is_logging = policy == params.logging_policy
-    order = sorted(prompt_ids, key=lambda p: unit_hash(params.seed, ORACLE, is_logging, p))
     size = round(params.oracle.p0_fraction * len(order)) if is_logging else params.oracle.target_labels
     return set(order[:size])
 
