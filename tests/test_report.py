@@ -263,3 +263,8 @@ def test_headings_have_one_title_no_gaps_and_unique_ids():
     html = clean("<h2>Title &amp; more</h2><h1>A b</h1><h4>A b</h4><h2></h2>", headings)
     assert headings.title == "Title & more"
     assert html == '<h2 id="a-b">A b</h2><h3 id="a-b-2">A b</h3><h2 id="section"></h2>'
+
+
+def test_a_table_without_rows_still_has_its_header():
+    html = report.table([], columns=["rank", "policy"])._repr_html_()
+    assert '<th scope="col">rank</th><th scope="col">policy</th>' in html

@@ -110,6 +110,8 @@ def table(
         if isinstance(columns, Mapping)
         else {c: str(c).replace("_", " ") for c in columns or frame.columns}
     )
+    if frame.empty:
+        frame = frame.reindex(columns=list(labels))
     shown = frame if max_rows is None else frame.head(max_rows)
     refused = shown[verdict].eq("REFUSE").to_numpy(bool) if verdict in shown else np.zeros(len(shown), bool)
     writers = {c: _writer(shown[c], (formats or {}).get(c), c in set(text), c == verdict, limit) for c in labels}
