@@ -23,8 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 MODEL = "smollm2-135m-t0.6"
-JUDGE = "smollm2-135m-judge"
-MODELS = ("smollm2-135m", MODEL, JUDGE)
+MODELS = ("smollm2-135m", MODEL)
 QUESTIONS = [
     "What is the capital of France?",
     "Write two short paragraphs about rain, with a blank line between them.",
@@ -234,9 +233,9 @@ def test_top_logprobs_equal_the_echoed_logprobs_of_each_alternative(server, clie
     assert top["<|im_end|>"] == pytest.approx(forced, abs=1e-3)
 
 
-def test_the_judge_gives_a_next_token_distribution_and_refuses_to_score(client):
+def test_a_few_shot_rating_has_a_next_token_distribution(client):
     answer = client.completions.create(
-        model=JUDGE,
+        model=MODEL,
         prompt='"Paris." mentions Paris: True\n"London." mentions Paris:',
         max_tokens=1,
         temperature=0,
@@ -245,9 +244,6 @@ def test_the_judge_gives_a_next_token_distribution_and_refuses_to_score(client):
     (top,) = answer.logprobs.top_logprobs
     assert {" True", " False"} <= set(top)
     assert next(iter(top)) == answer.text
-    with pytest.raises(openai.BadRequestError) as caught:
-        echo(client, [1, 2, 3], model=JUDGE)
-    assert caught.value.param == "echo"
 
 
 def test_completions_continue_after_an_echoed_prompt(client):
@@ -443,7 +439,7 @@ def test_a_pipeline_that_cannot_load_fails_its_requests(tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")
     engines = engine.Engines(eos=2)
-    pipeline = engines.get(broken, "score")
+    pipeline = engines.get(broken, prefix_cache=False)
     jobs = [pipeline.complete(engine.Job((1, 2), 1)) for _ in range(3)]
 
     async def run():
@@ -453,12 +449,12 @@ def test_a_pipeline_that_cannot_load_fails_its_requests(tmp_path):
     deadline = time.monotonic() + 10
     while pipeline.alive and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert engines.get(broken, "score") is not pipeline
+    assert engines.get(broken, prefix_cache=False) is not pipeline
 
 
 def test_missing_echoed_positions_are_an_error():
     """A prefix cache silently drops the log-probs of the positions it holds: 40 tokens scored twice."""
-    cached = engine.Pipeline(weights.source(), engine.Kind(True, True, 256), eos=2)
+    cached = engine.Pipeline(weights.source(), prefix_cache=True, eos=2)
     job = engine.Job(tuple(range(100, 140)), 1, echo=True)
 
     async def run():

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import re
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
@@ -18,24 +17,10 @@ from arena10k.local_server.requests import BadRequest, ChatRequest, CompletionRe
 from arena10k.local_server.template import Vocabulary
 
 BASE_MODEL = "smollm2-135m"
-JUDGE = "-judge"
 #: Any temperature in the range is served; these are the ones that are listed.
-LISTED_MODELS = tuple(
-    f"{BASE_MODEL}{heat}{judge}"
-    for heat in ("", *(f"-t{tenths / 10:g}" for tenths in range(3, 21)))
-    for judge in ("", JUDGE)
-)
-_MODEL = re.compile(rf"{re.escape(BASE_MODEL)}(?:-t(\d+(?:\.\d+)?))?({JUDGE})?")
+LISTED_MODELS = (BASE_MODEL, *(f"{BASE_MODEL}-t{tenths / 10:g}" for tenths in range(3, 21)))
+_MODEL = re.compile(rf"{re.escape(BASE_MODEL)}(?:-t(\d+(?:\.\d+)?))?")
 _MAX_BODY = 4 * 2**20
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model id resolved: weights file and whether it is the judge (default precision)."""
-
-    name: str
-    gguf: Path
-    judge: bool
 
 
 class Server:
@@ -61,7 +46,7 @@ class Server:
 
     async def chat(self, request: web.Request) -> web.Response:
         body = parse(await request.read(), ChatRequest)
-        model = await self._model(body.model)
+        gguf = await self._model(body.model)
         if body.top_logprobs and not body.logprobs:
             raise BadRequest("top_logprobs needs logprobs", "top_logprobs")
         prompt = self._chat(body)
@@ -69,12 +54,12 @@ class Server:
         _fits(prompt, limit, "messages")
         if body.top_logprobs:
             _next_token_only(body, limit, "top_logprobs")
-        choices = await self._generate(model, body, prompt, limit, beams=body.top_logprobs or 1)
+        choices = await self._generate(gguf, body, prompt, limit, beams=body.top_logprobs or 1)
         return web.json_response(responses.chat(self._vocabulary, body, prompt, choices))
 
     async def completions(self, request: web.Request) -> web.Response:
         body = parse(await request.read(), CompletionRequest)
-        model = await self._model(body.model)
+        gguf = await self._model(body.model)
         prompt = self._encode(body.prompt) if isinstance(body.prompt, str) else list(body.prompt)
         if not prompt or any(index >= len(self._vocabulary) for index in prompt):
             raise BadRequest(f"prompt must have at least one token, ids below {len(self._vocabulary)}", "prompt")
@@ -85,56 +70,54 @@ class Server:
         if top > 1:
             _next_token_only(body, body.max_tokens, "logprobs")
         if body.echo:
-            choices = await self._score(model, body, prompt)
+            choices = await self._score(gguf, body, prompt)
         else:
-            choices = await self._generate(model, body, prompt, body.max_tokens, beams=max(top, 1))
+            choices = await self._generate(gguf, body, prompt, body.max_tokens, beams=max(top, 1))
         return web.json_response(responses.completion(self._vocabulary, body, prompt, choices))
 
     async def _generate(
-        self, model: Model, body: ChatRequest | CompletionRequest, prompt: list[int], limit: int, beams: int
+        self, gguf: Path, body: ChatRequest | CompletionRequest, prompt: list[int], limit: int, beams: int
     ) -> list[list[Tokens]]:
         """One entry per choice: a single sequence, or for a next-token distribution its `beams` alternatives."""
-        pipeline = self._engines.get(model.gguf, "judge" if model.judge else "generate")
+        pipeline = self._engines.get(gguf)
         first = secrets.randbits(32) if body.seed is None else body.seed
         seeds = [None if body.temperature == 0 else (first + draw) % 2**32 for draw in range(body.n)]
         jobs = [Job(tuple(prompt), limit, seed=seed, beams=beams) for seed in seeds]
         return await asyncio.gather(*(pipeline.complete(job) for job in jobs))
 
-    async def _score(self, model: Model, body: CompletionRequest, prompt: list[int]) -> list[list[Tokens]]:
+    async def _score(self, gguf: Path, body: CompletionRequest, prompt: list[int]) -> list[list[Tokens]]:
         """Teacher forcing: the prompt's own log-probs, then any new tokens."""
-        if model.judge:
-            raise BadRequest(f"{model.name} runs at reduced precision and does not score; use another model", "echo")
         if body.n != 1:
             raise BadRequest("n must be 1 with echo", "n")
         seed = None
         if body.temperature == 1 and body.max_tokens:
             seed = secrets.randbits(32) if body.seed is None else body.seed
         job = Job(tuple(prompt), max(body.max_tokens, 1), seed=seed, echo=True, echo_from=body.echo_from)
-        (sequence,) = await self._echo(model, job)
+        (sequence,) = await self._echo(gguf, job)
         # The engine always makes one token; with max_tokens 0 it is left out of the answer.
         keep = len(prompt) if body.max_tokens == 0 else len(sequence.ids)
         return [[Tokens(sequence.ids[:keep], sequence.logprobs[:keep])]]
 
-    async def _echo(self, model: Model, job: Job) -> list[Tokens]:
+    async def _echo(self, gguf: Path, job: Job) -> list[Tokens]:
         """Score with the shared prefix from the cache where the caller can do without its log-probs. A sequence that
         was seen before is cached beyond that: it is computed whole, without a cache."""
         if job.echo_from:
             with contextlib.suppress(CachedAway):
-                return await self._engines.get(model.gguf, "generate").complete(job)
-        return await self._engines.get(model.gguf, "score").complete(dataclasses.replace(job, echo_from=0))
+                return await self._engines.get(gguf).complete(job)
+        return await self._engines.get(gguf, prefix_cache=False).complete(dataclasses.replace(job, echo_from=0))
 
-    async def _model(self, name: str) -> Model:
+    async def _model(self, name: str) -> Path:
+        """The weights of a model id."""
         match = _MODEL.fullmatch(name)
         temperature = float(match[1] or 1.0) if match else 0.0
         low, high = weights.TEMPERATURE_RANGE
         if not low <= temperature <= high:
             message = (
                 f"the model {name!r} does not exist; there is {BASE_MODEL}, optionally with -t<temperature> "
-                f"from {low} to {high}, optionally with {JUDGE}"
+                f"from {low} to {high}"
             )
             raise BadRequest(message, "model", "model_not_found", status=404)
-        gguf = await asyncio.to_thread(weights.tempered, temperature)
-        return Model(name, gguf, judge=bool(match[2]))
+        return await asyncio.to_thread(weights.tempered, temperature)
 
     def _encode(self, text: str) -> list[int]:
         try:

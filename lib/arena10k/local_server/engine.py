@@ -17,6 +17,9 @@ from arena10k.local_server.runtime import openvino_modules
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 CONTEXT_LENGTH = 8192
 CACHE_GIGABYTES = 1
+BATCHED_TOKENS = 256
+#: Tokens per entry of the prefix cache.
+BLOCK = 32
 
 
 class EngineError(RuntimeError):
@@ -25,22 +28,6 @@ class EngineError(RuntimeError):
 
 class CachedAway(EngineError):
     """An echo lacks log-probs that were asked for, because the prefix cache held their positions."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How a pipeline is set up. Prefix caching drops echoed log-probs, so scoring goes without it."""
-
-    exact: bool
-    prefix_cache: bool
-    batched_tokens: int
-
-
-KINDS = {
-    "generate": Kind(exact=True, prefix_cache=True, batched_tokens=256),
-    "score": Kind(exact=True, prefix_cache=False, batched_tokens=256),
-    "judge": Kind(exact=False, prefix_cache=True, batched_tokens=256),
-}
 
 
 @dataclass(frozen=True)
@@ -70,20 +57,28 @@ class Sequence:
     logprobs: list[float | None]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Active:
     job: Job
     future: Future = field(default_factory=Future)
     handle: object = None
     abandoned: bool = False
+    prefixes: list[int] = field(init=False)
+
+    def __post_init__(self):
+        ends = range(BLOCK, len(self.job.prompt) + 1, BLOCK)
+        self.prefixes = [hash(self.job.prompt[:end]) for end in ends]
 
 
 @dataclass
 class Pipeline:
-    """A ContinuousBatchingPipeline and the thread that owns it; it loads when the thread starts."""
+    """A ContinuousBatchingPipeline and the thread that owns it; it loads when the thread starts.
+
+    Prefix caching drops the echoed log-probs of cached positions: `prefix_cache` False is for scoring whole sequences.
+    """
 
     gguf: Path
-    kind: Kind
+    prefix_cache: bool
     eos: int
     _inbox: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
 
@@ -113,28 +108,56 @@ class Pipeline:
 
     def _run(self) -> None:
         active: list[_Active] = []
+        waiting: list[_Active] = []
+        cached: set[int] = set()
         try:
             self._openvino, self._genai = openvino_modules()
             pipeline = self._load()
             number = 0
             while True:
-                for item in self._arrivals(block=not active):
+                waiting += self._arrivals(block=not (active or waiting))
+                admitted, waiting = self._admit(waiting, active, cached)
+                for item in admitted:
                     active.append(item)
                     item.handle = pipeline.add_request(number, self._tensor(item.job), self._config(item.job))
                     number += 1
                 pipeline.step()
-                active = [item for item in active if not self._settle(item)]
+                ended = [item for item in active if self._settle(item)]
+                active = [item for item in active if item not in ended]
+                cached.update(*(item.prefixes for item in ended))
                 time.sleep(0)  # step() holds the interpreter lock: let the event loop have its turn
         finally:  # nobody may wait for a thread that has ended; the next request starts another
-            self._fail([*active, *self._arrivals(block=False)], sys.exception())
+            self._fail([*active, *waiting, *self._arrivals(block=False)], sys.exception())
+
+    def _admit(self, waiting: list[_Active], active: list[_Active], cached: set[int]) -> tuple[list, list]:
+        """Split `waiting` into what starts now and what waits for the first request with its prefix.
+
+        The cache holds a prefix once a request with it has ended. Until then every further one would compute it
+        again, so those that share two or more uncached blocks with a running request wait for that one. The same
+        prompt echoed twice does not wait: afterwards the cache would hold positions that are to be scored.
+        """
+        waiting = [item for item in waiting if not item.abandoned]
+        if not self.prefix_cache:
+            return waiting, []
+        admitted, later = [], []
+        running = {prefix for item in active for prefix in item.prefixes}
+        echoed = {item.job.prompt for item in active if item.job.echo}
+        for item in waiting:
+            shared = sum(prefix in running and prefix not in cached for prefix in item.prefixes)
+            if shared >= 2 and not (item.job.echo and item.job.prompt in echoed):
+                later.append(item)
+                continue
+            admitted.append(item)
+            running.update(item.prefixes)
+            echoed |= {item.job.prompt} if item.job.echo else set()
+        return admitted, later
 
     def _load(self):
         scheduler = self._genai.SchedulerConfig()
         scheduler.cache_size = CACHE_GIGABYTES
-        scheduler.enable_prefix_caching = self.kind.prefix_cache
-        scheduler.max_num_batched_tokens = self.kind.batched_tokens
-        properties = EXACT if self.kind.exact else {}
-        return self._genai.ContinuousBatchingPipeline(str(self.gguf), scheduler, "CPU", properties)
+        scheduler.enable_prefix_caching = self.prefix_cache
+        scheduler.max_num_batched_tokens = BATCHED_TOKENS
+        return self._genai.ContinuousBatchingPipeline(str(self.gguf), scheduler, "CPU", EXACT)
 
     def _arrivals(self, block: bool) -> list[_Active]:
         items = [self._inbox.get()] if block else []
@@ -204,15 +227,15 @@ def _sequences(job: Job, outputs: list) -> list[Sequence]:
 
 
 class Engines:
-    """Pipelines by (weights, kind), made when first asked for."""
+    """Pipelines by (weights, with prefix cache or without), made when first asked for."""
 
     def __init__(self, eos: int):
         self._eos = eos
-        self._pipelines: dict[tuple[Path, str], Pipeline] = {}
+        self._pipelines: dict[tuple[Path, bool], Pipeline] = {}
 
-    def get(self, gguf: Path, kind: str) -> Pipeline:
-        """The pipeline of these weights and this kind (a key of KINDS); a dead one is replaced."""
-        pipeline = self._pipelines.get((gguf, kind))
+    def get(self, gguf: Path, prefix_cache: bool = True) -> Pipeline:
+        """The pipeline of these weights; a dead one is replaced."""
+        pipeline = self._pipelines.get((gguf, prefix_cache))
         if pipeline is None or not pipeline.alive:
-            pipeline = self._pipelines[gguf, kind] = Pipeline(gguf, KINDS[kind], self._eos)
+            pipeline = self._pipelines[gguf, prefix_cache] = Pipeline(gguf, prefix_cache, self._eos)
         return pipeline
