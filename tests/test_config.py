@@ -46,6 +46,28 @@ def changed(where, value):
         ("seed", "12", "seed: Input should be a valid integer (got '12')"),
         ("providers.local.kind", "openai", "base_url is needed"),
         ("run", "../elsewhere", "run name '../elsewhere'"),
+        ("prompts", {"source": "csv"}, "prompts.source: Input should be 'builtin', 'jsonl' or 'arena' (got 'csv')"),
+        ("prompts", {"source": "arena"}, "prompts: path is needed for this source"),
+        ("prompts", {"path": "a.jsonl"}, "prompts: path goes with source: jsonl or arena; the built-in set has none"),
+        ("prompts", {"language": "English"}, "prompts: language goes with source: jsonl or arena"),
+        (
+            "prompts",
+            {"source": "jsonl", "path": "a.json"},
+            "prompts: path 'a.json': source: jsonl reads files ending in .jsonl, .ndjson",
+        ),
+        (
+            "prompts",
+            {"source": "arena", "path": "a.csv"},
+            "prompts: path 'a.csv': source: arena reads files ending in .json, .jsonl, .ndjson, .parquet",
+        ),
+        ("prompts.min_chars", 0, "prompts.min_chars: Input should be greater than or equal to 1 (got 0)"),
+        ("prompts.max_chars", "9", "prompts.max_chars: Input should be a valid integer (got '9')"),
+        ("prompts", {"min_chars": 9, "max_chars": 8}, "prompts: min_chars 9 exceeds max_chars 8: no prompt fits"),
+        (
+            "prompts",
+            {"source": "arena", "path": "a.json", "language": " "},
+            "prompts.language: String should match pattern",
+        ),
     ],
 )
 def test_a_fault_is_one_line_with_file_and_key(tmp_path, where, value, says):

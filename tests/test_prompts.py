@@ -1,25 +1,37 @@
-"""Prompts: where they come from is checked, their order is stable, and a run keeps the ones it has."""
+"""Prompts: what is asked is what the filters say, the order is stable, and a run keeps the prompts it has."""
 
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 
 import pytest
 
 from arena10k import oracle, prompts
-from arena10k.config import load
+from arena10k.config import PromptsParams, load
 from arena10k.errors import ArenaError
+from arena10k.policies import unit_hash
+from arena_export import as_json, conversation, row, write_parquet
 from test_collect import make_params
 
 
-def with_lines(home, lines):
+def with_lines(home, lines, **wanted):
     params = make_params(home, "http://127.0.0.1:9/v1")
     (home / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    return params
+    return asking(params, path="prompts.jsonl", **wanted)
 
 
-def line(prompt_id, prompt):
-    return json.dumps({"prompt_id": prompt_id, "prompt": prompt})
+def asking(params, source="jsonl", **wanted):
+    return params.model_copy(update={"prompts": PromptsParams(source=source, **wanted)})
+
+
+def line(prompt_id, prompt, **more):
+    return json.dumps({"prompt_id": prompt_id, "prompt": prompt, **more})
+
+
+def removed(counts):
+    return {name: n for name, n in counts.items() if n and name not in ("read", "kept")}
 
 
 def test_order_depends_on_ids_and_seed_only(home):
@@ -27,29 +39,194 @@ def test_order_depends_on_ids_and_seed_only(home):
     first, _ = prompts.load(with_lines(home, lines))
     again, _ = prompts.load(with_lines(home, lines[::-1]))
     assert list(first.prompt_id) == list(again.prompt_id) != sorted(first.prompt_id)
+    other_seed, _ = prompts.load(with_lines(home, lines).model_copy(update={"seed": 2}))
+    assert sorted(other_seed.prompt_id) == sorted(first.prompt_id)
+    assert list(other_seed.prompt_id) != list(first.prompt_id)
 
 
-def test_equal_prompts_are_kept_once_and_counted(home):
-    frame, counts = prompts.load(
-        with_lines(home, [line("a", "Hello there"), line("b", " hello   THERE"), line("c", "x")])
+def test_new_rows_leave_the_order_of_the_old_ones(home):
+    old = [line(f"p{i}", f"question {i}") for i in range(60)]
+    new = [line(f"n{i}", f"new question {i}") for i in range(40)]
+    before, _ = prompts.load(with_lines(home, old))
+    for lines in (old + new, new + old):
+        after, counts = prompts.load(with_lines(home, lines))
+        assert [p for p in after.prompt_id if p.startswith("p")] == list(before.prompt_id)
+        sampled, counts = prompts.load(with_lines(home, lines, max_prompts=25))
+        assert list(sampled.prompt_id) == list(after.prompt_id)[:25]
+        assert removed(counts) == {"not_sampled": 75}
+
+
+MIXED = [
+    row("differs", "one prompt", conversation_b=conversation("another prompt"), language=None),
+    row("no language", "x", language=None),
+    row("blank language", "x", language=" "),
+    row("german", "Hallo", language="German"),
+    row("lower", "hello", language="english"),
+    row("empty", ""),
+    row("blank", " \n\u3000"),
+    row("kept 1", "Stra\u00dfe  \ufb01nden"),
+    row("exact", "Stra\u00dfe  \ufb01nden"),
+    row("folded", "STRASSE finden"),
+    row("spaces", "\tstrasse \n FINDEN "),
+    row("forms", "\uff33trasse\u00a0finden"),
+    row("short", "abc"),
+    row("short too", "ABC"),
+    row("long", "x" * 41),
+    row("kept 2", "x" * 40),
+    row("kept 3", "four"),
+]
+MIXED_COUNTS = {
+    "read": 17,
+    "conversations_differ": 1,
+    "no_language": 2,
+    "other_language": 2,
+    "empty": 2,
+    "exact_duplicate": 1,
+    "normalised_duplicate": 4,
+    "too_short": 1,
+    "too_long": 1,
+    "not_sampled": 0,
+    "kept": 3,
+}
+
+
+@pytest.mark.parametrize("name", ["arena.json", "arena.parquet"])
+def test_every_filter_counts_what_it_removes_in_the_order_that_is_documented(home, name):
+    if name.endswith("parquet"):
+        write_parquet(home / name, MIXED)
+    else:
+        (home / name).write_text(as_json(MIXED), encoding="utf-8")
+    wanted = {"path": name, "language": "English", "min_chars": 4, "max_chars": 40}
+    params = asking(make_params(home, "http://127.0.0.1:9/v1"), "arena", **wanted)
+    frame, counts = prompts.load(params)
+    assert sorted(frame.prompt_id) == ["kept 1", "kept 2", "kept 3"]
+    assert list(counts.items()) == list(MIXED_COUNTS.items())
+    assert list(counts) == ["read", *prompts.FILTERS, "kept"]
+    assert frame.set_index("prompt_id").prompt["kept 1"] == "Stra\u00dfe  \ufb01nden"
+    assert set(frame.language) == {"English"}
+    assert frame[["category", "answer", "check"]].isna().all(axis=None)
+    sampled, counts = prompts.load(asking(params, "arena", **wanted, max_prompts=2))
+    assert (counts["not_sampled"], counts["kept"], len(sampled)) == (1, 2, 2)
+    assert sampled.equals(frame[:2])
+
+
+def test_filters_that_are_not_asked_for_remove_nothing(home):
+    (home / "arena.json").write_text(as_json(MIXED), encoding="utf-8")
+    _, counts = prompts.load(asking(make_params(home, "http://127.0.0.1:9/v1"), "arena", path="arena.json"))
+    assert removed(counts) == {
+        "conversations_differ": 1,
+        "empty": 2,
+        "exact_duplicate": 2,
+        "normalised_duplicate": 4,
+    }
+
+
+def test_the_first_of_equal_prompts_in_the_file_is_kept(home):
+    lines = [line(f"p{i}", ["Hello there", " hello   THERE", "Hello there"][i % 3]) for i in range(9)]
+    for first in range(3):
+        frame, counts = prompts.load(with_lines(home, lines[first:]))
+        assert list(frame.prompt_id) == [f"p{first}"]
+        assert counts["exact_duplicate"] + counts["normalised_duplicate"] == 8 - first
+
+
+def test_what_was_left_out_is_said_and_tabled(home):
+    assert prompts.sentence(MIXED_COUNTS) == (
+        "3 of 17 prompts are kept; left out: 1 with two different first prompts, 2 without a language, "
+        "2 in another language, 2 empty, 1 exact duplicates, 4 duplicates but for case, spaces or character forms, "
+        "1 too short, 1 too long."
     )
-    assert sorted(frame.prompt_id) == ["a", "c"]
-    assert counts == {"read": 3, "duplicate_text": 1, "not_sampled": 0, "kept": 2}
+    steps = prompts.steps(MIXED_COUNTS)
+    assert list(steps["filter"]) == list(prompts.FILTERS.values())
+    assert list(steps.left_out) == [1, 2, 2, 2, 1, 4, 1, 1, 0]
+    assert list(steps.left) == [16, 14, 12, 10, 9, 5, 4, 3, 3]
+
+
+def test_where_nothing_is_left_the_reasons_are_said(home):
+    lines = [line("a", "x", language="German"), line("b", "y", language="German"), line("c", "z", language="French")]
+    with pytest.raises(ArenaError) as caught:
+        prompts.load(with_lines(home, lines, language="english"))
+    assert str(caught.value) == (
+        "no prompt is left after the filters: 0 of 3 prompts are kept; left out: 3 in another language. "
+        "Most common languages: 'German' (2), 'French' (1)."
+    )
 
 
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        ("not json", "prompts.jsonl:2: not valid JSON"),
-        ('{"prompt_id": "b"}', "prompts.jsonl:2: 'prompt' is missing or not a text"),
-        ('{"prompt_id": 7, "prompt": "x"}', "prompts.jsonl:2: 'prompt_id' is missing or not a text"),
-        ("[1]", "prompts.jsonl:2: 'prompt_id' is missing or not a text"),
-        (line("a", "other"), "prompt_id 'a' occurs more than once"),
+        ("not json", "line 2: not valid JSON: Expecting value at character 1"),
+        ('{"prompt_id": "b", "prompt": "x', "line 2: not valid JSON: ends within a value: the file is cut off"),
+        ('{"prompt_id": "b"}', "line 2: prompt: is missing: mend the row or take it out"),
+        (line("b", None), "line 2: prompt: is missing"),
+        (line("b", ["x"]), "line 2: prompt: ['x'] is not a text"),
+        (line(7, "x"), "line 2: prompt_id: 7 is not a text"),
+        (line(" ", "x"), "line 2: prompt_id: is empty"),
+        (line("b", "x\udc00"), "line 2: prompt: is not Unicode text at character 2"),
+        (line("b", "x", language=1), "line 2: language: 1 is not a text"),
+        (line("b", "x", category=["c"]), "line 2: category: ['c'] is not a text"),
+        (line("b", "x", answer=10), "line 2: answer: 10 is not a text"),
+        ("[1]", "line 2: [1] is not an object with prompt_id"),
+        (line("a", "other"), "line 2: prompt_id: 'a' is also that of line 1: ids must be unique"),
+        ("\n" + line("a", "other"), "line 3: prompt_id: 'a' is also that of line 1"),
     ],
 )
 def test_bad_rows_are_named_by_file_line_and_field(home, bad, says):
-    with pytest.raises(ArenaError, match=says):
+    with pytest.raises(ArenaError, match=re.escape(f"prompts.jsonl: {says}")) as caught:
         prompts.load(with_lines(home, [line("a", "x"), bad]))
+    assert "\n" not in str(caught.value)
+
+
+def test_optional_fields_are_kept_and_line_separators_within_a_prompt_end_no_row(home):
+    check = {"values": ["4"], "kind": "contains_any"}
+    full = {
+        "prompt_id": "a",
+        "prompt": "2 +\u20282?",
+        "category": "sum",
+        "language": "en",
+        "answer": "4",
+        "check": check,
+    }
+    frame, _ = prompts.load(with_lines(home, [json.dumps(full, ensure_ascii=False), line("b", "y")]))
+    by_id = frame.set_index("prompt_id")
+    assert by_id.loc["a"].to_dict() == {k: v for k, v in full.items() if k != "prompt_id"} | {
+        "check": '{"kind": "contains_any", "values": ["4"]}'
+    }
+    assert by_id.loc["b"].isna().to_dict() == dict.fromkeys(by_id, True) | {"prompt": False}
+
+
+def test_the_recorded_prompts_are_what_is_loaded_today():
+    params = load("sample")
+    frame, counts = prompts.load(params)
+    assert frame.equals(prompts.read("sample"))
+    assert removed(counts) == {}
+
+
+def test_real_prompts_are_the_same_from_every_source(home, shared_data):
+    lines = (shared_data / "arena_prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(text) for text in lines]
+    params = with_lines(home, lines, language="English", min_chars=5, max_chars=2000, max_prompts=1000)
+    frame, counts = prompts.load(params)
+
+    unique = {}
+    for r in rows:
+        unique.setdefault(" ".join(unicodedata.normalize("NFKC", r["prompt"]).casefold().split()), r)
+    fit = {r["prompt_id"]: r["prompt"] for r in unique.values() if 5 <= len(r["prompt"]) <= 2000}
+    order = sorted(fit, key=lambda p: unit_hash(params.seed, "order", p))
+    assert list(frame.prompt_id) == order[:1000]
+    assert list(frame.prompt) == [fit[p] for p in order[:1000]]
+    assert counts["exact_duplicate"] == len(rows) - len({r["prompt"] for r in rows})
+    assert counts["normalised_duplicate"] == len({r["prompt"] for r in rows}) - len(unique) > 0
+    assert counts["too_short"] == sum(len(r["prompt"]) < 5 for r in unique.values()) > 0
+    assert counts["read"] == counts["kept"] + sum(removed(counts).values()) == 5000
+
+    exported = [row(r["prompt_id"], r["prompt"], language=r["language"]) for r in rows]
+    (home / "arena.json").write_text(as_json(exported), encoding="utf-8")
+    write_parquet(home / "arena.parquet", exported)
+    for path in ("arena.json", "arena.parquet"):
+        again = asking(params, **params.prompts.model_dump() | {"source": "arena", "path": path})
+        from_export, export_counts = prompts.load(again)
+        assert from_export.equals(frame)
+        assert export_counts == counts
 
 
 def test_a_run_keeps_its_prompts(home):
@@ -65,8 +242,8 @@ def test_a_run_keeps_its_prompts(home):
 def test_every_built_in_prompt_has_a_checker_that_accepts_its_answer():
     frame, counts = prompts.load(load("local"))
     assert 100 <= counts["kept"] <= 150
-    for row in frame.itertuples():
-        spec = json.loads(row.check)
-        assert oracle.check(spec, row.answer, prompt_id=row.prompt_id) in (0.0, 1.0)
-        assert oracle.check(spec, "I do not know.", prompt_id=row.prompt_id) == 0.0
-        assert oracle.check(spec, "", prompt_id=row.prompt_id) == 0.0
+    for known in frame.itertuples():
+        spec = json.loads(known.check)
+        assert oracle.check(spec, known.answer, prompt_id=known.prompt_id) in (0.0, 1.0)
+        assert oracle.check(spec, "I do not know.", prompt_id=known.prompt_id) == 0.0
+        assert oracle.check(spec, "", prompt_id=known.prompt_id) == 0.0

@@ -73,14 +73,36 @@ class PolicyParams(_Section):
 
 
 class PromptsParams(_Section):
-    source: Literal["builtin", "jsonl"] = "builtin"
+    """Which prompts are asked. `path` is relative to the folder that holds `data/`; `prompts.load` has the filters.
+
+    `jsonl` has `prompt_id` and `prompt` per line; `arena` is the Chatbot Arena conversations export (JSON or Parquet).
+    """
+
+    source: Literal["builtin", "jsonl", "arena"] = "builtin"
     path: str | None = None
+    language: Annotated[str, Field(pattern=r"\S")] | None = None
+    min_chars: Annotated[int, Field(ge=1)] | None = None
+    max_chars: Annotated[int, Field(ge=1)] | None = None
     max_prompts: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
-    def _has_path(self) -> PromptsParams:
-        if self.source != "builtin" and not self.path:
+    def _fits_the_source(self) -> PromptsParams:
+        if self.source == "builtin":
+            for key in ("path", "language"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} goes with source: jsonl or arena; the built-in set has none")
+            return self
+        if not self.path:
             raise ValueError("path is needed for this source")
+        endings = (".jsonl", ".ndjson") if self.source == "jsonl" else (".json", ".jsonl", ".ndjson", ".parquet")
+        if not self.path.lower().endswith(endings):
+            raise ValueError(f"path {self.path!r}: source: {self.source} reads files ending in {', '.join(endings)}")
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> PromptsParams:
+        if self.min_chars and self.max_chars and self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars {self.min_chars} exceeds max_chars {self.max_chars}: no prompt fits")
         return self
 
 
