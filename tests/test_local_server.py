@@ -463,3 +463,15 @@ def test_missing_echoed_positions_are_an_error():
             await cached.complete(job)
 
     asyncio.run(run())
+
+
+def test_pipelines_load_at_the_same_time():
+    """Unguarded, one load takes away the environment variable that the other is about to read."""
+    pipelines = [engine.Pipeline(weights.source(), prefix_cache=cache, eos=2) for cache in (True, False)]
+
+    async def run():
+        return await asyncio.gather(*(p.complete(engine.Job((100, 101), 1)) for p in pipelines))
+
+    first, second = asyncio.run(run())
+    assert first[0].ids == second[0].ids
+    assert first[0].logprobs == pytest.approx(second[0].logprobs, abs=1e-3)

@@ -18,6 +18,8 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMI
 CONTEXT_LENGTH = 8192
 CACHE_GIGABYTES = 1
 BATCHED_TOKENS = 256
+#: Loading finds its tokenizer library through an environment variable that it sets and takes back: one at a time.
+_LOADING = threading.Lock()
 #: Tokens per entry of the prefix cache.
 BLOCK = 32
 
@@ -157,7 +159,8 @@ class Pipeline:
         scheduler.cache_size = CACHE_GIGABYTES
         scheduler.enable_prefix_caching = self.prefix_cache
         scheduler.max_num_batched_tokens = BATCHED_TOKENS
-        return self._genai.ContinuousBatchingPipeline(str(self.gguf), scheduler, "CPU", EXACT)
+        with _LOADING:
+            return self._genai.ContinuousBatchingPipeline(str(self.gguf), scheduler, "CPU", EXACT)
 
     def _arrivals(self, block: bool) -> list[_Active]:
         items = [self._inbox.get()] if block else []
