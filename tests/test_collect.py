@@ -114,7 +114,7 @@ def test_lasting_faults_become_error_rows_and_are_asked_again_only_on_request(ho
     [
         (lambda body, n: error(401, "bad key", "invalid_api_key"), "http_401: bad key"),
         (lambda body, n: error(429, "you ran out", "insufficient_quota"), "insufficient_quota"),
-        (lambda body, n: {"choices": []}, "requests gave no measurement, most recently no_choice"),
+        (lambda body, n: {"choices": []}, "none of the first 5 of responses by stub stub can be used: no_choice"),
     ],
 )
 def test_faults_that_all_share_stop_the_run_within_a_window(home, fault, says):

@@ -22,7 +22,7 @@ def answer(logprobs=None, counted=7, **extra):
 @pytest.mark.parametrize("extra_token", [[], [-9.0]])
 def test_the_value_is_the_sum_over_the_response_only(extra_token):
     good = answer([None, -3.0, -2.0, *TOKENS, *extra_token], prompt_token_ids=PROMPT + RESPONSE)
-    measured = read_answer(good, PROMPT, RESPONSE)
+    measured = read_answer([good], PROMPT, RESPONSE)
     assert measured.value == math.fsum(TOKENS)
     assert measured.payload["token_logprobs"] == TOKENS
 
@@ -50,7 +50,7 @@ FAULTS = {
 def test_each_fault_has_its_code_and_no_value(fault):
     code, wrong = FAULTS[fault]
     with pytest.raises(CallError) as caught:
-        read_answer(wrong, PROMPT, RESPONSE)
+        read_answer([wrong], PROMPT, RESPONSE)
     assert (caught.value.kind, caught.value.code) == ("invalid", code)
 
 
@@ -58,4 +58,4 @@ def test_each_fault_has_its_code_and_no_value(fault):
 def test_certain_and_unlikely_answers_are_measurements(tokens):
     response = RESPONSE[: len(tokens)]
     good = answer([None, -3.0, -2.0, *tokens], counted=3 + len(tokens))
-    assert read_answer(good, PROMPT, response).value == pytest.approx(math.fsum(tokens), abs=0)
+    assert read_answer([good], PROMPT, response).value == pytest.approx(math.fsum(tokens), abs=0)

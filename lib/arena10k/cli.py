@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from arena10k import config, paths
+from arena10k import config, options, paths
+from arena10k.config import Params
 from arena10k.errors import ArenaError
 
 _params = click.option(
@@ -39,15 +40,22 @@ def main() -> None:
 @_params
 @_run
 @click.option("--cores", default=2, show_default=True, help="Stages that may run at once.")
-def report(params_file: str, run: str, cores: int) -> None:
+@click.option("--yes", is_flag=True, help="Spend what the params' prices say without asking.")
+@click.option("--retry-errors", is_flag=True, help="Ask again for measurements that failed; the failures are kept.")
+def report(params_file: str, run: str, cores: int, yes: bool, retry_errors: bool) -> None:
     """Run what is out of date of an experiment and write reports/<run>/index.html."""
     from arena10k import client, stages
 
     params = config.load(params_file, run or None)
     for name in {p.provider for p in params.policies.values()} if not params.recording else ():
         client.api_key(name, params.providers[name])
+    agreed = yes or options.told("yes") or _agreed(params)
+    command = _snakemake(params_file, run, cores)
+    if retry_errors:
+        command += ["--forcerun", *(f"stage_{stage.name}" for stage in stages.STAGES.values() if stage.asks)]
     with _only_one(params.run):
-        code = subprocess.run(_snakemake(params_file, run, cores), check=False).returncode
+        environment = options.environment(yes=agreed, retry_errors=retry_errors or options.told("retry_errors"))
+        code = subprocess.run(command, check=False, env=environment).returncode
     index = paths.reports_dir(params.run) / "index.html"
     if code:
         for line in stages.failures(params.run) or ["the pipeline could not be planned:", *_plan(params_file, run)]:
@@ -56,6 +64,17 @@ def report(params_file: str, run: str, cores: int) -> None:
             click.echo(f"Pages that could be made: {index}", err=True)
         sys.exit(1)
     click.echo(f"Report: {index}")
+
+
+def _agreed(params: Params) -> bool:
+    """Whether the user agrees to what the experiment costs, where it costs anything."""
+    from arena10k import costs
+
+    bill = costs.forecast(params)
+    if not bill.dollars:
+        return True
+    click.echo(bill.table(), err=True)
+    return click.confirm(f"Spend up to ${bill.dollars:,.2f}?", err=True)
 
 
 def _snakemake(params_file: str, run: str, cores: int) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import httpx2
 import openai
 import orjson
 import tenacity
@@ -14,9 +15,13 @@ import tenacity
 from arena10k import paths
 from arena10k.config import Params, Provider
 from arena10k.errors import ArenaError, CallError, invalid
+from arena10k.limits import Limits
 
 _RETRY_STATUS = {408, 409, 429}
 _FATAL_STATUS = {401, 403, 404}
+#: For forecasts of tokens and money only; nothing that is measured depends on it.
+CHARACTERS_PER_TOKEN = 4
+_OVERLOAD = {"http_429", "http_503", "timeout"}
 _NEVER_FREE = {"insufficient_quota", "billing_hard_limit_reached"}
 
 
@@ -82,16 +87,45 @@ def _wait(state: tenacity.RetryCallState) -> float:
     return max(backoff, getattr(error, "retry_after", None) or 0.0)
 
 
-class Endpoint:
-    """One provider: shared connections, retries, decoded answers.
+@dataclass(frozen=True)
+class Request:
+    """One POST: a path below the base URL and its JSON body."""
 
-    Methods return the answer as a plain dict (the SDK's typed objects cost most of the time of a scoring call)
-    and raise `CallError`; kinds ``permanent``, ``invalid`` and an exhausted ``retry`` become error rows.
+    path: str
+    body: dict[str, Any]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens sent: exact for token ids, about four characters each for text."""
+        prompt = self.body.get("prompt", self.body.get("messages"))
+        return len(prompt) if _is_ids(prompt) else len(orjson.dumps(prompt)) // CHARACTERS_PER_TOKEN
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the answer, at most."""
+        return self.body.get("max_tokens") or 0
+
+
+def _is_ids(prompt: object) -> bool:
+    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], int)
+
+
+CHAT, COMPLETIONS = "/chat/completions", "/completions"
+_JSON = {"headers": {"Content-Type": "application/json"}}
+
+
+class Endpoint:
+    """One provider: shared connections, pace, retries, decoded answers.
+
+    Methods return the answer as a plain dict (building the SDK's request and answer objects costs most of the time of
+    a scoring call) and raise `CallError`; kinds ``permanent``, ``invalid`` and an exhausted ``retry`` become error
+    rows.
     """
 
     def __init__(self, name: str, provider: Provider, base_url: str):
         self.name, self.provider, self.base_url = name, provider, base_url
-        self._client = openai.AsyncOpenAI(
+        self.limits = Limits(provider)
+        self.client = openai.AsyncOpenAI(
             api_key=api_key(name, provider),
             base_url=base_url,
             max_retries=0,
@@ -100,41 +134,63 @@ class Endpoint:
         )
 
     async def close(self) -> None:
-        await self._client.close()
+        await self.client.close()
 
-    async def chat(self, **request: Any) -> dict[str, Any]:
-        """POST /chat/completions; unknown fields go in `extra_body`."""
-        return await self._send(self._client.chat.completions.with_raw_response.create, request)
-
-    async def complete(self, **request: Any) -> dict[str, Any]:
-        """POST /completions; `prompt` may be text or token ids."""
-        return await self._send(self._client.completions.with_raw_response.create, request)
+    async def send(self, request: Request) -> dict[str, Any]:
+        """The checked answer to a request: an object, from the model that was asked."""
+        answer = await self._retrying(self._post, request)
+        check_model(request.body["model"], answer)
+        return answer
 
     async def models(self) -> list[str]:
         """Ids of the models the endpoint serves; gives up sooner than a measurement would."""
-        answer = await self._send(self._client.models.with_raw_response.list, {}, attempts=2)
+        answer = await self._retrying(self._models, attempts=2)
         return [entry["id"] for entry in answer.get("data", [])]
 
-    async def _send(
-        self, call: Callable[..., Awaitable[Any]], request: dict[str, Any], attempts: int | None = None
-    ) -> dict[str, Any]:
-        async def once() -> dict[str, Any]:
-            try:
-                raw = await call(**request)
-                answer = orjson.loads(raw.http_response.content)
-            except (openai.APIError, orjson.JSONDecodeError) as error:
-                raise classify(error) from error
-            if not isinstance(answer, dict):
-                raise invalid("not_an_object", f"the answer is a JSON {type(answer).__name__}, not an object")
-            return answer
+    async def _post(self, request: Request) -> httpx2.Response:
+        await self.limits.pace(request.prompt_tokens + request.max_tokens)
+        content = orjson.dumps(request.body)
+        return await self.client.post(request.path, cast_to=httpx2.Response, content=content, options=_JSON)
 
+    async def _models(self) -> httpx2.Response:
+        return await self.client.get("/models", cast_to=httpx2.Response)
+
+    async def _retrying(self, call: Any, *args: Any, attempts: int | None = None) -> dict[str, Any]:
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, CallError) and e.kind == "retry"),
             stop=tenacity.stop_after_attempt(min(attempts or self.provider.max_attempts, self.provider.max_attempts)),
             wait=_wait,
             reraise=True,
         )
-        return await retrying(once)
+        return await retrying(self._once, call, *args)
+
+    async def _once(self, call: Any, *args: Any) -> dict[str, Any]:
+        try:
+            raw = await call(*args)
+            answer = orjson.loads(raw.content)
+        except (openai.APIError, orjson.JSONDecodeError) as problem:
+            error = classify(problem)
+            if error.code in _OVERLOAD:
+                self.limits.overloaded(error.retry_after)
+            raise error from problem
+        self.limits.succeeded()
+        if not isinstance(answer, dict):
+            raise invalid("not_an_object", f"the answer is a JSON {type(answer).__name__}, not an object")
+        return answer
+
+
+def check_model(asked: str, answer: dict[str, Any]) -> None:
+    """Refuse an answer by another model. Providers may add a version to the name (`gpt-x` as `gpt-x-2026-01-31`)
+    or leave out the owner's path.
+
+    Raises CallError with code ``wrong_model``.
+    """
+    told = answer.get("model")
+    if not isinstance(told, str) or not told:
+        return
+    plain = {name.lower() for name in (asked, asked.rsplit("/", 1)[-1])}
+    if not any(name.lower().startswith(tuple(plain)) for name in (told, told.rsplit("/", 1)[-1])):
+        raise invalid("wrong_model", f"asked {asked}, the answer is from {told}")
 
 
 @contextmanager

@@ -1,238 +1,234 @@
 """The collection engine: a fixed pool of workers takes pending tasks, measures them, and stores every outcome.
 
 What is asked and how an answer is checked belongs to the callers (`generate`, `teacher_forcing`, `judge`); this module
-knows only tasks, outcomes and errors. A task that raises becomes a typed error row, never a number.
+knows only tasks, outcomes and errors. A task that gives no measurement becomes a typed error row, never a number.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
+import sqlite3
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from arena10k import costs, options
 from arena10k.client import Endpoint, serving
 from arena10k.config import Params
 from arena10k.errors import ArenaError, CallError, FatalCallError
-from arena10k.jobs import Key
 from arena10k.store import Record, Store
+from arena10k.tasks import Measurement, Outcome, Survey, Task, pending, survey
 
 #: The circuit breaker: more than this share of the last fresh requests failing for good stops the run.
 BREAKER_WINDOW, BREAKER_SHARE = 50, 0.5
 
 
-@dataclass(frozen=True)
-class Task:
-    """One measurement to make. `ask` gets the endpoint and returns a `Measurement` or raises `CallError`."""
-
-    job: str
-    prompt_id: str
-    request_hash: str
-    policy: str
-    draw: int
-    fingerprint: str
-    context: str
-    provider: str
-    model: str
-    ask: Callable[[Endpoint], Awaitable[Measurement]] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A checked value with what it was read from."""
-
-    value: str | float
-    payload: dict[str, Any]
-    model: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-@dataclass
-class Outcome:
-    """What one collection did: tasks in all, already ok, newly ok, and failed by code."""
-
-    total: int = 0
-    stored: int = 0
-    ok: int = 0
-    errors: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def failed(self) -> int:
-        return sum(self.errors.values())
-
-    def sentence(self) -> str:
-        """What is there now, in words; the same whether it was measured just now or on an earlier run."""
-        told = f"{self.stored + self.ok:,} of {self.total:,} records are there"
-        if self.failed:
-            return f"{told}; {self.failed:,} failed: {', '.join(f'{c} {n:,}' for c, n in sorted(self.errors.items()))}."
-        return f"{told}; none failed."
-
-
 def collect(
-    params: Params, store: Store, tasks: Callable[[], Iterable[Task]], label: str, retry_errors: bool = False
+    params: Params, store: Store, tasks: Callable[[], Iterable[Task]], label: str, retry_errors: bool | None = None
 ) -> Outcome:
     """Measure every task that has no record yet.
 
     Parameters
     ----------
     tasks : gives the tasks anew at each call, so that a hundred thousand of them are never held at once.
-    retry_errors : also ask again for rows that ended in an error; never-tried rows go first.
+    retry_errors : also ask again for rows that ended in an error; never-tried rows go first. None: as
+        `arena10k report --retry-errors` was told.
 
     Raises
     ------
     ArenaError
-        When a recording lacks records, a needed model is not served, or a fatal error or the circuit breaker stops
-        the run; everything measured until then is stored and a later call goes on from there.
+        When a recording lacks records, a needed model is not served, spending is not confirmed, or a fatal error, the
+        circuit breaker or Ctrl-C stops the run; everything measured until then is stored and a later call goes on
+        from there.
     """
-    outcome, needed = _survey(store, tasks(), retry_errors)
-    pending = outcome.total - outcome.stored - outcome.failed
-    if not pending:
-        return outcome
+    retry = options.told("retry_errors") if retry_errors is None else retry_errors
+    found = survey(store, tasks(), retry)
+    left = sum(found.pending.values())
+    if not left:
+        return found.outcome
     if params.recording:
         raise ArenaError(
-            f"run {params.run!r} is a recording and lacks {pending} of {outcome.total} records of {label}: "
+            f"run {params.run!r} is a recording and lacks {left} of {found.outcome.total} records of {label}: "
             "its params no longer describe what was recorded"
         )
-    with serving(params, set(needed)) as urls:
-        engine = _Engine(params, store, urls, label, outcome)
-        _run(engine.run(_pending(store, tasks, retry_errors), pending, needed))
-    return outcome
+    costs.check_confirmed(params, found, label)
+    with serving(params, set(found.models)) as urls:
+        engine = Engine(params, store, urls, label, found)
+        engine.run({name: pending(store, tasks, name, retry) for name in found.pending})
+    return found.outcome
 
 
-def _survey(store: Store, tasks: Iterable[Task], retry_errors: bool) -> tuple[Outcome, dict[str, set[str]]]:
-    """What is there already, and the models that the rest needs, by provider."""
-    outcome, needed = Outcome(), {}
-    for task in tasks:
-        outcome.total += 1
-        known = store.outcome(task.job, task.prompt_id, task.request_hash)
-        if known == "ok":
-            outcome.stored += 1
-        elif known and not retry_errors:
-            outcome.errors[known] = outcome.errors.get(known, 0) + 1
-        else:
-            needed.setdefault(task.provider, set()).add(task.model)
-    return outcome, needed
+class Engine:
+    """One collection at work. `run` blocks until everything is measured, or raises why it stopped."""
 
+    def __init__(self, params: Params, store: Store, urls: dict[str, str], label: str, found: Survey):
+        self.params, self.store, self.urls, self.label, self.found = params, store, urls, label, found
+        self.outcome = found.outcome
+        self.endpoints: dict[str, Endpoint] = {}
+        self._recent: deque[bool] = deque(maxlen=BREAKER_WINDOW)
+        self._ready: list[Record] = []
+        self._failure: ArenaError | None = None
 
-def _pending(store: Store, tasks: Callable[[], Iterable[Task]], retry_errors: bool) -> Iterator[Task]:
-    """Tasks without a measurement: never-tried ones first, then, where asked for, those that ended in an error."""
-    tried: set[Key] = set()
-    for task in tasks():
-        known = store.outcome(task.job, task.prompt_id, task.request_hash)
-        if known is None:
-            yield task
-        elif known != "ok":
-            tried.add((task.prompt_id, task.request_hash))
-    if retry_errors and tried:
-        yield from (task for task in tasks() if (task.prompt_id, task.request_hash) in tried)
+    def run(self, tasks: dict[str, Iterator[Task]]) -> None:
+        """Run to the end, also inside Jupyter, whose own event loop is already running in this thread."""
+        if threading.current_thread() is threading.main_thread() and not _loop_is_running():
+            asyncio.run(self._main(tasks, signals=True))
+            return
+        with ThreadPoolExecutor(1) as pool:
+            work = pool.submit(asyncio.run, self._main(tasks, signals=False))
+            try:
+                work.result()
+            except KeyboardInterrupt:
+                self._loop.call_soon_threadsafe(self._interrupt)
+                work.result()
 
-
-def _run(work: Awaitable[None]) -> None:
-    """Run to the end, also inside Jupyter, whose own event loop is already running in this thread."""
-    if not _loop_is_running():
-        asyncio.run(work)
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, work).result()
-
-
-def _loop_is_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-class _Engine:
-    def __init__(self, params: Params, store: Store, urls: dict[str, str], label: str, outcome: Outcome):
-        self.params, self.store, self.urls, self.label, self.outcome = params, store, urls, label, outcome
-        self.recent: deque[bool] = deque(maxlen=BREAKER_WINDOW)
-
-    async def run(self, pending: Iterator[Task], total: int, needed: dict[str, set[str]]) -> None:
+    async def _main(self, tasks: dict[str, Iterator[Task]], signals: bool) -> None:
         from tqdm import tqdm
 
-        endpoints = {n: Endpoint(n, self.params.providers[n], url) for n, url in self.urls.items()}
+        self._loop = asyncio.get_running_loop()
+        if signals:
+            self._loop.add_signal_handler(signal.SIGINT, self._interrupt)
+            self._loop.add_signal_handler(signal.SIGTERM, self._interrupt)
+        self.endpoints = {n: Endpoint(n, self.params.providers[n], url) for n, url in self.urls.items()}
+        left = sum(self.found.pending.values())
         try:
-            await self._check_models(endpoints, needed)
-            with tqdm(total=total, desc=self.label, mininterval=1.0, file=sys.stderr, ascii=True) as bar:
-                await self._drain(endpoints, pending, bar)
+            await self._check_models()
+            with tqdm(total=left, desc=self.label, mininterval=1.0, file=sys.stderr, ascii=True) as self._bar:
+                await self._preflight()
+                async with asyncio.TaskGroup() as group:
+                    for name, own in tasks.items():
+                        group.create_task(self._drain(self.endpoints[name], own))
         finally:
-            for endpoint in endpoints.values():
+            self._flush()
+            for endpoint in self.endpoints.values():
                 await endpoint.close()
+        if self._failure:
+            raise self._failure
 
-    async def _check_models(self, endpoints: dict[str, Endpoint], needed: dict[str, set[str]]) -> None:
+    async def _check_models(self) -> None:
         """One cheap request per endpoint before any bulk work: is it there, does it serve the models."""
-        for name, endpoint in endpoints.items():
+        for name, endpoint in self.endpoints.items():
             try:
                 served = await endpoint.models()
             except CallError as error:
+                if error.code == "http_404":  # providers need not list models
+                    continue
                 raise ArenaError(f"providers.{name}: {endpoint.base_url}: {error}") from error
-            missing = sorted(needed[name] - set(served))
+            missing = sorted(self.found.models[name] - set(served))
             if missing:
                 raise ArenaError(
                     f"providers.{name}: {endpoint.base_url} does not serve {', '.join(missing)}; "
                     f"it serves {', '.join(sorted(served)[:8])}"
                 )
 
-    async def _drain(self, endpoints: dict[str, Endpoint], pending: Iterator[Task], bar: Any) -> None:
-        failures: list[ArenaError] = []
+    async def _preflight(self) -> None:
+        """Measure the first tasks of every kind: where none of them can be used, the rest is not asked."""
+        for (job, served), probes in self.found.probes.items():
+            results = await asyncio.gather(*(self._measure_and_keep(task) for task in probes))
+            bad = [result for result in results if isinstance(result, CallError)]
+            if len(bad) == len(results) > 1:
+                told = f"none of the first {len(bad)} of {job} by {served} can be used: {bad[0]}"
+                self._fail(FatalCallError(f"{self.label}: stopped: {told}"))
+            if self._failure:
+                return
 
-        async def work() -> None:
-            for task in pending:
-                if failures:
+    async def _drain(self, endpoint: Endpoint, tasks: Iterator[Task]) -> None:
+        async def work(worker: int) -> None:
+            while not self._failure:
+                await endpoint.limits.turn(worker)
+                task = next(tasks, None)
+                if task is None or self._failure:
+                    endpoint.limits.release()
                     return
-                try:
-                    self._store(task, *await self._measure(task, endpoints[task.provider]))
-                except ArenaError as error:
-                    failures.append(error)
-                bar.update()
+                await self._measure_and_keep(task)
+            endpoint.limits.release()
 
-        workers = sum(e.provider.concurrency for e in endpoints.values())
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(workers, bar.total)):
-                group.create_task(work())
-        if failures:
-            raise failures[0]
+            for worker in range(min(endpoint.provider.concurrency, self.found.pending[endpoint.name])):
+                group.create_task(work(worker))
 
-    async def _measure(self, task: Task, endpoint: Endpoint) -> tuple[Measurement | CallError, float]:
+    async def _measure_and_keep(self, task: Task) -> Measurement | CallError | None:
         started = time.monotonic()
+        answers: list[dict[str, Any]] = []
+        endpoint = self.endpoints[task.provider]
         try:
-            result: Measurement | CallError = await task.ask(endpoint)
+            for request in task.requests:
+                answers.append(await endpoint.send(request))  # noqa: PERF401 (keeps what came before an error)
+            result: Measurement | CallError = task.read(answers)
         except CallError as error:
             if error.kind == "fatal":
-                raise FatalCallError(f"{self.label}: stopped: {task.policy} on {task.prompt_id}: {error}") from error
+                self._fail(FatalCallError(f"{self.label}: stopped: {task.policy} on {task.prompt_id}: {error}"))
+                return None
             result = error
-        return result, time.monotonic() - started
+        self.keep(task, result, answers, time.monotonic() - started)
+        return result
 
-    def _store(self, task: Task, result: Measurement | CallError, seconds: float) -> None:
-        key = {
-            k: getattr(task, k)
-            for k in ("job", "prompt_id", "request_hash", "policy", "draw", "fingerprint", "context")
-        }
-        if isinstance(result, CallError):
-            record = Record(
-                **key, status="error", code=result.code, detail=result.detail, model=task.model, seconds=seconds
-            )
-            self.outcome.errors[result.code] = self.outcome.errors.get(result.code, 0) + 1
-        else:
-            rest = {k: getattr(result, k) for k in ("value", "payload", "prompt_tokens", "completion_tokens")}
-            record = Record(**key, **rest, status="ok", model=result.model or task.model, seconds=seconds)
-            self.outcome.ok += 1
-        self.store.put(record)
-        self._watch(result)
-
-    def _watch(self, result: Measurement | CallError) -> None:
+    def keep(self, task: Task, result: Measurement | CallError, answers: list[dict[str, Any]], seconds: float) -> None:
+        """Store an outcome. Records that become ready in one turn of the event loop share a commit."""
+        self._ready.append(_record(task, result, answers, seconds))
+        if len(self._ready) == 1:
+            self._loop.call_soon(self._flush)
         bad = isinstance(result, CallError)
-        self.recent.append(bad)
-        if len(self.recent) == BREAKER_WINDOW and sum(self.recent) > BREAKER_SHARE * BREAKER_WINDOW:
-            raise FatalCallError(
-                f"{self.label}: stopped: {sum(self.recent)} of the last {BREAKER_WINDOW} requests gave no measurement, "
-                f"most recently {result}"
-            )
+        if bad:
+            self.outcome.errors[result.code] += 1
+        else:
+            self.outcome.ok += 1
+        self._recent.append(bad)
+        if len(self._recent) == BREAKER_WINDOW and sum(self._recent) > BREAKER_SHARE * BREAKER_WINDOW:
+            told = f"{sum(self._recent)} of the last {BREAKER_WINDOW} requests gave no measurement"
+            self._fail(FatalCallError(f"{self.label}: stopped: {told}, most recently {result}"))
+
+    def _flush(self) -> None:
+        records, self._ready = self._ready, []
+        if not records:
+            return
+        try:
+            self.store.put_all(records)
+        except sqlite3.Error as error:
+            self._fail(ArenaError(f"{self.label}: stopped: records cannot be stored: {error}"))
+        else:
+            self._bar.update(len(records))
+
+    def _fail(self, error: ArenaError) -> None:
+        """Take no further task; those in flight are finished and stored."""
+        self._failure = self._failure or error
+
+    def _interrupt(self) -> None:
+        """Ctrl-C: once to finish what is in flight, twice to leave it."""
+        if self._failure is None:
+            self._fail(ArenaError(f"{self.label}: stopped on request; the same command goes on from here"))
+            print("\nfinishing the requests in flight (Ctrl-C again to drop them) ...", file=sys.stderr)
+            return
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+
+
+def _record(task: Task, result: Measurement | CallError, answers: list[dict[str, Any]], seconds: float) -> Record:
+    usage = [answer.get("usage") or {} for answer in answers]
+    told = {
+        "model": _model(answers) or task.model,
+        "prompt_tokens": sum(u.get("prompt_tokens") or 0 for u in usage) if usage else None,
+        "completion_tokens": sum(u.get("completion_tokens") or 0 for u in usage) if usage else None,
+        "seconds": seconds,
+    }
+    if isinstance(result, CallError):
+        return Record(**task.key, **told, status="error", code=result.code, detail=result.detail)
+    return Record(**task.key, **told, status="ok", value=result.value, payload=result.payload)
+
+
+def _model(answers: list[dict[str, Any]]) -> str | None:
+    """Who answered: the model's name with the provider's fingerprint of its deployment, where it gives one."""
+    names = [" ".join(filter(None, (a.get("model"), a.get("system_fingerprint")))) for a in answers]
+    return next(filter(None, names), None)
+
+
+def _loop_is_running() -> bool:
+    with contextlib.suppress(RuntimeError):
+        return asyncio.get_running_loop() is not None
+    return False

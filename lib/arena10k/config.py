@@ -31,13 +31,25 @@ class Capabilities(_Section):
     seed: bool = Field(True, description="the endpoint takes a sampling seed")
 
 
+class Price(_Section):
+    """US dollars per million tokens."""
+
+    prompt: Annotated[float, Field(ge=0, strict=False)]
+    completion: Annotated[float, Field(ge=0, strict=False)]
+
+
 class Provider(_Section):
     """One OpenAI-compatible endpoint. The key is read from the named environment variable and goes nowhere else."""
 
     kind: Literal["embedded", "openai"] = "openai"
     base_url: str | None = None
     api_key_env: str | None = None
-    concurrency: Annotated[int, Field(ge=1, le=512)] = 16
+    concurrency: Annotated[int, Field(ge=1, le=512, description="requests in flight, at most")] = 16
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    mode: Literal["requests", "batch"] = Field("requests", description="batch: answers within a day, at half price")
+    batch_poll_seconds: Annotated[float, Field(gt=0)] = 60.0
+    prices: dict[str, Price] = Field({}, description="by model; a provider without prices is taken to cost nothing")
     timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 6
     capabilities: Capabilities = Capabilities()

@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from arena10k.client import Endpoint
-from arena10k.collect import Measurement, Task
+from arena10k.client import CHAT, Request
 from arena10k.config import Params
 from arena10k.errors import invalid
 from arena10k.jobs import RESPONSES, contexts
 from arena10k.policies import Policy, digest, policies
 from arena10k.store import Store
+from arena10k.tasks import Measurement, Task
 
 
 def tasks(params: Params, prompts: pd.DataFrame) -> Iterator[Task]:
@@ -30,7 +30,7 @@ def tasks(params: Params, prompts: pd.DataFrame) -> Iterator[Task]:
                 yield Task(
                     RESPONSES, row.prompt_id, digest([context, policy.name, draw, request]), policy.name, draw,
                     policy.fingerprint, context, policy.params.provider, policy.params.model,
-                    partial(_ask, request, can.token_ids),
+                    (Request(CHAT, request),), partial(read_answer, token_ids=can.token_ids),
                 )  # fmt: skip
 
 
@@ -47,19 +47,16 @@ def _request(policy: Policy, prompt: str, seed: int, can: Any) -> dict[str, Any]
     if can.seed:
         request["seed"] = seed
     if can.token_ids:
-        request["extra_body"] = {"return_token_ids": True}
+        request["return_token_ids"] = True
     return request
 
 
-async def _ask(request: dict[str, Any], token_ids: bool, endpoint: Endpoint) -> Measurement:
-    return read_answer(await endpoint.chat(**request), token_ids)
-
-
-def read_answer(answer: dict[str, Any], token_ids: bool) -> Measurement:
-    """Check a chat answer and read the response from it; the text is never stripped and may be empty.
+def read_answer(answers: list[dict[str, Any]], token_ids: bool) -> Measurement:
+    """Check a chat answer (the only one) and read the response from it; the text is never stripped and may be empty.
 
     Raises CallError (kind ``invalid``) with the code of the check that failed.
     """
+    (answer,) = answers
     choices = answer.get("choices")
     if not isinstance(choices, list) or len(choices) != 1:
         raise invalid("no_choice", "the answer does not hold exactly one choice")
@@ -73,7 +70,7 @@ def read_answer(answer: dict[str, Any], token_ids: bool) -> Measurement:
         payload["token_logprobs"] = check_logprobs([e.get("logprob") for e in entries])
     if token_ids:
         payload |= _token_ids(answer, choice, entries, usage)
-    return Measurement(text, payload, answer.get("model"), usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    return Measurement(text, payload)
 
 
 def _token_ids(answer: dict, choice: dict, entries: list | None, usage: dict) -> dict[str, list[int]]:

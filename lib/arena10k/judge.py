@@ -14,13 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from arena10k.client import Endpoint
-from arena10k.collect import Measurement, Task
+from arena10k.client import COMPLETIONS, Request
 from arena10k.config import JudgeParams, Params
 from arena10k.errors import invalid
 from arena10k.jobs import DETERMINISTIC, JUDGE, RESPONSES, UNCERTAINTY, contexts
 from arena10k.policies import digest
 from arena10k.store import Store
+from arena10k.tasks import Measurement, Task
 
 
 def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]:
@@ -37,7 +37,8 @@ def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]
             context = current[job, row["policy"]]
             yield Task(
                 job, row["prompt_id"], digest([context, row["policy"], row["draw"], texts]), row["policy"], row["draw"],
-                row["fingerprint"], context, judge.provider, judge.model, partial(_ask, judge, job, texts),
+                row["fingerprint"], context, judge.provider, judge.model,
+                tuple(_request(judge, text) for text in texts), partial(_read, judge, job),
             )  # fmt: skip
 
 
@@ -57,21 +58,15 @@ def _quoted(text: str, limit: int) -> str:
     return json.dumps(" ".join(text.split())[:limit], ensure_ascii=False)
 
 
-async def _ask(judge: JudgeParams, job: str, texts: list[str], endpoint: Endpoint) -> Measurement:
-    answers = [
-        await endpoint.complete(model=judge.model, prompt=t, max_tokens=1, temperature=0, logprobs=judge.top_logprobs)
-        for t in texts
-    ]
-    readings = [read_answer(judge, a) for a in answers]
-    usage = [a.get("usage") or {} for a in answers]
+def _request(judge: JudgeParams, text: str) -> Request:
+    body = {"model": judge.model, "prompt": text, "max_tokens": 1, "temperature": 0, "logprobs": judge.top_logprobs}
+    return Request(COMPLETIONS, body)
+
+
+def _read(judge: JudgeParams, job: str, answers: list[dict[str, Any]]) -> Measurement:
+    readings = [read_answer(judge, answer) for answer in answers]
     value, variance = (rating(readings[0]), 0.0) if job == DETERMINISTIC else expectation(readings)
-    return Measurement(
-        value,
-        {"variance": variance, "readings": readings},
-        answers[0].get("model"),
-        sum(u.get("prompt_tokens") or 0 for u in usage),
-        sum(u.get("completion_tokens") or 0 for u in usage),
-    )
+    return Measurement(value, {"variance": variance, "readings": readings})
 
 
 def read_answer(judge: JudgeParams, answer: dict[str, Any]) -> list[tuple[float, float]]:

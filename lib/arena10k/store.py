@@ -154,12 +154,19 @@ class Store:
 
     def put(self, record: Record) -> bool:
         """Store one record and commit. Returns False where an ok row already stands (it is left as it is)."""
-        row = {c: getattr(record, c) for c in _COLUMNS}
-        row["payload"] = orjson.dumps(record.payload).decode()
+        return self.put_all([record]) == 1
+
+    def put_all(self, records: list[Record]) -> int:
+        """Store records in one commit. Returns how many, rows left out where an ok row already stands."""
+        stored = 0
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            self._keep_attempt(record)
-            return self._db.execute(_UPSERT, row).rowcount == 1
+            for record in records:
+                row = {c: getattr(record, c) for c in _COLUMNS}
+                row["payload"] = orjson.dumps(record.payload).decode()
+                self._keep_attempt(record)
+                stored += self._db.execute(_UPSERT, row).rowcount
+        return stored
 
     def _keep_attempt(self, record: Record) -> None:
         self._db.execute(

@@ -13,14 +13,14 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from arena10k.client import Endpoint
-from arena10k.collect import Measurement, Task
+from arena10k.client import COMPLETIONS, Request
 from arena10k.config import Capabilities, Params
 from arena10k.errors import invalid
 from arena10k.generate import check_logprobs
 from arena10k.jobs import LOGPROBS, RESPONSES, contexts
 from arena10k.policies import Policy, digest, policies
 from arena10k.store import Store
+from arena10k.tasks import Measurement, Task
 
 #: Whole-sequence values that other software writes in place of a missing measurement.
 SENTINELS = (-50.0, -100.0, -9999.0)
@@ -52,33 +52,26 @@ def _task(
 ) -> Task:
     response_ids = row["payload"]["token_ids"]
     key = [context, policy.name, row["draw"], prompt_ids, response_ids]
-    ask = partial(_ask, policy.params.model, prompt_ids, response_ids, can.echo_from)
+    request = _request(policy.params.model, prompt_ids, response_ids, can.echo_from)
+    read = partial(read_answer, prompt_ids=prompt_ids, response_ids=response_ids)
     return Task(
         LOGPROBS, prompt_id, digest(key), policy.name, row["draw"], policy.fingerprint, context,
-        policy.params.provider, policy.params.model, ask,
+        policy.params.provider, policy.params.model, (request,), read,
     )  # fmt: skip
 
 
-async def _ask(
-    model: str, prompt_ids: list[int], response_ids: list[int], echo_from: bool, endpoint: Endpoint
-) -> Measurement:
-    answer = await endpoint.complete(
-        model=model,
-        prompt=prompt_ids + response_ids,
-        max_tokens=1,
-        temperature=0,
-        logprobs=1,
-        echo=True,
-        extra_body={"return_token_ids": True} | ({"echo_from": len(prompt_ids)} if echo_from else {}),
-    )
-    return read_answer(answer, prompt_ids, response_ids)
+def _request(model: str, prompt_ids: list[int], response_ids: list[int], echo_from: bool) -> Request:
+    body = {"model": model, "prompt": prompt_ids + response_ids, "max_tokens": 1, "temperature": 0, "logprobs": 1}
+    body |= {"echo": True, "return_token_ids": True}
+    return Request(COMPLETIONS, body | ({"echo_from": len(prompt_ids)} if echo_from else {}))
 
 
-def read_answer(answer: dict[str, Any], prompt_ids: list[int], response_ids: list[int]) -> Measurement:
-    """Check an echo answer and sum the response's token log-probs (nats).
+def read_answer(answers: list[dict[str, Any]], prompt_ids: list[int], response_ids: list[int]) -> Measurement:
+    """Check an echo answer (the only one) and sum the response's token log-probs (nats).
 
     Raises CallError (kind ``invalid``) with the code of the first check of COLLECTION section 1 that fails.
     """
+    (answer,) = answers
     n, m = len(prompt_ids), len(response_ids)
     choices = answer.get("choices")
     if not isinstance(choices, list) or len(choices) != 1:
@@ -92,13 +85,7 @@ def read_answer(answer: dict[str, Any], prompt_ids: list[int], response_ids: lis
     tokens = check_logprobs(logprobs[n : n + m])
     total = math.fsum(tokens)
     check_structure(tokens, total)
-    return Measurement(
-        total,
-        {"token_logprobs": tokens, "prompt_tokens": n, "response_tokens": m},
-        answer.get("model"),
-        usage.get("prompt_tokens"),
-        usage.get("completion_tokens"),
-    )
+    return Measurement(total, {"token_logprobs": tokens, "prompt_tokens": n, "response_tokens": m})
 
 
 def _check_lengths(logprobs: list | None, n: int, m: int, counted: int | None) -> None:

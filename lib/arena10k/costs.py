@@ -1,0 +1,111 @@
+"""What collecting costs: before it begins, as far as it can be known, and what has been spent, from the records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+import pandas as pd
+
+from arena10k import options, prompts
+from arena10k.client import CHARACTERS_PER_TOKEN
+from arena10k.config import Params
+from arena10k.errors import ArenaError
+from arena10k.jobs import JUDGE, LOGPROBS, ORACLE, TRUTH, expected
+from arena10k.tasks import Survey
+
+#: What asking in batches costs, as a share of the price of single requests.
+BATCH_SHARE = 0.5
+
+
+def dollars(params: Params, provider: str, model: str, prompt_tokens: float, completion_tokens: float) -> float:
+    """The price of so many tokens, US dollars; 0 for a model without a price."""
+    price = params.providers[provider].prices.get(model)
+    if price is None:
+        return 0.0
+    share = BATCH_SHARE if params.providers[provider].mode == "batch" else 1.0
+    return share * (price.prompt * prompt_tokens + price.completion * completion_tokens) / 1e6
+
+
+def at_most(params: Params, found: Survey) -> float:
+    """What the pending tasks cost if every answer is as long as it may be, US dollars."""
+    return sum(dollars(params, *served, *tokens) for served, tokens in found.tokens.items())
+
+
+def check_confirmed(params: Params, found: Survey, label: str) -> None:
+    """Refuse to spend money that nobody agreed to.
+
+    Raises
+    ------
+    ArenaError
+        With the amount and how to agree, where the tasks cost something and it was not confirmed.
+    """
+    cost = at_most(params, found)
+    if cost and not options.told("yes"):
+        raise ArenaError(
+            f"{label}: {sum(found.pending.values()):,} measurements would cost up to ${cost:,.2f}: confirm with "
+            f"`arena10k report --yes`, or in a notebook with %env {options.VARIABLES['yes']}=1"
+        )
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What an experiment costs if every answer is as long as it may be: one row per job, provider and model."""
+
+    rows: tuple[dict[str, object], ...]
+
+    @property
+    def dollars(self) -> float:
+        return sum(float(row["dollars"]) for row in self.rows)
+
+    def table(self) -> str:
+        return pd.DataFrame(self.rows).to_string(index=False, float_format="{:,.2f}".format)
+
+
+def forecast(params: Params) -> Bill:
+    """The bill of the whole experiment, before anything is asked. Text is counted at four characters per token.
+
+    Raises
+    ------
+    ArenaError
+        Where the prompts cannot be read.
+    """
+    if params.recording or not any(provider.prices for provider in params.providers.values()):
+        return Bill(())
+    frame, _ = prompts.load(params)
+    question = frame.prompt.str.len().mean() / CHARACTERS_PER_TOKEN
+    due: dict[tuple[str, str, str], list[float]] = {}
+    for (job, name), records in expected(params, len(frame)).items():
+        cells = due.setdefault((job, *_served(params, job, name)), [0, 0.0, 0.0])
+        sent, received = _size(params, job, name, question)
+        for i, part in enumerate((records, records * sent, records * received)):
+            cells[i] += part
+    rows = [
+        {"job": job, "provider": provider, "model": model, "measurements": n, "tokens sent": round(sent)}
+        | {"received at most": round(received), "dollars": dollars(params, provider, model, sent, received)}
+        for (job, provider, model), (n, sent, received) in due.items()
+        if provider
+    ]
+    return Bill(tuple(rows))
+
+
+def _served(params: Params, job: str, policy: str) -> tuple[str, str]:
+    """Who is asked: (provider, model); the exact oracle asks nobody."""
+    if job in JUDGE:
+        return params.judge.provider, params.judge.model
+    if job in (ORACLE, TRUTH):
+        return "", ""
+    return params.policies[policy].provider, params.policies[policy].model
+
+
+def _size(params: Params, job: str, policy: str, question: float) -> tuple[float, float]:
+    """Tokens sent and received at most by one measurement."""
+    p = params.policies[policy]
+    if job in JUDGE:
+        case = len(orjson.dumps(params.judge.model_dump())) / CHARACTERS_PER_TOKEN
+        return question + case + p.max_tokens, 1.0
+    definition = p.model_dump(include={"system", "examples", "suffix"})
+    prompt = question + len(orjson.dumps(definition)) / CHARACTERS_PER_TOKEN
+    if job == LOGPROBS:
+        return prompt + params.policies[params.logging_policy].max_tokens, 1.0
+    return prompt, float(p.max_tokens)

@@ -1,0 +1,18 @@
+"""What the user told the command that started this process; notebooks run in processes of their own."""
+
+from __future__ import annotations
+
+import os
+
+#: Options of `arena10k report` and the environment variables that carry them to the stages.
+VARIABLES = {"yes": "ARENA10K_YES", "retry_errors": "ARENA10K_RETRY_ERRORS"}
+
+
+def told(option: str) -> bool:
+    """Whether an option of `VARIABLES` is on."""
+    return os.environ.get(VARIABLES[option], "") not in ("", "0")
+
+
+def environment(**options: bool) -> dict[str, str]:
+    """This process's environment with the given options switched on or off."""
+    return {**os.environ} | {VARIABLES[name]: "1" if on else "" for name, on in options.items()}

@@ -1,0 +1,124 @@
+"""Tasks: what is to be measured, what came of it, and which of it is still to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from arena10k.client import Request
+from arena10k.jobs import Key
+from arena10k.store import Store
+
+#: The first tasks of every job, provider and model are tried before any bulk work.
+PREFLIGHT = 5
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A checked value with what it was read from."""
+
+    value: str | float
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement to make: requests to send, and `read`, which turns their answers into a `Measurement` or raises
+    `CallError`."""
+
+    job: str
+    prompt_id: str
+    request_hash: str
+    policy: str
+    draw: int
+    fingerprint: str
+    context: str
+    provider: str
+    model: str
+    requests: tuple[Request, ...] = field(repr=False)
+    read: Callable[[list[dict[str, Any]]], Measurement] = field(repr=False)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The columns of its record that say what was to be measured."""
+        names = ("job", "prompt_id", "request_hash", "policy", "draw", "fingerprint", "context")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class Outcome:
+    """What one collection did: tasks in all, already ok, newly ok, and failed by code."""
+
+    total: int = 0
+    stored: int = 0
+    ok: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def failed(self) -> int:
+        return sum(self.errors.values())
+
+    def sentence(self) -> str:
+        """What is there now, in words; the same whether it was measured just now or on an earlier run."""
+        told = f"{self.stored + self.ok:,} of {self.total:,} records are there"
+        if self.failed:
+            return f"{told}; {self.failed:,} failed: {', '.join(f'{c} {n:,}' for c, n in sorted(self.errors.items()))}."
+        return f"{told}; none failed."
+
+
+@dataclass
+class Survey:
+    """What is left to do: `pending` tasks by provider, the `models` they need, the first tasks of each kind
+    (`probes`), and about how many tokens the rest takes: (provider, model) -> [sent, received at most]."""
+
+    outcome: Outcome = field(default_factory=Outcome)
+    pending: Counter[str] = field(default_factory=Counter)
+    models: dict[str, set[str]] = field(default_factory=dict)
+    probes: dict[Key, list[Task]] = field(default_factory=dict)
+    tokens: dict[Key, list[int]] = field(default_factory=dict)
+
+
+def survey(store: Store, tasks: Iterable[Task], retry_errors: bool) -> Survey:
+    """Go through all tasks once, without holding them."""
+    found = Survey()
+    for task in tasks:
+        found.outcome.total += 1
+        known = store.outcome(task.job, task.prompt_id, task.request_hash)
+        if known == "ok":
+            found.outcome.stored += 1
+        elif known and not retry_errors:
+            found.outcome.errors[known] += 1
+        else:
+            _note(found, task)
+    return found
+
+
+def _note(found: Survey, task: Task) -> None:
+    found.pending[task.provider] += 1
+    found.models.setdefault(task.provider, set()).add(task.model)
+    probes = found.probes.setdefault((task.job, f"{task.provider} {task.model}"), [])
+    if len(probes) < PREFLIGHT:
+        probes.append(task)
+    tokens = found.tokens.setdefault((task.provider, task.model), [0, 0])
+    for request in task.requests:
+        tokens[0] += request.prompt_tokens
+        tokens[1] += request.max_tokens
+
+
+def pending(store: Store, tasks: Callable[[], Iterable[Task]], provider: str, retry_errors: bool) -> Iterator[Task]:
+    """A provider's tasks without a measurement: never-tried ones first, then, where asked for, those that failed."""
+    tried: set[Key] = set()
+    for task in _of(tasks(), provider):
+        known = store.outcome(task.job, task.prompt_id, task.request_hash)
+        if known is None:
+            yield task
+        elif known != "ok" and retry_errors:
+            tried.add((task.prompt_id, task.request_hash))
+    if tried:
+        yield from (task for task in _of(tasks(), provider) if (task.prompt_id, task.request_hash) in tried)
+
+
+def _of(tasks: Iterable[Task], provider: str) -> Iterator[Task]:
+    return (task for task in tasks if task.provider == provider)
