@@ -102,9 +102,10 @@ def _check_lengths(logprobs: list | None, n: int, m: int, counted: int | None) -
 def check_structure(tokens: list[float], total: float) -> None:
     """Refuse values that are finite but cannot be measurements: one value for every token, sentinels, impossible lows.
 
-    A single certain token (0.0) is legitimate: the decision is by structure, never by one value alone.
+    A single certain token (0.0) is legitimate, several that are all exactly 0.0 are not: the decision is by structure,
+    never by one value alone.
     """
-    if len(tokens) >= 4 and len(set(tokens)) == 1:
+    if len(set(tokens)) == 1 and (len(tokens) >= 4 or (len(tokens) >= 2 and tokens[0] == 0)):
         raise invalid("constant", f"all {len(tokens)} tokens have log-prob {tokens[0]:g}")
     if total in SENTINELS or (tokens and min(tokens) < FLOOR_PER_TOKEN):
         raise invalid("below_floor", f"sequence log-prob {total:g}, lowest token {min(tokens):g}")
