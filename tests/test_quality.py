@@ -100,8 +100,8 @@ def test_progress_counts_what_is_there(filled):
     by = {(j["job"], j["policy"]): j for j in state["jobs"]}
     assert by["logprobs", "p0"]["ok"] == by["logprobs", "p0"]["total"] == 60
     assert by["logprobs", "p0"]["eta_seconds"] == 0.0
-    assert store.complete_prompts({("logprobs", "p0"): 1, ("logprobs", "pi_clone"): 1}) == 60
-    assert store.complete_prompts({("logprobs", "p0"): 2}) == 0
+    assert store.complete_prompts({("logprobs", "p0"): 1, ("logprobs", "pi_clone"): 1}, "logprobs") == (60, 60)
+    assert store.complete_prompts({("logprobs", "p0"): 2}, "logprobs") == (0, 0)
 
 
 def test_self_consistency_and_clone_control_measure_what_is_stored(filled):

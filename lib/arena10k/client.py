@@ -156,13 +156,28 @@ class Endpoint:
         return await self.client.get("/models", cast_to=httpx2.Response)
 
     async def _retrying(self, call: Any, *args: Any, attempts: int | None = None) -> dict[str, Any]:
+        most = min(attempts or self.provider.max_attempts, self.provider.max_attempts)
+        failed: list[CallError] = []
+        try:
+            return await self._once(call, *args)
+        except CallError as error:
+            if error.kind != "retry" or most == 1:
+                raise
+            failed.append(error)
+
+        async def attempt() -> dict[str, Any]:
+            """The first attempt is behind us: most requests never need the retry machinery, which takes time."""
+            if failed:
+                raise failed.pop()
+            return await self._once(call, *args)
+
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, CallError) and e.kind == "retry"),
-            stop=tenacity.stop_after_attempt(min(attempts or self.provider.max_attempts, self.provider.max_attempts)),
+            stop=tenacity.stop_after_attempt(most),
             wait=_wait,
             reraise=True,
         )
-        return await retrying(self._once, call, *args)
+        return await retrying(attempt)
 
     async def _once(self, call: Any, *args: Any) -> dict[str, Any]:
         try:

@@ -27,6 +27,12 @@ def dollars(params: Params, provider: str, model: str, prompt_tokens: float, com
     return share * (price.prompt * prompt_tokens + price.completion * completion_tokens) / 1e6
 
 
+def spent(params: Params, job: str, policy: str, prompt_tokens: int, completion_tokens: int) -> float:
+    """What the measurements of a job and policy have cost, from the tokens the provider counted, US dollars."""
+    provider, model = _served(params, job, policy)
+    return dollars(params, provider, model, prompt_tokens, completion_tokens) if provider else 0.0
+
+
 def at_most(params: Params, found: Survey) -> float:
     """What the pending tasks cost if every answer is as long as it may be, US dollars."""
     return sum(dollars(params, *served, *tokens) for served, tokens in found.tokens.items())

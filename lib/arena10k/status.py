@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 import pandas as pd
 
-from arena10k import paths, prompts
+from arena10k import costs, paths, prompts
 from arena10k.config import Params
 from arena10k.errors import ArenaError
 from arena10k.jobs import LOGPROBS, contexts, expected
@@ -28,19 +29,28 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
     Returns
     -------
     dict with ``run``, ``prompts``, ``complete_rows`` (prompts whose every record is ok), ``jobs``: per job and policy
-    ``total``, ``ok``, ``errors`` {code: n}, ``attempts``, ``rate`` (records per second) and ``eta_seconds``.
+    ``total``, ``ok``, ``errors`` {code: n}, ``attempts``, tokens, ``models`` that answered (two or more: it changed
+        on the way), ``dollars`` so far and projected, ``rate`` (records per second) and ``eta_seconds``.
     """
     frame = prompts.read(params.run)
     totals = expected(params, len(frame))
     # Labels of a slice are not due for every prompt.
     everywhere = {key: total // len(frame) for key, total in totals.items() if total >= len(frame)}
-    recent = store.recent(now - WINDOW) if now is not None else {}
-    jobs = {key: {"total": total, "ok": 0, "errors": {}, "attempts": 0} for key, total in totals.items()}
-    for row in store.counts():
+    recent: Counter[tuple[str, str]] = Counter()
+    jobs: dict[tuple[str, str], dict[str, Any]] = {
+        key: {"total": total, "ok": 0, "errors": {}, "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0}
+        | {"models": []}
+        for key, total in totals.items()
+    }
+    for row in store.counts(float("inf") if now is None else now - WINDOW):
         job = jobs.get((row["job"], row["policy"]))
         if job is None:
             continue
         job["attempts"] += row["attempts"]
+        recent[row["job"], row["policy"]] += row["recent"]
+        job["models"] = sorted({*job["models"], row["model"], row["other_model"]} - {None})
+        for kind in ("prompt_tokens", "completion_tokens"):
+            job[kind] += row[kind] or 0
         if row["status"] == "ok":
             job["ok"] += row["n"]
         else:
@@ -48,14 +58,18 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
     out = []
     for (name, policy), job in jobs.items():
         left = job["total"] - job["ok"] - sum(job["errors"].values())
-        rate = recent.get((name, policy), 0) / WINDOW if now is not None else None
+        rate = recent[name, policy] / WINDOW if now is not None else None
         eta = 0.0 if left <= 0 else left / rate if rate else None
-        out.append({"job": name, "policy": policy, **job, "rate": rate, "eta_seconds": eta})
+        spent = costs.spent(params, name, policy, job["prompt_tokens"], job["completion_tokens"])
+        measured = job["ok"] + sum(job["errors"].values())
+        money = {"dollars": spent, "dollars_projected": spent * job["total"] / measured if measured else None}
+        out.append({"job": name, "policy": policy, **job, **money, "rate": rate, "eta_seconds": eta})
+    complete, scored = store.complete_prompts(everywhere, LOGPROBS)
     return {
         "run": params.run,
         "prompts": len(frame),
-        "complete_rows": store.complete_prompts(everywhere),
-        "rows_with_all_logprobs": store.complete_prompts({k: v for k, v in everywhere.items() if k[0] == LOGPROBS}),
+        "complete_rows": complete,
+        "rows_with_all_logprobs": scored,
         "jobs": out,
     }
 
@@ -73,6 +87,12 @@ def sentence(status: dict[str, Any]) -> str:
         parts.append("some jobs are not running")
     elif known:
         parts.append(f"about {max(known) / 60:.0f} min left (slowest job)")
+    if spent := sum(job["dollars"] for job in status["jobs"]):
+        projected = sum(job["dollars_projected"] or 0.0 for job in status["jobs"])
+        parts.append(f"${spent:,.2f} spent, about ${projected:,.2f} for what has begun")
+    changed = sorted({f"{j['policy']} ({' and '.join(j['models'])})" for j in status["jobs"] if len(j["models"]) > 1})
+    if changed:
+        parts.append(f"the model changed on the way: {', '.join(changed)}")
     return ", ".join(parts) + "."
 
 
@@ -84,6 +104,7 @@ def frame(status: dict[str, Any]) -> pd.DataFrame:
         for j in status["jobs"]
     ]
     columns = ["job", "policy", "total", "ok", "failed", "codes", "errors", "attempts", "rate", "eta_seconds"]
+    columns += [*(["dollars", "dollars_projected"] if any(j["dollars"] for j in status["jobs"]) else [])]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -52,8 +52,9 @@ CREATE TABLE IF NOT EXISTS attempts (
   id INTEGER PRIMARY KEY, job TEXT NOT NULL, prompt_id TEXT NOT NULL, request_hash TEXT NOT NULL,
   status TEXT NOT NULL, value, code TEXT, detail TEXT, created REAL NOT NULL
 );
-CREATE INDEX IF NOT EXISTS progress ON records
-  (job, policy, context, status, code, quarantine, prompt_id, attempts, created);
+CREATE INDEX IF NOT EXISTS by_cell ON records
+  (job, policy, context, status, code, quarantine, attempts, created, prompt_tokens, completion_tokens, model);
+CREATE INDEX IF NOT EXISTS by_prompt ON records (prompt_id, job, policy, context, status, quarantine, draw);
 CREATE INDEX IF NOT EXISTS attempts_by_key ON attempts (job, prompt_id, request_hash);
 """
 _UPSERT = f"""
@@ -190,12 +191,16 @@ class Store:
             record["payload"] = orjson.loads(record["payload"])
             yield record
 
-    def counts(self) -> list[dict[str, Any]]:
-        """Number of records by job, policy, status, code and quarantine reason, with the newest time stamp."""
+    def counts(self, since: float = float("inf")) -> list[dict[str, Any]]:
+        """Number of records by job, policy, status, code and quarantine reason, with the newest time stamp, how many
+        were made after `since` (seconds since the epoch), their tokens, and the first and last model by name."""
+        # Grouping by context too follows the index; a job and policy have one current context.
         query = f"""SELECT job, policy, status, code, quarantine, COUNT(*) AS n, SUM(attempts) AS attempts,
-                    MAX(created) AS newest FROM {self._live} GROUP BY job, policy, status, code, quarantine
-                    ORDER BY job, policy, status, code"""
-        return [dict(row) for row in self._db.execute(query)]
+                    MAX(created) AS newest, SUM(created > ?) AS recent,
+                    SUM(prompt_tokens) AS prompt_tokens, SUM(completion_tokens) AS completion_tokens,
+                    MIN(model) AS model, MAX(model) AS other_model FROM {self._live}
+                    GROUP BY job, policy, context, status, code, quarantine ORDER BY job, policy, status, code"""
+        return [dict(row) for row in self._db.execute(query, (since,))]
 
     def other_contexts(self) -> list[dict[str, Any]]:
         """Number of records by job, policy and fingerprint that were made in another context than the current ones."""
@@ -203,23 +208,22 @@ class Store:
                    WHERE context NOT IN (SELECT context FROM temp.current) GROUP BY job, policy, fingerprint"""
         return [dict(row) for row in self._db.execute(query)]
 
-    def recent(self, since: float) -> dict[tuple[str, str], int]:
-        """Records made after `since` (seconds since the epoch) by (job, policy): the current rate."""
-        query = f"SELECT job, policy, COUNT(*) FROM {self._live} WHERE created > ? GROUP BY job, policy"
-        return {(r[0], r[1]): r[2] for r in self._db.execute(query, (since,))}
+    def complete_prompts(self, wanted: dict[tuple[str, str], int], job: str) -> tuple[int, int]:
+        """Prompts with every wanted record ok and not set aside: in all jobs, and in `job` alone.
 
-    def complete_prompts(self, wanted: dict[tuple[str, str], int]) -> int:
-        """Prompts with at least `wanted` usable records in every (job, policy) named."""
+        `wanted` gives the number of draws by (job, policy); each draw has one record in the current contexts.
+        """
         if not wanted:
-            return 0
-        values = ", ".join("(?, ?, ?)" for _ in wanted)
-        query = f"""WITH wanted (job, policy, size) AS (VALUES {values}),
-                    had AS (SELECT prompt_id FROM {self._live} JOIN wanted USING (job, policy)
-                            WHERE status = 'ok' AND quarantine IS NULL
-                            GROUP BY prompt_id, job, policy HAVING COUNT(*) >= size)
-                    SELECT COUNT(*) FROM (SELECT prompt_id FROM had GROUP BY prompt_id HAVING COUNT(*) = ?)"""
-        args = [part for (job, policy), size in wanted.items() for part in (job, policy, size)]
-        return self._db.execute(query, [*args, len(wanted)]).fetchone()[0]
+            return 0, 0
+        sizes = " ".join("WHEN ? THEN ?" for _ in wanted)
+        query = f"""SELECT COALESCE(SUM(n = ?), 0), COALESCE(SUM(of_job = ?), 0) FROM (
+                      SELECT COUNT(*) AS n, SUM(job = ?) AS of_job FROM {self._live}
+                      WHERE status = 'ok' AND quarantine IS NULL AND draw < CASE job || ' ' || policy {sizes} END
+                      GROUP BY prompt_id)"""
+        cells = [part for (name, policy), size in wanted.items() for part in (f"{name} {policy}", size)]
+        all_of_job = sum(size for (name, _), size in wanted.items() if name == job)
+        row = self._db.execute(query, [sum(wanted.values()), all_of_job or -1, job, *cells]).fetchone()
+        return row[0], row[1]
 
     def set_quarantine(self, rows: list[tuple[str, str, str, str]]) -> None:
         """Set aside exactly the given (job, prompt_id, request_hash, reason); all other rows are released."""
