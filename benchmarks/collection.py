@@ -26,7 +26,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import aiohttp
 import openai

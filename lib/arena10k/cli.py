@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,9 @@ def report(params_file: str, run: str, cores: int, yes: bool, retry_errors: bool
     for name in {p.provider for p in params.policies.values()} if not params.recording else ():
         client.api_key(name, params.providers[name])
     agreed = yes or options.told("yes") or _agreed(params)
+    if not agreed:
+        click.echo("error: not agreed to, nothing was asked (--yes agrees in advance)", err=True)
+        sys.exit(1)
     command = _snakemake(params_file, run, cores)
     if retry_errors:
         command += ["--forcerun", *(f"stage_{stage.name}" for stage in stages.STAGES.values() if stage.asks)]
@@ -74,7 +78,9 @@ def _agreed(params: Params) -> bool:
     if not bill.dollars:
         return True
     click.echo(bill.table(), err=True)
-    return click.confirm(f"Spend up to ${bill.dollars:,.2f}?", err=True)
+    with contextlib.suppress(click.Abort):  # no terminal to answer from
+        return click.confirm(f"Spend up to ${bill.dollars:,.2f}?", err=True)
+    return False
 
 
 def _snakemake(params_file: str, run: str, cores: int) -> list[str]:
