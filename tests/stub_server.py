@@ -18,20 +18,20 @@ MODEL = "stub"
 Fault = Callable[[dict, int], "web.StreamResponse | dict | None"]
 
 
-def _unit(*parts: object) -> float:
+def unit(*parts: object) -> float:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big") / 2**48
 
 
 def token_logprob(position: int, token: int) -> float:
     """The stub's log-prob of a token at a position: between -4 and -0.01 nats."""
-    return -0.01 - 3.99 * _unit("logprob", position, token)
+    return -0.01 - 3.99 * unit("logprob", position, token)
 
 
 def chat_answer(body: dict) -> dict:
     text = body["messages"][-1]["content"]
-    n = 3 + int(_unit("n", text, body.get("seed")) * 6)
-    ids = [10 + int(_unit("id", text, body.get("seed"), i) * 90) for i in range(n)]
-    prompt_ids = [100 + int(_unit("prompt", json.dumps(body["messages"]), i) * 900) for i in range(8)]
+    n = 3 + int(unit("n", text, body.get("seed")) * 6)
+    ids = [10 + int(unit("id", text, body.get("seed"), i) * 90) for i in range(n)]
+    prompt_ids = [100 + int(unit("prompt", json.dumps(body["messages"]), i) * 900) for i in range(8)]
     content = [{"token": f"t{t}", "logprob": token_logprob(8 + i, t)} for i, t in enumerate(ids)]
     message = {"role": "assistant", "content": " ".join(f"t{t}" for t in ids)}
     choice = {

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from arena10k import generate, paths, teacher_forcing
 from arena10k.store import Store
-from stub_server import Stub, _unit, chat_answer, echo_answer, error
+from stub_server import Stub, chat_answer, echo_answer, error, unit
 from test_collect import make_params
 
 ITEMS = int(os.environ.get("ARENA10K_FAULT_ITEMS", "2000"))
@@ -53,7 +53,7 @@ def fault_of(body: dict) -> str | None:
     """The fault of a request: decided by its content, so that it is the same in every run of the collection."""
     lasting = LASTING_CHAT if "messages" in body else LASTING_ECHO
     names = [*TRANSIENT, *lasting, "empty"] if "messages" in body else [*TRANSIENT, *lasting]
-    place = int(_unit("fault", json.dumps(body, sort_keys=True)) / SHARE)
+    place = int(unit("fault", json.dumps(body, sort_keys=True)) / SHARE)
     return names[place] if place < len(names) else None
 
 

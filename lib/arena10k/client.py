@@ -125,8 +125,9 @@ class Endpoint:
     def __init__(self, name: str, provider: Provider, base_url: str):
         self.name, self.provider, self.base_url = name, provider, base_url
         self.limits = Limits(provider)
+        self._key = api_key(name, provider)
         self.client = openai.AsyncOpenAI(
-            api_key=api_key(name, provider),
+            api_key=self._key,
             base_url=base_url,
             max_retries=0,
             timeout=provider.timeout_seconds,
@@ -179,15 +180,20 @@ class Endpoint:
         )
         return await retrying(attempt)
 
+    def _without_key(self, error: CallError) -> CallError:
+        """The same error; providers that quote the key they refuse do not bring it into the store."""
+        detail = error.detail.replace(self._key, f"<{self.provider.api_key_env}>") if self.provider.api_key_env else ""
+        return CallError(error.kind, error.code, detail or error.detail, error.retry_after)
+
     async def _once(self, call: Any, *args: Any) -> dict[str, Any]:
         try:
             raw = await call(*args)
             answer = orjson.loads(raw.content)
         except (openai.APIError, orjson.JSONDecodeError) as problem:
-            error = classify(problem)
+            error = self._without_key(classify(problem))
             if error.code in _OVERLOAD:
                 self.limits.overloaded(error.retry_after)
-            raise error from problem
+            raise error from None
         self.limits.succeeded()
         if not isinstance(answer, dict):
             raise invalid("not_an_object", f"the answer is a JSON {type(answer).__name__}, not an object")

@@ -85,7 +85,7 @@ def against_truth(rows: list[dict[str, Any]], truth: Mapping[str, float]) -> pd.
     """Estimates beside the measured value of their policy: error, and whether the interval holds it."""
     frame = pd.DataFrame(rows)
     frame = frame[frame.policy.isin(truth) & frame.value.notna()].copy()
-    frame["truth"] = frame.policy.map(truth)
+    frame["truth"] = frame.policy.map(truth).astype(float)
     frame["error"] = frame.value.astype(float) - frame.truth
     frame["covers"] = (frame.ci_low.astype(float) <= frame.truth) & (frame.truth <= frame.ci_high.astype(float))
     return frame

@@ -122,8 +122,20 @@ class Run:
         return compare.ranking(contexts, e.confidence)
 
     def investigate(self, table: Table) -> Investigation:
-        """Why published numbers are wrong, where they are: see `arena10k.attribution`."""
+        """Why published numbers are wrong, where they are: see `arena10k.attribution`.
+
+        Raises
+        ------
+        ArenaError
+            Where no logged response has a judge score: nothing was published, so nothing can be investigated.
+        """
         from arena10k import attribution
+
+        if not table.logged[f"judge_{self.params.estimation.judge}"].notna().any():
+            raise ArenaError(
+                f"run {self.name!r}: no logged response has a judge score, so there is nothing to investigate: "
+                "add a `judge` to the params"
+            )
 
         e = self.params.estimation
         return attribution.investigate_table(table, e.judge, width=e.width, confidence=e.confidence, flags=self._flags)

@@ -1,0 +1,70 @@
+"""A key goes through a whole pipeline, and is even quoted by the provider: it is in no file, output or command line."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from arena10k import paths
+from stub_server import MODEL, Stub, error, unit
+from test_collect import make_params
+
+CANARY = "sk-canary-8c41d7e2"
+
+
+def command_lines() -> bytes:
+    """The command lines of all processes, as `ps` shows them."""
+    out = b""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            out += entry.read_bytes()
+        except OSError:  # it has ended
+            continue
+    return out
+
+
+def test_a_key_leaves_no_trace(home):
+    seen = set()
+
+    def fault(body, n):
+        seen.add(CANARY.encode() in command_lines())
+        if n > 10:  # in the middle of the run, quoting the key as some providers do
+            return error(401, f"Incorrect API key provided: {CANARY}.", "invalid_api_key")
+        return None
+
+    def judge(body, n):
+        seen.add(CANARY.encode() in command_lines())
+        if not isinstance(body.get("prompt"), str):
+            return None
+        top = {"1": math.log(p := 0.1 + 0.8 * unit(body["prompt"])), "0": math.log(1 - p)}
+        choice = {"index": 0, "text": "1", "finish_reason": "length", "logprobs": {"top_logprobs": [top]}}
+        return {"object": "text_completion", "model": MODEL, "choices": [choice]}
+
+    with Stub(fault) as stub:
+        make_params(home, stub.url, n_prompts=8, draws=1, api_key_env="ARENA_CANARY", concurrency=2)
+        params = yaml.safe_load((home / "stub.yaml").read_text())
+        params["judge"] = {"provider": "stub", "model": MODEL, "case": "{response}:", "ratings": {"1": 1, "0": 0}}
+        (home / "stub.yaml").write_text(yaml.safe_dump(params))
+        environment = os.environ | {"ARENA_CANARY": CANARY}
+        command = [sys.executable, "-m", "arena10k", "report", "--params", str(home / "stub.yaml")]
+        refused = subprocess.run(command, env=environment, capture_output=True, check=False)
+        assert refused.returncode == 1
+        assert b"http_401: Incorrect API key provided: <ARENA_CANARY>." in refused.stderr
+        stub.fault = judge
+        finished = subprocess.run(command, env=environment, capture_output=True, check=False)
+        assert finished.returncode == 0, finished.stderr
+        assert stub.keys == {f"Bearer {CANARY}"}
+    assert seen == {False}
+    files = [p for p in home.rglob("*") if p.is_file()]
+    kinds = {p.suffix for p in files}
+    assert {".sqlite", ".ipynb", ".html", ".json", ".parquet"} <= kinds
+    assert (paths.reports_dir("stub") / "07_pi_bad_anomaly.html").is_file()
+    leaks = [p.name for p in files if CANARY.encode() in p.read_bytes()]
+    assert leaks == []
+    for told in (refused, finished):
+        assert CANARY.encode() not in told.stdout + told.stderr
