@@ -91,7 +91,7 @@ class Stub:
     def _serve(self, started: threading.Event) -> None:
         async def main() -> None:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-            app = web.Application(client_max_size=2**26)
+            app = web.Application(client_max_size=2**28)
             app.router.add_get("/v1/models", self._models)
             for path, good in self.answers.items():
                 app.router.add_post(path, self._answer(good))

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -18,7 +19,7 @@ from arena10k.batch_files import chunks, custom_ids
 from arena10k.collect import collect
 from arena10k.errors import ArenaError
 from arena10k.store import Store
-from arena10k.tasks import PREFLIGHT
+from arena10k.tasks import PREFLIGHT, Measurement
 from stub_server import Stub, error
 from test_collect import RESUMABLE, make_params, run_responses
 
@@ -202,9 +203,34 @@ def test_chunks_hold_what_they_may_and_every_task_whole(home):
         assert [row for part in parts for row in part[3]] == [task.row for task in tasks]
     with pytest.raises(ArenaError, match=r"takes 1 requests of \d+ bytes together; a batch holds"):
         asyncio.run(packed(max_requests=9, max_bytes=50))
+    tasks = [replace(task, requests=task.requests * 3) for task in tasks]
+    assert [c[0] for c in asyncio.run(packed(max_requests=100))] == [99, 21]
+    tasks += [replace(task, prompt_id="another") for task in tasks[:1]]  # the same request hash
     names = [name for task in tasks for name in custom_ids(task)]
     assert len(set(names)) == len(names)
     assert max(map(len, names)) <= 64
+
+
+def test_a_task_of_several_requests_reads_its_answers_in_their_order(home, elsewhere):
+    def tasks(params):
+        for task in generate.tasks(params, prompts.load(params)[0]):
+            (request,) = task.requests
+            several = tuple(replace(request, body=request.body | {"seed": seed}) for seed in (3, 1, 2))
+            yield replace(task, requests=several, read=joined)
+
+    def joined(answers):
+        return Measurement(" | ".join(answer["choices"][0]["message"]["content"] for answer in answers), {})
+
+    def run(folder, **provider):
+        params = make_params(folder, stub.url, **provider)
+        store = Store.open(paths.store_file("stub"))
+        return store, collect(params, store, partial(tasks, params), "several")
+
+    with Stub() as stub:
+        store, outcome = run(home, batch_max_requests=31, **BATCH)
+        assert (outcome.ok, len(stub.batches.batches)) == (48, 5)
+        single, _ = elsewhere(run)
+    assert store.content_digest("responses") == single.content_digest("responses")
 
 
 def test_more_than_one_batch_holds_is_asked_in_several(home, elsewhere):
@@ -216,20 +242,26 @@ def test_more_than_one_batch_holds_is_asked_in_several(home, elsewhere):
     assert store.content_digest("responses") == single.content_digest("responses")
 
 
-# "lost": the request to create a batch dies with the run and is never heard.
-MOMENTS = ["upload", "uploaded", "lost", "create", "created", "retrieve", "content"]
+# "lost": the request to create a batch dies with the run; "late": it is heard after the next run looked for its batch.
+MOMENTS = ["upload", "uploaded", "lost", "late", "create", "created", "retrieve", "content"]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_kill_9_at_any_moment_pays_nothing_twice_and_loses_nothing(home, elsewhere, moment):
     with Stub() as stub:
-        params = make_params(home, stub.url, n_prompts=30, batch_max_requests=50, **BATCH)
-        children, struck = [], []
+        patience = {"timeout_seconds": 60.0 if moment == "late" else 1.0}
+        params = make_params(home, stub.url, n_prompts=30, batch_max_requests=50, **BATCH | patience)
+        children, struck, looked = [], [], asyncio.Event()
 
         async def strike(name):
-            if name == {"lost": "create"}.get(moment, moment) and len(struck) < 2:
+            if name == "list":
+                looked.set()
+            if name == {"lost": "create", "late": "create"}.get(moment, moment) and len(struck) < 2:
                 struck.append(name)
                 os.kill(children[-1].pid, signal.SIGKILL)
+                if moment == "late":
+                    looked.clear()
+                    await looked.wait()
                 return error(500, "never heard") if moment == "lost" else None
             return None
 
