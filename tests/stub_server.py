@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from stub_batches import Batches
+
 MODEL = "stub"
 Fault = Callable[[dict, int], "web.StreamResponse | dict | None"]
 
@@ -72,6 +74,8 @@ class Stub:
         self.requests = 0
         self.ledger: Counter[str] = Counter()
         self.keys: set[str] = set()
+        self.answers = {"/v1/chat/completions": chat_answer, "/v1/completions": echo_answer}
+        self.batches = Batches(self)
 
     def __enter__(self) -> Stub:
         started = threading.Event()
@@ -87,10 +91,11 @@ class Stub:
     def _serve(self, started: threading.Event) -> None:
         async def main() -> None:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-            app = web.Application(client_max_size=2**26)
+            app = web.Application(client_max_size=2**28)
             app.router.add_get("/v1/models", self._models)
-            app.router.add_post("/v1/chat/completions", self._answer(chat_answer))
-            app.router.add_post("/v1/completions", self._answer(echo_answer))
+            for path, good in self.answers.items():
+                app.router.add_post(path, self._answer(good))
+            app.router.add_routes(self.batches.routes())
             runner = web.AppRunner(app, shutdown_timeout=0.1)
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)

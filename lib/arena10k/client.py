@@ -52,18 +52,25 @@ def classify(error: Exception) -> CallError:
         return CallError("retry", "connection", _one_line(error.__cause__ or error))
     if isinstance(error, openai.APIStatusError):
         return _classify_status(error)
+    if isinstance(error, httpx2.TransportError):  # a download that breaks off is not wrapped by the SDK
+        return CallError("retry", "connection", _one_line(error))
     if isinstance(error, orjson.JSONDecodeError):
         return CallError("retry", "malformed_json", _one_line(error))
     raise error
 
 
 def _classify_status(error: openai.APIStatusError) -> CallError:
-    status, body = error.status_code, error.body if isinstance(error.body, dict) else {}
-    code, message = str(body.get("code") or body.get("type") or ""), _one_line(body.get("message") or error.message)
+    return classify_status(error.status_code, error.body, error.message, _retry_after(error))
+
+
+def classify_status(status: int, body: object, message: str = "", retry_after: float | None = None) -> CallError:
+    """Turn a refusal into a typed outcome. `body` is the answer's ``error`` object; `message` stands in for its own."""
+    body = body if isinstance(body, dict) else {}
+    code, message = str(body.get("code") or body.get("type") or ""), _one_line(body.get("message") or message)
     if code in _NEVER_FREE:
         return CallError("fatal", code, message)
     if status in _RETRY_STATUS or status >= 500:
-        return CallError("retry", f"http_{status}", message, _retry_after(error))
+        return CallError("retry", f"http_{status}", message, retry_after)
     if status in _FATAL_STATUS:
         return CallError("fatal", f"http_{status}", message)
     return CallError("permanent", code or f"http_{status}", message)
@@ -139,13 +146,13 @@ class Endpoint:
 
     async def send(self, request: Request) -> dict[str, Any]:
         """The checked answer to a request: an object, from the model that was asked."""
-        answer = await self._retrying(self._post, request)
+        answer = await self.retrying(self._decoded, self._post, request)
         check_model(request.body["model"], answer)
         return answer
 
     async def models(self) -> list[str]:
         """Ids of the models the endpoint serves; gives up sooner than a measurement would."""
-        answer = await self._retrying(self._models, attempts=2)
+        answer = await self.retrying(self._decoded, self._models, attempts=2)
         return [entry["id"] for entry in answer.get("data", [])]
 
     async def _post(self, request: Request) -> httpx2.Response:
@@ -156,21 +163,23 @@ class Endpoint:
     async def _models(self) -> httpx2.Response:
         return await self.client.get("/models", cast_to=httpx2.Response)
 
-    async def _retrying(self, call: Any, *args: Any, attempts: int | None = None) -> dict[str, Any]:
+    async def retrying(self, call: Any, *args: Any, attempts: int | None = None) -> Any:
+        """What `call(*args)` returns, a coroutine function that uses the SDK's `client`; transient failures are tried
+        again. Raises CallError."""
         most = min(attempts or self.provider.max_attempts, self.provider.max_attempts)
         failed: list[CallError] = []
         try:
-            return await self._once(call, *args)
+            return await self._typed(call, *args)
         except CallError as error:
             if error.kind != "retry" or most == 1:
                 raise
             failed.append(error)
 
-        async def attempt() -> dict[str, Any]:
+        async def attempt() -> Any:
             """The first attempt is behind us: most requests never need the retry machinery, which takes time."""
             if failed:
                 raise failed.pop()
-            return await self._once(call, *args)
+            return await self._typed(call, *args)
 
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, CallError) and e.kind == "retry"),
@@ -185,16 +194,20 @@ class Endpoint:
         detail = error.detail.replace(self._key, f"<{self.provider.api_key_env}>") if self.provider.api_key_env else ""
         return CallError(error.kind, error.code, detail or error.detail, error.retry_after)
 
-    async def _once(self, call: Any, *args: Any) -> dict[str, Any]:
+    async def _typed(self, call: Any, *args: Any) -> Any:
         try:
-            raw = await call(*args)
-            answer = orjson.loads(raw.content)
-        except (openai.APIError, orjson.JSONDecodeError) as problem:
+            result = await call(*args)
+        except (openai.APIError, orjson.JSONDecodeError, httpx2.TransportError) as problem:
             error = self._without_key(classify(problem))
             if error.code in _OVERLOAD:
                 self.limits.overloaded(error.retry_after)
             raise error from None
         self.limits.succeeded()
+        return result
+
+    @staticmethod
+    async def _decoded(call: Any, *args: Any) -> dict[str, Any]:
+        answer = orjson.loads((await call(*args)).content)
         if not isinstance(answer, dict):
             raise invalid("not_an_object", f"the answer is a JSON {type(answer).__name__}, not an object")
         return answer

@@ -16,9 +16,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from arena10k import costs, options
+from arena10k.batch import Batches
+from arena10k.batch_files import Send
 from arena10k.client import Endpoint, serving
 from arena10k.config import Params
 from arena10k.errors import ArenaError, CallError, FatalCallError
@@ -48,6 +51,8 @@ def collect(
         from there.
     """
     retry = options.told("retry_errors") if retry_errors is None else retry_errors
+    if not params.recording:
+        store.batches.release()
     found = survey(store, tasks(), retry)
     left = sum(found.pending.values())
     if not left:
@@ -59,36 +64,40 @@ def collect(
         )
     costs.check_confirmed(params, found, label)
     with serving(params, set(found.models)) as urls:
-        engine = Engine(params, store, urls, label, found)
-        engine.run({name: pending(store, tasks, name, retry) for name in found.pending})
+        Engine(params, store, urls, label, found, tasks, retry).run()
     return found.outcome
 
 
 class Engine:
     """One collection at work. `run` blocks until everything is measured, or raises why it stopped."""
 
-    def __init__(self, params: Params, store: Store, urls: dict[str, str], label: str, found: Survey):
+    def __init__(
+        self, params: Params, store: Store, urls: dict[str, str], label: str, found: Survey,
+        tasks: Callable[[], Iterable[Task]], retry: bool,
+    ):  # fmt: skip
         self.params, self.store, self.urls, self.label, self.found = params, store, urls, label, found
+        self.tasks, self.retry = tasks, retry
         self.outcome = found.outcome
         self.endpoints: dict[str, Endpoint] = {}
         self._recent: deque[bool] = deque(maxlen=BREAKER_WINDOW)
         self._ready: list[Record] = []
         self._failure: ArenaError | None = None
+        self.stopped = asyncio.Event()
 
-    def run(self, tasks: dict[str, Iterator[Task]]) -> None:
+    def run(self) -> None:
         """Run to the end, also inside Jupyter, whose own event loop is already running in this thread."""
         if threading.current_thread() is threading.main_thread() and not _loop_is_running():
-            asyncio.run(self._main(tasks, signals=True))
+            asyncio.run(self._main(signals=True))
             return
         with ThreadPoolExecutor(1) as pool:
-            work = pool.submit(asyncio.run, self._main(tasks, signals=False))
+            work = pool.submit(asyncio.run, self._main(signals=False))
             try:
                 work.result()
             except KeyboardInterrupt:
                 self._loop.call_soon_threadsafe(self._interrupt)
                 work.result()
 
-    async def _main(self, tasks: dict[str, Iterator[Task]], signals: bool) -> None:
+    async def _main(self, signals: bool) -> None:
         from tqdm import tqdm
 
         self._loop = asyncio.get_running_loop()
@@ -102,8 +111,8 @@ class Engine:
             with tqdm(total=left, desc=self.label, mininterval=1.0, file=sys.stderr, ascii=True) as self._bar:
                 await self._preflight()
                 async with asyncio.TaskGroup() as group:
-                    for name, own in tasks.items():
-                        group.create_task(self._drain(self.endpoints[name], own))
+                    for endpoint in self.endpoints.values():
+                        group.create_task(self._drain(endpoint))
         finally:
             self._flush()
             for endpoint in self.endpoints.values():
@@ -130,15 +139,25 @@ class Engine:
     async def _preflight(self) -> None:
         """Measure the first tasks of every kind: where none of them can be used, the rest is not asked."""
         for (job, served), probes in self.found.probes.items():
-            results = await asyncio.gather(*(self._measure_and_keep(task) for task in probes))
+            send = self.endpoints[probes[0].provider].send
+            results = await asyncio.gather(*(self.measure(task, send) for task in probes))
             bad = [result for result in results if isinstance(result, CallError)]
             if len(bad) == len(results) > 1:
                 told = f"none of the first {len(bad)} of {job} by {served} can be used: {bad[0]}"
-                self._fail(FatalCallError(f"{self.label}: stopped: {told}"))
+                self.fail(FatalCallError(f"{self.label}: stopped: {told}"))
             if self._failure:
                 return
 
-    async def _drain(self, endpoint: Endpoint, tasks: Iterator[Task]) -> None:
+    async def _drain(self, endpoint: Endpoint) -> None:
+        batches = Batches(self, endpoint)
+        await batches.pick_up()
+        tasks = partial(pending, self.store, self.tasks, endpoint.name, self.retry)
+        if endpoint.provider.mode == "batch":
+            await batches.ask(tasks)
+        else:
+            await self._ask(endpoint, tasks())
+
+    async def _ask(self, endpoint: Endpoint, tasks: Iterator[Task]) -> None:
         async def work(worker: int) -> None:
             while not self._failure:
                 await endpoint.limits.turn(worker)
@@ -146,30 +165,30 @@ class Engine:
                 if task is None or self._failure:
                     endpoint.limits.release()
                     return
-                await self._measure_and_keep(task)
+                await self.measure(task, endpoint.send)
             endpoint.limits.release()
 
         async with asyncio.TaskGroup() as group:
             for worker in range(min(endpoint.provider.concurrency, self.found.pending[endpoint.name])):
                 group.create_task(work(worker))
 
-    async def _measure_and_keep(self, task: Task) -> Measurement | CallError | None:
+    async def measure(self, task: Task, send: Send, timed: bool = True) -> Measurement | CallError | None:
+        """Get a task's answers by `send`, read and keep them. None, and nothing kept, where the run has to stop."""
         started = time.monotonic()
         answers: list[dict[str, Any]] = []
-        endpoint = self.endpoints[task.provider]
         try:
             for request in task.requests:
-                answers.append(await endpoint.send(request))  # noqa: PERF401 (keeps what came before an error)
+                answers.append(await send(request))  # noqa: PERF401 (keeps what came before an error)
             result: Measurement | CallError = task.read(answers)
         except CallError as error:
             if error.kind == "fatal":
-                self._fail(FatalCallError(f"{self.label}: stopped: {task.policy} on {task.prompt_id}: {error}"))
+                self.fail(FatalCallError(f"{self.label}: stopped: {task.policy} on {task.prompt_id}: {error}"))
                 return None
             result = error
-        self.keep(task, result, answers, time.monotonic() - started)
+        self.keep(task, result, answers, time.monotonic() - started if timed else None)
         return result
 
-    def keep(self, task: Task, result: Measurement | CallError, answers: list[dict[str, Any]], seconds: float) -> None:
+    def keep(self, task: Task, result: Measurement | CallError, answers: list[dict], seconds: float | None) -> None:
         """Store an outcome. Records that become ready in one turn of the event loop share a commit."""
         self._ready.append(_record(task, result, answers, seconds))
         if len(self._ready) == 1:
@@ -182,7 +201,7 @@ class Engine:
         self._recent.append(bad)
         if len(self._recent) == BREAKER_WINDOW and sum(self._recent) > BREAKER_SHARE * BREAKER_WINDOW:
             told = f"{sum(self._recent)} of the last {BREAKER_WINDOW} requests gave no measurement"
-            self._fail(FatalCallError(f"{self.label}: stopped: {told}, most recently {result}"))
+            self.fail(FatalCallError(f"{self.label}: stopped: {told}, most recently {result}"))
 
     def _flush(self) -> None:
         records, self._ready = self._ready, []
@@ -191,25 +210,26 @@ class Engine:
         try:
             self.store.put_all(records)
         except sqlite3.Error as error:
-            self._fail(ArenaError(f"{self.label}: stopped: records cannot be stored: {error}"))
+            self.fail(ArenaError(f"{self.label}: stopped: records cannot be stored: {error}"))
         else:
             self._bar.update(len(records))
 
-    def _fail(self, error: ArenaError) -> None:
+    def fail(self, error: ArenaError) -> None:
         """Take no further task; those in flight are finished and stored."""
         self._failure = self._failure or error
+        self.stopped.set()
 
     def _interrupt(self) -> None:
         """Ctrl-C: once to finish what is in flight, twice to leave it."""
         if self._failure is None:
-            self._fail(ArenaError(f"{self.label}: stopped on request; the same command goes on from here"))
+            self.fail(ArenaError(f"{self.label}: stopped on request; the same command goes on from here"))
             print("\nfinishing the requests in flight (Ctrl-C again to drop them) ...", file=sys.stderr)
             return
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
 
 
-def _record(task: Task, result: Measurement | CallError, answers: list[dict[str, Any]], seconds: float) -> Record:
+def _record(task: Task, result: Measurement | CallError, answers: list[dict], seconds: float | None) -> Record:
     usage = [answer.get("usage") or {} for answer in answers]
     told = {
         "model": _model(answers) or task.model,

@@ -49,6 +49,7 @@ class Provider(_Section):
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     mode: Literal["requests", "batch"] = Field("requests", description="batch: answers within a day, at half price")
     batch_poll_seconds: Annotated[float, Field(gt=0)] = 60.0
+    batch_max_requests: Annotated[int, Field(ge=1, le=50_000)] = 50_000
     prices: dict[str, Price] = Field({}, description="by model; a provider without prices is taken to cost nothing")
     timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 6

@@ -18,6 +18,8 @@ from typing import Any
 import orjson
 
 from arena10k.errors import ArenaError
+from arena10k.ledger import SCHEMA as _LEDGER_SCHEMA
+from arena10k.ledger import Ledger
 
 _COLUMNS = {
     "job": "TEXT NOT NULL",
@@ -108,6 +110,8 @@ class Store:
         self._db.row_factory = sqlite3.Row
         self._db.execute("CREATE TEMP TABLE current (context TEXT PRIMARY KEY)")
         self._live = "records"
+        #: Batches at providers that are not read to the end.
+        self.batches = Ledger(connection)
 
     def using(self, contexts: Iterable[str]) -> Store:
         """Look only at records made in one of `contexts`; what was measured under other definitions stays unseen."""
@@ -125,7 +129,7 @@ class Store:
         db = sqlite3.connect(path, isolation_level=None, timeout=60, check_same_thread=False)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
-        db.executescript(_SCHEMA)
+        db.executescript(_SCHEMA + _LEDGER_SCHEMA)
         return cls(db)
 
     @classmethod
@@ -141,7 +145,7 @@ class Store:
         import pyarrow.parquet as pq
 
         db = sqlite3.connect(":memory:", isolation_level=None)
-        db.executescript(_SCHEMA)
+        db.executescript(_SCHEMA + _LEDGER_SCHEMA)
         rows = pq.read_table(path).to_pylist()
         for row in rows:
             row["value"] = orjson.loads(row["value"]) if row["value"] is not None else None
@@ -158,7 +162,8 @@ class Store:
         return self.put_all([record]) == 1
 
     def put_all(self, records: list[Record]) -> int:
-        """Store records in one commit. Returns how many, rows left out where an ok row already stands."""
+        """Store records in one commit; what a batch owed is settled by it. Returns how many, rows left out where an ok
+        row already stands."""
         stored = 0
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
@@ -167,6 +172,7 @@ class Store:
                 row["payload"] = orjson.dumps(record.payload).decode()
                 self._keep_attempt(record)
                 stored += self._db.execute(_UPSERT, row).rowcount
+                self.batches.settle((record.job, record.prompt_id, record.request_hash))
         return stored
 
     def _keep_attempt(self, record: Record) -> None:

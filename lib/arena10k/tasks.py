@@ -41,6 +41,11 @@ class Task:
     read: Callable[[list[dict[str, Any]]], Measurement] = field(repr=False)
 
     @property
+    def row(self) -> tuple[str, str, str]:
+        """The primary key of its record: job, prompt_id, request_hash."""
+        return self.job, self.prompt_id, self.request_hash
+
+    @property
     def key(self) -> dict[str, Any]:
         """The columns of its record that say what was to be measured."""
         names = ("job", "prompt_id", "request_hash", "policy", "draw", "fingerprint", "context")
@@ -71,7 +76,8 @@ class Outcome:
 @dataclass
 class Survey:
     """What is left to do: `pending` tasks by provider, the `models` they need, the first tasks of each kind
-    (`probes`), and about how many tokens the rest takes: (provider, model) -> [sent, received at most]."""
+    (`probes`), and about how many tokens the rest takes: (provider, model) -> [sent, received at most]. Tasks that are
+    in a batch at their provider are pending, but they are paid for: neither probed nor counted again."""
 
     outcome: Outcome = field(default_factory=Outcome)
     pending: Counter[str] = field(default_factory=Counter)
@@ -85,19 +91,21 @@ def survey(store: Store, tasks: Iterable[Task], retry_errors: bool) -> Survey:
     found = Survey()
     for task in tasks:
         found.outcome.total += 1
-        known = store.outcome(task.job, task.prompt_id, task.request_hash)
+        known = store.outcome(*task.row)
+        batched = store.batches.holding(task.row) is not None
         if known == "ok":
             found.outcome.stored += 1
-        elif known and not retry_errors:
+        elif known and not retry_errors and not batched:
             found.outcome.errors[known] += 1
         else:
-            _note(found, task)
+            found.pending[task.provider] += 1
+            found.models.setdefault(task.provider, set()).add(task.model)
+            if not batched:
+                _note(found, task)
     return found
 
 
 def _note(found: Survey, task: Task) -> None:
-    found.pending[task.provider] += 1
-    found.models.setdefault(task.provider, set()).add(task.model)
     probes = found.probes.setdefault((task.job, f"{task.provider} {task.model}"), [])
     if len(probes) < PREFLIGHT:
         probes.append(task)
@@ -108,16 +116,27 @@ def _note(found: Survey, task: Task) -> None:
 
 
 def pending(store: Store, tasks: Callable[[], Iterable[Task]], provider: str, retry_errors: bool) -> Iterator[Task]:
-    """A provider's tasks without a measurement: never-tried ones first, then, where asked for, those that failed."""
+    """A provider's tasks without a measurement and not in a batch: never-tried ones first, then, where asked for, those
+    that failed."""
     tried: set[Key] = set()
     for task in _of(tasks(), provider):
-        known = store.outcome(task.job, task.prompt_id, task.request_hash)
+        if store.batches.holding(task.row):
+            continue
+        known = store.outcome(*task.row)
         if known is None:
             yield task
         elif known != "ok" and retry_errors:
             tried.add((task.prompt_id, task.request_hash))
     if tried:
         yield from (task for task in _of(tasks(), provider) if (task.prompt_id, task.request_hash) in tried)
+
+
+def batched(store: Store, tasks: Callable[[], Iterable[Task]], provider: str) -> Iterator[tuple[str, Task]]:
+    """A provider's tasks that are in a batch, each with the batch's token."""
+    for task in _of(tasks(), provider):
+        token = store.batches.holding(task.row)
+        if token:
+            yield token, task
 
 
 def _of(tasks: Iterable[Task], provider: str) -> Iterator[Task]:

@@ -1,0 +1,362 @@
+"""The Batch API: the same records as by single requests, whatever goes wrong, and nothing paid for twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from arena10k import generate, paths, prompts, teacher_forcing
+from arena10k.batch_files import chunks, custom_ids
+from arena10k.collect import collect
+from arena10k.errors import ArenaError
+from arena10k.store import Store
+from arena10k.tasks import PREFLIGHT, Measurement
+from stub_server import Stub, error
+from test_collect import RESUMABLE, make_params, run_responses
+
+BATCH = {"mode": "batch", "batch_poll_seconds": 0.02, "timeout_seconds": 1.0}
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory, monkeypatch, home):
+    """Runs a function in a home of its own."""
+
+    def run(function):
+        other = tmp_path_factory.mktemp("elsewhere")
+        monkeypatch.setenv("ARENA10K_HOME", str(other))
+        try:
+            return function(other)
+        finally:
+            monkeypatch.setenv("ARENA10K_HOME", str(home))
+
+    return run
+
+
+def both_jobs(params):
+    store, outcome = run_responses(params)
+    forced = collect(params, store, partial(teacher_forcing.tasks, params, store), "teacher forcing")
+    return store, outcome, forced
+
+
+def owed(store):
+    return store._db.execute("SELECT COUNT(*) FROM batch_tasks").fetchone()[0]
+
+
+def test_the_same_records_and_payments_as_by_single_requests(home, elsewhere, capfd):
+    with Stub() as stub:
+        store, outcome, forced = both_jobs(make_params(home, stub.url, n_prompts=20, **BATCH))
+        assert (outcome.ok, forced.ok, outcome.errors, forced.errors) == (80, 40, {}, {})
+        by_batch = stub.ledger.copy()
+        assert len(stub.batches.batches) == 2  # one per job: two policies, one model
+        stub.ledger.clear()
+        single, *_ = elsewhere(lambda other: both_jobs(make_params(other, stub.url, n_prompts=20)))
+        assert by_batch == stub.ledger
+    jobs = ("responses", "logprobs")
+    assert store.content_digest(*jobs) == single.content_digest(*jobs)
+    ours, theirs = ([(r["payload"], r["prompt_tokens"], r["model"]) for r in s.rows()] for s in (store, single))
+    assert ours == theirs
+    assert owed(store) == 0
+    assert "batch batch_0:" in capfd.readouterr().err
+    # What an answer in a batch took is not known; that of the preflight is.
+    assert sum(r["seconds"] is not None for r in store.rows()) == 2 * PREFLIGHT
+
+
+def test_faults_of_lines_become_the_rows_that_single_requests_give(home, elsewhere):
+    def faulty(body, n):
+        number = int(body["messages"][-1]["content"].split()[-1])
+        faults = {
+            31: error(400, "blocked", "content_filter"),
+            33: error(500, "oops"),
+            35: {"choices": []},
+            37: {"model": "another", "choices": []},
+            39: error(422, "no code"),
+        }
+        return faults.get(number)
+
+    with Stub(faulty) as stub:
+        store, outcome = run_responses(make_params(home, stub.url, n_prompts=60, **BATCH))
+        assert outcome.errors == dict.fromkeys(["content_filter", "http_500", "no_choice", "wrong_model", "stub"], 4)
+        single, _ = elsewhere(lambda other: run_responses(make_params(other, stub.url, n_prompts=60, max_attempts=1)))
+        assert store.content_digest("responses") == single.content_digest("responses")
+        stub.fault = None
+        _, again = run_responses(make_params(home, stub.url, n_prompts=60, **BATCH), retry_errors=True)
+        assert (again.ok, again.errors) == (20, {})
+
+
+def test_a_request_in_neither_file_is_an_error(home):
+    with Stub(lambda body, n: "disconnect" if body["messages"][-1]["content"].endswith(" 11") else None) as stub:
+        store, outcome = run_responses(make_params(home, stub.url, **BATCH))
+    assert (outcome.ok, outcome.errors) == (44, {"missing_in_batch": 4})
+    assert {r["prompt_id"] for r in store.rows() if r["status"] == "error"} == {"p0011"}
+
+
+def test_a_line_that_all_others_would_share_stops_the_run_and_the_paid_answers_are_kept(home):
+    def ran_out(body, n):
+        return error(429, "you ran out", "insufficient_quota") if n > 30 else None
+
+    with Stub(ran_out) as stub:
+        params = make_params(home, stub.url, **BATCH)
+        with pytest.raises(ArenaError, match="insufficient_quota"):
+            run_responses(params)
+        store = Store.open(paths.store_file("stub"))
+        assert [r["status"] for r in store.rows()] == ["ok"] * 30
+        stub.fault = None
+        _, outcome = run_responses(params)
+        assert (outcome.stored, outcome.ok) == (30, 18)
+        assert set(stub.ledger.values()) == {1}
+
+
+def test_the_breaker_stops_before_the_next_batch(home):
+    with Stub(lambda body, n: {"choices": []} if n > PREFLIGHT else None) as stub:
+        params = make_params(home, stub.url, n_prompts=100, batch_max_requests=60, **BATCH)
+        with pytest.raises(
+            ArenaError, match=r"45 of the last 50 requests gave no measurement, most recently no_choice"
+        ):
+            run_responses(params)
+        assert len(stub.batches.batches) == 1
+    store = Store.open(paths.store_file("stub"))
+    assert len(list(store.rows())) == PREFLIGHT + 60
+    assert owed(store) == 0
+
+
+@pytest.mark.parametrize("ending", ["expired", "cancelled"])
+def test_what_an_ended_batch_did_not_come_to_is_never_tried(home, capfd, ending):
+    with Stub() as stub:
+        stub.batches.stop_after = (ending, 20)
+        params = make_params(home, stub.url, **BATCH)
+        store, outcome = run_responses(params)
+        assert (outcome.ok, outcome.failed, len(list(store.rows()))) == (PREFLIGHT + 20, 0, PREFLIGHT + 20)
+        told = f"responses: providers.stub: batch batch_0 {ending} with 23 measurements not made; the same command asks"
+        assert told in capfd.readouterr().err
+        stub.batches.stop_after = None
+        _, outcome = run_responses(params)
+        assert (outcome.stored, outcome.ok, outcome.errors) == (25, 23, {})
+        assert set(stub.ledger.values()) == {1}
+
+
+def test_a_refused_file_is_told_with_message_and_line_and_asked_anew(home):
+    with Stub() as stub:
+        stub.batches.refuse = ("This line is too long.", 7)
+        params = make_params(home, stub.url, **BATCH)
+        with pytest.raises(
+            ArenaError, match=r"providers\.stub: batch batch_0 was refused: line 7: This line is too long"
+        ):
+            run_responses(params)
+        stub.batches.refuse = None
+        store, outcome = run_responses(params)
+        assert (outcome.stored, outcome.ok) == (PREFLIGHT, 43)
+    assert owed(store) == 0
+
+
+def test_faults_of_the_api_are_retried_and_a_batch_is_created_once(home):
+    seen = []
+
+    async def flaky(name):
+        seen.append(name)
+        if seen.count(name) <= 2 and name != "list":
+            return [error(500, "oops"), "disconnect"][seen.count(name) % 2]
+        return None
+
+    with Stub() as stub:
+        stub.batches.moment = flaky
+        _, outcome = run_responses(make_params(home, stub.url, **BATCH))
+        assert (outcome.ok, outcome.errors) == (48, {})
+        assert len(stub.batches.batches) == 1
+        assert set(stub.ledger.values()) == {1}
+    assert {"upload", "uploaded", "create", "created", "list", "retrieve", "content"} == set(seen)
+
+
+def test_a_provider_without_batches_is_told(home):
+    async def absent(name):
+        return error(404, "unknown url")
+
+    with Stub() as stub:
+        stub.batches.moment = absent
+        with pytest.raises(ArenaError, match=r"cannot be handed over: http_404: unknown url; `mode: requests`"):
+            run_responses(make_params(home, stub.url, **BATCH))
+    assert owed(Store.open(paths.store_file("stub"))) == 0
+
+
+def test_chunks_hold_what_they_may_and_every_task_whole(home):
+    params = make_params(home, "http://127.0.0.1:9/v1", n_prompts=10)
+    tasks = list(generate.tasks(params, prompts.load(params)[0]))
+
+    async def packed(**limits):
+        return [(c.requests, c.bytes, c.file.tell(), c.rows) async for c in chunks(iter(tasks), **limits)]
+
+    by_requests = asyncio.run(packed(max_requests=12))
+    assert [c[0] for c in by_requests] == [12, 12, 12, 4]
+    by_bytes = asyncio.run(packed(max_requests=1000, max_bytes=3000))
+    for requests, size, written, rows in by_bytes:
+        assert size == written <= 3000
+        assert requests == len(rows)
+    for parts in (by_requests, by_bytes):
+        assert [row for part in parts for row in part[3]] == [task.row for task in tasks]
+    with pytest.raises(ArenaError, match=r"takes 1 requests of \d+ bytes together; a batch holds"):
+        asyncio.run(packed(max_requests=9, max_bytes=50))
+    tasks = [replace(task, requests=task.requests * 3) for task in tasks]
+    assert [c[0] for c in asyncio.run(packed(max_requests=100))] == [99, 21]
+    tasks += [replace(task, prompt_id="another") for task in tasks[:1]]  # the same request hash
+    names = [name for task in tasks for name in custom_ids(task)]
+    assert len(set(names)) == len(names)
+    assert max(map(len, names)) <= 64
+
+
+def test_a_task_of_several_requests_reads_its_answers_in_their_order(home, elsewhere):
+    def tasks(params):
+        for task in generate.tasks(params, prompts.load(params)[0]):
+            (request,) = task.requests
+            several = tuple(replace(request, body=request.body | {"seed": seed}) for seed in (3, 1, 2))
+            yield replace(task, requests=several, read=joined)
+
+    def joined(answers):
+        return Measurement(" | ".join(answer["choices"][0]["message"]["content"] for answer in answers), {})
+
+    def run(folder, **provider):
+        params = make_params(folder, stub.url, **provider)
+        store = Store.open(paths.store_file("stub"))
+        return store, collect(params, store, partial(tasks, params), "several")
+
+    with Stub() as stub:
+        store, outcome = run(home, batch_max_requests=31, **BATCH)
+        assert (outcome.ok, len(stub.batches.batches)) == (48, 5)
+        single, _ = elsewhere(run)
+    assert store.content_digest("responses") == single.content_digest("responses")
+
+
+def test_more_than_one_batch_holds_is_asked_in_several(home, elsewhere):
+    with Stub() as stub:
+        store, outcome = run_responses(make_params(home, stub.url, batch_max_requests=10, **BATCH))
+        counts = [batch["request_counts"]["total"] for batch in stub.batches.batches.values()]
+        assert (outcome.ok, counts) == (48, [10, 10, 10, 10, 3])
+        single, _ = elsewhere(lambda other: run_responses(make_params(other, stub.url)))
+    assert store.content_digest("responses") == single.content_digest("responses")
+
+
+# "lost": the request to create a batch dies with the run; "late": it is heard after the next run looked for its batch.
+MOMENTS = ["upload", "uploaded", "lost", "late", "create", "created", "retrieve", "content"]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_kill_9_at_any_moment_pays_nothing_twice_and_loses_nothing(home, elsewhere, moment):
+    with Stub() as stub:
+        patience = {"timeout_seconds": 60.0 if moment == "late" else 1.0}
+        params = make_params(home, stub.url, n_prompts=30, batch_max_requests=50, **BATCH | patience)
+        children, struck, looked = [], [], asyncio.Event()
+
+        async def strike(name):
+            if name == "list":
+                looked.set()
+            if name == {"lost": "create", "late": "create"}.get(moment, moment) and len(struck) < 2:
+                struck.append(name)
+                os.kill(children[-1].pid, signal.SIGKILL)
+                if moment == "late":
+                    looked.clear()
+                    await looked.wait()
+                return error(500, "never heard") if moment == "lost" else None
+            return None
+
+        stub.batches.moment = strike
+        for _ in range(2):
+            command = [sys.executable, "-c", RESUMABLE, str(home / "stub.yaml")]
+            with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
+                children.append(child)
+            assert child.returncode == -signal.SIGKILL
+        store, outcome = run_responses(params)
+        assert outcome.stored + outcome.ok == 120
+        paid = stub.ledger.copy()
+        stub.ledger.clear()
+        whole, _ = elsewhere(lambda other: run_responses(make_params(other, stub.url, n_prompts=30)))
+        assert paid == stub.ledger
+    assert store.content_digest("responses") == whole.content_digest("responses")
+    assert owed(store) == 0
+
+
+def test_kill_9_while_answers_are_stored_reads_the_rest_and_counts_no_attempt_twice(home):
+    with Stub(lambda body, n: {"choices": []} if n % 3 == 0 and n > PREFLIGHT else None) as stub:
+        params = make_params(home, stub.url, n_prompts=500, **BATCH)
+        command = [sys.executable, "-c", RESUMABLE, str(home / "stub.yaml")]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
+            while child.poll() is None and _stored(paths.store_file("stub")) <= PREFLIGHT:
+                time.sleep(0.001)
+            os.kill(child.pid, signal.SIGKILL)
+        assert PREFLIGHT < _stored(paths.store_file("stub")) < 2000
+        store, outcome = run_responses(params)
+        assert outcome.stored + outcome.ok + outcome.failed == 2000
+        assert stub.requests == 2000
+    assert {r["attempts"] for r in store.rows()} == {1}
+
+
+def _stored(path):
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+            return db.execute("SELECT COUNT(*) FROM records").fetchone()[0]
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_ctrl_c_while_waiting_stops_and_the_same_command_picks_the_batch_up(home):
+    with Stub() as stub:
+        stub.batches.hold = True
+        params = make_params(home, stub.url, **BATCH | {"batch_poll_seconds": 3600.0})
+        waiting = asyncio.Event()
+
+        async def note(name):
+            if name == "retrieve":
+                stub._loop.call_soon(waiting.set)
+
+        stub.batches.moment = note
+        script = RESUMABLE.replace("collect(params", "import arena10k.errors\ntry:\n  collect(params")
+        script += "except arena10k.errors.ArenaError as error:\n  print(error)\n"
+        command = [sys.executable, "-c", script, str(home / "stub.yaml")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+            while not waiting.is_set():
+                time.sleep(0.01)
+            time.sleep(0.2)
+            child.send_signal(signal.SIGINT)
+            out, err = child.communicate(timeout=60)  # an hour before the next look
+        assert "stopped on request" in out
+        assert "batch batch_0 goes on at the provider; the same command picks it up" in err
+        stub.batches.hold = False
+        # Also where the provider is asked by single requests from now on.
+        store, outcome = run_responses(params.model_copy(update={"providers": make_params(home, stub.url).providers}))
+        assert (outcome.stored, outcome.ok) == (PREFLIGHT, 43)
+        assert set(stub.ledger.values()) == {1}
+    assert owed(store) == 0
+
+
+def test_a_batch_that_the_provider_denies_is_kept_until_it_is_given_up(home):
+    with Stub() as stub:
+        stub.batches.deny = True
+        params = make_params(home, stub.url, **BATCH)
+        for _ in range(2):
+            with pytest.raises(
+                ArenaError, match=r"does not know batch batch_0 of 43 requests .*--retry-errors gives it up"
+            ):
+                run_responses(params)
+        with pytest.raises(ArenaError, match="given up: the same command asks anew"):
+            run_responses(params, retry_errors=True)
+        stub.batches.deny = False
+        _, outcome = run_responses(params)
+        assert (outcome.stored, outcome.ok, len(stub.batches.batches)) == (PREFLIGHT, 43, 2)
+
+
+def test_the_key_leaves_no_trace(home, monkeypatch, capfd):
+    canary = "sk-canary-77aa"
+    monkeypatch.setenv("ARENA_TEST_KEY", canary)
+    with Stub() as stub:
+        run_responses(make_params(home, stub.url, api_key_env="ARENA_TEST_KEY", **BATCH))
+        assert stub.keys == {f"Bearer {canary}"}
+        assert canary not in str(stub.batches.batches) + str(stub.batches.files)
+    written = b"".join(p.read_bytes() for p in home.rglob("*") if p.is_file())
+    assert canary.encode() not in written
+    assert canary not in "".join(capfd.readouterr())
