@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable
+from itertools import accumulate
 
 from aiohttp import web
 
@@ -24,7 +26,7 @@ def unit(*parts: object) -> float:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big") / 2**48
 
 
-def token_logprob(position: int, token: int) -> float:
+def token_logprob(position: int, token: int | str) -> float:
     """The stub's log-prob of a token at a position: between -4 and -0.01 nats."""
     return -0.01 - 3.99 * unit("logprob", position, token)
 
@@ -50,12 +52,42 @@ def chat_answer(body: dict) -> dict:
 
 def echo_answer(body: dict) -> dict:
     ids = body["prompt"]
+    if isinstance(ids, str):
+        return text_answer(body)
     logprobs = [None, *(token_logprob(i, t) for i, t in enumerate(ids) if i)]
     extra = [] if body.get("max_tokens") == 0 else [-1.0]
     choice = {"index": 0, "text": "", "finish_reason": "length", "prompt_token_ids": ids,
               "logprobs": {"token_logprobs": logprobs + extra, "tokens": [], "top_logprobs": None}}  # fmt: skip
     usage = {"prompt_tokens": len(ids), "completion_tokens": len(extra), "total_tokens": len(ids) + len(extra)}
     return {"id": "e", "object": "text_completion", "model": body["model"], "choices": [choice], "usage": usage}
+
+
+def text_tokens(text: str) -> list[str]:
+    """The stub's tokenizer: control tokens, words with the space before them, runs of line ends, single characters."""
+    return re.findall(r"<\|\w+\|>|\n+| ?\w+|\W", text)
+
+
+def text_logprobs(tokens: list[str], start: int = 0) -> list[float]:
+    """Log-probs of tokens of a text that begins `start` characters after the beginning of what was sent."""
+    offsets = accumulate(map(len, tokens[:-1]), initial=start)
+    return [token_logprob(offset, token) for offset, token in zip(offsets, tokens, strict=True)] if tokens else []
+
+
+def text_answer(body: dict) -> dict:
+    """A completion of text (which ends by itself, its end not shown), or the echo of it with one more token."""
+    prompt = body["prompt"]
+    size = 3 + int(unit("size", prompt, body.get("seed")) * 6)
+    said = "".join(f" w{int(unit('word', prompt, body.get('seed'), i) * 90)}" for i in range(size))
+    sent = text_tokens(prompt) if body.get("echo") else []
+    generated = [" next"] if sent else text_tokens(said)
+    tokens = sent + generated
+    values = text_logprobs(tokens, 0 if sent else len(prompt))
+    offsets = list(accumulate(map(len, tokens[:-1]), initial=0 if sent else len(prompt)))
+    logprobs = {"tokens": tokens, "token_logprobs": ([None, *values[1:]] if sent else values), "text_offset": offsets}
+    choice = {"index": 0, "text": "".join(tokens), "finish_reason": "length" if sent else "stop", "logprobs": logprobs}
+    counts = (len(text_tokens(prompt)), len(generated))
+    usage = {"prompt_tokens": counts[0], "completion_tokens": counts[1], "total_tokens": sum(counts)}
+    return {"id": "t", "object": "text_completion", "model": body["model"], "choices": [choice], "usage": usage}
 
 
 def error(status: int, message: str, code: str | None = None, **headers: str) -> web.Response:

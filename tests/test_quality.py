@@ -107,7 +107,7 @@ def test_progress_counts_what_is_there(filled):
 def test_self_consistency_and_clone_control_measure_what_is_stored(filled):
     params, store, frame = filled
     made = table.build(params, frame, store)
-    assert quality.largest(quality.self_consistency(made.logged, "p0")) == pytest.approx(0, abs=1e-12)
+    assert quality.largest(quality.self_consistency(made.logged)) == pytest.approx(0, abs=1e-12)
     # The clone of this fixture has log-probs of its own: the control must say so.
     control = quality.clone_control(params, made).iloc[0]
     lw = made.log_weights()["pi_clone"]

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from arena10k.echo import read_ids as read_answer
 from arena10k.errors import CallError
-from arena10k.teacher_forcing import read_answer
 
 PROMPT, RESPONSE = [1, 2, 3], [4, 5, 6, 7]
 TOKENS = [-0.5, -1.25, -0.01, -2.0]

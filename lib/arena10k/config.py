@@ -55,11 +55,31 @@ class Provider(_Section):
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 6
     capabilities: Capabilities = Capabilities()
     logprob_temperature: Annotated[float, Field(gt=0)] = 1.0
+    chat_template: str | None = Field(
+        None, description="renders prompts here, for endpoints without token ids: chatml, llama3 or a Jinja file"
+    )
+    end_of_turn: str | None = Field(None, description="the text that ends an answer; built-in templates have their own")
+    bos_token: str | None = Field(None, description='what the template starts with; "" where the endpoint adds it')
 
     @model_validator(mode="after")
     def _has_address(self) -> Provider:
         if self.kind == "openai" and not self.base_url:
             raise ValueError("base_url is needed (for the embedded model say kind: embedded)")
+        return self
+
+    @model_validator(mode="after")
+    def _can_locate_responses(self) -> Provider:
+        can = self.capabilities
+        if can.echo_logprobs and not can.token_ids and not self.chat_template:
+            raise ValueError(
+                "echo_logprobs needs capabilities.token_ids: true (the endpoint returns ids) or a chat_template "
+                "(chatml, llama3 or a Jinja file) with which prompts are rendered here"
+            )
+        if self.chat_template and can.token_ids:
+            raise ValueError("chat_template goes with endpoints without token ids: leave out one of the two")
+        for key in ("end_of_turn", "bos_token"):
+            if getattr(self, key) is not None and not self.chat_template:
+                raise ValueError(f"{key} goes with a chat_template")
         return self
 
 
@@ -203,6 +223,20 @@ class Params(_Section):
         for user, provider in users.items():
             if provider not in self.providers:
                 raise ValueError(f"{user}.provider {provider!r} is not among providers: {', '.join(self.providers)}")
+        return self
+
+    @model_validator(mode="after")
+    def _responses_can_be_sent(self) -> Params:
+        """Ids can be turned into text and text cannot be turned into ids without the endpoint's own tokenizer."""
+        if not self.providers[self.policies[self.logging_policy].provider].chat_template:
+            return self
+        for name, policy in self.policies.items():
+            can = self.providers[policy.provider].capabilities
+            if can.token_ids and can.echo_logprobs:
+                raise ValueError(
+                    f"policies.{name}.provider {policy.provider!r} scores token ids, and {self.logging_policy} "
+                    f"responds in text: give providers.{policy.provider} token_ids: false and a chat_template"
+                )
         return self
 
     @property

@@ -2,53 +2,67 @@
 
 from __future__ import annotations
 
-import math
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from arena10k.client import CHAT, Request
-from arena10k.config import Params
+from arena10k.chat_templates import ChatTemplate
+from arena10k.client import CHAT, COMPLETIONS, Request
+from arena10k.config import Capabilities, Params
+from arena10k.echo import check_logprobs, only_choice, token_bytes
 from arena10k.errors import invalid
 from arena10k.jobs import RESPONSES, contexts
 from arena10k.policies import Policy, digest, policies
 from arena10k.store import Store
-from arena10k.tasks import Measurement, Task
+from arena10k.tasks import Measurement, Task, refuse
+
+#: What endpoints say of an answer that ended by itself; one that was cut off says ``length``.
+ENDED = ("stop", "eos")
+#: Answers that are remembered while collecting, to notice one that is given twice.
+REMEMBERED = 4096
+DUPLICATE = "duplicate_answer"
 
 
 def tasks(params: Params, prompts: pd.DataFrame) -> Iterator[Task]:
     """One task per policy, prompt and draw."""
-    current = contexts(params)
+    current, seen = contexts(params), Replays()
     for policy in policies(params).values():
         can = params.providers[policy.params.provider].capabilities
+        context = current[RESPONSES, policy.name]
         for row in prompts.itertuples():
             for draw in range(params.responses.draws):
-                request = _request(policy, row.prompt, policy.seed(params.seed, row.prompt_id, draw), can)
-                context = current[RESPONSES, policy.name]
+                seed = policy.seed(params.seed, row.prompt_id, draw)
+                request, read = _asked(policy, row.prompt, seed, can)
+                key = digest([context, policy.name, draw, request.body if request else row.prompt])
                 yield Task(
-                    RESPONSES, row.prompt_id, digest([context, policy.name, draw, request]), policy.name, draw,
+                    RESPONSES, row.prompt_id, key, policy.name, draw,
                     policy.fingerprint, context, policy.params.provider, policy.params.model,
-                    (Request(CHAT, request),), partial(read_answer, token_ids=can.token_ids),
+                    (request,) if request else (), partial(seen.read, read, request) if request else read,
                 )  # fmt: skip
 
 
-def _request(policy: Policy, prompt: str, seed: int, can: Any) -> dict[str, Any]:
+def _asked(policy: Policy, prompt: str, seed: int, can: Capabilities) -> tuple[Request | None, Any]:
+    """What is sent for a response, and what reads the answer."""
+    if not policy.template:
+        body = {"messages": policy.messages(prompt), "logprobs": True} | _sampling(policy, seed, can)
+        if can.token_ids:
+            body["return_token_ids"] = True
+        return Request(CHAT, body), partial(read_answer, token_ids=can.token_ids)
+    if found := policy.control_token(prompt):
+        return None, partial(refuse, "control_token_in_text", f"the prompt holds {found}: the model would obey it")
+    rendered = policy.rendered(prompt)
+    body = {"prompt": rendered, "logprobs": 1, "stop": [policy.template.end_of_turn]}
+    read = partial(read_text_answer, rendered=rendered, template=policy.template)
+    return Request(COMPLETIONS, body | _sampling(policy, seed, can)), read
+
+
+def _sampling(policy: Policy, seed: int, can: Capabilities) -> dict[str, Any]:
     p = policy.params
-    request = {
-        "model": p.model,
-        "messages": policy.messages(prompt),
-        "max_tokens": p.max_tokens,
-        "temperature": p.temperature,
-        "top_p": p.top_p,
-        "logprobs": True,
-    }
-    if can.seed:
-        request["seed"] = seed
-    if can.token_ids:
-        request["return_token_ids"] = True
-    return request
+    sampling = {"model": p.model, "max_tokens": p.max_tokens, "temperature": p.temperature, "top_p": p.top_p}
+    return sampling | ({"seed": seed} if can.seed else {})
 
 
 def read_answer(answers: list[dict[str, Any]], token_ids: bool) -> Measurement:
@@ -57,10 +71,7 @@ def read_answer(answers: list[dict[str, Any]], token_ids: bool) -> Measurement:
     Raises CallError (kind ``invalid``) with the code of the check that failed.
     """
     (answer,) = answers
-    choices = answer.get("choices")
-    if not isinstance(choices, list) or len(choices) != 1:
-        raise invalid("no_choice", "the answer does not hold exactly one choice")
-    choice, usage = choices[0], answer.get("usage") or {}
+    choice, usage = only_choice(answer), answer.get("usage") or {}
     text = (choice.get("message") or {}).get("content")
     if not isinstance(text, str):
         raise invalid("no_text", "the answer's message has no text content")
@@ -71,6 +82,72 @@ def read_answer(answers: list[dict[str, Any]], token_ids: bool) -> Measurement:
     if token_ids:
         payload |= _token_ids(answer, choice, entries, usage)
     return Measurement(text, payload)
+
+
+def read_text_answer(answers: list[dict[str, Any]], rendered: str, template: ChatTemplate) -> Measurement:
+    """Check an answer (the only one) to text that was rendered here; the response is kept as it came.
+
+    The rendered prompt is stored with it: it is what the response is scored after. `end_scored` says whether the
+    log-probs include that of the end of the turn.
+
+    Raises CallError (kind ``invalid``) with the code of the check that failed.
+    """
+    (answer,) = answers
+    choice = only_choice(answer)
+    text, why = choice.get("text"), choice.get("finish_reason")
+    if not isinstance(text, str):
+        raise invalid("no_text", "the answer's choice has no text")
+    if why not in (*ENDED, "length"):
+        raise invalid("finish_reason", f"finish_reason {why!r} does not say whether the response ended or was cut off")
+    if found := template.control_token(text):
+        raise invalid("control_token_in_text", f"the response holds {found}: in text it cannot be scored as what it is")
+    spelled = _spelled(choice.get("logprobs") or {}, text, template.end_of_turn)
+    return Measurement(text, {"finish_reason": why, "prompt_text": rendered, **spelled})
+
+
+def _spelled(logprobs: dict[str, Any], text: str, end: str) -> dict[str, Any]:
+    """The log-probs of the tokens that spell the response, with or without the end of the turn."""
+    values, tokens = logprobs.get("token_logprobs"), logprobs.get("tokens")
+    if values is None or tokens is None or any("\ufffd" in token for token in tokens):
+        return {}
+    if len(values) != len(tokens):
+        raise invalid("length_mismatch", f"{len(tokens)} tokens with {len(values)} log-probs")
+    said = b"".join(token_bytes(tokens))
+    if said not in (text.encode(), (text + end).encode()):
+        raise invalid("ids_mismatch", "the generated tokens do not spell the response: its text was changed")
+    # An end of turn that is not shown is a last token without text.
+    ended = said != text.encode() or (bool(tokens) and not tokens[-1])
+    return {"token_logprobs": check_logprobs(values), "end_scored": ended}
+
+
+def answer_digest(text: str, logprobs: list[float] | None) -> str | None:
+    """What two answers share only when one of them is a replay; None where chance could do it (under four tokens, or
+    one value throughout)."""
+    if not logprobs or len(logprobs) < 4 or len(set(logprobs)) == 1:
+        return None
+    return digest([text, logprobs])
+
+
+class Replays:
+    """Notices an answer that was given before, to another prompt: the server replays. Remembers a bounded number."""
+
+    def __init__(self, size: int = REMEMBERED):
+        self._size = size
+        self._seen: OrderedDict[str, str] = OrderedDict()
+
+    def read(self, read: Any, request: Request, answers: list[dict[str, Any]]) -> Measurement:
+        """What `read` makes of the answers. Raises CallError with code ``duplicate_answer``; the detail ends in the
+        answer's digest, so that `quality.scan` finds the row that was stored first."""
+        measured = read(answers)
+        key = answer_digest(measured.value, measured.payload.get("token_logprobs"))
+        if key is None:
+            return measured
+        asked = digest(request.body.get("messages", request.body.get("prompt")))
+        if self._seen.setdefault(key, asked) != asked:
+            raise invalid(DUPLICATE, f"text and log-probs are those of an answer to another prompt: {key}")
+        if len(self._seen) > self._size:
+            self._seen.popitem(last=False)
+        return measured
 
 
 def _token_ids(answer: dict, choice: dict, entries: list | None, usage: dict) -> dict[str, list[int]]:
@@ -84,20 +161,6 @@ def _token_ids(answer: dict, choice: dict, entries: list | None, usage: dict) ->
             "length_mismatch", f"usage counts {usage.get('prompt_tokens')} prompt tokens, got {len(prompt_ids)} ids"
         )
     return {"prompt_token_ids": prompt_ids, "token_ids": ids}
-
-
-def check_logprobs(values: list[Any]) -> list[float]:
-    """Token log-probs as floats (nats), each present, finite and at most 1e-4.
-
-    Raises CallError with code ``null_in_response``, ``not_finite`` or ``positive``.
-    """
-    if any(v is None for v in values):
-        raise invalid("null_in_response", f"token {values.index(None)} of {len(values)} has no log-prob")
-    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in values):
-        raise invalid("not_finite", "a token's log-prob is not a finite number")
-    if any(v > 1e-4 for v in values):
-        raise invalid("positive", f"a token's log-prob is {max(values):.4g}, above 0")
-    return [float(v) for v in values]
 
 
 def frame(params: Params, store: Store) -> pd.DataFrame:

@@ -12,6 +12,10 @@ from arena10k.config import Params
 from arena10k.policies import digest, policies, unit_hash
 
 RESPONSES, LOGPROBS = "responses", "logprobs"
+#: A control: responses of the logging policy, scored as answers to other questions.
+SHUFFLED = "logprobs_shuffled"
+#: How many responses the control scores.
+SHUFFLED_ROWS = 20
 DETERMINISTIC, UNCERTAINTY = "judge_deterministic", "judge_uncertainty"
 JUDGE = (DETERMINISTIC, UNCERTAINTY)
 #: ``oracle`` labels a slice, which estimators may use; ``truth`` labels every draw and is only ever compared with.
@@ -26,6 +30,7 @@ def contexts(params: Params) -> dict[Key, str]:
     all_policies = policies(params)
     logging = all_policies[params.logging_policy].fingerprint
     judge = params.judge.model_dump(mode="json", exclude={"draws"}) if params.judge else None
+    out[SHUFFLED, params.logging_policy] = digest([SHUFFLED, logging, params.seed])
     for name, policy in all_policies.items():
         own = policy.fingerprint
         out[RESPONSES, name] = digest([RESPONSES, own, params.seed])
@@ -59,8 +64,13 @@ def labels_wanted(params: Params, prompt_ids: Iterable[str]) -> dict[str, set[tu
     return out
 
 
+def can_score(params: Params, policy: str) -> bool:
+    """Whether the policy's endpoint gives log-probs of a given response."""
+    return params.providers[params.policies[policy].provider].capabilities.echo_logprobs
+
+
 def expected(params: Params, n_prompts: int) -> dict[Key, int]:
-    """How many records each (job, policy) has when everything is collected."""
+    """How many records each (job, policy) has when everything is collected. Recordings are not asked for controls."""
     totals: dict[Key, int] = {}
     draws, logged = params.responses.draws, params.responses.logged_draws
     for policy in params.policies:
@@ -73,4 +83,6 @@ def expected(params: Params, n_prompts: int) -> dict[Key, int]:
         totals[ORACLE, policy] = min(oracle, n_prompts * (logged if is_logging else 1))
         if params.oracle.truth:
             totals[TRUTH, policy] = n_prompts * draws
+    if n_prompts > 1 and not params.recording and can_score(params, params.logging_policy):
+        totals[SHUFFLED, params.logging_policy] = min(SHUFFLED_ROWS, n_prompts)
     return {key: total for key, total in totals.items() if total}

@@ -9,7 +9,10 @@ from typing import Any
 
 import orjson
 
+from arena10k import chat_templates
+from arena10k.chat_templates import ChatTemplate
 from arena10k.config import Params, PolicyParams
+from arena10k.errors import ParamsError
 
 
 def digest(obj: Any) -> str:
@@ -25,12 +28,13 @@ def unit_hash(*parts: object) -> float:
 
 @dataclass(frozen=True)
 class Policy:
-    """A named policy of one experiment."""
+    """A named policy of one experiment; one with a `template` is asked and scored in text that is rendered here."""
 
     name: str
     params: PolicyParams
     endpoint: str
     logprob_temperature: float
+    template: ChatTemplate | None = None
 
     def messages(self, prompt: str) -> list[dict[str, str]]:
         """The chat messages for one prompt: system, earlier turns, then the user's text with the policy's suffix."""
@@ -40,20 +44,33 @@ class Policy:
             messages.append({"role": "assistant", "content": turn.assistant})
         return [*messages, {"role": "user", "content": prompt + self.params.suffix}]
 
+    def rendered(self, prompt: str) -> str:
+        """The text that is sent for one prompt, for a policy with a template."""
+        return self.template.render(self.messages(prompt))
+
+    def control_token(self, prompt: str) -> str | None:
+        """A control token of the template in what the messages say, or None: a model would obey it."""
+        contents = (message["content"] for message in self.messages(prompt))
+        return next(filter(None, map(self.template.control_token, contents)), None)
+
     @property
     def fingerprint(self) -> str:
         """Digest of everything that decides the distribution of responses; the name is not part of it."""
         p = self.params
-        return digest(
-            {
-                "endpoint": self.endpoint,
-                "model": p.model,
-                "messages": self.messages("{prompt}"),
-                "temperature": p.temperature,
-                "top_p": p.top_p,
-                "max_tokens": p.max_tokens,
-            }
-        )
+        parts = {
+            "endpoint": self.endpoint,
+            "model": p.model,
+            "messages": self.messages("{prompt}"),
+            "temperature": p.temperature,
+            "top_p": p.top_p,
+            "max_tokens": p.max_tokens,
+        }
+        if self.template:
+            template = self.template
+            parts |= {"rendered": self.rendered("{prompt}"), "end_of_turn": template.end_of_turn}
+            # One rendering does not show what the template does with other prompts.
+            parts |= {"template": template.source}
+        return digest(parts)
 
     @property
     def temperature_mismatch(self) -> bool:
@@ -66,10 +83,26 @@ class Policy:
 
 
 def policies(params: Params) -> Mapping[str, Policy]:
-    """The experiment's policies by name, in the order of the params file."""
+    """The experiment's policies by name, in the order of the params file.
+
+    Raises
+    ------
+    ParamsError
+        For a chat template that cannot be used, and for policies that hold one of its control tokens.
+    """
     out = {}
     for name, p in params.policies.items():
         provider = params.providers[p.provider]
         endpoint = provider.base_url or provider.kind
-        out[name] = Policy(name, p, endpoint, provider.logprob_temperature)
+        out[name] = Policy(name, p, endpoint, provider.logprob_temperature, _template(params, p.provider))
+        if out[name].template and (found := out[name].control_token("")):
+            raise ParamsError(f"policies.{name}: holds {found}, a control token: the model would obey it; reword it")
     return out
+
+
+def _template(params: Params, name: str) -> ChatTemplate | None:
+    provider = params.providers[name]
+    if not provider.chat_template:
+        return None
+    owner = f"providers.{name}.chat_template"
+    return chat_templates.load(owner, provider.chat_template, provider.bos_token, provider.end_of_turn)

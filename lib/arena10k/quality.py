@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 
 from arena10k.config import Params
+from arena10k.echo import check_logprobs, check_structure
 from arena10k.errors import CallError
-from arena10k.generate import check_logprobs
-from arena10k.jobs import LOGPROBS, expected
-from arena10k.policies import policies
+from arena10k.generate import DUPLICATE, answer_digest
+from arena10k.jobs import LOGPROBS, RESPONSES, expected
+from arena10k.policies import digest, policies
 from arena10k.store import Store
 from arena10k.table import Table
-from arena10k.teacher_forcing import check_structure
 
 #: A row whose nats per token lie further than this many MADs from its policy's median is set aside.
 OUTLIER_MADS = 8.0
@@ -37,7 +37,7 @@ class Flag:
 
 
 def scan(params: Params, store: Store) -> list[Flag]:
-    """Apply the record checks and the per-policy outlier check to stored log-probs.
+    """Apply the record checks and the per-policy outlier check to stored log-probs, and look for replayed responses.
 
     Flags come in the order of the store and do not depend on earlier quarantine.
     """
@@ -49,7 +49,25 @@ def scan(params: Params, store: Store) -> list[Flag]:
     for key in _outliers([r for r in rows if (r["prompt_id"], r["request_hash"]) not in flags]):
         flags[key] = "nats_per_token_outlier"
     by_key = {(r["prompt_id"], r["request_hash"]): r for r in rows}
-    return [Flag(p, by_key[p, h]["policy"], LOGPROBS, h, code) for (p, h), code in flags.items()]
+    bad = [Flag(p, by_key[p, h]["policy"], LOGPROBS, h, code) for (p, h), code in flags.items()]
+    return bad + _replayed(params, store)
+
+
+def _replayed(params: Params, store: Store) -> list[Flag]:
+    """Responses with the same text and token log-probs under different prompts. Which of them is the original cannot
+    be told, so all are set aside; so is the one that is left when another was refused while collecting."""
+    asked = {name: digest(p.messages("{prompt}")) for name, p in policies(params).items()}
+    groups: dict[str, list[tuple[Flag, tuple[str, str]]]] = {}
+    refused = set()
+    for row in store.rows(RESPONSES):
+        if row["code"] == DUPLICATE:
+            refused.add(row["detail"].rsplit(" ", 1)[-1])
+        key = answer_digest(row["value"], row["payload"].get("token_logprobs")) if row["status"] == "ok" else None
+        if key and row["policy"] in asked:
+            flag = Flag(row["prompt_id"], row["policy"], RESPONSES, row["request_hash"], DUPLICATE)
+            groups.setdefault(key, []).append((flag, (row["prompt_id"], asked[row["policy"]])))
+    found = (rows for key, rows in groups.items() if key in refused or len({prompt for _, prompt in rows}) > 1)
+    return [flag for rows in found for flag, _ in rows]
 
 
 def _structural(row: dict[str, Any]) -> str | None:
@@ -122,9 +140,9 @@ def drift(params: Params, store: Store) -> list[dict[str, Any]]:
     ]
 
 
-def self_consistency(table_logged: pd.DataFrame, logging_policy: str) -> pd.Series:
+def self_consistency(table_logged: pd.DataFrame) -> pd.Series:
     """Teacher-forced minus generation log-prob of P0's responses (nats per sequence), rows with both."""
-    return (table_logged[f"logp_{logging_policy}"] - table_logged.generation_logp).dropna()
+    return (table_logged.generation_forced - table_logged.generation_logp).dropna()
 
 
 def clones(params: Params) -> list[str]:
@@ -201,9 +219,11 @@ def frame(result: dict[str, Any]) -> pd.DataFrame:
 
 def set_aside(store: Store, flags: list[Flag]) -> pd.DataFrame:
     """The rows set aside, each with its reason and the value it had."""
-    values = {(r["prompt_id"], r["request_hash"]): r["value"] for r in store.rows(LOGPROBS)} if flags else {}
+    jobs = sorted({flag.job for flag in flags})
+    values = {(job, r["prompt_id"], r["request_hash"]): r["value"] for job in jobs for r in store.rows(job)}
     rows = [
-        {"policy": f.policy, "prompt_id": f.prompt_id, "reason": f.code, "value": values[f.prompt_id, f.request_hash]}
+        {"policy": f.policy, "prompt_id": f.prompt_id, "reason": f.code}
+        | {"value": values[f.job, f.prompt_id, f.request_hash]}
         for f in flags
     ]
     return pd.DataFrame(rows, columns=["policy", "prompt_id", "reason", "value"])

@@ -36,11 +36,11 @@ STAGES = {
         Stage("00_status", ("03_teacher_forcing", "04_judge"), results=("status.json",)),
         Stage("01_prompts"),
         Stage("02_responses", ("01_prompts",), ("responses",), asks=True),
-        Stage("03_teacher_forcing", ("02_responses",), ("logprobs",), asks=True),
+        Stage("03_teacher_forcing", ("02_responses",), ("logprobs", "logprobs_shuffled"), asks=True),
         Stage(
             "04_judge", ("02_responses",), ("judge_deterministic", "judge_uncertainty", "oracle", "truth"), asks=True
         ),
-        Stage("05_data_quality", ("03_teacher_forcing", "04_judge"), ("logprobs",), ("quality.json",)),
+        Stage("05_data_quality", ("03_teacher_forcing", "04_judge"), ("responses", "logprobs"), ("quality.json",)),
         Stage("06_estimates", ("05_data_quality",), results=("estimates.json", "truth.json")),
         Stage("07_pi_bad_anomaly", ("06_estimates",), results=("anomaly.json",)),
         Stage("09_ablation_summary", ("06_estimates",)),

@@ -11,7 +11,7 @@ import pandas as pd
 from arena10k import costs, paths, prompts
 from arena10k.config import Params
 from arena10k.errors import ArenaError
-from arena10k.jobs import LOGPROBS, contexts, expected
+from arena10k.jobs import LOGPROBS, SHUFFLED, contexts, expected
 from arena10k.store import Store
 
 #: The rate is measured over this many seconds.
@@ -34,8 +34,8 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
     """
     frame = prompts.read(params.run)
     totals = expected(params, len(frame))
-    # Labels of a slice are not due for every prompt.
-    everywhere = {key: total // len(frame) for key, total in totals.items() if total >= len(frame)}
+    # Labels of a slice and the control are not due for every prompt.
+    everywhere = {k: total // len(frame) for k, total in totals.items() if total >= len(frame) and k[0] != SHUFFLED}
     recent: Counter[tuple[str, str]] = Counter()
     jobs: dict[tuple[str, str], dict[str, Any]] = {
         key: {"total": total, "ok": 0, "errors": {}, "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0}

@@ -20,7 +20,9 @@ class Table:
     """What is estimated from.
 
     `logged`: one row per logged response of P0 with `prompt_id`, `draw`, `prompt`, `response`, `category`,
-    `response_tokens`, `response_chars`, `logp_<policy>` (nats; NaN where missing, failed or quarantined),
+    `response_tokens`, `response_chars`, `generation_logp` (nats, of the tokens the endpoint gave log-probs for) and
+    `generation_forced` (P0's teacher-forced log-prob of the same tokens), `logp_<policy>` (nats; NaN where missing,
+    failed or quarantined),
     `judge_deterministic`, `judge_uncertainty`, `judge_uncertainty_sd` (in [0, 1]) and `label` (NaN outside the slice).
     `fresh`: the same for fresh draws of the targets, with `policy`.
     `truth`: `policy`, `value`, `se`, `prompts`, `draws`: mean label over all draws, clustered by prompt; empty unless
@@ -58,7 +60,7 @@ def build(params: Params, prompts: pd.DataFrame, store: Store) -> Table:
     is_logged = (scored.policy == params.logging_policy) & (scored.draw < params.responses.logged_draws)
     logged = _with_logprobs(params, scored[is_logged], store)
     judged = params.judge.draws if params.judge else params.responses.draws
-    fresh = scored[(scored.policy != params.logging_policy) & (scored.draw < judged)]
+    fresh = scored[(scored.policy != params.logging_policy) & (scored.draw < judged)].drop(columns="end_scored")
     order = {p: i for i, p in enumerate(prompts.prompt_id)}
     rank = {p: i for i, p in enumerate(params.policies)}
     fresh = fresh.sort_values(
@@ -84,6 +86,7 @@ def _responses(store: Store, prompts: pd.DataFrame) -> pd.DataFrame:
     frame["response_chars"] = frame.response.str.len()
     frame["response_tokens"] = [len(p.get("token_ids") or p.get("token_logprobs") or ()) or None for p in frame.payload]
     frame["generation_logp"] = [sum(p["token_logprobs"]) if "token_logprobs" in p else None for p in frame.payload]
+    frame["end_scored"] = [p.get("end_scored", True) for p in frame.payload]
     frame["finish_reason"] = [p.get("finish_reason") for p in frame.payload]
     frame = frame.drop(columns="payload").astype({"generation_logp": float})
     return frame.merge(prompts[["prompt_id", "prompt", "category"]], on="prompt_id", how="inner")
@@ -102,11 +105,22 @@ def _judge_sd(store: Store) -> pd.DataFrame:
 
 def _with_logprobs(params: Params, logged: pd.DataFrame, store: Store) -> pd.DataFrame:
     scores = _records(store, LOGPROBS)
+    own = scores[scores.policy == params.logging_policy]
+    ends = {(r.prompt_id, r.draw): _end_logp(r.payload) for r in own.itertuples()}
     for policy in params.policies:
         name = f"logp_{policy}"
         mine = scores[scores.policy == policy][["prompt_id", "draw", "value"]].rename(columns={"value": name})
         logged = logged.merge(mine.astype({name: float}), on=["prompt_id", "draw"], how="left")
-    return logged
+    # The end of the turn is scored, and not every endpoint tells its log-prob where it generates.
+    unseen = [0.0 if r.end_scored else ends.get((r.prompt_id, r.draw), 0.0) for r in logged.itertuples()]
+    logged["generation_forced"] = logged[f"logp_{params.logging_policy}"] - unseen
+    return logged.drop(columns="end_scored")
+
+
+def _end_logp(payload: dict) -> float:
+    """The part of a teacher-forced log-prob that is the end of the turn, in nats."""
+    ends = payload.get("end_tokens", 0)
+    return sum(payload["token_logprobs"][-ends:]) if ends else 0.0
 
 
 def _quarantined(params: Params, store: Store) -> dict[str, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arena10k.client import Request
+from arena10k.errors import invalid
 from arena10k.jobs import Key
 from arena10k.store import Store
 
@@ -25,8 +26,8 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Task:
-    """One measurement to make: requests to send, and `read`, which turns their answers into a `Measurement` or raises
-    `CallError`."""
+    """One measurement to make: requests to send (none where it is known that it cannot be made), and `read`, which
+    turns their answers into a `Measurement` or raises `CallError`."""
 
     job: str
     prompt_id: str
@@ -50,6 +51,11 @@ class Task:
         """The columns of its record that say what was to be measured."""
         names = ("job", "prompt_id", "request_hash", "policy", "draw", "fingerprint", "context")
         return {name: getattr(self, name) for name in names}
+
+
+def refuse(code: str, detail: str, answers: list[dict[str, Any]]) -> Measurement:
+    """What reads the answers of a task that is not to be asked: `partial(refuse, code, detail)`, without requests."""
+    raise invalid(code, detail)
 
 
 @dataclass

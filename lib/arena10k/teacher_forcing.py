@@ -1,12 +1,19 @@
-"""Teacher forcing: the log-probability of P0's logged responses under every policy, by token ids.
+"""Teacher forcing: the log-probability of P0's logged responses under every policy.
 
-The prompt ids are those the policy itself generated from (kept with its own responses), so the policy that is scored
-is the policy that generated; the response ids are P0's, end-of-sequence token included, never re-tokenised.
+By token ids where the endpoint returns them: the prompt ids are those the policy itself generated from (kept with its
+own responses), so the policy that is scored is the policy that generated; the response ids are P0's, end-of-sequence
+token included, never re-tokenised.
+
+By text where it does not: the rendered prompt the policy itself generated from, the response as it came, and the
+policy's own end of turn where the response ended (`finish_reason` stop), for all policies alike: ending is a choice
+the policy made, and a response that was cut off made none. Text of P0 may be scored although P0's own log-prob is of
+its token ids: what is measured is then the text in the target's own tokens, which is the only event two vocabularies
+share. It is refused where the text may not be what was generated (U+FFFD) or would be obeyed (control tokens).
+Ids for text that P0 gave are never made up: `config` refuses such params.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
@@ -14,17 +21,15 @@ from operator import itemgetter
 from typing import Any
 
 from arena10k.client import COMPLETIONS, Request
-from arena10k.config import Capabilities, Params
-from arena10k.errors import invalid
-from arena10k.generate import check_logprobs
-from arena10k.jobs import LOGPROBS, RESPONSES, contexts
-from arena10k.policies import Policy, digest, policies
+from arena10k.config import Params
+from arena10k.echo import read_ids, read_text
+from arena10k.generate import ENDED
+from arena10k.jobs import LOGPROBS, RESPONSES, SHUFFLED, SHUFFLED_ROWS, can_score, contexts
+from arena10k.policies import Policy, digest, policies, unit_hash
 from arena10k.store import Store
-from arena10k.tasks import Measurement, Task
+from arena10k.tasks import Measurement, Task, refuse
 
-#: Whole-sequence values that other software writes in place of a missing measurement.
-SENTINELS = (-50.0, -100.0, -9999.0)
-FLOOR_PER_TOKEN = -60.0
+Prompt = list[int] | str
 
 
 def tasks(params: Params, store: Store) -> Iterator[Task]:
@@ -32,80 +37,80 @@ def tasks(params: Params, store: Store) -> Iterator[Task]:
 
     Rows that are errors, or whose prompt a policy has not rendered yet, give no task: they stay visibly missing.
     """
-    able = [p for p in policies(params).values() if params.providers[p.params.provider].capabilities.echo_logprobs]
+    able = [p for p in policies(params).values() if can_score(params, p.name)]
     current = contexts(params)
-    usable = (r for r in store.rows(RESPONSES) if r["status"] == "ok" and "prompt_token_ids" in r["payload"])
-    for prompt_id, rows in groupby(usable, key=itemgetter("prompt_id")):
+    for _, rows in groupby(_usable(store), key=itemgetter("prompt_id")):
         responses = sorted(rows, key=itemgetter("draw"))
-        rendered: dict[str, list[int]] = {}
+        rendered: dict[str, Prompt] = {}
         for row in responses:
-            rendered.setdefault(row["policy"], row["payload"]["prompt_token_ids"])
+            rendered.setdefault(row["policy"], _prompt(row))
         logged = [r for r in responses if r["policy"] == params.logging_policy]
         for row in logged[: params.responses.logged_draws]:
             for policy in (p for p in able if p.name in rendered):
-                can = params.providers[policy.params.provider].capabilities
-                yield _task(policy, current[LOGPROBS, policy.name], prompt_id, row, rendered[policy.name], can)
+                yield _task(params, LOGPROBS, current[LOGPROBS, policy.name], policy, rendered[policy.name], row)
 
 
-def _task(
-    policy: Policy, context: str, prompt_id: str, row: dict[str, Any], prompt_ids: list[int], can: Capabilities
-) -> Task:
-    response_ids = row["payload"]["token_ids"]
-    key = [context, policy.name, row["draw"], prompt_ids, response_ids]
-    request = _request(policy.params.model, prompt_ids, response_ids, can.echo_from)
-    read = partial(read_answer, prompt_ids=prompt_ids, response_ids=response_ids)
+def control_tasks(params: Params, store: Store) -> Iterator[Task]:
+    """The shuffled-prompt control: responses of P0 scored by P0 as answers to another question, each of up to
+    `SHUFFLED_ROWS` questions to the next. A recording is not asked: it has the control or it does not."""
+    if params.recording or not can_score(params, params.logging_policy):
+        return
+    policy = policies(params)[params.logging_policy]
+    logged = {r["prompt_id"]: r for r in _usable(store) if r["policy"] == policy.name and r["draw"] == 0}
+    chosen = sorted(logged, key=lambda prompt_id: unit_hash(params.seed, SHUFFLED, prompt_id))[:SHUFFLED_ROWS]
+    context = contexts(params)[SHUFFLED, policy.name]
+    if len(chosen) > 1:
+        for prompt_id, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True):
+            yield _task(params, SHUFFLED, context, policy, _prompt(logged[other]), logged[prompt_id])
+
+
+def _usable(store: Store) -> Iterator[dict[str, Any]]:
+    return (r for r in store.rows(RESPONSES) if r["status"] == "ok" and _prompt(r) is not None)
+
+
+def _prompt(row: dict[str, Any]) -> Prompt | None:
+    """What a response was generated from: token ids, or the rendered text."""
+    return row["payload"].get("prompt_token_ids", row["payload"].get("prompt_text"))
+
+
+def _task(params: Params, job: str, context: str, policy: Policy, prompt: Prompt, row: dict[str, Any]) -> Task:
+    scored, request, read = (_by_text if policy.template else _by_ids)(params, policy, prompt, row)
+    key = digest([context, policy.name, row["draw"], prompt, scored])
     return Task(
-        LOGPROBS, prompt_id, digest(key), policy.name, row["draw"], policy.fingerprint, context,
-        policy.params.provider, policy.params.model, (request,), read,
+        job, row["prompt_id"], key, policy.name, row["draw"], policy.fingerprint, context,
+        policy.params.provider, policy.params.model, (request,) if request else (), read,
     )  # fmt: skip
 
 
-def _request(model: str, prompt_ids: list[int], response_ids: list[int], echo_from: bool) -> Request:
-    body = {"model": model, "prompt": prompt_ids + response_ids, "max_tokens": 1, "temperature": 0, "logprobs": 1}
-    body |= {"echo": True, "return_token_ids": True}
-    return Request(COMPLETIONS, body | ({"echo_from": len(prompt_ids)} if echo_from else {}))
+def _by_ids(params: Params, policy: Policy, prompt: list[int], row: dict[str, Any]) -> tuple[Any, Request | None, Any]:
+    ids = row["payload"]["token_ids"]
+    read = partial(read_ids, prompt_ids=prompt, response_ids=ids)
+    body = _body(policy, prompt + ids) | {"return_token_ids": True}
+    if params.providers[policy.params.provider].capabilities.echo_from:
+        body["echo_from"] = len(prompt)
+    return ids, Request(COMPLETIONS, body) if ids else None, read
 
 
-def read_answer(answers: list[dict[str, Any]], prompt_ids: list[int], response_ids: list[int]) -> Measurement:
-    """Check an echo answer (the only one) and sum the response's token log-probs (nats).
-
-    Raises CallError (kind ``invalid``) with the code of the first check of COLLECTION section 1 that fails.
-    """
-    (answer,) = answers
-    n, m = len(prompt_ids), len(response_ids)
-    choices = answer.get("choices")
-    if not isinstance(choices, list) or len(choices) != 1:
-        raise invalid("no_choice", "the answer does not hold exactly one choice")
-    logprobs = (choices[0].get("logprobs") or {}).get("token_logprobs")
-    usage = answer.get("usage") or {}
-    _check_lengths(logprobs, n, m, usage.get("prompt_tokens"))
-    echoed = choices[0].get("prompt_token_ids") or answer.get("prompt_token_ids")
-    if echoed is not None and list(echoed) != prompt_ids + response_ids:
-        raise invalid("ids_mismatch", "the echoed token ids are not the ones that were sent")
-    tokens = check_logprobs(logprobs[n : n + m])
-    total = math.fsum(tokens)
-    check_structure(tokens, total)
-    return Measurement(total, {"token_logprobs": tokens, "prompt_tokens": n, "response_tokens": m})
+def _by_text(params: Params, policy: Policy, prompt: str, row: dict[str, Any]) -> tuple[Any, Request | None, Any]:
+    text, why = row["value"], row["payload"].get("finish_reason")
+    end = policy.template.end_of_turn if why in ENDED else ""
+    if refused := _not_text(policy, text, why):
+        return [text, end], None, refused
+    read = partial(read_text, prompt=prompt, response=text, end=end)
+    return [text, end], Request(COMPLETIONS, _body(policy, prompt + text + end)) if text + end else None, read
 
 
-def _check_lengths(logprobs: list | None, n: int, m: int, counted: int | None) -> None:
-    if not isinstance(logprobs, list):
-        raise invalid("echo_ignored", "the answer has no log-probs")
-    if len(logprobs) <= 1 < n + m:
-        raise invalid("echo_ignored", f"{len(logprobs)} log-prob where {n + m} were expected: echo was ignored")
-    if len(logprobs) not in (n + m, n + m + 1):
-        raise invalid("length_mismatch", f"{len(logprobs)} log-probs where {n + m} were expected")
-    if counted is not None and counted != n + m:
-        raise invalid("length_mismatch", f"the endpoint counted {counted} prompt tokens where {n + m} were sent")
+def _not_text(policy: Policy, text: str, why: str | None) -> partial[Measurement] | None:
+    """Why a response cannot be sent as text, or None."""
+    if found := policy.template.control_token(text):
+        return partial(refuse, "control_token_in_text", f"the response holds {found}: the model would obey it")
+    if "\ufffd" in text:
+        return partial(refuse, "ids_mismatch", "the response holds U+FFFD: it may not be what was generated")
+    if why not in (*ENDED, "length"):
+        return partial(refuse, "finish_reason", f"finish_reason {why!r} does not say whether the response ended")
+    return None
 
 
-def check_structure(tokens: list[float], total: float) -> None:
-    """Refuse values that are finite but cannot be measurements: one value for every token, sentinels, impossible lows.
-
-    A single certain token (0.0) is legitimate, several that are all exactly 0.0 are not: the decision is by structure,
-    never by one value alone.
-    """
-    if len(set(tokens)) == 1 and (len(tokens) >= 4 or (len(tokens) >= 2 and tokens[0] == 0)):
-        raise invalid("constant", f"all {len(tokens)} tokens have log-prob {tokens[0]:g}")
-    if total in SENTINELS or (tokens and min(tokens) < FLOOR_PER_TOKEN):
-        raise invalid("below_floor", f"sequence log-prob {total:g}, lowest token {min(tokens):g}")
+def _body(policy: Policy, prompt: Prompt) -> dict[str, Any]:
+    model = policy.params.model
+    return {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}

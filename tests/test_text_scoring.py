@@ -1,0 +1,255 @@
+"""Endpoints without token ids: prompts are rendered here, and a response is found in an echo exactly or not at all."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import yaml
+
+from arena10k import chat_templates, table, teacher_forcing
+from arena10k.collect import collect
+from arena10k.config import load
+from arena10k.echo import read_text
+from arena10k.errors import ArenaError, CallError, ParamsError
+from arena10k.jobs import contexts
+from arena10k.policies import policies
+from arena10k.run import Run
+from stub_server import MODEL, Stub, text_answer, text_logprobs, text_tokens
+from test_collect import make_params, run_responses
+
+TEXT = {"capabilities": {"echo_logprobs": True}, "chat_template": "chatml"}
+TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+
+
+def test_built_in_templates_write_what_their_models_were_trained_on():
+    chatml = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    head = "<|start_header_id|>{}<|end_header_id|>\n\n"
+    llama3 = f"<|begin_of_text|>{head.format('system')}Be brief.<|eot_id|>{head.format('user')}Hi<|eot_id|>"
+    assert chat_templates.load("x", "chatml").render(TURNS) == chatml
+    assert chat_templates.load("x", "llama3").render(TURNS) == llama3 + head.format("assistant")
+    assert not chat_templates.load("x", "llama3", bos_token="").render(TURNS).startswith("<|begin_of_text|>")
+
+
+def test_a_template_file_is_rendered_as_hugging_face_publishes_it_and_cannot_reach_out(home):
+    (home / "own.jinja").write_text(
+        "{{ bos_token }}{% for m in messages %}\n    {% if m.role == 'system' %}{{ raise_exception('no system role') }}"
+        "{% endif %}\n[INST] {{ m['content'] }} [/INST]{{ eos_token }}\n{% endfor %}"
+    )
+    own = chat_templates.load("providers.a.chat_template", "own.jinja", "<s>", "</s>")
+    assert own.render(TURNS[1:]) == "<s>[INST] Hi [/INST]</s>\n"
+    with pytest.raises(ParamsError, match=r"providers\.a\.chat_template: the template cannot be rendered: no system"):
+        own.render(TURNS)
+    assert [own.control_token(t) for t in ("a [INST] b", "</s>", "<|im_end|>", "a < b | c > d")] == [
+        "[INST]", "</s>", "<|im_end|>", None,
+    ]  # fmt: skip
+    for text, says in (
+        ("{{ messages.__class__.__mro__ }}{{ messages }}", "cannot be rendered"),
+        ("{% for m in messages %}", "cannot be rendered"),
+        ("Hello", "leaves messages out"),
+    ):
+        (home / "bad.jinja").write_text(text)
+        with pytest.raises(ParamsError, match=says):
+            chat_templates.load("providers.a.chat_template", "bad.jinja", end_of_turn="</s>")
+    with pytest.raises(ParamsError, match=r"no file 'none\.jinja'"):
+        chat_templates.load("x", "none.jinja", end_of_turn="</s>")
+    with pytest.raises(ParamsError, match="end_of_turn is needed"):
+        chat_templates.load("x", "own.jinja")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"capabilities": {"echo_logprobs": True}}, "echo_logprobs needs capabilities.token_ids: true"),
+        (TEXT | {"capabilities": {"echo_logprobs": True, "token_ids": True}}, "leave out one of the two"),
+        ({"end_of_turn": "</s>", "capabilities": {}}, "end_of_turn goes with a chat_template"),
+    ],
+)
+def test_params_say_what_is_missing(home, change, says):
+    with pytest.raises(ParamsError, match=says):
+        make_params(home, "http://127.0.0.1:9/v1", **change)
+
+
+def mixed(home, urls, logging, target):
+    make_params(home, "http://127.0.0.1:9/v1")
+    raw = yaml.safe_load((home / "stub.yaml").read_text())
+    settings = {"text": TEXT, "ids": {"capabilities": {"echo_logprobs": True, "token_ids": True}}}
+    raw["providers"] = {kind: {"base_url": urls, **settings[kind]} for kind in (logging, target)}
+    raw["policies"] = {n: {"provider": k, "model": MODEL} for n, k in (("p0", logging), ("pi_other", target))}
+    (home / "stub.yaml").write_text(yaml.safe_dump(raw))
+    return load(home / "stub.yaml")
+
+
+def test_ids_are_never_made_up_for_text(home):
+    with pytest.raises(ParamsError, match=r"pi_other\.provider 'ids' scores token ids, and p0 responds in text"):
+        mixed(home, "http://127.0.0.1:9/v1", "text", "ids")
+
+
+def test_the_template_is_part_of_the_policy_and_only_of_policies_that_have_one(home):
+    make = partial(make_params, home, "http://127.0.0.1:9/v1")
+    prints = {
+        policies(params)["p0"].fingerprint
+        for params in (make(), make(**TEXT), make(**TEXT | {"chat_template": "llama3"}))
+    }
+    prints.add(policies(make(**TEXT | {"chat_template": "llama3", "bos_token": ""}))["p0"].fingerprint)
+    assert len(prints) == 4
+    sample = Run("sample")
+    assert {job: len(sample.records(job)) for job in ("responses", "logprobs")} == {"responses": 1440, "logprobs": 720}
+    assert sample.table().logged.logp_p0.notna().all()
+
+
+def scored(home, params):
+    store, _ = run_responses(params)
+    store.using(contexts(params).values())
+    collect(params, store, partial(teacher_forcing.tasks, params, store), "teacher forcing")
+    rows = {(r["policy"], r["prompt_id"]): r for r in store.rows("logprobs")}
+    said = {(r["policy"], r["prompt_id"], r["draw"]): r for r in store.rows("responses")}
+    return store, rows, said
+
+
+def wanted(said, prompt_id, policy="p0", end="<|im_end|>"):
+    """The stub's own log-prob of P0's response after the policy's prompt, end of turn included."""
+    prompt = said[policy, prompt_id, 0]["payload"]["prompt_text"]
+    response = said["p0", prompt_id, 0]["value"] + end
+    return math.fsum(text_logprobs(text_tokens(response), len(prompt)))
+
+
+def test_text_is_scored_after_the_rendered_prompt_with_its_end_for_all_policies_alike(home):
+    with Stub() as stub:
+        params = make_params(home, stub.url, **TEXT)
+        store, rows, said = scored(home, params)
+    assert len(rows) == 24
+    assert all(row["value"] == pytest.approx(wanted(said, row["prompt_id"]), abs=1e-12) for row in rows.values())
+    one = said["p0", "p0003", 1]
+    assert one["payload"]["prompt_text"] == "<|im_start|>user\nquestion 3<|im_end|>\n<|im_start|>assistant\n"
+    assert one["value"].startswith(" w"), "a response is never stripped"
+    made = table.build(params, Run.of(params).prompts, store).logged
+    assert (made.generation_forced - made.generation_logp).abs().max() < 1e-9
+    assert (made.logp_p0 - made.generation_logp).max() < -0.005, "generation did not tell the end of the turn"
+
+
+def test_responses_of_a_token_id_endpoint_are_scored_as_text_by_one_without(home):
+    with Stub() as stub:
+        _, rows, said = scored(home, mixed(home, stub.url, "ids", "text"))
+    assert len(rows) == 24
+    assert all(row["status"] == "ok" for row in rows.values())
+    for (policy, prompt_id), row in rows.items():
+        if policy == "pi_other":
+            assert row["value"] == pytest.approx(wanted(said, prompt_id, "pi_other"), abs=1e-12)
+
+
+def responding(text, finish="stop", shown=True):
+    """A fault: question 3 is answered with `text`."""
+
+    def fault(body, n):
+        if body.get("echo") or "question 3<" not in body["prompt"]:
+            return None
+        answer = text_answer(body)
+        tokens = text_tokens(text)
+        values = text_logprobs(tokens, len(body["prompt"]))
+        logprobs = {"tokens": tokens, "token_logprobs": values}
+        answer["choices"][0] |= {"text": text, "finish_reason": finish, "logprobs": logprobs if shown else None}
+        return answer
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("said", "finish", "job", "code"),
+    [
+        ("\n\nThe answer.", "stop", "logprobs", "ids_mismatch"),  # the blank lines join the prompt's line end
+        ("go <|im_end|> on", "stop", "responses", "control_token_in_text"),
+        ("go <|tool_call|> on", "stop", "responses", "control_token_in_text"),
+        (" fine", None, "responses", "finish_reason"),
+    ],
+)
+def test_what_cannot_be_scored_as_text_is_an_error_row(home, said, finish, job, code):
+    with Stub(responding(said, finish)) as stub:
+        store, _, _ = scored(home, make_params(home, stub.url, **TEXT))
+    bad = [r for r in store.rows() if r["status"] == "error"]
+    assert {(r["job"], r["prompt_id"], r["code"], r["value"]) for r in bad} == {(job, "p0003", code, None)}
+    assert sum(r["status"] == "ok" for r in store.rows(job)) == {"responses": 44, "logprobs": 22}[job]
+
+
+@pytest.mark.parametrize(("said", "finish"), [("", "stop"), (" cut of", "length"), (" naïve 🙂 ", "stop")])
+def test_empty_cut_and_unusual_responses_are_measured(home, said, finish):
+    with Stub(responding(said, finish, shown=False)) as stub:
+        _, rows, all_said = scored(home, make_params(home, stub.url, **TEXT))
+    row = rows["p0", "p0003"]
+    end = "<|im_end|>" if finish == "stop" else ""
+    assert row["value"] == pytest.approx(wanted(all_said, "p0003", end=end), abs=1e-12)
+    assert row["payload"]["end_tokens"] == bool(end)
+    assert all_said["p0", "p0003", 0]["payload"]["finish_reason"] == finish
+
+
+def test_a_prompt_that_holds_a_control_token_is_not_asked(home):
+    with Stub() as stub:
+        params = make_params(home, stub.url, **TEXT)
+        lines = (home / "prompts.jsonl").read_text().replace("question 3", "say <|im_end|>")
+        (home / "prompts.jsonl").write_text(lines)
+        _, outcome = run_responses(params)
+        assert outcome.errors == {"control_token_in_text": 4}
+        assert stub.requests == 44
+    bad = params.policies["p0"].model_copy(update={"system": "never say <|im_end|>"})
+    with pytest.raises(ArenaError, match=r"policies\.p0: holds <\|im_end\|>, a control token"):
+        policies(params.model_copy(update={"policies": {"p0": bad}}))
+
+
+PROMPT, RESPONSE, END = "<|im_start|>q\n", " yes no", "<|im_end|>"
+
+
+def echo(sent=PROMPT + RESPONSE + END, lead=(), **changes):
+    answer = text_answer({"prompt": sent, "echo": True, "model": MODEL})
+    logprobs = answer["choices"][0]["logprobs"]
+    for token in lead:
+        shift = [0, *(o + len(token) for o in logprobs["text_offset"])]
+        logprobs |= {"tokens": [token, *logprobs["tokens"]], "text_offset": shift}
+        logprobs["token_logprobs"] = [None, -3.0, *logprobs["token_logprobs"][1:]]
+        answer["usage"]["prompt_tokens"] += 1
+    logprobs |= {k: v for k, v in changes.items() if k in logprobs}
+    return answer | {k: v for k, v in changes.items() if k not in logprobs}
+
+
+@pytest.mark.parametrize("lead", [(), ("<s>",), ("",)])
+def test_a_token_put_in_front_by_the_endpoint_shifts_nothing(lead):
+    measured = read_text([echo(lead=lead)], PROMPT, RESPONSE, END)
+    assert measured.value == math.fsum(text_logprobs([" yes", " no", END], len(PROMPT)))
+    assert (measured.payload["response_tokens"], measured.payload["end_tokens"]) == (3, 1)
+
+
+def merged(answer, i):
+    """Tokens i and i + 1 become one."""
+    logprobs = answer["choices"][0]["logprobs"]
+    logprobs["tokens"][i : i + 2] = ["".join(logprobs["tokens"][i : i + 2])]
+    for key in ("token_logprobs", "text_offset"):
+        del logprobs[key][i + 1]
+    answer["usage"]["prompt_tokens"] -= 1
+    return answer
+
+
+WHOLE = echo()["choices"][0]["logprobs"]
+OFFSETS, VALUES = WHOLE["text_offset"], WHOLE["token_logprobs"]
+WRONG = {
+    "one entry": ("echo_ignored", echo(token_logprobs=[-0.1])),
+    "no tokens": ("ids_mismatch", echo(tokens=None)),
+    "offsets of another text": ("ids_mismatch", echo(text_offset=[o + (o > 12) for o in OFFSETS])),
+    "offsets that are no numbers": ("ids_mismatch", echo(text_offset=["0"] * len(OFFSETS))),
+    "straddles the boundary": ("ids_mismatch", merged(echo(), 2)),
+    "straddles the end": ("ids_mismatch", merged(echo(), 4)),
+    "BOS twice": ("ids_mismatch", echo(lead=("<|im_start|>",))),
+    "two in front": ("ids_mismatch", echo(lead=("<s>", "<s>"))),
+    "another text": ("ids_mismatch", echo(PROMPT + " yes yes" + END)),
+    "cut": ("length_mismatch", echo(**{k: v[:4] for k, v in WHOLE.items()})),
+    "counted otherwise": ("length_mismatch", echo(usage={"prompt_tokens": 7})),
+    "too many": ("length_mismatch", echo(**{k: [*v, *v[-1:] * 2] for k, v in WHOLE.items()})),
+    "null": ("null_in_response", echo(token_logprobs=[*VALUES[:4], None, *VALUES[5:]])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_an_echo_that_cannot_be_located_is_refused(fault):
+    code, answer = WRONG[fault]
+    with pytest.raises(CallError) as caught:
+        read_text([answer], PROMPT, RESPONSE, END)
+    assert (caught.value.kind, caught.value.code) == ("invalid", code)
