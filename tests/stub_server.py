@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import re
 import threading
 from collections import Counter
@@ -18,7 +19,7 @@ from aiohttp import web
 
 from stub_batches import Batches
 
-MODEL = "stub"
+MODEL, JUDGE_MODEL = "stub", "stub-judge"
 Fault = Callable[[dict, int], "web.StreamResponse | dict | None"]
 
 
@@ -32,6 +33,8 @@ def token_logprob(position: int, token: int | str) -> float:
 
 
 def chat_answer(body: dict) -> dict:
+    if body["model"] == JUDGE_MODEL:
+        return judge_answer(body)
     text = body["messages"][-1]["content"]
     n = 3 + int(unit("n", text, body.get("seed")) * 6)
     ids = [10 + int(unit("id", text, body.get("seed"), i) * 90) for i in range(n)]
@@ -48,6 +51,36 @@ def chat_answer(body: dict) -> dict:
     usage = {"prompt_tokens": 8, "completion_tokens": n, "total_tokens": 8 + n}
     return {"id": "c", "object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage,
             "prompt_token_ids": prompt_ids}  # fmt: skip
+
+
+def rated(user: str, *parts: object) -> tuple[float, float, int]:
+    """What the stub's judge thinks of a case: low and high end of the scale it is asked for, and its rating.
+
+    `parts` (temperature and seed of a sample) shift the rating by up to one.
+    """
+    low, high = map(float, re.search(r"number from (\S+) to ([0-9]+(?:\.[0-9]+)?)", user).groups())
+    case = user.rsplit("\n\n", 1)[0]
+    rating = low + round((high - low) * unit("quality", case))
+    shift = int(unit("shift", case, *parts) * 3) - 1 if parts else 0
+    return low, high, int(min(max(rating + shift, low), high))
+
+
+def judge_answer(body: dict) -> dict:
+    """The rating in the form that the last line asks for."""
+    user = body["messages"][-1]["content"]
+    low, high, rating = rated(user, *((body["temperature"], body.get("seed")) if body["temperature"] else ()))
+    text = f'{{"rating": {rating}}}'
+    if '"low"' in user:
+        text = json.dumps({"rating": rating, "low": max(rating - 1, low), "high": min(rating + 1, high)})
+    choice = {"index": 0, "finish_reason": "stop"}
+    if body.get("logprobs"):
+        text = str(rating)
+        other = str(int(rating + 1 if rating < high else rating - 1))
+        top = [{"token": t, "logprob": math.log(p)} for t, p in ((text, 0.75), (other, 0.2), ("The", 0.05))]
+        choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
+    choice["message"] = {"role": "assistant", "content": text}
+    usage = {"prompt_tokens": len(user) // 4, "completion_tokens": 5}
+    return {"id": "j", "object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage}
 
 
 def echo_answer(body: dict) -> dict:
@@ -140,7 +173,9 @@ class Stub:
         asyncio.run(main())
 
     async def _models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+        return web.json_response(
+            {"object": "list", "data": [{"id": m, "object": "model"} for m in (MODEL, JUDGE_MODEL)]}
+        )
 
     def _answer(self, good: Callable[[dict], dict]) -> Callable:
         async def handle(request: web.Request) -> web.StreamResponse:

@@ -109,6 +109,15 @@ def test_every_shipped_params_file_is_valid():
         assert config.load(file).policies
 
 
+def test_the_shipped_variant_differs_by_the_temperature_of_its_targets_alone():
+    base, variant = (policies(config.load(name)) for name in ("arena10k", "arena10k_t05"))
+    assert not any(p.temperature_mismatch for p in base.values())
+    assert base["p0"].fingerprint == base["pi_clone"].fingerprint == variant["p0"].fingerprint
+    assert {name for name, p in variant.items() if p.temperature_mismatch} == set(config.load("arena10k_t05").targets)
+    for name, policy in variant.items():
+        assert policy.params.model_copy(update={"temperature": 1.0}) == base[name].params
+
+
 def test_stage_params_name_real_sections():
     for stage, sections in config.STAGE_PARAMS.items():
         assert set(sections) <= set(config.Params.model_fields), stage

@@ -31,9 +31,16 @@ from arena10k.tasks import Measurement, Outcome, Survey, Task, pending, survey
 #: The circuit breaker: more than this share of the last fresh requests failing for good stops the run.
 BREAKER_WINDOW, BREAKER_SHARE = 50, 0.5
 
+Watch = Callable[[Task, Measurement], None]
+
 
 def collect(
-    params: Params, store: Store, tasks: Callable[[], Iterable[Task]], label: str, retry_errors: bool | None = None
+    params: Params,
+    store: Store,
+    tasks: Callable[[], Iterable[Task]],
+    label: str,
+    retry_errors: bool | None = None,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Measure every task that has no record yet.
 
@@ -42,6 +49,7 @@ def collect(
     tasks : gives the tasks anew at each call, so that a hundred thousand of them are never held at once.
     retry_errors : also ask again for rows that ended in an error; never-tried rows go first. None: as
         `arena10k report --retry-errors` was told.
+    watch : sees every new measurement; an ArenaError that it raises stops the run, and the measurement is stored.
 
     Raises
     ------
@@ -64,7 +72,7 @@ def collect(
         )
     costs.check_confirmed(params, found, label)
     with serving(params, set(found.models)) as urls:
-        Engine(params, store, urls, label, found, tasks, retry).run()
+        Engine(params, store, urls, label, found, tasks, retry, watch).run()
     return found.outcome
 
 
@@ -73,11 +81,11 @@ class Engine:
 
     def __init__(
         self, params: Params, store: Store, urls: dict[str, str], label: str, found: Survey,
-        tasks: Callable[[], Iterable[Task]], retry: bool,
+        tasks: Callable[[], Iterable[Task]], retry: bool, watch: Watch | None = None,
     ):  # fmt: skip
         self.params, self.store, self.urls, self.label, self.found = params, store, urls, label, found
         self.tasks, self.retry = tasks, retry
-        self.outcome = found.outcome
+        self.outcome, self._watch = found.outcome, watch
         self.endpoints: dict[str, Endpoint] = {}
         self._recent: deque[bool] = deque(maxlen=BREAKER_WINDOW)
         self._ready: list[Record] = []
@@ -198,10 +206,18 @@ class Engine:
             self.outcome.errors[result.code] += 1
         else:
             self.outcome.ok += 1
+            self._look(task, result)
         self._recent.append(bad)
         if len(self._recent) == BREAKER_WINDOW and sum(self._recent) > BREAKER_SHARE * BREAKER_WINDOW:
             told = f"{sum(self._recent)} of the last {BREAKER_WINDOW} requests gave no measurement"
             self.fail(FatalCallError(f"{self.label}: stopped: {told}, most recently {result}"))
+
+    def _look(self, task: Task, result: Measurement) -> None:
+        try:
+            if self._watch:
+                self._watch(task, result)
+        except ArenaError as error:
+            self.fail(FatalCallError(f"{self.label}: stopped: {error}"))
 
     def _flush(self) -> None:
         records, self._ready = self._ready, []

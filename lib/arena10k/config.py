@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from arena10k import paths
 from arena10k.errors import ParamsError
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,40}$")]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from arena10k.judge_params import FORMS, JudgeParams, OracleParams
+from arena10k.schema import Name
+from arena10k.schema import Section as _Section
 
 
 class Capabilities(_Section):
@@ -150,43 +147,6 @@ class ResponsesParams(_Section):
         return self
 
 
-class JudgeParams(_Section):
-    """How responses are graded: the judge completes `intro`, worked `examples` and the `case` with a rating token.
-
-    `case` holds {prompt}, {response} and {reference}. `orders` are the orders of the examples that the uncertainty
-    mode averages over; the deterministic mode uses the first.
-    """
-
-    provider: Name
-    model: str
-    intro: str = ""
-    examples: tuple[str, ...] = Field((), strict=False)
-    case: str
-    orders: tuple[Annotated[tuple[int, ...], Field(strict=False)], ...] = Field((), strict=False)
-    ratings: dict[str, Annotated[float, Field(ge=0, le=1, strict=False)]]
-    draws: Annotated[int, Field(ge=1)] = 1
-    top_logprobs: Annotated[int, Field(ge=2, le=100)] = 20
-    min_mass: Annotated[float, Field(gt=0, le=1)] = 0.9
-    max_response_chars: Annotated[int, Field(ge=1)] = 2000
-
-    @model_validator(mode="after")
-    def _orders_are_permutations(self) -> JudgeParams:
-        wanted = list(range(len(self.examples)))
-        for order in self.orders:
-            if sorted(order) != wanted:
-                raise ValueError(f"orders: {list(order)} is not an order of the {len(wanted)} examples")
-        return self
-
-
-class OracleParams(_Section):
-    """Which responses get an oracle label; `truth` labels every fresh draw, for runs whose checkers cost nothing."""
-
-    kind: Literal["exact"] = "exact"
-    p0_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
-    target_labels: Annotated[int, Field(ge=0)] = 30
-    truth: bool = False
-
-
 class EstimationParams(_Section):
     width: Annotated[float, Field(gt=0, le=1)] = 0.2
     folds: Annotated[int, Field(ge=2, le=50)] = 5
@@ -220,6 +180,8 @@ class Params(_Section):
         users = {f"policies.{n}": p.provider for n, p in self.policies.items()}
         if self.judge:
             users["judge"] = self.judge.provider
+        if self.oracle.grader:
+            users["oracle.grader"] = self.oracle.grader.provider
         for user, provider in users.items():
             if provider not in self.providers:
                 raise ValueError(f"{user}.provider {provider!r} is not among providers: {', '.join(self.providers)}")
@@ -293,7 +255,11 @@ def _lines(name: str, error: ValidationError) -> str:
     """One line per fault: file, key, what is wrong, what was given."""
     out = []
     for fault in error.errors():
-        where = ".".join(str(part) for part in fault["loc"]) or "(top)"
+        # The form of the judge is a step of the schema, not of the file.
+        steps = [
+            part for i, part in enumerate(fault["loc"]) if i != 1 or fault["loc"][0] != "judge" or part not in FORMS
+        ]
+        where = ".".join(map(str, steps)) or "(top)"
         if fault["type"] == "extra_forbidden":
             out.append(f"{name}: {where}: unknown key")
         elif fault["type"] == "missing":

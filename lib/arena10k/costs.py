@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import orjson
 import pandas as pd
 
-from arena10k import options, prompts
+from arena10k import grading, options, prompts
 from arena10k.client import CHARACTERS_PER_TOKEN
 from arena10k.config import Params
 from arena10k.errors import ArenaError
-from arena10k.jobs import JUDGE, LOGPROBS, ORACLE, TRUTH, expected
+from arena10k.jobs import JUDGE, LOGPROBS, ORACLE, TRUTH, UNCERTAINTY, expected
 from arena10k.tasks import Survey
 
 #: What asking in batches costs, as a share of the price of single requests.
@@ -79,11 +79,11 @@ def forecast(params: Params) -> Bill:
     if params.recording or not any(provider.prices for provider in params.providers.values()):
         return Bill(())
     frame, _ = prompts.load(params)
-    question = frame.prompt.str.len().mean() / CHARACTERS_PER_TOKEN
+    lengths = _Lengths(*(float(frame[name].str.len().fillna(0).mean()) for name in ("prompt", "answer")))
     due: dict[tuple[str, str, str], list[float]] = {}
     for (job, name), records in expected(params, len(frame)).items():
         cells = due.setdefault((job, *_served(params, job, name)), [0, 0.0, 0.0])
-        sent, received = _size(params, job, name, question)
+        sent, received = _size(params, job, name, lengths)
         for i, part in enumerate((records, records * sent, records * received)):
             cells[i] += part
     rows = [
@@ -96,22 +96,42 @@ def forecast(params: Params) -> Bill:
 
 
 def _served(params: Params, job: str, policy: str) -> tuple[str, str]:
-    """Who is asked: (provider, model); the exact oracle asks nobody."""
-    if job in JUDGE:
-        return params.judge.provider, params.judge.model
-    if job in (ORACLE, TRUTH):
-        return "", ""
+    """Who is asked: (provider, model); exact checkers ask nobody."""
+    if job in (*JUDGE, ORACLE, TRUTH):
+        grader = params.judge if job in JUDGE else params.oracle.grader
+        return (grader.provider, grader.model) if grader else ("", "")
     return params.policies[policy].provider, params.policies[policy].model
 
 
-def _size(params: Params, job: str, policy: str, question: float) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Lengths:
+    """Mean characters of the prompts and of their known answers."""
+
+    question: float
+    reference: float
+
+
+def _size(params: Params, job: str, policy: str, lengths: _Lengths) -> tuple[float, float]:
     """Tokens sent and received at most by one measurement."""
     p = params.policies[policy]
-    if job in JUDGE:
-        case = len(orjson.dumps(params.judge.model_dump())) / CHARACTERS_PER_TOKEN
-        return question + case + p.max_tokens, 1.0
+    if job in (*JUDGE, ORACLE, TRUTH):
+        return _graded(params, job, p.max_tokens, lengths)
     definition = p.model_dump(include={"system", "examples", "suffix"})
-    prompt = question + len(orjson.dumps(definition)) / CHARACTERS_PER_TOKEN
+    prompt = (lengths.question + len(orjson.dumps(definition))) / CHARACTERS_PER_TOKEN
     if job == LOGPROBS:
         return prompt + params.policies[params.logging_policy].max_tokens, 1.0
     return prompt, float(p.max_tokens)
+
+
+def _graded(params: Params, job: str, response_tokens: int, lengths: _Lengths) -> tuple[float, float]:
+    """The same for one score or label: the requests are made as they will be, of texts of these lengths."""
+    grader = params.judge if job in JUDGE else params.oracle.grader
+    if grader is None:
+        return 0.0, 0.0
+    texts = {
+        "prompt": "x" * round(lengths.question),
+        "response": "x" * (response_tokens * CHARACTERS_PER_TOKEN),
+        "reference": "x" * round(lengths.reference),
+    }
+    requests = grading.requests(grader, texts, params.providers[grader.provider].capabilities, job == UNCERTAINTY)
+    return float(sum(r.prompt_tokens for r in requests)), float(sum(r.max_tokens for r in requests))

@@ -157,8 +157,12 @@ def weighted_transport(prep: Prepared, n_labels: int, margin: float, confidence:
     return Transport(_status(low, high, margin), n_labels, "weights", mean, low, high)
 
 
-def transport(prep: Prepared, audit: WeightAudit, margin: float, confidence: float = 0.95) -> Transport:
+def transport(
+    prep: Prepared, audit: WeightAudit, margin: float, confidence: float = 0.95, weights_hold: bool = True
+) -> Transport:
     """Transport test: from the target's labels where there are enough, else from healthy weights, else none.
+
+    `weights_hold` is False where the weights, however healthy they look, are not those of the target.
 
     On target labels it is clustered by prompt, with a t quantile, and never narrower than the bounded mean.
     """
@@ -168,7 +172,8 @@ def transport(prep: Prepared, audit: WeightAudit, margin: float, confidence: flo
     if prep.source is None:
         return Transport("none", n)
     if n < MIN_TARGET_LABELS:
-        return weighted_transport(prep, n, margin, confidence) if audit.healthy else Transport("none", n)
+        usable = audit.healthy and weights_hold
+        return weighted_transport(prep, n, margin, confidence) if usable else Transport("none", n)
     f = prep.fresh_oof[has]
     residual = prompt_means(prep.fresh.label[has] - f, cluster)
     mean = float(residual.mean())

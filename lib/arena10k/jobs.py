@@ -7,6 +7,7 @@ what its value means. Only records in the context that the params describe now a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from arena10k.config import Params
 from arena10k.policies import digest, policies, unit_hash
@@ -29,15 +30,34 @@ def contexts(params: Params) -> dict[Key, str]:
     out: dict[Key, str] = {}
     all_policies = policies(params)
     logging = all_policies[params.logging_policy].fingerprint
-    judge = params.judge.model_dump(mode="json", exclude={"draws"}) if params.judge else None
     out[SHUFFLED, params.logging_policy] = digest([SHUFFLED, logging, params.seed])
+    judge = {job: _judge(params, job) for job in JUDGE if params.judge}
+    oracle = _oracle(params)
     for name, policy in all_policies.items():
         own = policy.fingerprint
         out[RESPONSES, name] = digest([RESPONSES, own, params.seed])
         out[LOGPROBS, name] = digest([LOGPROBS, own, logging, params.seed])
-        out |= {(job, name): digest([job, own, judge, params.seed]) for job in JUDGE if judge}
-        out |= {(job, name): digest([job, own, params.oracle.kind, params.seed]) for job in (ORACLE, TRUTH)}
+        out |= {(job, name): digest([job, own, definition, params.seed]) for job, definition in judge.items()}
+        out |= {(job, name): digest([job, own, oracle, params.seed]) for job in (ORACLE, TRUTH)}
     return out
+
+
+def _judge(params: Params, job: str) -> dict[str, Any]:
+    """What decides the judge's scores of one mode, and where they come from."""
+    judge = params.judge
+    told = judge.definition(uncertain=job == UNCERTAINTY)
+    return told if judge.form == "completion" else told | {"endpoint": _endpoint(params, judge.provider)}
+
+
+def _oracle(params: Params) -> str | dict[str, Any]:
+    grader = params.oracle.grader
+    if grader is None:
+        return params.oracle.kind
+    return grader.definition(uncertain=False) | {"endpoint": _endpoint(params, grader.provider)}
+
+
+def _endpoint(params: Params, provider: str) -> str:
+    return params.providers[provider].base_url or params.providers[provider].kind
 
 
 def labelled_slice(params: Params, policy: str, prompt_ids: Iterable[str]) -> set[str]:

@@ -1,26 +1,30 @@
 """The judge: a model that grades responses, once deterministically and once with uncertainty.
 
-Both modes ask for the next token after a fixed text and read the probabilities of the rating tokens. Response text
-goes in as one JSON string, so quotes, line ends and control tokens in it stay data.
+A completion judge is asked for the next token after a fixed text, and the probabilities of the rating tokens are read;
+a chat judge is asked for a number. What is asked is in `grading`, how answers are read in `ratings`.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from arena10k.client import COMPLETIONS, Request
-from arena10k.config import JudgeParams, Params
-from arena10k.errors import invalid
-from arena10k.jobs import DETERMINISTIC, JUDGE, RESPONSES, UNCERTAINTY, contexts
+from arena10k import grading, ratings
+from arena10k.config import Params
+from arena10k.errors import FatalCallError
+from arena10k.jobs import DETERMINISTIC, JUDGE, ORACLE, RESPONSES, UNCERTAINTY, contexts
+from arena10k.judge_params import ChatGrader, ChatJudge, CompletionJudge, Grader
 from arena10k.policies import digest
 from arena10k.store import Store
 from arena10k.tasks import Measurement, Task
+
+#: One score for more than this share of the first rows, and of all from then on, is not a judgment: of a continuous
+#: score, and of a rubric with few values.
+WATCH_FROM, CONTINUOUS_SHARE, RUBRIC_SHARE = 50, 0.5, 0.98
 
 
 def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]:
@@ -32,74 +36,82 @@ def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]
     for row in store.rows(RESPONSES):
         if row["status"] != "ok" or row["draw"] >= judge.draws:
             continue
-        prompt = by_id.loc[row["prompt_id"]]
-        for job, texts in _requests(judge, prompt, row["value"]).items():
-            context = current[job, row["policy"]]
-            yield Task(
-                job, row["prompt_id"], digest([context, row["policy"], row["draw"], texts]), row["policy"], row["draw"],
-                row["fingerprint"], context, judge.provider, judge.model,
-                tuple(_request(judge, text) for text in texts), partial(_read, judge, job),
-            )  # fmt: skip
+        texts = case_texts(by_id.loc[row["prompt_id"]], row["value"])
+        for job in JUDGE:
+            yield task(params, judge, job, current[job, row["policy"]], row, texts)
 
 
-def _requests(judge: JudgeParams, prompt: pd.Series, response: str) -> dict[str, list[str]]:
-    """The texts each mode sends: the worked examples in their own order, and for uncertainty in every listed order."""
+def case_texts(prompt: pd.Series, response: str) -> dict[str, str]:
+    """What a case is filled with; a prompt without a known answer has an empty reference."""
     reference = "" if pd.isna(prompt["answer"]) else prompt["answer"]
-    texts = {"prompt": prompt["prompt"], "response": response, "reference": reference}
-    case = judge.case.format(**{name: _quoted(text, judge.max_response_chars) for name, text in texts.items()})
-    orders = judge.orders or (tuple(range(len(judge.examples))),)
-    head = [judge.intro] if judge.intro else []
-    texts = ["\n".join([*head, *(judge.examples[i] for i in order), case]) for order in orders]
-    return {DETERMINISTIC: texts[:1], UNCERTAINTY: texts}
+    return {"prompt": prompt["prompt"], "response": response, "reference": reference}
 
 
-def _quoted(text: str, limit: int) -> str:
-    """One line, as a JSON string: quotes and line ends in it cannot pass for the grader's own."""
-    return json.dumps(" ".join(text.split())[:limit], ensure_ascii=False)
+def task(params: Params, grader: Grader, job: str, context: str, row: dict[str, Any], texts: grading.Texts) -> Task:
+    """The task of one score or label: `row` is the response's record, `context` that of the score."""
+    uncertain = job == UNCERTAINTY
+    can = params.providers[grader.provider].capabilities
+    requests = grading.requests(grader, texts, can, uncertain, params.seed)
+    if isinstance(grader, CompletionJudge):
+        asked, read = [request.body["prompt"] for request in requests], partial(_read_completions, grader, job)
+    else:
+        asked = [request.body for request in requests]
+        read = partial(_read_uncertain if uncertain else _read_rating, grader)
+    return Task(
+        job, row["prompt_id"], digest([context, row["policy"], row["draw"], asked]), row["policy"], row["draw"],
+        row["fingerprint"], context, grader.provider, grader.model, requests, read,
+    )  # fmt: skip
 
 
-def _request(judge: JudgeParams, text: str) -> Request:
-    body = {"model": judge.model, "prompt": text, "max_tokens": 1, "temperature": 0, "logprobs": judge.top_logprobs}
-    return Request(COMPLETIONS, body)
-
-
-def _read(judge: JudgeParams, job: str, answers: list[dict[str, Any]]) -> Measurement:
-    readings = [read_answer(judge, answer) for answer in answers]
-    value, variance = (rating(readings[0]), 0.0) if job == DETERMINISTIC else expectation(readings)
+def _read_completions(judge: CompletionJudge, job: str, answers: list[dict[str, Any]]) -> Measurement:
+    readings = [ratings.read_completion(judge, answer) for answer in answers]
+    if job == DETERMINISTIC:
+        return Measurement(ratings.mode_of(readings[0]), {"variance": 0.0, "readings": readings})
+    value, variance = ratings.mean([ratings.expectation(reading) for reading in readings])
     return Measurement(value, {"variance": variance, "readings": readings})
 
 
-def read_answer(judge: JudgeParams, answer: dict[str, Any]) -> list[tuple[float, float]]:
-    """The rating distribution of one answer: pairs (score, probability) over the captured mass, probabilities sum to 1.
+def _read_rating(grader: ChatGrader, answers: list[dict[str, Any]]) -> Measurement:
+    (answer,) = answers
+    value, text = ratings.read_rating(grader, answer)
+    return Measurement(value, {"variance": 0.0, "texts": [text]})
 
-    Raises CallError (kind ``invalid``): ``no_ratings`` where no rating token is among the top tokens, ``low_mass``
-    where the ratings hold less than `judge.min_mass` of the probability.
+
+def _read_uncertain(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measurement:
+    if judge.uncertainty == "samples":
+        scores, texts = zip(*(ratings.read_rating(judge, answer) for answer in answers), strict=True)
+        value, variance = ratings.mean(list(scores))
+        return Measurement(value, {"variance": variance, "texts": list(texts)})
+    (answer,) = answers
+    if judge.uncertainty == "interval":
+        value, variance, text = ratings.read_interval(judge, answer)
+        return Measurement(value, {"variance": variance, "texts": [text]})
+    reading, mass, text = ratings.read_distribution(judge, answer)
+    # The expectation is read, not sampled: asked again it is the same.
+    payload = {"variance": 0.0, "mass": mass, "readings": [reading], "texts": [text]}
+    return Measurement(ratings.expectation(reading), payload)
+
+
+def watch(params: Params) -> Callable[[Task, Measurement], None]:
+    """A watcher for `collect` that stops a run whose grader gives one value whatever it is shown; counts anew at each
+    call.
+
+    The watcher raises FatalCallError with job, value and share.
     """
-    try:
-        top = answer["choices"][0]["logprobs"]["top_logprobs"][0]
-    except (KeyError, IndexError, TypeError) as error:
-        raise invalid("no_ratings", "the answer has no top_logprobs") from error
-    found = {token: math.exp(top[token]) for token in judge.ratings if token in top}
-    mass = math.fsum(found.values())
-    if not found:
-        raise invalid("no_ratings", f"none of {sorted(judge.ratings)} is among the top {len(top)} tokens")
-    if mass < judge.min_mass:
-        raise invalid("low_mass", f"the rating tokens hold {mass:.3f} of the probability, {judge.min_mass} is asked")
-    return [(judge.ratings[token], p / mass) for token, p in found.items()]
+    seen: Counter[tuple[str, float]] = Counter()
+    totals: Counter[str] = Counter()
 
+    def look(task: Task, result: Measurement) -> None:
+        grader = params.oracle.grader if task.job == ORACLE else params.judge
+        totals[task.job] += 1
+        seen[task.job, result.value] += 1
+        total, count = totals[task.job], seen[task.job, result.value]
+        limit = RUBRIC_SHARE if grader.few_ratings(task.job == UNCERTAINTY) else CONTINUOUS_SHARE
+        if total >= WATCH_FROM and count > limit * total:
+            told = f"{count} of {total} scores of {task.job} by {task.model} are {result.value:g}"
+            raise FatalCallError(f"{told} (more than {limit:.0%}): that is no judgment; mend its model, case or key")
 
-def rating(reading: list[tuple[float, float]]) -> float:
-    """The one rating of a T = 0 answer: the most probable (the lower on a tie)."""
-    return max(sorted(reading), key=lambda pair: pair[1])[0]
-
-
-def expectation(readings: list[list[tuple[float, float]]]) -> tuple[float, float]:
-    """Mean score over the rating distributions, and the variance of that mean between them (0 for one reading)."""
-    means = [math.fsum(score * p for score, p in reading) for reading in readings]
-    mean = math.fsum(means) / len(means)
-    if len(means) < 2:
-        return mean, 0.0
-    return mean, math.fsum((m - mean) ** 2 for m in means) / (len(means) - 1) / len(means)
+    return look
 
 
 def summary(store: Store) -> pd.DataFrame:

@@ -1,21 +1,48 @@
-"""Oracle labels by exact checkers: which responses get one is decided in `jobs`, what is right in `oracle`."""
+"""Oracle labels: which responses get one is decided in `jobs`; what is right, by exact checkers or by a model."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from arena10k import oracle
+from arena10k import judge, oracle
+from arena10k.collect import collect
 from arena10k.config import Params
-from arena10k.jobs import RESPONSES, contexts, labels_wanted
+from arena10k.jobs import ORACLE, RESPONSES, contexts, labels_wanted
 from arena10k.policies import digest
 from arena10k.store import Record, Store
+from arena10k.tasks import Task
 
 
 def label(params: Params, store: Store, prompts: pd.DataFrame) -> int:
-    """Label every wanted response that has none yet; returns how many were added."""
+    """Label every wanted response that has none yet, by the oracle of the params; returns how many were added.
+
+    Raises
+    ------
+    ArenaError
+        Where a model is the oracle: see `collect.collect`.
+    """
+    if params.oracle.grader is None:
+        return _label_exactly(params, store, prompts)
+    return collect(params, store, partial(tasks, params, prompts, store), "oracle", watch=judge.watch(params)).ok
+
+
+def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]:
+    """One task per response of the slice, for a model that is the oracle: one rating at temperature 0."""
+    grader = params.oracle.grader
+    wanted, current = labels_wanted(params, prompts.prompt_id)[ORACLE], contexts(params)
+    by_id = prompts.set_index("prompt_id")
+    for row in store.rows(RESPONSES):
+        if row["status"] == "ok" and (row["policy"], row["prompt_id"], row["draw"]) in wanted:
+            texts = judge.case_texts(by_id.loc[row["prompt_id"]], row["value"])
+            yield judge.task(params, grader, ORACLE, current[ORACLE, row["policy"]], row, texts)
+
+
+def _label_exactly(params: Params, store: Store, prompts: pd.DataFrame) -> int:
     if params.recording:
         return 0
     wanted, current = labels_wanted(params, prompts.prompt_id), contexts(params)

@@ -142,7 +142,10 @@ class Run:
 
     @property
     def _flags(self) -> dict[str, list[str]]:
-        return {name: ["temperature_mismatch"] for name, p in self.policies.items() if p.temperature_mismatch}
+        # A weight is a ratio: where the logging policy's half is of another distribution, every weight is wrong.
+        everywhere = self.policies[self.params.logging_policy].temperature_mismatch
+        names = [name for name, p in self.policies.items() if everywhere or p.temperature_mismatch]
+        return {name: ["temperature_mismatch"] for name in names}
 
     def labelled_judgments(self) -> pd.DataFrame:
         """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `judge_*`, `label`."""

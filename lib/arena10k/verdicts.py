@@ -48,17 +48,23 @@ def context(
     lw = prep.raw_log_weight
     cluster = None if prep.unique["logged"] else prep.logged.cluster[prep.has_weight > 0]
     audit = audit_weights(lw)
+    flags = frozenset(flags)
     return PolicyContext(
         prep,
         audit,
         diagnostics.mean_weight_p_value(lw, cluster),
-        transport(prep, audit, width, confidence),
+        transport(prep, audit, width, confidence, weights_hold=not _mismatched(prep, flags)),
         el_score_interval(prep, confidence, w_max),
         planning.pilot(prep),
-        frozenset(flags),
+        flags,
         width,
         confidence,
     )
+
+
+def _mismatched(prep: Prepared, flags: frozenset[str]) -> bool:
+    """Whether the weights are of another distribution than the one that was sampled; P0's own are 1 whatever it is."""
+    return "temperature_mismatch" in flags and not prep.is_logging
 
 
 def _worst(*verdicts: str) -> str:
@@ -111,7 +117,7 @@ def _weight_reasons(
     if not estimator.uses_weights:
         return REPORT, []
     reasons = list(ctx.audit.failures)
-    if "temperature_mismatch" in ctx.flags and not ctx.prep.is_logging:
+    if _mismatched(ctx.prep, ctx.flags):
         return REFUSE, ["temperature_mismatch", *reasons]
     if ctx.mean_weight_p < IMPOSSIBLE:
         # E[w] = 1 is what every interval here rests on; significantly more cannot come from two real policies.

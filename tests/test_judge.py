@@ -1,0 +1,297 @@
+"""Graders at work: the recorded judge, chat judges and a model oracle on a real server, and what stops them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+from functools import partial
+
+import pytest
+import yaml
+
+from arena10k import generate, judge, labels, paths, prompts, teacher_forcing
+from arena10k.collect import collect
+from arena10k.config import load
+from arena10k.errors import ArenaError, ParamsError
+from arena10k.estimators import ESTIMATORS
+from arena10k.jobs import DETERMINISTIC, JUDGE, ORACLE, UNCERTAINTY, contexts, labels_wanted
+from arena10k.run import Run
+from arena10k.store import Store
+from stub_server import JUDGE_MODEL, MODEL, Stub, judge_answer, rated
+
+CASE = "Question: {prompt}\nAnswer: {response}\nRate how good the answer is."
+GRADER = {"provider": "stub", "model": JUDGE_MODEL, "case": CASE}
+CHAT = {"form": "chat", **GRADER}
+
+
+def make_params(folder, url, n_prompts=120, **sections):
+    """Two policies on the stub server with a chat judge; `sections` are added to the file."""
+    lines = [json.dumps({"prompt_id": f"p{i:04d}", "prompt": f'question "{i}"'}) for i in range(n_prompts)]
+    (folder / "prompts.jsonl").write_text("\n".join(lines))
+    can = {"token_ids": True, "echo_logprobs": True}
+    params = {
+        "run": "stub",
+        "providers": {"stub": {"base_url": url, "capabilities": can, "timeout_seconds": 5.0}},
+        "policies": {name: {"provider": "stub", "model": MODEL} for name in ("p0", "pi_clone")},
+        "prompts": {"source": "jsonl", "path": str(folder / "prompts.jsonl")},
+        "judge": CHAT,
+        **sections,
+    }
+    path = folder / "stub.yaml"
+    path.write_text(yaml.safe_dump(params))
+    return load(path)
+
+
+def respond(params):
+    """The run with its responses collected."""
+    run = Run.of(params)
+    frame, _ = prompts.load(params)
+    prompts.write(params, frame)
+    collect(params, run.store, partial(generate.tasks, params, frame), "responses")
+    return run
+
+
+def grade(run, **options):
+    tasks = partial(judge.tasks, run.params, run.prompts, run.store)
+    return collect(run.params, run.store, tasks, "judge", watch=judge.watch(run.params), **options)
+
+
+def test_digests_under_which_completion_judges_were_recorded_stay(tmp_path):
+    """Pinned: records made before there were judges that chat carry digests of exactly these keys."""
+    completion = {"provider": "local", "model": "m", "intro": "Grade.", "examples": ["a: True", "b: False"]}
+    completion |= {"case": "{response} mentions {reference}:", "orders": [[0, 1], [1, 0]]}
+    completion |= {"ratings": {" True": 1, " False": 0}}
+    params = {"run": "try", "providers": {"local": {"kind": "embedded"}}, "judge": completion}
+    params |= {"policies": {"p0": {"provider": "local", "model": "m"}}}
+    (tmp_path / "try.yaml").write_text(yaml.safe_dump(params))
+    current = contexts(load(tmp_path / "try.yaml"))
+    assert current[DETERMINISTIC, "p0"] == "c9b4108ae4d841726ac9b241b6337575"
+    assert current[UNCERTAINTY, "p0"] == "4f3bf6786768499a1848df4c470554e2"
+    assert current[ORACLE, "p0"] == "9d97da8f889f11a13241e2ff398ae8dc"
+
+
+def test_recorded_scores_are_what_their_readings_say_and_do_not_stop_a_run():
+    params = load("sample")
+    store = Store.recording(paths.records_file("sample"))
+    tasks = {t.job: t for t in judge.tasks(params, prompts.read("sample"), store)}
+    look = judge.watch(params)
+    tokens = {score: token for token, score in params.judge.ratings.items()}
+    for job in JUDGE:
+        for row in (r for r in store.rows(job) if r["status"] == "ok"):
+            tops = [{tokens[score]: math.log(p) for score, p in reading} for reading in row["payload"]["readings"]]
+            measured = tasks[job].read([{"choices": [{"logprobs": {"top_logprobs": [top]}}]} for top in tops])
+            assert measured.value == pytest.approx(row["value"], abs=1e-12)
+            assert measured.payload["variance"] == pytest.approx(row["payload"]["variance"], abs=1e-12)
+            look(tasks[job], measured)
+
+
+def asked(run, row):
+    """The case that the judge was shown for a score, as the stub sees it."""
+    response = next(
+        r["value"]
+        for r in run.store.rows("responses")
+        if (r["policy"], r["prompt_id"], r["draw"]) == (row["policy"], row["prompt_id"], row["draw"])
+    )
+    question = run.prompts.set_index("prompt_id").prompt[row["prompt_id"]]
+    return CASE.format(prompt=json.dumps(question), response=json.dumps(response))
+
+
+@pytest.mark.parametrize("mode", ["samples", "interval", "logprobs"])
+def test_a_chat_judges_scores_are_what_the_server_said(home, mode):
+    how = {"uncertainty": mode, "samples": 3, "scale": [1, 5]}
+    with Stub() as stub:
+        run = respond(make_params(home, stub.url, n_prompts=6, judge=CHAT | how))
+        before = stub.requests
+        outcome = grade(run)
+        each = {"samples": 4, "interval": 2, "logprobs": 2}[mode]
+        assert (outcome.ok, outcome.errors, stub.requests - before) == (24, {}, 12 * each)
+        assert grade(run).stored == 24
+        ledger = [json.loads(body) for body in stub.ledger]
+    for row in run.store.rows(DETERMINISTIC):
+        case = asked(run, row)
+        _, _, rating = rated(f"{case}\n\n{run.params.judge.ask(False)}")
+        assert row["value"] == (rating - 1) / 4
+        assert row["payload"] == {"variance": 0.0, "texts": [f'{{"rating": {rating}}}']}
+    for row in run.store.rows(UNCERTAINTY):
+        user = f"{asked(run, row)}\n\n{run.params.judge.ask(True)}"
+        _, _, rating = rated(user)
+        told = row["payload"]
+        if mode == "samples":
+            bodies = [b for b in ledger if b["messages"][-1]["content"] == user and b["temperature"] == 1]
+            assert len({b["seed"] for b in bodies}) == 3
+            texts = [judge_answer(b)["choices"][0]["message"]["content"] for b in bodies]
+            scores = [(json.loads(text)["rating"] - 1) / 4 for text in texts]
+            assert sorted(told["texts"]) == sorted(texts)
+            assert row["value"] == pytest.approx(statistics.mean(scores))
+            assert told["variance"] == pytest.approx(statistics.variance(scores) / 3)
+        elif mode == "interval":
+            said = json.loads(told["texts"][0])
+            assert (said["rating"], row["value"]) == (rating, (rating - 1) / 4)
+            assert told["variance"] == pytest.approx(((said["high"] - said["low"]) / 4 / 2 / 1.644854) ** 2, rel=1e-6)
+        else:
+            other = rating + 1 if rating < 5 else rating - 1
+            assert row["value"] == pytest.approx(((rating - 1) * 0.75 + (other - 1) * 0.2) / 4 / 0.95)
+            assert (told["mass"], told["texts"]) == (pytest.approx(0.95), [str(rating)])
+    table = run.table()
+    sd = table.logged.judge_uncertainty_sd
+    assert sd.notna().all()
+    assert (sd > 0).any() == (mode != "logprobs")
+
+
+def test_an_unreadable_answer_is_an_error_row_and_never_a_score(home):
+    def mumble(body, n):
+        if body["model"] == JUDGE_MODEL and '"question \\"3\\""' in body["messages"][-1]["content"]:
+            said = judge_answer(body)
+            said["choices"][0]["message"]["content"] = "It is a good answer: 7 or 8."
+            return said
+        return None
+
+    with Stub(mumble) as stub:
+        run = respond(make_params(home, stub.url, n_prompts=6))
+        outcome = grade(run)
+    assert (outcome.ok, outcome.errors) == (20, {"unparsable_rating": 4})
+    bad = [r for job in JUDGE for r in run.store.rows(job) if r["status"] == "error"]
+    assert {(r["prompt_id"], r["value"]) for r in bad} == {("p0003", None)}
+    assert all("7 or 8" in r["detail"] for r in bad)
+    assert run.table().logged.set_index("prompt_id").judge_uncertainty.isna().sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "same", "stops"),
+    [("continuous", 0.6, True), ("continuous", 0.4, False), ("whole", 0.9, False), ("whole", 1.0, True)],
+)
+def test_a_judge_of_one_score_stops_the_run(home, numbers, same, stops):
+    """Every tenth answer but `same` of them is 5; the rest differ."""
+
+    def stuck(body, n):
+        if body["model"] != JUDGE_MODEL:
+            return None
+        said = judge_answer(body)
+        if int(re.search(r"question ..(\d+)", body["messages"][-1]["content"]).group(1)) % 10 < 10 * same:
+            said["choices"][0]["message"]["content"] = '{"rating": 5}'
+        elif numbers == "continuous":
+            said["choices"][0]["message"]["content"] = f'{{"rating": {n / 1000}}}'
+        return said
+
+    with Stub(stuck) as stub:
+        run = respond(make_params(home, stub.url, judge=CHAT | {"numbers": numbers, "samples": 2}))
+        before = stub.requests
+        if not stops:
+            assert grade(run).ok == 480
+            return
+        with pytest.raises(ArenaError, match=r"judge: stopped: \d+ of \d+ scores of judge_\w+ by stub-judge are 0\.5 "):
+            grade(run)
+        assert 50 < stub.requests - before < 360
+    kept = {job: sum(1 for _ in run.store.rows(job)) for job in JUDGE}
+    assert max(kept.values()) >= 50
+    assert sum(kept.values()) < 240
+
+
+def test_a_model_oracle_labels_the_same_slice_as_exact_checkers_would(home):
+    oracle = {"kind": "model", "grader": GRADER | {"scale": [0, 100]}, "p0_fraction": 0.25, "target_labels": 10}
+    with Stub() as stub:
+        run = respond(make_params(home, stub.url, n_prompts=40, oracle=oracle))
+        before = stub.requests
+        assert labels.label(run.params, run.store, run.prompts) == 20
+        assert labels.label(run.params, run.store, run.prompts) == 0
+        assert stub.requests - before == 20
+    rows = list(run.store.rows(ORACLE))
+    slice_ = labels_wanted(run.params, run.prompts.prompt_id)[ORACLE]
+    assert {(r["policy"], r["prompt_id"], r["draw"]) for r in rows} == slice_
+    for row in rows:
+        _, _, rating = rated(f"{asked(run, row)}\n\n{run.params.oracle.grader.ask(False)}")
+        assert (row["value"], row["model"]) == (rating / 100, JUDGE_MODEL)
+    assert run.table().logged.label.notna().sum() == 10
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"judge": CHAT | {"case": "no field"}}, "judge.case: {response} is not in it"),
+        ({"judge": CHAT | {"case": '{response} {"rating": 1}'}}, "a literal brace is written twice"),
+        ({"judge": CHAT | {"case": "{response.__class__}"}}, "{response.__class__} is not among prompt, response"),
+        ({"judge": CHAT | {"scale": [5, 1]}}, "judge: scale: [5, 1] does not rise"),
+        ({"judge": CHAT | {"scale": [0.5, 1]}}, "does not begin and end on whole numbers"),
+        ({"judge": CHAT | {"uncertainty": "logprobs"}}, "logprobs needs whole numbers within 0 to 9, not [0, 10]"),
+        ({"judge": CHAT | {"uncertainty": "orders"}}, "judge.uncertainty: Input should be 'samples', 'interval' or"),
+        ({"judge": CHAT | {"samples": 1}}, "judge.samples: Input should be greater than or equal to 2"),
+        ({"judge": CHAT | {"ratings": {"a": 1}}}, "judge.ratings: unknown key"),
+        ({"judge": CHAT | {"form": "letter"}}, "judge: Input should be a mapping with form: completion or chat"),
+        ({"judge": CHAT | {"provider": "nowhere"}}, "judge.provider 'nowhere' is not among providers: stub"),
+        ({"judge": GRADER}, "judge.ratings: missing"),
+        ({"oracle": {"kind": "model"}}, "oracle: kind: model needs a grader"),
+        ({"oracle": {"grader": GRADER}}, "oracle: grader goes with kind: model"),
+        ({"oracle": {"kind": "model", "grader": GRADER, "truth": True}}, "oracle: truth: true would pay a model"),
+        (
+            {"oracle": {"kind": "model", "grader": GRADER | {"provider": "nowhere"}}},
+            "oracle.grader.provider 'nowhere' is not among providers: stub",
+        ),
+    ],
+)
+def test_a_grader_that_cannot_be_is_said_in_one_line(tmp_path, sections, says):
+    with pytest.raises(ParamsError) as caught:
+        make_params(tmp_path, "http://127.0.0.1:9/v1", **sections)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_change_of_the_uncertainty_mode_leaves_the_deterministic_scores_in_use(tmp_path):
+    def scores(**changed):
+        found = contexts(make_params(tmp_path, "http://127.0.0.1:9/v1", judge=CHAT | changed))
+        return found[DETERMINISTIC, "p0"], found[UNCERTAINTY, "p0"]
+
+    base = scores()
+    assert scores(draws=2) == base
+    for changed in ({"samples": 7}, {"uncertainty": "interval"}, {"sample_temperature": 0.5}):
+        assert scores(**changed)[0] == base[0]
+        assert scores(**changed)[1] != base[1]
+    for changed in ({"system": "Be kind."}, {"scale": [0, 9]}, {"numbers": "continuous"}, {"max_tokens": 9}):
+        assert {*scores(**changed)}.isdisjoint(base)
+
+
+def estimates_of(home, hot, target_labels):
+    """Rows of estimates.json where policy `hot` samples at T = 0.5, and the policies that have a rank."""
+    policies = {name: {"provider": "stub", "model": MODEL} for name in ("p0", "pi_clone", "pi_other")}
+    policies[hot] |= {"temperature": 0.5}
+    oracle = {"kind": "model", "grader": GRADER | {"scale": [0, 100]}, "p0_fraction": 0.5}
+    oracle |= {"target_labels": target_labels}
+    with Stub() as stub:
+        run = respond(make_params(home, stub.url, policies=policies, oracle=oracle))
+        collect(run.params, run.store, partial(teacher_forcing.tasks, run.params, run.store), "teacher forcing")
+        grade(run)
+        labels.label(run.params, run.store, run.prompts)
+    table = run.table()
+    assert not any(table.missing.values())
+    found = run.estimates(table)
+    return found["rows"], {place["policy"]: place["estimator"] for place in found["ranking"]}
+
+
+def refused(rows, policy):
+    """Whether each weight-based estimate of a policy is refused for its temperature."""
+    weighted = [r for r in rows if r["policy"] == policy and ESTIMATORS[r["estimator"]].uses_weights]
+    assert len(weighted) >= 2 * 5
+    return {r["verdict"] == "REFUSE" and "temperature_mismatch" in r["reasons"] for r in weighted}
+
+
+def test_a_policy_sampled_at_another_temperature_has_no_weighted_estimate_and_no_rank(home):
+    rows, ranked = estimates_of(home, hot="pi_other", target_labels=0)
+    assert refused(rows, "pi_other") == {True}
+    assert refused(rows, "pi_clone") == {False}
+    assert not any("temperature_mismatch" in r["reasons"] for r in rows if r["policy"] != "pi_other")
+    assert "pi_other" not in ranked
+    assert "pi_clone" in ranked
+
+
+def test_labels_of_its_own_draws_rank_such_a_policy_without_weights(home):
+    rows, ranked = estimates_of(home, hot="pi_other", target_labels=60)
+    assert refused(rows, "pi_other") == {True}
+    assert not ESTIMATORS[ranked["pi_other"]].uses_weights
+
+
+def test_a_logging_policy_sampled_at_another_temperature_makes_every_weight_wrong(home):
+    rows, ranked = estimates_of(home, hot="p0", target_labels=0)
+    assert refused(rows, "pi_other") == refused(rows, "pi_clone") == {True}
+    assert refused(rows, "p0") == {False}
+    assert set(ranked) <= {"p0"}
