@@ -27,13 +27,13 @@ DUPLICATE = "duplicate_answer"
 
 
 def tasks(params: Params, prompts: pd.DataFrame) -> Iterator[Task]:
-    """One task per policy, prompt and draw."""
+    """One task per policy, draw and prompt: by the second draw a server that caches prompts knows them all."""
     current, seen = contexts(params), Replays()
     for policy in policies(params).values():
         can = params.providers[policy.params.provider].capabilities
         context = current[RESPONSES, policy.name]
-        for row in prompts.itertuples():
-            for draw in range(params.responses.draws):
+        for draw in range(params.responses.draws):
+            for row in prompts.itertuples():
                 seed = policy.seed(params.seed, row.prompt_id, draw)
                 request, read = _asked(policy, row.prompt, seed, can)
                 key = digest([context, policy.name, draw, request.body if request else row.prompt])

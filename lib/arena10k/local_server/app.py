@@ -20,6 +20,7 @@ BASE_MODEL = "smollm2-135m"
 #: Any temperature in the range is served; these are the ones that are listed.
 LISTED_MODELS = (BASE_MODEL, *(f"{BASE_MODEL}-t{tenths / 10:g}" for tenths in range(3, 21)))
 _MODEL = re.compile(rf"{re.escape(BASE_MODEL)}(?:-t(\d+(?:\.\d+)?))?")
+_REMEMBERED = 4096
 _MAX_BODY = 4 * 2**20
 
 
@@ -29,6 +30,7 @@ class Server:
     def __init__(self, vocabulary: Vocabulary):
         self._vocabulary = vocabulary
         self._engines = Engines(vocabulary.eos)
+        self._greedy: dict[tuple[Path, Job], asyncio.Future[list[Tokens]]] = {}
 
     async def health(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -83,7 +85,22 @@ class Server:
         first = secrets.randbits(32) if body.seed is None else body.seed
         seeds = [None if body.temperature == 0 else (first + draw) % 2**32 for draw in range(body.n)]
         jobs = [Job(tuple(prompt), limit, seed=seed, beams=beams) for seed in seeds]
-        return await asyncio.gather(*(pipeline.complete(job) for job in jobs))
+        return await asyncio.gather(
+            *(self._once(gguf, job) if job.seed is None else pipeline.complete(job) for job in jobs)
+        )
+
+    async def _once(self, gguf: Path, job: Job) -> list[Tokens]:
+        """A greedy answer, which depends on the request alone: the same request is not computed twice."""
+        key = (gguf, job)
+        if key not in self._greedy:
+            if len(self._greedy) >= _REMEMBERED:
+                self._greedy.pop(next(iter(self._greedy)))
+            self._greedy[key] = asyncio.ensure_future(self._engines.get(gguf).complete(job))
+        try:
+            return await asyncio.shield(self._greedy[key])
+        except EngineError:
+            self._greedy.pop(key, None)
+            raise
 
     async def _score(self, gguf: Path, body: CompletionRequest, prompt: list[int]) -> list[list[Tokens]]:
         """Teacher forcing: the prompt's own log-probs, then any new tokens."""
