@@ -49,6 +49,20 @@ def test_a_failure_cannot_carry_a_number(store, wrong):
     assert list(store.rows()) == []
 
 
+@pytest.mark.parametrize("job", [None, "logprobs"])
+def test_reading_rows_takes_work_in_proportion_to_them(store, job):
+    """Counted in steps of SQLite's virtual machine: a page that began at the first row would make them quadratic."""
+    steps, done = [], 0
+    for size in (2_000, 8_000):
+        for number in range(done, size):
+            store.put(record(prompt_id=f"{number:06}"))
+        done, count = size, []
+        store._db.set_progress_handler(lambda count=count: count.append(1), 100)
+        assert len(list(store.rows(job))) == size
+        steps.append(len(count))
+    assert steps[1] < 5 * steps[0]
+
+
 def test_an_ok_row_is_never_overwritten(store):
     assert store.put(record())
     assert not store.put(record(value=-9.0))

@@ -300,14 +300,17 @@ class Store:
     def rows(self, job: str | None = None) -> Iterator[dict[str, Any]]:
         """Records as dicts with the payload decoded, ordered by job and prompt; one job or all. Streams, page by page:
         a query that stays open would keep the write-ahead log from being emptied for as long as a run collects."""
-        key = "job, prompt_id, request_hash"
-        only = "job = ? AND" if job else ""
-        query = f"SELECT * FROM {self._live} WHERE {only} ({key}) > (?, ?, ?) ORDER BY {key} LIMIT {_PAGE}"
-        last: Row = ("", "", "")
+        # A bound on the job within the row value would be a filter, not a place to start from: every page would read
+        # the job from its beginning.
+        key = ("prompt_id", "request_hash") if job else ("job", "prompt_id", "request_hash")
+        names, fixed = ", ".join(key), ("job = ? AND" if job else "")
+        query = f"""SELECT * FROM {self._live} WHERE {fixed} ({names}) > ({", ".join("?" * len(key))})
+                    ORDER BY {names} LIMIT {_PAGE}"""
+        last = ("",) * len(key)
         while page := self._db.execute(query, (*([job] if job else []), *last)).fetchall():
             for row in page:
                 yield dict(row) | {"payload": orjson.loads(row["payload"])}
-            last = (page[-1]["job"], page[-1]["prompt_id"], page[-1]["request_hash"])
+            last = tuple(page[-1][name] for name in key)
 
     def counts(self, since: float = float("inf")) -> list[dict[str, Any]]:
         """Number of records by job, policy, status, code, quarantine reason and the model that answered, with the
