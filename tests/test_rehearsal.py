@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from arena10k import rehearsal
-from arena10k.estimators import prepare
+from arena10k.estimators import PolicyData, prepare
 from statistics_data import example
+
+FRESH = [f for f in dataclasses.fields(PolicyData) if f.name.startswith("fresh_")]
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,16 @@ def test_design_keeps_the_runs_shares_when_scaled_down():
     assert (small.n, small.m, small.target_labels, small.corrupted) == (250, 250, 60, 0.02)
     assert small.label_share == pytest.approx((~np.isnan(data.label)).mean())
     assert rehearsal.design(data, 5000, 0.0).n == 1000
+
+
+def test_no_fresh_draw_is_invented_for_a_policy_that_has_none():
+    alone = dataclasses.replace(example(300), **{f.name: None for f in FRESH})
+    assert rehearsal.design(alone, 150, 0.0).m == 0
+    cells = rehearsal.rehearse({"pi": alone}, replicates=3, rows=150, seed=1).set_index("estimator")
+    for name in ("direct", "dr_cpo", "ppi_pp"):
+        assert (cells.refused[name] == 1).all()
+        assert cells.loc[name, ["bias", "coverage", "width"]].isna().all(axis=None)
+    assert cells.coverage["snips"].notna().all()
 
 
 def test_every_cell_has_every_estimator_and_the_logging_policy_is_none(table):

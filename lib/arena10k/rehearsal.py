@@ -40,7 +40,7 @@ def design(data: PolicyData, rows: int, corrupted: float) -> Design:
     size = round(n * scale)
     share = float((~np.isnan(data.label)).sum()) / max(data.n, 1)
     labels = int((~np.isnan(data.fresh_label)).sum())
-    return Design(size, max(round(data.m * scale), 2), share, min(labels, round(data.m * scale)), corrupted)
+    return Design(size, round(data.m * scale), share, min(labels, round(data.m * scale)), corrupted)
 
 
 def rehearse(

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from arena10k.estimators import ESTIMATORS, N_FOLDS, PolicyData, Prepared, deviations
-from arena10k.verdicts import REFUSE, REPORT, PolicyContext, context, interval_of, verdict
+from arena10k.verdicts import REFUSE, REPORT, PolicyContext, context, interval_of, missing_inputs, verdict
 
 CLIP = 20.0
 
@@ -156,7 +156,8 @@ class Performance:
 
     `coverage`: the interval shown holds V, refused or not; `coverage_reported`: among replicates whose verdict is not
     REFUSE (NaN without any). `width` mean over all, `width_reported` over those not refused; `best_width` 2 z times the
-    true standard deviation of the interval's centre: the width of an interval that is told its own spread.
+    true standard deviation of the interval's centre: the width of an interval that is told its own spread. Replicates
+    in which there was nothing to compute from (no fresh draw, no label) are refused and enter nothing else.
     """
 
     estimator: str
@@ -189,6 +190,9 @@ def _one(ctx: PolicyContext, name: str) -> tuple[float, float, float, float, str
         value = ctx.prep.once("snips", ESTIMATORS["snips"].score).value
         return value, value, low, high, REPORT
     estimator = ESTIMATORS[name]
+    if missing_inputs(ctx, estimator):
+        nan = float("nan")
+        return nan, nan, nan, nan, REFUSE
     score = ctx.prep.once(name, estimator.score)
     interval = interval_of(ctx, estimator, score)
     centre = score.value + score.shift
@@ -218,13 +222,17 @@ def replicate(
 
 
 def _summary(name: str, truth: float, rows: np.ndarray, verdicts: np.ndarray, confidence: float) -> Performance:
-    value, centre, low, high = rows.T
-    covers = (low <= truth) & (truth <= high)
     shown = verdicts != REFUSE
     nan = float("nan")
+    refused, reported = float((~shown).mean()), float((verdicts == REPORT).mean())
+    made = ~np.isnan(rows).any(axis=1)
+    if not made.any():
+        return Performance(name, len(rows), truth, *[nan] * 7, refused, reported)
+    (value, centre, low, high), shown = rows[made].T, shown[made]
+    covers = (low <= truth) & (truth <= high)
     return Performance(
         estimator=name,
-        replicates=len(value),
+        replicates=len(rows),
         truth=truth,
         bias=float(value.mean() - truth),
         rmse=float(np.sqrt(((value - truth) ** 2).mean())),
@@ -233,6 +241,6 @@ def _summary(name: str, truth: float, rows: np.ndarray, verdicts: np.ndarray, co
         width=float((high - low).mean()),
         width_reported=float((high - low)[shown].mean()) if shown.any() else nan,
         best_width=float(2 * stats.norm.isf((1 - confidence) / 2) * centre.std()),
-        refused=float((~shown).mean()),
-        reported=float((verdicts == REPORT).mean()),
+        refused=refused,
+        reported=reported,
     )
