@@ -65,6 +65,23 @@ def test_a_runs_table_through_parquet_gives_the_same_estimates(home):
     assert not paths.store_file("given").exists()
 
 
+def test_a_clone_of_a_given_table_is_declared(home, columns):
+    columns["logged"]["logp_pi"] = columns["logged"]["logp_p0"] + np.where(np.arange(N) % 2, 0.25, 0.0)
+    for name, data in columns.items():
+        pq.write_table(pa.table({k: pa.array(v) for k, v in data.items()}), home / f"{name}.parquet")
+
+    def given(clones):
+        files = f"{{logged: logged.parquet, fresh: fresh.parquet, clones: {clones}}}"
+        (home / "given.yaml").write_text(f"run: given\nproviders: {{}}\npolicies: {{}}\ntable: {files}\n")
+        run = Run(home / "given.yaml")
+        return run.study(run.table()).reports["pi", "deterministic"].noise_floor
+
+    assert given([]) is None
+    assert given(["pi"]).max_abs == pytest.approx(0.25)
+    with pytest.raises(ParamsError, match=r"table\.clones: 'qi' is not among the targets: pi"):
+        given(["qi"])
+
+
 def test_nothing_becomes_a_python_object(read, columns):
     columns["logged"]["response"] = ["some text"] * N
     table = read()

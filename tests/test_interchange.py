@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -83,6 +84,29 @@ def test_the_public_sample_gives_the_reference_numbers(public, shared_data):
         assert row["value"] == pytest.approx(ref["snips_iso"], abs=1e-9)
         assert row["mean_weight"] == pytest.approx(ref["mean_raw_w"], rel=1e-9)
         assert row["ess"] == pytest.approx(ref["ess"], rel=1e-9)
+
+
+def test_the_control_of_the_layout_shows_the_noise_floor_of_the_log_probs(public, shared_data):
+    run, account = public
+    rows = [json.loads(s) for s in (shared_data / "arena_sample" / "logged_data.jsonl").open()]
+    size = np.abs([r["target_policy_logprobs"]["clone"] - r["base_policy_logprob"] for r in rows])
+    floor = run.study(run.table()).reports["clone", "deterministic"].noise_floor
+    assert (floor.n, floor.exact) == (1000, False)
+    assert (floor.median_abs, floor.max_abs) == (np.median(size), size.max())
+    assert quality.clones(run.params) == ["clone"]
+    assert any("the control of the log-probs: clone" in line for line in interchange.lines(account))
+
+
+def test_who_is_a_clone_is_the_users_to_say(public, tmp_path):
+    def declared(names):
+        params_file = tmp_path / "mine.yaml"
+        params_file.write_text(f"run: arena_sample\nimported: {{clones: {names}}}\n")
+        return quality.clones(Run(params_file).params)
+
+    assert declared([]) == []
+    assert declared(["unhelpful"]) == ["unhelpful"]
+    with pytest.raises(ParamsError, match=r"imported\.clones: 'nobody' is not among the targets: clone, "):
+        declared(["nobody"])
 
 
 def test_the_public_sample_is_taken_whole_and_exactly(public, shared_data):

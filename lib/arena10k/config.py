@@ -171,6 +171,7 @@ class TableParams(_Section):
 
     logged: str
     fresh: str | None = None
+    clones: tuple[Name, ...] = Field((), strict=False, description="policies that are the logging policy again")
 
 
 class Params(_Section):
@@ -248,10 +249,13 @@ class Params(_Section):
         return self
 
     @model_validator(mode="after")
-    def _worst_exist(self) -> Params:
-        for name in self.ablations.worst if self.ablations else ():
-            if name not in self.targets:
-                raise ValueError(f"ablations.worst: {name!r} is not among the targets: {', '.join(self.targets)}")
+    def _named_targets_exist(self) -> Params:
+        worst = self.ablations.worst if self.ablations else ()
+        clones = self.imported.clones if self.imported else ()
+        for key, names in {"ablations.worst": worst, "imported.clones": clones}.items():
+            for name in names:
+                if name not in self.targets:
+                    raise ValueError(f"{key}: {name!r} is not among the targets: {', '.join(self.targets)}")
         return self
 
     @property

@@ -64,10 +64,12 @@ class TableParams(Section):
 
 
 class ImportedParams(Section):
-    """Scales and tables are the user's to declare; `digest` and `due` (records by job and policy) are the import's."""
+    """Scales, clones and tables are the user's to declare; `digest` and `due` (records by job and policy) are the
+    import's."""
 
     judge_scale: Scale | None = None
     oracle_scale: Scale | None = None
+    clones: tuple[Name, ...] = Field((), strict=False, description="policies that are the logging policy again")
     tables: tuple[TableParams, ...] = Field((), strict=False)
     digest: str = ""
     due: dict[str, dict[Name, int]] = Field({}, description="records by job and policy")

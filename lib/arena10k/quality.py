@@ -81,10 +81,12 @@ def self_consistency(table_logged: pd.DataFrame) -> pd.Series:
 
 
 def clones(params: Params) -> list[str]:
-    """Targets whose definition equals the logging policy's: their log-weights measure the noise floor."""
+    """Targets whose definition equals the logging policy's, or is declared to where definitions are not known: their
+    log-weights measure the noise floor."""
     all_policies = policies(params)
     base = all_policies[params.logging_policy].fingerprint
-    return [t for t in params.targets if all_policies[t].fingerprint == base]
+    declared = params.imported.clones if params.imported else ()
+    return [t for t in params.targets if t in declared or all_policies[t].fingerprint == base]
 
 
 def largest(difference: pd.Series) -> float | None:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from arena10k import config, paths, prompts
 from arena10k.config import Params
-from arena10k.errors import ArenaError, NothingToShow
+from arena10k.errors import ArenaError, NothingToShow, ParamsError
 from arena10k.jobs import contexts
 from arena10k.policies import Policy, policies
 from arena10k.store import Store
@@ -115,7 +115,7 @@ class Run:
 
     def study(self, table: Table, reports: bool = True) -> Study:
         """Every estimator, interval and verdict for every policy and judge mode, and with `reports` the diagnostics."""
-        from arena10k import evaluate, quality
+        from arena10k import evaluate
 
         e = self.params.estimation
         return evaluate.study(
@@ -125,7 +125,7 @@ class Run:
             e.width,
             e.confidence,
             calibration=e.calibration,
-            clones=[] if self.params.table else quality.clones(self.params),
+            clones=self._clones(table),
             reports=reports,
             contexts=[e.judge],
         )
@@ -208,6 +208,16 @@ class Run:
             flags=self._flags,
             calibration=e.calibration,
         )
+
+    def _clones(self, table: Table) -> list[str]:
+        from arena10k import quality
+
+        if not self.params.table:
+            return quality.clones(self.params)
+        for name in self.params.table.clones:
+            if name not in table.targets:
+                raise ParamsError(f"table.clones: {name!r} is not among the targets: {', '.join(table.targets)}")
+        return list(self.params.table.clones)
 
     @property
     def _flags(self) -> dict[str, list[str]]:

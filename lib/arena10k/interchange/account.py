@@ -90,6 +90,8 @@ def lines(account: dict[str, Any]) -> list[str]:
     out = [sentence(account)]
     out += [f"  {f['file']}: {_told(f)}" for f in account["files"]]
     out += [f"  policy {name!r} is called {plain} here" for name, plain in account["policies"].items() if name != plain]
+    if clones := account["params"]["imported"].get("clones"):
+        out.append(f"  taken for the logging policy again, the control of the log-probs: {_listed(clones)}")
     if account["not_there"]:
         out.append(f"  not there: {_listed(account['not_there'])}")
     if account["not_read"]:

@@ -103,7 +103,7 @@ def _import(
             prompts.close()
             store.close()
         account = summary(run, form, origin, opened, taken, names, writer.counts, n_prompts, others)
-        account |= {"digest": identity, "created": _now(), "params": _params(writer, names, declared, identity)}
+        account |= {"digest": identity, "created": _now(), "params": _params(writer, form, names, declared, identity)}
         # Unsorted: the order of the policies is that of the run.
         write_text(folder / "import.json", json.dumps(account, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return account | {"new": True}
@@ -153,14 +153,18 @@ def _nothing(taken: dict[str, Taken]) -> str:
     return "nothing can be imported: " + "; ".join(lines[:5])
 
 
-def _params(writer: Writer, names: dict[str, str], declared: dict[str, Any], identity: str) -> dict[str, Any]:
-    """What `config.load` takes from the import: policies, draws, scales, and what is due."""
+def _params(
+    writer: Writer, form: str, names: dict[str, str], declared: dict[str, Any], identity: str
+) -> dict[str, Any]:
+    """What `config.load` takes from the import: policies, draws, scales, clones, and what is due."""
     due: dict[str, dict[str, int]] = {}
     for (job, policy, _), count in writer.counts.items():
         if count:
             by_policy = due.setdefault(job, {})
             by_policy[policy] = by_policy.get(policy, 0) + count
     imported = {key: value for key, value in declared.items() if key != "logging_policy"}
+    if form == "cje" and layouts.CLONE in names and declared["logging_policy"] != layouts.CLONE:
+        imported["clones"] = [names[layouts.CLONE]]
     # The mode with uncertainty headlines where every score has it.
     twice, once = (
         {k[1]: n for k, n in writer.counts.items() if k[0] == job and k[2] == "ok" and n}

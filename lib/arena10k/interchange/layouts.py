@@ -15,6 +15,8 @@ from arena10k.interchange.files import Fault, RowFault, rows
 from arena10k.interchange.values import Row
 
 LOGGED, FRESH, PROBES = "logged_data.jsonl", "fresh_draws", "probe_slice"
+#: What the layout calls its control: the logging policy's model and prompt again, with another seed (CJE 2025).
+CLONE = "clone"
 _ENDINGS = {FRESH: "_responses.jsonl", PROBES: "_probe.jsonl"}
 
 
