@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.isotonic import IsotonicRegression
 
 from arena10k import diagnostics, resampling
 from arena10k.estimators import prepare
@@ -48,6 +49,32 @@ def test_mean_weight_p_value_averages_prompts():
     lw = np.log(np.array([3.0, 1.0, 0.5, 0.7]))
     grouped = diagnostics.mean_weight_p_value(lw, np.array([0, 0, 1, 1]))
     assert grouped == pytest.approx(diagnostics.mean_weight_p_value(np.log([2.0, 0.6])))
+
+
+@pytest.mark.parametrize("calibration", ["isotonic", "two_stage"])
+def test_effective_labels_are_kishs_size_of_the_labels_that_the_draws_lean_on(calibration):
+    """Naively: every draw shares its weight out among the labels of its block."""
+    data = example(120, seed=3, labelled=0.3, target_labels=0, fresh_judge=np.linspace(0, 1, 120) ** 2)
+    has = np.flatnonzero(~np.isnan(data.label))
+    s, y = data.judge[has], data.label[has]
+    fitted = IsotonicRegression().fit(s, y).predict(s)
+    leaned = np.zeros(len(has))
+    for draw in data.fresh_judge:
+        near = s[np.abs(s - draw).argmin()]
+        block = np.isclose(fitted, fitted[s == near][0], atol=1e-12, rtol=0)
+        leaned[block] += 1 / block.sum()
+    expected = leaned.sum() ** 2 / (leaned**2).sum()
+    assert diagnostics.effective_labels(prepare(data, calibration)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_effective_labels_where_the_draws_score_as_the_labels_do_and_where_they_do_not():
+    judge = np.r_[np.zeros(3), np.full(57, 0.8)]
+    label = np.r_[0.0, 0.1, 0.2, np.full(57, 0.9)]
+    alike = example(60, judge=judge, label=label, fresh_judge=judge, target_labels=0)
+    assert diagnostics.effective_labels(prepare(alike)) == pytest.approx(60)
+    far = example(60, judge=judge, label=label, fresh_judge=np.full(60, 0.1), target_labels=0)
+    assert diagnostics.effective_labels(prepare(far)) == pytest.approx(3)
+    assert np.isnan(diagnostics.effective_labels(prepare(example(60, labelled=0.0, target_labels=0))))
 
 
 def test_overlap_of_log_normal_weights():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from arena10k.calibration import LevelFit, level_codes, pava
 from arena10k.estimators.pareto import ceiling_count, hill, khat
 from arena10k.estimators.prepare import Prepared
 from arena10k.estimators.score import Score, deviations
@@ -182,6 +183,33 @@ def transport(
     low, high = mean - max(half, down), mean + max(half, up)
     status = "own" if prep.source == "fresh" else _status(low, high, margin)
     return Transport(status, n, "target_labels", mean, low, high)
+
+
+def effective_labels(prep: Prepared) -> float:
+    """How many of the labels that trained f speak where the target's draws score.
+
+    1 / sum_b p_b^2 / n_b over the blocks b of the isotonic fit (scores that share one fitted value), with p_b the share
+    of the target's draws and n_b the number of labels in b: the effective sample size (Kish 1965) of labels re-weighted
+    to the target's scores. About all of them where the target scores as the logging policy does; a handful where f is
+    extrapolated, however many there are elsewhere. NaN where f was not trained on logged labels or nothing was drawn.
+    """
+    if prep.source != "logged" or not len(prep.fresh):
+        return float("nan")
+    if isinstance(prep.fit, LevelFit):
+        levels, code = prep.fit.levels, prep.fit.code
+    else:
+        levels, split = level_codes(prep.logged.judge, prep.fresh.judge)
+        code = dict(zip(("logged", "fresh"), split, strict=True))
+    count = np.bincount(code["logged"], weights=prep.logged.labelled, minlength=len(levels))
+    total = np.bincount(code["logged"], weights=prep.logged.labelled * prep.logged.label_or_zero, minlength=len(levels))
+    seen = count > 0
+    fitted = pava(levels[seen], total[seen], count[seen])
+    block = np.cumsum(np.append(False, np.diff(fitted) != 0))
+    # A score without a label of its own borrows from the nearest one that has some.
+    nearest = np.searchsorted((levels[seen][1:] + levels[seen][:-1]) / 2, levels)
+    drawn = np.bincount(block[nearest], weights=np.bincount(code["fresh"], minlength=len(levels)))
+    share = drawn / len(prep.fresh)
+    return float(1 / (share**2 / np.bincount(block, weights=count[seen])).sum())
 
 
 def judge_auc(judge: np.ndarray, label: np.ndarray) -> float:

@@ -103,6 +103,7 @@ class PolicyReport:
     auc_logged: float
     auc_target: float
     reliability: list[dict[str, float]]
+    effective_labels: float
     noise_floor: diagnostics.NoiseFloor | None
     pilot: planning.Pilot
     calibration_source: str | None
@@ -141,6 +142,7 @@ def report(
         auc_logged=diagnostics.judge_auc(data.judge, data.label),
         auc_target=diagnostics.judge_auc(data.fresh_judge, data.fresh_label),
         reliability=diagnostics.reliability_curve(data.judge, data.label),
+        effective_labels=ctx.effective_labels,
         noise_floor=diagnostics.clone_noise_floor(lw) if clone else None,
         pilot=ctx.pilot,
         calibration_source=prep.source,

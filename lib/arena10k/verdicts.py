@@ -27,6 +27,7 @@ class PolicyContext:
     transport: Transport
     el: Interval
     pilot: planning.Pilot
+    effective_labels: float
     flags: frozenset[str]
     width: float
     confidence: float
@@ -56,6 +57,7 @@ def context(
         transport(prep, audit, width, confidence, weights_hold=not _mismatched(prep, flags)),
         el_score_interval(prep, confidence, w_max),
         planning.pilot(prep),
+        diagnostics.effective_labels(prep),
         flags,
         width,
         confidence,
@@ -86,6 +88,14 @@ def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
     return [reason for reason, absent in checks.items() if absent]
 
 
+def _extrapolates(ctx: PolicyContext) -> bool:
+    """Whether f rests on few labels where the target's draws score, though there are more elsewhere."""
+    prep = ctx.prep
+    if prep.source is None:
+        return False
+    return ctx.effective_labels < min(FEW_LABELS, prep.sample(prep.source).labelled.sum() / 2)
+
+
 def _judge_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
     """Verdict and reasons from scale, calibration and transport."""
     if estimator.judge_scale:
@@ -107,7 +117,8 @@ def _judge_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[
         return REFUSE, [*reasons, "transport_failed"]
     if own_residual or status in ("passed", "own"):
         return verdict, reasons
-    return CAUTION, [*reasons, "weak_transport_evidence" if status == "weak" else "no_transport_evidence"]
+    reasons = [*reasons, "weak_transport_evidence" if status == "weak" else "no_transport_evidence"]
+    return (REFUSE, [*reasons, "calibration_extrapolates"]) if _extrapolates(ctx) else (CAUTION, reasons)
 
 
 def _weight_reasons(

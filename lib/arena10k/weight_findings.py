@@ -95,6 +95,7 @@ def judging_frame(reports: Reports) -> pd.DataFrame:
                 "auc_logged": r.auc_logged,
                 "auc_target": r.auc_target,
                 "trained_on": r.calibration_source,
+                "effective_labels": r.effective_labels,
             }
             for r in reports
             if not r.is_logging
