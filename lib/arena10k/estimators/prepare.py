@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from arena10k import calibration
 from arena10k.estimators.data import PolicyData
 
+T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -62,11 +63,12 @@ class Prepared:
     is_logging: bool
     memo: dict[Any, Any] = field(default_factory=dict)
 
-    def once(self, key: Any, make: Callable[[Prepared], Any]) -> Any:
+    def once(self, key: Any, make: Callable[[Prepared], T]) -> T:
         """`make(self)`, computed the first time `key` is asked for: what several estimators share."""
         if key not in self.memo:
             self.memo[key] = make(self)
-        return self.memo[key]
+        made: T = self.memo[key]
+        return made
 
     @property
     def n_weighted(self) -> int:
@@ -174,9 +176,10 @@ def _two_stage(logged: Sample, fresh: Sample, source: str) -> calibration.Fit:
 
 
 def _fit(logged: Sample, fresh: Sample, source: str | None, kind: str) -> calibration.Fit:
-    if source is None:
+    variant = CALIBRATIONS[kind]
+    if source is None or variant is None:
         return calibration.identity_fit(*_scores_and_folds(logged, fresh))
-    return CALIBRATIONS[kind](logged, fresh, source)
+    return variant(logged, fresh, source)
 
 
 def prepare(data: PolicyData, kind: str = "isotonic") -> Prepared:
