@@ -31,15 +31,15 @@ def _constant(value: object) -> Callable:
 def _truncated(values: np.ndarray, rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     # The same part of a response for every policy: what was cut off was cut off for all.
     part = np.random.default_rng(rows.sum()).uniform(0.1, 0.7, len(rows))
-    return (values[rows, k] * part).astype(object)
+    return np.asarray((values[rows, k] * part).astype(object))
 
 
 def _swapped(values: np.ndarray, rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    return values[rows, values.shape[1] - 1 - k].astype(object)
+    return np.asarray(values[rows, values.shape[1] - 1 - k].astype(object))
 
 
 def _shifted(values: np.ndarray, rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    return values[(rows + 1) % len(values), k].astype(object)
+    return np.asarray(values[(rows + 1) % len(values), k].astype(object))
 
 
 def _incident(values: np.ndarray, rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:

@@ -67,7 +67,7 @@ class Bill:
         return sum(float(row["dollars"]) for row in self.rows)
 
     def table(self) -> str:
-        return pd.DataFrame(self.rows).to_string(index=False, float_format="{:,.2f}".format)
+        return str(pd.DataFrame(self.rows).to_string(index=False, float_format="{:,.2f}".format))
 
 
 def forecast(params: Params, measured: Mapping[Key, int] = MappingProxyType({})) -> Bill:

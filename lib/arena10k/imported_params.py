@@ -114,10 +114,10 @@ def found(name: str, raw: dict[str, Any]) -> dict[str, Any]:
 
 def _same(key: str, declared: Any, used: Any) -> bool:
     if key == "logging_policy":
-        return declared == used
+        return bool(declared == used)
     # A fault in what is declared is told by the schema, by key.
     try:
         own, other = (getattr(ImportedParams.model_validate({key: value}), key) for value in (declared, used))
     except ValueError:
         return True
-    return own == other
+    return bool(own == other)

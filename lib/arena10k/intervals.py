@@ -128,7 +128,7 @@ def _el_bound(moments: np.ndarray, n: int, unseen: float, reward: float, sign: i
         z = phi + (1 - mean_w) ** 2 / (2 * var_w)
     if z > 1e-12:
         return float("nan")
-    return x - np.sqrt(2 * max(y * z, 0.0))
+    return float(x - np.sqrt(2 * max(y * z, 0.0)))
 
 
 def el_interval(

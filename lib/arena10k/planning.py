@@ -63,7 +63,7 @@ def ppi_width(p: Pilot, labels: np.ndarray, confidence: float = 0.95) -> np.ndar
     guard = sum(
         end / (n + 1) + np.sqrt(f * (n * p.residual_sd**2 + end**2 * n / (n + 1)) / (n + 1) ** 2) for end in ends
     )
-    return np.maximum(2 * stats.t.isf((1 - confidence) / 2, n - 1) * np.sqrt(variance), guard)
+    return np.asarray(np.maximum(2 * stats.t.isf((1 - confidence) / 2, n - 1) * np.sqrt(variance), guard))
 
 
 def labels_needed(p: Pilot, width: float, confidence: float = 0.95) -> int:

@@ -17,7 +17,7 @@ _TIE = 1e-12
 
 def self_normalised(log_weight: np.ndarray) -> np.ndarray:
     """Weights (n,) that sum to one from log-weights (n,), -inf for rows not in use; NaN when no row is in use."""
-    return normalised(np.ones((1, len(log_weight))), log_weight)[0]
+    return np.asarray(normalised(np.ones((1, len(log_weight))), log_weight)[0])
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def rank_first(published: np.ndarray) -> np.ndarray:
     if len(known) == 0:
         return np.full(published.shape[1], np.nan)
     best = known >= known.max(axis=1, keepdims=True) - _TIE
-    return (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
+    return np.asarray((best / best.sum(axis=1, keepdims=True)).mean(axis=0))
 
 
 @dataclass(frozen=True, eq=False)

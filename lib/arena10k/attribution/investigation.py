@@ -151,7 +151,7 @@ def _stored(logged: pd.DataFrame, policy: str, raw_logp: pd.DataFrame | None) ->
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
-    return frame[column].to_numpy(float, na_value=np.nan)
+    return np.asarray(frame[column].to_numpy(float, na_value=np.nan))
 
 
 def investigate(

@@ -14,6 +14,7 @@ from arena10k.estimators.data import PolicyData
 
 T = TypeVar("T")
 
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """Rows of one kind that carry a judge score; every array (rows,)."""
@@ -28,12 +29,12 @@ class Sample:
     @cached_property
     def labelled(self) -> np.ndarray:
         """1.0 where there is a label, else 0.0."""
-        return (~np.isnan(self.label)).astype(np.float64)
+        return np.asarray((~np.isnan(self.label)).astype(np.float64))
 
     @cached_property
     def label_or_zero(self) -> np.ndarray:
         """The label where there is one, 0 elsewhere; only ever used multiplied by `labelled`."""
-        return np.nan_to_num(self.label, nan=0.0)
+        return np.asarray(np.nan_to_num(self.label, nan=0.0))
 
     def __len__(self) -> int:
         return len(self.judge)
@@ -106,7 +107,7 @@ class Prepared:
     @cached_property
     def label_residual(self) -> np.ndarray:
         """Y - f(S) out of fold on the labelled logged rows, 0 on the others."""
-        return self.logged.labelled * (self.logged.label_or_zero - self.reward_oof)
+        return np.asarray(self.logged.labelled * (self.logged.label_or_zero - self.reward_oof))
 
     @cached_property
     def fresh_reward(self) -> np.ndarray:

@@ -55,7 +55,7 @@ def _free_port(wanted: int) -> int:
             probe.bind((_HOST, wanted))
         except OSError as error:
             raise ServerFailed(f"port {wanted} of {_HOST}: {error.strerror}") from error
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
 def _wait(child: subprocess.Popen, base_url: str, log: Path, timeout: float) -> None:
