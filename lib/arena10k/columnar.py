@@ -82,7 +82,7 @@ def _fresh(path: str | Path | None, targets: list[str]) -> pd.DataFrame:
 
 def _schema(path: Path) -> list[str]:
     try:
-        return pq.read_schema(path).names
+        return list(pq.read_schema(path).names)
     except FileNotFoundError:
         raise ArenaError(f"{path}: no such file") from None
     except (pa.ArrowInvalid, OSError) as error:

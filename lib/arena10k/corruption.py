@@ -14,6 +14,10 @@ import numpy as np
 GEOMETRIES = ("independent", "short")
 
 
+#: A kind of fault: (values (rows, policies), rows, policy k, random stream) -> what stands in the values' place.
+Fault = Callable[[np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
+
+
 @dataclass(frozen=True, eq=False)
 class Planted:
     """A table with faults: `cells` (rows, policies) of numbers, None or text, `hit` True where a cell was changed,
@@ -24,7 +28,7 @@ class Planted:
     copies: np.ndarray
 
 
-def _constant(value: object) -> Callable:
+def _constant(value: object) -> Fault:
     return lambda values, rows, k, rng: np.full(len(rows), value, dtype=object)
 
 
@@ -47,7 +51,7 @@ def _incident(values: np.ndarray, rows: np.ndarray, k: int, rng: np.random.Gener
 
 
 #: Kind of fault: what stands in the place of the values of policy k on `rows`.
-KINDS: dict[str, Callable] = {
+KINDS: dict[str, Fault] = {
     "-50.0": _constant(-50.0),
     "0.0": _constant(0.0),
     "-100.0": _constant(-100.0),

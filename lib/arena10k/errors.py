@@ -44,9 +44,9 @@ class FatalCallError(ArenaError):
 
 
 def section(value: T | None, name: str) -> T:
-    """A section of the params that may be left out, where there is nothing to do without it. Raises ArenaError."""
+    """What the params may leave out, where nothing can be done without it. Raises ArenaError."""
     if value is None:
-        raise ArenaError(f"the params have no section `{name}`")
+        raise ArenaError(f"the params have no `{name}`")
     return value
 
 

@@ -94,7 +94,7 @@ def found(name: str, raw: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         raise ParamsError(f"{name}: run {run!r} has not been imported: arena10k import cje DIR --run {run} (or table)")
     try:
-        params = json.loads(path.read_text(encoding="utf-8"))["params"]
+        params: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["params"]
         used = params["imported"] | {"logging_policy": params["logging_policy"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ParamsError(

@@ -198,7 +198,7 @@ def shrinkage_paths(log_weight: np.ndarray, reward: np.ndarray, points: int = 60
     shrunk += [("power", float(a), a * lw) for a in np.linspace(1, 0, points)]
     # log(L w / (w^2 + L)) with L = exp(2 c).
     shrunk += [("dros", float(np.exp(2 * c)), 2 * c + lw - np.logaddexp(2 * lw, 2 * c)) for c in levels + 3]
-    rows = []
+    rows: list[tuple[str, float, float, float]] = []
     for method, strength, log_shrunk in shrunk:
         w = self_normalised(log_shrunk)
         share = 1 / float(w @ w) / len(w)

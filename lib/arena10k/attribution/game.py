@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from arena10k.estimators import PolicyData, Prepared, Score, pareto, prepare
+from arena10k.estimators.data import LEFT_OUT
 
 REPAIRS = ("S", "C", "T", "J", "M")
 CAUSES = ("corrupted_logprobs", "clipping", "tail", "judge_bias", "off_support")
@@ -51,7 +52,7 @@ class Case:
     """
 
     data: PolicyData
-    raw_log_weight: np.ndarray | None = None
+    raw_log_weight: np.ndarray = LEFT_OUT
     clip: float | None = None
 
     def __post_init__(self) -> None:

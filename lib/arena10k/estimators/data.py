@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 N_FOLDS = 5
 _LOGGED = ("log_weight", "judge", "judge_var", "label", "cluster", "fold", "length", "logp_target")
 #: What `PolicyData` fills in when it is made, so that whoever reads its arrays finds arrays.
-_LEFT_OUT = cast("np.ndarray", None)
+LEFT_OUT = cast("np.ndarray", None)
 _INTEGER = ("cluster", "fold", "fresh_cluster", "fresh_fold")
 
 
@@ -32,18 +32,18 @@ class PolicyData:
 
     log_weight: np.ndarray
     judge: np.ndarray
-    judge_var: np.ndarray = _LEFT_OUT
-    label: np.ndarray = _LEFT_OUT
-    cluster: np.ndarray = _LEFT_OUT
-    fold: np.ndarray = _LEFT_OUT
-    length: np.ndarray = _LEFT_OUT
-    logp_target: np.ndarray = _LEFT_OUT
-    fresh_judge: np.ndarray = _LEFT_OUT
-    fresh_judge_var: np.ndarray = _LEFT_OUT
-    fresh_label: np.ndarray = _LEFT_OUT
-    fresh_cluster: np.ndarray = _LEFT_OUT
-    fresh_fold: np.ndarray = _LEFT_OUT
-    fresh_length: np.ndarray = _LEFT_OUT
+    judge_var: np.ndarray = LEFT_OUT
+    label: np.ndarray = LEFT_OUT
+    cluster: np.ndarray = LEFT_OUT
+    fold: np.ndarray = LEFT_OUT
+    length: np.ndarray = LEFT_OUT
+    logp_target: np.ndarray = LEFT_OUT
+    fresh_judge: np.ndarray = LEFT_OUT
+    fresh_judge_var: np.ndarray = LEFT_OUT
+    fresh_label: np.ndarray = LEFT_OUT
+    fresh_cluster: np.ndarray = LEFT_OUT
+    fresh_fold: np.ndarray = LEFT_OUT
+    fresh_length: np.ndarray = LEFT_OUT
     is_logging: bool = False
 
     def __post_init__(self) -> None:
