@@ -1,12 +1,14 @@
 """Arena 10K: the value of new LLM policies from logged responses, with an interval or a refusal."""
 
+from typing import Any
+
 from arena10k.errors import ArenaError, ParamsError
 
 __all__ = ["ArenaError", "ParamsError", "Run"]
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # pandas loads only for those who ask for a Run: the command line answers at once.
     if name == "Run":
         from arena10k.run import Run

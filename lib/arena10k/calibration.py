@@ -39,7 +39,7 @@ def pava(levels: np.ndarray, total: np.ndarray, count: np.ndarray, increasing: b
     if not seen.any():
         return np.full(len(levels), np.nan)
     fit = isotonic_regression(total[seen] / count[seen], weights=count[seen], increasing=increasing).x
-    return np.interp(levels, levels[seen], fit)
+    return np.asarray(np.interp(levels, levels[seen], fit))
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class LevelFit:
 
     def pooled(self, sample: str) -> np.ndarray:
         """f(S) trained on all labels, for the rows of `sample` ("logged" or "fresh")."""
-        return self.values[-1].take(self.code[sample])
+        return np.asarray(self.values[-1].take(self.code[sample]))
 
     def out_of_fold(self, sample: str) -> np.ndarray:
         """f(S) trained without the row's own fold."""
@@ -66,7 +66,7 @@ class LevelFit:
 
     def cell(self, sample: str) -> np.ndarray:
         """Index of each row into the flattened (fold, level) table."""
-        return self.fold[sample] * len(self.levels) + self.code[sample]
+        return np.asarray(self.fold[sample] * len(self.levels) + self.code[sample])
 
     def fold_sums(self, sample: str, slope: np.ndarray) -> np.ndarray:
         """sum_i slope_i f^(-k)(S_i) for every fold k: shape (K,)."""
@@ -77,7 +77,7 @@ class LevelFit:
         """Variance of f(S) when S has variance `judge_var`: ((f(S + sd) - f(S - sd)) / 2)^2."""
         sd = np.sqrt(judge_var)
         up, down = (np.interp(self.score[sample] + s * sd, self.levels, self.values[-1]) for s in (1, -1))
-        return ((up - down) / 2) ** 2
+        return np.asarray(((up - down) / 2) ** 2)
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ class RowFit:
         return len(self.rows["logged"]) - 1
 
     def pooled(self, sample: str) -> np.ndarray:
-        return self.rows[sample][-1]
+        return np.asarray(self.rows[sample][-1])
 
     def out_of_fold(self, sample: str) -> np.ndarray:
-        return self.rows[sample][self.fold[sample], np.arange(self.rows[sample].shape[1])]
+        return np.asarray(self.rows[sample][self.fold[sample], np.arange(self.rows[sample].shape[1])])
 
     def fold_sums(self, sample: str, slope: np.ndarray) -> np.ndarray:
-        return self.rows[sample][:-1] @ slope
+        return np.asarray(self.rows[sample][:-1] @ slope)
 
     def noise_variance(self, sample: str, judge_var: np.ndarray) -> np.ndarray:
         return self.noise(sample, judge_var)
@@ -151,7 +151,7 @@ def identity_fit(scores: dict[str, np.ndarray], folds: dict[str, np.ndarray], n_
 def _basis(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
     inside = np.clip(x, knots[0], knots[-1])
     padded = np.concatenate([[knots[0]] * 3, knots, [knots[-1]] * 3])
-    return BSpline.design_matrix(inside, padded, 3).toarray()
+    return np.asarray(BSpline.design_matrix(inside, padded, 3).toarray())
 
 
 def _knots(x: np.ndarray) -> np.ndarray:
@@ -205,7 +205,7 @@ def fit_two_stage(
     def noise(sample: str, judge_var: np.ndarray) -> np.ndarray:
         sd = np.sqrt(judge_var)
         up, down = (models[-1](scores[sample] + s * sd, x[sample]) for s in (1, -1))
-        return ((up - down) / 2) ** 2
+        return np.asarray(((up - down) / 2) ** 2)
 
     return RowFit({k: np.vstack([m(scores[k], x[k]) for m in models]) for k in scores}, folds, noise)
 

@@ -7,9 +7,10 @@ import email.utils
 import os
 import re
 import time
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import openai
@@ -21,6 +22,7 @@ from arena10k.config import Params, Provider
 from arena10k.errors import ArenaError, CallError, Stopped, invalid, one_line
 from arena10k.limits import Limits, happens_within
 
+T = TypeVar("T")
 _RETRY_STATUS = {408, 409, 429}
 _FATAL_STATUS = {401, 402, 403, 404}
 #: For forecasts of tokens and money only; nothing that is measured depends on it.
@@ -98,7 +100,7 @@ def _retry_after(error: openai.APIStatusError) -> float | None:
 
 def _wait(state: tenacity.RetryCallState) -> float:
     """Exponential back-off with jitter, but never sooner than the server's Retry-After."""
-    error = state.outcome.exception()
+    error = state.outcome.exception() if state.outcome else None
     backoff = tenacity.wait_random_exponential(multiplier=0.5, max=60)(state)
     return max(backoff, getattr(error, "retry_after", None) or 0.0)
 
@@ -114,20 +116,18 @@ class Request:
     def prompt_tokens(self) -> int:
         """Tokens sent: exact for token ids, about four characters each for text."""
         prompt = self.body.get("prompt", self.body.get("messages"))
-        return len(prompt) if _is_ids(prompt) else len(orjson.dumps(prompt)) // CHARACTERS_PER_TOKEN
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
+            return len(prompt)
+        return len(orjson.dumps(prompt)) // CHARACTERS_PER_TOKEN
 
     @property
     def max_tokens(self) -> int:
         """Tokens of the answer, at most."""
-        return self.body.get("max_tokens") or 0
-
-
-def _is_ids(prompt: object) -> bool:
-    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], int)
+        return int(self.body.get("max_tokens") or 0)
 
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
-_JSON = {"headers": {"Content-Type": "application/json"}}
+_JSON = openai.RequestOptions(headers={"Content-Type": "application/json"})
 
 
 class Endpoint:
@@ -176,7 +176,7 @@ class Endpoint:
     async def _models(self) -> httpx2.Response:
         return await self.client.get("/models", cast_to=httpx2.Response)
 
-    async def retrying(self, call: Any, *args: Any, attempts: int | None = None) -> Any:
+    async def retrying(self, call: Callable[..., Awaitable[T]], *args: Any, attempts: int | None = None) -> T:
         """What `call(*args)` returns, a coroutine function that uses the SDK's `client`; transient failures are tried
         again. Raises CallError."""
         most = min(attempts or self.provider.max_attempts, self.provider.max_attempts)
@@ -188,7 +188,7 @@ class Endpoint:
                 raise
             failed.append(error)
 
-        async def attempt() -> Any:
+        async def attempt() -> T:
             """The first attempt is behind us: most requests never need the retry machinery, which takes time."""
             if failed:
                 raise failed.pop()
@@ -219,7 +219,7 @@ class Endpoint:
         """The same error, its detail `redacted`."""
         return CallError(error.kind, self.redacted(error.code), self.redacted(error.detail), error.retry_after)
 
-    async def _typed(self, call: Any, *args: Any) -> Any:
+    async def _typed(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
         try:
             result = await call(*args)
         except (openai.APIError, orjson.JSONDecodeError, httpx2.TransportError) as problem:
@@ -231,7 +231,7 @@ class Endpoint:
         return result
 
     @staticmethod
-    async def _decoded(call: Any, *args: Any) -> dict[str, Any]:
+    async def _decoded(call: Callable[..., Awaitable[httpx2.Response]], *args: Any) -> dict[str, Any]:
         return checked(orjson.loads((await call(*args)).content))
 
 
@@ -279,13 +279,13 @@ def answered_by(answers: list[dict[str, Any]]) -> str | None:
 
 
 @contextmanager
-def serving(params: Params, names: set[str]):
+def serving(params: Params, names: set[str]) -> Iterator[dict[str, str]]:
     """Addresses of the named providers for the length of the block; the embedded model's server is started and stopped.
 
     Yields a dict provider name -> base URL.
     """
-    urls = {name: params.providers[name].base_url for name in names}
-    embedded = [name for name in names if params.providers[name].kind == "embedded" and not urls[name]]
+    urls = {name: url for name in names if (url := params.providers[name].base_url)}
+    embedded = [name for name in names if params.providers[name].kind == "embedded" and name not in urls]
     if not embedded:
         yield urls
         return

@@ -226,7 +226,9 @@ class Engine:
         self.keep(task, result, answers, time.monotonic() - started if timed else None)
         return result
 
-    def keep(self, task: Task, result: Measurement | CallError, answers: list[dict], seconds: float | None) -> None:
+    def keep(
+        self, task: Task, result: Measurement | CallError, answers: list[dict[str, Any]], seconds: float | None
+    ) -> None:
         """Store an outcome. Records that become ready in one turn of the event loop share a commit."""
         news = _tells(result, self.store.outcome(*task.row))
         self._ready.append(_record(task, result, answers, seconds))
@@ -287,9 +289,11 @@ def _read(task: Task, answers: list[dict[str, Any]]) -> Measurement:
         raise invalid("malformed_answer", f"{type(error).__name__}: {error}") from error
 
 
-def _record(task: Task, result: Measurement | CallError, answers: list[dict], seconds: float | None) -> Record:
+def _record(
+    task: Task, result: Measurement | CallError, answers: list[dict[str, Any]], seconds: float | None
+) -> Record:
     usage = [answer.get("usage") or {} for answer in answers]  # `client.checked`: an object of counts
-    told = {
+    told: dict[str, Any] = {
         "model": answered_by(answers) or task.model,
         "prompt_tokens": sum(u.get("prompt_tokens") or 0 for u in usage) if usage else None,
         "completion_tokens": sum(u.get("completion_tokens") or 0 for u in usage) if usage else None,

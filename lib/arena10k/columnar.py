@@ -82,7 +82,7 @@ def _fresh(path: str | Path | None, targets: list[str]) -> pd.DataFrame:
 
 def _schema(path: Path) -> list[str]:
     try:
-        return pq.read_schema(path).names
+        return list(pq.read_schema(path).names)
     except FileNotFoundError:
         raise ArenaError(f"{path}: no such file") from None
     except (pa.ArrowInvalid, OSError) as error:
@@ -163,7 +163,7 @@ def _set_aside(columns: dict[str, pa.ChunkedArray], names: list[str]) -> dict[st
 def _lengths(columns: dict[str, pa.ChunkedArray]) -> np.ndarray:
     """Characters of each response (rows,); 0 where nothing tells, so that no zero is taken for one of a long text."""
     told = pc.coalesce(columns["response_chars"], pc.utf8_length(columns["response"]).cast(pa.float64()))
-    return np.nan_to_num(pc.fill_null(told, 0.0).to_numpy())
+    return np.asarray(np.nan_to_num(pc.fill_null(told, 0.0).to_numpy()))
 
 
 def _copied(columns: dict[str, pa.ChunkedArray], rows: np.ndarray) -> np.ndarray:

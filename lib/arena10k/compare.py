@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -72,7 +73,7 @@ def contrast(a: tuple[str, Prepared, Score], b: tuple[str, Prepared, Score], con
     return Contrast(name_a, name_b, value, float(np.sqrt(variance)), low, high, low > 0 or high < 0)
 
 
-def headline(ctx: PolicyContext, order: Iterable[str] = HEADLINE) -> dict | None:
+def headline(ctx: PolicyContext, order: Iterable[str] = HEADLINE) -> dict[str, Any] | None:
     """The first estimate of `order` whose verdict is REPORT, as a row of estimates.json; None when there is none."""
     for name in order:
         row = estimate_row(ctx, ESTIMATORS[name])

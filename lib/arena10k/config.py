@@ -288,7 +288,7 @@ def stage_params(params: Params, stage: str) -> dict[str, Any]:
     return params.model_dump(mode="json", include=set(STAGE_PARAMS[stage]) | _ALWAYS)
 
 
-def _merge(base: dict, over: dict) -> dict:
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -296,7 +296,7 @@ def _merge(base: dict, over: dict) -> dict:
     return merged
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in seen:
         raise ParamsError(f"{path.name}: extends itself through {' -> '.join(p.name for p in seen)}")
     try:
@@ -381,7 +381,7 @@ class _Importing(_Section):
     imported: ImportedParams | None
 
 
-def _of_run(name: str | Path, run: str | None) -> tuple[Path, dict]:
+def _of_run(name: str | Path, run: str | None) -> tuple[Path, dict[str, Any]]:
     path = paths.params_file(name)
     raw = _read(path)
     return path, raw | {"run": run} if run else raw

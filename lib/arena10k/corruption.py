@@ -14,6 +14,10 @@ import numpy as np
 GEOMETRIES = ("independent", "short")
 
 
+#: A kind of fault: (values (rows, policies), rows, policy k, random stream) -> what stands in the values' place.
+Fault = Callable[[np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
+
+
 @dataclass(frozen=True, eq=False)
 class Planted:
     """A table with faults: `cells` (rows, policies) of numbers, None or text, `hit` True where a cell was changed,
@@ -24,22 +28,22 @@ class Planted:
     copies: np.ndarray
 
 
-def _constant(value: object) -> Callable:
+def _constant(value: object) -> Fault:
     return lambda values, rows, k, rng: np.full(len(rows), value, dtype=object)
 
 
 def _truncated(values: np.ndarray, rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     # The same part of a response for every policy: what was cut off was cut off for all.
     part = np.random.default_rng(rows.sum()).uniform(0.1, 0.7, len(rows))
-    return (values[rows, k] * part).astype(object)
+    return np.asarray((values[rows, k] * part).astype(object))
 
 
 def _swapped(values: np.ndarray, rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    return values[rows, values.shape[1] - 1 - k].astype(object)
+    return np.asarray(values[rows, values.shape[1] - 1 - k].astype(object))
 
 
 def _shifted(values: np.ndarray, rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    return values[(rows + 1) % len(values), k].astype(object)
+    return np.asarray(values[(rows + 1) % len(values), k].astype(object))
 
 
 def _incident(values: np.ndarray, rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
@@ -47,7 +51,7 @@ def _incident(values: np.ndarray, rows: np.ndarray, k: int, rng: np.random.Gener
 
 
 #: Kind of fault: what stands in the place of the values of policy k on `rows`.
-KINDS: dict[str, Callable] = {
+KINDS: dict[str, Fault] = {
     "-50.0": _constant(-50.0),
     "0.0": _constant(0.0),
     "-100.0": _constant(-100.0),

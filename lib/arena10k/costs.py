@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import orjson
 import pandas as pd
@@ -60,14 +61,14 @@ def check_confirmed(params: Params, found: Survey, label: str) -> None:
 class Bill:
     """What an experiment costs if every answer is as long as it may be: one row per job, provider and model."""
 
-    rows: tuple[dict[str, object], ...]
+    rows: tuple[dict[str, Any], ...]
 
     @property
     def dollars(self) -> float:
         return sum(float(row["dollars"]) for row in self.rows)
 
     def table(self) -> str:
-        return pd.DataFrame(self.rows).to_string(index=False, float_format="{:,.2f}".format)
+        return str(pd.DataFrame(self.rows).to_string(index=False, float_format="{:,.2f}".format))
 
 
 def forecast(params: Params, measured: Mapping[Key, int] = MappingProxyType({})) -> Bill:
@@ -119,9 +120,13 @@ def unit_costs(params: Params, frame: pd.DataFrame, policy: str) -> dict[str, fl
         known = model in params.providers[provider].prices or params.providers[provider].kind == "embedded"
         return dollars(params, provider, model, *_size(params, job, policy, lengths)) if known else None
 
-    draw = [price(RESPONSES), *(price(job) for job in JUDGE if params.judge)]
+    prices = [price(RESPONSES), *(price(job) for job in JUDGE if params.judge)]
+    known = [p for p in prices if p is not None]
     label = params.estimation.label_cost
-    return {"label": price(ORACLE) if label is None else label, "draw": None if None in draw else float(sum(draw))}
+    return {
+        "label": price(ORACLE) if label is None else label,
+        "draw": float(sum(known)) if len(known) == len(prices) else None,
+    }
 
 
 def _lengths(frame: pd.DataFrame) -> _Lengths:

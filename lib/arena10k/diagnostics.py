@@ -62,7 +62,7 @@ def mean_weight_p_value(log_weight: np.ndarray, cluster: np.ndarray | None = Non
 def _log_prompt_means(log_weight: np.ndarray, cluster: np.ndarray) -> np.ndarray:
     top = log_weight.max() if len(log_weight) else 0.0
     with np.errstate(divide="ignore"):
-        return np.log(prompt_means(np.exp(log_weight - top), cluster)) + top
+        return np.asarray(np.log(prompt_means(np.exp(log_weight - top), cluster)) + top)
 
 
 def overlap(log_weight: np.ndarray) -> dict[str, float]:
@@ -232,7 +232,7 @@ def judge_auc(judge: np.ndarray, label: np.ndarray) -> float:
 
 def _untied_pairs(x: np.ndarray) -> float:
     count = np.unique(x, return_counts=True)[1].astype(np.float64)
-    return (len(x) ** 2 - (count**2).sum()) / 2
+    return float((len(x) ** 2 - (count**2).sum()) / 2)
 
 
 def reliability_curve(judge: np.ndarray, label: np.ndarray, bins: int = 10) -> list[dict[str, float]]:

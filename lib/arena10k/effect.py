@@ -59,7 +59,7 @@ def failures(run: Run) -> pd.DataFrame:
 def bad_logprobs(found: pd.DataFrame, policies: list[str]) -> np.ndarray:
     """Which log-probs of `failures` are bad (logged rows, policies): 1.0, 0.0, NaN where there is no record."""
     own = found[found.job == LOGPROBS]
-    return (
+    return np.asarray(
         own.pivot_table(index=["prompt_id", "draw"], columns="policy", values="bad")
         .reindex(columns=policies)
         .to_numpy()

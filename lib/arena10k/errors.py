@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class ArenaError(Exception):
     """Something the user can mend; the message names what, where and how. Shown without a traceback."""
@@ -37,6 +41,13 @@ class Stopped(Exception):
 
 class FatalCallError(ArenaError):
     """A request failed in a way that every further request would share (key, quota, model, our own bug)."""
+
+
+def section(value: T | None, name: str) -> T:
+    """What the params may leave out, where nothing can be done without it. Raises ArenaError."""
+    if value is None:
+        raise ArenaError(f"the params have no `{name}`")
+    return value
 
 
 def one_line(message: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def _number(x: float) -> float | None:
     return float(x) if np.isfinite(x) else None
 
 
-def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) -> dict:
+def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) -> dict[str, Any]:
     """One estimator on one prepared policy: the row of estimates.json without policy and judge.
 
     `plan` False leaves `labels_needed` out, which takes longer than the rest together.
@@ -154,7 +155,7 @@ def report(
 class Study:
     """Rows of estimates.json; diagnostics, and what verdicts share, by (policy, judge mode)."""
 
-    rows: list[dict]
+    rows: list[dict[str, Any]]
     reports: dict[tuple[str, str], PolicyReport]
     contexts: dict[tuple[str, str], PolicyContext]
 
@@ -213,6 +214,6 @@ def estimates(
     confidence: float = 0.95,
     estimators: Iterable[str] | None = None,
     calibration: str = "isotonic",
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Rows of estimates.json (see `study`); numbers are floats, ints or None, never NaN."""
     return study(policies, n_quarantined, flags, width, confidence, estimators, calibration, reports=False).rows

@@ -109,7 +109,7 @@ def _finished(choice: dict[str, Any]) -> str:
     why = choice.get("finish_reason")
     if why not in (*ENDED, "length"):
         raise invalid("finish_reason", f"finish_reason {why!r} does not say whether the response ended or was cut off")
-    return why
+    return str(why)
 
 
 def _spelled(logprobs: dict[str, Any], text: str, end: str) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def found(name: str, raw: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         raise ParamsError(f"{name}: run {run!r} has not been imported: arena10k import cje DIR --run {run} (or table)")
     try:
-        params = json.loads(path.read_text(encoding="utf-8"))["params"]
+        params: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["params"]
         used = params["imported"] | {"logging_policy": params["logging_policy"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ParamsError(
@@ -116,10 +116,10 @@ def found(name: str, raw: dict[str, Any]) -> dict[str, Any]:
 
 def _same(key: str, declared: Any, used: Any) -> bool:
     if key == "logging_policy":
-        return declared == used
+        return bool(declared == used)
     # A fault in what is declared is told by the schema, by key.
     try:
         own, other = (getattr(ImportedParams.model_validate({key: value}), key) for value in (declared, used))
     except ValueError:
         return True
-    return own == other
+    return bool(own == other)

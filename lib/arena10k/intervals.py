@@ -128,7 +128,7 @@ def _el_bound(moments: np.ndarray, n: int, unseen: float, reward: float, sign: i
         z = phi + (1 - mean_w) ** 2 / (2 * var_w)
     if z > 1e-12:
         return float("nan")
-    return x - np.sqrt(2 * max(y * z, 0.0))
+    return float(x - np.sqrt(2 * max(y * z, 0.0)))
 
 
 def el_interval(
@@ -210,7 +210,8 @@ def _guard(prep: Prepared, score: Score, confidence: float) -> tuple[float, floa
         middle = float((prep.fresh.label[has] - residual).mean()) if has.any() else 0.0
         return _radii(prep, "fresh", has, residual, middle, confidence)
     if prep.source is not None and any("f" in t.slopes or "q" in t.slopes for t in score.terms):
-        return prep.once(("label guard", confidence), lambda p: _label_guard(p, confidence))
+        source = prep.source
+        return prep.once(("label guard", confidence), lambda p: _label_guard(p, source, confidence))
     name = score.terms[0].sample
     judge = prep.sample(name).judge
     return prep.once(
@@ -218,10 +219,10 @@ def _guard(prep: Prepared, score: Score, confidence: float) -> tuple[float, floa
     )
 
 
-def _label_guard(prep: Prepared, confidence: float) -> tuple[float, float]:
-    rows, f = prep.sample(prep.source), prep.reward_oof if prep.source == "logged" else prep.fresh_oof
+def _label_guard(prep: Prepared, source: str, confidence: float) -> tuple[float, float]:
+    rows, f = prep.sample(source), prep.reward_oof if source == "logged" else prep.fresh_oof
     has = rows.labelled > 0
-    return _radii(prep, prep.source, has, rows.label[has] - f[has], float(f[has].mean()), confidence)
+    return _radii(prep, source, has, rows.label[has] - f[has], float(f[has].mean()), confidence)
 
 
 def _radii(

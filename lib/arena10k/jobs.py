@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from arena10k.config import Params
+from arena10k.errors import section
 from arena10k.policies import digest, policies, unit_hash
 
 RESPONSES, LOGPROBS = "responses", "logprobs"
@@ -57,7 +58,7 @@ def _imported(params: Params, policy: str, fingerprint: str) -> dict[Key, str]:
 
 def _judge(params: Params, job: str) -> dict[str, Any]:
     """What decides the judge's scores of one mode, and where they come from."""
-    judge = params.judge
+    judge = section(params.judge, "judge")
     told = judge.definition(uncertain=job == UNCERTAINTY)
     return told if judge.form == "completion" else told | {"endpoint": _endpoint(params, judge.provider)}
 
@@ -74,7 +75,7 @@ def _endpoint(params: Params, provider: str) -> str:
 
 
 def _imported_due(params: Params) -> dict[Key, int]:
-    due = params.imported.due
+    due = section(params.imported, "imported").due
     names = [name for name, policy in policies(params).items() if policy.is_imported]
     return {(job, name): due.get(job, {}).get(name, 0) for name in names for job, _ in _imported(params, name, "")}
 

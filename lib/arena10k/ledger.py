@@ -100,7 +100,7 @@ class Ledger:
         """Free the tasks of batches that ended without them, so that they are asked anew."""
         self._write(("DELETE FROM batch_tasks WHERE unanswered", [()]))
 
-    def _write(self, *statements: tuple[str, Iterable[tuple]]) -> None:
+    def _write(self, *statements: tuple[str, Iterable[tuple[Any, ...]]]) -> None:
         # A batch forgotten in a power cut would be paid twice: this is worth waiting for the disk.
         self._db.execute("PRAGMA synchronous = FULL")
         try:

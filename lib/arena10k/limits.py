@@ -52,7 +52,7 @@ class Limits:
             if self._requests:
                 await self._take(self._requests, 1)
             if self._tokens:
-                left = request.prompt_tokens + request.max_tokens
+                left = float(request.prompt_tokens + request.max_tokens)
                 while left > 0:  # a request larger than one second's worth takes several
                     part = min(left, self._tokens.max_rate)
                     await self._take(self._tokens, part)

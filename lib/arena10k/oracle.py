@@ -174,7 +174,7 @@ def _contains_all_words(spec: Spec, tokens: list[str]) -> bool:
 
 
 def _one_of(spec: Spec, tokens: list[str]) -> bool:
-    return 1 <= len(_mentions(tokens, spec["values"])) <= spec.get("max_named", 1)
+    return bool(1 <= len(_mentions(tokens, spec["values"])) <= spec.get("max_named", 1))
 
 
 def _numbers(tokens: list[str]) -> list[tuple[int, float]]:

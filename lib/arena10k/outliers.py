@@ -55,7 +55,7 @@ def rates(values: np.ndarray, tokens: np.ndarray, group: np.ndarray) -> np.ndarr
     rate = pd.Series(values / np.where(tokens > 0, tokens, np.nan), dtype=float)
     off = rate - rate.groupby(group).transform("median")
     mad = 1.4826 * off.abs().groupby(group).transform("median")
-    return (off.abs() > MADS * mad.where(mad > 0, np.inf)).to_numpy()
+    return np.asarray((off.abs() > MADS * mad.where(mad > 0, np.inf)).to_numpy())
 
 
 def zeros(values: np.ndarray, chars: np.ndarray, copied: np.ndarray) -> np.ndarray:
@@ -75,7 +75,7 @@ def zeros(values: np.ndarray, chars: np.ndarray, copied: np.ndarray) -> np.ndarr
         exact, near = (int((hit[:, k] & possible[:, k]).sum()) for hit in (zero, nearly))
         if exact and stats.binom.sf(exact - 1, exact + near, 0.5) < ZERO_ALARM:
             out[:, k] |= zero[:, k]
-    return out | (zero & out.any(axis=1)[:, None])
+    return np.asarray(out | (zero & out.any(axis=1)[:, None]))
 
 
 def steps(values: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ def _density(known: np.ndarray, times: np.ndarray) -> np.ndarray:
     place = np.arange(len(known))
     low, high = np.maximum(place - 10, 0), np.minimum(place + 10, len(known) - 1)
     others = cumulative[high + 1] - cumulative[low] - near
-    return others / np.maximum(known[high] - known[low], 1e-12)
+    return np.asarray(others / np.maximum(known[high] - known[low], 1e-12))
 
 
 def grid(known: np.ndarray) -> float:
@@ -206,7 +206,7 @@ def copied_values(values: np.ndarray, chars: np.ndarray) -> np.ndarray:
 
 def root(values: np.ndarray) -> np.ndarray:
     """Square root of the surprise: the spread of a sum of nats grows with its root, that of the root does not."""
-    return np.sqrt(np.maximum(-values, 0.0))
+    return np.asarray(np.sqrt(np.maximum(-values, 0.0)))
 
 
 def lengths(values: np.ndarray, chars: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -63,7 +64,7 @@ def ppi_width(p: Pilot, labels: np.ndarray, confidence: float = 0.95) -> np.ndar
     guard = sum(
         end / (n + 1) + np.sqrt(f * (n * p.residual_sd**2 + end**2 * n / (n + 1)) / (n + 1) ** 2) for end in ends
     )
-    return np.maximum(2 * stats.t.isf((1 - confidence) / 2, n - 1) * np.sqrt(variance), guard)
+    return np.asarray(np.maximum(2 * stats.t.isf((1 - confidence) / 2, n - 1) * np.sqrt(variance), guard))
 
 
 def labels_needed(p: Pilot, width: float, confidence: float = 0.95) -> int:
@@ -98,7 +99,7 @@ class UnitCosts:
 _FREE = UnitCosts(0.0, 0.0)
 
 
-def plan(p: Pilot, widths: Iterable[float], cost: UnitCosts = _FREE, confidence: float = 0.95) -> list[dict]:
+def plan(p: Pilot, widths: Iterable[float], cost: UnitCosts = _FREE, confidence: float = 0.95) -> list[dict[str, Any]]:
     """PPI++, one row per wanted width.
 
     `labels` of the target's own draws (in total; MAX_LABELS is out of reach), how many `more` that is, `draws` that
@@ -115,7 +116,7 @@ def plan(p: Pilot, widths: Iterable[float], cost: UnitCosts = _FREE, confidence:
 
 def direct_plan(
     prep: Prepared, widths: Iterable[float], cost: UnitCosts = _FREE, confidence: float = 0.95
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """The direct method, one row per wanted width: both fresh draws and the labels that train f grow by one factor.
 
     The present interval (t quantile included) narrows with the root of that factor. Empty without fresh draws or

@@ -12,7 +12,7 @@ import orjson
 from arena10k import chat_templates, imported_params
 from arena10k.chat_templates import ChatTemplate
 from arena10k.config import Params, PolicyParams
-from arena10k.errors import ParamsError
+from arena10k.errors import ArenaError, ParamsError
 
 
 def digest(obj: Any) -> str:
@@ -44,14 +44,21 @@ class Policy:
             messages.append({"role": "assistant", "content": turn.assistant})
         return [*messages, {"role": "user", "content": prompt + self.params.suffix}]
 
+    @property
+    def own_template(self) -> ChatTemplate:
+        """The template of a policy that is asked in text. Raises ArenaError for one that is not."""
+        if self.template is None:
+            raise ArenaError(f"policies.{self.name}: its provider has no chat_template")
+        return self.template
+
     def rendered(self, prompt: str) -> str:
         """The text that is sent for one prompt, for a policy with a template."""
-        return self.template.render(self.messages(prompt))
+        return self.own_template.render(self.messages(prompt))
 
     def control_token(self, prompt: str) -> str | None:
         """A control token of the template in what the messages say, or None: a model would obey it."""
         contents = (message["content"] for message in self.messages(prompt))
-        return next(filter(None, map(self.template.control_token, contents)), None)
+        return next(filter(None, map(self.own_template.control_token, contents)), None)
 
     @property
     def is_imported(self) -> bool:

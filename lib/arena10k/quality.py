@@ -33,7 +33,7 @@ def quarantine(store: Store, flags: list[Flag]) -> None:
 
 def jobs(store: Store, totals: dict[tuple[str, str], int]) -> list[dict[str, Any]]:
     """Per job and policy: how many records were due, ok, failed by code, set aside by reason."""
-    out = {
+    out: dict[tuple[str, str], dict[str, Any]] = {
         key: {"job": key[0], "policy": key[1], "total": total, "ok": 0, "errors": Counter(), "quarantined": Counter()}
         | {"rescored": 0, "merged": 0}
         for key, total in totals.items()

@@ -124,7 +124,7 @@ def mean(scores: list[float]) -> tuple[float, float]:
 def _text(answer: dict[str, Any]) -> tuple[str, bool]:
     """The answer's text, and whether it was cut off at the token limit."""
     read = read_answer([answer], token_ids=False)
-    return read.value, read.payload["finish_reason"] == "length"
+    return str(read.value), read.payload["finish_reason"] == "length"
 
 
 def _numbers(text: str, keys: tuple[str, ...]) -> dict[str, float] | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -146,6 +147,6 @@ def sentence(table: pd.DataFrame, confidence: float = 0.95) -> str:
     )
 
 
-def json_rows(table: pd.DataFrame) -> list[dict]:
+def json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as JSON takes them: None where there is no number."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
+    return list(table.astype(object).where(table.notna(), None).to_dict("records"))

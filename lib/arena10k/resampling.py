@@ -15,7 +15,7 @@ HEAD = 200
 
 def poisson_table() -> np.ndarray:
     """Poisson(1) counts (65536,) at the mid-points of 16-bit uniforms: the inverse distribution function, tabulated."""
-    return stats.poisson.ppf((np.arange(65536) + 0.5) / 65536, 1.0).astype(np.uint8)
+    return np.asarray(stats.poisson.ppf((np.arange(65536) + 0.5) / 65536, 1.0).astype(np.uint8))
 
 
 _COUNTS = poisson_table()
@@ -57,7 +57,7 @@ def bootstrap_ratio(
     with np.errstate(invalid="ignore", divide="ignore"):
         out = num / den
     # The normal limit can leave the hull of the rewards when the bulk is small; a convex combination cannot.
-    return np.clip(out, reward.min(), reward.max())
+    return np.asarray(np.clip(out, reward.min(), reward.max()))
 
 
 def permute_ratio(
@@ -72,7 +72,7 @@ def permute_ratio(
     n = len(weight)
     if n <= 4 * head:
         order = rng.permuted(np.tile(reward, (replicates, 1)), axis=1)
-        return order @ weight / weight.sum()
+        return np.asarray(order @ weight / weight.sum())
     top, bulk = split_head(weight, head)
     per_deal = n // len(top)
     deals = [rng.permutation(reward)[: per_deal * len(top)] for _ in range(-(-replicates // per_deal))]
@@ -82,4 +82,4 @@ def permute_ratio(
     spread = reward.var() * max(w @ w - w.sum() ** 2 / k, 0.0) * k / (k - 1)
     left = (n * reward.mean() - draws.sum(axis=1)) / k
     rest = w.sum() * left + np.sqrt(spread) * rng.standard_normal(replicates)
-    return (draws @ weight[top] + rest) / weight.sum()
+    return np.asarray((draws @ weight[top] + rest) / weight.sum())

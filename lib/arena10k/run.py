@@ -100,7 +100,7 @@ class Run:
 
         if self.params.table:
             return f"The analysis table was given, with {len(self.table().logged):,} logged rows."
-        return status.coverage(self.params, self.store)["sentence"]
+        return str(status.coverage(self.params, self.store)["sentence"])
 
     def arrays(self, table: Table) -> dict[str, dict[str, PolicyData]]:
         """What the statistics take: per policy (the logging policy first) and judge mode, the arrays of one policy.

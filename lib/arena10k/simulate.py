@@ -46,7 +46,7 @@ class LogNormal:
 
     def _score(self, z: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         u = self.level + self.slope * z + self.noise * rng.standard_normal(len(z))
-        return np.round(20 * stats.norm.cdf(u)) / 20
+        return np.asarray(np.round(20 * stats.norm.cdf(u)) / 20)
 
     def _outcome(self, z: np.ndarray, s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         p = s if self.transports else s * np.where(z > self.sigma / 2, 1 - self.loss, 1.0)
@@ -94,7 +94,7 @@ class Resampled:
     @cached_property
     def _share(self) -> np.ndarray:
         w = np.exp(self.log_weight - self.log_weight.max())
-        return w / w.sum()
+        return np.asarray(w / w.sum())
 
     @cached_property
     def _probability(self) -> np.ndarray:
@@ -109,7 +109,7 @@ class Resampled:
     @cached_property
     def _cumulative(self) -> np.ndarray:
         total = np.cumsum(self._share)
-        return total / total[-1]
+        return np.asarray(total / total[-1])
 
     def truth(self) -> float:
         """V(target) = sum of the target's shares times outcome probabilities; exact."""

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from arena10k import paths
 from arena10k.config import PromptsParams
-from arena10k.errors import ArenaError, one_line
+from arena10k.errors import ArenaError, one_line, section
 
 COLUMNS = ("prompt_id", "prompt", "category", "language", "answer", "check")
 #: What is read of a conversations export; answers of models, votes and moderation tags are not.
@@ -71,7 +71,7 @@ def _file(params: PromptsParams) -> tuple[Any, str]:
     """The source's file, and its name for messages."""
     if params.source == "builtin":
         return resources.files("arena10k") / "builtin" / "prompts.jsonl", "builtin/prompts.jsonl"
-    path = paths.home() / params.path
+    path = paths.home() / section(params.path, "prompts.path")
     if not path.is_file():
         raise _fault("prompts.path", f"no file {params.path!r}", "relative paths start at the folder that holds data/")
     return path, path.name
@@ -90,9 +90,9 @@ def _plain(where: str, row: Row) -> Row:
     return {
         "prompt_id": _id(where, row, "prompt_id"),
         "prompt": _text(where, row, "prompt"),
-        "category": _text(where, row, "category", needed=False),
-        "language": _text(where, row, "language", needed=False),
-        "answer": _text(where, row, "answer", needed=False),
+        "category": _text_or_none(where, row, "category"),
+        "language": _text_or_none(where, row, "language"),
+        "answer": _text_or_none(where, row, "answer"),
         "check": None if check is None else json.dumps(check, sort_keys=True),
         "differs": False,
     }
@@ -102,7 +102,7 @@ def _arena(where: str, row: Row) -> Row:
     """A row of the conversations export: the first user turn, which both conversations share."""
     prompt_id = _id(where, row, "question_id")
     prompt, other = _first_turn(where, row, "conversation_a"), _first_turn(where, row, "conversation_b")
-    language = _text(where, row, "language", needed=False)
+    language = _text_or_none(where, row, "language")
     known = {"prompt_id": prompt_id, "prompt": prompt, "language": language, "differs": prompt != other}
     return dict.fromkeys(COLUMNS) | known
 
@@ -114,12 +114,14 @@ def _id(where: str, row: Row, field: str) -> str:
     return value
 
 
-def _text(where: str, row: Row, field: str, *, needed: bool = True) -> str | None:
+def _text_or_none(where: str, row: Row, field: str) -> str | None:
+    return None if row.get(field) is None else _text(where, row, field)
+
+
+def _text(where: str, row: Row, field: str) -> str:
     value, at = row.get(field), f"{where}: {field}"
     if value is None:
-        if needed:
-            raise _fault(at, "is missing")
-        return None
+        raise _fault(at, "is missing")
     if not isinstance(value, str):
         raise _fault(at, f"{value!r:.60} is not a text")
     try:
@@ -156,7 +158,8 @@ def _raw_rows(path: Any, name: str, source: str) -> Iterator[tuple[str, Any]]:
 
 def _open(path: Any) -> TextIO:
     # Bytes that are not UTF-8 become lone surrogates: the field they stand in is refused by name, if it is needed.
-    return path.open("r", encoding="utf-8-sig", errors="surrogateescape")
+    stream: TextIO = path.open("r", encoding="utf-8-sig", errors="surrogateescape")
+    return stream
 
 
 def _holds_array(path: Path) -> bool:
@@ -218,6 +221,7 @@ class _Window:
             raise _fault(where, f"{self._text[:20]!r} is not the start of an object")
         while True:
             try:
+                value: Row
                 value, end = self._decoder.raw_decode(self._text)
             except (ValueError, RecursionError) as error:
                 # The window may end within the row: look at more of it, up to where no row can be that long.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -142,7 +143,7 @@ def as_stored(made: Table) -> Table:
     return replace(made, logged=made.logged.assign(**raw))
 
 
-def _end_logp(payload: dict) -> float:
+def _end_logp(payload: dict[str, Any]) -> float:
     """The part of a teacher-forced log-prob that is the end of the turn, in nats."""
     ends = payload.get("end_tokens", 0)
     return sum(payload["token_logprobs"][-ends:]) if ends else 0.0

@@ -109,7 +109,7 @@ def survey(store: Store, tasks: Iterable[Task], again: Again) -> Survey:
                 _note(found, task)
         elif known in ("ok", QUARANTINED):
             found.outcome.stored += 1
-        else:
+        elif known is not None:
             found.outcome.errors[known] += 1
     return found
 

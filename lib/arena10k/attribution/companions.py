@@ -17,7 +17,7 @@ _TIE = 1e-12
 
 def self_normalised(log_weight: np.ndarray) -> np.ndarray:
     """Weights (n,) that sum to one from log-weights (n,), -inf for rows not in use; NaN when no row is in use."""
-    return normalised(np.ones((1, len(log_weight))), log_weight)[0]
+    return np.asarray(normalised(np.ones((1, len(log_weight))), log_weight)[0])
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def rank_first(published: np.ndarray) -> np.ndarray:
     if len(known) == 0:
         return np.full(published.shape[1], np.nan)
     best = known >= known.max(axis=1, keepdims=True) - _TIE
-    return (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
+    return np.asarray((best / best.sum(axis=1, keepdims=True)).mean(axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +198,7 @@ def shrinkage_paths(log_weight: np.ndarray, reward: np.ndarray, points: int = 60
     shrunk += [("power", float(a), a * lw) for a in np.linspace(1, 0, points)]
     # log(L w / (w^2 + L)) with L = exp(2 c).
     shrunk += [("dros", float(np.exp(2 * c)), 2 * c + lw - np.logaddexp(2 * lw, 2 * c)) for c in levels + 3]
-    rows = []
+    rows: list[tuple[str, float, float, float]] = []
     for method, strength, log_shrunk in shrunk:
         w = self_normalised(log_shrunk)
         share = 1 / float(w @ w) / len(w)

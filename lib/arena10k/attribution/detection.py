@@ -98,7 +98,7 @@ def contradiction(game: Game, pub: Published, level: float, tolerance: float) ->
 
 def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     size = max(len(a), len(b))
-    return np.pad(a, (0, size - len(a))) - np.pad(b, (0, size - len(b)))
+    return np.asarray(np.pad(a, (0, size - len(a))) - np.pad(b, (0, size - len(b))))
 
 
 def _wrong(above: str, below: str, excess: Mapping[str, float], logging_policy: str) -> str:

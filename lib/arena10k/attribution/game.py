@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from arena10k.estimators import PolicyData, Prepared, Score, pareto, prepare
+from arena10k.estimators.data import LEFT_OUT
 
 REPAIRS = ("S", "C", "T", "J", "M")
 CAUSES = ("corrupted_logprobs", "clipping", "tail", "judge_bias", "off_support")
@@ -51,7 +52,7 @@ class Case:
     """
 
     data: PolicyData
-    raw_log_weight: np.ndarray | None = None
+    raw_log_weight: np.ndarray = LEFT_OUT
     clip: float | None = None
 
     def __post_init__(self) -> None:
@@ -92,7 +93,7 @@ def corrupted_rows(case: Case) -> np.ndarray:
     raw, clean = case.raw_log_weight, case.data.log_weight
     with np.errstate(invalid="ignore"):
         same = (np.abs(raw - clean) <= _SAME) | (raw == clean)
-    return ~np.isnan(raw) & ~same
+    return np.asarray(~np.isnan(raw) & ~same)
 
 
 def _smoothed(log_weight: np.ndarray) -> np.ndarray:
@@ -150,12 +151,12 @@ class Game:
     @property
     def published_log_weight(self) -> np.ndarray:
         """Log-weights (n,) of the published number, -inf for rows it did not use."""
-        return self.states.log_weight[self.states.index[0]]
+        return np.asarray(self.states.log_weight[self.states.index[0]])
 
     @property
     def clean_log_weight(self) -> np.ndarray:
         """Log-weights (n,) with corrupted values set aside and no clipping, -inf for rows without one."""
-        return self.states.log_weight[self.states.index[S | C]]
+        return np.asarray(self.states.log_weight[self.states.index[S | C]])
 
 
 def make_game(case: Case, trusted: Score | None = None, prep: Prepared | None = None) -> Game:
@@ -181,7 +182,7 @@ def normalised(counts: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
         mass[low] = counts[low] * np.exp(inside - np.where(np.isfinite(shift), shift, 0.0))
         total[low] = mass[low].sum(axis=1)
     with np.errstate(invalid="ignore"):
-        return mass / total[:, None]
+        return np.asarray(mass / total[:, None])
 
 
 def game_values(
@@ -225,4 +226,4 @@ def point_values(game: Game) -> np.ndarray:
     fresh = float(prep.fresh.judge.mean()) if len(prep.fresh) else nan
     trusted = nan if game.trusted is None else game.trusted.value
     ones = np.ones((1, len(prep.logged)))
-    return game_values(game, ones, prep.reward, np.array([fresh]), np.array([trusted]))[0]
+    return np.asarray(game_values(game, ones, prep.reward, np.array([fresh]), np.array([trusted]))[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from arena10k.attribution import companions, detection
 from arena10k.attribution.game import CAUSES, Case, Game, corrupted_rows, make_game, point_values, shapley_parts
 from arena10k.attribution.resample import Replicates, bootstrap, percentile_interval, prompt_counts
 from arena10k.estimators import ESTIMATORS, N_FOLDS, policy_data
+from arena10k.estimators.data import LEFT_OUT
 from arena10k.evaluate import REFUSE, PolicyContext, context, estimate_row
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Finding:
     published: detection.Published
     rank: int
     rank_first: float
-    trusted: dict | None
+    trusted: dict[str, Any] | None
     parts: np.ndarray
     part_low: np.ndarray
     part_high: np.ndarray
@@ -49,7 +50,7 @@ class Finding:
     corrupted: int
     corrupted_share: float
     mass: companions.MassIdentity
-    estimate: dict
+    estimate: dict[str, Any]
     labels_needed: int | None
     clip: float | None
 
@@ -90,7 +91,7 @@ class Investigation:
         return self.anomalies[0] if self.anomalies else max(targets, key=lambda f: abs(np.nan_to_num(f.gap)))
 
 
-def trusted_row(ctx: PolicyContext) -> dict | None:
+def trusted_row(ctx: PolicyContext) -> dict[str, Any] | None:
     """The row of the trusted value: PPI++ where the target has labels, else the calibrated direct mean; None when
     both are refused, or when there is no label at all to put the judge on the oracle's scale."""
     for name in TRUSTED:
@@ -138,7 +139,7 @@ def cases(
     for policy in names:
         data = policy_data(table.logged, table.fresh, policy, judge_mode, table.logging_policy, folds)
         differs = policy != table.logging_policy and changed & {policy, table.logging_policy}
-        out[policy] = Case(data, known[policy] - known[table.logging_policy] if differs else None, clip)
+        out[policy] = Case(data, known[policy] - known[table.logging_policy] if differs else LEFT_OUT, clip)
     return out
 
 
@@ -151,7 +152,7 @@ def _stored(logged: pd.DataFrame, policy: str, raw_logp: pd.DataFrame | None) ->
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
-    return frame[column].to_numpy(float, na_value=np.nan)
+    return np.asarray(frame[column].to_numpy(float, na_value=np.nan))
 
 
 def investigate(
@@ -205,7 +206,7 @@ def _finding(
     case: Case,
     game: Game,
     ctx: PolicyContext,
-    trusted: dict | None,
+    trusted: dict[str, Any] | None,
     pub: detection.Published,
     drawn: Replicates,
     anomaly: bool | None,
@@ -243,7 +244,7 @@ def investigate_table(
     raw_logp: pd.DataFrame | None = None,
     clip: float | None = None,
     folds: int = N_FOLDS,
-    **options: object,
+    **options: Any,
 ) -> Investigation:
     """`investigate` on a table: see `cases` for `raw_logp` and `clip`, `investigate` for the options."""
     truth = {r.policy: (float(r.value), float(r.se)) for r in table.truth.itertuples()}

@@ -79,7 +79,7 @@ def _unit(logged: pd.DataFrame) -> str:
 def _floats(frame: pd.DataFrame, column: str) -> np.ndarray:
     if column not in frame:
         return np.full(len(frame), np.nan)
-    return frame[column].to_numpy(float, na_value=np.nan)
+    return np.asarray(frame[column].to_numpy(float, na_value=np.nan))
 
 
 def _median(values: np.ndarray) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -236,7 +236,7 @@ def _number(x: float) -> float | None:
     return float(x) if np.isfinite(x) else None
 
 
-def anomaly_row(f: Finding, inv: Investigation) -> dict:
+def anomaly_row(f: Finding, inv: Investigation) -> dict[str, Any]:
     """The row of one policy in anomaly.json; numbers are numbers or None."""
     known = f.trusted is not None
     parts = zip(CAUSES, f.parts, f.part_low, f.part_high, strict=True)
@@ -262,7 +262,7 @@ def anomaly_row(f: Finding, inv: Investigation) -> dict:
     }
 
 
-def anomaly_json(inv: Investigation) -> dict:
+def anomaly_json(inv: Investigation) -> dict[str, Any]:
     """anomaly.json of an investigation."""
     flip = inv.flip
     return {
@@ -291,8 +291,8 @@ def anomaly(
     judge_mode: str = "deterministic",
     raw_logp: pd.DataFrame | None = None,
     clip: float | None = None,
-    **options: object,
-) -> dict:
+    **options: Any,
+) -> dict[str, Any]:
     """anomaly.json of a table: `investigate_table`, then `anomaly_json`."""
     return anomaly_json(investigate_table(table, judge_mode, raw_logp, clip, **options))
 

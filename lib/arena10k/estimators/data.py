@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 N_FOLDS = 5
 _LOGGED = ("log_weight", "judge", "judge_var", "label", "cluster", "fold", "length", "logp_target")
+#: What `PolicyData` fills in when it is made, so that whoever reads its arrays finds arrays.
+LEFT_OUT = cast("np.ndarray", None)
 _INTEGER = ("cluster", "fold", "fresh_cluster", "fresh_fold")
 
 
@@ -30,18 +32,18 @@ class PolicyData:
 
     log_weight: np.ndarray
     judge: np.ndarray
-    judge_var: np.ndarray | None = None
-    label: np.ndarray | None = None
-    cluster: np.ndarray | None = None
-    fold: np.ndarray | None = None
-    length: np.ndarray | None = None
-    logp_target: np.ndarray | None = None
-    fresh_judge: np.ndarray | None = None
-    fresh_judge_var: np.ndarray | None = None
-    fresh_label: np.ndarray | None = None
-    fresh_cluster: np.ndarray | None = None
-    fresh_fold: np.ndarray | None = None
-    fresh_length: np.ndarray | None = None
+    judge_var: np.ndarray = LEFT_OUT
+    label: np.ndarray = LEFT_OUT
+    cluster: np.ndarray = LEFT_OUT
+    fold: np.ndarray = LEFT_OUT
+    length: np.ndarray = LEFT_OUT
+    logp_target: np.ndarray = LEFT_OUT
+    fresh_judge: np.ndarray = LEFT_OUT
+    fresh_judge_var: np.ndarray = LEFT_OUT
+    fresh_label: np.ndarray = LEFT_OUT
+    fresh_cluster: np.ndarray = LEFT_OUT
+    fresh_fold: np.ndarray = LEFT_OUT
+    fresh_length: np.ndarray = LEFT_OUT
     is_logging: bool = False
 
     def __post_init__(self) -> None:
@@ -102,7 +104,8 @@ class _Columns:
     """The numbers of one frame as arrays, each made once however many policies and judge modes ask for it."""
 
     def __init__(self, frame: pd.DataFrame, code: np.ndarray, fold: np.ndarray):
-        self._frame, self._made = frame, {}
+        self._frame = frame
+        self._made: dict[str | tuple[str, str], np.ndarray] = {}
         self.code, self.fold = code, fold[code]
 
     def __getitem__(self, name: str) -> np.ndarray:

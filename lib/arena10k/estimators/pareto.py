@@ -80,8 +80,8 @@ class TailFit:
         cut."""
         excess = np.maximum(np.exp(log_weight - self.top) - np.exp(self.cut - self.top), 0) / self.scale
         if abs(self.shape) < 1e-12:
-            return self.share * np.exp(-excess)
-        return self.share * np.maximum(1 + self.shape * excess, 0) ** (-1 / self.shape)
+            return np.asarray(self.share * np.exp(-excess))
+        return np.asarray(self.share * np.maximum(1 + self.shape * excess, 0) ** (-1 / self.shape))
 
 
 def tail_fit(log_weight: np.ndarray) -> TailFit | None:

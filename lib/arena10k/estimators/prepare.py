@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from arena10k import calibration
 from arena10k.estimators.data import PolicyData
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +29,12 @@ class Sample:
     @cached_property
     def labelled(self) -> np.ndarray:
         """1.0 where there is a label, else 0.0."""
-        return (~np.isnan(self.label)).astype(np.float64)
+        return np.asarray((~np.isnan(self.label)).astype(np.float64))
 
     @cached_property
     def label_or_zero(self) -> np.ndarray:
         """The label where there is one, 0 elsewhere; only ever used multiplied by `labelled`."""
-        return np.nan_to_num(self.label, nan=0.0)
+        return np.asarray(np.nan_to_num(self.label, nan=0.0))
 
     def __len__(self) -> int:
         return len(self.judge)
@@ -62,11 +64,12 @@ class Prepared:
     is_logging: bool
     memo: dict[Any, Any] = field(default_factory=dict)
 
-    def once(self, key: Any, make: Callable[[Prepared], Any]) -> Any:
+    def once(self, key: Any, make: Callable[[Prepared], T]) -> T:
         """`make(self)`, computed the first time `key` is asked for: what several estimators share."""
         if key not in self.memo:
             self.memo[key] = make(self)
-        return self.memo[key]
+        made: T = self.memo[key]
+        return made
 
     @property
     def n_weighted(self) -> int:
@@ -104,7 +107,7 @@ class Prepared:
     @cached_property
     def label_residual(self) -> np.ndarray:
         """Y - f(S) out of fold on the labelled logged rows, 0 on the others."""
-        return self.logged.labelled * (self.logged.label_or_zero - self.reward_oof)
+        return np.asarray(self.logged.labelled * (self.logged.label_or_zero - self.reward_oof))
 
     @cached_property
     def fresh_reward(self) -> np.ndarray:
@@ -174,9 +177,10 @@ def _two_stage(logged: Sample, fresh: Sample, source: str) -> calibration.Fit:
 
 
 def _fit(logged: Sample, fresh: Sample, source: str | None, kind: str) -> calibration.Fit:
-    if source is None:
+    variant = CALIBRATIONS[kind]
+    if source is None or variant is None:
         return calibration.identity_fit(*_scores_and_folds(logged, fresh))
-    return CALIBRATIONS[kind](logged, fresh, source)
+    return variant(logged, fresh, source)
 
 
 def prepare(data: PolicyData, kind: str = "isotonic") -> Prepared:

@@ -151,7 +151,7 @@ def _fresh(raw: dict[str, Any]) -> Row:
     return Row(
         values.prompt_id("prompt_id", get("prompt_id")),
         values.text("response", raw.get("response")),
-        values.text("prompt", raw.get("prompt"), needed=False),
+        values.text_or_none("prompt", raw.get("prompt")),
         values.draw("draw_idx", get("draw_idx")),
         judge=values.number("judge_score", score),
         judge_variance=values.number("judge_score.variance", variance),
@@ -207,12 +207,12 @@ def _table_row(told: dict[str, str | None], logprobs: dict[str, str], used: set[
     return Row(
         values.prompt_id(told["prompt_id"], get("prompt_id")),
         values.text(told["response"], get("response")),
-        values.text(told["prompt"] or "prompt", get("prompt"), needed=False),
+        values.text_or_none(told["prompt"] or "prompt", get("prompt")),
         values.draw(told["draw"] or "draw", get("draw")),
         values.text(told["policy"], get("policy")) if told["policy"] else None,
         number("judge"), number("judge_variance"), number("label"),
-        values.text(told["category"] or "category", get("category"), needed=False),
-        values.text(told["language"] or "language", get("language"), needed=False),
+        values.text_or_none(told["category"] or "category", get("category")),
+        values.text_or_none(told["language"] or "language", get("language")),
         {name: values.number(column, _within(raw, column, used)) for name, column in logprobs.items()},
     )  # fmt: skip
 

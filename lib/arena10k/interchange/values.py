@@ -40,12 +40,10 @@ class Row:
     logprobs: dict[str, float | Fault | None] | None = None
 
 
-def text(field: str, value: Any, *, needed: bool = True) -> str | None:
+def text(field: str, value: Any) -> str:
     """A text that can be stored. Raises RowFault."""
     if value is None:
-        if needed:
-            raise RowFault(field, "is missing")
-        return None
+        raise RowFault(field, "is missing")
     if not isinstance(value, str):
         raise RowFault(field, f"{shown(value)} is not a text")
     try:
@@ -53,6 +51,11 @@ def text(field: str, value: Any, *, needed: bool = True) -> str | None:
     except UnicodeEncodeError as error:
         raise RowFault(field, f"is not Unicode text at character {error.start + 1}") from error
     return value
+
+
+def text_or_none(field: str, value: Any) -> str | None:
+    """The same, where it may be missing."""
+    return None if value is None else text(field, value)
 
 
 def prompt_id(field: str, value: Any) -> str:

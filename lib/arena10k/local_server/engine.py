@@ -8,6 +8,7 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,12 +63,12 @@ class Sequence:
 @dataclass(eq=False)
 class _Active:
     job: Job
-    future: Future = field(default_factory=Future)
-    handle: object = None
+    future: Future[list[Sequence]] = field(default_factory=Future)
+    handle: Any = None
     abandoned: bool = False
     prefixes: list[int] = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         ends = range(BLOCK, len(self.job.prompt) + 1, BLOCK)
         self.prefixes = [hash(self.job.prompt[:end]) for end in ends]
 
@@ -82,9 +83,9 @@ class Pipeline:
     gguf: Path
     prefix_cache: bool
     eos: int
-    _inbox: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
+    _inbox: queue.SimpleQueue[_Active] = field(default_factory=queue.SimpleQueue)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{self.gguf.stem}", daemon=True)
         self._thread.start()
 
@@ -131,7 +132,9 @@ class Pipeline:
         finally:  # nobody may wait for a thread that has ended; the next request starts another
             self._fail([*active, *waiting, *self._arrivals(block=False)], sys.exception())
 
-    def _admit(self, waiting: list[_Active], active: list[_Active], cached: set[int]) -> tuple[list, list]:
+    def _admit(
+        self, waiting: list[_Active], active: list[_Active], cached: set[int]
+    ) -> tuple[list[_Active], list[_Active]]:
         """Split `waiting` into what starts now and what waits for the first request with its prefix.
 
         The cache holds a prefix once a request with it has ended. Until then every further one would compute it
@@ -154,7 +157,7 @@ class Pipeline:
             echoed |= {item.job.prompt} if item.job.echo else set()
         return admitted, later
 
-    def _load(self):
+    def _load(self) -> Any:
         scheduler = self._genai.SchedulerConfig()
         scheduler.cache_size = CACHE_GIGABYTES
         scheduler.enable_prefix_caching = self.prefix_cache
@@ -168,10 +171,10 @@ class Pipeline:
             items.append(self._inbox.get())
         return [item for item in items if not item.abandoned]
 
-    def _tensor(self, job: Job):
+    def _tensor(self, job: Job) -> Any:
         return self._openvino.Tensor(np.array([job.prompt], dtype=np.int64))
 
-    def _config(self, job: Job):
+    def _config(self, job: Job) -> Any:
         config = self._genai.GenerationConfig()
         config.max_new_tokens, config.echo, config.logprobs = job.max_tokens, job.echo, 1
         config.eos_token_id, config.stop_token_ids, config.apply_chat_template = self.eos, {self.eos}, False
@@ -207,7 +210,7 @@ class Pipeline:
                 item.future.set_exception(EngineError(f"the engine failed: {error}"))
 
 
-def _sequences(job: Job, outputs: list) -> list[Sequence]:
+def _sequences(job: Job, outputs: list[Any]) -> list[Sequence]:
     """The engine's outputs; a value that is missing is an error, never made up.
 
     Raises CachedAway where the prefix cache dropped log-probs that were asked for, EngineError for anything else.

@@ -55,10 +55,10 @@ def _free_port(wanted: int) -> int:
             probe.bind((_HOST, wanted))
         except OSError as error:
             raise ServerFailed(f"port {wanted} of {_HOST}: {error.strerror}") from error
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
-def _wait(child: subprocess.Popen, base_url: str, log: Path, timeout: float) -> None:
+def _wait(child: subprocess.Popen[bytes], base_url: str, log: Path, timeout: float) -> None:
     # Proxies of the environment are not for loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + timeout
@@ -72,8 +72,9 @@ def _wait(child: subprocess.Popen, base_url: str, log: Path, timeout: float) -> 
     raise ServerFailed("\n".join([f"the local server {why}; last lines of its log:", *lines]))
 
 
-def _stop(child: subprocess.Popen) -> None:
-    child.stdin.close()
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    if child.stdin:
+        child.stdin.close()
     try:
         child.wait(timeout=10)
     except subprocess.TimeoutExpired:

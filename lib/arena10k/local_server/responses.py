@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 from aiohttp import web
 
@@ -17,13 +18,13 @@ def error(message: str, kind: str, status: int, param: str | None = None, code: 
     return web.json_response(body, status=status)
 
 
-def model_list(names: Sequence[str], context_length: int) -> dict:
+def model_list(names: Sequence[str], context_length: int) -> dict[str, Any]:
     """The answer of /v1/models."""
     card = {"object": "model", "created": 0, "owned_by": "arena10k", "max_model_len": context_length}
     return {"object": "list", "data": [{"id": name, **card} for name in names]}
 
 
-def chat(vocabulary: Vocabulary, body: ChatRequest, prompt: list[int], choices: list[list[Tokens]]) -> dict:
+def chat(vocabulary: Vocabulary, body: ChatRequest, prompt: list[int], choices: list[list[Tokens]]) -> dict[str, Any]:
     """A chat completion; each choice is one sequence, or the alternatives of one next token, most probable first."""
     answers = []
     for index, alternatives in enumerate(choices):
@@ -47,7 +48,9 @@ def chat(vocabulary: Vocabulary, body: ChatRequest, prompt: list[int], choices: 
     return _envelope("chat.completion", "chatcmpl", body.model, answers, len(prompt), generated) | ids
 
 
-def completion(vocabulary: Vocabulary, body: CompletionRequest, prompt: list[int], choices: list[list[Tokens]]) -> dict:
+def completion(
+    vocabulary: Vocabulary, body: CompletionRequest, prompt: list[int], choices: list[list[Tokens]]
+) -> dict[str, Any]:
     """A text completion; with `echo`, sequences begin with the prompt, whose first position has no log-prob (null)."""
     echoed = len(prompt) if body.echo else 0
     answers = []
@@ -78,15 +81,17 @@ def _finish_reason(vocabulary: Vocabulary, generated: list[int]) -> str:
     return "stop" if generated and generated[-1] == vocabulary.eos else "length"
 
 
-def _chat_entry(vocabulary: Vocabulary, token: int, logprob: float) -> dict:
+def _chat_entry(vocabulary: Vocabulary, token: int, logprob: float) -> dict[str, Any]:
     return {"token": vocabulary.name(token), "logprob": logprob, "bytes": list(vocabulary.bytes_of([token]))}
 
 
-def _chat_top(vocabulary: Vocabulary, alternatives: list[Tokens]) -> list[dict]:
+def _chat_top(vocabulary: Vocabulary, alternatives: list[Tokens]) -> list[dict[str, Any]]:
     return [_chat_entry(vocabulary, one.ids[0], one.logprobs[0]) for one in alternatives]
 
 
-def _envelope(kind: str, prefix: str, model: str, choices: list[dict], prompt: int, generated: int) -> dict:
+def _envelope(
+    kind: str, prefix: str, model: str, choices: list[dict[str, Any]], prompt: int, generated: int
+) -> dict[str, Any]:
     usage = {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
     return {
         "id": f"{prefix}-{uuid.uuid4().hex}",

@@ -70,7 +70,7 @@ class Vocabulary:
         """One token as a string; one that is not valid UTF-8 is written as OpenAI does, `bytes:\\xf0\\x9f`."""
         raw = self._bytes[index]
         try:
-            return raw.decode()
+            return str(raw.decode())
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 

@@ -116,7 +116,7 @@ def _step(axis: Axes, y: int, at: float, part: Mapping[str, Any]) -> float:
         )
         span = f"  ({part['ci_low']:+.3f} to {part['ci_high']:+.3f})"
     _told(axis, y, "0, nothing to repair" if value == 0 else f"{value:+.3f}{span}")
-    return end
+    return float(end)
 
 
 def _empty(axis: Axes, why: str) -> None:

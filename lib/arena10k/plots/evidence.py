@@ -165,7 +165,7 @@ def profiles_alt(profiles: Profiles) -> str:
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
-    return values[np.isfinite(values)]
+    return np.asarray(values[np.isfinite(values)])
 
 
 def _middle(values: np.ndarray) -> str:

@@ -19,7 +19,7 @@ LogWeights = Mapping[str, np.ndarray]
 
 def _measured(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, float)
-    return values[~np.isnan(values)]
+    return np.asarray(values[~np.isnan(values)])
 
 
 def measured_weights(log_weight: LogWeights) -> dict[str, np.ndarray]:

@@ -163,10 +163,9 @@ def _assignments(source: str) -> dict[str, str]:
         return {}
     found = {}
     for node in body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        for target in targets:
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
             if isinstance(target, ast.Name) and node.value is not None:
                 found[target.id] = _literal(node.value)
     return found
@@ -198,7 +197,7 @@ def _first_error(notebook: NotebookNode) -> str | None:
 
 
 def footer_facts(given: Mapping[str, Any], seconds: float | None) -> list[tuple[str, str]]:
-    facts = {"run": None} | dict(given)
+    facts: dict[str, Any] = {"run": None} | dict(given)
     facts.setdefault("version", f"arena10k {__version__}")
     shown = [(_LABELS.get(k, k), format_value(v)) for k, v in facts.items() if v not in (None, "")]
     return shown + ([("Run time", f"{seconds:.1f} s")] if seconds is not None else [])

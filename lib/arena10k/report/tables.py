@@ -139,7 +139,7 @@ def table(
 
 
 def text_table(
-    frame: pd.DataFrame | Iterable[Mapping[str, Any]], *, text: Iterable[str] | None = None, **options
+    frame: pd.DataFrame | Iterable[Mapping[str, Any]], *, text: Iterable[str] | None = None, **options: Any
 ) -> Table:
     """As `table`, for frames that hold prompts and responses: those columns (or `text`) are laid out as long text."""
     frame = frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(list(frame))

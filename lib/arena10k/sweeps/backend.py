@@ -27,7 +27,7 @@ def library_digest() -> str:
 
 
 def run_tasks(
-    function: Callable[..., Any], tasks: Sequence[tuple], shared: tuple = (), jobs: int = -1
+    function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], shared: tuple[Any, ...] = (), jobs: int = -1
 ) -> Iterator[Any]:
     """`function(*task, *shared)` for every task, in the order they end.
 

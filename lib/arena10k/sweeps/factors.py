@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -131,7 +132,7 @@ def prompts(data: Data, level: float | None, rng: np.random.Generator) -> Data:
 
 
 def _taken(data: PolicyData, keep: np.ndarray, code: np.ndarray) -> PolicyData:
-    changes = {}
+    changes: dict[str, Any] = {}
     for names, cluster in ((_LOGGED, data.cluster), (_FRESH, data.fresh_cluster)):
         rows = np.flatnonzero(keep[cluster])
         changes |= {name: getattr(data, name)[rows] for name in names}
