@@ -192,7 +192,7 @@ def test_chunks_hold_what_they_may_and_every_task_whole(home):
     tasks = list(generate.tasks(params, prompts.load(params)[0]))
 
     async def packed(**limits):
-        return [(c.requests, c.bytes, c.file.tell(), c.rows) async for c in chunks(iter(tasks), **limits)]
+        return [(c.requests, c.size, c.file.tell(), c.rows) async for c in chunks(iter(tasks), **limits)]
 
     by_requests = asyncio.run(packed(max_requests=12))
     assert [c[0] for c in by_requests] == [12, 12, 12, 4]

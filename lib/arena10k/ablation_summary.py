@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from arena10k import config, matrix
+from arena10k.errors import section
 from arena10k.plots.style import listed
 from arena10k.run import Run
-from arena10k.sweeps import MARGIN
+from arena10k.sweeps import MARGIN, Truth
 
 CELL = ["judge", "estimator", "calibration", "treatment"]
 
@@ -22,7 +23,7 @@ def joined(run: Run, name: str) -> pd.DataFrame:
     frames = []
     for content in _contents(run):
         frame = pd.DataFrame(content[name])
-        factors = [c for c in run.params.ablations.sweep if c in frame]
+        factors = [c for c in section(run.params.ablations, "ablations").sweep if c in frame]
         frame = frame.astype(dict.fromkeys(factors, float))
         frames.append(frame.assign(**{key: content[key] for key in (*CELL, "cell")}))
     columns = ["cell", *CELL]
@@ -34,7 +35,7 @@ def _contents(run: Run) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
 
 
-def truth_of(run: Run) -> list[matrix.Truth]:
+def truth_of(run: Run) -> list[Truth]:
     """What is known of the targets' values, as the cells have it."""
     ablations = run.params.ablations
     return matrix.held_out(run.table(), ablations.worst if ablations else ())[1]
@@ -62,7 +63,7 @@ def per_cell(run: Run) -> pd.DataFrame:
         seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds"] if timing.is_file() else None
         dollars = None if price is None else price * content["labels"]
         facts.append({"cell": content["cell"], "labels": content["labels"], "dollars": dollars, "seconds": seconds})
-    factors = list(run.params.ablations.sweep)
+    factors = list(section(run.params.ablations, "ablations").sweep)
     return means.drop(columns=[*factors, "cells"]).merge(pd.DataFrame(facts), on="cell").drop(columns="cell")
 
 

@@ -14,12 +14,12 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import takewhile
-from typing import IO, Any, Protocol
+from typing import IO, Any, Literal, Protocol, TypeVar
 
 from openai.types import Batch
 
 from arena10k.batch_files import TURN, Answers, Chunk, Send, chunks, custom_ids
-from arena10k.client import Endpoint
+from arena10k.client import CHAT, COMPLETIONS, Endpoint
 from arena10k.errors import ArenaError, CallError, Stopped
 from arena10k.ledger import CREATING, PREPARED, Entry
 from arena10k.store import Store
@@ -27,9 +27,15 @@ from arena10k.tasks import Again, Task, batched
 
 #: The key of our token in a batch's metadata.
 TOKEN = "arena10k"
+BatchPath = Literal["/v1/chat/completions", "/v1/completions"]
+#: What the Batch API calls the paths of requests.
+_BATCHED: dict[str, BatchPath] = {CHAT: "/v1/chat/completions", COMPLETIONS: "/v1/completions"}
 _ENDED = {"completed", "failed", "expired", "cancelled"}
 #: Clocks may differ by this many seconds.
 _SKEW = 86_400
+
+
+T = TypeVar("T")
 
 
 class Collector(Protocol):
@@ -110,7 +116,7 @@ class Batches:
                 self.ledger.drop(token)
                 return None
             self.ledger.note(token, input_file_id=uploaded, state=CREATING, created=time.time())
-            await self._create(token, f"/v1{chunk.path}")
+            await self._create(token, uploaded, _BATCHED[chunk.path])
         except CallError as error:
             if self.ledger.entry(token).state == PREPARED:
                 self.ledger.drop(token)
@@ -123,7 +129,7 @@ class Batches:
         made = await self.client.files.create(file=(f"{token}.jsonl", chunk.file), purpose="batch")
         return _identified(made)
 
-    async def _create(self, token: str, path: str) -> None:
+    async def _create(self, token: str, file_id: str, path: BatchPath) -> None:
         attempts = 0
 
         async def create() -> Batch:
@@ -132,8 +138,7 @@ class Batches:
             # An attempt without an answer may have been heard all the same.
             found = await self._search(token) if attempts > 1 else None
             return found or await self.client.batches.create(
-                input_file_id=self.ledger.entry(token).input_file_id,
-                endpoint=path, completion_window="24h", metadata={TOKEN: token},
+                input_file_id=file_id, endpoint=path, completion_window="24h", metadata={TOKEN: token},
             )  # fmt: skip
 
         try:
@@ -217,8 +222,11 @@ class Batches:
                     return None
 
     async def _retrieved(self, entry: Entry) -> Batch:
+        if (batch_id := entry.batch_id) is None:
+            raise ArenaError(f"{self._where()}: a batch of {entry.requests:,} requests has no id to ask for")
+
         async def retrieve() -> Batch:
-            batch = await self.client.batches.retrieve(entry.batch_id)
+            batch = await self.client.batches.retrieve(batch_id)
             _identified(batch)
             return batch
 
@@ -226,7 +234,7 @@ class Batches:
             entry, f"does not know batch {entry.batch_id} of {entry.requests:,} requests", retrieve
         )
 
-    async def _known(self, entry: Entry, otherwise: str, call: Any, *args: Any) -> Any:
+    async def _known(self, entry: Entry, otherwise: str, call: Callable[..., Awaitable[T]], *args: Any) -> T:
         """What a call about a batch returns. A batch that the provider denies is kept, for another key or address may
         know it, until --retry-errors gives it up."""
         try:

@@ -44,13 +44,13 @@ class Chunk:
     file: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
     rows: list[Row] = field(default_factory=list)
     requests: int = 0
-    bytes: int = 0
+    size: int = 0
 
     def add(self, task: Task, lines: list[bytes]) -> None:
         self.rows.append(task.row)
         self.file.writelines(lines)
         self.requests += len(lines)
-        self.bytes += sum(map(len, lines))
+        self.size += sum(map(len, lines))
 
 
 async def chunks(tasks: Iterator[Task], max_requests: int, max_bytes: int = MAX_BYTES) -> AsyncIterator[Chunk]:
@@ -69,7 +69,7 @@ async def chunks(tasks: Iterator[Task], max_requests: int, max_bytes: int = MAX_
                 f"providers.{task.provider}: {task.job} of {task.policy} on {task.prompt_id} takes {len(lines)} "
                 f"requests of {size:,} bytes together; a batch holds {max_requests:,} requests and {max_bytes:,} bytes"
             )
-        fits = chunk and chunk.requests + len(lines) <= max_requests and chunk.bytes + size <= max_bytes
+        fits = chunk and chunk.requests + len(lines) <= max_requests and chunk.size + size <= max_bytes
         if chunk and not (fits and path == chunk.path):
             yield chunk
             chunk = None

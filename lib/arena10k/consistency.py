@@ -59,7 +59,7 @@ def _finding(
 
 def _definitions(params: Params, store: Store) -> list[dict[str, Any]]:
     """Policies whose records carry different fingerprints in different jobs, or in one."""
-    seen: dict[str, Counter] = {}
+    seen: dict[str, Counter[str]] = {}
     for row in store.fingerprints():
         if row["policy"] in params.policies:
             seen.setdefault(row["policy"], Counter())[row["fingerprint"]] += row["n"]
@@ -72,7 +72,7 @@ def _definitions(params: Params, store: Store) -> list[dict[str, Any]]:
 
 
 def _models(store: Store) -> list[dict[str, Any]]:
-    seen: dict[tuple[str, str], Counter] = {}
+    seen: dict[tuple[str, str], Counter[str]] = {}
     for row in store.counts():
         if row["model"] is not None:
             seen.setdefault((row["job"], row["policy"]), Counter())[row["model"]] += row["n"]

@@ -80,7 +80,8 @@ def function(module: str, name: str) -> Any:
 def _source(thing: Any) -> str:
     """The syntax tree of a function or class as text, without what a reader alone needs."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
-    for node in ast.walk(tree):
+    nodes: Iterable[Any] = ast.walk(tree)
+    for node in nodes:
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             first = body[0].value
@@ -113,7 +114,7 @@ def _members(module: ModuleType, names: set[str]) -> list[tuple[str, Any]]:
     return [(name, vars(module)[name]) for name in sorted(names & set(vars(module)))]
 
 
-def _sort(name: str, value: Any, homes: set[str], out: list, found: dict[str, str], key: str) -> None:
+def _sort(name: str, value: Any, homes: set[str], out: list[Any], found: dict[str, str], key: str) -> None:
     """Put what is code among what is looked at next, and a constant among what counts."""
     value = inspect.unwrap(value.func if isinstance(value, partial) else value) if callable(value) else value
     if isinstance(value, FunctionType | type):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -127,7 +127,7 @@ def _spelled(logprobs: dict[str, Any], text: str, end: str) -> dict[str, Any]:
     return {"token_logprobs": check_logprobs(values), "end_scored": ended}
 
 
-def answer_digest(text: str, logprobs: list[float] | None) -> str | None:
+def answer_digest(text: str | float, logprobs: list[float] | None) -> str | None:
     """What two answers share only when one of them is a replay; None where chance could do it (under four tokens, or
     one value throughout)."""
     if not logprobs or len(logprobs) < 4 or len(set(logprobs)) == 1:
@@ -142,7 +142,9 @@ class Replays:
         self._size = size
         self._seen: OrderedDict[str, str] = OrderedDict()
 
-    def read(self, read: Any, request: Request, answers: list[dict[str, Any]]) -> Measurement:
+    def read(
+        self, read: Callable[[list[dict[str, Any]]], Measurement], request: Request, answers: list[dict[str, Any]]
+    ) -> Measurement:
         """What `read` makes of the answers. Raises CallError with code ``duplicate_answer``; the detail ends in the
         answer's digest, so that `quality.scan` finds the row that was stored first."""
         measured = read(answers)
@@ -157,13 +159,15 @@ class Replays:
         return measured
 
 
-def _token_ids(answer: dict, choice: dict, entries: list | None, usage: dict) -> dict[str, list[int]]:
+def _token_ids(
+    answer: dict[str, Any], choice: dict[str, Any], entries: list[Any] | None, usage: dict[str, Any]
+) -> dict[str, list[int]]:
     prompt_ids, ids = answer.get("prompt_token_ids"), choice.get("token_ids")
     if not prompt_ids or ids is None:
         raise invalid("no_token_ids", "the endpoint is declared to return token ids and did not")
     if any(type(i) is not int for i in (*prompt_ids, *ids)):
         raise invalid("no_token_ids", "what stands for token ids are not whole numbers")
-    if len(ids) != (len(ids) if entries is None else len(entries)):
+    if entries is not None and len(ids) != len(entries):
         raise invalid("length_mismatch", f"{len(ids)} token ids with {len(entries)} log-probs")
     if usage.get("prompt_tokens") != len(prompt_ids):
         raise invalid(

@@ -15,7 +15,7 @@ import pandas as pd
 from arena10k import attribution
 from arena10k.attribution import Finding, Investigation
 from arena10k.echo import check_logprobs, check_structure
-from arena10k.errors import ArenaError, CallError
+from arena10k.errors import ArenaError, CallError, section
 from arena10k.estimators import ESTIMATORS
 from arena10k.evaluate import context, estimate_row
 from arena10k.incident_params import IncidentParams
@@ -135,12 +135,12 @@ class Outcome:
 
 def play(run: Run, geometry: str, replicates: int = 300) -> list[Outcome]:
     """All steps of one geometry."""
-    clean, e = clean_run(run), run.params.estimation
+    clean, e, told = clean_run(run), run.params.estimation, section(run.params.incident, "incident")
     table = clean.table()
-    failed = failures(table, run.params.incident, geometry, run.params.seed)
+    failed = failures(table, told, geometry, run.params.seed)
     out = []
-    for step in steps(table, run.params.incident, failed):
-        options = {"width": e.width, "confidence": e.confidence, "replicates": replicates}
+    for step in steps(table, told, failed):
+        options: dict[str, Any] = {"width": e.width, "confidence": e.confidence, "replicates": replicates}
         inv = attribution.investigate_table(step.table, e.judge, step.raw, step.clip, **options)
         cases = attribution.cases(step.table, e.judge, step.raw, step.clip)
         out.append(Outcome(geometry, step, inv, {p: _gate(c, e.width, e.confidence) for p, c in cases.items()}))

@@ -11,6 +11,7 @@ from typing import Any
 
 from arena10k.config import Params
 from arena10k.errors import section
+from arena10k.judge_params import JudgeParams
 from arena10k.policies import digest, policies, unit_hash
 
 RESPONSES, LOGPROBS = "responses", "logprobs"
@@ -32,7 +33,7 @@ def contexts(params: Params) -> dict[Key, str]:
     all_policies = policies(params)
     logging = all_policies[params.logging_policy].fingerprint
     out[SHUFFLED, params.logging_policy] = digest([SHUFFLED, logging, params.seed])
-    judge = {job: _judge(params, job) for job in JUDGE if params.judge}
+    judge = {job: _judge(params, params.judge, job) for job in JUDGE} if params.judge else {}
     oracle = _oracle(params)
     for name, policy in all_policies.items():
         own = policy.fingerprint
@@ -56,9 +57,8 @@ def _imported(params: Params, policy: str, fingerprint: str) -> dict[Key, str]:
     return {(job, policy): imported_context(job, fingerprint) for job in names}
 
 
-def _judge(params: Params, job: str) -> dict[str, Any]:
+def _judge(params: Params, judge: JudgeParams, job: str) -> dict[str, Any]:
     """What decides the judge's scores of one mode, and where they come from."""
-    judge = section(params.judge, "judge")
     told = judge.definition(uncertain=job == UNCERTAINTY)
     return told if judge.form == "completion" else told | {"endpoint": _endpoint(params, judge.provider)}
 

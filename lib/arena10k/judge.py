@@ -17,7 +17,7 @@ from arena10k import grading, ratings
 from arena10k.config import Params
 from arena10k.errors import FatalCallError
 from arena10k.jobs import DETERMINISTIC, JUDGE, ORACLE, RESPONSES, UNCERTAINTY, contexts
-from arena10k.judge_params import ChatGrader, ChatJudge, CompletionJudge, Grader
+from arena10k.judge_params import ChatGrader, ChatJudge, CompletionJudge
 from arena10k.policies import digest
 from arena10k.store import Store
 from arena10k.tasks import Measurement, Task
@@ -47,16 +47,22 @@ def case_texts(prompt: pd.Series, response: str) -> dict[str, str]:
     return {"prompt": prompt["prompt"], "response": response, "reference": reference}
 
 
-def task(params: Params, grader: Grader, job: str, context: str, row: dict[str, Any], texts: grading.Texts) -> Task:
+def task(
+    params: Params, grader: CompletionJudge | ChatGrader, job: str, context: str, row: dict[str, Any],
+    texts: grading.Texts,
+) -> Task:  # fmt: skip
     """The task of one score or label: `row` is the response's record, `context` that of the score."""
     uncertain = job == UNCERTAINTY
     can = params.providers[grader.provider].capabilities
     requests = grading.requests(grader, texts, can, uncertain, params.seed)
+    asked: list[Any] = [request.body for request in requests]
     if isinstance(grader, CompletionJudge):
-        asked, read = [request.body["prompt"] for request in requests], partial(_read_completions, grader, job)
+        asked = [request.body["prompt"] for request in requests]
+        read = partial(_read_completions, grader, job)
+    elif uncertain and isinstance(grader, ChatJudge):
+        read = partial(_read_uncertain, grader)
     else:
-        asked = [request.body for request in requests]
-        read = partial(_read_uncertain if uncertain else _read_rating, grader)
+        read = partial(_read_rating, grader)
     return Task(
         job, row["prompt_id"], digest([context, row["policy"], row["draw"], asked]), row["policy"], row["draw"],
         row["fingerprint"], context, grader.provider, grader.model, requests, read,
@@ -98,7 +104,7 @@ def watch(params: Params) -> Callable[[Task, Measurement], None]:
 
     The watcher raises FatalCallError with job, value and share.
     """
-    seen: Counter[tuple[str, float]] = Counter()
+    seen: Counter[tuple[str, str | float]] = Counter()
     totals: Counter[str] = Counter()
 
     def look(task: Task, result: Measurement) -> None:
@@ -106,7 +112,8 @@ def watch(params: Params) -> Callable[[Task, Measurement], None]:
         totals[task.job] += 1
         seen[task.job, result.value] += 1
         total, count = totals[task.job], seen[task.job, result.value]
-        limit = RUBRIC_SHARE if grader.few_ratings(task.job == UNCERTAINTY) else CONTINUOUS_SHARE
+        few = grader is not None and grader.few_ratings(task.job == UNCERTAINTY)
+        limit = RUBRIC_SHARE if few else CONTINUOUS_SHARE
         if total >= WATCH_FROM and count > limit * total:
             told = f"{count} of {total} scores of {task.job} by {task.model} are {result.value:g}"
             raise FatalCallError(f"{told} (more than {limit:.0%}): that is no judgment; mend its model, case or key")

@@ -12,6 +12,7 @@ import pandas as pd
 from arena10k import judge, oracle
 from arena10k.collect import collect
 from arena10k.config import Params
+from arena10k.errors import section
 from arena10k.jobs import ORACLE, RESPONSES, contexts, labels_wanted
 from arena10k.policies import digest
 from arena10k.store import Record, Store
@@ -33,7 +34,7 @@ def label(params: Params, store: Store, prompts: pd.DataFrame) -> int:
 
 def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]:
     """One task per response of the slice, for a model that is the oracle: one rating at temperature 0."""
-    grader = params.oracle.grader
+    grader = section(params.oracle.grader, "oracle.grader")
     wanted, current = labels_wanted(params, prompts.prompt_id)[ORACLE], contexts(params)
     by_id = prompts.set_index("prompt_id")
     for row in store.rows(RESPONSES):

@@ -14,7 +14,7 @@ import pandas as pd
 
 from arena10k import fingerprint, paths
 from arena10k.config import Params
-from arena10k.errors import ParamsError
+from arena10k.errors import ParamsError, section
 from arena10k.estimators import ESTIMATORS, PolicyData, prompt_fold
 from arena10k.estimators.prepare import CALIBRATIONS
 from arena10k.evaluate import PolicyReport, context, estimate_row, report
@@ -110,7 +110,7 @@ def codes(params: Params) -> dict[str, str]:
     """By cell, the digest of its registered functions: estimator, calibration, treatment and factors."""
     every = cells(params)
     variants = {variant: variant.code() for variant in {cell.variant for cell in every}}
-    factors = [FACTORS[name] for name in params.ablations.sweep] if every else []
+    factors = [FACTORS[name] for name in section(params.ablations, "ablations").sweep] if every else []
     treatments = {name: fingerprint.code_digest(TREATMENTS[name], *factors) for name in {c.treatment for c in every}}
     return {c.name: fingerprint.digest_of(variants[c.variant], treatments[c.treatment]) for c in every}
 
@@ -150,7 +150,7 @@ def held_out(table: Table, worst: Iterable[str] = ()) -> tuple[Table, list[Truth
 
 def cell_sentence(run: Run, cell: Cell) -> str:
     """What the cell is, in words."""
-    a = run.params.ablations
+    a = section(run.params.ablations, "ablations")
     told = f"{cell.estimator} on scores of the {cell.judge} judge mode, calibration {cell.calibration}"
     treated = " ".join((TREATMENTS[cell.treatment].__doc__ or cell.treatment).split())
     told += f". Log-probs: {cell.treatment}. {treated}"
@@ -196,7 +196,7 @@ class CellResult:
 def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
     """One cell: the estimates on all of the data, and the sweep over parts of it (finished parts are read back)."""
     start = time.perf_counter()
-    a, e = run.params.ablations, run.params.estimation
+    a, e = section(run.params.ablations, "ablations"), run.params.estimation
     seen, truth = held_out(run.table() if table is None else table, a.worst)
     arrays = {p: modes[cell.judge] for p, modes in run.arrays(seen).items() if p != seen.logging_policy}
     arrays = treat(arrays, cell.treatment, a.corrupted)
@@ -244,7 +244,7 @@ def write(run: Run, result: CellResult) -> None:
         "run": run.name,
         "cell": result.cell.name,
         **asdict(result.cell),
-        "corrupted": run.params.ablations.corrupted,
+        "corrupted": section(run.params.ablations, "ablations").corrupted,
         "labels": result.labels,
         "truth": [asdict(t) for t in result.truth],
         "rows": result.rows,

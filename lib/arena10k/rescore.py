@@ -145,9 +145,9 @@ def _models(store: Store) -> dict[tuple[str, str], set[str]]:
             (usable if clean else others).setdefault((row["job"], row["policy"]), set()).add(row["model"])
     for attempt in store.attempts():
         # Attempts are of the records' keys, which alone say whose they are.
-        row = store.get(*_key(attempt)) if attempt["model"] else None
-        if row:
-            others.setdefault((row["job"], row["policy"]), set()).add(attempt["model"])
+        record = store.get(*_key(attempt)) if attempt["model"] else None
+        if record:
+            others.setdefault((record["job"], record["policy"]), set()).add(attempt["model"])
     return others | usable
 
 

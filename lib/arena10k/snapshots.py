@@ -28,7 +28,8 @@ def present(run: Run) -> dict[str, Any]:
     """What a snapshot keeps: the content of `estimates.json`, the counts of `quality.json`, and the coverage."""
     jobs = quality.jobs(run.store, expected(run.params, len(run.prompts)))
     coverage = status.coverage(run.params, run.store)
-    return plain(run.estimates(run.table()) | {"quality": {"jobs": jobs}, "coverage": coverage})
+    kept: dict[str, Any] = plain(run.estimates(run.table()) | {"quality": {"jobs": jobs}, "coverage": coverage})
+    return kept
 
 
 def take(run: Run, name: str) -> tuple[Path, bool]:
@@ -57,7 +58,8 @@ def take(run: Run, name: str) -> tuple[Path, bool]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return state
 
 
 def _content(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from arena10k import config, dependencies, paths, status
 from arena10k.config import Params
-from arena10k.errors import ArenaError, NothingToShow
+from arena10k.errors import ArenaError, NothingToShow, section
 from arena10k.policies import digest
 
 #: Between the notebook of an ablation and the cell it is run for, in a stage's name.
@@ -105,7 +105,7 @@ def reads(params: Params) -> dict[str, dict[str, Any]]:
         told = config.stage_params(params, stage.notebook)
         if stage.cell:
             own = {"corrupted", "sweep", "seeds", "worst"}
-            told["ablations"] = params.ablations.model_dump(mode="json", include=own)
+            told["ablations"] = section(params.ablations, "ablations").model_dump(mode="json", include=own)
             told["code"] = codes[stage.cell]
         elif not stage.estimators:
             told["code"] = dependencies.estimator_code()

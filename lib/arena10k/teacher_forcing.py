@@ -43,7 +43,8 @@ def tasks(params: Params, store: Store) -> Iterator[Task]:
         responses = sorted(rows, key=itemgetter("draw"))
         rendered: dict[str, Prompt] = {}
         for row in responses:
-            rendered.setdefault(row["policy"], _prompt(row))
+            if (prompt := _prompt(row)) is not None:
+                rendered.setdefault(row["policy"], prompt)
         logged = [r for r in responses if r["policy"] == params.logging_policy]
         for row in logged[: params.responses.logged_draws]:
             for policy in (p for p in able if p.name in rendered):
@@ -67,7 +68,8 @@ def control_tasks(params: Params, store: Store) -> Iterator[Task]:
     context = contexts(params)[SHUFFLED, policy.name]
     if len(chosen) > 1:
         for prompt_id, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True):
-            yield _task(params, SHUFFLED, context, policy, _prompt(logged[other]), logged[prompt_id])
+            if (prompt := _prompt(logged[other])) is not None:
+                yield _task(params, SHUFFLED, context, policy, prompt, logged[prompt_id])
 
 
 def _usable(store: Store) -> Iterator[dict[str, Any]]:
@@ -76,11 +78,15 @@ def _usable(store: Store) -> Iterator[dict[str, Any]]:
 
 def _prompt(row: dict[str, Any]) -> Prompt | None:
     """What a response was generated from: token ids, or the rendered text."""
-    return row["payload"].get("prompt_token_ids", row["payload"].get("prompt_text"))
+    prompt: Prompt | None = row["payload"].get("prompt_token_ids", row["payload"].get("prompt_text"))
+    return prompt
 
 
 def _task(params: Params, job: str, context: str, policy: Policy, prompt: Prompt, row: dict[str, Any]) -> Task:
-    scored, request, read = (_by_text if policy.template else _by_ids)(params, policy, prompt, row)
+    if isinstance(prompt, str):
+        scored, request, read = _by_text(params, policy, prompt, row)
+    else:
+        scored, request, read = _by_ids(params, policy, prompt, row)
     key = digest([context, policy.name, row["draw"], prompt, scored])
     return Task(
         job, row["prompt_id"], key, policy.name, row["draw"], policy.fingerprint, context,
@@ -99,7 +105,7 @@ def _by_ids(params: Params, policy: Policy, prompt: list[int], row: dict[str, An
 
 def _by_text(params: Params, policy: Policy, prompt: str, row: dict[str, Any]) -> tuple[Any, Request | None, Any]:
     text, why = row["value"], row["payload"].get("finish_reason")
-    end = policy.template.end_of_turn if why in ENDED else ""
+    end = policy.own_template.end_of_turn if why in ENDED else ""
     if refused := _not_text(policy, text, why):
         return [text, end], None, refused
     read = partial(read_text, prompt=prompt, response=text, end=end)
@@ -108,7 +114,7 @@ def _by_text(params: Params, policy: Policy, prompt: str, row: dict[str, Any]) -
 
 def _not_text(policy: Policy, text: str, why: str | None) -> partial[Measurement] | None:
     """Why a response cannot be sent as text, or None."""
-    if found := policy.template.control_token(text):
+    if found := policy.own_template.control_token(text):
         return partial(refuse, "control_token_in_text", f"the response holds {found}: the model would obey it")
     if "\ufffd" in text:
         return partial(refuse, "ids_mismatch", "the response holds U+FFFD: it may not be what was generated")

@@ -113,11 +113,11 @@ def inversions(
 ) -> list[Inversion]:
     """Test (2) over all pairs with trusted values, at family-wise `rate`; every inversion, whether beyond noise or
     not."""
-    known = [p for p in games if games[p].trusted is not None and np.isfinite(pub[p].value)]
+    known = {p: g.trusted for p, g in games.items() if g.trusted is not None and np.isfinite(pub[p].value)}
     pairs = list(combinations(known, 2))
     level = rate / max(len(pairs), 1)
-    trusted = {p: games[p].trusted.value for p in known}
-    interval = {p: score_interval(games[p].prep, games[p].trusted, 1 - 2 * level) for p in known}
+    trusted = {p: score.value for p, score in known.items()}
+    interval = {p: score_interval(games[p].prep, score, 1 - 2 * level) for p, score in known.items()}
     excess = {p: pub[p].value - trusted[p] for p in known}
     found = []
     for pair in pairs:

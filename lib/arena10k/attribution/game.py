@@ -47,7 +47,7 @@ class Case:
     """One policy as it was published and as it is known now.
 
     `data` holds the repaired arrays: log-weight NaN where the log-prob was quarantined. `raw_log_weight` (n,) is what
-    the published number used, NaN where it used no number; None when nothing was corrupted. `clip` bounds the
+    the published number used, NaN where it used no number; left out when nothing was corrupted. `clip` bounds the
     published log-weights at +-clip nats; None when they were not clipped.
     """
 

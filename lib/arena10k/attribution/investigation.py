@@ -133,8 +133,8 @@ def cases(
     """
     names = [table.logging_policy, *table.targets] if policies is None else list(policies)
     raw = {p: _stored(table.logged, p, raw_logp) for p in {*names, table.logging_policy}}
-    changed = {p for p in raw if raw[p] is not None}
-    known = {p: _numbers(table.logged, f"logp_{p}") if raw[p] is None else raw[p] for p in raw}
+    changed = {p for p, values in raw.items() if values is not None}
+    known = {p: _numbers(table.logged, f"logp_{p}") if values is None else values for p, values in raw.items()}
     out = {}
     for policy in names:
         data = policy_data(table.logged, table.fresh, policy, judge_mode, table.logging_policy, folds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -108,7 +108,7 @@ def _category(logged: pd.DataFrame, log_weight: np.ndarray) -> str | None:
     return str(middle.idxmax()) if len(middle) > 1 else None
 
 
-def preference(row: Mapping) -> str:
+def preference(row: Mapping[str, Any]) -> str:
     """What a policy would rather say than P0: `shorter responses, and ...`; empty where nothing stands out."""
     told = [
         (row["by_length"], "longer responses", "shorter responses"),

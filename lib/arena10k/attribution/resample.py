@@ -71,7 +71,7 @@ def resampled_score(prep: Prepared, score: Score, counts: np.ndarray, shift: np.
     for term in score.terms:
         times = counts[:, prep.sample(term.sample).cluster]
         num = times @ term.num
-        if shift is not None and "f" in term.slopes:
+        if shift is not None and isinstance(prep.fit, LevelFit) and "f" in term.slopes:
             moved = shift[:, prep.fit.code[term.sample]]
             num = num + (times * moved) @ term.slopes["f"]
         with np.errstate(all="ignore"):
@@ -82,7 +82,9 @@ def resampled_score(prep: Prepared, score: Score, counts: np.ndarray, shift: np.
 def _chunk(game: Game, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     prep = game.prep
     shift = calibration_shift(prep, counts)
-    calibrated = prep.reward if shift is None else prep.reward + shift[:, prep.fit.code["logged"]]
+    calibrated = prep.reward
+    if shift is not None and isinstance(prep.fit, LevelFit):
+        calibrated = prep.reward + shift[:, prep.fit.code["logged"]]
     nan = np.full(len(counts), np.nan)
     if len(prep.fresh):
         times = counts[:, prep.fresh.cluster]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,9 +50,8 @@ def listed(names: list[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "")))
 
 
-def trusted_words(f: Finding) -> str:
-    """The trusted value with interval and origin."""
-    row = f.trusted
+def trusted_words(row: Mapping[str, Any]) -> str:
+    """The trusted value with interval and origin, from its row (`Finding.trusted`)."""
     origin = _ESTIMATOR[row["estimator"]]
     caution = ", with caution: " + " and ".join(r.replace("_", " ") for r in row["reasons"]) if row["reasons"] else ""
     return (
@@ -125,11 +125,11 @@ def _ranked(f: Finding, inv: Investigation) -> str:
     return f"{f.policy} ranks {place(f.rank, len(inv.findings))} by SNIPS at {f.published.value:.3f}"
 
 
-def _trusted_place(f: Finding, inv: Investigation) -> str:
-    known = [g for g in inv.findings.values() if g.trusted is not None]
+def _trusted_place(row: Mapping[str, Any], inv: Investigation) -> str:
+    known = [g.trusted["value"] for g in inv.findings.values() if g.trusted is not None]
     if len(known) < 2:
         return ""
-    rank = 1 + sum(g.trusted["value"] > f.trusted["value"] for g in known)
+    rank = 1 + sum(value > row["value"] for value in known)
     return f", last of {len(known)}" if rank == len(known) else f", {place(rank, len(known))}"
 
 
@@ -152,7 +152,7 @@ def sentence(f: Finding, inv: Investigation) -> str:
         agrees = f"{verdict}, and its own draws do not contradict that: the judge gives them {_fresh(f):.3f}"
     if f.trusted is None:
         return f"{start}{agrees}. Its value on the oracle's scale takes {needs(f)}.{_truth(f, inv)}"
-    return f"{start}{agrees}. On the oracle's scale its value is {trusted_words(f)}.{_truth(f, inv)}"
+    return f"{start}{agrees}. On the oracle's scale its value is {trusted_words(f.trusted)}.{_truth(f, inv)}"
 
 
 def _fresh(f: Finding) -> float:
@@ -166,7 +166,7 @@ def _anomaly(f: Finding, inv: Investigation) -> str:
             f"That cannot be right: the judge gives the policy's own draws {_fresh(f):.3f}.{cause} "
             f"A value on the oracle's scale takes {needs(f)}."
         )
-    text = f"Its trusted value is {trusted_words(f)}{_trusted_place(f, inv)}."
+    text = f"Its trusted value is {trusted_words(f.trusted)}{_trusted_place(f.trusted, inv)}."
     if f.main_cause is None:
         return f"{text} No single cause of the gap of {f.gap:.2f} stands out from its noise."
     return f"{text} The main cause is {cause_words(f)}.{_contribution(f)}"
@@ -190,11 +190,11 @@ def _advice(found: list[Finding]) -> str:
 
 
 def _best_trusted(findings: list[Finding]) -> str:
-    known = [f for f in findings if f.trusted is not None]
+    known = {f.policy: f.trusted for f in findings if f.trusted is not None}
     if not known:
         return ""
-    best = max(known, key=lambda f: f.trusted["value"])
-    return f" The highest trusted value is that of {best.policy}: {trusted_words(best)}."
+    best = max(known, key=lambda policy: known[policy]["value"])
+    return f" The highest trusted value is that of {best}: {trusted_words(known[best])}."
 
 
 def verdict_paragraph(inv: Investigation) -> str:
@@ -238,14 +238,14 @@ def _number(x: float) -> float | None:
 
 def anomaly_row(f: Finding, inv: Investigation) -> dict[str, Any]:
     """The row of one policy in anomaly.json; numbers are numbers or None."""
-    known = f.trusted is not None
+    row = f.trusted
     parts = zip(CAUSES, f.parts, f.part_low, f.part_high, strict=True)
     return {
         "policy": f.policy,
         "published": _number(f.published.value),
-        "trusted": f.trusted["value"] if known else None,
-        "trusted_ci": [f.trusted["ci_low"], f.trusted["ci_high"]] if known else None,
-        "trusted_estimator": f.trusted["estimator"] if known else None,
+        "trusted": row["value"] if row else None,
+        "trusted_ci": [row["ci_low"], row["ci_high"]] if row else None,
+        "trusted_estimator": row["estimator"] if row else None,
         "gap": _number(f.gap),
         "parts": [
             {"cause": c, "value": _number(v), "ci_low": _number(lo), "ci_high": _number(hi)} for c, v, lo, hi in parts
@@ -297,7 +297,7 @@ def anomaly(
     return anomaly_json(investigate_table(table, judge_mode, raw_logp, clip, **options))
 
 
-def frame(result: dict) -> pd.DataFrame:
+def frame(result: Mapping[str, Any]) -> pd.DataFrame:
     """The policies of anomaly.json as a frame, the trusted interval in two columns, the main cause in words."""
     import pandas as pd
 

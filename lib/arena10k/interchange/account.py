@@ -132,6 +132,7 @@ def sentence(account: dict[str, Any]) -> str:
 
 def origin(params: Params) -> list[str]:
     """Where a run's prompts and records come from, a line each."""
-    if not params.imported:
+    account = read(params.run) if params.imported else None
+    if account is None:
         return [f"The prompts are those of {params.prompts.path or 'the built-in set'}; nothing was imported."]
-    return lines(read(params.run))
+    return lines(account)

@@ -45,11 +45,12 @@ class Source:
 
     def policies_of_rows(self) -> list[str]:
         """The policies that the rows name, in the order of the file."""
-        if self.policy_column is None:
+        column = self.policy_column
+        if column is None:
             return []
         found: dict[str, None] = {}
-        for _, raw in rows(self.path, self.name, lambda names: self._choose(names, (self.policy_column,))):
-            name = None if isinstance(raw, Fault) else _within(raw, self.policy_column, self.used)
+        for _, raw in rows(self.path, self.name, lambda names: self._choose(names, (column,))):
+            name = None if isinstance(raw, Fault) else _within(raw, column, self.used)
             if isinstance(name, str):
                 found[name] = None
                 if len(found) > values.MAX_POLICIES:
@@ -145,7 +146,8 @@ def _fresh(raw: dict[str, Any]) -> Row:
         for key in ("prompt_id", "judge_score", "oracle_label", "draw_idx"):
             if None not in (raw.get(key), metadata.get(key)) and raw[key] != metadata[key]:
                 raise RowFault(key, "differs from that in metadata")
-    score, variance = get("judge_score"), None
+    score: Any = get("judge_score")
+    variance = None
     if isinstance(score, dict):
         score, variance = score.get("mean"), score.get("variance")
     return Row(
@@ -198,22 +200,25 @@ def table(path: Path, name: str, params: TableParams, logging_policy: str) -> So
 
 
 def _table_row(told: dict[str, str | None], logprobs: dict[str, str], used: set[str], raw: dict[str, Any]) -> Row:
+    def name(key: str) -> str:
+        return told[key] or key
+
     def get(key: str) -> Any:
-        return _within(raw, told[key], used) if told[key] else None
+        return _within(raw, name(key), used) if told[key] else None
 
     def number(key: str) -> Any:
-        return values.number(told[key] or key, get(key))
+        return values.number(name(key), get(key))
 
     return Row(
-        values.prompt_id(told["prompt_id"], get("prompt_id")),
-        values.text(told["response"], get("response")),
-        values.text_or_none(told["prompt"] or "prompt", get("prompt")),
-        values.draw(told["draw"] or "draw", get("draw")),
-        values.text(told["policy"], get("policy")) if told["policy"] else None,
+        values.prompt_id(name("prompt_id"), get("prompt_id")),
+        values.text(name("response"), get("response")),
+        values.text_or_none(name("prompt"), get("prompt")),
+        values.draw(name("draw"), get("draw")),
+        values.text(name("policy"), get("policy")) if told["policy"] else None,
         number("judge"), number("judge_variance"), number("label"),
-        values.text_or_none(told["category"] or "category", get("category")),
-        values.text_or_none(told["language"] or "language", get("language")),
-        {name: values.number(column, _within(raw, column, used)) for name, column in logprobs.items()},
+        values.text_or_none(name("category"), get("category")),
+        values.text_or_none(name("language"), get("language")),
+        {policy: values.number(column, _within(raw, column, used)) for policy, column in logprobs.items()},
     )  # fmt: skip
 
 

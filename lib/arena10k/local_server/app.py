@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 
 from aiohttp import web
-from pydantic import BaseModel
+from aiohttp.typedefs import Handler
 
 from arena10k.local_server import responses, weights
 from arena10k.local_server.engine import CONTEXT_LENGTH, CachedAway, EngineError, Engines, Job
@@ -43,7 +43,7 @@ class Server:
         await self._model(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise BadRequest("give either prompt or messages", "prompt")
-        ids = self._encode(body.prompt) if body.messages is None else self._chat(body)
+        ids = self._chat(body) if body.prompt is None else self._encode(body.prompt)
         return web.json_response({"tokens": ids, "count": len(ids), "max_model_len": CONTEXT_LENGTH})
 
     async def chat(self, request: web.Request) -> web.Response:
@@ -143,7 +143,7 @@ class Server:
             raise BadRequest(str(error), "prompt") from error
 
     def _chat(self, body: ChatRequest | TokenizeRequest) -> list[int]:
-        messages = [message.model_dump() for message in body.messages]
+        messages = [message.model_dump() for message in body.messages or ()]
         try:
             return self._vocabulary.chat(messages, body.add_generation_prompt)
         except ValueError as error:
@@ -156,14 +156,14 @@ def _fits(prompt: list[int], new: int, param: str) -> None:
         raise BadRequest(message, param, "context_length_exceeded")
 
 
-def _next_token_only(body: BaseModel, limit: int, param: str) -> None:
+def _next_token_only(body: ChatRequest | CompletionRequest, limit: int, param: str) -> None:
     if limit != 1 or body.temperature != 0 or body.n != 1 or getattr(body, "echo", False):
         message = f"{param} above 1 gives the next token's distribution: max_tokens 1, temperature 0, n 1 and no echo"
         raise BadRequest(message, param)
 
 
 @web.middleware
-async def _errors(request: web.Request, handler) -> web.StreamResponse:
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except BadRequest as error:

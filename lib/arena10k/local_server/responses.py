@@ -81,7 +81,7 @@ def _finish_reason(vocabulary: Vocabulary, generated: list[int]) -> str:
     return "stop" if generated and generated[-1] == vocabulary.eos else "length"
 
 
-def _chat_entry(vocabulary: Vocabulary, token: int, logprob: float) -> dict[str, Any]:
+def _chat_entry(vocabulary: Vocabulary, token: int, logprob: float | None) -> dict[str, Any]:
     return {"token": vocabulary.name(token), "logprob": logprob, "bytes": list(vocabulary.bytes_of([token]))}
 
 

@@ -36,7 +36,7 @@ def _labels(scores: pd.DataFrame, names: Sequence[str]) -> list[str]:
     return [" · ".join(_level(v) for v in some) for some in scores[list(names)].itertuples(index=False)]
 
 
-def _level(value: object) -> str:
+def _level(value: str | float | None) -> str:
     if isinstance(value, str):
         return value
     return "all" if value is None or np.isnan(value) else f"{value:g}"

@@ -172,9 +172,8 @@ def shrinkage(
     shown = looks(METHOD_NAMES)
     if band is not None:
         axis.axhspan(*band, color=BAND, zorder=0)
-        axis.text(
-            0.99, np.mean(band), band_name, transform=axis.get_yaxis_transform(), ha="right", va="center", fontsize=9
-        )
+        middle = float(np.mean(band))
+        axis.text(0.99, middle, band_name, transform=axis.get_yaxis_transform(), ha="right", va="center", fontsize=9)
     for method, path in paths.groupby("method", sort=False):
         look = shown.get(method, shown["clip"])
         axis.plot(path.ess_share, path.value, color=look.colour, linestyle=look.line, linewidth=2, marker=look.marker,
@@ -211,7 +210,7 @@ def length_weights_finding(strata: Mapping[str, pd.DataFrame]) -> str:
     }
     if not told:
         return "No policy has weights by response length"
-    worst = max(told, key=told.get)
+    worst = max(told, key=told.__getitem__)
     if told[worst] < 0.1:
         return "The weight of every policy is spread over response lengths as the rows are"
     s = strata[worst]

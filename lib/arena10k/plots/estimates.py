@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -11,18 +11,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from arena10k.plots.style import GRID, INK, SOFT, VERDICT_FILL, VERDICT_LINE, by_policy, listed, looks, panels, styled
+from arena10k.plots.style import (
+    GRID,
+    INK,
+    SOFT,
+    VERDICT_FILL,
+    VERDICT_LINE,
+    Look,
+    by_policy,
+    listed,
+    looks,
+    panels,
+    styled,
+)
 
-Rows = pd.DataFrame | Sequence[Mapping[str, Any]]
+Rows: TypeAlias = pd.DataFrame | Sequence[Mapping[str, Any]]
 
 
 def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
     """How many estimates are refused and, where the truth is known, how many other intervals hold it."""
-    rows = _frame(rows)
-    refused = rows[rows.verdict == "REFUSE"]
-    kept = rows[rows.verdict != "REFUSE"]
+    frame = _frame(rows)
+    refused = frame[frame.verdict == "REFUSE"]
+    kept = frame[frame.verdict != "REFUSE"]
     policies = listed(list(dict.fromkeys(refused.policy)))
-    first = f"{len(refused)} of {len(rows)} estimates are refused" + (f" ({policies})" if len(refused) else "")
+    first = f"{len(refused)} of {len(frame)} estimates are refused" + (f" ({policies})" if len(refused) else "")
     if not truth:
         return first
     judged = kept[kept.policy.isin(list(truth)) & kept.ci_low.notna() & kept.ci_high.notna()]
@@ -46,28 +58,28 @@ def forest(rows: Rows, truth: Mapping[str, float] | None = None, title: str | No
     Filled marks are REPORT, half-filled CAUTION, hollow with a dotted interval REFUSE. A missing value is
     said in words.
     """
-    rows = _frame(rows)
-    labels = rows.estimator if _one_judge(rows) else rows.estimator + " · " + rows.judge.astype(str)
-    policies = list(dict.fromkeys(rows.policy))
-    shown = looks(dict.fromkeys(rows.estimator))
+    frame = _frame(rows)
+    labels = frame.estimator if _one_judge(frame) else frame.estimator + " · " + frame.judge.astype(str)
+    policies = list(dict.fromkeys(frame.policy))
+    shown = looks(dict.fromkeys(frame.estimator))
     figure, (axis,) = panels(
-        1, 1, title or forest_finding(rows, truth), 0.235 * (len(rows) + 1.2 * len(policies)) + 1.0
+        1, 1, title or forest_finding(frame, truth), 0.235 * (len(frame) + 1.2 * len(policies)) + 1.0
     )
     at, ticks = 0.0, []
     for policy in policies:
         axis.text(0, at, policy, transform=axis.get_yaxis_transform(), fontweight="bold", va="center", fontsize=10)
         axis.axhline(at - 0.62, color=GRID, linewidth=0.8)
         top = at
-        for i in rows.index[rows.policy == policy]:
+        for i in frame.index[frame.policy == policy]:
             at += 1
             ticks.append((at, labels[i]))
-            _estimate(axis, at, rows.loc[i], shown[rows.estimator[i]])
+            _estimate(axis, at, frame.loc[i], shown[frame.estimator[i]])
         value = (truth or {}).get(policy)
         if value is not None and np.isfinite(value):
             axis.plot([value] * 2, [top + 0.45, at + 0.45], color=INK, linewidth=1.6, zorder=1)
         at += 1.2
     by_policy(axis, ticks, at - 0.4, 0.04)
-    _legend(figure, set(rows.verdict), bool(truth))
+    _legend(figure, set(frame.verdict), bool(truth))
     return figure
 
 
@@ -80,7 +92,7 @@ def _one_judge(rows: pd.DataFrame) -> bool:
     return "judge" not in rows or rows.judge.nunique(dropna=False) < 2
 
 
-def _estimate(axis: Axes, at: float, row: pd.Series, look: object) -> None:
+def _estimate(axis: Axes, at: float, row: pd.Series, look: Look) -> None:
     refused = row.verdict == "REFUSE"
     colour = SOFT if refused else look.colour
     if not np.isfinite(row.value):

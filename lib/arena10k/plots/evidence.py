@@ -148,8 +148,8 @@ def profiles_finding(profiles: Profiles) -> str:
         return "No target has responses of its own to compare with the logged ones"
     off = {p: m for p, m in middle.items() if max(m, middle[base]) > 1.5 * min(m, middle[base])}
     if not off:
-        told = f"{min(middle.values()):,.0f} to {max(middle.values()):,.0f} characters, {base} {middle[base]:,.0f}"
-        return f"No policy's responses are more than half as long again as those of {base}, or the reverse ({told})"
+        span = f"{min(middle.values()):,.0f} to {max(middle.values()):,.0f} characters, {base} {middle[base]:,.0f}"
+        return f"No policy's responses are more than half as long again as those of {base}, or the reverse ({span})"
     told = [f"{p} ({m:,.0f} characters)" for p, m in off.items()]
     return f"Unlike {base} ({middle[base]:,.0f} characters) in length: {listed(told)}"
 

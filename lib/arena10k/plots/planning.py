@@ -19,7 +19,7 @@ def planning_finding(pilots: Mapping[str, Pilot], width: float, confidence: floa
     if not need:
         return "There is no policy to plan for"
     low, high = min(need.values()), max(need.values())
-    most = max(need, key=need.get)
+    most = max(need, key=need.__getitem__)
     if low == high:
         return f"A PPI++ interval of width {width:g} takes {low:,} labels of the policy's own draws"
     return f"A PPI++ interval of width {width:g} takes {low:,} to {high:,} labels, most for {most}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -21,8 +23,8 @@ def _counted(jobs: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-def _total(value: object) -> int:
-    return int(sum(value.values())) if isinstance(value, dict) else int(value)
+def _total(value: int | Mapping[str, int]) -> int:
+    return int(sum(value.values())) if isinstance(value, Mapping) else int(value)
 
 
 def missing_heatmap_finding(jobs: pd.DataFrame) -> str:
@@ -89,7 +91,7 @@ def progress(jobs: pd.DataFrame, title: str | None = None) -> Figure:
     for name, column in (("done", "ok"), ("failed or set aside", "bad"), ("to do", "open")):
         fill = {"color": look[name].colour, "hatch": look[name].hatch} if name in look else {"color": "#eceeee"}
         part = (by_job[column] / due).to_numpy(float)
-        axis.barh(rows, part, left=start, height=0.62, label=name, **fill)
+        axis.barh(rows, part, left=start, height=0.62, label=name, color=fill["color"], hatch=fill.get("hatch"))
         start += part
     for row, job in zip(rows, by_job.itertuples(), strict=True):
         bad = f", {job.bad:,} failed" if job.bad else ""

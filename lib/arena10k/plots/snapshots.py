@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -51,7 +54,7 @@ def then_and_now(both: pd.DataFrame, title: str | None = None) -> Figure:
     return figure
 
 
-def _pair(axis: object, at: float, row: object) -> None:
+def _pair(axis: Axes, at: float, row: Any) -> None:
     if np.isfinite(row.ci_low_before) and np.isfinite(row.ci_high_before):
         axis.plot([row.ci_low_before, row.ci_high_before], [at, at], color=GRID, linewidth=5, zorder=1)
     if np.isfinite(row.value_before) and np.isfinite(row.value_after):

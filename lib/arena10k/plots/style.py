@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 import seaborn as sns
@@ -13,6 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.textpath import text_to_path
 
 #: Inches; at 96 pixels per inch the width of a report's text column.
@@ -23,13 +24,25 @@ _COLOURS = [sns.color_palette("colorblind").as_hex()[i] for i in (0, 1, 2, 4, 3,
 _MARKERS = "osD^vPX*"
 #: Lines only: dots and circles make an SVG ten times as large.
 _HATCHES = ("", "///", "\\\\\\", "xxx", "|||", "---", "+++", "//")
-_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 1, 2)))
+_LINES: tuple[LineStyleType, ...] = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (5, 1)),
+    (0, (3, 1, 1, 1)),
+    (0, (1, 1)),
+    (0, (7, 2, 1, 2)),
+)
 
 _TITLE_SIZE = 11.5
 
 #: How a verdict looks: filled, half filled, hollow; the words are in the legend.
-VERDICT_FILL = {"REPORT": "full", "CAUTION": "left", "REFUSE": "none"}
-VERDICT_LINE = {"REPORT": "-", "CAUTION": "-", "REFUSE": ":"}
+VERDICT_FILL: dict[str, FillStyleType] = {"REPORT": "full", "CAUTION": "left", "REFUSE": "none"}
+VERDICT_LINE: dict[str, LineStyleType] = {"REPORT": "-", "CAUTION": "-", "REFUSE": ":"}
+
+if TYPE_CHECKING:
+    from matplotlib.typing import FillStyleType, LineStyleType, RcKeyType
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,7 +55,7 @@ class Look:
     colour: str
     marker: str
     hatch: str
-    line: object
+    line: LineStyleType
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
@@ -64,7 +77,7 @@ def styled(plot: Callable[P, R]) -> Callable[P, R]:
     return inner
 
 
-def _settings() -> dict[str, object]:
+def _settings() -> dict[RcKeyType, Any]:
     return {
         **sns.axes_style("ticks"),
         **sns.plotting_context("notebook"),
@@ -101,7 +114,7 @@ def _settings() -> dict[str, object]:
     }
 
 
-def panels(n: int, columns: int, title: str, height: float, **options: object) -> tuple[Figure, list[Axes]]:
+def panels(n: int, columns: int, title: str, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
     """A figure with `n` axes in rows of `columns`, and its finding as a left-aligned title.
 
     Parameters
@@ -113,9 +126,10 @@ def panels(n: int, columns: int, title: str, height: float, **options: object) -
     lines = _wrapped(title, WIDTH - 0.24)
     band = 0.24 * len(lines) + 0.14
     # Not through pyplot: no global list of open figures, and no second display in a notebook.
-    figure = Figure(figsize=(WIDTH, round(rows * height + band, 2)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, rect=(0, 0, 1, 1 - band / figure.get_figheight()))
-    figure.text(0.012, 1 - 0.09 / figure.get_figheight(), "\n".join(lines), va="top", ha="left", fontsize=_TITLE_SIZE,
+    tall = round(rows * height + band, 2)
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, rect=(0, 0, 1, 1 - band / tall))
+    figure = Figure(figsize=(WIDTH, tall), layout=layout)
+    figure.text(0.012, 1 - 0.09 / tall, "\n".join(lines), va="top", ha="left", fontsize=_TITLE_SIZE,
                 fontweight="bold", linespacing=1.25)  # fmt: skip
     grid = figure.subplots(rows, columns, squeeze=False, **options)
     axes = list(grid.flat)

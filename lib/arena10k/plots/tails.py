@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arena10k.attribution.words import share_words
@@ -22,12 +23,12 @@ def ccdf_finding(log_weight: LogWeights) -> str:
     single = {p: top_shares(v)["top_1"] for p, v in usable.items()}
     if not single:
         return "No policy has a usable log-weight"
-    worst = max(single, key=single.get)
+    worst = max(single, key=single.__getitem__)
     told = f"One row alone holds {share_words(single[worst])} of the weight of {worst}"
     shapes = {p: fit.shape for p, v in usable.items() if (fit := tail_fit(v[np.isfinite(v)])) is not None}
     if not shapes:
         return told
-    heavy = max(shapes, key=shapes.get)
+    heavy = max(shapes, key=shapes.__getitem__)
     limit = "above" if shapes[heavy] >= MAX_KHAT else "below"
     return f"{told}; the heaviest fitted tail is that of {heavy}, k-hat {shapes[heavy]:.2f}, {limit} {MAX_KHAT:g}"
 
@@ -58,7 +59,7 @@ def ccdf(log_weight: LogWeights, title: str | None = None) -> Figure:
     return figure
 
 
-def _tail(axis, values: np.ndarray, finite: np.ndarray, colour: str) -> None:
+def _tail(axis: Axes, values: np.ndarray, finite: np.ndarray, colour: str) -> None:
     fit = tail_fit(values)
     if fit is None or not np.isfinite(fit.cut):
         return
@@ -93,7 +94,7 @@ def lorenz_finding(log_weight: LogWeights) -> str:
     half = {p: _half(v) for p, v in measured_weights(log_weight).items()}
     if not half:
         return "No policy has a usable log-weight"
-    worst = min(half, key=half.get)
+    worst = min(half, key=half.__getitem__)
     return f"Half of the weight of {worst} is in {half[worst]:.1%} of its rows" + (
         ", the most uneven of all policies" if len(half) > 1 else ""
     )

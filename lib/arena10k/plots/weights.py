@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,7 +88,7 @@ def reward_by_weight_finding(log_weight: LogWeights, top: int = 10) -> str:
     held = {p: _held(v, top) for p, v in measured_weights(log_weight).items() if v.size > top}
     if not held:
         return f"No policy has more than {top} weighted rows"
-    worst = max(held, key=held.get)
+    worst = max(held, key=held.__getitem__)
     if len(held) == 1:
         return f"The {top} heaviest rows hold {held[worst]:.0%} of the weight of {worst}"
     return f"The {top} heaviest rows hold {held[worst]:.0%} of the weight of {worst}, the most of any policy"
@@ -164,8 +165,8 @@ def overlap(log_weight: LogWeights, title: str | None = None) -> Figure:
     figure, (left, right) = panels(2, 2, title or overlap_finding(log_weight), height, sharey=True)
     rows, shown = np.arange(len(names))[::-1], looks(names)
     for row, name, fact in zip(rows, names, summary.itertuples(), strict=True):
-        bar = {"color": shown[name].colour, "hatch": shown[name].hatch, "height": 0.62}
-        text = {"textcoords": "offset points", "va": "center", "fontsize": 9}
+        bar: dict[str, Any] = {"color": shown[name].colour, "hatch": shown[name].hatch, "height": 0.62}
+        text: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 9}
         if np.isnan(fact.mean_weight):
             left.annotate("no weights", (0, row), (4, 0), **text)
             continue
@@ -175,7 +176,7 @@ def overlap(log_weight: LogWeights, title: str | None = None) -> Figure:
         weight = min(max(fact.mean_weight, 1e-300), 1e300)
         right.barh(row, weight - 1, left=1, **bar)
         above = weight >= 1
-        place = {"xytext": (5 if above else -5, 0), "ha": "left" if above else "right"}
+        place: dict[str, Any] = {"xytext": (5 if above else -5, 0), "ha": "left" if above else "right"}
         right.annotate(number(fact.mean_weight), (weight, row), **place, **text)
     left.axvline(MIN_ESS_FRACTION, color=INK, linewidth=1, linestyle="--")
     left.set(xlim=(0, 1.18), xlabel=f"ESS / n (dashed: {MIN_ESS_FRACTION:.0%})", yticks=rows, yticklabels=names)

@@ -186,10 +186,10 @@ def _shown(row: Row) -> dict[str, Any]:
 def _groups(pages: Iterable[Mapping[str, Any]], folder: Path) -> dict[str, list[dict[str, Any]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for page in pages:
-        file = page.get("html")
-        there = bool(file) and (folder / file).is_file()
+        file = folder / page["html"] if page.get("html") else None
+        there = file is not None and file.is_file()
         # Relative links: a report folder can be moved and served as it is.
-        link = quote(Path(os.path.relpath(folder / file, folder)).as_posix()) if there else None
+        link = quote(Path(os.path.relpath(file, folder)).as_posix()) if file is not None and there else None
         numbers = (page.get("key_numbers") or {}).items()
         entry = {
             "stage": page["stage"],
