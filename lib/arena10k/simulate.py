@@ -227,7 +227,7 @@ def _summary(name: str, truth: float, rows: np.ndarray, verdicts: np.ndarray, co
     refused, reported = float((~shown).mean()), float((verdicts == REPORT).mean())
     made = ~np.isnan(rows).any(axis=1)
     if not made.any():
-        return Performance(name, len(rows), truth, *[nan] * 7, refused, reported)
+        return Performance(name, len(rows), truth, nan, nan, nan, nan, nan, nan, nan, refused, reported)
     (value, centre, low, high), shown = rows[made].T, shown[made]
     covers = (low <= truth) & (truth <= high)
     return Performance(

@@ -93,7 +93,7 @@ def _extrapolates(ctx: PolicyContext) -> bool:
     prep = ctx.prep
     if prep.source is None:
         return False
-    return ctx.effective_labels < min(FEW_LABELS, prep.sample(prep.source).labelled.sum() / 2)
+    return bool(ctx.effective_labels < min(FEW_LABELS, prep.sample(prep.source).labelled.sum() / 2))
 
 
 def _judge_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
