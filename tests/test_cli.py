@@ -62,6 +62,12 @@ def test_unreachable_server_and_unserved_model_fail_with_one_line(home):
     errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert (result.returncode, len(errors)) == (1, 1)
     assert "does not serve gone; it serves stub" in errors[0]
+    (home / "elsewhere").mkdir()
+    (home / "elsewhere" / "config.yaml").write_text("executor: nowhere\n")
+    unplanned = arena("report", "--params", home / "stub.yaml", "--profile", home / "elsewhere").stderr
+    assert "error: the pipeline could not be planned:" in unplanned
+    assert "nowhere" in unplanned
+    assert "does not serve" not in unplanned  # that was the run before
 
 
 def test_unknown_names_are_said(home):

@@ -65,6 +65,7 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
     if retry_errors:
         command += ["--forcerun", *(f"stage_{stage.name}" for stage in stages.of(params).values() if stage.asks)]
     with _only_one(params.run):
+        before = stages.last_failure(params.run)
         environment = options.environment(yes=agreed, retry_errors=retry_errors or options.told("retry_errors"))
         code, stopped = _pipeline(command, environment)
     index = paths.reports_dir(params.run) / "index.html"
@@ -73,7 +74,7 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
         sys.exit(130)
     if code:
         stages.of(params)  # raises the fault of an ablation matrix as one line
-        for line in stages.failures(params.run) or ["the pipeline could not be planned:", *_plan(params_file, run)]:
+        for line in stages.failures(params.run, before) or ["the pipeline could not be planned:", *_plan(command)]:
             click.echo(f"error: {line}", err=True)
         if index.is_file():
             click.echo(f"Pages that could be made: {index}", err=True)
@@ -150,10 +151,9 @@ def _profile(name: str) -> list[str]:
     raise ArenaError(f"--profile {name}: no folder with a config.yaml of this name; profiles/ has {known}")
 
 
-def _plan(params_file: str, run: str) -> list[str]:
+def _plan(command: list[str]) -> list[str]:
     """The last lines Snakemake says of a plan that it cannot make; the quiet profile hides them."""
-    command = [*_snakemake(params_file, run, 1), "--dry-run", "--quiet", "host", "--workflow-profile", "none"]
-    told = subprocess.run(command, check=False, capture_output=True, text=True)
+    told = subprocess.run([*command, "--dry-run", "--quiet", "host"], check=False, capture_output=True, text=True)
     return (told.stderr or told.stdout).splitlines()[-8:]
 
 

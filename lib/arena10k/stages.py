@@ -259,9 +259,15 @@ def out_of_date(run: str, *names: str) -> None:
         stamp_file(run, name).unlink(missing_ok=True)
 
 
-def failures(run: str) -> list[str]:
-    """One line per stage that failed in its last attempt."""
-    return [f.read_text(encoding="utf-8") for f in sorted(stamp_file(run, "x").parent.glob(f"*{_FAILURE}"))]
+def failures(run: str, since: int = 0) -> list[str]:
+    """One line per stage that failed in its last attempt, where that ended after `since` (ns since the epoch)."""
+    found = sorted(stamp_file(run, "x").parent.glob(f"*{_FAILURE}"))
+    return [f.read_text(encoding="utf-8") for f in found if f.stat().st_mtime_ns > since]
+
+
+def last_failure(run: str) -> int:
+    """When the latest failure of a stage was noted (ns since the epoch, by the clock of the disk); 0 without any."""
+    return max((f.stat().st_mtime_ns for f in stamp_file(run, "x").parent.glob(f"*{_FAILURE}")), default=0)
 
 
 def write_index(params: Params) -> Path:
