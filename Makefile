@@ -1,23 +1,30 @@
-# make report   run the experiment of PARAMS (default: the local model) and print where the report is
-# make test     lint, unit tests, end-to-end tests, notebooks
+# `make help` lists what there is.
 PARAMS ?= params/local.yaml
 RUN ?=
 PROFILE ?=
 PYTHON ?= python3
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: report test help
-report: .venv/ready
+.PHONY: report test coverage lock help
+report: .venv/ready  ## run the experiment of PARAMS (default: the local model), print where the report is
 	@.venv/bin/arena10k report --params "$(PARAMS)" --run "$(RUN)" --profile "$(PROFILE)"
 
-test: .venv/ready
+test: .venv/ready  ## lint, types, unit tests, end-to-end tests, notebooks compared with their outputs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 	.venv/bin/pytest -n 2 --dist loadfile
 	.venv/bin/pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
 
-help:
-	@sed -n '1,2s/^# //p' Makefile
+coverage: .venv/ready  ## lines of lib/ that the tests run (in processes of their own too), as a table
+	.venv/bin/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+
+lock: .venv/ready  ## write requirements.lock anew, keeping the versions that pyproject.toml still allows
+	@.venv/bin/python -m uv pip compile --quiet --universal --all-extras --no-header --no-annotate \
+		pyproject.toml --output-file requirements.lock
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 .venv/ready: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

