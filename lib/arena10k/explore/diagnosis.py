@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Diagnosis(View):
         self.verdicts = findings.estimates_frame(study.rows)
         counted = [row for row in study.rows if row["estimator"] != _JUDGES_OWN_SCALE]
         self.problems = _problems(counted, self.context, self.report)
-        self.facts = _facts(self.report, part, counted)
+        self.facts = _facts(self.report, self.context, counted)
         columns = ["estimator", "value", "ci_low", "ci_high", "verdict", "reasons", "labels_needed"]
         super().__init__(
             [*part.sentences, _verdicts(policy, counted), *_missing(policy, part)],
@@ -77,8 +78,8 @@ def _problems(rows: list[dict[str, Any]], ctx: PolicyContext, found: PolicyRepor
     return pd.DataFrame(told, columns=["reason", "what is wrong", "concerns"])
 
 
-def _facts(r: PolicyReport, part: Slice, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    needed = [row["labels_needed"] for row in rows if row["labels_needed"] is not None]
+def _facts(r: PolicyReport, ctx: PolicyContext, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    needed = next((row["labels_needed"] for row in rows if row["labels_needed"] is not None), None)
     weights = {
         "rows with a weight": r.audit.n,
         "mean weight (1 where the log represents the policy)": r.audit.mean_weight,
@@ -93,13 +94,15 @@ def _facts(r: PolicyReport, part: Slice, rows: list[dict[str, Any]]) -> dict[str
         "transport of the calibration": r.transport.status,
         "its error on the policy's own draws": r.transport.residual,
         "labels on the policy's own draws": r.transport.n_labels,
-        "labels that would settle it": max(needed, default=None),
+        f"labels there that a width of {ctx.width:g} takes (PPI++)": needed,
     }
     return judging if r.is_logging else weights | judging
 
 
 def _figures(policy: str, judge: str, part: Slice, found: Diagnosis) -> Figures:
-    logged = part.table.logged
+    # The rows that the measures beside the figures are of.
+    judged = replace(part.table, logged=part.table.logged.dropna(subset=[f"judge_{judge}"]))
+    logged = judged.logged
     score, label = logged[f"judge_{judge}"].to_numpy(float), logged.label.to_numpy(float)
     alt = "Logged labels against judge scores"
     figures: dict[str, Any] = {
@@ -109,7 +112,7 @@ def _figures(policy: str, judge: str, part: Slice, found: Diagnosis) -> Figures:
         figures["reliability"] = lambda: (
             plots.reliability(score, label), f"{alt}. {plots.reliability_finding(score, label)}."
         )  # fmt: skip
-    weights = {p: w for p, w in part.table.log_weights().items() if p == policy}
+    weights = {p: w for p, w in judged.log_weights().items() if p == policy}
     if not any(np.isfinite(w).any() for w in weights.values()):
         return figures
     nulls = {policy: found.report.permutation}

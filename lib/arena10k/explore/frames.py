@@ -118,7 +118,7 @@ def _tidy(
     name: str, rows: list[dict[str, Any]] | pd.DataFrame, policies: Iterable[str], prompt_ids: Iterable[str]
 ) -> pd.DataFrame:
     """Rows in the order of policies, prompts and draws, each column with its type."""
-    frame = pd.DataFrame(rows, columns=list(COLUMNS[name]))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS[name])).reset_index(drop=True)
     frame = frame.astype({c: kind for c, kind in _KINDS.items() if c in frame})
     order = {"policy": _places(policies), "prompt_id": _places(prompt_ids)}
     by = [*_KEY, *(c for c in ("mode", "kind") if c in frame)]

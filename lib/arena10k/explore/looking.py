@@ -21,12 +21,12 @@ class PromptView(View):
 
     def __init__(self, prompt: pd.Series, responses: pd.DataFrame, logged: pd.DataFrame):
         self.prompt, self.responses, self.logged = prompt, responses, logged
-        answer = "" if pd.isna(prompt.answer) else f" Reference answer: {prompt.answer}."
+        answer = [f"Reference answer: {prompt.answer}"] if pd.notna(prompt.get("answer")) else []
         category = "" if pd.isna(prompt.category) else f" ({prompt.category})"
         scores = [str(c) for c in responses if str(c).startswith("judge_")]
         columns = ["policy", "draw", "response", *scores, "label", "status"]
         super().__init__(
-            [f"{prompt.prompt_id}{category}: {prompt.prompt}{answer}"],
+            [f"{prompt.prompt_id}{category}: {prompt.prompt}", *answer],
             report.table(responses, columns=columns, text=["response"], caption="Responses of every policy"),
             *([report.table(logged, caption="How likely each policy finds P0's response (nats)")] * bool(len(logged))),
         )
@@ -120,7 +120,7 @@ def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge:
         report.table(_by_policy(both), caption="By policy: mean score and label, AUC, responses far off"),
         report.table(
             rows,
-            columns=["policy", "prompt", "answer", "response", "score", "label"],
+            columns=["policy", *(c for c in ("prompt", "answer") if c in asked), "response", "score", "label"],
             text=["prompt", "response"],
             max_rows=top,
             caption=f"Where the judge (mode {judge}) is furthest from the oracle",

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from arena10k.table import Table
 
 _FRAMES = ("prompts", "responses", "logprobs", "judgments", "labels", "table")
-_QUESTIONS = ("estimate", "diagnose", "explain", "prompt", "heavy_rows", "disagreements")
+_QUESTIONS = {"estimate": "", "diagnose": "policy", "explain": "policy", "prompt": "prompt_id", "heavy_rows": "policy"}
+_QUESTIONS |= {"disagreements": ""}
 _FACTS = ("name", "params", "policies", "coverage")
 
 
@@ -78,11 +79,12 @@ class Exploring(ABC):
         return sorted([*_FRAMES, *_QUESTIONS, *_FACTS])
 
     def __repr__(self) -> str:
-        targets = len(self.params.targets)
+        n = len(self.params.targets)
+        about = "a given table" if self.params.table else f"{self.params.logging_policy} and {n} target{'s' * (n != 1)}"
         return (
-            f"Run({self.name!r}: {self.params.logging_policy} and {targets} target{'s' * (targets != 1)})\n"
+            f"Run({self.name!r}: {about})\n"
             f"  frames: {', '.join(_FRAMES[:-1])}, table()\n"
-            f"  ask:    {', '.join(f'{question}()' for question in _QUESTIONS)}"
+            f"  ask:    {', '.join(f'{question}({about})' for question, about in _QUESTIONS.items())}"
         )
 
     def _repr_html_(self) -> str:
@@ -169,7 +171,7 @@ class Exploring(ABC):
         >>> run.estimate("pi_bad", "snips").frame.verdict.tolist()  # a plausible number that may not be believed
         ['REFUSE']
         >>> short = run.estimate(where="prompt_chars < 30")
-        >>> short.n == (run.prompts.prompt.str.len() < 30).sum()
+        >>> short.n == len(run.prompts[run.prompts.prompt.str.len() < 30])
         True
         """
         from arena10k.estimators import ESTIMATORS

@@ -36,7 +36,7 @@ class Slice:
         if not self.words:
             return []
         return [
-            f"Of {self.n:,} of the {self.of:,} prompts ({self.words}). Intervals hold for a part that was chosen "
+            f"On {self.n:,} of the {self.of:,} prompts alone ({self.words}). Intervals hold for a part that was chosen "
             "before looking: of many parts looked at, some miss by chance."
         ]
 

@@ -87,20 +87,23 @@ class View:
         return Picture(*self._figures[name]())
 
     def __repr__(self) -> str:
-        more = [f"figure(name) draws {', '.join(self._figures)}"] if self._figures else []
+        more = [f".figure(name) draws {', '.join(self._figures)}"] if self._figures else []
         return "\n".join([*(visible(p) if isinstance(p, str) else repr(p) for p in self._parts), *more])
 
     def _repr_html_(self) -> str:
         figures = ", ".join(f"<code>{escape(name)}</code>" for name in self._figures)
-        more = f'<p class="note"><code>figure(name)</code> draws {figures}</p>' if figures else ""
+        more = f'<p class="note"><code>.figure(name)</code> draws {figures}</p>' if figures else ""
         return "\n".join(map(_html, self._parts)) + more
 
 
 def _html(part: Part) -> str:
     if isinstance(part, str):
         return f"<p>{escape(visible(part))}</p>"
-    # Jupyter sets table cells flush right, which no text can be read in; a page has a style of its own.
-    return part._repr_html_().replace('<td class="text"', '<td class="text" style="text-align:left"')
+    html = part._repr_html_()
+    # Jupyter sets every table cell flush right, words too; a page has a style of its own and takes this out.
+    for words in ("<td>", '<td class="text" dir="auto">', '<th scope="col">'):
+        html = html.replace(words, f'{words[:-1]} style="text-align:left">')
+    return html
 
 
 class Rows(View):
