@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from arena10k import attribution, diagnostics, errors, evaluate, paths
 from arena10k.errors import ArenaError
@@ -215,6 +216,16 @@ def test_a_part_of_one_prompt_gets_no_number_that_may_be_reported(run):
 def test_a_name_that_is_not_there_is_told_with_those_that_are(run, ask, told):
     with pytest.raises(ArenaError, match=told):
         ask(run)
+
+
+def test_jupyter_shows_an_error_as_its_message_alone(capsys, home, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(home))
+    shell = InteractiveShell()
+    shell.run_cell("from arena10k import Run\nRun('sample').diagnose('pi_bda')")
+    shown = capsys.readouterr()
+    lines = (shown.out + shown.err).strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("ArenaError: no policy 'pi_bda'")
 
 
 def test_measures_of_a_diagnosis_are_those_of_its_rows(run, table):

@@ -14,6 +14,10 @@ MOST_LISTED = 20
 class ArenaError(Exception):
     """Something the user can mend; the message names what, where and how. Shown without a traceback."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What Jupyter shows in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class NothingToShow(ArenaError):
     """The data have no answer to the question of a page: the page says so, and that is no failure."""
