@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
@@ -13,7 +13,7 @@ from arena10k.table import Table
 
 #: A query on the prompts (`"category == 'sum' and prompt_chars < 40"`), or a function of their frame; either gives a
 #: boolean per prompt, which may be given too. Rows of `run.prompts` and prompt ids choose those prompts.
-Where = str | pd.Series | pd.DataFrame | list[Any] | Callable[[pd.DataFrame], Any] | None
+Where: TypeAlias = str | pd.Series | pd.DataFrame | list[Any] | Callable[[pd.DataFrame], Any] | None
 
 #: What pandas raises for a text that is no query.
 _NO_QUERY = (NameError, SyntaxError, TypeError, ValueError, KeyError, AttributeError, NotImplementedError)
