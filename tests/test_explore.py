@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import doctest
 import hashlib
 import importlib
+import inspect
 import json
 import re
+import textwrap
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,8 +20,9 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from arena10k import attribution, diagnostics, errors, evaluate, paths
+from arena10k import attribution, diagnostics, errors, evaluate, intervals, paths, verdicts
 from arena10k.errors import ArenaError
+from arena10k.estimators import ESTIMATORS
 from arena10k.explore import frames, methods, reasons
 from arena10k.explore.view import View
 from arena10k.run import Run
@@ -256,6 +260,15 @@ def test_problems_are_the_reasons_of_the_estimates_in_words(run):
         told = reasons.sentence(reason, found.context, found.report)
         assert told.endswith(".")
         assert not {"{", "nan"} & set(re.findall(r"\{|nan", told))
+
+
+def test_every_reason_a_verdict_can_have_has_words():
+    """Reasons are the words of several parts that stand in the code of verdicts and of the weight audit."""
+    makers = (verdicts.missing_inputs, verdicts._judge_reasons, verdicts._weight_reasons, verdicts.verdict)
+    code = "".join(textwrap.dedent(inspect.getsource(f)) for f in (*makers, intervals.WeightAudit.failures.fget))
+    constants = {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
+    found = {c for c in constants if isinstance(c, str) and re.fullmatch("[a-z]+(_[a-z]+)+", c)} - set(ESTIMATORS)
+    assert found == set(reasons.WORDS)
 
 
 @pytest.mark.parametrize("policy", ["p0", "pi_bad"])

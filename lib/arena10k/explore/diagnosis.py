@@ -93,6 +93,7 @@ def _facts(r: PolicyReport, ctx: PolicyContext, rows: list[dict[str, Any]]) -> d
         "AUC on the policy's own draws": r.auc_target,
         "transport of the calibration": r.transport.status,
         "its error on the policy's own draws": r.transport.residual,
+        "labels' worth of calibration where its draws score": r.effective_labels,
         "labels on the policy's own draws": r.transport.n_labels,
         f"labels there that a width of {ctx.width:g} takes (PPI++)": needed,
     }

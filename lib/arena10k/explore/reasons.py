@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from arena10k.attribution.words import figure, share_words
-from arena10k.diagnostics import MIN_TARGET_LABELS
 from arena10k.evaluate import PolicyContext, PolicyReport
 from arena10k.intervals import MAX_KHAT, MAX_WIDTH, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION
 from arena10k.verdicts import FEW_LABELS
 
 #: By reason, a sentence that may name: `mean` (of the raw weights), `p`, `ess` and `n` (rows), `share` (ESS of rows),
 #: `khat`, `tied`, `labels` (on the policy's own draws), `residual`, `low`, `high` (transport), `trained` (labels that
-#: train the calibration).
+#: train the calibration), `effective` (of those, where the policy's own draws score).
 WORDS = {
     "no_log_weights": "No logged response has log-probs under the policy and the logging policy: there is no weight.",
     "mean_weight_out_of_range": "The raw weights average {mean}; a log that represents the policy gives 1 "
@@ -29,12 +28,14 @@ WORDS = {
     "no_fresh_draws": "The policy has no responses of its own with a judge score.",
     "no_labels": "There are no oracle labels where they are needed.",
     "not_on_oracle_scale": "The number is on the judge's scale; what that is worth to the oracle is not known.",
-    "few_labels": "Only {labels} oracle labels are on the policy's own draws ({few} are wanted, under {min_labels} is "
-    "refused) or few labels train the calibration ({trained}).",
+    "few_labels": "Labels are few: {labels} on the policy's own draws, {trained} that train the calibration ({few} are "
+    "wanted of each).",
     "transport_failed": "The calibration learned on logged responses is off by {residual} ({low} to {high}) on the "
     "policy's own draws: the judge errs differently there.",
     "weak_transport_evidence": "Labels on the policy's own draws are too few to say that the calibration carries over.",
     "no_transport_evidence": "Nothing tests whether the calibration carries over to the policy's own draws.",
+    "calibration_extrapolates": "Where the policy's own draws score, the calibration rests on {effective} labels' "
+    "worth of evidence: it is extrapolated.",
     "not_finite": "The estimate is not a finite number.",
     "interval_too_wide": "The interval is wider than {max_width:g}: it says nothing.",
 }
@@ -59,7 +60,7 @@ def sentence(reason: str, ctx: PolicyContext, report: PolicyReport) -> str:
         tied=audit.ceiling,
         labels=transport.n_labels,
         few=FEW_LABELS,
-        min_labels=MIN_TARGET_LABELS,
+        effective=figure(report.effective_labels),
         trained=trained,
         residual=f"{transport.residual:+.3f}",
         low=f"{transport.low:+.3f}",
