@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
+#: An error lists the names there are up to this many; of more it gives the first.
+MOST_LISTED = 20
 
 
 class ArenaError(Exception):
     """Something the user can mend; the message names what, where and how. Shown without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What Jupyter shows in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 class NothingToShow(ArenaError):
@@ -53,6 +61,20 @@ def section(value: T | None, name: str) -> T:
 def one_line(message: object) -> str:
     """A message in one line."""
     return " ".join(str(message).split())
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> ArenaError:
+    """The error for a name that is not among those `known`: says which there are, and which one may have been meant.
+
+    >>> print(unknown("policy", "pi_bda", ["p0", "pi_bad"]))
+    no policy 'pi_bda': there is p0, pi_bad; did you mean 'pi_bad'?
+    """
+    names, told = list(known), str(name)[:80]
+    listed = names if len(names) <= MOST_LISTED else [*names[:3], f"... ({len(names):,} in all)"]
+    by_folded = {n.casefold(): n for n in names}
+    close = difflib.get_close_matches(told.casefold(), by_folded, n=1)
+    meant = f"; did you mean {by_folded[close[0]]!r}?" if close else ""
+    return ArenaError(f"no {what} {told!r}: there is {', '.join(listed) or 'none'}{meant}")
 
 
 def invalid(code: str, detail: str) -> CallError:

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from arena10k.errors import ArenaError
+from arena10k.errors import ArenaError, unknown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _RESERVED = {"sample"}
@@ -49,8 +49,10 @@ def params_file(name: str | Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate.resolve()
-    known = ", ".join(sorted(p.stem for p in (source_root() / "params").glob("*.yaml")))
-    raise ArenaError(f"no params file {str(name)!r}: looked in params/, which has {known or 'nothing'}")
+    error = unknown("params file", name, sorted(p.stem for p in (source_root() / "params").glob("*.yaml")))
+    if str(name) in made_runs():
+        raise ArenaError(f"{error}; data/{name} is there: name the params it was made with, and {name!r} as the run")
+    raise error
 
 
 def shown(path: Path) -> str:
@@ -96,6 +98,12 @@ def import_file(run: str) -> Path:
 
 def server_log(run: str) -> Path:
     return data_dir(run) / "local_server.log"
+
+
+def made_runs() -> list[str]:
+    """The runs that are there: names of the data folders with prompts, the sample first."""
+    found = (path.parent.name for path in (home() / "data").glob("*/prompts.parquet"))
+    return [*sorted(_RESERVED), *sorted(set(found) - _RESERVED)]
 
 
 def notebook(stage: str) -> Path:

@@ -141,7 +141,8 @@ def read(run: str) -> pd.DataFrame:
     """The run's prompts, in order. Raises ArenaError where stage 01 has not run."""
     path = paths.prompts_file(run)
     if not path.is_file():
-        raise ArenaError(f"run {run!r} has no prompts yet: run 01_prompts first")
+        made = ", ".join(paths.made_runs())
+        raise ArenaError(f"run {run!r} has no prompts yet: `make report` with its params makes it; there is {made}")
     return pd.read_parquet(path)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import pandas as pd
 from arena10k import config, paths, prompts
 from arena10k.config import Params
 from arena10k.errors import ArenaError, NothingToShow, ParamsError
+from arena10k.explore import Exploring
 from arena10k.jobs import contexts
 from arena10k.policies import Policy, policies
 from arena10k.store import Store
@@ -30,8 +32,13 @@ if TYPE_CHECKING:
     from arena10k.evaluate import Study
 
 
-class Run:
-    """One experiment.
+class Run(Exploring):
+    """One experiment, to look at and to ask.
+
+    Frames: `prompts`, `responses`, `logprobs`, `judgments`, `labels`, and `table()`, what is estimated from.
+    Questions: `estimate()`, `diagnose(policy)`, `explain(policy)`, `prompt(id)`, `heavy_rows(policy)`,
+    `disagreements()`. The answers show themselves in Jupyter and have the numbers as attributes. Looking writes nothing
+    and may be done while the run collects; frames are read once, and a new `Run` sees what was measured since.
 
     Parameters
     ----------
@@ -40,6 +47,8 @@ class Run:
 
     Raises
     ------
+    ArenaError
+        For a params file that is not there, and, once data are asked for, for a run that has none.
     ParamsError
         For a params file that does not fit the schema.
     """
@@ -55,12 +64,9 @@ class Run:
         run.params, run.name = params, params.run
         return run
 
-    def __repr__(self) -> str:
-        return f"Run({self.name!r}: {len(self.params.policies)} policies)"
-
     @cached_property
     def store(self) -> Store:
-        """The record store, opened for collecting; a recording is loaded from Parquet into memory."""
+        """The record store, opened for collecting (made where there is none); a recording is loaded into memory."""
         if self.params.recording:
             if not paths.records_file(self.name).is_file():
                 raise ArenaError(f"run {self.name!r} is a recording without records.parquet")
@@ -69,18 +75,39 @@ class Run:
             store = Store.open(paths.store_file(self.name))
         return store.using(contexts(self.params).values())
 
+    @cached_property
+    def _read_only(self) -> Store:
+        from arena10k import status
+
+        return status.open_store(self.params)
+
+    @property
+    def reading(self) -> Store:
+        """The record store for reading: the one that is open for collecting, else opened read-only.
+
+        Raises
+        ------
+        ArenaError
+            Where there is none yet.
+        """
+        return self.store if self.params.recording or "store" in vars(self) else self._read_only
+
     @property
     def policies(self) -> dict[str, Policy]:
+        """The policies by name, as they are asked."""
         return dict(policies(self.params))
 
     @cached_property
     def prompts(self) -> pd.DataFrame:
-        """One row per prompt: `prompt_id`, `prompt`, `category`, `language`, `answer`, `check`."""
+        """One row per prompt: `prompt_id`, `prompt`, `category`, `language`, `answer`, `check`; of a table that was
+        given, the first three."""
+        if self.params.table:
+            return self._table.prompts()
         return prompts.read(self.name)
 
     def records(self, job: str | None = None) -> pd.DataFrame:
         """Records of one job (or all) as a frame, errors and quarantined rows included."""
-        rows = list(self.store.rows(job))
+        rows = list(self.reading.rows(job))
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["job", "prompt_id", "policy", "draw", "value"])
 
     def table(self) -> Table:
@@ -92,7 +119,14 @@ class Run:
             given = self.params.table
             fresh = paths.home() / given.fresh if given.fresh else None
             return columnar.read(paths.home() / given.logged, fresh, self.params.logging_policy)
-        return build(self.params, self.prompts, self.store)
+        return build(self.params, self.prompts, self.reading)
+
+    def table_of(self, prompt_ids: pd.Series) -> Table:
+        """The same of some prompts alone: their rows, what is missing of them, and their true values."""
+        if self.params.table:
+            return self._table.of_prompts(prompt_ids)
+        chosen = self.prompts[self.prompts.prompt_id.isin(prompt_ids)]
+        return build(self.params, chosen, self.reading.only(prompt_ids))
 
     def coverage(self) -> str:
         """How much of what is due can be used, in a sentence."""
@@ -100,7 +134,7 @@ class Run:
 
         if self.params.table:
             return f"The analysis table was given, with {len(self.table().logged):,} logged rows."
-        return str(status.coverage(self.params, self.store)["sentence"])
+        return str(status.coverage(self.params, self.reading)["sentence"])
 
     def arrays(self, table: Table) -> dict[str, dict[str, PolicyData]]:
         """What the statistics take: per policy (the logging policy first) and judge mode, the arrays of one policy.
@@ -113,21 +147,33 @@ class Run:
         folds = self.params.estimation.folds
         return policies_data(table.logged, table.fresh, names, modes, table.logging_policy, folds)
 
-    def study(self, table: Table, reports: bool = True) -> Study:
-        """Every estimator, interval and verdict for every policy and judge mode, and with `reports` the diagnostics."""
+    def study(
+        self,
+        table: Table,
+        reports: bool = True,
+        policies: Iterable[str] | None = None,
+        estimators: Iterable[str] | None = None,
+        judges: Iterable[str] | None = None,
+    ) -> Study:
+        """Every estimator, interval and verdict for every policy and judge mode, or for those named alone, and with
+        `reports` the diagnostics. Contexts are kept of the headline's judge mode, or of `judges`."""
         from arena10k import evaluate
 
-        e = self.params.estimation
+        e, modes = self.params.estimation, None if judges is None else list(judges)
+        arrays = self.arrays(table)
+        names = list(arrays) if policies is None else list(policies)
+        chosen = {p: {m: data for m, data in arrays[p].items() if modes is None or m in modes} for p in names}
         return evaluate.study(
-            self.arrays(table),
+            chosen,
             table.quarantined,
             self._flags,
             e.width,
             e.confidence,
-            calibration=e.calibration,
+            estimators,
+            e.calibration,
             clones=self._clones(table),
             reports=reports,
-            contexts=[e.judge],
+            contexts=[e.judge] if modes is None else modes,
         )
 
     def estimates(self, table: Table, study: Study | None = None) -> dict[str, Any]:
@@ -230,7 +276,7 @@ class Run:
 
     def labelled_judgments(self) -> pd.DataFrame:
         """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `judge_*`, `label`."""
-        return labelled_judgments(self.store)
+        return labelled_judgments(self.reading)
 
     @property
     def records_file(self) -> Path:
@@ -252,7 +298,7 @@ class Run:
         """When the newest record was measured (UTC), so that the same data gives the same report."""
         if self.params.table:
             return None
-        newest = max((c["newest"] for c in self.store.counts()), default=None)
+        newest = max((c["newest"] for c in self.reading.counts()), default=None)
         if newest is None:
             return None
         return datetime.datetime.fromtimestamp(newest, datetime.UTC).isoformat(timespec="seconds")

@@ -222,7 +222,8 @@ def open_store(params: Params) -> Store:
     if params.recording:
         return Store.recording(paths.records_file(params.run)).using(contexts(params).values())
     if not paths.prompts_file(params.run).is_file():
-        raise ArenaError(f"run {params.run!r} has not started: no prompts and no records")
+        made = ", ".join(paths.made_runs())
+        raise ArenaError(f"run {params.run!r} has not started: no prompts and no records; there is {made}")
     return Store.read(paths.store_file(params.run)).using(contexts(params).values())
 
 

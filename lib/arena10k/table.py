@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +44,29 @@ class Table:
     def is_judged(self, mode: str) -> bool:
         """Whether any response has a score in a judge mode."""
         return any(frame[f"judge_{mode}"].notna().any() for frame in (self.logged, self.fresh))
+
+    def __repr__(self) -> str:
+        return (
+            f"Table({len(self.logged):,} logged rows of {self.logging_policy}, {len(self.fresh):,} fresh draws of "
+            f"{', '.join(self.targets) or 'no target'}; frames: logged, fresh, truth)"
+        )
+
+    def prompts(self) -> pd.DataFrame:
+        """The prompts of the logged rows, then of others: `prompt_id`, `prompt`, `category` (missing where not
+        told)."""
+        columns = ["prompt_id", "prompt", "category"]
+        rows = pd.concat([frame.reindex(columns=columns) for frame in (self.logged, self.fresh)], ignore_index=True)
+        return rows.astype("string").drop_duplicates("prompt_id", ignore_index=True)
+
+    def of_prompts(self, prompt_ids: Iterable[str]) -> Table:
+        """The rows of some prompts; how many of those were set aside is not known of a table that was given."""
+        kept = set(prompt_ids)
+        logged, fresh = (
+            f[f.prompt_id.astype(str).isin(kept)].reset_index(drop=True) for f in (self.logged, self.fresh)
+        )
+        base = logged[f"logp_{self.logging_policy}"]
+        missing = {p: int((logged[f"logp_{p}"].isna() | base.isna()).sum()) for p in self.missing}
+        return replace(self, logged=logged, fresh=fresh, truth=self.truth.head(0), missing=missing, quarantined={})
 
     def log_weights(self) -> dict[str, np.ndarray]:
         """Raw log-weights of each target on the logged rows (n,), NaN where missing."""

@@ -1,0 +1,62 @@
+"""Estimates of a run or of a part of it, with what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from arena10k import compare, findings, plots, report
+from arena10k.evaluate import Study
+from arena10k.explore.selection import Slice
+from arena10k.explore.view import Folded, Rows
+
+_COLUMNS = ["policy", "estimator", "value", "ci_low", "ci_high", "verdict", "reasons", "labels_needed"]
+#: Up to so many estimates are shown at once; of more, each policy's most trusted one.
+_ALL_SHOWN = 12
+
+
+class Estimates(Rows):
+    """What `run.estimate()` answers.
+
+    `frame`: one row per policy, judge mode and estimator with the fields of `estimates.json`, reasons as one text.
+    `rows`: the same as lists and numbers. `ranking`: who may be reported, best first; equal ranks are ties.
+    `contrasts`: the difference of every two of them. `study`: everything computed, for the library's functions.
+    `n`: prompts used.
+    """
+
+    def __init__(self, study: Study, part: Slice, judges: Sequence[str], confidence: float):
+        self.study, self.rows, self.n = study, study.rows, part.n
+        contexts = study.of_judge(judges[0])
+        ranking = [dataclasses.asdict(place) for place in compare.ranking(contexts, confidence)]
+        contrasts = [dataclasses.asdict(c) for c in compare.contrasts(contexts, confidence=confidence)]
+        self.ranking = pd.DataFrame(ranking, columns=[f.name for f in dataclasses.fields(compare.Ranked)])
+        self.contrasts = findings.contrasts_frame(contrasts)
+        frame = findings.estimates_frame(self.rows)
+        truth = dict(zip(part.table.truth.policy, part.table.truth.value, strict=True))
+        said = [*part.sentences, findings.estimates_sentence(self.rows)]
+        if len(contexts) > 1:
+            said.append(findings.contrasts_sentence(contrasts, ranking))
+        super().__init__(
+            frame, said, *_tables(frame, self.rows, judges),
+            figures={
+                "forest": lambda: (
+                    plots.forest(frame, truth),
+                    f"Estimates and intervals by policy. {plots.forest_finding(frame, truth)}.",
+                )
+            },
+        )  # fmt: skip
+
+
+def _tables(frame: pd.DataFrame, rows: list[dict[str, Any]], judges: Sequence[str]) -> list[report.Table | Folded]:
+    columns = _COLUMNS if len(judges) == 1 else ["judge", *_COLUMNS]
+    told = f"judge mode {judges[0]}" if len(judges) == 1 else f"judge modes {' and '.join(judges)}"
+    every = report.table(frame, columns=columns, caption=f"Every estimate ({told})")
+    best = [dict(row) for row in report.headline(r for r in rows if r["judge"] == judges[0])]
+    if len(frame) <= _ALL_SHOWN or not best:
+        return [every]
+    caption = f"The most trusted estimate of each policy (judge mode {judges[0]})"
+    first = report.table(findings.estimates_frame(best), columns=_COLUMNS, caption=caption)
+    return [first, Folded(f"All {len(frame):,} estimates are in .frame", every)]

@@ -1,0 +1,94 @@
+"""Prompts chosen by what they are, and the analysis table of those alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import pandas as pd
+
+from arena10k.errors import ArenaError, one_line, unknown
+from arena10k.table import Table
+
+#: A query on the prompts (`"category == 'sum' and prompt_chars < 40"`), or a function of their frame; either gives a
+#: boolean per prompt, which may be given too. Rows of `run.prompts` and prompt ids choose those prompts.
+Where: TypeAlias = str | pd.Series | pd.DataFrame | list[Any] | Callable[[pd.DataFrame], Any] | None
+
+#: What pandas raises for a text that is no query.
+_NO_QUERY = (NameError, SyntaxError, TypeError, ValueError, KeyError, AttributeError, NotImplementedError)
+#: What a query may ask for beside the columns of the prompts.
+CHARS = "prompt_chars"
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """The analysis table of some prompts: `n` of the run's `of`; `words` say which, empty where it is all."""
+
+    table: Table
+    n: int
+    of: int
+    words: str = ""
+
+    @property
+    def sentences(self) -> list[str]:
+        """What a reader of numbers of a part has to know."""
+        if not self.words:
+            return []
+        return [
+            f"On {self.n:,} of the {self.of:,} prompts alone ({self.words}). Intervals hold for a part that was chosen "
+            "before looking: of many parts looked at, some miss by chance."
+        ]
+
+
+def choose(prompts: pd.DataFrame, where: Where) -> tuple[pd.DataFrame, str]:
+    """The prompts that `where` chooses, in their order, and words for the choice.
+
+    Responses are no part of it: what a policy happened to say decides its log-probs and scores, and among rows chosen
+    by it the mean weight of a right log is not 1.
+
+    Raises
+    ------
+    ArenaError
+        For a query that cannot be answered, a mask of another length, a prompt that is not there, and where no prompt
+        is chosen.
+    """
+    frame = prompts.assign(**{CHARS: prompts.prompt.str.len().astype("Int64")})
+    if isinstance(where, str):
+        chosen, words = _queried(frame, where), where
+    else:
+        told = where(frame) if callable(where) else where
+        chosen, words = _marked(frame, told), "chosen by hand"
+    if not chosen.any():
+        raise ArenaError(f"no prompt is chosen by {where if isinstance(where, str) else 'that filter'!r}")
+    return prompts[chosen.to_numpy()], words
+
+
+def _queried(frame: pd.DataFrame, query: str) -> pd.Series:
+    try:
+        found = frame.eval(query, engine="python")
+    except _NO_QUERY as error:
+        raise ArenaError(
+            f"where={query!r}: {one_line(error)}; a filter asks about prompts, by {', '.join(frame.columns)}, such as "
+            f"\"category == 'x' and {CHARS} < 40\""
+        ) from error
+    if not isinstance(found, pd.Series) or not pd.api.types.is_bool_dtype(found):
+        raise ArenaError(f"where={query!r} is no question with yes or no for every prompt")
+    return found.fillna(False)
+
+
+def _marked(frame: pd.DataFrame, told: Any) -> pd.Series:
+    """Prompts by a boolean for each, aligned by index where it has one, or by their ids."""
+    told = told["prompt_id"] if isinstance(told, pd.DataFrame) else told
+    values = told if isinstance(told, pd.Series) else pd.Series(list(told), dtype=None if len(told) else "object")
+    if not pd.api.types.is_bool_dtype(values):
+        ids = values.astype(str)
+        strange = ids[~ids.isin(frame.prompt_id)]
+        if len(strange):
+            raise unknown("prompt", strange.iloc[0], frame.prompt_id)
+        return frame.prompt_id.isin(ids)
+    if isinstance(told, pd.Series):
+        values = values.reindex(frame.index)
+    if len(values) != len(frame) or values.isna().any():
+        raise ArenaError(f"where: {len(told):,} booleans for {len(frame):,} prompts; `run.prompts` has their order")
+    return pd.Series(values.to_numpy(bool), frame.index)

@@ -1,0 +1,117 @@
+"""What exploring answers with: sentences, tables and figures that show themselves, escaped in HTML and plain elsewhere.
+
+>>> from arena10k.report import table
+>>> print(View(["Two rows."], table([{"policy": "p0", "rows": 2}])))
+Two rows.
+policy  rows
+p0         2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from html import escape
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from arena10k.errors import unknown
+from arena10k.report import Table, visible
+from arena10k.report.display import figure_html
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: By name, what makes a figure and what tells it in words (its text alternative).
+Figures = Mapping[str, Callable[[], tuple["Figure", str]]]
+
+
+class Picture:
+    """A figure that displays itself with its text alternative; `figure` is matplotlib's own, to save or change."""
+
+    def __init__(self, figure: Figure, alt: str):
+        self.figure, self.alt = figure, visible(alt)
+
+    def __repr__(self) -> str:
+        return f"[Figure: {self.alt}]"
+
+    def _repr_html_(self) -> str:
+        return figure_html(self.figure, self.alt)
+
+
+class Folded:
+    """A table behind a summary line, which opens it on a page; plain text has only the line."""
+
+    def __init__(self, summary: str, content: Table):
+        self._summary, self._content = summary, content
+
+    def __repr__(self) -> str:
+        return self._summary
+
+    def _repr_html_(self) -> str:
+        return f"<details><summary>{escape(visible(self._summary))}</summary>{_html(self._content)}</details>"
+
+
+Part = str | Table | Folded | Picture
+
+
+class View:
+    """An answer: `parts` one under the other, and figures by name that are drawn when they are asked for.
+
+    Parameters
+    ----------
+    sentences : said first, each a paragraph of plain text.
+    parts : tables, pictures and further sentences.
+    figures : what `figure(name)` draws.
+    """
+
+    def __init__(self, sentences: Iterable[str], *parts: Part, figures: Figures | None = None):
+        self._parts: list[Part] = [*sentences, *parts]
+        self._figures = dict(figures or {})
+
+    @property
+    def figures(self) -> list[str]:
+        """The names that `figure` takes."""
+        return list(self._figures)
+
+    def figure(self, name: str) -> Picture:
+        """Draw one of `figures`.
+
+        Raises
+        ------
+        ArenaError
+            For another name.
+        """
+        if name not in self._figures:
+            raise unknown("figure", name, self._figures)
+        return Picture(*self._figures[name]())
+
+    def __repr__(self) -> str:
+        more = [f".figure(name) draws {', '.join(self._figures)}"] if self._figures else []
+        return "\n".join([*(visible(p) if isinstance(p, str) else repr(p) for p in self._parts), *more])
+
+    def _repr_html_(self) -> str:
+        figures = ", ".join(f"<code>{escape(name)}</code>" for name in self._figures)
+        more = f'<p class="note"><code>.figure(name)</code> draws {figures}</p>' if figures else ""
+        return "\n".join(map(_html, self._parts)) + more
+
+
+def _html(part: Part) -> str:
+    if isinstance(part, str):
+        return f"<p>{escape(visible(part))}</p>"
+    html = part._repr_html_()
+    # Jupyter sets every table cell flush right, words too; a page has a style of its own and takes this out.
+    for words in ("<td>", '<td class="text" dir="auto">', '<th scope="col">'):
+        html = html.replace(words, f'{words[:-1]} style="text-align:left">')
+    return html
+
+
+class Rows(View):
+    """An answer that is rows: `frame` has all of them, the table shows the first."""
+
+    def __init__(self, frame: pd.DataFrame, sentences: Iterable[str], *parts: Part, figures: Figures | None = None):
+        super().__init__(sentences, *parts, figures=figures)
+        self.frame = frame
+
+    def __len__(self) -> int:
+        return len(self.frame)

@@ -1,0 +1,431 @@
+"""Exploring a run: frames against the store, answers against the statistics they come from, and nothing written."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import doctest
+import hashlib
+import importlib
+import inspect
+import json
+import re
+import textwrap
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from arena10k import attribution, diagnostics, errors, evaluate, intervals, paths, verdicts
+from arena10k.errors import ArenaError
+from arena10k.estimators import ESTIMATORS
+from arena10k.explore import frames, methods, reasons
+from arena10k.explore.view import View
+from arena10k.run import Run
+from arena10k.store import Store
+from sample_copy import copied, failed
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> | **bold** \u202e"
+FRAMES = ("responses", "logprobs", "judgments", "labels")
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return Run("sample")
+
+
+@pytest.fixture(scope="module")
+def table(run):
+    return run.table()
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory):
+    """A live run whose first prompt has a hostile response by every policy, with failures and values set aside."""
+    home = tmp_path_factory.mktemp("home")
+
+    def change(record):
+        if record.job == "responses" and record.prompt_id == "copy_05":
+            return dataclasses.replace(record, value=HOSTILE)
+        if record.job == "logprobs" and (record.policy, record.prompt_id[:3]) == ("pi_cot", "sum"):
+            return failed(record, "http_500")
+        return record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARENA10K_HOME", str(home))
+        made = copied(home, change)
+        rows = [r for r in made.store.rows("logprobs") if r["policy"] == "pi_terse" and r["prompt_id"] == "copy_01"]
+        made.store.set_quarantine([(r["job"], r["prompt_id"], r["request_hash"], "planted") for r in rows])
+        made.store.close()
+        yield Run(home / "copy.yaml")
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Digest of every file's content; SQLite's own files for readers beside a store are there and empty."""
+    kept = {path for path in folder.rglob("*") if path.is_file() and not path.name.endswith("-shm")}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in kept
+        if not (path.name.endswith("-wal") and not path.stat().st_size)
+    }
+
+
+class Tags(HTMLParser):
+    def __init__(self, html: str):
+        super().__init__()
+        self.seen: set[str] = set()
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.add(tag)
+        self.seen.update(name for name, _ in attrs if name.startswith("on"))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_frames_have_every_record_of_the_store(spoiled):
+    store = Counter()
+    for row in spoiled.reading.rows():
+        status = "set aside" if row["quarantine"] else {"ok": "ok", "error": "failed"}[row["status"]]
+        store[row["job"], row["policy"], status, row["quarantine"] or row["code"]] += 1
+    assert {
+        ("logprobs", "pi_cot", "failed", "http_500"),
+        ("logprobs", "pi_terse", "set aside", "planted"),
+    } <= set(store)
+    jobs = {"oracle": "oracle", "truth": "truth"}
+    jobs |= {"deterministic": "judge_deterministic", "uncertainty": "judge_uncertainty"}
+    seen = Counter()
+    for name in FRAMES:
+        frame = getattr(spoiled, name)
+        variant = frame.get("mode", frame.get("kind"))
+        job = [name] * len(frame) if variant is None else variant.map(jobs)
+        reason = frame.reason.astype(object).where(frame.reason.notna(), None)
+        seen.update(zip(job, frame.policy, frame.status, reason, strict=True))
+        assert not frame.duplicated([c for c in frame if c in ("policy", "prompt_id", "draw", "mode", "kind")]).any()
+    assert seen == Counter({key: n for key, n in store.items() if key[0] != "logprobs_shuffled"})
+
+
+def test_what_failed_or_is_set_aside_has_no_value_to_average(spoiled):
+    aside = spoiled.logprobs[spoiled.logprobs.status == "set aside"]
+    gone = spoiled.logprobs[spoiled.logprobs.status == "failed"]
+    assert aside.logp.isna().all()
+    assert aside.raw_logp.notna().all()
+    assert len(aside) == 1
+    assert gone.raw_logp.isna().all()
+    assert len(gone) == 10
+    usable = spoiled.logprobs.pivot(index="prompt_id", columns="policy", values="logp")
+    logged = spoiled.table().logged.set_index("prompt_id")
+    for policy in spoiled.policies:
+        np.testing.assert_array_equal(usable[policy].loc[logged.index], logged[f"logp_{policy}"])
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_frames_are_in_the_runs_order_and_documented_column_by_column(run, name):
+    frame = getattr(run, name)
+    assert list(frame.columns) == list(frames.COLUMNS[name])
+    told = getattr(methods.Exploring, name).__doc__.split(">>>")[0]
+    assert [c for c in re.findall(r"`(\w+)`", told) if c in frame] == list(frame.columns)
+    places = {p: i for i, p in enumerate(run.prompts.prompt_id)}
+    ranks = {p: i for i, p in enumerate(run.policies)}
+    keys = list(zip(frame.policy.map(ranks), frame.prompt_id.map(places), frame.draw, strict=True))
+    assert keys == sorted(keys)
+
+
+def test_estimates_without_a_filter_are_the_rows_of_estimates_json(run, table):
+    rows = run.estimates(table)["rows"]
+    both = run.estimate(judge=["deterministic", "uncertainty"])
+    assert sorted(map(repr, both.rows)) == sorted(map(repr, rows))
+    headline = run.estimate()
+    assert headline.rows == [row for row in rows if row["judge"] == run.params.estimation.judge]
+    assert headline.frame.value.tolist() == pytest.approx([r["value"] for r in headline.rows])
+    assert headline.ranking.policy.tolist() == [place["policy"] for place in run.estimates(table)["ranking"]]
+    chosen = run.estimate(["pi_bad", "p0"], ["snips", "ppi_pp"]).rows
+    assert chosen == [r for p in ("pi_bad", "p0") for e in ("snips", "ppi_pp") for r in headline.rows
+                      if (r["policy"], r["estimator"]) == (p, e)]  # fmt: skip
+
+
+def by_hand(run, table, ids, policies=None) -> list[dict]:
+    """The rows of a study of the table's rows of some prompts."""
+    logged, fresh = (f[f.prompt_id.isin(ids)].reset_index(drop=True) for f in (table.logged, table.fresh))
+    part = dataclasses.replace(table, logged=logged, fresh=fresh)
+    judge = run.params.estimation.judge
+    data = {p: {judge: modes[judge]} for p, modes in run.arrays(part).items()}
+    e = run.params.estimation
+    return evaluate.estimates(data, width=e.width, confidence=e.confidence, calibration=e.calibration)
+
+
+def test_a_part_is_estimated_as_if_the_run_had_no_other_prompt(run, table):
+    ids = [p for p, text in zip(run.prompts.prompt_id, run.prompts.prompt, strict=True) if len(text) < 30]
+    part = run.estimate(where="prompt_chars < 30")
+    assert 0 < part.n == len(ids) < len(run.prompts)
+    assert part.rows == by_hand(run, table, ids)
+    assert f"{len(ids)} of the 120 prompts" in repr(part)
+
+
+def test_every_way_to_choose_prompts_chooses_the_same(run):
+    mask = run.prompts.category == "sum"
+    ids = run.prompts.prompt_id[mask]
+    asked = ["category == 'sum'", mask, mask.tolist(), mask.to_numpy(), run.prompts[mask], ids, list(ids),
+             lambda frame: frame.category == "sum", mask.sample(frac=1, random_state=1)]  # fmt: skip
+    first, *others = [run.estimate("pi_bad", "direct", where=where).rows for where in asked]
+    assert all(rows == first for rows in others)
+
+
+def test_the_true_values_of_a_part_are_of_its_prompts(run):
+    chosen = run.prompts.prompt_id[run.prompts.category == "color"]
+    labels = run.labels[(run.labels.kind == "truth") & run.labels.prompt_id.isin(chosen)]
+    truth = run.table_of(chosen).truth.set_index("policy").value
+    pd.testing.assert_series_equal(
+        truth, labels.groupby(["policy", "prompt_id"]).label.mean().groupby("policy").mean().loc[truth.index],
+        check_names=False,
+    )  # fmt: skip
+
+
+def test_a_part_of_one_prompt_gets_no_number_that_may_be_reported(run):
+    first = run.prompts.prompt_id.head(1)
+    assert "REPORT" not in set(run.estimate(where=first).frame.verdict)
+    told = [run.estimate(where=first), run.diagnose("pi_bad", where=first), run.explain("pi_bad", where=first)]
+    assert all("1 of the 120 prompts" in repr(view) and view._repr_html_() for view in told)
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda run: run.diagnose("pi_bda"), "no policy 'pi_bda'.*p0, pi_clone.*did you mean 'pi_bad'"),
+        (lambda run: run.explain("PI_BAD"), "did you mean 'pi_bad'"),
+        (lambda run: run.estimate(["p0", "nobody"]), "no policy 'nobody'"),
+        (lambda run: run.estimate(estimators="snip"), "no estimator 'snip'.*ppi_pp.*did you mean 'snips'"),
+        (lambda run: run.estimate(estimators=[]), "no estimator is named"),
+        (lambda run: run.estimate(judge="determinist"), "no judge mode .*did you mean 'deterministic'"),
+        (lambda run: run.heavy_rows("p0"), "p0 is the logging policy"),
+        (lambda run: run.heavy_rows("pi_terze"), "no target 'pi_terze'.*'pi_terse'"),
+        (lambda run: run.prompt("capital_1"), "no prompt 'capital_1'.*120 in all.*did you mean 'capital_"),
+        (lambda run: run.diagnose("pi_bad").figure("log_weight"), "did you mean 'log_weights'"),
+        (lambda run: run.estimate(where="categry == 'sum'"), "categry.*category.*prompt_chars"),
+        (lambda run: run.estimate(where="response_chars < 9"), "a filter asks about prompts"),
+        (lambda run: run.estimate(where="category =="), "where="),
+        (lambda run: run.estimate(where="prompt_chars + 1"), "no question with yes or no"),
+        (lambda run: run.estimate(where="category == 'nothing'"), "no prompt is chosen by"),
+        (lambda run: run.estimate(where=[True, False]), "2 booleans for 120 prompts"),
+        (lambda run: run.estimate(where=["capital_01", "gone"]), "no prompt 'gone'"),
+        (lambda run: Run("lcoal"), "no params file 'lcoal'.*did you mean 'local'"),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_not_there_is_told_with_those_that_are(run, ask, told):
+    with pytest.raises(ArenaError, match=told):
+        ask(run)
+
+
+def test_jupyter_shows_an_error_as_its_message_alone(capsys, home, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(home))
+    shell = InteractiveShell()
+    shell.run_cell("from arena10k import Run\nRun('sample').diagnose('pi_bda')")
+    shown = capsys.readouterr()
+    lines = (shown.out + shown.err).strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("ArenaError: no policy 'pi_bda'")
+
+
+def test_measures_of_a_diagnosis_are_those_of_its_rows(run, table):
+    found = run.diagnose("pi_bad")
+    judged = table.logged.dropna(subset=[f"judge_{found.judge}"])
+    weight = np.exp((judged.logp_pi_bad - judged.logp_p0).to_numpy())
+    told = {name.split(" (")[0]: value for name, value in found.facts.items()}
+    assert told["mean weight"] == pytest.approx(weight.mean())
+    assert told["effective sample size"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
+    assert told["weight of the ten heaviest rows"] == pytest.approx(np.sort(weight)[-10:].sum() / weight.sum())
+    assert f"average {weight.mean():.2f}" in " ".join(found.problems["what is wrong"])
+    assert found.verdicts.value.tolist() == run.estimate("pi_bad").frame.value.tolist()
+
+
+def test_problems_are_the_reasons_of_the_estimates_in_words(run):
+    for policy in run.policies:
+        found = run.diagnose(policy)
+        counted = [row for row in run.estimate(policy).rows if row["estimator"] != "naive"]
+        wanted = {
+            reason: {r["estimator"] for r in counted if reason in r["reasons"]}
+            for r in counted
+            for reason in r["reasons"]
+        }
+        assert {r.reason: set(r.concerns.split(", ")) for r in found.problems.itertuples()} == wanted
+        assert set(wanted) <= set(reasons.WORDS)
+    assert not len(run.diagnose("pi_clone").problems)  # a clone's weights are 1
+    for reason in reasons.WORDS:
+        told = reasons.sentence(reason, found.context, found.report)
+        assert told.endswith(".")
+        assert not {"{", "nan"} & set(re.findall(r"\{|nan", told))
+
+
+def test_every_reason_a_verdict_can_have_has_words():
+    """Reasons are the words of several parts that stand in the code of verdicts and of the weight audit."""
+    makers = (verdicts.missing_inputs, verdicts._judge_reasons, verdicts._weight_reasons, verdicts.verdict)
+    code = "".join(textwrap.dedent(inspect.getsource(f)) for f in (*makers, intervals.WeightAudit.failures.fget))
+    constants = {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
+    found = {c for c in constants if isinstance(c, str) and re.fullmatch("[a-z]+(_[a-z]+)+", c)} - set(ESTIMATORS)
+    assert found == set(reasons.WORDS)
+
+
+@pytest.mark.parametrize("policy", ["p0", "pi_bad"])
+def test_every_figure_that_is_offered_can_be_drawn(run, policy):
+    for view in (run.estimate(policy), run.diagnose(policy), run.explain(policy)):
+        assert view.figures
+        for name in view.figures:
+            drawn = view.figure(name)
+            assert drawn.alt in repr(drawn)
+            assert "<img src=" in drawn._repr_html_()
+
+
+def test_explanations_are_the_rows_of_anomaly_json(run, table):
+    rows = {row["policy"]: row for row in attribution.anomaly_json(run.investigate(table))["policies"]}
+    for policy in run.policies:
+        found = run.explain(policy)
+        assert json.dumps(found.row) == json.dumps(rows[policy])
+        assert rows[policy]["sentence"] in repr(found)
+    assert found.parts.value.sum() == pytest.approx(rows[policy]["gap"])
+
+
+def test_heavy_rows_are_those_with_the_largest_weights(run, table):
+    judged = table.logged.dropna(subset=["judge_uncertainty"]).assign(lw=lambda f: f.logp_pi_terse - f.logp_p0)
+    found = run.heavy_rows("pi_terse", top=7).frame
+    assert found.prompt_id.tolist() == judged.nlargest(7, "lw").prompt_id.tolist()
+    share = np.exp(judged.lw) / np.exp(judged.lw).sum()
+    assert found.cumulative.iloc[-1] == pytest.approx(share.nlargest(7).sum())
+    labels = judged.set_index("prompt_id").label
+    np.testing.assert_array_equal(found.label, labels.loc[found.prompt_id])
+
+
+def test_disagreements_are_all_labelled_scores_the_furthest_first(run):
+    both = run.labelled_judgments().dropna(subset=["judge_uncertainty"])
+    found = run.disagreements(top=3)
+    key = ["policy", "prompt_id", "draw"]
+    merged = both.merge(found.frame, on=key, suffixes=("", "_told"))
+    assert len(merged) == len(both) == len(found)
+    assert (merged.label == merged.label_told).all()
+    assert (merged.judge_uncertainty == merged.score).all()
+    assert found.frame.gap.abs().is_monotonic_decreasing
+    auc = diagnostics.judge_auc(both.judge_uncertainty.to_numpy(), both.label.to_numpy())
+    assert f"AUC {auc:.2f}" in repr(found)
+    assert f"{len(both) - 3:,} more rows." in repr(found)
+
+
+def test_one_prompt_has_every_response_and_weight(spoiled):
+    found = spoiled.prompt("copy_01")
+    assert len(found.responses) == len(spoiled.policies) * spoiled.params.responses.draws
+    one = spoiled.table().logged.set_index("prompt_id").loc["copy_01"]
+    weight = found.logged.set_index("policy").weight
+    assert weight["pi_bad"] == pytest.approx(np.exp(one.logp_pi_bad - one.logp_p0))
+    assert np.isnan(weight["pi_terse"])
+    assert "set aside" in repr(found)
+
+
+def test_what_a_model_wrote_stays_text(spoiled):
+    views = [spoiled.prompt("copy_05"), spoiled.heavy_rows("pi_bad", top=200), spoiled.disagreements(top=10**6)]
+    views += [spoiled.explain("pi_bad", top=200), View([HOSTILE])]
+    for view in views:
+        html = Tags(view._repr_html_())
+        assert not {"script", "onerror"} & html.seen
+        assert "<script>alert(1)</script>" in html.text
+        assert "[U+202E]" in html.text
+        assert "\u202e" not in view._repr_html_() + repr(view)
+
+
+def test_looking_writes_nothing_and_works_beside_a_writer(spoiled):
+    home, looked = paths.home(), Run(paths.home() / "copy.yaml")
+    writer = Store.open(paths.store_file("copy"))
+    before = files(home)
+    with writer._db:
+        writer._db.execute("BEGIN IMMEDIATE")  # as while a collection stores a record
+        looked._repr_html_()
+        looked.estimate(estimators="snips", where="category == 'sum'")
+        told = [looked.diagnose("pi_bad"), looked.explain("pi_bad"), looked.prompt("copy_01")]
+        told += [
+            looked.heavy_rows("pi_bad"),
+            looked.disagreements(),
+            looked.created,
+            looked.coverage(),
+            looked.records(),
+        ]
+        assert all(len(repr(view)) for view in told)
+    assert files(home) == before
+    writer.close()
+
+
+def test_a_run_that_is_not_there_is_said_and_not_made(home):
+    run = Run("local")
+    for ask in (lambda: run.prompts, lambda: run.responses, run.table, run.estimate, lambda: run.explain("pi_bad")):
+        with pytest.raises(ArenaError, match=r"'local' has .*there is sample"):
+            ask()
+    assert "there is sample" in run._repr_html_()
+    assert "Run('local'" in repr(run)
+    assert not list(home.iterdir())
+
+
+def test_a_run_with_prompts_alone_says_what_it_lacks(home):
+    copied(home, lambda record: None)
+    run = Run(home / "copy.yaml")
+    assert all(getattr(run, name).empty for name in FRAMES)
+    assert set(run.estimate().frame.verdict) == {"REFUSE"}
+    for ask in (run.disagreements, lambda: run.explain("pi_bad"), lambda: run.heavy_rows("pi_bad")):
+        with pytest.raises(ArenaError):
+            ask()
+    assert "none" in repr(run.diagnose("pi_bad"))
+    assert "sum_04" in repr(run.prompt("sum_04"))
+
+
+def test_a_given_table_can_be_explored_too(home, table):
+    (home / "data").mkdir()
+    columns = [c for c in table.logged if c.startswith(("logp_", "judge_")) or c in ("prompt_id", "label")]
+    table.logged[[*columns, "prompt", "response", "category", "response_chars"]].to_parquet(
+        home / "data/logged.parquet"
+    )
+    table.fresh.drop(columns=["draw", "finish_reason"]).to_parquet(home / "data/fresh.parquet")
+    given = {"logged": "data/logged.parquet", "fresh": "data/fresh.parquet"}
+    (home / "mine.yaml").write_text(json.dumps({"run": "mine", "providers": {}, "policies": {}, "table": given}))
+    run = Run(home / "mine.yaml")
+    assert len(run.prompts) == table.logged.prompt_id.nunique()
+    assert len(run.logprobs) == 120 * 6
+    assert len(run.responses) == len(table.logged) + len(table.fresh)
+    assert len(run.labels) == table.logged.label.notna().sum() + table.fresh.label.notna().sum()
+    ids = table.logged.prompt_id[table.logged.category.isin(["sum", "color", "copy", "next"])]
+    rows = run.estimate("pi_bad", where="category in ['sum', 'color', 'copy', 'next']").rows
+    judge = run.params.estimation.judge
+    hand = [r for r in by_hand(run, table, ids) if r["policy"] == "pi_bad" and r["judge"] == judge]
+    assert rows == hand
+    for view in (run, run.diagnose("pi_bad"), run.explain("pi_bad"), run.prompt("sum_04"), run.disagreements()):
+        assert view._repr_html_()
+
+
+def test_autocompletion_lists_what_there_is_and_everything_is_explained(run):
+    assert [name for name in dir(run) if name.startswith("_")] == []
+    for name in set(dir(run)) - {"name", "params"}:
+        assert getattr(Run, name).__doc__, name
+    assert {
+        "estimate",
+        "diagnose",
+        "explain",
+        "prompts",
+        "responses",
+        "logprobs",
+        "judgments",
+        "labels",
+        "table",
+    } <= set(dir(run))
+    assert all(word in repr(run) for word in ("responses", "estimate()", "diagnose(policy)"))
+
+
+@pytest.mark.parametrize("module", ["arena10k.explore.methods", "arena10k.explore.view", "arena10k.errors"])
+def test_examples_in_docstrings_hold(run, module):
+    tried = doctest.testmod(importlib.import_module(module), extraglobs={"run": run})
+    assert tried.attempted
+    assert not tried.failed
+
+
+def test_a_name_without_a_likeness_is_told_without_a_guess():
+    assert str(errors.unknown("run", "zzz", ["p0"])) == "no run 'zzz': there is p0"
+    assert "none" in str(errors.unknown("run", "zzz", []))
