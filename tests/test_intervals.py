@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -79,6 +80,33 @@ def test_el_bounds_are_the_extremes_over_reweighted_rows():
             found.append(sign * (centre @ (weights * rewards)) - abs(step @ (weights * rewards)))
         bounds.append(sign * min(found))
     np.testing.assert_allclose(el_interval(np.log(w), r, w_max=top), np.clip(bounds, 0, 1), atol=1e-9)
+
+
+def exact_upper_bound(w, r, confidence=0.95):
+    """The same bound from raw moments, in exact rational arithmetic (no weight limit, no row of too little weight)."""
+    w, r, n = [Fraction(x) for x in w], [Fraction(x) for x in r], len(w)
+    assert sum(w) > n
+    mean = sum(w) / (n + 1)
+    best = (n + 1) * (mean - 1) ** 2 / (sum(x * x for x in w) / (n + 1) - mean**2)
+    phi = (-best - Fraction(stats.f.isf(1 - confidence, 1, n))) / (2 * (n + 1))
+    wr = [a * b for a, b in zip(w, r, strict=True)]
+    var, mean_r = sum(x * x for x in w) / (n + 1) - mean**2, sum(wr) / (n + 1)
+    cov = sum(a * b for a, b in zip(w, wr, strict=True)) / (n + 1) - mean * mean_r
+    y = cov**2 / var - (sum(x * x for x in wr) / (n + 1) - mean_r**2)
+    z = phi + (1 - mean) ** 2 / (2 * var)
+    return float(mean_r + (1 - mean) * cov / var) + float(2 * y * z) ** 0.5
+
+
+def test_el_interval_beside_one_weight_of_the_clip_is_no_rounding():
+    """As in the incident: one log-weight of 20 among ordinary ones, on a row whose reward is 1."""
+    rng = np.random.default_rng(3)
+    lw = np.append(rng.normal(-0.005, 0.1, 120), 20.0)
+    r = np.append(np.round(rng.random(120) / 2, 2), 1.0)
+    low, high = el_interval(lw, r, w_max=float(np.exp(20)))
+    assert low < high < 1
+    assert high == pytest.approx(exact_upper_bound(np.exp(lw), r), abs=1e-6)
+    order = rng.permutation(121)
+    assert el_interval(lw[order], r[order], w_max=float(np.exp(20))) == pytest.approx((low, high), abs=1e-6)
 
 
 def test_el_interval_averages_prompts_first():

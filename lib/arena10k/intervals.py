@@ -106,29 +106,34 @@ def prompt_means(values: np.ndarray, cluster: np.ndarray | None) -> np.ndarray:
     return sums[count > 0] / count[count > 0]
 
 
-def _el_bound(moments: np.ndarray, n: int, unseen: float, reward: float, sign: int, phi: float) -> float:
+def _el_bound(w: np.ndarray, wr: np.ndarray, unseen: float, reward: float, sign: int, phi: float) -> float:
     """Smallest sign * E[w r] over the likelihood-ratio ball with one unseen row of weight `unseen`; NaN when E[w] = 1
     is out of reach. Regression of w r on w, read at w = 1, minus the radius left (Karampatziakis et al. 2020,
-    appendix B)."""
-    sw, sww, swr, swwr, swwrr = moments
+    appendix B).
+
+    From residuals, not from raw moments: beside one weight of e^20 the difference of moments is all rounding.
+    """
+    n = len(w)
     if np.isinf(unseen):
-        x = sign * (reward + (swr - sw * reward) / n)
-        y = (reward * sw - swr) ** 2 / (n * (n + 1)) - (reward**2 * sww - 2 * reward * swwr + swwrr) / (n + 1)
+        gain = wr - reward * w
+        x = reward + gain.mean()
+        spread = ((gain - gain.mean()) ** 2).sum() / (n + 1)
         z = phi + 1 / (2 * n)
     else:
-        mean_w = (unseen + sw) / (n + 1)
-        var_w = (unseen**2 + sww) / (n + 1) - mean_w**2
-        mean_wr = (unseen * reward + swr) / (n + 1)
-        cov = (unseen**2 * reward + swwr) / (n + 1) - mean_w * mean_wr
-        var_wr = ((unseen * reward) ** 2 + swwrr) / (n + 1) - mean_wr**2
-        if var_w <= 0:
+        w, wr = np.append(w, unseen), np.append(wr, unseen * reward)
+        mean = w.mean()
+        apart = w - mean
+        variance = (apart @ apart) / (n + 1)
+        if variance <= (1e-15 * mean) ** 2:
             return float("nan")
-        x = sign * (mean_wr + (1 - mean_w) * cov / var_w)
-        y = cov**2 / var_w - var_wr
-        z = phi + (1 - mean_w) ** 2 / (2 * var_w)
+        slope = (apart @ wr) / (apart @ apart)
+        rest = wr - slope * w
+        x = slope + rest.mean()
+        spread = ((rest - rest.mean()) ** 2).mean()
+        z = phi + (1 - mean) ** 2 / (2 * variance)
     if z > 1e-12:
         return float("nan")
-    return float(x - np.sqrt(2 * max(y * z, 0.0)))
+    return float(sign * x - np.sqrt(2 * spread * max(-z, 0.0)))
 
 
 def el_interval(
@@ -151,11 +156,10 @@ def el_interval(
         n = len(w)
         if n == 0:
             return 0.0, 1.0
-        moments = np.array([w.sum(), w @ w, wr.sum(), w @ wr, wr @ wr])
-        if not np.isfinite(moments).all() or moments.max() > 1e200:
+        sw, sww = w.sum(), w @ w
+        if not np.isfinite(sww) or sww > 1e200 or not np.isfinite(wr).all():
             return 0.0, 1.0
         top = max(w_max, float(w.max()))
-        sw, sww = moments[:2]
         free = top if sw < n else 0.0
         if np.isinf(free):
             best = 1 + 1 / n
@@ -166,7 +170,7 @@ def el_interval(
     phi = (-best - stats.f.isf(1 - confidence, 1, n)) / (2 * (n + 1))
     bounds = []
     for reward_end, sign in ((0.0, 1), (1.0, -1)):
-        found = [_el_bound(moments, n, unseen, reward_end, sign, phi) for unseen in (0.0, top)]
+        found = [_el_bound(w, wr, unseen, reward_end, sign, phi) for unseen in (0.0, top)]
         found = [b for b in found if not np.isnan(b)]
         bounds.append(float(np.clip(sign * min(found), 0.0, 1.0)) if found else reward_end)
     return bounds[0], bounds[1]
