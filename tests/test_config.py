@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from arena10k import config, paths
-from arena10k.errors import ArenaError, ParamsError
+from arena10k.errors import ArenaError, ParamsError, section
 from arena10k.policies import policies
 
 GOOD = {
@@ -158,3 +158,9 @@ def test_a_params_file_is_named_from_where_it_is_found_again(home, tmp_path, mon
     monkeypatch.setenv("ARENA10K_HOME", str(tmp_path / "other"))
     assert paths.shown(outside) == str(outside)
     assert paths.params_file(paths.shown(paths.params_file("sample"))) == paths.params_file("sample")
+
+
+def test_a_part_of_the_params_that_is_needed_and_left_out_is_named():
+    assert section("there", "judge") == "there"
+    with pytest.raises(ArenaError, match="the params have no `ablations`"):
+        section(None, "ablations")
