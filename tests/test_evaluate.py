@@ -78,6 +78,19 @@ def test_healthy_policy_with_labels_reports():
     assert got["naive"]["reasons"] == ["not_on_oracle_scale"]
 
 
+@pytest.mark.parametrize(("near", "verdict", "told"), [(3, REFUSE, True), (12, CAUTION, True), (30, CAUTION, False)])
+def test_a_calibration_needs_labels_where_the_targets_draws_score(near, verdict, told):
+    """All draws score 0.2; of the 200 labels, all but `near` lie at 0.8. Nothing tests transport."""
+    n = 200
+    judge = np.where(np.arange(n) < near, 0.2, 0.8)
+    nothing = np.full(n, np.nan)
+    data = PolicyData(log_weight=nothing, judge=judge, label=judge, fresh_judge=np.full(n, 0.2))
+    row = rows(data)["direct"]
+    assert row["value"] == pytest.approx(0.2)
+    assert row["verdict"] == verdict
+    assert ("calibration_extrapolates" in row["reasons"]) == told
+
+
 def test_off_support_policy_is_refused_by_every_weighting_and_says_how_many_labels_would_do():
     data = example(1000, target_labels=0)
     got = rows(dataclasses.replace(data, log_weight=data.log_weight * 8 - 60))

@@ -119,7 +119,6 @@ def test_unhelpful_is_refused_by_every_weighting(verdicts):
     assert "no_transport_evidence" in verdicts["unhelpful", "direct"]["reasons"]
     # Its draws score where hardly any label is; those of the others score where the labels are.
     assert [p for p in POLICIES if "calibration_extrapolates" in verdicts[p, "direct"]["reasons"]] == ["unhelpful"]
-    assert verdicts["unhelpful", "direct"]["verdict"] == REFUSE
 
 
 def test_the_clone_shows_the_noise_of_its_log_probs(shared_data, verdicts):

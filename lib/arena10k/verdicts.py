@@ -118,7 +118,10 @@ def _judge_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[
     if own_residual or status in ("passed", "own"):
         return verdict, reasons
     reasons = [*reasons, "weak_transport_evidence" if status == "weak" else "no_transport_evidence"]
-    return (REFUSE, [*reasons, "calibration_extrapolates"]) if _extrapolates(ctx) else (CAUTION, reasons)
+    if not _extrapolates(ctx):
+        return CAUTION, reasons
+    handful = ctx.effective_labels < MIN_TARGET_LABELS
+    return (REFUSE if handful else CAUTION), [*reasons, "calibration_extrapolates"]
 
 
 def _weight_reasons(
