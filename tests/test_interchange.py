@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from click.testing import CliRunner
 from IPython.display import display
 
 from arena10k import config, generate, interchange, labels, paths, prompts, quality, stages, status, teacher_forcing
+from arena10k.cli import main
 from arena10k.errors import ArenaError, NothingToShow, ParamsError
 from arena10k.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY, expected
 from arena10k.run import Run
@@ -264,6 +266,14 @@ def test_a_missing_log_prob_is_an_error_record_only_where_the_policy_occurs(brin
     assert not any(policy == "judged" for policy, *_ in scored)
     assert account["malformed_count"] == 0
     assert run.table().missing == {"base": 1, "terse": 4, "late": 4, "judged": 5}
+
+
+def test_an_imported_run_is_opened_by_its_name(bring):
+    run, _ = bring({"logged_data.jsonl": [logged(n) for n in range(3)]})
+    assert Run("mine").params == run.params
+    assert CliRunner().invoke(main, ["status", "mine"]).exit_code == 0
+    with pytest.raises(ArenaError, match="no params file 'mine2'"):
+        Run("mine2")
 
 
 def test_coverage_counts_the_prompts_that_have_every_log_prob(bring):

@@ -139,7 +139,10 @@ def test_weight_findings_follow_the_data(log_weight):
     assert plots.lorenz_alt(none) == "Lorenz curves of the weights. No policy has a usable log-weight."
     assert plots.permutation_alt({}).endswith("No policy has weights to permute.")
     assert plots.planning_alt({}, 0.2).endswith("There is no policy to plan for.")
-    assert "10 heaviest rows hold 77%" in plots.reward_by_weight_finding(one_heavy)
+    rewards = {"pi_x": np.ones(101)}
+    assert "10 heaviest rows hold 77%" in plots.reward_by_weight_finding(one_heavy, rewards)
+    rewards["pi_x"][0] = np.nan  # the heavy row is not judged, so it is not in the figure
+    assert "10 heaviest rows hold 10%" in plots.reward_by_weight_finding(one_heavy, rewards)
     assert plots.lorenz_finding(one_heavy) == "Half of the weight of pi_x is in 1.0% of its rows"
     assert plots.lorenz_finding({"pi_clone": np.zeros(N)}) == "Half of the weight of pi_clone is in 50.0% of its rows"
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from arena10k import imported_params, paths
 from arena10k.ablation_params import AblationParams
-from arena10k.errors import ParamsError, one_line
+from arena10k.errors import ArenaError, ParamsError, one_line
 from arena10k.imported_params import ImportedParams
 from arena10k.incident_params import IncidentParams
 from arena10k.judge_params import FORMS, ChatGrader, JudgeParams, OracleParams
@@ -337,7 +337,7 @@ def load(name: str | Path, run: str | None = None) -> Params:
 
     Parameters
     ----------
-    name : params file: `local`, `local.yaml` or a path.
+    name : params file: `local`, `local.yaml` or a path; or a run that was imported and has none.
     run : replaces the run name in the file, so that one file can serve several data folders.
 
     Raises
@@ -382,6 +382,12 @@ class _Importing(_Section):
 
 
 def _of_run(name: str | Path, run: str | None) -> tuple[Path, dict[str, Any]]:
-    path = paths.params_file(name)
+    try:
+        path = paths.params_file(name)
+    except ArenaError:
+        # An imported run needs no params file of its own name.
+        if str(name) not in paths.made_runs() or not paths.import_file(str(name)).is_file():
+            raise
+        path, run = paths.params_file("imported"), run or str(name)
     raw = _read(path)
     return path, raw | {"run": run} if run else raw

@@ -123,7 +123,7 @@ def _figures(policy: str, judge: str, part: Slice, found: Diagnosis) -> Figures:
         "ccdf": lambda: (plots.ccdf(weights), f"Tail of the weights. {plots.ccdf_finding(weights)}."),
         "reward_by_weight": lambda: (
             plots.reward_by_weight(weights, {policy: score}),
-            f"Judge score against log-weight. {plots.reward_by_weight_finding(weights)}.",
+            f"Judge score against log-weight. {plots.reward_by_weight_finding(weights, {policy: score})}.",
         ),
         "permutation": lambda: (plots.permutation(nulls), plots.permutation_alt(nulls)),
     }

@@ -83,9 +83,10 @@ def _note(values: np.ndarray) -> str:
     return "\n".join(first + lines)
 
 
-def reward_by_weight_finding(log_weight: LogWeights, top: int = 10) -> str:
-    """How much of the weight the heaviest rows hold, for the policy where it is most."""
-    held = {p: _held(v, top) for p, v in measured_weights(log_weight).items() if v.size > top}
+def reward_by_weight_finding(log_weight: LogWeights, reward: Mapping[str, np.ndarray], top: int = 10) -> str:
+    """How much of the weight the heaviest rows hold, for the policy where it is most; rows with both, aligned."""
+    both = {p: np.where(np.isfinite(np.asarray(reward[p], float)), v, np.nan) for p, v in log_weight.items()}
+    held = {p: _held(v, top) for p, v in measured_weights(both).items() if v.size > top}
     if not held:
         return f"No policy has more than {top} weighted rows"
     worst = max(held, key=held.__getitem__)
@@ -104,7 +105,9 @@ def reward_by_weight(
     Arrays are aligned by row; a row with either missing is left out.
     """
     shown = looks(log_weight)
-    figure, axes = panels(len(log_weight), 3, title or reward_by_weight_finding(log_weight, top), 2.1, sharey=True)
+    figure, axes = panels(
+        len(log_weight), 3, title or reward_by_weight_finding(log_weight, reward, top), 2.1, sharey=True
+    )
     spread = False
     for axis, policy in zip(axes, log_weight, strict=True):
         x, y = np.asarray(log_weight[policy], float), np.asarray(reward[policy], float)
