@@ -67,7 +67,8 @@ class _OneThread:
     """
 
     def __init__(self) -> None:
-        self._lock, self._within, self._limits = threading.Lock(), 0, None
+        self._lock, self._within = threading.Lock(), 0
+        self._limits: Any = None
 
     def __enter__(self) -> None:
         from threadpoolctl import threadpool_limits
