@@ -10,15 +10,18 @@ from dataclasses import replace
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from nbclient import NotebookClient
 
-from arena10k import ablation_summary, config, matrix, paths, stages
+from arena10k import ablation, ablation_summary, config, matrix, paths, stages
 from arena10k.cli import _snakemake
-from arena10k.errors import ParamsError
+from arena10k.errors import NothingToShow, ParamsError
 from arena10k.estimators import ESTIMATORS, Estimator, Score, Term
+from arena10k.report.files import write_json
 from arena10k.run import Run
+from arena10k.sweeps import Settings, Truth
 
 MATRIX = {
     "judges": ["deterministic"],
@@ -30,10 +33,10 @@ MATRIX = {
 }
 
 
-def params_of(home, **changes):
+def params_of(home, extra=None, **changes):
     file = home / "few.yaml"
     parts = [yaml.safe_load(paths.params_file(name).read_text()) for name in ("local", "sample")]
-    text = parts[0] | parts[1] | {"ablations": MATRIX | changes}
+    text = parts[0] | parts[1] | {"ablations": MATRIX | changes} | (extra or {})
     text.pop("extends")
     file.write_text(yaml.safe_dump(text))
     return file
@@ -132,6 +135,109 @@ def test_where_nothing_labels_all_draws_half_of_the_labels_is_held_out():
     }
 
 
+def truths(**values):
+    return [Truth(policy, value, 0.01, "t") for policy, value in values.items()]
+
+
+def estimate(policy, value, verdict="REPORT", interval=True, estimator="snips"):
+    ends = (value - 0.1, value + 0.1) if interval else (None, None)
+    row = {"policy": policy, "estimator": estimator, "judge": "j", "value": value, "verdict": verdict, "se": 0.1}
+    return row | {"ci_low": ends[0], "ci_high": ends[1], "reasons": [], "n_used": 9}
+
+
+def test_accuracy_counts_intervals_that_are_there_and_orders_beyond_chance():
+    rows = [estimate("a", 0.75), estimate("b", 0.9, "REFUSE", interval=False), estimate("c", 0.95, "REFUSE")]
+    rows += [estimate(p, v, estimator="direct") for p, v in (("a", 0.8), ("b", 0.65), ("c", 0.1))]
+    table = ablation.accuracy(rows, truths(a=0.8, b=0.6, c=0.59))
+    assert list(table.rmse) == sorted(table.rmse)
+    snips = table.set_index("estimator").loc["snips"]
+    assert (snips.coverage, snips.refused) == (0.5, pytest.approx(2 / 3))
+    assert snips.pairwise == 0.0  # b and c are not apart beyond chance
+    assert (snips.misranked, snips.misranked_standing) == (1.0, 0.0)
+    said = ablation.accuracy_sentence(table)
+    assert said.endswith("snips would have put a worse policy first, and are refused there.")
+    assert "not known" in ablation.accuracy_sentence(ablation.accuracy(rows, []))
+    close = ablation.accuracy(rows[:2], truths(a=0.8, b=0.79))
+    assert ablation.accuracy_sentence(close).endswith("no order of policies is known beyond chance.")
+
+
+def test_labels_are_counted_where_estimates_rest_on_them():
+    run = Run("sample")
+    arrays = {p: modes["deterministic"] for p, modes in run.arrays(run.table()).items() if p != "p0"}
+    logged = max(np.isfinite(d.label).sum() for d in arrays.values())
+    own = sum(np.isfinite(d.fresh_label).sum() for d in arrays.values())
+    wanted = {
+        ("naive", "isotonic"): 0,
+        ("direct", "isotonic"): logged,
+        ("direct", "none"): 0,
+        ("dr_oracle", "none"): logged,
+        ("ppi_pp", "isotonic"): logged + own,
+        ("ppi_pp", "none"): own,
+    }
+    found = {}
+    for estimator, calibration in wanted:
+        cell = matrix.Cell("deterministic", estimator, calibration, "recorded")
+        rows, _ = matrix.complete(arrays, cell, 0.2, 0.95, {})
+        found[estimator, calibration] = matrix.labels_used(arrays, cell, Settings(), rows)
+    assert found == wanted
+
+
+# Joining cells
+
+
+def written(run, cell, **scores):
+    score = {"prompts": None, "labels": None, "estimator": cell.estimator, "calibration": cell.calibration, "cells": 2}
+    names = ("rmse", "bias", "coverage", "interval_score", "refused", "pairwise", "kendall", "misranked")
+    score |= dict.fromkeys((*names, "misranked_standing", "rmse_standing", "coverage_standing"), 0.5) | scores
+    head = {"cell": cell.name, "judge": cell.judge, "estimator": cell.estimator, "calibration": cell.calibration}
+    own = matrix.folder(run.name, cell.name)
+    write_json(
+        own / "estimates.json", head | {"treatment": cell.treatment, "labels": 60, "rows": [], "scores": [score]}
+    )
+
+
+def test_a_cell_of_which_a_score_is_not_known_takes_it_from_no_other(tiny, home, monkeypatch):
+    run = Run.of(tiny)
+    monkeypatch.setattr(Run, "prompts", pd.DataFrame({"prompt": ["why"], "answer": ["so"]}))
+    first, second, _ = matrix.cells(tiny)
+    written(run, first, coverage_standing=None, misranked_standing=0.25)
+    written(run, second, coverage_standing=0.75, misranked_standing=0.25)
+    table = ablation_summary.per_cell(run)
+    np.testing.assert_array_equal(table.coverage_standing, [np.nan, 0.75])
+    assert list(table.dollars) == [0.0, 0.0]
+    said = ablation_summary.misranking_sentence(ablation_summary.joined(run, "scores"))
+    assert "snips (50%) of replicates; after refusals it still does with snips (25%)" in said
+
+
+def test_labels_of_people_cost_what_params_say(home, monkeypatch):
+    params = config.load(params_of(home, extra={"estimation": {"label_cost": 1.5}}))
+    monkeypatch.setattr(Run, "prompts", pd.DataFrame({"prompt": ["why"], "answer": ["so"]}))
+    written(Run.of(params), matrix.cells(params)[0])
+    assert list(ablation_summary.per_cell(Run.of(params)).dollars) == [90.0]
+
+
+def test_a_judge_mode_in_which_nothing_was_scored_has_nothing_to_show(home):
+    run = Run(params_of(home, judges="all"))
+    table = Run("sample").table()
+    empty = {"judge_uncertainty": np.nan}
+    none = replace(table, logged=table.logged.assign(**empty), fresh=table.fresh.assign(**empty))
+    cell = next(cell for cell in matrix.cells(run.params) if cell.judge == "uncertainty")
+    with pytest.raises(NothingToShow, match="no response has a score of the uncertainty judge mode"):
+        matrix.measure(run, cell, none)
+
+
+def test_records_of_a_recording_make_its_stages_out_of_date():
+    given = stages.given(config.load("sample"))
+    assert given == [str(paths.prompts_file("sample")), str(paths.records_file("sample"))]
+    assert stages.given(config.load("local")) == []
+
+
+def test_ablations_of_a_given_table_are_not_left_out_in_silence(tiny):
+    table = config.TableParams(logged="logged.parquet")
+    with pytest.raises(ParamsError, match="ablations: cells are measured on the records of a run"):
+        stages.of(tiny.model_copy(update={"table": table}))
+
+
 # A toy estimator is one registered function
 
 TOY = """from arena10k.estimators import Score, Term, register
@@ -153,6 +259,7 @@ def test_page_and_summary_pick_up_a_registered_estimator(home, monkeypatch):
     at = next(i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", ()))
     given = f"params_file, cell = {str(file)!r}, {cell!r}\n"
     notebook.cells.insert(at + 1, nbformat.v4.new_code_cell(given + TOY))
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute(cwd=str(home))
     monkeypatch.setitem(ESTIMATORS, "toy", Estimator("toy", toy, uses_weights=True))
     run = Run(file)

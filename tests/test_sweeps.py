@@ -16,13 +16,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from arena10k import sweeps
+from arena10k import fingerprint, sweeps
 from arena10k.errors import ArenaError
 from arena10k.estimators import ESTIMATORS, Estimator, Score, Term
 from arena10k.evaluate import estimates
 from arena10k.sweeps import Settings, Truth, Variant
+from arena10k.sweeps.backend import library_digest, one_thread
 from arena10k.sweeps.factors import FACTORS, corrupted_rows, generator, n_prompts, treat
+from arena10k.sweeps.kept import Kept
 from arena10k.sweeps.scores import known_order, score, summary
 from statistics_data import example
 
@@ -87,6 +90,11 @@ def test_treatments_change_the_shortest_rows_only(data):
     np.testing.assert_array_equal(made["sentinels_clipped"], np.clip(made["sentinels"], -20, 20))
     for name in ("quarantined", "sentinels"):
         np.testing.assert_array_equal(made[name][~hit], own.log_weight[~hit])
+    logp = {name: treat({"p": own}, name, 0.05)["p"].logp_target for name in sweeps.TREATMENTS}
+    assert np.isnan(logp["quarantined"][hit]).all()
+    assert (logp["sentinels"][hit] == 0).all()
+    assert (logp["sentinels_clipped"][hit] == 0).all()
+    np.testing.assert_array_equal(logp["sentinels"][~hit], own.logp_target[~hit])
 
 
 # Cells
@@ -114,7 +122,8 @@ def test_processes_and_a_dask_cluster_give_the_same_digits(data, measured, monke
     distributed = pytest.importorskip("distributed")
     two = sweeps.sweep(data, VARIANTS, LEVELS, SEEDS, Settings(), jobs=2)
     pd.testing.assert_frame_equal(two, measured, check_exact=True)
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    # Threads of one worker share what a process has one of, such as the number of threads of BLAS.
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
         monkeypatch.setenv("SCHEDULER", cluster.scheduler_address)
         there = sweeps.sweep(data, VARIANTS, LEVELS, SEEDS, Settings())
     pd.testing.assert_frame_equal(there, measured, check_exact=True)
@@ -122,27 +131,22 @@ def test_processes_and_a_dask_cluster_give_the_same_digits(data, measured, monke
 
 def test_a_scheduler_that_is_not_there_is_said_in_one_line(data, monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("arena10k.sweeps.backend.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("arena10k.sweeps.backend.CONNECT_SECONDS", 0.2)
     monkeypatch.setenv("SCHEDULER", "tcp://127.0.0.1:9")
     with pytest.raises(ArenaError, match=r"SCHEDULER=tcp://127\.0\.0\.1:9: no Dask scheduler answers there"):
         sweeps.sweep(data, VARIANTS[:1], LEVELS, 1, Settings())
 
 
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from statistics_data import example
-from arena10k.sweeps import Settings, Variant, sweep
-data = {{"pi": example(n=300)}}
-sweep(data, [Variant("snips"), Variant("direct")], {{"prompts": [100, None], "labels": [0.5, None]}}, 60, Settings(),
-      Path(sys.argv[1]), jobs=1)
-"""
+def long_sweep(folder):
+    levels = {"prompts": [100, None], "labels": [0.5, None]}
+    variants = [Variant("snips"), Variant("direct")]
+    return sweeps.sweep({"pi": example(n=300)}, variants, levels, 60, Settings(), Path(folder), jobs=1)
 
 
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
-    code = KILLED.format(tests=str(Path(__file__).parent))
-    command = [sys.executable, "-c", code, str(tmp_path)]
+    here, folder = str(Path(__file__).parent), str(tmp_path)
+    code = f"import sys; sys.path.insert(0, {here!r}); import test_sweeps as t; t.long_sweep({folder!r})"
+    command = [sys.executable, "-c", code]
 
     def lines():
         return {p.name: p.read_bytes().splitlines(keepends=True) for p in tmp_path.glob("*.jsonl")}
@@ -157,13 +161,46 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     for name in before:
         with (tmp_path / name).open("ab") as torn:
             torn.write(b'[[100, 0.5], 59, [["pi", 0.12')
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=120)
+    frame = long_sweep(tmp_path)
+    assert frame.value.notna().all()
     after = lines()
     for name, kept in before.items():
         whole = [line for line in kept if line.endswith(b"\n")]
         assert after[name][: len(whole)] == whole
         points = [json.dumps(json.loads(line)[:2]) for line in after[name]]
         assert len(points) == len(set(points)) == 240
+
+
+def test_a_line_that_is_not_whole_is_measured_again(data, tmp_path):
+    grid = (data, [Variant("direct")], {"labels": [0.3, None]}, 3, Settings(), tmp_path, 1)
+    whole = sweeps.sweep(*grid)
+    (path,) = tmp_path.iterdir()
+    lines = path.read_bytes().splitlines(keepends=True)
+    # A full disk in the middle of the file, lines of another form, and no end.
+    path.write_bytes(lines[0] + lines[1][:9] + lines[2] + b"[[null], 1]\n" + b"".join(lines[3:])[:-4])
+    again = sweeps.sweep(*grid)
+    pd.testing.assert_frame_equal(again, whole, check_exact=True)
+    measured = [json.loads(line)[:2] for line in path.read_bytes().splitlines()[-3:]]
+    assert sorted(measured, key=str) == sorted([json.loads(lines[i])[:2] for i in (1, 2, 5)], key=str)
+
+
+def test_two_processes_at_the_same_cells_do_not_write_over_each_other(tmp_path):
+    one, other = Kept(tmp_path / "snips.none.code.jsonl"), Kept(tmp_path / "snips.none.code.jsonl")
+    for seed in range(3):
+        one.add(((None,), seed), [["pi", 0.25]], 0.1)
+        other.add(((None,), seed + 3), [["pi", 1 / 3]], 0.1)
+    one.close()
+    other.close()
+    both = Kept(tmp_path / "snips.none.code.jsonl")
+    both.close()
+    assert sorted(seed for _, seed in both.rows) == list(range(6))
+
+
+def test_what_cells_took_does_not_depend_on_when_they_were_measured(data, tmp_path):
+    grid = (data, [Variant("direct"), Variant("snips")], {"labels": [0.3, None]}, 4, Settings(), tmp_path, 1)
+    first = sweeps.sweep(*grid)
+    assert first.attrs["seconds"] > 0
+    assert sweeps.sweep(*grid).attrs["seconds"] == pytest.approx(first.attrs["seconds"], abs=1e-4)
 
 
 def test_a_failing_cell_leaves_the_others_done_and_a_rerun_does_only_it(data, tmp_path, monkeypatch):
@@ -174,7 +211,7 @@ def test_a_failing_cell_leaves_the_others_done_and_a_rerun_does_only_it(data, tm
 
     monkeypatch.setitem(ESTIMATORS, "fragile", Estimator("fragile", fragile, judge_scale=True))
     grid = (data, [Variant("fragile"), Variant("direct")], LEVELS, SEEDS, Settings(), tmp_path / "cells", 1)
-    told = "fragile.isotonic: 6 of 24 cells failed, the first at prompts 60, labels 0.3, seed 0: pi_0: RuntimeError: "
+    told = "fragile.isotonic: 6 of 12 cells failed, the first at prompts 60, labels 0.3, seed 0: pi_0: RuntimeError: "
     with pytest.raises(ArenaError, match=f"^{told}disk full$"):
         sweeps.sweep(*grid)
 
@@ -199,7 +236,7 @@ def test_a_changed_estimator_makes_its_own_cells_out_of_date_and_those_that_use_
 
 
 def test_shared_code_counts_for_every_estimator_and_comments_for_none(monkeypatch):
-    from arena10k import fingerprint, verdicts
+    from arena10k import verdicts
 
     before = {name: Variant(name).code() for name in ("snips", "direct")}
     monkeypatch.setattr(verdicts, "FEW_LABELS", 21)
@@ -213,6 +250,69 @@ def test_shared_code_counts_for_every_estimator_and_comments_for_none(monkeypatc
         exec(compile(source, str(path), "exec"), spaces[name])
     digest = {name: fingerprint.code_digest(space["f"]) for name, space in spaces.items()}
     assert digest["a"] == digest["b"] != digest["c"]
+
+
+LIMIT = Settings(width=0.1)
+
+
+def reads_a_constant(prep):
+    return LIMIT.width
+
+
+def reads_a_module(prep):
+    from arena10k import verdicts
+
+    return verdicts.FEW_LABELS
+
+
+def has_a_default(prep, limit=LIMIT):
+    return limit.width
+
+
+@pytest.mark.parametrize("change", ["constant", "module", "default"])
+def test_values_that_code_reads_count(monkeypatch, change):
+    from arena10k import verdicts
+
+    function = {"constant": reads_a_constant, "module": reads_a_module, "default": has_a_default}[change]
+    before, other = fingerprint.code_digest(function), replace(LIMIT, width=0.3)
+    assert fingerprint.code_digest(function) == before
+    monkeypatch.setattr(sys.modules[__name__], "LIMIT", other)
+    monkeypatch.setattr(verdicts, "FEW_LABELS", 21)
+    monkeypatch.setattr(has_a_default, "__defaults__", (other,))
+    assert fingerprint.code_digest(function) != before
+
+
+def test_how_a_cell_is_measured_counts(data, tmp_path, monkeypatch):
+    grid = (data, [Variant("direct")], {"labels": [None]}, 1, Settings(), tmp_path, 1)
+    sweeps.sweep(*grid)
+    (before,) = tmp_path.iterdir()
+    for module in (sweeps.engine, sweeps.scores):
+        monkeypatch.setattr(module, "MEASURES", ("value", "ci_low", "ci_high", "verdict", "khat"))
+    assert "khat" in sweeps.sweep(*grid)
+    (after,) = tmp_path.iterdir()
+    assert after.name != before.name
+
+
+def test_a_worker_that_loaded_an_older_library_is_known(tmp_path):
+    (tmp_path / "module.py").write_text("x = 1")
+    loaded = library_digest(tmp_path)
+    (tmp_path / "module.py").write_text("x = 2")
+    assert library_digest(tmp_path) == loaded
+    library_digest.cache_clear()
+    assert library_digest(tmp_path) != loaded
+
+
+def test_blas_has_one_thread_until_the_last_is_done():
+    def threads():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    with threadpool_limits(2):
+        with one_thread:
+            one_thread.__enter__()
+            assert threads() == {1}
+        assert threads() == {1}
+        one_thread.__exit__()
+        assert threads() == {2}
 
 
 # Scores
@@ -240,6 +340,13 @@ def test_scores_by_hand():
     assert (found.kendall, found.pairwise) == (0.0, 0.5)
     assert (found.misranked, found.misranked_standing) == (0.5, 0.0)
     assert score(frame, TRUTH).error.isna().sum() == 2
+
+
+def test_refusals_that_leave_nothing_to_compare_count_as_prevented():
+    wrong = [0.5, 0.6, 0.9]
+    some = [*rows(wrong), *(row for seed in range(1, 10) for row in rows(wrong, "REFUSE", seed))]
+    found = summary(frame_of(some), TRUTH, ["estimator"]).iloc[0]
+    assert (found.misranked, found.misranked_standing) == (1.0, 0.1)
 
 
 def test_kendall_is_that_of_scipy_and_the_bad_policy_counts_without_a_value():

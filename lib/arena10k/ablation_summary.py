@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from arena10k import config, matrix
+from arena10k import costs, matrix
 from arena10k.errors import section
 from arena10k.plots.style import listed
 from arena10k.run import Run
@@ -23,8 +23,9 @@ def joined(run: Run, name: str) -> pd.DataFrame:
     frames = []
     for content in _contents(run):
         frame = pd.DataFrame(content[name])
-        factors = [c for c in section(run.params.ablations, "ablations").sweep if c in frame]
-        frame = frame.astype(dict.fromkeys(factors, float))
+        # Not as objects, which no mean is taken of: levels that are all of the data, scores of which nothing is known.
+        numbers = [c for c in frame if c in section(run.params.ablations, "ablations").sweep or frame[c].isna().all()]
+        frame = frame.astype(dict.fromkeys(numbers, float))
         frames.append(frame.assign(**{key: content[key] for key in (*CELL, "cell")}))
     columns = ["cell", *CELL]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
@@ -46,38 +47,27 @@ def cells_sentence(run: Run) -> str:
     cells, done = matrix.cells(run.params), len(_contents(run))
     if not cells:
         return "These params name no ablations: what follows compares the estimators and judge modes of the run itself."
-    return f"{done:,} of {len(cells):,} ablation cells have been run."
+    return f"{done:,} of {len(cells):,} ablation cells have results."
 
 
 def per_cell(run: Run) -> pd.DataFrame:
     """One row per cell over all of its sweep: the scores, `labels` (oracle labels its estimates rest on), `dollars`
-    (what those cost at the prices of the params, None where the oracle is not priced) and `seconds` (run time)."""
+    (what those cost at most at the prices of the params, None where the oracle is not priced) and `seconds` (what its
+    estimates took on one core)."""
     scores = joined(run, "scores")
     if scores.empty:
         return pd.DataFrame(columns=CELL)
     means = scores.groupby(["cell", *CELL], sort=False).mean(numeric_only=True).reset_index()
-    price = label_price(run.params)
+    price = costs.unit_costs(run.params, run.prompts, run.params.logging_policy)["label"]
     facts = []
     for content in _contents(run):
         timing = matrix.folder(run.name, content["cell"]) / "timing.json"
         seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds"] if timing.is_file() else None
         dollars = None if price is None else price * content["labels"]
         facts.append({"cell": content["cell"], "labels": content["labels"], "dollars": dollars, "seconds": seconds})
-    factors = list(section(run.params.ablations, "ablations").sweep)
-    return means.drop(columns=[*factors, "cells"]).merge(pd.DataFrame(facts), on="cell").drop(columns="cell")
-
-
-def label_price(params: config.Params) -> float | None:
-    """US dollars per oracle label at most: 0 for exact checkers, None where a grader's model has no price or the bill
-    cannot be made."""
-    from arena10k import costs
-    from arena10k.jobs import ORACLE
-
-    if params.oracle.grader is None:
-        return 0.0
-    mine = [row for row in costs.forecast(params).rows if row["job"] == ORACLE]
-    labels = sum(row["measurements"] for row in mine)
-    return sum(row["dollars"] for row in mine) / labels if labels else None
+    told = ["rmse", "bias", "coverage", "interval_score", "refused", "pairwise", "kendall"]
+    told += ["misranked", "misranked_standing", "rmse_standing", "coverage_standing"]
+    return means[["cell", *CELL, *told]].merge(pd.DataFrame(facts), on="cell").drop(columns="cell")
 
 
 def misranking_sentence(scores: pd.DataFrame) -> str:
@@ -91,7 +81,7 @@ def misranking_sentence(scores: pd.DataFrame) -> str:
     if wrong.empty:
         return "No estimator puts a worse policy first on any part of the data."
     told = f"A policy that is truly worse (by more than {MARGIN:g}, or by construction) comes first with "
-    told += listed([f"{name} ({row.misranked:.0%} of replicates)" for name, row in wrong.iterrows()], 12)
+    told += listed([f"{name} ({row.misranked:.0%})" for name, row in wrong.iterrows()], 12) + " of replicates"
     held = [f"{name} ({row.misranked_standing:.0%})" for name, row in wrong.iterrows() if row.misranked_standing > 0]
     told += f"; after refusals it still does with {listed(held, 12)}" if held else "; refusals prevent all of that"
     return told + (f". Never with {listed(right, 12)}." if right else ".")

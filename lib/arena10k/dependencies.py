@@ -55,7 +55,7 @@ def estimator_code() -> str:
     used = set()
     modules = {f"arena10k.{'.'.join(p.relative_to(_PACKAGE).with_suffix('').parts)}" for p in estimator_modules()}
     for path in _PACKAGE.rglob("*.py"):
-        if path in estimator_modules():
+        if path in estimator_modules() or not any(name in path.read_text(encoding="utf-8") for name in modules):
             continue
         for node in ast.walk(_tree(path)):
             if isinstance(node, ast.ImportFrom) and node.module in modules:

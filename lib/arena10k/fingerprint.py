@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import importlib
 import inspect
+import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
@@ -96,22 +97,31 @@ def _reached(thing: Any, homes: set[str], found: dict[str, str], key: str) -> It
         names, texts = _mentions(function.__code__)
         if "ESTIMATORS" in names:
             out += [ESTIMATORS[text].score for text in sorted(texts) if text in ESTIMATORS]
-        for name in sorted(names & set(function.__globals__)):
-            value = function.__globals__[name]
-            for item in _members(value, names) if isinstance(value, ModuleType) else [(name, value)]:
+        known = function.__globals__ | {name: sys.modules.get(name) for name in names if name.startswith(_PACKAGE)}
+        for name in sorted(names & set(known)):
+            for item in _members(name, known[name], names):
                 _sort(*item, homes, out, found, key)
-        for cell in function.__closure__ or ():
-            _sort("closure", cell.cell_contents, homes, out, found, key)
+        held = [cell.cell_contents for cell in function.__closure__ or ()]
+        held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        for i, value in enumerate(held):
+            _sort(f"{function.__name__} holds {i}", value, homes, out, found, key)
     if isinstance(thing, type):
         out += [base for base in thing.__mro__[1:] if _own(base, homes)]
     return out
 
 
-def _members(module: ModuleType, names: set[str]) -> list[tuple[str, Any]]:
-    """The attributes of a module of this library that the code may mean."""
-    if not module.__name__.startswith(_PACKAGE):
+def _members(name: str, value: Any, names: set[str]) -> list[tuple[str, Any]]:
+    """A value under its name; of a module of this library the attributes that the code may mean, those of modules in
+    it too."""
+    if not isinstance(value, ModuleType):
+        return [(name, value)]
+    if value.__name__.split(".")[0] != _PACKAGE:
         return []
-    return [(name, vars(module)[name]) for name in sorted(names & set(vars(module)))]
+    return [
+        item
+        for own in sorted(names & set(vars(value)) - {name})
+        for item in _members(own, vars(value)[own], names - {name})
+    ]
 
 
 def _sort(name: str, value: Any, homes: set[str], out: list[Any], found: dict[str, str], key: str) -> None:
@@ -120,8 +130,21 @@ def _sort(name: str, value: Any, homes: set[str], out: list[Any], found: dict[st
     if isinstance(value, FunctionType | type):
         if _own(value, homes):
             out.append(value)
-    elif isinstance(value, bool | int | float | str | tuple | np.ndarray):
+    elif _is_constant(value):
         found[f"{key}:{name}"] = digest_of(value)
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether a value is data alone; registries are not: what is taken from them is named."""
+    if isinstance(value, Mapping):
+        return all(map(_is_constant, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_constant, value))
+    return isinstance(value, bool | int | float | str | np.ndarray | None) or (
+        dataclasses.is_dataclass(value)
+        and not isinstance(value, type)
+        and all(_is_constant(getattr(value, f.name)) for f in dataclasses.fields(value))
+    )
 
 
 def _own(thing: Any, homes: set[str]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import pandas as pd
 
 from arena10k import fingerprint, paths
 from arena10k.config import Params
-from arena10k.errors import ParamsError, section
+from arena10k.errors import NothingToShow, ParamsError, section
 from arena10k.estimators import ESTIMATORS, PolicyData, prompt_fold
 from arena10k.estimators.prepare import CALIBRATIONS
 from arena10k.evaluate import PolicyReport, context, estimate_row, report
@@ -107,11 +106,13 @@ def cell_named(params: Params, name: str) -> Cell:
 
 
 def codes(params: Params) -> dict[str, str]:
-    """By cell, the digest of its registered functions: estimator, calibration, treatment and factors."""
+    """By cell, the digest of the code in files of estimators that it reaches: its registered functions (estimator,
+    calibration, treatment and factors) and the diagnostics of its page."""
     every = cells(params)
     variants = {variant: variant.code() for variant in {cell.variant for cell in every}}
     factors = [FACTORS[name] for name in section(params.ablations, "ablations").sweep] if every else []
-    treatments = {name: fingerprint.code_digest(TREATMENTS[name], *factors) for name in {c.treatment for c in every}}
+    shared = [report, *factors]
+    treatments = {name: fingerprint.code_digest(TREATMENTS[name], *shared) for name in {c.treatment for c in every}}
     return {c.name: fingerprint.digest_of(variants[c.variant], treatments[c.treatment]) for c in every}
 
 
@@ -181,7 +182,7 @@ def truth_sentence(truth: Sequence[Truth]) -> str:
 @dataclass(frozen=True, eq=False)
 class CellResult:
     """What a cell's page shows: rows of estimates on all of the data and the diagnostics beside them, the sweep's rows
-    and scores, the truth, and how many oracle labels the estimates rest on."""
+    and scores, the truth, how many oracle labels the estimates rest on, and what the sweep took on one core."""
 
     cell: Cell
     rows: list[dict[str, Any]]
@@ -194,10 +195,17 @@ class CellResult:
 
 
 def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
-    """One cell: the estimates on all of the data, and the sweep over parts of it (finished parts are read back)."""
-    start = time.perf_counter()
+    """One cell: the estimates on all of the data, and the sweep over parts of it (finished parts are read back).
+
+    Raises
+    ------
+    NothingToShow
+        Where nothing was scored in the cell's judge mode.
+    """
     a, e = section(run.params.ablations, "ablations"), run.params.estimation
     seen, truth = held_out(run.table() if table is None else table, a.worst)
+    if not seen.is_judged(cell.judge):
+        raise NothingToShow(f"run {run.name!r}: no response has a score of the {cell.judge} judge mode")
     arrays = {p: modes[cell.judge] for p, modes in run.arrays(seen).items() if p != seen.logging_policy}
     arrays = treat(arrays, cell.treatment, a.corrupted)
     flags = run._flags
@@ -207,8 +215,8 @@ def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
     kept = folder(run.name, cell.name) / "sweep"
     frame = sweep(arrays, [cell.variant], levels, a.seeds, settings, kept)
     scores = summary(frame, truth, ["estimator", "calibration", *levels], e.confidence)
-    labels = labels_used(arrays, cell.estimator)
-    return CellResult(cell, rows, reports, frame, scores, truth, labels, time.perf_counter() - start)
+    labels = labels_used(arrays, cell, settings, rows)
+    return CellResult(cell, rows, reports, frame, scores, truth, labels, frame.attrs["seconds"])
 
 
 def complete(
@@ -227,14 +235,30 @@ def complete(
     return rows, reports
 
 
-def labels_used(arrays: Mapping[str, PolicyData], estimator: str) -> int:
-    """Oracle labels a cell's estimates rest on: those of logged responses, and those of the targets' own draws where
-    the estimator takes them or there are no others."""
-    logged = max((int((~np.isnan(d.label)).sum()) for d in arrays.values()), default=0)
-    own = sum(int((~np.isnan(d.fresh_label)).sum()) for d in arrays.values())
-    if ESTIMATORS[estimator].judge_scale:
+def labels_used(
+    arrays: Mapping[str, PolicyData], cell: Cell, settings: Settings, rows: Iterable[Mapping[str, Any]]
+) -> int:
+    """Oracle labels that the estimates `rows` rest on: those of the logged responses, and those of the targets' own
+    draws, are counted where some value or interval would be another without them."""
+    if not arrays:
         return 0
-    return logged + own if ESTIMATORS[estimator].uses_target_labels or not logged else logged
+    numbers, used = [[row[name] for name in _NUMBERS] for row in rows], 0
+    for kind, count in (("label", max), ("fresh_label", sum)):
+        labels = {policy: getattr(data, kind) for policy, data in arrays.items()}
+        without = {p: replace(data, **{kind: np.full_like(labels[p], np.nan)}) for p, data in arrays.items()}
+        if [_numbers(p, data, cell, settings) for p, data in without.items()] != numbers:
+            used += count(int(np.isfinite(some).sum()) for some in labels.values())
+    return used
+
+
+_NUMBERS = ("value", "ci_low", "ci_high")
+
+
+def _numbers(policy: str, data: PolicyData, cell: Cell, settings: Settings) -> list[float | None]:
+    flags = (settings.flags or {}).get(policy, ())
+    ctx = context(data, settings.width, settings.confidence, flags, cell.calibration)
+    row = estimate_row(ctx, ESTIMATORS[cell.estimator], plan=False)
+    return [row[name] for name in _NUMBERS]
 
 
 def write(run: Run, result: CellResult) -> None:

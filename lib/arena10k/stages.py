@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from arena10k import config, dependencies, paths, status
+from arena10k import config, dependencies, paths
 from arena10k.config import Params
-from arena10k.errors import ArenaError, NothingToShow, section
+from arena10k.errors import ArenaError, NothingToShow, ParamsError, section
 from arena10k.policies import digest
 
 #: Between the notebook of an ablation and the cell it is run for, in a stage's name.
@@ -69,11 +69,15 @@ def of(params: Params) -> dict[str, Stage]:
     Raises
     ------
     ParamsError
-        For a matrix with a name that is not registered.
+        For a matrix with a name that is not registered, or beside a `table`.
     """
     if params.incident:
         return {INCIDENT.name: INCIDENT}
     if params.table:
+        if params.ablations:
+            raise ParamsError(
+                "ablations: cells are measured on the records of a run: leave out `table`, or `ablations`"
+            )
         kept = {name: STAGES[name] for name in _OF_A_TABLE}
         return {name: replace(s, needs=tuple(n for n in s.needs if n in kept), jobs=()) for name, s in kept.items()}
     if params.ablations is None:
@@ -144,7 +148,11 @@ def failure_file(run: str, stage: str) -> Path:
 
 
 def given(params: Params) -> list[str]:
-    """The files that params bring as the analysis table."""
+    """The files that a run's data stands in where no stage collects it: a recording's, or those that params bring as
+    the analysis table. A live run's store is none of them: its stages say when it is out of date."""
+    if params.recording:
+        files = paths.prompts_file(params.run), paths.records_file(params.run)
+        return [str(file) for file in files if file.is_file()]  # what is absent is said by the stage that reads it
     table = params.table
     return [str(paths.home() / name) for name in (table.logged, table.fresh) if name] if table else []
 
@@ -157,6 +165,8 @@ def execute(name: str, params_file: str, run: str | None) -> None:
     ArenaError
         With the one line that says what went wrong; the page with the failed cell is rendered all the same.
     """
+    # jsonschema builds the grammar of IRIs where this is installed, which takes a second; no notebook holds one.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     import papermill
 
     params = config.load(params_file, run)
@@ -238,7 +248,7 @@ def provenance(params: Params) -> dict[str, str | None]:
 
 def _stamp(params: Params, name: str) -> None:
     """What later stages depend on: the content of the stage's records and results, not when they were made."""
-    from arena10k import prompts
+    from arena10k import prompts, status  # with the clients of providers, which planning does without
     from arena10k.report import write_json
 
     stage, source = of(params)[name], measured(params)

@@ -4,7 +4,7 @@ Every figure's title is its finding. `<figure>_finding` computes that sentence f
 sentence of its own as `title`.
 """
 
-from arena10k.plots.ablations import heat, heat_finding
+from arena10k.plots.ablations import heat, heat_finding, with_levels
 from arena10k.plots.anomaly import (
     ceiling,
     ceiling_alt,
@@ -109,4 +109,5 @@ __all__ = [
     "then_and_now_finding",
     "waterfall",
     "waterfall_alt",
+    "with_levels",
 ]

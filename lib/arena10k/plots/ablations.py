@@ -7,9 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from pandas.api.types import is_numeric_dtype
 
 from arena10k.plots.style import SOFT, number, panels, styled
 
+_BETWEEN = " · "
+
+#: Scores that are shares: their colours stand for the same in every map.
+SHARES = {"coverage", "pairwise", "refused", "misranked"}
 #: What each score is called, and whether a large one is good.
 SCORES: Mapping[str, tuple[str, bool]] = {
     "rmse": ("RMSE", False),
@@ -33,13 +38,18 @@ def heat_grid(scores: pd.DataFrame, rows: Sequence[str], columns: Sequence[str],
 
 
 def _labels(scores: pd.DataFrame, names: Sequence[str]) -> list[str]:
-    return [" · ".join(_level(v) for v in some) for some in scores[list(names)].itertuples(index=False)]
+    return [_BETWEEN.join(_level(v) for v in some) for some in scores[list(names)].itertuples(index=False)]
 
 
 def _level(value: str | float | None) -> str:
     if isinstance(value, str):
         return value
     return "all" if value is None or np.isnan(value) else f"{value:g}"
+
+
+def with_levels(scores: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
+    """`scores` with the levels of the factors in words, as a table shows them."""
+    return scores.assign(**{name: scores[name].map(_level) for name in factors})
 
 
 def heat_finding(scores: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], value: str) -> str:
@@ -51,11 +61,19 @@ def heat_finding(scores: pd.DataFrame, rows: Sequence[str], columns: Sequence[st
         return f"The {name} is not known: there is no truth to compare with"
     size = flat.abs() if value == "bias" else flat
     best, worst = (size.idxmax(), size.idxmin()) if high else (size.idxmin(), size.idxmax())
-    where = f"{' by '.join(columns)}"
     if flat.round(9).nunique() == 1:
         return f"The {name} is {number(flat.iloc[0])} everywhere"
-    at = (f"{number(flat[key])} ({key[0]}; {where}: {key[1]})" for key in (best, worst))
+    at = (
+        f"{number(flat[k])} ({_place(scores[[*rows]], k[0])}; {_place(scores[[*columns]], k[1])})"
+        for k in (best, worst)
+    )
     return f"The {name} goes from {' to '.join(at)}"
+
+
+def _place(varied: pd.DataFrame, label: str) -> str:
+    """A row or column of the map in words: levels with the name of their factor, other names by themselves."""
+    parts = zip(varied, label.split(_BETWEEN), strict=True)
+    return ", ".join(f"{name} {part}" if is_numeric_dtype(varied[name]) else part for name, part in parts)
 
 
 @styled
@@ -75,9 +93,7 @@ def heat(
     known = grid.to_numpy(float)
     _, high = SCORES[value]
     shown = np.abs(known) if value == "bias" else known
-    # Outliers would leave all other cells in one colour.
-    top = float(np.nanquantile(shown, 0.95)) if np.isfinite(shown).any() else 1.0
-    low = min(0.0, float(np.nanmin(shown))) if np.isfinite(shown).any() else 0.0
+    low, top = _range(shown, value)
     axis.imshow(shown, aspect="auto", cmap="cividis_r" if not high else "cividis", vmin=low, vmax=max(top, 1e-9))
     for (i, j), cell in np.ndenumerate(known):
         light = np.isfinite(cell) and ((shown[i, j] - low) / max(top - low, 1e-9) > 0.5) != high
@@ -89,5 +105,15 @@ def heat(
     )
     axis.set_yticks(range(grid.shape[0]), list(grid.index))
     axis.set_xlabel(" by ".join(columns))
+    axis.set_ylabel(" by ".join(name for name in rows if is_numeric_dtype(scores[name])))
     axis.tick_params(length=0)
     return figure
+
+
+def _range(shown: np.ndarray, value: str) -> tuple[float, float]:
+    """The values of the first and the last colour."""
+    if value in SHARES or not np.isfinite(shown).any():
+        return 0.0, 1.0
+    # Outliers would leave all other cells in one colour.
+    top = min(float(np.nanmax(shown)), 3 * float(np.nanmedian(np.abs(shown))))
+    return min(0.0, float(np.nanmin(shown))), top

@@ -21,9 +21,13 @@ from arena10k.plots.style import (
     by_policy,
     listed,
     looks,
+    number,
     panels,
     styled,
 )
+
+#: How far from [0, 1] a value is still drawn where it is: beyond, it would leave no room for the others.
+EDGES = (-0.25, 1.25)
 
 Rows: TypeAlias = pd.DataFrame | Sequence[Mapping[str, Any]]
 
@@ -38,6 +42,8 @@ def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
     if not truth:
         return first
     judged = kept[kept.policy.isin(list(truth)) & kept.ci_low.notna() & kept.ci_high.notna()]
+    if judged.empty:
+        return first
     actual = judged.policy.map(truth).astype(float)
     held = int(((judged.ci_low <= actual) & (actual <= judged.ci_high)).sum())
     return f"{first}; {held} of the {len(judged)} other intervals hold the measured value"
@@ -56,7 +62,7 @@ def forest(rows: Rows, truth: Mapping[str, float] | None = None, title: str | No
     Notes
     -----
     Filled marks are REPORT, half-filled CAUTION, hollow with a dotted interval REFUSE. A missing value is
-    said in words.
+    said in words; one far outside of [0, 1], where policy values lie, is an arrow at the edge with its number.
     """
     frame = _frame(rows)
     labels = frame.estimator if _one_judge(frame) else frame.estimator + " · " + frame.judge.astype(str)
@@ -99,9 +105,14 @@ def _estimate(axis: Axes, at: float, row: pd.Series, look: Look) -> None:
         axis.text(0.01, at, "no value", transform=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=SOFT)
         return
     if np.isfinite(row.ci_low) and np.isfinite(row.ci_high):
-        axis.plot([row.ci_low, row.ci_high], [at, at], color=colour, linewidth=1.8,
+        axis.plot(np.clip([row.ci_low, row.ci_high], *EDGES), [at, at], color=colour, linewidth=1.8,
                   linestyle=VERDICT_LINE.get(row.verdict, "-"), zorder=2)  # fmt: skip
-    axis.plot(row.value, at, marker=look.marker, markersize=7, color=colour, markeredgecolor=colour, zorder=3,
+    shown, marker = np.clip(row.value, *EDGES), look.marker
+    if shown != row.value:
+        right = row.value > shown
+        marker, words = (">", f"{number(row.value)}  ") if right else ("<", f"  {number(row.value)}")
+        axis.text(shown, at, words, va="center", ha="right" if right else "left", fontsize=8.5, color=colour)
+    axis.plot(shown, at, marker=marker, markersize=7, color=colour, markeredgecolor=colour, zorder=3,
               fillstyle=VERDICT_FILL.get(row.verdict, "full"), markerfacecoloralt="white",
               markerfacecolor="white" if refused else colour)  # fmt: skip
 

@@ -2,11 +2,12 @@
 
 from arena10k.sweeps.engine import Settings, Variant, sweep
 from arena10k.sweeps.factors import FACTORS, TREATMENTS, factor, treat, treatment
-from arena10k.sweeps.scores import MARGIN, Truth, order_sentence, score, summary
+from arena10k.sweeps.scores import MARGIN, MEASURES, Truth, order_sentence, score, summary
 
 __all__ = [
     "FACTORS",
     "MARGIN",
+    "MEASURES",
     "TREATMENTS",
     "Settings",
     "Truth",

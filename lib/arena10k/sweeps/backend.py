@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,16 @@ VARIABLE = "SCHEDULER"
 CONNECT_SECONDS = 20
 
 
-def library_digest() -> str:
-    """Digest of every module of the library as it is installed here: workers must run the same code."""
+_LIBRARY = Path(__file__).resolve().parents[1]
+
+
+@cache
+def library_digest(root: Path = _LIBRARY) -> str:
+    """Digest of every module of the library as this process found it at its first sweep: workers must run the same
+    code, and what is edited later is not what runs."""
     import hashlib
 
     state = hashlib.sha256()
-    root = Path(__file__).resolve().parents[1]
     for path in sorted(root.rglob("*.py")):
         state.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return state.hexdigest()
@@ -54,6 +60,34 @@ def run_tasks(
         yield from parallel(delayed(function)(*task, *shared) for task in tasks)
 
 
+class _OneThread:
+    """Holds BLAS to one thread while anything is within: a sum in another order has other last digits.
+
+    The limit is one for the process, and a worker may have threads: the first sets it and the last lifts it.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._within = threading.Lock(), 0
+        self._limits: Any = None
+
+    def __enter__(self) -> None:
+        from threadpoolctl import threadpool_limits
+
+        with self._lock:
+            if not self._within:
+                self._limits = threadpool_limits(1)
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                self._limits.restore_original_limits()
+
+
+one_thread = _OneThread()
+
+
 @contextlib.contextmanager
 def _cluster(address: str) -> Iterator[Any]:
     """A client of the scheduler, whose workers have been checked."""
@@ -75,5 +109,6 @@ def _cluster(address: str) -> Iterator[Any]:
         for worker, digest in found.items():
             if digest != mine:
                 told = "another version of the library" if isinstance(digest, str) else f"no library ({digest})"
-                raise ArenaError(f"{VARIABLE}={address}: worker {worker} has {told}: install this one there")
+                told += ": install this one there and start the worker anew"
+                raise ArenaError(f"{VARIABLE}={address}: worker {worker} has {told}")
         yield client

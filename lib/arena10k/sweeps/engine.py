@@ -7,30 +7,31 @@ own factors and seed, so neither the backend nor the number of workers nor an in
 from __future__ import annotations
 
 import itertools
-import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pandas as pd
 
 from arena10k.errors import ArenaError, one_line
-from arena10k.estimators import ESTIMATORS, Estimator
+from arena10k.estimators import ESTIMATORS, Estimator, PolicyData
 from arena10k.estimators.prepare import CALIBRATIONS, Calibration
 from arena10k.evaluate import context, estimate_row
 from arena10k.fingerprint import code_digest, digest_of
 from arena10k.sweeps import factors
-from arena10k.sweeps.backend import run_tasks
+from arena10k.sweeps.backend import one_thread, run_tasks
 from arena10k.sweeps.factors import FACTORS, Data
+from arena10k.sweeps.kept import Kept, Point
 from arena10k.sweeps.scores import MEASURES
+from arena10k.verdicts import PolicyContext
 
 #: Points a worker does before it answers: what a kill loses, against what an answer costs.
 POINTS_PER_TASK = 5
-Point = tuple[tuple[float | None, ...], int]
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def sweep(
     Returns
     -------
     One row per variant, point and policy: `estimator`, `calibration`, a column per factor (NaN: all), `seed`, `policy`
-    and `MEASURES`.
+    and `MEASURES`. `attrs["seconds"]`: what the cells took, one core each, whenever and wherever they were measured.
 
     Raises
     ------
@@ -97,25 +98,35 @@ def sweep(
         One line per kind of failure, after all other cells were measured and kept.
     """
     wanted = points(levels, seeds)
-    cells = {variant: _Cells(_file(folder, variant, data, levels, settings)) for variant in variants}
+    cells = {variant: Kept(_file(folder, variant, data, levels, settings)) for variant in variants}
     due: dict[Point, list[Variant]] = {}
     for variant, point in itertools.product(variants, wanted):
         if point not in cells[variant].rows:
             due.setdefault(point, []).append(variant)
-    failed: list[tuple[Variant, Point, str]] = []
-    for variant, point, rows, fault in _progress(_measured(data, due, levels, settings, jobs), due):
-        if fault:
-            failed.append((variant, point, fault))
-        else:
-            cells[variant].add(point, rows)
-    for kept in cells.values():
-        kept.close()
+    failed: list[Measured] = []
+    try:
+        for cell in _progress(_measured(data, due, levels, settings, jobs), due):
+            if cell.fault:
+                failed.append(cell)
+            else:
+                cells[cell.variant].add(cell.point, cell.rows, cell.seconds)
+    finally:
+        for kept in cells.values():
+            kept.close()
     if failed:
-        raise ArenaError(_told(failed, list(levels), len(wanted) * len(variants)))
+        raise ArenaError(_told(failed, list(levels), len(wanted)))
     return _frame(cells, wanted, list(levels))
 
 
-Measured = tuple[Variant, Point, list[list[Any]], str]
+@dataclass(frozen=True)
+class Measured:
+    """A cell: policy and `MEASURES` of each policy, what that took on one core, and what went wrong if anything did."""
+
+    variant: Variant
+    point: Point
+    rows: list[list[Any]]
+    seconds: float
+    fault: str = ""
 
 
 def _progress(found: Iterable[list[Measured]], due: Mapping[Point, Sequence[Variant]]) -> Iterator[Measured]:
@@ -155,14 +166,11 @@ def measure(
     settings: Settings,
 ) -> list[Measured]:
     """What a worker does: the cells of some points. A cell that fails says so, and the others are done."""
-    from threadpoolctl import threadpool_limits
-
     for variant, (estimator, fit) in code.items():
         ESTIMATORS[variant.estimator], CALIBRATIONS[variant.calibration] = estimator, fit
     FACTORS.update(used)
     out = []
-    # One thread: a sum in another order has other last digits.
-    with threadpool_limits(1), np.errstate(all="ignore"):
+    with one_thread, np.errstate(all="ignore"):
         for point, variants in batch:
             out += _at_point(point, variants, data, names, settings)
     return out
@@ -171,41 +179,49 @@ def measure(
 def _at_point(
     point: Point, variants: Sequence[Variant], data: Data, names: Sequence[str], settings: Settings
 ) -> list[Measured]:
-    levels, replicate = dict(zip(names, point[0], strict=True)), point[1]
-    try:
-        part = factors.apply(data, levels, settings.seed, replicate)
-    except Exception as error:  # noqa: BLE001 - any fault is the cell's result
-        return [(v, point, [], _fault(error, "factors")) for v in variants]
-    rows: dict[Variant, list[list[Any]]] = {variant: [] for variant in variants}
-    faults: dict[Variant, str] = {}
-    for calibration in dict.fromkeys(v.calibration for v in variants):
-        mine = [v for v in variants if v.calibration == calibration]
-        for policy, arrays in part.items():
-            flags = (settings.flags or {}).get(policy, ())
+    part = _Part(data, dict(zip(names, point[0], strict=True)), point[1], settings)
+    out = []
+    for variant in variants:
+        start, rows, fault = time.perf_counter(), [], ""
+        for policy in data:
             try:
-                ctx = context(arrays, settings.width, settings.confidence, flags, calibration)
-            except Exception as error:  # noqa: BLE001 - any fault is the cell's result
-                faults |= dict.fromkeys(mine, _fault(error, policy))
-                break
-            for variant in mine:
-                try:
-                    row = estimate_row(ctx, ESTIMATORS[variant.estimator], plan=False)
-                except Exception as error:  # noqa: BLE001 - any fault is the cell's result
-                    faults.setdefault(variant, _fault(error, policy))
-                else:
-                    rows[variant].append([policy, *(row[name] for name in MEASURES)])
-    return [(v, point, rows[v], faults.get(v, "")) for v in variants]
+                rows.append([policy, *part.row(variant, policy)])
+            except Exception as error:  # noqa: BLE001 - an estimator may raise anything, and it is this cell's alone
+                fault = fault or f"{policy}: {type(error).__name__}: {one_line(error)[:300]}"
+        out.append(Measured(variant, point, rows, time.perf_counter() - start, fault))
+    return out
 
 
-def _fault(error: Exception, policy: str) -> str:
-    return f"{policy}: {type(error).__name__}: {one_line(error)[:300]}"
+class _Part:
+    """A part of the data, and what the variants measured on it share: each is made when it is first asked for."""
+
+    def __init__(self, data: Data, levels: Mapping[str, float | None], replicate: int, settings: Settings):
+        self._take = partial(factors.apply, data, levels, settings.seed, replicate)
+        self._settings = settings
+        self._contexts: dict[tuple[str, str], PolicyContext] = {}
+
+    @cached_property
+    def _data(self) -> Data:
+        return self._take()
+
+    def row(self, variant: Variant, policy: str) -> list[Any]:
+        """`MEASURES` of one policy."""
+        row = estimate_row(self._context(policy, variant.calibration), ESTIMATORS[variant.estimator], plan=False)
+        return [row[name] for name in MEASURES]
+
+    def _context(self, policy: str, calibration: str) -> PolicyContext:
+        if (policy, calibration) not in self._contexts:
+            s, flags = self._settings, (self._settings.flags or {}).get(policy, ())
+            made = context(self._data[policy], s.width, s.confidence, flags, calibration)
+            self._contexts[policy, calibration] = made
+        return self._contexts[policy, calibration]
 
 
-def _told(failed: Sequence[tuple[Variant, Point, str]], names: Sequence[str], total: int) -> str:
-    """One line per variant and fault, with the first cell that shows it."""
+def _told(failed: Sequence[Measured], names: Sequence[str], total: int) -> str:
+    """One line per variant and fault, with the first cell that shows it; `total` cells of each variant."""
     lines: dict[tuple[Variant, str], list[Point]] = {}
-    for variant, point, fault in failed:
-        lines.setdefault((variant, fault), []).append(point)
+    for cell in failed:
+        lines.setdefault((cell.variant, cell.fault), []).append(cell.point)
     out = []
     for (variant, fault), where in sorted(lines.items(), key=lambda item: (item[0][0].name, item[0][1])):
         levels, seed = min(where, key=repr)
@@ -219,49 +235,12 @@ def _file(
 ) -> Path | None:
     if folder is None:
         return None
-    parts = [factors.apply, *(FACTORS[name] for name in levels)]
+    parts = [_at_point, PolicyData, *(FACTORS[name] for name in levels)]
     key = digest_of(variant.code(), code_digest(*parts), dict(data), settings, list(levels))
     return folder / f"{variant.name}.{key}.jsonl"
 
 
-class _Cells:
-    """The finished cells of one variant: a line each, written whole and at once; a torn last line is dropped."""
-
-    def __init__(self, path: Path | None):
-        self.rows: dict[Point, list[list[Any]]] = {}
-        self._stream = None
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for old in path.parent.glob(f"{'.'.join(path.name.split('.')[:2])}.*.jsonl"):
-            if old != path:
-                old.unlink()  # of other code or other data
-        kept = self._read(path) if path.is_file() else 0
-        self._stream = os.open(path, os.O_WRONLY | os.O_CREAT)
-        os.ftruncate(self._stream, kept)
-        os.lseek(self._stream, kept, os.SEEK_SET)
-
-    def _read(self, path: Path) -> int:
-        """Take over the lines of a file; the number of bytes that hold whole ones."""
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        for line in content[:whole].splitlines():
-            levels, seed, rows = orjson.loads(line)
-            self.rows[tuple(levels), seed] = rows
-        return whole
-
-    def add(self, point: Point, rows: list[list[Any]]) -> None:
-        self.rows[point] = rows
-        if self._stream is not None:
-            os.write(self._stream, orjson.dumps([*point, rows]) + b"\n")
-
-    def close(self) -> None:
-        if self._stream is not None:
-            os.close(self._stream)
-            self._stream = None
-
-
-def _frame(cells: Mapping[Variant, _Cells], wanted: Sequence[Point], names: Sequence[str]) -> pd.DataFrame:
+def _frame(cells: Mapping[Variant, Kept], wanted: Sequence[Point], names: Sequence[str]) -> pd.DataFrame:
     rows = [
         (variant.estimator, variant.calibration, *levels, seed, *row)
         for variant, kept in cells.items()
@@ -270,4 +249,6 @@ def _frame(cells: Mapping[Variant, _Cells], wanted: Sequence[Point], names: Sequ
     ]
     columns = ["estimator", "calibration", *names, "seed", "policy", *MEASURES]
     frame = pd.DataFrame(rows, columns=columns)
-    return frame.astype({name: float for name in (*names, "value", "ci_low", "ci_high")})
+    frame = frame.astype({name: float for name in (*names, "value", "ci_low", "ci_high")})
+    frame.attrs["seconds"] = sum(kept.seconds[point] for kept in cells.values() for point in wanted)
+    return frame

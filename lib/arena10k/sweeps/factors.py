@@ -71,27 +71,30 @@ def recorded(data: PolicyData, rows: np.ndarray) -> PolicyData:
     return data
 
 
-def _with_sentinels(data: PolicyData, rows: np.ndarray) -> np.ndarray:
-    """Log-weights (n,) with the target's log-prob of `rows` replaced by `SENTINEL`."""
-    return np.where(rows, SENTINEL - (data.logp_target - data.log_weight), data.log_weight)
+def _with(data: PolicyData, rows: np.ndarray, value: float) -> PolicyData:
+    """The data with the target's log-prob of `rows` replaced by `value`, and their log-weights as that makes them."""
+    logp = np.where(rows, value, data.logp_target)
+    base = data.logp_target - data.log_weight
+    return replace(data, logp_target=logp, log_weight=np.where(rows, value - base, data.log_weight))
 
 
 @treatment("sentinels")
 def sentinels(data: PolicyData, rows: np.ndarray) -> PolicyData:
     """Failed log-probs stand as the sentinel and are believed."""
-    return replace(data, log_weight=_with_sentinels(data, rows))
+    return _with(data, rows, SENTINEL)
 
 
 @treatment("sentinels_clipped")
 def sentinels_clipped(data: PolicyData, rows: np.ndarray) -> PolicyData:
     """Failed log-probs stand as the sentinel, log-weights are clipped: the published procedure."""
-    return replace(data, log_weight=np.clip(_with_sentinels(data, rows), -CLIP, CLIP))
+    believed = _with(data, rows, SENTINEL)
+    return replace(believed, log_weight=np.clip(believed.log_weight, -CLIP, CLIP))
 
 
 @treatment("quarantined")
 def quarantined(data: PolicyData, rows: np.ndarray) -> PolicyData:
     """Failed log-probs are missing."""
-    return replace(data, log_weight=np.where(rows, np.nan, data.log_weight))
+    return _with(data, rows, np.nan)
 
 
 def generator(seed: int, name: str, replicate: int) -> np.random.Generator:

@@ -62,10 +62,11 @@ def summary(frame: pd.DataFrame, truth: Sequence[Truth], by: Sequence[str], conf
     Returns
     -------
     One row per group: `cells`, `refused` (share, all policies), `rmse`, `bias`, `coverage` and `interval_score` (over
-    policies of known value; `..._standing` over those of them that are not refused), and over the replicates the means
-    of `kendall` (tau) and `pairwise` (share of the policy pairs of known order that are in it), `misranked` (the share
-    of replicates that put a truly worse policy first) and `misranked_standing` (the same among what is not refused).
-    NaN where nothing is known.
+    policies of known value, intervals counted where there are any; `..._standing` over those of them that are not
+    refused), and over the replicates the means of `kendall` (tau) and `pairwise` (share of the policy pairs of known
+    order that are in it), `misranked` (the share of replicates that put a truly worse policy first) and
+    `misranked_standing` (the share of the same replicates that still do when what is refused is left out; one that has
+    too little left to compare does not). NaN where nothing is known.
     """
     scored = score(frame, truth, confidence)
     # What is neither a group nor a measure tells one replicate from another.
@@ -130,7 +131,9 @@ def order_sentence(truth: Sequence[Truth]) -> str:
 def _order(group: pd.DataFrame, replicate: Sequence[str], truth: Sequence[Truth]) -> dict[str, np.ndarray]:
     """Scores of the order of policies in each replicate; refused numbers count, but for `misranked_standing`."""
     sign = known_order(truth)
-    rows = group.groupby(list(replicate), sort=False, dropna=False).ngroup().to_numpy()
+    rows = np.zeros(len(group), dtype=int)
+    if replicate:
+        rows = group.groupby(list(replicate), sort=False, dropna=False).ngroup().to_numpy()
     column = group.policy.map({t.policy: k for k, t in enumerate(truth)})
     known = column.notna().to_numpy()
     value = np.full((rows.max(initial=-1) + 1, len(truth)), np.nan)
@@ -144,12 +147,9 @@ def _order(group: pd.DataFrame, replicate: Sequence[str], truth: Sequence[Truth]
     with np.errstate(invalid="ignore"):
         kendall = np.nansum(right, axis=1) / np.where(pairs, pairs, np.nan)
         pairwise = (right > 0).sum(axis=1) / np.where(pairs, pairs, np.nan)
-    return {
-        "kendall": kendall,
-        "pairwise": pairwise,
-        "misranked": _misranked(value, truth, sign),
-        "misranked_standing": _misranked(stands, truth, sign),
-    }
+    misranked = _misranked(value, truth, sign)
+    standing = np.where(np.isnan(misranked), np.nan, np.nan_to_num(_misranked(stands, truth, sign), nan=0.0))
+    return {"kendall": kendall, "pairwise": pairwise, "misranked": misranked, "misranked_standing": standing}
 
 
 def _misranked(value: np.ndarray, truth: Sequence[Truth], sign: np.ndarray) -> np.ndarray:
