@@ -1,10 +1,11 @@
-# Which stage runs after which, and what makes one out of date. Everything else is in lib/arena10k/stages.py.
+# Which stage runs after which, and what makes one out of date. Everything else is in lib/arena10k/pipeline/stages.py.
 import shlex
 import sys
 
-from arena10k import config as arena_config
-from arena10k import paths, stages
-from arena10k.policies import digest
+from arena10k import paths
+from arena10k.inputs.policies import digest
+from arena10k.params import config as arena_config
+from arena10k.pipeline import stages
 
 PARAMS_FILE = config.get("params") or "local"
 PARAMS = arena_config.load(PARAMS_FILE, config.get("run") or None)

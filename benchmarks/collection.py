@@ -156,10 +156,12 @@ async def async_openai(url: str, texts: list[list[int]]) -> None:
 def engine(url: str, n: int, per_minute: int | None = None) -> dict[str, float]:
     """This project's engine, scoring `n` responses into a fresh store: seconds, CPU seconds, peak memory of the process
     (MB) and the milliseconds that a status takes afterwards (the median of five)."""
-    from arena10k import jobs, paths, status, teacher_forcing
-    from arena10k.collect import collect
-    from arena10k.config import Params
-    from arena10k.store import Store
+    from arena10k import paths
+    from arena10k.audit import status
+    from arena10k.collection import jobs, teacher_forcing
+    from arena10k.collection.collect import collect
+    from arena10k.collection.store import Store
+    from arena10k.params.config import Params
 
     provider = {"base_url": f"{url}/v1", "concurrency": IN_FLIGHT, "requests_per_minute": per_minute}
     provider["capabilities"] = {"token_ids": True, "echo_logprobs": True}
@@ -190,9 +192,10 @@ def store_responses(params, store, n: int) -> None:
     """Give every policy a response to each of `n` prompts, so that scoring has something to score."""
     import pandas as pd
 
-    from arena10k import jobs, paths
-    from arena10k.policies import policies
-    from arena10k.store import Record
+    from arena10k import paths
+    from arena10k.collection import jobs
+    from arena10k.collection.records import Record
+    from arena10k.inputs.policies import policies
 
     contexts, known = jobs.contexts(params), policies(params)
     ids = [f"p{i:06}" for i in range(n)]

@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from arena10k import paths, screening
-from arena10k.config import Params
-from arena10k.corruption import GEOMETRIES, KINDS, Planted, plant, score
-from arena10k.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY, contexts
-from arena10k.policies import policies
-from arena10k.store import Record, Store
+from arena10k import paths
+from arena10k.audit import screening
+from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY, contexts
+from arena10k.collection.records import Record
+from arena10k.collection.store import Store
+from arena10k.inputs.policies import policies
+from arena10k.params.config import Params
+from arena10k.simulation.corruption import GEOMETRIES, KINDS, Planted, plant, score
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 
-from arena10k.simulate import Design, LogNormal, replicate
+from arena10k.simulation.simulate import Design, LogNormal, replicate
 
 CASES = {
     "known": (True, Design(label_share=0.0)),

@@ -12,9 +12,10 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from arena10k import Run, attribution, findings, plots, weight_findings
-from arena10k.evaluate import Study
-from arena10k.table import Table
+from arena10k import Run, attribution, plots
+from arena10k.evidence import findings, weight_findings
+from arena10k.statistics.evaluate import Study
+from arena10k.tables.table import Table
 
 FOLDER = Path(__file__).parent / "figures"
 #: The estimators of the small forest plot: a raw judge mean, weights alone, calibration alone, labels.

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from arena10k import sources
-from arena10k.config import PromptsParams
 from arena10k.errors import ArenaError
+from arena10k.inputs import sources
+from arena10k.params.sections import PromptsParams
 
 TURNS = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))
 FLAGS = pa.struct([("harassment", pa.bool_()), ("self-harm/intent", pa.bool_())])

@@ -10,8 +10,9 @@ from pathlib import Path
 import yaml
 
 from arena10k import paths
+from arena10k.collection.records import Record
+from arena10k.collection.store import Store
 from arena10k.run import Run
-from arena10k.store import Record, Store
 
 Change = Callable[[Record], Record | None]
 _FIELDS = [field.name for field in dataclasses.fields(Record)]

@@ -31,10 +31,15 @@ import mistune
 import yaml
 from click.testing import CliRunner
 
-from arena10k import cli, config, evaluate, generate, judge, labels, paths, pilot, prompts, stages, teacher_forcing
-from arena10k.collect import collect
-from arena10k.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES
+from arena10k import cli, paths
+from arena10k.collection import generate, judge, labels, pilot, teacher_forcing
+from arena10k.collection.collect import collect
+from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES
+from arena10k.inputs import prompts
+from arena10k.params import config
+from arena10k.pipeline import runner, stages
 from arena10k.run import Run
+from arena10k.statistics import evaluate
 
 CHECKER, FLAGS = doctest.OutputChecker(), doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 #: Rows that a `json` block stands for.
@@ -187,7 +192,7 @@ class Machine:
     def _report(self, options: dict[str, Any]) -> None:
         """What the pipeline of the command does, without notebooks: models are asked, estimates are made."""
         if options["profile"]:
-            assert cli._profile(options["profile"])
+            assert runner.profile_options(options["profile"])
         params = config.load(options["params_file"], options["run"] or None)
         assert stages.of(params)
         if params.imported or params.table:

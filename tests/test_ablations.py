@@ -15,13 +15,16 @@ import pytest
 import yaml
 from nbclient import NotebookClient
 
-from arena10k import ablation, ablation_summary, config, matrix, paths, stages
+from arena10k import paths
+from arena10k.ablations import ablation, ablation_summary, matrix
+from arena10k.ablations.sweeps import Settings, Truth
 from arena10k.cli import _snakemake
 from arena10k.errors import NothingToShow, ParamsError
 from arena10k.estimators import ESTIMATORS, Estimator, Score, Term
+from arena10k.params import config, sections
+from arena10k.pipeline import stages
 from arena10k.report.files import write_json
 from arena10k.run import Run
-from arena10k.sweeps import Settings, Truth
 
 MATRIX = {
     "judges": ["deterministic"],
@@ -233,7 +236,7 @@ def test_records_of_a_recording_make_its_stages_out_of_date():
 
 
 def test_ablations_of_a_given_table_are_not_left_out_in_silence(tiny):
-    table = config.TableParams(logged="logged.parquet")
+    table = sections.TableParams(logged="logged.parquet")
     with pytest.raises(ParamsError, match="ablations: cells are measured on the records of a run"):
         stages.of(tiny.model_copy(update={"table": table}))
 

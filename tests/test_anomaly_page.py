@@ -8,7 +8,9 @@ import re
 import pytest
 import yaml
 
-from arena10k import config, paths, stages
+from arena10k import paths
+from arena10k.params import config
+from arena10k.pipeline import stages
 from browser import EXECUTABLE, browser
 
 STAGE = "07_pi_bad_anomaly"

@@ -14,10 +14,10 @@ from scipy import stats
 from scipy.special import expit
 
 from arena10k import attribution as at
-from arena10k import quality
 from arena10k.attribution.detection import detect, published
 from arena10k.attribution.game import N_SUBSETS, C, J, M, S, T, normalised
 from arena10k.attribution.resample import bootstrap, calibration_shift, prompt_counts
+from arena10k.audit import quality
 from arena10k.estimators import ESTIMATORS, PolicyData, pareto, prepare
 from arena10k.run import Run
 

@@ -15,12 +15,14 @@ from functools import partial
 
 import pytest
 
-from arena10k import generate, paths, prompts, teacher_forcing
-from arena10k.batch_files import chunks, custom_ids
-from arena10k.collect import collect
+from arena10k import paths
+from arena10k.collection import generate, teacher_forcing
+from arena10k.collection.batch_files import chunks, custom_ids
+from arena10k.collection.collect import collect
+from arena10k.collection.store import Store
+from arena10k.collection.tasks import PREFLIGHT, Measurement
 from arena10k.errors import ArenaError
-from arena10k.store import Store
-from arena10k.tasks import PREFLIGHT, Measurement
+from arena10k.inputs import prompts
 from stub_server import Stub, error
 from test_collect import RESUMABLE, make_params, run_responses
 

@@ -9,12 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arena10k import checks, paths, prompts, table, teacher_forcing
-from arena10k.collect import collect
-from arena10k.jobs import SHUFFLED, contexts, expected
+from arena10k import paths
+from arena10k.audit import checks
+from arena10k.audit.status import progress
+from arena10k.collection import teacher_forcing
+from arena10k.collection.collect import collect
+from arena10k.collection.jobs import SHUFFLED, contexts, expected
+from arena10k.collection.store import Store
+from arena10k.inputs import prompts
 from arena10k.run import Run
-from arena10k.status import progress
-from arena10k.store import Store
+from arena10k.tables import table
 from stub_server import Stub, chat_answer, echo_answer
 from test_collect import make_params, run_responses
 from test_text_scoring import TEXT

@@ -12,11 +12,13 @@ from functools import partial
 import pytest
 import yaml
 
-from arena10k import generate, paths, prompts, teacher_forcing
-from arena10k.collect import collect
-from arena10k.config import load
+from arena10k import paths
+from arena10k.collection import generate, teacher_forcing
+from arena10k.collection.collect import collect
+from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
-from arena10k.store import Store
+from arena10k.inputs import prompts
+from arena10k.params.config import load
 from stub_server import MODEL, Stub, chat_answer, error
 
 
@@ -156,10 +158,12 @@ def test_a_missing_key_names_the_variable_and_a_present_one_leaves_no_trace(home
 RESUMABLE = """
 import sys
 from functools import partial
-from arena10k import generate, paths, prompts
-from arena10k.collect import collect
-from arena10k.config import load
-from arena10k.store import Store
+from arena10k import paths
+from arena10k.collection import generate
+from arena10k.inputs import prompts
+from arena10k.collection.collect import collect
+from arena10k.params.config import load
+from arena10k.collection.store import Store
 params = load(sys.argv[1])
 frame, _ = prompts.load(params)
 prompts.write(params, frame)

@@ -11,8 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from arena10k import ArenaError, ParamsError, Run, columnar, echo, paths, stages
+from arena10k import ArenaError, ParamsError, Run, paths
+from arena10k.collection import echo
 from arena10k.errors import CallError
+from arena10k.pipeline import stages
+from arena10k.tables import columnar
 
 N = 60
 

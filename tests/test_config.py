@@ -7,9 +7,10 @@ import copy
 import pytest
 import yaml
 
-from arena10k import config, paths
+from arena10k import paths
 from arena10k.errors import ArenaError, ParamsError, section
-from arena10k.policies import policies
+from arena10k.inputs.policies import policies
+from arena10k.params import config
 
 GOOD = {
     "run": "try",

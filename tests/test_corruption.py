@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from arena10k import consistency, effect, paths, quality
-from arena10k.corruption import GEOMETRIES, Planted, plant
-from arena10k.jobs import LOGPROBS
+from arena10k import paths
+from arena10k.audit import consistency, quality
+from arena10k.audit.screening import Flag
+from arena10k.collection.jobs import LOGPROBS
+from arena10k.rescoring import effect
 from arena10k.run import Run
-from arena10k.screening import Flag
+from arena10k.simulation.corruption import GEOMETRIES, Planted, plant
 
 # By its path: `benchmarks` on the import path would hide packages of the same names.
 _file = importlib.util.spec_from_file_location("corruption_suite", paths.source_root() / "benchmarks" / "corruption.py")

@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
-from arena10k import diagnostics, resampling
 from arena10k.estimators import prepare
-from arena10k.intervals import audit_weights
+from arena10k.statistics import diagnostics, resampling
+from arena10k.statistics.intervals import audit_weights
 from statistics_data import example
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-from arena10k import costs, options, paths
-from arena10k.client import Request, check_model
-from arena10k.config import load
+from arena10k import options, paths
+from arena10k.collection import costs
+from arena10k.collection.client import Request, check_model
+from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, CallError
-from arena10k.store import Store
+from arena10k.params.config import load
 from stub_server import Stub, error
 from test_collect import RESUMABLE, make_params, run_responses
 

@@ -18,7 +18,7 @@ from arena10k.estimators import (
     weighted,
 )
 from arena10k.estimators.score import calibration_folds, calibration_variance, judge_variance
-from arena10k.intervals import audit_weights
+from arena10k.statistics.intervals import audit_weights
 from statistics_data import example
 
 WEIGHTED = ("ips", "snips", "psis", "calibrated_ips")

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arena10k import compare, findings, planning, weight_findings
 from arena10k.estimators import ESTIMATORS, PolicyData, policy_data, prepare, prompt_fold
-from arena10k.evaluate import CAUTION, REFUSE, REPORT, context, estimates, report
-from arena10k.intervals import score_interval
+from arena10k.evidence import findings, weight_findings
+from arena10k.statistics import compare, planning
+from arena10k.statistics.evaluate import CAUTION, REFUSE, REPORT, context, estimates, report
+from arena10k.statistics.intervals import score_interval
 from statistics_data import example
 
 KEYS = {

@@ -20,13 +20,14 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from arena10k import attribution, diagnostics, errors, evaluate, intervals, paths, verdicts
+from arena10k import attribution, errors, paths
+from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.estimators import ESTIMATORS
 from arena10k.explore import frames, methods, reasons
 from arena10k.explore.view import View
 from arena10k.run import Run
-from arena10k.store import Store
+from arena10k.statistics import diagnostics, evaluate, intervals, verdicts
 from sample_copy import copied, failed
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> | **bold** \u202e"

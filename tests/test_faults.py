@@ -16,8 +16,9 @@ from collections import Counter
 import pytest
 from aiohttp import web
 
-from arena10k import generate, paths, teacher_forcing
-from arena10k.store import Store
+from arena10k import paths
+from arena10k.collection import generate, teacher_forcing
+from arena10k.collection.store import Store
 from stub_server import Stub, chat_answer, echo_answer, error, unit
 from test_collect import make_params
 
@@ -137,10 +138,12 @@ class Faults:
 COLLECT = """
 import os, sys
 from functools import partial
-from arena10k import generate, paths, prompts, teacher_forcing
-from arena10k.collect import collect
-from arena10k.config import load
-from arena10k.store import Store
+from arena10k import paths
+from arena10k.collection import generate, teacher_forcing
+from arena10k.inputs import prompts
+from arena10k.collection.collect import collect
+from arena10k.params.config import load
+from arena10k.collection.store import Store
 
 class Telling(Store):
     def put_all(self, records):
@@ -192,7 +195,7 @@ def survived(tmp_path_factory):
 def bodies(params):
     """Every task of the run with the body of its request."""
     store = Store.open(paths.store_file(params.run))
-    from arena10k import prompts
+    from arena10k.inputs import prompts
 
     frame = prompts.read(params.run)
     for task in [*generate.tasks(params, frame), *teacher_forcing.tasks(params, store)]:

@@ -7,12 +7,15 @@ import json
 import pytest
 import yaml
 
-from arena10k import costs, judge, labels, paths, prompts
-from arena10k.config import load
-from arena10k.jobs import DETERMINISTIC, ORACLE, RESPONSES, UNCERTAINTY, contexts
-from arena10k.policies import policies
-from arena10k.store import Record, Store
-from arena10k.tasks import Again, survey
+from arena10k import paths
+from arena10k.collection import costs, judge, labels
+from arena10k.collection.jobs import DETERMINISTIC, ORACLE, RESPONSES, UNCERTAINTY, contexts
+from arena10k.collection.records import Record
+from arena10k.collection.store import Store
+from arena10k.collection.tasks import Again, survey
+from arena10k.inputs import prompts
+from arena10k.inputs.policies import policies
+from arena10k.params.config import load
 
 CASE = "Q: {prompt} A: {response} ({reference})"
 GRADER = {"provider": "shop", "model": "grader", "case": CASE}

@@ -13,10 +13,15 @@ import yaml
 from click.testing import CliRunner
 from IPython.display import display
 
-from arena10k import config, generate, interchange, labels, paths, prompts, quality, stages, status, teacher_forcing
+from arena10k import interchange, paths
+from arena10k.audit import quality, status
 from arena10k.cli import main
+from arena10k.collection import generate, labels, teacher_forcing
+from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY, expected
 from arena10k.errors import ArenaError, NothingToShow, ParamsError
-from arena10k.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY, expected
+from arena10k.inputs import prompts
+from arena10k.params import config
+from arena10k.pipeline import stages
 from arena10k.run import Run
 
 POLICIES = ("clone", "parallel_universe_prompt", "unhelpful")

@@ -16,9 +16,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arena10k import config, interchange, paths
+from arena10k import interchange, paths
 from arena10k.errors import ArenaError
 from arena10k.interchange import files, layouts, staging, values, writer
+from arena10k.params import config, sections
 from arena10k.run import Run
 from test_interchange import PARAMS, fresh, lines, logged
 
@@ -402,7 +403,7 @@ def test_every_policy_name_becomes_one_that_is_no_path(name):
     assert plain.isascii()
     assert plain.isidentifier()
     assert len(plain) <= 41
-    config.PolicyParams(provider=plain if len(plain) < 41 else "p", model=name)
+    sections.PolicyParams(provider=plain if len(plain) < 41 else "p", model=name)
 
 
 @given(st.text(max_size=70))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from arena10k import intervals
 from arena10k.estimators import ESTIMATORS, PolicyData, prepare
-from arena10k.intervals import (
+from arena10k.statistics import intervals
+from arena10k.statistics.intervals import (
     audit_weights,
     bounded_mean_radii,
     el_interval,
@@ -20,7 +20,7 @@ from arena10k.intervals import (
     prompt_means,
     score_interval,
 )
-from arena10k.verdicts import context, interval_of
+from arena10k.statistics.verdicts import context, interval_of
 from statistics_data import example
 
 

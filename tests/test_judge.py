@@ -11,14 +11,16 @@ from functools import partial
 import pytest
 import yaml
 
-from arena10k import generate, judge, labels, paths, prompts, teacher_forcing
-from arena10k.collect import collect
-from arena10k.config import load
+from arena10k import paths
+from arena10k.collection import generate, judge, labels, teacher_forcing
+from arena10k.collection.collect import collect
+from arena10k.collection.jobs import DETERMINISTIC, JUDGE, ORACLE, UNCERTAINTY, contexts, labels_wanted
+from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, ParamsError
 from arena10k.estimators import ESTIMATORS
-from arena10k.jobs import DETERMINISTIC, JUDGE, ORACLE, UNCERTAINTY, contexts, labels_wanted
+from arena10k.inputs import prompts
+from arena10k.params.config import load
 from arena10k.run import Run
-from arena10k.store import Store
 from stub_server import JUDGE_MODEL, MODEL, Stub, judge_answer, rated
 
 CASE = "Question: {prompt}\nAnswer: {response}\nRate how good the answer is."

@@ -13,11 +13,13 @@ from functools import partial
 import pytest
 from aiohttp import web
 
-from arena10k import judge, paths, pilot, prompts, teacher_forcing
-from arena10k.client import check_model
-from arena10k.collect import collect
+from arena10k import paths
+from arena10k.collection import judge, pilot, teacher_forcing
+from arena10k.collection.client import check_model
+from arena10k.collection.collect import collect
+from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, CallError, ParamsError
-from arena10k.store import Store
+from arena10k.inputs import prompts
 from stub_server import Stub, chat_answer, echo_answer, error
 from test_batch import BATCH
 from test_cli import arena

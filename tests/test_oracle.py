@@ -7,7 +7,7 @@ from importlib import resources
 
 import pytest
 
-from arena10k.oracle import check, declines, validate
+from arena10k.collection.oracle import check, declines, validate
 
 CAPITAL = {"kind": "contains_any", "values": ["Rome"], "exclude": ["Madrid", "Cairo", "Athens"]}
 ACCENTED = {"kind": "contains_any", "values": ["Brasília"]}

@@ -7,9 +7,11 @@ from collections import Counter
 
 import pytest
 
-from arena10k import paths, quality, stages, status
-from arena10k.jobs import DETERMINISTIC, LOGPROBS, ORACLE, SHUFFLED, UNCERTAINTY
-from arena10k.policies import unit_hash
+from arena10k import paths
+from arena10k.audit import quality, status
+from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, SHUFFLED, UNCERTAINTY
+from arena10k.inputs.policies import unit_hash
+from arena10k.pipeline import stages
 from sample_copy import copied
 
 POLICIES = 6

@@ -14,9 +14,11 @@ import time
 import pytest
 import yaml
 
-from arena10k import config, paths, stages
+from arena10k import paths
+from arena10k.collection.store import Store
+from arena10k.params import config
+from arena10k.pipeline import stages
 from arena10k.run import Run
-from arena10k.store import Store
 
 PROMPTS = 8
 REPORT = [sys.executable, "-m", "arena10k", "report", "--params"]

@@ -13,10 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from arena10k import plots
-from arena10k.diagnostics import permutation_null
-from arena10k.planning import Pilot, labels_needed
 from arena10k.plots import style
 from arena10k.report import display
+from arena10k.statistics.diagnostics import permutation_null
+from arena10k.statistics.planning import Pilot, labels_needed
 
 N = 200
 

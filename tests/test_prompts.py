@@ -8,10 +8,12 @@ import unicodedata
 
 import pytest
 
-from arena10k import oracle, prompts
-from arena10k.config import PromptsParams, load
+from arena10k.collection import oracle
 from arena10k.errors import ArenaError
-from arena10k.policies import unit_hash
+from arena10k.inputs import prompts
+from arena10k.inputs.policies import unit_hash
+from arena10k.params.config import load
+from arena10k.params.sections import PromptsParams
 from arena_export import as_json, conversation, row, write_parquet
 from test_collect import make_params
 

@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arena10k import consistency, quality, table
-from arena10k.jobs import contexts
-from arena10k.policies import policies
-from arena10k.prompts import load, write
-from arena10k.status import progress
-from arena10k.store import Record, Store
+from arena10k.audit import consistency, quality
+from arena10k.audit.status import progress
+from arena10k.collection.jobs import contexts
+from arena10k.collection.records import Record
+from arena10k.collection.store import Store
+from arena10k.inputs.policies import policies
+from arena10k.inputs.prompts import load, write
+from arena10k.tables import table
 from test_collect import make_params
 
 

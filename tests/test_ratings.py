@@ -7,10 +7,10 @@ import math
 
 import pytest
 
-from arena10k import grading, ratings
-from arena10k.config import Capabilities
+from arena10k.collection import grading, ratings
 from arena10k.errors import CallError
-from arena10k.judge_params import ChatJudge
+from arena10k.params.judge import ChatJudge
+from arena10k.params.provider import Capabilities
 
 CASE = "Question: {prompt}\nAnswer: {response}\nRate how good the answer is."
 

@@ -10,9 +10,10 @@ from functools import partial
 import pytest
 from aiohttp import web
 
-from arena10k import quality, teacher_forcing
-from arena10k.collect import collect
-from arena10k.jobs import contexts
+from arena10k.audit import quality
+from arena10k.collection import teacher_forcing
+from arena10k.collection.collect import collect
+from arena10k.collection.jobs import contexts
 from stub_server import Stub, chat_answer, echo_answer, token_logprob
 from test_collect import make_params, run_responses
 

@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from arena10k import compare, diagnostics, evaluate, weight_findings
 from arena10k.estimators import ESTIMATORS, prepare
-from arena10k.evaluate import CAUTION, REFUSE, REPORT, context, estimates
-from arena10k.intervals import audit_weights
-from arena10k.resampling import bootstrap_ratio
+from arena10k.evidence import weight_findings
+from arena10k.statistics import compare, diagnostics, evaluate
+from arena10k.statistics.evaluate import CAUTION, REFUSE, REPORT, context, estimates
+from arena10k.statistics.intervals import audit_weights
+from arena10k.statistics.resampling import bootstrap_ratio
 from statistics_data import public_sample
 
 POLICIES = ("clone", "parallel_universe_prompt", "unhelpful")

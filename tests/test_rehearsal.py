@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from arena10k import rehearsal
 from arena10k.estimators import PolicyData, prepare
+from arena10k.simulation import rehearsal
 from statistics_data import example
 
 FRESH = [f for f in dataclasses.fields(PolicyData) if f.name.startswith("fresh_")]

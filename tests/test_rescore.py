@@ -14,10 +14,15 @@ from functools import partial
 import pytest
 import yaml
 
-from arena10k import config, paths, quality, rescore_audit, stages, teacher_forcing
-from arena10k.collect import collect
+from arena10k import paths
+from arena10k.audit import quality
+from arena10k.collection import teacher_forcing
+from arena10k.collection.collect import collect
 from arena10k.errors import ArenaError, FatalCallError
-from arena10k.rescore import REPLACED, rescore
+from arena10k.params import config
+from arena10k.pipeline import stages
+from arena10k.rescoring import rescore_audit
+from arena10k.rescoring.rescore import REPLACED, rescore
 from arena10k.run import Run
 from stub_server import MODEL, Stub, chat_answer, echo_answer, error
 from test_judge import CHAT, grade, make_params, respond

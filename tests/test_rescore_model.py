@@ -12,9 +12,10 @@ import sys
 
 import pytest
 
-from arena10k import paths, rescore_audit
+from arena10k import paths
+from arena10k.collection.store import Store
+from arena10k.rescoring import rescore_audit
 from arena10k.run import Run
-from arena10k.store import Store
 from sample_copy import copied, failed, scored
 
 PLANTED = int(os.environ.get("ARENA10K_PLANTED", "18"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from arena10k.simulate import CLIP, Design, LogNormal, Resampled, draw, replicate
+from arena10k.simulation.simulate import CLIP, Design, LogNormal, Resampled, draw, replicate
 
 REPLICATES = 150
 #: The lower 1 % point of the share of hits in REPLICATES trials of probability .94.

@@ -9,9 +9,11 @@ import sys
 
 import pytest
 
-from arena10k import paths, snapshots, stages
+from arena10k import paths
 from arena10k.errors import ArenaError
-from arena10k.policies import unit_hash
+from arena10k.inputs.policies import unit_hash
+from arena10k.pipeline import stages
+from arena10k.rescoring import snapshots
 from arena10k.run import Run
 from sample_copy import copied
 

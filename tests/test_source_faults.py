@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from arena10k import sources
-from arena10k.config import PromptsParams
+from arena10k.inputs import sources
+from arena10k.params.sections import PromptsParams
 from arena_export import SCHEMA, as_json, as_lines, fault, put, row
 
 ROWS = [row("a", "first"), row("b", "second")]

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arena10k import sources
-from arena10k.config import PromptsParams
+from arena10k.inputs import sources
+from arena10k.params.sections import PromptsParams
 from arena_export import SCHEMA, as_json, as_lines, conversation, fault, put, row, write_parquet
 
 ROWS = [

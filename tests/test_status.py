@@ -7,11 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from arena10k import checks, judge, paths, status, table
-from arena10k.jobs import contexts
-from arena10k.prompts import load, write
+from arena10k import paths
+from arena10k.audit import checks, status
+from arena10k.collection import judge
+from arena10k.collection.jobs import contexts
+from arena10k.collection.records import Record
+from arena10k.collection.store import Store
+from arena10k.inputs.prompts import load, write
 from arena10k.run import Run
-from arena10k.store import Record, Store
+from arena10k.tables import table
 from test_collect import make_params
 from test_quality import put
 

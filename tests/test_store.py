@@ -10,8 +10,9 @@ import sys
 
 import pytest
 
+from arena10k.collection.records import Record
+from arena10k.collection.store import QUARANTINED, Store
 from arena10k.errors import ArenaError
-from arena10k.store import QUARANTINED, Record, Store
 
 
 def record(**changes) -> Record:
@@ -111,7 +112,8 @@ def test_reading_before_anything_is_collected_says_so(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from arena10k.store import QUARANTINED, Record, Store
+from arena10k.collection.records import Record
+from arena10k.collection.store import QUARANTINED, Store
 store = Store.open(Path(sys.argv[1]))
 for i in range(100000):
     store.put(Record("logprobs", f"p{i}", "h", "p0", 0, "f", "c", "ok", value=float(-i)))

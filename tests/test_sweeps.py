@@ -18,15 +18,15 @@ import pytest
 from scipy import stats
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from arena10k import fingerprint, sweeps
+from arena10k.ablations import fingerprint, sweeps
+from arena10k.ablations.sweeps import Settings, Truth, Variant
+from arena10k.ablations.sweeps.backend import library_digest, one_thread
+from arena10k.ablations.sweeps.factors import FACTORS, corrupted_rows, generator, n_prompts, treat
+from arena10k.ablations.sweeps.kept import Kept
+from arena10k.ablations.sweeps.scores import known_order, score, summary
 from arena10k.errors import ArenaError
 from arena10k.estimators import ESTIMATORS, Estimator, Score, Term
-from arena10k.evaluate import estimates
-from arena10k.sweeps import Settings, Truth, Variant
-from arena10k.sweeps.backend import library_digest, one_thread
-from arena10k.sweeps.factors import FACTORS, corrupted_rows, generator, n_prompts, treat
-from arena10k.sweeps.kept import Kept
-from arena10k.sweeps.scores import known_order, score, summary
+from arena10k.statistics.evaluate import estimates
 from statistics_data import example
 
 LEVELS = {"prompts": [60, None], "labels": [0.3, None]}
@@ -131,7 +131,7 @@ def test_processes_and_a_dask_cluster_give_the_same_digits(data, measured, monke
 
 def test_a_scheduler_that_is_not_there_is_said_in_one_line(data, monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("arena10k.sweeps.backend.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("arena10k.ablations.sweeps.backend.CONNECT_SECONDS", 0.2)
     monkeypatch.setenv("SCHEDULER", "tcp://127.0.0.1:9")
     with pytest.raises(ArenaError, match=r"SCHEDULER=tcp://127\.0\.0\.1:9: no Dask scheduler answers there"):
         sweeps.sweep(data, VARIANTS[:1], LEVELS, 1, Settings())
@@ -236,7 +236,7 @@ def test_a_changed_estimator_makes_its_own_cells_out_of_date_and_those_that_use_
 
 
 def test_shared_code_counts_for_every_estimator_and_comments_for_none(monkeypatch):
-    from arena10k import verdicts
+    from arena10k.statistics import verdicts
 
     before = {name: Variant(name).code() for name in ("snips", "direct")}
     monkeypatch.setattr(verdicts, "FEW_LABELS", 21)
@@ -260,7 +260,7 @@ def reads_a_constant(prep):
 
 
 def reads_a_module(prep):
-    from arena10k import verdicts
+    from arena10k.statistics import verdicts
 
     return verdicts.FEW_LABELS
 
@@ -271,7 +271,7 @@ def has_a_default(prep, limit=LIMIT):
 
 @pytest.mark.parametrize("change", ["constant", "module", "default"])
 def test_values_that_code_reads_count(monkeypatch, change):
-    from arena10k import verdicts
+    from arena10k.statistics import verdicts
 
     function = {"constant": reads_a_constant, "module": reads_a_module, "default": has_a_default}[change]
     before, other = fingerprint.code_digest(function), replace(LIMIT, width=0.3)

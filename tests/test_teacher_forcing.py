@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from arena10k.echo import read_ids as read_answer
+from arena10k.collection.echo import read_ids as read_answer
 from arena10k.errors import CallError
 
 PROMPT, RESPONSE = [1, 2, 3], [4, 5, 6, 7]

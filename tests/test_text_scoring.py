@@ -8,14 +8,16 @@ from functools import partial
 import pytest
 import yaml
 
-from arena10k import chat_templates, table, teacher_forcing
-from arena10k.collect import collect
-from arena10k.config import load
-from arena10k.echo import read_text
+from arena10k.collection import teacher_forcing
+from arena10k.collection.collect import collect
+from arena10k.collection.echo import read_text
+from arena10k.collection.jobs import contexts
 from arena10k.errors import ArenaError, CallError, ParamsError
-from arena10k.jobs import contexts
-from arena10k.policies import policies
+from arena10k.inputs import chat_templates
+from arena10k.inputs.policies import policies
+from arena10k.params.config import load
 from arena10k.run import Run
+from arena10k.tables import table
 from stub_server import MODEL, Stub, text_answer, text_logprobs, text_tokens
 from test_collect import make_params, run_responses
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,9 +11,11 @@ from typing import Any
 
 import click
 
-from arena10k import config, options, paths
-from arena10k.config import Params
+from arena10k import options, paths
 from arena10k.errors import ArenaError
+from arena10k.params import config
+from arena10k.params.config import Params
+from arena10k.pipeline import runner
 
 _params = click.option(
     "--params", "params_file", default="local", show_default=True, help="Params file of the experiment."
@@ -50,8 +50,9 @@ def main() -> None:
 @click.option("--retry-errors", is_flag=True, help="Ask again for measurements that failed; the failures are kept.")
 def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool) -> None:
     """Run what is out of date of an experiment and write reports/<run>/index.html."""
-    from arena10k import client, stages
-    from arena10k.policies import policies
+    from arena10k.collection import client
+    from arena10k.inputs.policies import policies
+    from arena10k.pipeline import stages
 
     params = config.load(params_file, run or None)
     policies(params)  # names a chat template that cannot be used
@@ -61,20 +62,21 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
     if not agreed:
         click.echo("error: not agreed to, nothing was asked (--yes agrees in advance)", err=True)
         sys.exit(1)
-    command = _snakemake(params_file, run, cores) + _profile(profile)
+    command = runner.command(params_file, run, cores) + runner.profile_options(profile)
     if retry_errors:
         command += ["--forcerun", *(f"stage_{stage.name}" for stage in stages.of(params).values() if stage.asks)]
-    with _only_one(params.run):
+    with runner.only_one(params.run):
         before = stages.last_failure(params.run)
         environment = options.environment(yes=agreed, retry_errors=retry_errors or options.told("retry_errors"))
-        code, stopped = _pipeline(command, environment)
+        code, stopped = runner.execute(command, environment)
     index = paths.reports_dir(params.run) / "index.html"
     if stopped:
         click.echo("stopped on request; the same command goes on from here", err=True)
         sys.exit(130)
     if code:
         stages.of(params)  # raises the fault of an ablation matrix as one line
-        for line in stages.failures(params.run, before) or ["the pipeline could not be planned:", *_plan(command)]:
+        unplanned = "the pipeline could not be planned:"
+        for line in stages.failures(params.run, before) or [unplanned, *runner.plan(command)]:
             click.echo(f"error: {line}", err=True)
         if index.is_file():
             click.echo(f"Pages that could be made: {index}", err=True)
@@ -82,37 +84,9 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
     click.echo(f"Report: {index}")
 
 
-def _pipeline(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
-    """Run the pipeline. Returns its exit code and whether it was stopped.
-
-    Ctrl-C reaches all of it by itself; a SIGTERM, which only this process is sent, is passed on as one."""
-    import psutil
-
-    stopped = False
-    with subprocess.Popen(command, env=environment) as pipeline:
-
-        def stop(number: int, _: object) -> None:
-            nonlocal stopped
-            stopped = True
-            if number == signal.SIGINT:
-                return
-            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                # Kernels have a group of their own: their stage interrupts them.
-                for process in psutil.Process(os.getpid()).children(recursive=True):
-                    if os.getpgid(process.pid) == os.getpgrp():
-                        process.send_signal(signal.SIGINT)
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            return pipeline.wait(), stopped
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 def _agreed(params: Params, retry_errors: bool) -> bool:
     """Whether the user agrees to what is left of the experiment, where it costs anything."""
-    from arena10k import costs
+    from arena10k.collection import costs
     from arena10k.run import Run
 
     measured: Counter[tuple[str, str]] = Counter()
@@ -128,55 +102,6 @@ def _agreed(params: Params, retry_errors: bool) -> bool:
     return False
 
 
-def _snakemake(params_file: str, run: str, cores: int) -> list[str]:
-    path = paths.params_file(params_file)
-    named = paths.shown(path)
-    if paths.home() / named != path and (paths.home() / named).is_file():  # a namesake would be taken for it
-        named = str(path)
-    return [
-        sys.executable, "-m", "snakemake", "--snakefile", str(paths.source_root() / "Snakefile"),
-        "--directory", str(paths.home()), "--workflow-profile", str(paths.source_root() / "profiles" / "default"),
-        "--cores", str(cores), "--nolock", "--config", f"params={named}", f"run={run}",
-    ]  # fmt: skip
-
-
-def _profile(name: str) -> list[str]:
-    """Options for a Snakemake profile beside the default one, such as an executor of a cluster."""
-    if not name:
-        return []
-    for folder in (paths.source_root() / "profiles" / name, Path(name).resolve()):
-        if (folder / "config.yaml").is_file():
-            return ["--profile", str(folder)]
-    known = ", ".join(sorted(p.parent.name for p in (paths.source_root() / "profiles").glob("*/config.yaml")))
-    raise ArenaError(f"--profile {name}: no folder with a config.yaml of this name; profiles/ has {known}")
-
-
-def _plan(command: list[str]) -> list[str]:
-    """The last lines Snakemake says of a plan that it cannot make; the quiet profile hides them."""
-    told = subprocess.run([*command, "--dry-run", "--quiet", "host"], check=False, capture_output=True, text=True)
-    return (told.stderr or told.stdout).splitlines()[-8:]
-
-
-class _only_one:
-    """One pipeline per run at a time. The lock goes with the process, so a killed run leaves nothing to clean up."""
-
-    def __init__(self, run: str):
-        self.path = paths.reports_dir(run) / ".lock"
-
-    def __enter__(self) -> None:
-        import fcntl
-
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("w")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ArenaError(f"{self.path.parent.name}: another `make report` of this run is still at work") from error
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-
 @main.command(hidden=True)
 @click.argument("name")
 @_params
@@ -184,7 +109,7 @@ class _only_one:
 @click.option("--quietly", is_flag=True, help="Leave telling of a failure to the pipeline.")
 def stage(name: str, params_file: str, run: str, quietly: bool) -> None:
     """Run one stage's notebook and render its page (what the pipeline calls)."""
-    from arena10k import stages
+    from arena10k.pipeline import stages
 
     known = stages.of(config.load(params_file, run or None))
     if name not in known:
@@ -204,7 +129,7 @@ def stage(name: str, params_file: str, run: str, quietly: bool) -> None:
 @_run
 def index(params_file: str, run: str) -> None:
     """Write reports/<run>/index.html from the pages that are there (what the pipeline calls)."""
-    from arena10k import stages
+    from arena10k.pipeline import stages
 
     stages.write_index(config.load(params_file, run or None))
 
@@ -214,7 +139,7 @@ def index(params_file: str, run: str) -> None:
 @click.option("--params", "params_file", default=None, help="Params file, where it is not named as the run.")
 def status(run: str, params_file: str | None) -> None:
     """How far a run is, also while it is collecting."""
-    from arena10k import status as progress
+    from arena10k.audit import status as progress
 
     params = config.load(params_file or run, run)
     store = progress.open_store(params)
@@ -233,7 +158,7 @@ def export(run: str, params_file: str | None, to: Path | None) -> None:
     """Write a run's prompts and records as Parquet: a recording that others can read and re-analyse."""
     import shutil
 
-    from arena10k import status as progress
+    from arena10k.audit import status as progress
 
     params = config.load(params_file or run, run)
     folder = to or paths.data_dir(params.run)
@@ -253,14 +178,15 @@ def export(run: str, params_file: str | None, to: Path | None) -> None:
 @click.option("--yes", is_flag=True, help="Spend what the params' prices say without asking.")
 def rescore(run: str, params_file: str | None, policy: str | None, code: str | None, yes: bool) -> None:
     """Measure again what failed or was set aside, under the same definition, and say what changed."""
-    from arena10k import rescore as again
-    from arena10k import rescore_audit, stages
+    from arena10k.pipeline import stages
+    from arena10k.rescoring import rescore as again
+    from arena10k.rescoring import rescore_audit
     from arena10k.run import Run
 
     params = config.load(params_file or run, run)
     if yes:
         os.environ[options.VARIABLES["yes"]] = "1"
-    with _only_one(params.run):
+    with runner.only_one(params.run):
         before = rescore_audit.read(params.run)
         try:
             entry = again.rescore(Run.of(params), policy, code)
@@ -282,7 +208,8 @@ def rescore(run: str, params_file: str | None, policy: str | None, code: str | N
 @click.option("--params", "params_file", default=None, help="Params file, where it is not named as the run.")
 def snapshot(run: str, name: str, params_file: str | None) -> None:
     """Keep the present estimates of a run under a name, to compare later ones with (09_ablation_summary)."""
-    from arena10k import snapshots, stages
+    from arena10k.pipeline import stages
+    from arena10k.rescoring import snapshots
     from arena10k.run import Run
 
     params = config.load(params_file or run, run)

@@ -17,19 +17,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from arena10k import config, paths, prompts
-from arena10k.config import Params
+from arena10k import paths
+from arena10k.collection.jobs import contexts
+from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, NothingToShow, ParamsError
 from arena10k.explore import Exploring
-from arena10k.jobs import contexts
-from arena10k.policies import Policy, policies
-from arena10k.store import Store
-from arena10k.table import JUDGE_MODES, Table, build, labelled_judgments
+from arena10k.inputs import prompts
+from arena10k.inputs.policies import Policy, policies
+from arena10k.params import config
+from arena10k.params.config import Params
+from arena10k.tables.table import JUDGE_MODES, Table, build, labelled_judgments
 
 if TYPE_CHECKING:
     from arena10k.attribution import Investigation
     from arena10k.estimators import PolicyData
-    from arena10k.evaluate import Study
+    from arena10k.statistics.evaluate import Study
 
 
 class Run(Exploring):
@@ -77,7 +79,7 @@ class Run(Exploring):
 
     @cached_property
     def _read_only(self) -> Store:
-        from arena10k import status
+        from arena10k.audit import status
 
         return status.open_store(self.params)
 
@@ -112,9 +114,9 @@ class Run(Exploring):
 
     def table(self) -> Table:
         """The analysis table, built anew from the records, or read where params name a `table`: see
-        `arena10k.table.Table`."""
+        `arena10k.tables.table.Table`."""
         if self.params.table:
-            from arena10k import columnar
+            from arena10k.tables import columnar
 
             given = self.params.table
             fresh = paths.home() / given.fresh if given.fresh else None
@@ -130,7 +132,7 @@ class Run(Exploring):
 
     def coverage(self) -> str:
         """How much of what is due can be used, in a sentence."""
-        from arena10k import status
+        from arena10k.audit import status
 
         if self.params.table:
             return f"The analysis table was given, with {len(self.table().logged):,} logged rows."
@@ -157,7 +159,7 @@ class Run(Exploring):
     ) -> Study:
         """Every estimator, interval and verdict for every policy and judge mode, or for those named alone, and with
         `reports` the diagnostics. Contexts are kept of the headline's judge mode, or of `judges`."""
-        from arena10k import evaluate
+        from arena10k.statistics import evaluate
 
         e, modes = self.params.estimation, None if judges is None else list(judges)
         arrays = self.arrays(table)
@@ -182,7 +184,7 @@ class Run(Exploring):
 
         `study` is that of `table`, where it is there already.
         """
-        from arena10k import compare
+        from arena10k.statistics import compare
 
         e, study = self.params.estimation, study or self.study(table, reports=False)
         contexts = study.of_judge(e.judge)
@@ -197,7 +199,8 @@ class Run(Exploring):
     def plans(self, study: Study) -> pd.DataFrame:
         """What an interval of each wanted width takes, by policy and estimator (PPI++ and direct): `labels`, `draws`,
         and the cost in US dollars of what is not there yet. The widths are params' `width` times 2, 1, 1/2 and 1/4."""
-        from arena10k import costs, planning
+        from arena10k.collection import costs
+        from arena10k.statistics import planning
 
         e = self.params.estimation
         widths = [w for w in (2 * e.width, e.width, e.width / 2, e.width / 4) if w <= 1]
@@ -214,7 +217,7 @@ class Run(Exploring):
     def simulate(self, table: Table) -> pd.DataFrame:
         """Whether intervals would have covered on data like this run's, and on log-normal weights: see
         `rehearsal.rehearse`."""
-        from arena10k import rehearsal
+        from arena10k.simulation import rehearsal
 
         e = self.params.estimation
         data = {policy: modes[e.judge] for policy, modes in self.arrays(table).items()}
@@ -256,7 +259,7 @@ class Run(Exploring):
         )
 
     def _clones(self, table: Table) -> list[str]:
-        from arena10k import quality
+        from arena10k.audit import quality
 
         if not self.params.table:
             return quality.clones(self.params)

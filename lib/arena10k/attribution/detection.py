@@ -21,7 +21,7 @@ from scipy import stats
 
 from arena10k.attribution.game import Game
 from arena10k.estimators import ESTIMATORS, Score, Term, deviations
-from arena10k.intervals import WeightAudit, audit_weights, score_interval
+from arena10k.statistics.intervals import WeightAudit, audit_weights, score_interval
 
 FALSE_ALARM_RATE = 0.05
 TOLERANCE = 0.1

@@ -13,12 +13,12 @@ from arena10k.attribution.game import CAUSES, Case, Game, corrupted_rows, make_g
 from arena10k.attribution.resample import Replicates, bootstrap, percentile_interval, prompt_counts
 from arena10k.estimators import ESTIMATORS, N_FOLDS, policy_data
 from arena10k.estimators.data import LEFT_OUT
-from arena10k.evaluate import REFUSE, PolicyContext, context, estimate_row
+from arena10k.statistics.evaluate import REFUSE, PolicyContext, context, estimate_row
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arena10k.table import Table
+    from arena10k.tables.table import Table
 
 TRUSTED = ("ppi_pp", "direct")
 

@@ -13,7 +13,7 @@ from arena10k.attribution.investigation import Finding, Investigation, investiga
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arena10k.table import Table
+    from arena10k.tables.table import Table
 
 _ESTIMATOR = {"ppi_pp": "labels on its own draws", "direct": "its own draws, judged and calibrated"}
 

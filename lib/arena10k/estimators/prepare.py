@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from arena10k import calibration
+from arena10k.estimators import calibration
 from arena10k.estimators.data import PolicyData
 
 T = TypeVar("T")

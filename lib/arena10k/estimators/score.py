@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from arena10k.calibration import Fit
+from arena10k.estimators.calibration import Fit
 from arena10k.estimators.prepare import Prepared
 
 

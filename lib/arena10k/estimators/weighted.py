@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from arena10k.calibration import LevelFit, level_codes, pava
 from arena10k.estimators import pareto
+from arena10k.estimators.calibration import LevelFit, level_codes, pava
 from arena10k.estimators.prepare import Prepared
 from arena10k.estimators.score import Score, Term, register
 

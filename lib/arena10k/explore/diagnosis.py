@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arena10k import findings, plots, report
+from arena10k import plots, report
 from arena10k.attribution.words import listed
-from arena10k.evaluate import PolicyContext, PolicyReport, Study
+from arena10k.evidence import findings
 from arena10k.explore import reasons
 from arena10k.explore.selection import Slice
 from arena10k.explore.view import Figures, Folded, View
+from arena10k.statistics.evaluate import PolicyContext, PolicyReport, Study
 
 _JUDGES_OWN_SCALE = "naive"
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from arena10k import attribution, diagnostics, report
+from arena10k import attribution, report
 from arena10k.attribution.words import share_words
 from arena10k.errors import NothingToShow, unknown
 from arena10k.explore.view import Rows, View
-from arena10k.table import KEY, Table
+from arena10k.statistics import diagnostics
+from arena10k.tables.table import KEY, Table
 
 #: A judge that is off by more than this says the opposite of the oracle.
 FAR_OFF = 0.5

@@ -7,23 +7,23 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from arena10k.config import Params
 from arena10k.errors import ArenaError, unknown
+from arena10k.params.config import Params
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from arena10k.attribution import Investigation
-    from arena10k.evaluate import Study
+    from arena10k.collection.store import Store
     from arena10k.explore.diagnosis import Diagnosis
     from arena10k.explore.estimates import Estimates
     from arena10k.explore.explanation import Explanation
     from arena10k.explore.looking import PromptView
     from arena10k.explore.selection import Slice, Where
     from arena10k.explore.view import Rows
-    from arena10k.policies import Policy
-    from arena10k.store import Store
-    from arena10k.table import Table
+    from arena10k.inputs.policies import Policy
+    from arena10k.statistics.evaluate import Study
+    from arena10k.tables.table import Table
 
 _FRAMES = ("prompts", "responses", "logprobs", "judgments", "labels", "table")
 _QUESTIONS = {"estimate": "", "diagnose": "policy", "explain": "policy", "prompt": "prompt_id", "heavy_rows": "policy"}
@@ -291,7 +291,7 @@ class Exploring(ABC):
         return [table.logging_policy, *table.targets]
 
     def _modes(self, table: Table) -> list[str]:
-        from arena10k.table import JUDGE_MODES
+        from arena10k.tables.table import JUDGE_MODES
 
         return [mode for mode in JUDGE_MODES if mode == self.params.estimation.judge or table.is_judged(mode)]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from arena10k import generate, report
+from arena10k import report
+from arena10k.collection import generate
 from arena10k.errors import ArenaError
 from arena10k.explore.view import View
-from arena10k.policies import Policy
+from arena10k.inputs.policies import Policy
 
 
 class Overview(View):

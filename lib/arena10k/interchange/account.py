@@ -7,11 +7,11 @@ from collections import Counter
 from typing import Any
 
 from arena10k import paths
-from arena10k.config import Params
+from arena10k.collection.jobs import RESPONSES
 from arena10k.errors import ArenaError
 from arena10k.interchange.layouts import Source
 from arena10k.interchange.writer import Taken
-from arena10k.jobs import RESPONSES
+from arena10k.params.config import Params
 
 #: Faults that are told on the command line.
 TOLD = 5

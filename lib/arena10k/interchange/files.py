@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from arena10k.errors import ArenaError
-from arena10k.sources import parquet_rows
+from arena10k.inputs.sources import parquet_rows
 
 #: No row is longer than this many bytes; a longer line is passed over without being held.
 LINE_LIMIT = 1 << 24

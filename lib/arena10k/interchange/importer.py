@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from arena10k import paths
+from arena10k.collection.jobs import DETERMINISTIC, UNCERTAINTY
+from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
-from arena10k.imported_params import PROVIDER, ImportedParams
+from arena10k.inputs.policies import digest
 from arena10k.interchange import layouts, values
 from arena10k.interchange.account import fault_words, previous, summary
 from arena10k.interchange.files import digest_of
@@ -20,10 +22,8 @@ from arena10k.interchange.layouts import Source
 from arena10k.interchange.staging import Prompts, staged
 from arena10k.interchange.values import Range
 from arena10k.interchange.writer import Taken, Writer
-from arena10k.jobs import DETERMINISTIC, UNCERTAINTY
-from arena10k.policies import digest
+from arena10k.params.imported import PROVIDER, ImportedParams
 from arena10k.report.files import write_text
-from arena10k.store import Store
 
 #: Changes when the same files would give other records: an import made before is then not identical.
 VERSION = 1

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from arena10k.errors import ArenaError
-from arena10k.imported_params import TableParams
 from arena10k.interchange import values
 from arena10k.interchange.files import Fault, RowFault, rows
 from arena10k.interchange.values import Row
+from arena10k.params.imported import TableParams
 
 LOGGED, FRESH, PROBES = "logged_data.jsonl", "fresh_draws", "probe_slice"
 #: What the layout calls its control: the logging policy's model and prompt again, with another seed (CJE 2025).

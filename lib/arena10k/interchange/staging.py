@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from arena10k import paths
 from arena10k.errors import ArenaError
+from arena10k.inputs.policies import unit_hash
+from arena10k.inputs.sources import COLUMNS
 from arena10k.interchange.files import RowFault
-from arena10k.policies import unit_hash
-from arena10k.sources import COLUMNS
 
 _BATCH = 10_000
 

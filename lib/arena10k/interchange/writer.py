@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
-from arena10k.imported_params import PROVIDER
+from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY, imported_context
+from arena10k.collection.records import Record
+from arena10k.collection.store import Store
+from arena10k.inputs.policies import digest
 from arena10k.interchange.files import Fault, RowFault
 from arena10k.interchange.layouts import Source
 from arena10k.interchange.staging import Prompts
 from arena10k.interchange.values import MISSING, Range, Row, on_scale, variance_on_scale
-from arena10k.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY, imported_context
-from arena10k.policies import digest
-from arena10k.store import Record, Store
+from arena10k.params.imported import PROVIDER
 
 #: Faults listed for each file; beyond them only counts are kept, by field and kind.
 LISTED = 1000

@@ -7,8 +7,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from arena10k.diagnostics import reliability_curve
 from arena10k.plots.style import BAND, INK, SOFT, looks, number, panels, styled
+from arena10k.statistics.diagnostics import reliability_curve
 
 
 def _pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

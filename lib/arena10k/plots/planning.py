@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from arena10k.planning import Pilot, labels_needed, ppi_width
 from arena10k.plots.style import BAND, INK, SOFT, listed, looks, panels, sentences, styled
-from arena10k.rehearsal import short_of
+from arena10k.simulation.rehearsal import short_of
+from arena10k.statistics.planning import Pilot, labels_needed, ppi_width
 
 
 def planning_finding(pilots: Mapping[str, Pilot], width: float, confidence: float = 0.95) -> str:

@@ -1,0 +1,1 @@
+"""The ablation matrix: its cells, their sweeps, and all of them side by side."""

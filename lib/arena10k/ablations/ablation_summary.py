@@ -1,0 +1,124 @@
+"""All cells of a run's ablation matrix side by side: what was written by each, joined, and what it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from arena10k.ablations import matrix
+from arena10k.ablations.sweeps import MARGIN, Truth
+from arena10k.collection import costs
+from arena10k.errors import section
+from arena10k.plots.style import listed
+from arena10k.run import Run
+
+CELL = ["judge", "estimator", "calibration", "treatment"]
+
+
+def joined(run: Run, name: str) -> pd.DataFrame:
+    """`rows` (estimates on all of the data) or `scores` (of the sweep) of every cell that has been run, one frame,
+    with the columns of `CELL` and `cell`."""
+    frames = []
+    for content in _contents(run):
+        frame = pd.DataFrame(content[name])
+        # Not as objects, which no mean is taken of: levels that are all of the data, scores of which nothing is known.
+        numbers = [c for c in frame if c in section(run.params.ablations, "ablations").sweep or frame[c].isna().all()]
+        frame = frame.astype(dict.fromkeys(numbers, float))
+        frames.append(frame.assign(**{key: content[key] for key in (*CELL, "cell")}))
+    columns = ["cell", *CELL]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def _contents(run: Run) -> list[dict[str, Any]]:
+    files = [matrix.folder(run.name, cell.name) / "estimates.json" for cell in matrix.cells(run.params)]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
+
+
+def truth_of(run: Run) -> list[Truth]:
+    """What is known of the targets' values, as the cells have it."""
+    ablations = run.params.ablations
+    return matrix.held_out(run.table(), ablations.worst if ablations else ())[1]
+
+
+def cells_sentence(run: Run) -> str:
+    """How many cells the params name and how many have been run."""
+    cells, done = matrix.cells(run.params), len(_contents(run))
+    if not cells:
+        return "These params name no ablations: what follows compares the estimators and judge modes of the run itself."
+    return f"{done:,} of {len(cells):,} ablation cells have results."
+
+
+def per_cell(run: Run) -> pd.DataFrame:
+    """One row per cell over all of its sweep: the scores, `labels` (oracle labels its estimates rest on), `dollars`
+    (what those cost at most at the prices of the params, None where the oracle is not priced) and `seconds` (what its
+    estimates took on one core)."""
+    scores = joined(run, "scores")
+    if scores.empty:
+        return pd.DataFrame(columns=CELL)
+    means = scores.groupby(["cell", *CELL], sort=False).mean(numeric_only=True).reset_index()
+    price = costs.unit_costs(run.params, run.prompts, run.params.logging_policy)["label"]
+    facts = []
+    for content in _contents(run):
+        timing = matrix.folder(run.name, content["cell"]) / "timing.json"
+        seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds"] if timing.is_file() else None
+        dollars = None if price is None else price * content["labels"]
+        facts.append({"cell": content["cell"], "labels": content["labels"], "dollars": dollars, "seconds": seconds})
+    told = ["rmse", "bias", "coverage", "interval_score", "refused", "pairwise", "kendall"]
+    told += ["misranked", "misranked_standing", "rmse_standing", "coverage_standing"]
+    return means[["cell", *CELL, *told]].merge(pd.DataFrame(facts), on="cell").drop(columns="cell")
+
+
+def misranking_sentence(scores: pd.DataFrame) -> str:
+    """Which estimators would have put a worse policy first, how often, and whether they were refused there."""
+    known = scores.dropna(subset=["misranked"]) if "misranked" in scores else scores
+    if known.empty:
+        return "No order of policies is known beyond chance: nothing can be said about ranking."
+    by = known.groupby("estimator", sort=False)[["misranked", "misranked_standing"]].mean()
+    wrong = by[by.misranked > 0].sort_values("misranked", ascending=False, kind="stable")
+    right = [name for name in by.index if name not in wrong.index]
+    if wrong.empty:
+        return "No estimator puts a worse policy first on any part of the data."
+    told = f"A policy that is truly worse (by more than {MARGIN:g}, or by construction) comes first with "
+    told += listed([f"{name} ({row.misranked:.0%})" for name, row in wrong.iterrows()], 12) + " of replicates"
+    held = [f"{name} ({row.misranked_standing:.0%})" for name, row in wrong.iterrows() if row.misranked_standing > 0]
+    told += f"; after refusals it still does with {listed(held, 12)}" if held else "; refusals prevent all of that"
+    return told + (f". Never with {listed(right, 12)}." if right else ".")
+
+
+def refusal_sentence(scores: pd.DataFrame) -> str:
+    """How often each estimator is refused, over all cells, policies and parts of the data."""
+    if "refused" not in scores or scores.empty:
+        return "No cell has been run."
+    by = scores.groupby("estimator", sort=False).refused.mean().sort_values(ascending=False, kind="stable")
+    return "Refused: " + ", ".join(f"{name} {share:.0%}" for name, share in by.items()) + " of the estimates."
+
+
+def complete_and_partial(scores: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
+    """Per estimator, calibration and treatment: scores on all of the data beside those on the least, over judge modes.
+
+    All is the largest level of each factor (NaN: everything), least the smallest.
+    """
+    if scores.empty:
+        return pd.DataFrame()
+    sizes = {name: scores[name].fillna(float("inf")) for name in factors}
+    all_of_it, least = (
+        pd.concat([size == pick(size) for size in sizes.values()], axis=1).all(axis=1) if sizes else scores.index >= 0
+        for pick in (max, min)
+    )
+    keys, values = CELL[1:], ["refused", "rmse", "coverage", "interval_score", "pairwise", "misranked"]
+    parts = [scores[rows].groupby(keys, sort=False)[values].mean() for rows in (least, all_of_it)]
+    return parts[0].join(parts[1], lsuffix="_least", rsuffix="_all").reset_index()
+
+
+def complete_sentence(table: pd.DataFrame) -> str:
+    """What more data changed."""
+    if table.empty:
+        return "No cell has been run."
+    eased = table[table.refused_all < table.refused_least]
+    known = table.dropna(subset=["rmse_least", "rmse_all"])
+    better = known[known.rmse_all < known.rmse_least]
+    told = f"With all of the data {len(eased)} of {len(table)} combinations are refused less often than with the least"
+    return told + (f"; {len(better)} of {len(known)} have a smaller RMSE." if len(known) else ".")

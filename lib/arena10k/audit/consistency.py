@@ -1,0 +1,180 @@
+"""What shows only in the whole set: is every policy the one it was, and do log-probs belong to their rows?
+
+A finding names no row that could be set aside. Each is a dict: ``finding`` (a key of `WORDS`), ``job``, ``policy``,
+``rows`` it concerns, ``p_value`` (None where it is certain), ``detail``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from arena10k.audit.screening import SCORES, Flag, wide
+from arena10k.collection.jobs import LOGPROBS, ORACLE, TRUTH, UNCERTAINTY
+from arena10k.collection.judge import CONTINUOUS_SHARE, RUBRIC_SHARE, WATCH_FROM
+from arena10k.collection.store import Store
+from arena10k.inputs.policies import policies
+from arena10k.inputs.prompts import normalised
+from arena10k.params.config import Params
+from arena10k.statistics import outliers
+
+#: Codes that compare policies: without the rows that disagree most, the rest of two unrelated columns would agree.
+RELATIVE = ("impossible_weight", "another_policys", "nats_per_character_outlier")
+#: A test is believed below this.
+LEVEL = 0.001
+
+WORDS = {
+    "definition_drift": "generated and scored under different definitions",
+    "model_change": "answered by more than one model",
+    "mode_share": "one score covers nearly everything",
+    "duplicate_prompts": "prompts that stand twice",
+    "near_duplicate_prompts": "prompts equal but for case, spaces or character forms",
+    "odd_texts": "log-probs unusual for the length of the text (kept)",
+    "no_length_relation": "log-probs do not fall with length: they may be those of other rows",
+    "no_agreement": "log-probs unrelated to the logging policy's, length apart: they may be those of other rows",
+    "likelier_than_p0": "responses likelier under the target than under their author: the two may be swapped",
+    "mean_weight": "weights far above the mean of 1 that they must have",
+}
+
+
+def findings(
+    params: Params, store: Store, flags: list[Flag], prompts: pd.DataFrame | None = None
+) -> list[dict[str, Any]]:
+    """Everything found, the log-probs of `flags` left out of what is compared (but not of `mean_weight`, nor those of
+    `RELATIVE` codes)."""
+    out = [*_definitions(params, store), *_models(store), *_modes(params, store)]
+    if prompts is not None:
+        out += _duplicates(prompts)
+    return out + _logprobs(params, store, flags, prompts)
+
+
+def _finding(
+    name: str, job: str | None, policy: str | None, rows: int, p: float | None = None, detail: str = ""
+) -> dict[str, Any]:
+    return {"finding": name, "job": job, "policy": policy, "rows": int(rows), "p_value": p, "detail": detail}
+
+
+def _definitions(params: Params, store: Store) -> list[dict[str, Any]]:
+    """Policies whose records carry different fingerprints in different jobs, or in one."""
+    seen: dict[str, Counter[str]] = {}
+    for row in store.fingerprints():
+        if row["policy"] in params.policies:
+            seen.setdefault(row["policy"], Counter())[row["fingerprint"]] += row["n"]
+    out = []
+    for policy, counts in seen.items():
+        if len(counts) > 1:
+            told = ", ".join(f"{print_[:8]} {n:,}" for print_, n in counts.most_common())
+            out.append(_finding("definition_drift", None, policy, counts.total() - max(counts.values()), None, told))
+    return out
+
+
+def _models(store: Store) -> list[dict[str, Any]]:
+    seen: dict[tuple[str, str], Counter[str]] = {}
+    for row in store.counts():
+        if row["model"] is not None:
+            seen.setdefault((row["job"], row["policy"]), Counter())[row["model"]] += row["n"]
+    return [
+        _finding(
+            "model_change", job, policy, counts.total() - max(counts.values()), None,
+            ", ".join(f"{model} {n:,}" for model, n in counts.most_common()),
+        )
+        for (job, policy), counts in seen.items()
+        if len(counts) > 1
+    ]  # fmt: skip
+
+
+def _modes(params: Params, store: Store) -> list[dict[str, Any]]:
+    """Scores of which one value covers too much; labels of few values (right or wrong) are judged by spread."""
+    out = []
+    for job in SCORES:
+        values = Counter(r["value"] for r in store.rows(job) if r["status"] == "ok" and r["quarantine"] is None)
+        if values.total() < WATCH_FROM:
+            continue
+        grader = params.oracle.grader if job in (ORACLE, TRUTH) else params.judge
+        few = grader is None or grader.few_ratings(job == UNCERTAINTY) or len(values) <= 2
+        limit = RUBRIC_SHARE if few else CONTINUOUS_SHARE
+        value, count = values.most_common(1)[0]
+        if count > limit * values.total():
+            told = f"{value:g} in {count / values.total():.0%} of {values.total():,} (limit {limit:.0%})"
+            out.append(_finding("mode_share", job, None, count, None, told))
+    return out
+
+
+def _duplicates(prompts: pd.DataFrame) -> list[dict[str, Any]]:
+    exact = prompts.prompt.duplicated()
+    near = prompts.prompt[~exact].map(normalised).duplicated()
+    found = [("duplicate_prompts", int(exact.sum())), ("near_duplicate_prompts", int(near.sum()))]
+    return [_finding(name, None, None, n) for name, n in found if n]
+
+
+def _logprobs(params: Params, store: Store, flags: list[Flag], prompts: pd.DataFrame | None) -> list[dict[str, Any]]:
+    table = wide(params, store, prompts)
+    values, base, p0 = table.values.copy(), table.base, params.logging_policy
+    aside = {(f.prompt_id, f.request_hash) for f in flags if f.job == LOGPROBS and f.code not in RELATIVE}
+    bad = [[(i, h) in aside for h in row] for i, row in zip(table.ids, table.hashes, strict=True)]
+    out = [] if policies(params)[p0].temperature_mismatch else _mean_weights(table.policies, values, base)
+    values[np.array(bad, dtype=bool).reshape(values.shape)] = np.nan
+    flagged = {(f.prompt_id, f.request_hash) for f in flags if f.job == LOGPROBS}
+    kept = [[(i, h) not in flagged for h in row] for i, row in zip(table.ids, table.hashes, strict=True)]
+    same = outliers.one_policy(values)
+    odd = outliers.lengths(values, table.chars) & table.whole & np.array(kept, dtype=bool).reshape(values.shape)
+    for k, name in enumerate(table.policies):
+        if odd[:, k].any():
+            out.append(_finding("odd_texts", LOGPROBS, name, odd[:, k].sum()))
+        tests = {"no_length_relation": outliers.length_p(values[:, k], table.chars)}
+        if k != base and not same[k, base]:
+            tests["no_agreement"] = outliers.agreement_p(values[:, k], values[:, base], table.chars)
+        rows = int(np.isfinite(values[:, k]).sum())
+        # Absence of a relation is a finding where there is enough to show one.
+        out += [
+            _finding(test, LOGPROBS, name, rows, p)
+            for test, p in tests.items()
+            if rows >= ENOUGH and np.isfinite(p) and p > LEVEL
+        ]
+        likelier = outliers.likelier_p(values[:, k] - values[:, base])
+        if k != base and likelier < LEVEL:
+            out.append(_finding("likelier_than_p0", LOGPROBS, name, rows, likelier))
+    return out
+
+
+#: Rows from which a correlation of .3 shows below `LEVEL` nearly always.
+ENOUGH = 200
+
+
+def _mean_weights(names: list[str], values: np.ndarray, base: int) -> list[dict[str, Any]]:
+    """Mean weights of all stored values so far above 1 that Markov's inequality gives less than 1/20."""
+    out = []
+    for k, name in enumerate(names):
+        log_weight = values[:, k] - values[:, base]
+        known = log_weight[np.isfinite(log_weight)]
+        if k == base or not len(known):
+            continue
+        log_mean = float(np.logaddexp.reduce(known) - np.log(len(known)))
+        if log_mean > np.log(20):
+            told = f"mean weight e^{log_mean:.1f} before anything is set aside"
+            out.append(_finding("mean_weight", LOGPROBS, name, len(known), float(np.exp(-log_mean)), told))
+    return out
+
+
+def frame(found: list[dict[str, Any]]) -> pd.DataFrame:
+    """The findings for a table, in words."""
+    columns = ["what", "job", "policy", "rows", "p_value", "detail"]
+    return pd.DataFrame([f | {"what": WORDS[f["finding"]]} for f in found], columns=columns)
+
+
+def sentence(found: list[dict[str, Any]]) -> str:
+    """What shows in the whole set, or that nothing does and what could have shown."""
+    if not found:
+        return (
+            "Nothing is wrong with the whole set as far as it can be tested: definitions and models where the records "
+            f"name them, the spread of the scores of a job from {WATCH_FROM} on, prompts that stand twice, and how "
+            f"log-probs go with length and with those of the logging policy from {ENOUGH} of a policy on."
+        )
+    where: dict[str, list[str]] = {}
+    for f in found:
+        where.setdefault(f["finding"], []).append(str(f["policy"] or f["job"] or f"{f['rows']} prompts"))
+    told = [f"{WORDS[name]} ({', '.join(dict.fromkeys(places))})" for name, places in where.items()]
+    return f"{len(found)} findings that no single row can be blamed for: {'; '.join(told)}."

@@ -1,0 +1,318 @@
+"""The collection engine: a fixed pool of workers takes pending tasks, measures them, and stores every outcome.
+
+What is asked and how an answer is checked belongs to the callers (`generate`, `teacher_forcing`, `judge`); this module
+knows only tasks, outcomes and errors. A task that gives no measurement becomes a typed error row, never a number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sqlite3
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+
+from arena10k import options
+from arena10k.collection import costs
+from arena10k.collection.batch import Batches
+from arena10k.collection.batch_files import Send
+from arena10k.collection.client import WRONG_MODEL, Endpoint, answered_by, serving
+from arena10k.collection.ledger import Row
+from arena10k.collection.records import Record
+from arena10k.collection.store import Store
+from arena10k.collection.tasks import Again, Measurement, Outcome, Survey, Task, pending, survey
+from arena10k.errors import ArenaError, CallError, FatalCallError, Stopped, invalid
+from arena10k.params.config import Params
+
+#: The circuit breaker: more than this share of the last fresh requests of one job, policy and model failing for good
+#: stops the run.
+BREAKER_WINDOW, BREAKER_SHARE = 50, 0.5
+#: What reading an answer of another shape than the API's raises.
+_MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError)
+
+Watch = Callable[[Task, Measurement], None]
+
+
+def collect(
+    params: Params,
+    store: Store,
+    tasks: Callable[[], Iterable[Task]],
+    label: str,
+    retry_errors: bool | None = None,
+    watch: Watch | None = None,
+    quarantined: bool = False,
+    pilot: bool = False,
+) -> Outcome:
+    """Measure every task that has no record yet.
+
+    Parameters
+    ----------
+    tasks : gives the tasks anew at each call, so that a hundred thousand of them are never held at once.
+    retry_errors : also ask again for rows that ended in an error; never-tried rows go first. None: as
+        `arena10k report --retry-errors` was told.
+    watch : sees every new measurement; an ArenaError that it raises stops the run, and the measurement is stored.
+    quarantined : also ask again for rows whose value is set aside; a new measurement takes its place.
+    pilot : only the preflight, the first tasks of every kind.
+
+    Raises
+    ------
+    ArenaError
+        When a recording lacks records, a needed model is not served, spending is not confirmed, or a fatal error, the
+        circuit breaker or Ctrl-C stops the run; everything measured until then is stored and a later call goes on
+        from there.
+    """
+    again = Again(options.told("retry_errors") if retry_errors is None else retry_errors, quarantined)
+    if not params.recording:
+        store.batches.release()
+    found = survey(store, tasks(), again)
+    left = sum(found.pending.values())
+    if not left:
+        return found.outcome
+    if params.recording:
+        raise ArenaError(
+            f"run {params.run!r} is a recording and lacks {left} of {found.outcome.total} records of {label}: "
+            "its params no longer describe what was recorded"
+        )
+    costs.check_confirmed(params, found, label)
+    with serving(params, set(found.models)) as urls:
+        Engine(params, store, urls, label, found, tasks, again, watch).run(pilot)
+    return found.outcome
+
+
+class Engine:
+    """One collection at work. `run` blocks until everything is measured, or raises why it stopped."""
+
+    def __init__(
+        self, params: Params, store: Store, urls: dict[str, str], label: str, found: Survey,
+        tasks: Callable[[], Iterable[Task]], again: Again, watch: Watch | None = None,
+    ):  # fmt: skip
+        self.params, self.store, self.urls, self.label, self.found = params, store, urls, label, found
+        self.tasks, self.again = tasks, again
+        self.outcome, self._watch = found.outcome, watch
+        self.endpoints: dict[str, Endpoint] = {}
+        self._recent: dict[tuple[str, ...], deque[bool]] = {}
+        self._probed: set[Row] = set()
+        self._ready: list[Record] = []
+        self._failure: ArenaError | None = None
+        self.stopped = asyncio.Event()
+
+    def run(self, pilot: bool = False) -> None:
+        """Run to the end, also inside Jupyter, whose own event loop is already running in this thread."""
+        if threading.current_thread() is threading.main_thread() and not _loop_is_running():
+            asyncio.run(self._main(pilot, signals=True))
+            return
+        with ThreadPoolExecutor(1) as pool:
+            work = pool.submit(asyncio.run, self._main(pilot, signals=False))
+            while not work.done():
+                try:
+                    wait([work])
+                except KeyboardInterrupt:
+                    with contextlib.suppress(RuntimeError):  # it has just ended
+                        self._loop.call_soon_threadsafe(self._interrupt)
+            work.result()
+
+    async def _main(self, pilot: bool, signals: bool) -> None:
+        from tqdm import tqdm
+
+        self._loop = asyncio.get_running_loop()
+        if signals:
+            self._loop.add_signal_handler(signal.SIGINT, self._interrupt)
+            self._loop.add_signal_handler(signal.SIGTERM, self._interrupt)
+        providers = self.params.providers
+        self.endpoints = {n: Endpoint(n, providers[n], url, self.stopped) for n, url in self.urls.items()}
+        left = sum(self.found.pending.values())
+        try:
+            await self._check_models()
+            with tqdm(total=left, desc=self.label, mininterval=1.0, file=sys.stderr, ascii=True) as self._bar:
+                await self._preflight()
+                async with asyncio.TaskGroup() as group:
+                    for endpoint in self.endpoints.values() if not pilot else ():
+                        group.create_task(self._drain(endpoint))
+        except asyncio.CancelledError:  # the second Ctrl-C
+            if not self._failure:
+                raise
+        finally:
+            self._flush()
+            for endpoint in self.endpoints.values():
+                await endpoint.close()
+        if self._failure:
+            raise self._failure
+
+    async def _check_models(self) -> None:
+        """One cheap request per endpoint before any bulk work: is it there, does it serve the models."""
+        for name, endpoint in self.endpoints.items():
+            try:
+                served = await endpoint.models()
+            except CallError as error:
+                if error.code == "http_404":  # providers need not list models
+                    continue
+                raise ArenaError(f"providers.{name}: {endpoint.base_url}: {error}") from error
+            except Stopped:
+                return
+            missing = sorted(self.found.models[name] - set(served))
+            if missing:
+                told = f"it serves {', '.join(sorted(served)[:8])}" if served else "it lists no model at all"
+                raise ArenaError(f"providers.{name}: {endpoint.base_url} does not serve {', '.join(missing)}; {told}")
+
+    async def _preflight(self) -> None:
+        """Measure the first tasks of every kind: where none of them can be used, the rest is not asked."""
+        # A few rows asked again may well fail again, all of them: then there is no rest.
+        rest = sum(self.found.pending.values()) > sum(map(len, self.found.probes.values())) or not self.again.errors
+        for (job, served), probes in self.found.probes.items():
+            send = self.endpoints[probes[0].provider].send
+            before = [self.store.outcome(*task.row) for task in probes]
+            self._probed |= {task.row for task in probes}
+            results = await asyncio.gather(*(self.measure(task, send) for task in probes))
+            bad = [r for r, known in zip(results, before, strict=True) if _tells(r, known)]
+            if rest and len(bad) == len(results) > 1:
+                told = f"none of the first {len(bad)} of {job} by {served} can be used: {bad[0]}"
+                self.fail(FatalCallError(f"{self.label}: stopped: {told}"))
+            if self._failure:
+                return
+
+    async def _drain(self, endpoint: Endpoint) -> None:
+        batches = Batches(self, endpoint)
+        await batches.pick_up()
+        if endpoint.provider.mode == "batch":
+            for task in self._left(endpoint):
+                if not task.requests:
+                    await self.measure(task, endpoint.send)
+            await batches.ask(lambda: (task for task in self._left(endpoint) if task.requests))
+        else:
+            await self._ask(endpoint, self._left(endpoint))
+
+    def _left(self, endpoint: Endpoint) -> Iterator[Task]:
+        """What the preflight has not asked: a row is asked once in a collection."""
+        tasks = pending(self.store, self.tasks, endpoint.name, self.again)
+        return (task for task in tasks if task.row not in self._probed)
+
+    async def _ask(self, endpoint: Endpoint, tasks: Iterator[Task]) -> None:
+        async def work(worker: int) -> None:
+            while not self._failure:
+                await endpoint.limits.turn(worker)
+                task = next(tasks, None)
+                if task is None or self._failure:
+                    endpoint.limits.release()
+                    return
+                await self.measure(task, endpoint.send)
+            endpoint.limits.release()
+
+        async with asyncio.TaskGroup() as group:
+            for worker in range(min(endpoint.provider.concurrency, self.found.pending[endpoint.name])):
+                group.create_task(work(worker))
+
+    async def measure(self, task: Task, send: Send, timed: bool = True) -> Measurement | CallError | None:
+        """Get a task's answers by `send`, read and keep them. None, and nothing kept, where the run has to stop."""
+        started = time.monotonic()
+        answers: list[dict[str, Any]] = []
+        try:
+            for request in task.requests:
+                answers.append(await send(request))  # noqa: PERF401 (keeps what came before an error)
+            result: Measurement | CallError = _read(task, answers)
+        except Stopped:
+            return None
+        except CallError as error:
+            # What is to take the place of a value has to come from the model that gave it.
+            if error.kind == "fatal" or (self.again.quarantined and error.code == WRONG_MODEL):
+                where = self.endpoints[task.provider].base_url if error.code == "http_404" else ""
+                hint = f" ({where}: is that the whole base_url? most end in /v1)" if where else ""
+                self.fail(FatalCallError(f"{self.label}: stopped: {task.policy} on {task.prompt_id}: {error}{hint}"))
+                return None
+            result = error
+        self.keep(task, result, answers, time.monotonic() - started if timed else None)
+        return result
+
+    def keep(
+        self, task: Task, result: Measurement | CallError, answers: list[dict[str, Any]], seconds: float | None
+    ) -> None:
+        """Store an outcome. Records that become ready in one turn of the event loop share a commit."""
+        news = _tells(result, self.store.outcome(*task.row))
+        self._ready.append(_record(task, result, answers, seconds))
+        if len(self._ready) == 1:
+            self._loop.call_soon(self._flush)
+        if isinstance(result, CallError):
+            self.outcome.errors[result.code] += 1
+        else:
+            self.outcome.ok += 1
+            self._look(task, result)
+        recent = self._recent.setdefault(
+            (task.job, task.policy, task.provider, task.model), deque(maxlen=BREAKER_WINDOW)
+        )
+        recent.append(news)
+        if len(recent) == BREAKER_WINDOW and sum(recent) > BREAKER_SHARE * BREAKER_WINDOW:
+            told = f"{sum(recent)} of the last {BREAKER_WINDOW} requests gave no measurement, most recently {result}"
+            self.fail(FatalCallError(f"{self.label}: stopped: {task.policy}: {told}"))
+
+    def _look(self, task: Task, result: Measurement) -> None:
+        try:
+            if self._watch:
+                self._watch(task, result)
+        except ArenaError as error:
+            self.fail(FatalCallError(f"{self.label}: stopped: {error}"))
+
+    def _flush(self) -> None:
+        records, self._ready = self._ready, []
+        if not records:
+            return
+        try:
+            self.store.put_all(records)
+        except sqlite3.Error as error:
+            self.fail(ArenaError(f"{self.label}: stopped: records cannot be stored: {error}"))
+        else:
+            self._bar.update(len(records))
+
+    def fail(self, error: ArenaError) -> None:
+        """Take no further task; those in flight are finished and stored."""
+        self._failure = self._failure or error
+        self.stopped.set()
+
+    def _interrupt(self) -> None:
+        """Ctrl-C: once to finish what is in flight, twice to leave it."""
+        if self._failure is None:
+            self.fail(ArenaError(f"{self.label}: stopped on request; the same command goes on from here"))
+            print("\nfinishing the requests in flight (Ctrl-C again to drop them) ...", file=sys.stderr)
+            return
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+
+
+def _read(task: Task, answers: list[dict[str, Any]]) -> Measurement:
+    """What a task's reader makes of the answers. One answer of a shape that no reader expects is a bad answer and not
+    the end of the run; where all are, the preflight or the breaker ends it."""
+    try:
+        return task.read(answers)
+    except _MALFORMED as error:
+        raise invalid("malformed_answer", f"{type(error).__name__}: {error}") from error
+
+
+def _record(
+    task: Task, result: Measurement | CallError, answers: list[dict[str, Any]], seconds: float | None
+) -> Record:
+    usage = [answer.get("usage") or {} for answer in answers]  # `client.checked`: an object of counts
+    told: dict[str, Any] = {
+        "model": answered_by(answers) or task.model,
+        "prompt_tokens": sum(u.get("prompt_tokens") or 0 for u in usage) if usage else None,
+        "completion_tokens": sum(u.get("completion_tokens") or 0 for u in usage) if usage else None,
+        "seconds": seconds,
+    }
+    if isinstance(result, CallError):
+        return Record(**task.key, **told, status="error", code=result.code, detail=result.detail)
+    return Record(**task.key, **told, status="ok", value=result.value, payload=result.payload)
+
+
+def _tells(result: Measurement | CallError | None, known: str | None) -> bool:
+    """Whether a result is a failure that tells of the endpoint. A row that failed before (`known`) and fails again in
+    the same way tells of the row, unless the fault is one that passes."""
+    return isinstance(result, CallError) and (result.kind == "retry" or result.code != known)
+
+
+def _loop_is_running() -> bool:
+    with contextlib.suppress(RuntimeError):
+        return asyncio.get_running_loop() is not None
+    return False

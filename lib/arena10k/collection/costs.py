@@ -1,0 +1,177 @@
+"""What collecting costs: before it begins, as far as it can be known, and what has been spent, from the records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+import pandas as pd
+
+from arena10k import options
+from arena10k.collection import grading
+from arena10k.collection.client import CHARACTERS_PER_TOKEN
+from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, TRUTH, UNCERTAINTY, Key, expected
+from arena10k.collection.tasks import Survey
+from arena10k.errors import ArenaError
+from arena10k.inputs import prompts
+from arena10k.params.config import Params
+
+#: What asking in batches costs, as a share of the price of single requests.
+BATCH_SHARE = 0.5
+
+
+def dollars(params: Params, provider: str, model: str, prompt_tokens: float, completion_tokens: float) -> float:
+    """The price of so many tokens, US dollars; 0 for a model without a price."""
+    price = params.providers[provider].prices.get(model)
+    if price is None:
+        return 0.0
+    share = BATCH_SHARE if params.providers[provider].mode == "batch" else 1.0
+    return share * (price.prompt * prompt_tokens + price.completion * completion_tokens) / 1e6
+
+
+def spent(params: Params, job: str, policy: str, prompt_tokens: int, completion_tokens: int) -> float:
+    """What the measurements of a job and policy have cost, from the tokens the provider counted, US dollars."""
+    provider, model = _served(params, job, policy)
+    return dollars(params, provider, model, prompt_tokens, completion_tokens) if provider else 0.0
+
+
+def at_most(params: Params, found: Survey) -> float:
+    """What the pending tasks cost if every answer is as long as it may be, US dollars."""
+    return sum(dollars(params, *served, *tokens) for served, tokens in found.tokens.items())
+
+
+def check_confirmed(params: Params, found: Survey, label: str) -> None:
+    """Refuse to spend money that nobody agreed to.
+
+    Raises
+    ------
+    ArenaError
+        With the amount and how to agree, where the tasks cost something and it was not confirmed.
+    """
+    cost = at_most(params, found)
+    if cost and not options.told("yes"):
+        raise ArenaError(
+            f"{label}: {sum(found.pending.values()):,} measurements would cost up to ${cost:,.2f}: confirm with "
+            f"`--yes`, or in a notebook with %env {options.VARIABLES['yes']}=1"
+        )
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What an experiment costs if every answer is as long as it may be: one row per job, provider and model."""
+
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def dollars(self) -> float:
+        return sum(float(row["dollars"]) for row in self.rows)
+
+    def table(self) -> str:
+        return str(pd.DataFrame(self.rows).to_string(index=False, float_format="{:,.2f}".format))
+
+
+def forecast(params: Params, measured: Mapping[Key, int] = MappingProxyType({})) -> Bill:
+    """The bill of what is left of an experiment. Text is counted at four characters per token.
+
+    Parameters
+    ----------
+    measured : how many records of each (job, policy) are there and will not be asked for again.
+
+    Raises
+    ------
+    ArenaError
+        Where the prompts cannot be read.
+    """
+    if params.recording or not any(provider.prices for provider in params.providers.values()):
+        return Bill(())
+    frame, _ = prompts.load(params)
+    lengths = _lengths(frame)
+    due: dict[tuple[str, str, str], list[float]] = {}
+    for (job, name), total in expected(params, len(frame)).items():
+        records = max(0, total - measured.get((job, name), 0))
+        cells = due.setdefault((job, *_served(params, job, name)), [0, 0.0, 0.0])
+        sent, received = _size(params, job, name, lengths)
+        for i, part in enumerate((records, records * sent, records * received)):
+            cells[i] += part
+    rows = [
+        {"job": job, "provider": provider, "model": model, "measurements": n, "tokens sent": round(sent)}
+        | {"received at most": round(received), "dollars": dollars(params, provider, model, sent, received)}
+        for (job, provider, model), (n, sent, received) in due.items()
+        if provider and n
+    ]
+    return Bill(tuple(rows))
+
+
+def unit_costs(params: Params, frame: pd.DataFrame, policy: str) -> dict[str, float | None]:
+    """US dollars of one more `label` and one more `draw` of `policy` at most: the draw's response and its judge scores.
+
+    `frame` are the run's prompts, whose mean length stands for those to come. A grader or model that names no price is
+    free in a run that names none anywhere, and unknown in a run that does; `estimation.label_cost` prices labels of
+    people.
+    """
+    lengths = _lengths(frame)
+    priced = any(provider.prices for provider in params.providers.values())
+
+    def price(job: str) -> float | None:
+        provider, model = _served(params, job, policy)
+        if not provider or not priced:
+            return 0.0
+        known = model in params.providers[provider].prices or params.providers[provider].kind == "embedded"
+        return dollars(params, provider, model, *_size(params, job, policy, lengths)) if known else None
+
+    prices = [price(RESPONSES), *(price(job) for job in JUDGE if params.judge)]
+    known = [p for p in prices if p is not None]
+    label = params.estimation.label_cost
+    return {
+        "label": price(ORACLE) if label is None else label,
+        "draw": float(sum(known)) if len(known) == len(prices) else None,
+    }
+
+
+def _lengths(frame: pd.DataFrame) -> _Lengths:
+    return _Lengths(*(float(frame[name].str.len().fillna(0).mean()) for name in ("prompt", "answer")))
+
+
+def _served(params: Params, job: str, policy: str) -> tuple[str, str]:
+    """Who is asked: (provider, model); exact checkers ask nobody."""
+    if job in (*JUDGE, ORACLE, TRUTH):
+        grader = params.judge if job in JUDGE else params.oracle.grader
+        return (grader.provider, grader.model) if grader else ("", "")
+    return params.policies[policy].provider, params.policies[policy].model
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """Mean characters of the prompts and of their known answers."""
+
+    question: float
+    reference: float
+
+
+def _size(params: Params, job: str, policy: str, lengths: _Lengths) -> tuple[float, float]:
+    """Tokens sent and received at most by one measurement."""
+    p = params.policies[policy]
+    if job in (*JUDGE, ORACLE, TRUTH):
+        return _graded(params, job, p.max_tokens, lengths)
+    definition = p.model_dump(include={"system", "examples", "suffix"})
+    prompt = (lengths.question + len(orjson.dumps(definition))) / CHARACTERS_PER_TOKEN
+    if job == LOGPROBS:
+        return prompt + params.policies[params.logging_policy].max_tokens, 1.0
+    return prompt, float(p.max_tokens)
+
+
+def _graded(params: Params, job: str, response_tokens: int, lengths: _Lengths) -> tuple[float, float]:
+    """The same for one score or label: the requests are made as they will be, of texts of these lengths."""
+    grader = params.judge if job in JUDGE else params.oracle.grader
+    if grader is None:
+        return 0.0, 0.0
+    texts = {
+        "prompt": "x" * round(lengths.question),
+        "response": "x" * (response_tokens * CHARACTERS_PER_TOKEN),
+        "reference": "x" * round(lengths.reference),
+    }
+    requests = grading.requests(grader, texts, params.providers[grader.provider].capabilities, job == UNCERTAINTY)
+    return float(sum(r.prompt_tokens for r in requests)), float(sum(r.max_tokens for r in requests))

@@ -1,0 +1,182 @@
+"""Reading log-probs from answers: which entries are the response's, and whether they can be measurements.
+
+Every check is one of COLLECTION section 1. What is ambiguous is refused: no slice is ever guessed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from arena10k.collection.tasks import Measurement
+from arena10k.errors import invalid
+
+#: Whole-sequence values that other software writes in place of a missing measurement.
+SENTINELS = (-50.0, -100.0, -9999.0)
+FLOOR_PER_TOKEN = -60.0
+#: Nats. A certain token may come out this far above 0 by rounding.
+CEILING = 1e-4
+_RAW_BYTES = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")
+
+
+def only_choice(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer's choice. Raises CallError with code ``no_choice`` where there is not exactly one."""
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        raise invalid("no_choice", "the answer does not hold exactly one choice")
+    return choices[0]
+
+
+def check_logprobs(values: list[Any]) -> list[float]:
+    """Token log-probs as floats (nats), each present, finite and at most `CEILING`.
+
+    Raises CallError with code ``null_in_response``, ``not_finite`` or ``positive``.
+    """
+    if any(v is None for v in values):
+        raise invalid("null_in_response", f"token {values.index(None)} of {len(values)} has no log-prob")
+    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in values):
+        raise invalid("not_finite", "a token's log-prob is not a finite number")
+    if any(v > CEILING for v in values):
+        raise invalid("positive", f"a token's log-prob is {max(values):.4g}, above 0")
+    return [float(v) for v in values]
+
+
+def check_structure(tokens: list[float], total: float) -> None:
+    """Refuse values that are finite but cannot be measurements: one value for every token, sentinels, impossible lows.
+
+    A single certain token (0.0) is legitimate, several that are all exactly 0.0 are not: the decision is by structure,
+    never by one value alone.
+    """
+    if len(set(tokens)) == 1 and (len(tokens) >= 4 or (len(tokens) >= 2 and tokens[0] == 0)):
+        raise invalid("constant", f"all {len(tokens)} tokens have log-prob {tokens[0]:g}")
+    if total in SENTINELS or (tokens and min(tokens) < FLOOR_PER_TOKEN):
+        raise invalid("below_floor", f"sequence log-prob {total:g}, lowest token {min(tokens):g}")
+
+
+def read_ids(answers: list[dict[str, Any]], prompt_ids: list[int], response_ids: list[int]) -> Measurement:
+    """Check an echo answer (the only one) to token ids and sum the response's token log-probs (nats).
+
+    Raises CallError (kind ``invalid``) with the code of the first check that fails.
+    """
+    n, m = len(prompt_ids), len(response_ids)
+    if not m:
+        raise invalid("empty_response", "no token to score: the response's end-of-sequence token was not recorded")
+    (answer,) = answers
+    choice = only_choice(answer)
+    values = _entries(choice)
+    echoed = choice.get("prompt_token_ids") or answer.get("prompt_token_ids")
+    _check_lengths(len(values), n + m, answer.get("usage") or {}, echoed is not None)
+    if echoed is not None and list(echoed) != prompt_ids + response_ids:
+        raise invalid("ids_mismatch", "the echoed token ids are not the ones that were sent")
+    return _measured(values[n : n + m], n)
+
+
+def _entries(choice: dict[str, Any]) -> list[Any]:
+    logprobs = choice.get("logprobs")
+    values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
+    if not isinstance(values, list):
+        raise invalid("echo_ignored", "the answer has no log-probs")
+    if len(values) <= 1:
+        raise invalid("echo_ignored", f"{len(values)} log-prob where prompt and response were expected")
+    return values
+
+
+def _check_lengths(entries: int, sent: int, usage: dict[str, Any], echoed: bool) -> None:
+    """One entry more than was sent is the generated token, or a BOS in front that shifts all others."""
+    counted, generated = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if entries not in (sent, sent + 1):
+        raise invalid("length_mismatch", f"{entries} log-probs where {sent} were expected")
+    if counted is not None and counted != sent:
+        raise invalid("length_mismatch", f"the endpoint counted {counted} prompt tokens where {sent} were sent")
+    if counted is None and not echoed:
+        raise invalid("length_mismatch", "neither usage nor echoed ids say which entries are the prompt's")
+    if entries > sent and generated not in (None, 1):
+        raise invalid("length_mismatch", f"{entries} log-probs for {sent} tokens sent and {generated} generated")
+
+
+def _measured(values: list[Any], n: int, **more: int) -> Measurement:
+    tokens = check_logprobs(values)
+    total = math.fsum(tokens)
+    check_structure(tokens, total)
+    return Measurement(total, {"token_logprobs": tokens, "prompt_tokens": n, "response_tokens": len(tokens), **more})
+
+
+def token_bytes(tokens: Sequence[str]) -> list[bytes]:
+    """The bytes each token stands for; parts of a character are written `bytes:\\xf0\\x9f` (as OpenAI does)."""
+    parts = [(_RAW_BYTES.fullmatch(token), token) for token in tokens]
+    return [bytes.fromhex(raw[1].replace("\\x", "")) if raw else token.encode() for raw, token in parts]
+
+
+def read_text(answers: list[dict[str, Any]], prompt: str, response: str, end: str) -> Measurement:
+    """Check an echo answer (the only one) to `prompt + response + end` and sum what follows the prompt (nats).
+
+    The boundaries must fall between two tokens: one that straddles them has a log-prob that is neither side's.
+
+    Raises CallError (kind ``invalid``) with the code of the first check that fails.
+    """
+    if not response + end:
+        raise invalid("empty_response", "no token to score: the response is empty and has no end")
+    (answer,) = answers
+    choice = only_choice(answer)
+    values = _entries(choice)
+    tokens, offsets = _list_of(choice, "tokens", str), _list_of(choice, "text_offset", int)
+    if not len(values) == len(tokens) == len(offsets):
+        raise invalid("length_mismatch", f"{len(tokens)} tokens, {len(values)} log-probs, {len(offsets)} offsets")
+    first = _added_bos(tokens, values, prompt)
+    stops = list(accumulate(map(len, token_bytes(tokens[first:])), initial=0))
+    count = _count_sent(tokens[first:], stops, prompt + response + end)
+    _check_counts(first + count, len(tokens), answer.get("usage") or {})
+    edges = [_edge(text, stops[: count + 1], offsets[first:]) for text in (prompt, prompt + response)]
+    if not end:
+        edges[1] = count
+    measured = values[first + edges[0] : first + count]
+    return _measured(measured, first + edges[0], end_tokens=count - edges[1])
+
+
+def _list_of(choice: dict[str, Any], key: str, kind: type) -> list[Any]:
+    found = choice["logprobs"].get(key)
+    if not isinstance(found, list) or not all(isinstance(entry, kind) for entry in found):
+        raise invalid("ids_mismatch", f"the answer has no {key}: the response cannot be located in it")
+    return found
+
+
+def _added_bos(tokens: list[str], values: list[Any], prompt: str) -> int:
+    """1 where the endpoint put a token in front of what was sent (it does so too where it generates), else 0."""
+    return int(bool(tokens[0]) and values[0] is None and not prompt.startswith(tokens[0]))
+
+
+def _count_sent(tokens: list[str], stops: list[int], sent: str) -> int:
+    """How many tokens spell exactly the text that was sent."""
+    wanted, spelled = sent.encode(), b"".join(token_bytes(tokens))
+    if not spelled.startswith(wanted):
+        if wanted.startswith(spelled):
+            raise invalid("length_mismatch", f"the echo ends after {len(spelled)} of {len(wanted)} bytes sent")
+        raise invalid("ids_mismatch", "the echoed tokens do not spell the text that was sent")
+    if len(wanted) not in stops:
+        raise invalid("ids_mismatch", "the last token that was sent reaches into what was generated")
+    return stops.index(len(wanted))
+
+
+def _check_counts(sent: int, entries: int, usage: dict[str, Any]) -> None:
+    counted, generated = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if entries - sent > 1:
+        raise invalid("length_mismatch", f"{entries} entries where {sent} spell the text that was sent")
+    if counted not in (None, sent):
+        raise invalid("length_mismatch", f"the endpoint counted {counted} prompt tokens; {sent} spell the text sent")
+    if entries > sent and generated not in (None, 1):
+        raise invalid("length_mismatch", f"{entries} log-probs for {sent} tokens sent and {generated} generated")
+
+
+def _edge(text: str, stops: list[int], offsets: list[Any]) -> int:
+    """The index of the token that begins where `text` ends."""
+    size = len(text.encode())
+    if stops.count(size) != 1:
+        told = "no token begins" if size not in stops else "several tokens begin"
+        raise invalid("ids_mismatch", f"{told} at character {len(text)}, the boundary of the response")
+    edge = stops.index(size)
+    if edge < len(stops) - 1 and offsets[edge] - offsets[0] != len(text):
+        raise invalid("ids_mismatch", f"text_offset is {offsets[edge]} where the response begins at {len(text)}")
+    return edge

@@ -1,0 +1,131 @@
+"""The jobs of a run: what is measured, for which rows, and under which definition.
+
+A record belongs to a job and carries the *context* it was made in: a digest of everything but the prompt that decides
+what its value means. Only records in the context that the params describe now are used; others stay in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from arena10k.errors import section
+from arena10k.inputs.policies import digest, policies, unit_hash
+from arena10k.params.config import Params
+from arena10k.params.judge import JudgeParams
+
+RESPONSES, LOGPROBS = "responses", "logprobs"
+#: A control: responses of the logging policy, scored as answers to other questions.
+SHUFFLED = "logprobs_shuffled"
+#: How many responses the control scores.
+SHUFFLED_ROWS = 20
+DETERMINISTIC, UNCERTAINTY = "judge_deterministic", "judge_uncertainty"
+JUDGE = (DETERMINISTIC, UNCERTAINTY)
+#: ``oracle`` labels a slice, which estimators may use; ``truth`` labels every draw and is only ever compared with.
+ORACLE, TRUTH = "oracle", "truth"
+
+Key = tuple[str, str]
+
+
+def contexts(params: Params) -> dict[Key, str]:
+    """The current context of each (job, policy)."""
+    out: dict[Key, str] = {}
+    all_policies = policies(params)
+    logging = all_policies[params.logging_policy].fingerprint
+    out[SHUFFLED, params.logging_policy] = digest([SHUFFLED, logging, params.seed])
+    judge = {job: _judge(params, params.judge, job) for job in JUDGE} if params.judge else {}
+    oracle = _oracle(params)
+    for name, policy in all_policies.items():
+        own = policy.fingerprint
+        out[RESPONSES, name] = digest([RESPONSES, own, params.seed])
+        out[LOGPROBS, name] = digest([LOGPROBS, own, logging, params.seed])
+        out |= {(job, name): digest([job, own, definition, params.seed]) for job, definition in judge.items()}
+        out |= {(job, name): digest([job, own, oracle, params.seed]) for job in (ORACLE, TRUTH)}
+        if policy.is_imported:
+            out |= _imported(params, name, own)
+    return out
+
+
+def imported_context(job: str, fingerprint: str) -> str:
+    """The context of records that others made: nothing is known of how, so nothing in the params can change it."""
+    return digest(["imported", job, fingerprint])
+
+
+def _imported(params: Params, policy: str, fingerprint: str) -> dict[Key, str]:
+    """The contexts of an imported policy; scores and labels are the source's unless the params name a grader."""
+    names = [RESPONSES, LOGPROBS, *(() if params.judge else JUDGE), *(() if params.oracle.grader else (ORACLE, TRUTH))]
+    return {(job, policy): imported_context(job, fingerprint) for job in names}
+
+
+def _judge(params: Params, judge: JudgeParams, job: str) -> dict[str, Any]:
+    """What decides the judge's scores of one mode, and where they come from."""
+    told = judge.definition(uncertain=job == UNCERTAINTY)
+    return told if judge.form == "completion" else told | {"endpoint": _endpoint(params, judge.provider)}
+
+
+def _oracle(params: Params) -> str | dict[str, Any]:
+    grader = params.oracle.grader
+    if grader is None:
+        return params.oracle.kind
+    return grader.definition(uncertain=False) | {"endpoint": _endpoint(params, grader.provider)}
+
+
+def _endpoint(params: Params, provider: str) -> str:
+    return params.providers[provider].base_url or params.providers[provider].kind
+
+
+def _imported_due(params: Params) -> dict[Key, int]:
+    due = section(params.imported, "imported").due
+    names = [name for name, policy in policies(params).items() if policy.is_imported]
+    return {(job, name): due.get(job, {}).get(name, 0) for name in names for job, _ in _imported(params, name, "")}
+
+
+def labelled_slice(params: Params, policy: str, prompt_ids: Iterable[str]) -> set[str]:
+    """The prompts whose response by `policy` gets an oracle label; stable when prompts are reordered.
+
+    All policies are labelled on the same prompts, as far as their numbers go, so that policies are compared on equal
+    questions and the transport test does not mistake harder prompts for a judge that fails.
+    """
+    order = sorted(prompt_ids, key=lambda p: unit_hash(params.seed, ORACLE, p))
+    is_logging = policy == params.logging_policy
+    size = round(params.oracle.p0_fraction * len(order)) if is_logging else params.oracle.target_labels
+    return set(order[:size])
+
+
+def labels_wanted(params: Params, prompt_ids: Iterable[str]) -> dict[str, set[tuple[str, str, int]]]:
+    """The (policy, prompt_id, draw) to label, by job: the first draw of a target, every logged draw of P0."""
+    ids = list(prompt_ids)
+    out: dict[str, set[tuple[str, str, int]]] = {ORACLE: set(), TRUTH: set()}
+    for policy in params.policies:
+        draws = range(params.responses.logged_draws if policy == params.logging_policy else 1)
+        out[ORACLE] |= {(policy, p, d) for p in labelled_slice(params, policy, ids) for d in draws}
+        if params.oracle.truth:
+            out[TRUTH] |= {(policy, p, d) for p in ids for d in range(params.responses.draws)}
+    return out
+
+
+def can_score(params: Params, policy: str) -> bool:
+    """Whether the policy's endpoint gives log-probs of a given response."""
+    return params.providers[params.policies[policy].provider].capabilities.echo_logprobs
+
+
+def expected(params: Params, n_prompts: int) -> dict[Key, int]:
+    """How many records each (job, policy) has when everything is collected. Recordings are not asked for controls; of
+    imported policies nothing is due beyond what the source has."""
+    totals: dict[Key, int] = {}
+    draws, logged = params.responses.draws, params.responses.logged_draws
+    for policy in params.policies:
+        is_logging = policy == params.logging_policy
+        totals[RESPONSES, policy] = n_prompts * draws
+        totals[LOGPROBS, policy] = n_prompts * logged
+        if params.judge:
+            totals |= {(job, policy): n_prompts * min(params.judge.draws, draws) for job in JUDGE}
+        oracle = round(params.oracle.p0_fraction * n_prompts) * logged if is_logging else params.oracle.target_labels
+        totals[ORACLE, policy] = min(oracle, n_prompts * (logged if is_logging else 1))
+        if params.oracle.truth:
+            totals[TRUTH, policy] = n_prompts * draws
+    if n_prompts > 1 and not params.recording and can_score(params, params.logging_policy):
+        totals[SHUFFLED, params.logging_policy] = min(SHUFFLED_ROWS, n_prompts)
+    if params.imported:
+        totals |= _imported_due(params)
+    return {key: total for key, total in totals.items() if total}

@@ -1,0 +1,68 @@
+"""Oracle labels: which responses get one is decided in `jobs`; what is right, by exact checkers or by a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from arena10k.collection import judge, oracle
+from arena10k.collection.collect import collect
+from arena10k.collection.jobs import ORACLE, RESPONSES, contexts, labels_wanted
+from arena10k.collection.records import Record
+from arena10k.collection.store import Store
+from arena10k.collection.tasks import Task
+from arena10k.errors import section
+from arena10k.inputs.policies import digest
+from arena10k.params.config import Params
+
+
+def label(params: Params, store: Store, prompts: pd.DataFrame) -> int:
+    """Label every wanted response that has none yet, by the oracle of the params; returns how many were added.
+
+    Raises
+    ------
+    ArenaError
+        Where a model is the oracle: see `collect.collect`.
+    """
+    if params.oracle.grader is None:
+        return _label_exactly(params, store, prompts)
+    return collect(params, store, partial(tasks, params, prompts, store), "oracle", watch=judge.watch(params)).ok
+
+
+def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]:
+    """One task per response of the slice, for a model that is the oracle: one rating at temperature 0."""
+    grader = section(params.oracle.grader, "oracle.grader")
+    wanted, current = labels_wanted(params, prompts.prompt_id)[ORACLE], contexts(params)
+    by_id = prompts.set_index("prompt_id")
+    for row in store.rows(RESPONSES):
+        if row["status"] == "ok" and (row["policy"], row["prompt_id"], row["draw"]) in wanted:
+            texts = judge.case_texts(by_id.loc[row["prompt_id"]], row["value"])
+            yield judge.task(params, grader, ORACLE, current[ORACLE, row["policy"]], row, texts)
+
+
+def _label_exactly(params: Params, store: Store, prompts: pd.DataFrame) -> int:
+    if params.recording:
+        return 0
+    wanted, current = labels_wanted(params, prompts.prompt_id), contexts(params)
+    checks = prompts.set_index("prompt_id")["check"].dropna()
+    specs = {prompt_id: json.loads(check) for prompt_id, check in checks.items()}
+    added = 0
+    for row in [r for r in store.rows(RESPONSES) if r["status"] == "ok" and r["prompt_id"] in specs]:
+        for job, cells in wanted.items():
+            if (row["policy"], row["prompt_id"], row["draw"]) in cells:
+                record = _record(job, current[job, row["policy"]], row, specs[row["prompt_id"]])
+                added += store.put(record)
+    return added
+
+
+def _record(job: str, context: str, row: dict[str, Any], spec: dict[str, Any]) -> Record:
+    key = [context, row["policy"], row["draw"], spec, row["value"]]
+    value = oracle.check(spec, row["value"], prompt_id=row["prompt_id"])
+    return Record(
+        job, row["prompt_id"], digest(key), row["policy"], row["draw"], row["fingerprint"], context, "ok",
+        value=value, model="exact",
+    )  # fmt: skip

@@ -1,0 +1,113 @@
+"""What a record is, and the tables of SQLite that hold it: a number or a typed error, never both and never neither."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from arena10k.collection.ledger import Row
+
+COLUMNS = {
+    "job": "TEXT NOT NULL",
+    "prompt_id": "TEXT NOT NULL",
+    "request_hash": "TEXT NOT NULL",
+    "policy": "TEXT NOT NULL",
+    "draw": "INTEGER NOT NULL",
+    "fingerprint": "TEXT NOT NULL",
+    "context": "TEXT NOT NULL",
+    "status": "TEXT NOT NULL",
+    "value": "",
+    "code": "TEXT",
+    "detail": "TEXT",
+    "payload": "TEXT NOT NULL",
+    "model": "TEXT",
+    "prompt_tokens": "INTEGER",
+    "completion_tokens": "INTEGER",
+    "attempts": "INTEGER NOT NULL",
+    "seconds": "REAL",
+    "created": "REAL NOT NULL",
+    "quarantine": "TEXT",
+}
+SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS records (
+  {", ".join(f"{name} {kind}".strip() for name, kind in COLUMNS.items())},
+  PRIMARY KEY (job, prompt_id, request_hash),
+  CHECK ((status = 'ok' AND value IS NOT NULL AND code IS NULL)
+      OR (status = 'error' AND value IS NULL AND code IS NOT NULL)),
+  CHECK (quarantine IS NULL OR status = 'ok')
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS attempts (
+  id INTEGER PRIMARY KEY, job TEXT NOT NULL, prompt_id TEXT NOT NULL, request_hash TEXT NOT NULL,
+  status TEXT NOT NULL, value, code TEXT, detail TEXT, created REAL NOT NULL,
+  quarantine TEXT, payload TEXT, model TEXT
+);
+"""
+INDEXES = {
+    "by_cell": "records (job, policy, context, status, code, quarantine, model, attempts, created, "
+    "prompt_tokens, completion_tokens)",
+    "by_prompt": "records (prompt_id, job, policy, context, status, quarantine, draw)",
+    "attempts_by_key": "attempts (job, prompt_id, request_hash)",
+}
+SCHEMA += "".join(f"CREATE INDEX IF NOT EXISTS {name} ON {on};\n" for name, on in INDEXES.items())
+#: What a row has cost in all its attempts.
+_ADDED_UP = ("attempts", "prompt_tokens", "completion_tokens")
+_KEPT = ("job", "prompt_id", "request_hash", *_ADDED_UP)
+
+
+def _sum(column: str) -> str:
+    """Of what stands and what comes; missing only where neither is known."""
+    old, new = f"records.{column}", f"excluded.{column}"
+    return f"CASE WHEN {old} IS NULL THEN {new} ELSE {old} + COALESCE({new}, 0) END"
+
+
+UPSERT = f"""
+INSERT INTO records ({", ".join(COLUMNS)}) VALUES ({", ".join(":" + c for c in COLUMNS)})
+ON CONFLICT (job, prompt_id, request_hash) DO UPDATE SET
+  {", ".join(f"{c} = excluded.{c}" for c in COLUMNS if c not in _KEPT)},
+  {", ".join(f"{c} = {_sum(c)}" for c in _ADDED_UP)}
+WHERE records.status = 'error' OR (records.quarantine IS NOT NULL AND excluded.status = 'ok')
+"""
+ATTEMPT = "job, prompt_id, request_hash, status, value, code, detail, created, quarantine, payload, model"
+KEY = "job = ? AND prompt_id = ? AND request_hash = ?"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is to be measured. `fingerprint` is the policy's; `context` that of the whole measurement (see
+    `jobs.contexts`)."""
+
+    job: str
+    prompt_id: str
+    request_hash: str
+    policy: str
+    draw: int
+    fingerprint: str
+    context: str
+
+    @property
+    def row(self) -> Row:
+        """The primary key of its record: job, prompt_id, request_hash."""
+        return self.job, self.prompt_id, self.request_hash
+
+
+@dataclass(frozen=True)
+class Record(Cell):
+    """One measurement or typed error.
+
+    `value` is what was measured: the response text, a log-probability in nats, a score or a label in [0, 1].
+    `payload` keeps what the value was read from (token ids, token log-probs, raw judge text, usage).
+    """
+
+    status: str
+    value: str | float | None = None
+    code: str | None = None
+    detail: str | None = None
+    payload: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    attempts: int = 1
+    seconds: float | None = None
+    created: float = field(default_factory=time.time)
+    quarantine: str | None = None

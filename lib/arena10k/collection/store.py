@@ -1,0 +1,306 @@
+"""The record store: one SQLite file per run, one row per measurement, nothing acknowledged is ever lost.
+
+A row is a measurement (`ok`, with a value) or a typed error (no value); a CHECK constraint makes anything else
+impossible. The key is (job, prompt_id, request_hash), so the same row cannot be stored twice and another policy's
+answer cannot be mistaken for it. A measurement is never overwritten, unless it is quarantined and a new one has been
+made; every superseded attempt is kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from arena10k.collection.ledger import SCHEMA as LEDGER_SCHEMA
+from arena10k.collection.ledger import Ledger, Row
+from arena10k.collection.records import ATTEMPT, COLUMNS, INDEXES, KEY, SCHEMA, UPSERT, Record
+from arena10k.errors import ArenaError
+
+#: Rows that are read at once.
+_PAGE = 256
+#: The outcome of a row that has a value which is set aside.
+QUARANTINED = "quarantined"
+_FIELDS = attrgetter(*COLUMNS)
+
+
+class Store:
+    """Records of one run.
+
+    Use `Store.open` for collecting, `Store.read` for looking on (also while another process collects), and
+    `Store.recording` for a committed Parquet export.
+    """
+
+    def __init__(self, connection: sqlite3.Connection):
+        self._db = connection
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("CREATE TEMP TABLE current (context TEXT PRIMARY KEY)")
+        self._db.execute("CREATE TEMP TABLE some (prompt_id TEXT PRIMARY KEY)")
+        self._live = "records"
+        #: Batches at providers that are not read to the end.
+        self.batches = Ledger(connection)
+
+    def using(self, contexts: Iterable[str]) -> Store:
+        """Look only at records made in one of `contexts`; what was measured under other definitions stays unseen."""
+        with self._db:
+            self._db.execute("BEGIN")
+            self._db.execute("DELETE FROM temp.current")
+            self._db.executemany("INSERT OR IGNORE INTO temp.current VALUES (?)", [(c,) for c in contexts])
+        self._live = "(SELECT * FROM records WHERE context IN (SELECT context FROM temp.current))"
+        return self
+
+    def only(self, prompt_ids: Iterable[str]) -> Store:
+        """A view of the same records that sees those of the given prompts only; one such view at a time."""
+        view = copy.copy(self)
+        with self._db:
+            self._db.execute("BEGIN")
+            self._db.execute("DELETE FROM temp.some")
+            self._db.executemany("INSERT OR IGNORE INTO temp.some VALUES (?)", [(p,) for p in prompt_ids])
+        view._live = f"(SELECT * FROM {self._live} WHERE prompt_id IN (SELECT prompt_id FROM temp.some))"
+        return view
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Inside Jupyter the collecting event loop runs in a thread of its own; one thread writes at a time.
+        db = sqlite3.connect(path, isolation_level=None, timeout=60, check_same_thread=False)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.executescript(SCHEMA + LEDGER_SCHEMA)
+        _widen(db)
+        return cls(db)
+
+    @classmethod
+    def read(cls, path: Path) -> Store:
+        """Open read-only. Raises ArenaError where there is no store yet."""
+        if not path.is_file():
+            raise ArenaError(f"no store for run {path.parent.name!r}: nothing has been collected yet")
+        return cls(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=60))
+
+    @classmethod
+    def recording(cls, path: Path) -> Store:
+        """Load a Parquet export into memory; writes to it go nowhere."""
+        import pyarrow.parquet as pq
+
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        db.executescript(SCHEMA + LEDGER_SCHEMA)
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            row["value"] = orjson.loads(row["value"]) if row["value"] is not None else None
+        with db:
+            db.execute("BEGIN")
+            db.executemany(UPSERT, rows)
+        return cls(db)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def put(self, record: Record) -> bool:
+        """Store one record and commit. Returns False where the row that is there stands: see `put_all`."""
+        return self.put_all([record]) == 1
+
+    def put_all(self, records: list[Record]) -> int:
+        """Store records in one commit; what a batch owed is settled by it.
+
+        An error gives way to whatever comes next, a quarantined value to a new measurement only: where that fails, the
+        value stays quarantined and the failure is kept as an attempt. Returns how many records are the row now.
+        """
+        stored = 0
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            for record in records:
+                row = {c: getattr(record, c) for c in COLUMNS}
+                row["payload"] = orjson.dumps(record.payload).decode()
+                self._keep_attempt(record)
+                stored += self._db.execute(UPSERT, row).rowcount
+                self.batches.settle(record.row)
+        return stored
+
+    @contextmanager
+    def filling(self) -> Iterator[Callable[[Record], bool]]:
+        """For a store that nobody else looks at yet: much faster than `put_all`, and worthless when interrupted.
+
+        Gives a function that stores a record and returns False where an ok row already stands. Nothing is committed
+        before the block ends; then indexes are made.
+        """
+        self._db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -131072;")
+        self._db.executescript("".join(f"DROP INDEX {name};" for name in INDEXES))
+        self._db.execute("BEGIN")
+
+        def add(record: Record) -> bool:
+            row = dict(zip(COLUMNS, _FIELDS(record), strict=True))
+            row["payload"] = orjson.dumps(record.payload).decode()
+            return self._db.execute(UPSERT, row).rowcount == 1
+
+        yield add
+        self._db.execute("COMMIT")
+        self._db.executescript(SCHEMA)
+        self._db.executescript("PRAGMA synchronous = NORMAL; PRAGMA journal_mode = WAL; PRAGMA cache_size = -2000;")
+
+    def get(self, job: str, prompt_id: str, request_hash: str) -> dict[str, Any] | None:
+        """One record as a dict with the payload decoded, or None."""
+        query = f"SELECT * FROM records WHERE {KEY}"
+        row = self._db.execute(query, (job, prompt_id, request_hash)).fetchone()
+        return dict(row) | {"payload": orjson.loads(row["payload"])} if row else None
+
+    def _keep_attempt(self, record: Record) -> None:
+        """Keep what `record` supersedes, or the record itself where it fails and a quarantined value stands."""
+        key, failed = record.row, record.status != "ok"
+        superseded = "status = 'error'" if failed else "(status = 'error' OR quarantine IS NOT NULL)"
+        self._db.execute(
+            f"INSERT INTO attempts ({ATTEMPT}) SELECT {ATTEMPT} FROM records WHERE {KEY} AND {superseded}", key
+        )
+        if failed and self.outcome(*key) == QUARANTINED:
+            told = (record.status, None, record.code, record.detail, record.created, None, None, record.model)
+            marks = ", ".join("?" * (len(key) + len(told)))
+            self._db.execute(f"INSERT INTO attempts ({ATTEMPT}) VALUES ({marks})", (*key, *told))
+            self._db.execute(f"UPDATE records SET attempts = attempts + ? WHERE {KEY}", (record.attempts, *key))
+
+    def retire(self, rows: Iterable[Row], reason: str) -> int:
+        """Move records (job, prompt_id, request_hash) to the attempts, with `reason` where a quarantine reason would
+        stand: what they measured is no longer part of the run. Returns how many."""
+        keys, moved = list(rows), 0
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            for key in keys:
+                select = ATTEMPT.replace("quarantine", "?")
+                self._db.execute(
+                    f"INSERT INTO attempts ({ATTEMPT}) SELECT {select} FROM records WHERE {KEY}", (reason, *key)
+                )
+                moved += self._db.execute(f"DELETE FROM records WHERE {KEY}", key).rowcount
+        return moved
+
+    def attempts(self, job: str | None = None) -> list[dict[str, Any]]:
+        """What was superseded, of one job or all, oldest first, payload decoded (None where an older
+        store did not keep it)."""
+        where, args = ("WHERE job = ?", (job,)) if job else ("", ())
+        out = []
+        for row in self._db.execute(f"SELECT {ATTEMPT} FROM attempts {where} ORDER BY id", args):
+            kept = dict(row)
+            out.append(kept | {"payload": orjson.loads(kept["payload"]) if kept["payload"] else None})
+        return out
+
+    def outcome(self, job: str, prompt_id: str, request_hash: str) -> str | None:
+        """None where there is no record, else the word ok, `QUARANTINED`, or the error's code."""
+        query = f"SELECT CASE WHEN quarantine IS NULL THEN COALESCE(code, 'ok') ELSE ? END FROM records WHERE {KEY}"
+        row = self._db.execute(query, (QUARANTINED, job, prompt_id, request_hash)).fetchone()
+        return row[0] if row else None
+
+    def rows(self, job: str | None = None) -> Iterator[dict[str, Any]]:
+        """Records as dicts with the payload decoded, ordered by job and prompt; one job or all. Streams, page by page:
+        a query that stays open would keep the write-ahead log from being emptied for as long as a run collects."""
+        # A bound on the job within the row value would be a filter, not a place to start from: every page would read
+        # the job from its beginning.
+        key = ("prompt_id", "request_hash") if job else ("job", "prompt_id", "request_hash")
+        names, fixed = ", ".join(key), ("job = ? AND" if job else "")
+        query = f"""SELECT * FROM {self._live} WHERE {fixed} ({names}) > ({", ".join("?" * len(key))})
+                    ORDER BY {names} LIMIT {_PAGE}"""
+        last = ("",) * len(key)
+        while page := self._db.execute(query, (*([job] if job else []), *last)).fetchall():
+            for row in page:
+                yield dict(row) | {"payload": orjson.loads(row["payload"])}
+            last = tuple(page[-1][name] for name in key)
+
+    def counts(self, since: float = float("inf")) -> list[dict[str, Any]]:
+        """Number of records by job, policy, status, code, quarantine reason and the model that answered, with the
+        newest time stamp, how many were made after `since` (seconds since the epoch), and their tokens."""
+        # Grouping by context too follows the index; a job and policy have one current context.
+        query = f"""SELECT job, policy, status, code, quarantine, model, COUNT(*) AS n, SUM(attempts) AS attempts,
+                    MIN(created) AS oldest, MAX(created) AS newest, SUM(created > ?) AS recent,
+                    SUM(prompt_tokens) AS prompt_tokens, SUM(completion_tokens) AS completion_tokens FROM {self._live}
+                    GROUP BY job, policy, context, status, code, quarantine, model
+                    ORDER BY job, policy, status, code"""
+        return [dict(row) for row in self._db.execute(query, (since,))]
+
+    def failed(self) -> list[dict[str, Any]]:
+        """The records that hold an error, without payload, ordered by job and prompt."""
+        query = f"""SELECT job, prompt_id, request_hash, policy, draw, code, detail FROM {self._live}
+                    WHERE status = 'error' ORDER BY job, prompt_id, request_hash"""
+        return [dict(row) for row in self._db.execute(query)]
+
+    def fingerprints(self) -> list[dict[str, Any]]:
+        """Number of records by job, policy and fingerprint."""
+        query = f"SELECT job, policy, fingerprint, COUNT(*) AS n FROM {self._live} GROUP BY job, policy, fingerprint"
+        return [dict(row) for row in self._db.execute(query)]
+
+    def other_contexts(self) -> list[dict[str, Any]]:
+        """Number of records by job, policy and fingerprint that were made in another context than the current ones."""
+        query = """SELECT job, policy, fingerprint, COUNT(*) AS n FROM records
+                   WHERE context NOT IN (SELECT context FROM temp.current) GROUP BY job, policy, fingerprint"""
+        return [dict(row) for row in self._db.execute(query)]
+
+    def complete_prompts(self, wanted: dict[tuple[str, str], int], job: str) -> tuple[int, int]:
+        """Prompts with every wanted record ok and not set aside: in all jobs, and in `job` alone.
+
+        `wanted` gives the number of draws by (job, policy); each draw has one record in the current contexts.
+        """
+        if not wanted:
+            return 0, 0
+        sizes = " ".join("WHEN ? THEN ?" for _ in wanted)
+        query = f"""SELECT COALESCE(SUM(n = ?), 0), COALESCE(SUM(of_job = ?), 0) FROM (
+                      SELECT COUNT(*) AS n, SUM(job = ?) AS of_job FROM {self._live}
+                      WHERE status = 'ok' AND quarantine IS NULL AND draw < CASE job || ' ' || policy {sizes} END
+                      GROUP BY prompt_id)"""
+        cells = [part for (name, policy), size in wanted.items() for part in (f"{name} {policy}", size)]
+        all_of_job = sum(size for (name, _), size in wanted.items() if name == job)
+        row = self._db.execute(query, [sum(wanted.values()), all_of_job or -1, job, *cells]).fetchone()
+        return row[0], row[1]
+
+    def set_quarantine(self, rows: list[tuple[str, str, str, str]]) -> None:
+        """Set aside exactly the given (job, prompt_id, request_hash, reason); all other rows are released."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("UPDATE records SET quarantine = NULL WHERE quarantine IS NOT NULL")
+            self._db.executemany(
+                f"UPDATE records SET quarantine = ? WHERE {KEY} AND status = 'ok'",
+                [(reason, job, prompt_id, request_hash) for job, prompt_id, request_hash, reason in rows],
+            )
+
+    def rescored(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """By (job, policy): rows that were asked again, and those of them that have a value in use now."""
+        query = f"""SELECT r.job, r.policy, COUNT(*), SUM(r.status = 'ok' AND r.quarantine IS NULL) FROM {self._live} r
+                   WHERE EXISTS (SELECT 1 FROM attempts a WHERE a.job = r.job AND a.prompt_id = r.prompt_id
+                                 AND a.request_hash = r.request_hash) GROUP BY r.job, r.policy"""
+        return {(r[0], r[1]): (r[2], r[3]) for r in self._db.execute(query)}
+
+    def content_digest(self, *jobs: str) -> str:
+        """Digest of what estimates depend on (keys, values, status), not of times or attempts."""
+        sha = hashlib.sha256()
+        for job in jobs:
+            query = (
+                "SELECT prompt_id, request_hash, policy, draw, status, value, code, quarantine FROM records "
+                "WHERE job = ? ORDER BY prompt_id, request_hash"
+            )
+            for row in self._db.execute(query, (job,)):
+                sha.update(repr(tuple(row)).encode())
+        return sha.hexdigest()[:32]
+
+    def export(self, path: Path) -> int:
+        """Write all records to Parquet (values as JSON, so that text and numbers share the column). Returns rows."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = [dict(r) for r in self._db.execute("SELECT * FROM records ORDER BY job, prompt_id, request_hash")]
+        for row in rows:
+            row["value"] = None if row["value"] is None else orjson.dumps(row["value"]).decode()
+        text, number = pa.string(), {"INTEGER": pa.int64(), "REAL": pa.float64()}
+        schema = pa.schema([(c, number.get(kind.split(" ")[0], text)) for c, kind in COLUMNS.items()])
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+        temporary.replace(path)
+        return len(rows)
+
+
+def _widen(db: sqlite3.Connection) -> None:
+    """Give the attempts of an older store the columns that were added since."""
+    there = {row[1] for row in db.execute("PRAGMA table_info(attempts)")}
+    for column in ("quarantine", "payload", "model"):
+        if column not in there:
+            db.execute(f"ALTER TABLE attempts ADD COLUMN {column} TEXT")

@@ -1,0 +1,1 @@
+"""Sentences and frames computed from results, for pages."""

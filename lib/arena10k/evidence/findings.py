@@ -1,0 +1,127 @@
+"""What the statistics say, as frames and as sentences computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from arena10k.statistics import diagnostics
+
+
+def agreement(both: pd.DataFrame, logging_policy: str) -> pd.DataFrame:
+    """AUC of the judge against the oracle, per judge mode, over all policies and within the logging policy.
+
+    The pooled figure is flattered by policies that are easy to tell apart; the figure within one policy is not.
+    """
+    rows = []
+    for job in [c for c in both.columns if c.startswith("judge_")]:
+        known = both.dropna(subset=[job])
+        own = known[known.policy == logging_policy]
+        rows.append(
+            {
+                "mode": job.removeprefix("judge_"),
+                "rows": len(known),
+                "auc": diagnostics.judge_auc(known[job].to_numpy(float), known.label.to_numpy(float)),
+                "auc_within_p0": diagnostics.judge_auc(own[job].to_numpy(float), own.label.to_numpy(float)),
+            }
+        )
+    return pd.DataFrame(rows, columns=["mode", "rows", "auc", "auc_within_p0"])
+
+
+def agreement_sentence(table: pd.DataFrame, logging_policy: str) -> str:
+    """How well the judge tells right from wrong."""
+    known = table.dropna(subset=["auc"])
+    if known.empty:
+        return "No response has both a judge score and an oracle label: the judge is untested."
+    best = known.loc[known.auc.idxmax()]
+    return (
+        f"The {best['mode']} mode agrees best with the oracle: AUC {best.auc:.2f} over all policies, "
+        f"{best.auc_within_p0:.2f} within {logging_policy} (.5 is guessing)."
+    )
+
+
+def estimates_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The rows of `estimates.json` as a frame, reasons as one text."""
+    frame = pd.DataFrame(rows)
+    frame["reasons"] = [", ".join(r).replace("_", " ") for r in frame.reasons]
+    return frame
+
+
+def estimates_sentence(rows: list[dict[str, Any]]) -> str:
+    """How many estimates stand and which policies have none; `naive`, on the judge's scale, is not counted."""
+    frame = pd.DataFrame(rows)
+    frame = frame[frame.estimator != "naive"]
+    stands = frame[frame.verdict != "REFUSE"]
+    none = [p for p in dict.fromkeys(r["policy"] for r in rows) if p not in set(stands.policy)]
+    told = (
+        f"{len(stands):,} of {len(frame):,} estimates stand (naive not counted: it is on the judge's scale); "
+        f"{len(frame) - len(stands):,} are refused"
+    )
+    weights = frame[(frame.estimator == "snips") & (frame.verdict == "REFUSE")].policy.unique()
+    if len(weights):
+        told += f". Importance weights alone are refused for {', '.join(weights)}"
+    return told + (
+        f". No estimate stands for {', '.join(none)}." if none else "; every policy has at least one that stands."
+    )
+
+
+def against_truth(rows: list[dict[str, Any]], truth: Mapping[str, float]) -> pd.DataFrame:
+    """Estimates beside the measured value of their policy: error, and whether the interval holds it."""
+    frame = pd.DataFrame(rows)
+    frame = frame[frame.policy.isin(truth) & frame.value.notna()].copy()
+    frame["truth"] = frame.policy.map(truth).astype(float)
+    frame["error"] = frame.value.astype(float) - frame.truth
+    frame["covers"] = (frame.ci_low.astype(float) <= frame.truth) & (frame.truth <= frame.ci_high.astype(float))
+    return frame
+
+
+def truth_sentence(rows: list[dict[str, Any]], truth: Mapping[str, float]) -> str:
+    """How often the intervals of estimates that stand hold the true value."""
+    if not truth:
+        return "The true values of this run are not known."
+    frame = against_truth(rows, truth)
+    stands = frame[(frame.verdict != "REFUSE") & (frame.estimator != "naive")]
+    refused = frame[frame.verdict == "REFUSE"]
+    told = f"{int(stands.covers.sum())} of {len(stands)} intervals of estimates that stand hold the true value"
+    if len(refused):
+        worst = refused.loc[refused.error.abs().idxmax()]
+        told += f"; the refused ones are off by up to {abs(worst.error):.2f} ({worst.estimator} for {worst.policy})"
+    return told + "."
+
+
+def contrasts_sentence(contrasts: list[dict[str, Any]], ranking: list[dict[str, Any]]) -> str:
+    """Which policies can be told apart, and which are tied for the first place."""
+    if not ranking:
+        return "No policy has an estimate that can be reported: there is no ranking."
+    if not contrasts:
+        return f"Only {ranking[0]['policy']} can be reported: there is nothing to compare it with."
+    apart = [c for c in contrasts if c["significant"]]
+    told = f"{len(apart)} of {len(contrasts)} pairs of policies differ by more than chance"
+    first = [r["policy"] for r in ranking if r["rank"] == 1]
+    if len(first) > 1:
+        return f"{told}; {', '.join(first[:-1])} and {first[-1]} are tied for the first place."
+    return f"{told}; {first[0]} alone is first."
+
+
+def contrasts_frame(contrasts: list[dict[str, Any]]) -> pd.DataFrame:
+    """Every pair of reportable policies: difference of values with its interval, and whether it is a tie."""
+    columns = ["a", "b", "difference", "se", "low", "high", "significant"]
+    frame = pd.DataFrame(contrasts, columns=columns)
+    frame["result"] = [
+        "tie" if not c["significant"] else f"{c['a'] if c['difference'] > 0 else c['b']} is better" for c in contrasts
+    ]
+    return frame.drop(columns="significant")
+
+
+def judge_noise_sentence(rows: list[dict[str, Any]]) -> str:
+    """How wide the intervals of the two judge modes are, the judge's own variance included where it has one."""
+    frame = pd.DataFrame(rows)
+    frame = frame[frame.ci_high.notna() & (frame.verdict != "REFUSE")]
+    frame["width"] = (frame.ci_high - frame.ci_low).astype(float)
+    pairs = frame.pivot_table(index=["policy", "estimator"], columns="judge", values="width").dropna()
+    if pairs.shape[1] < 2 or pairs.empty:
+        return "Only one judge mode has estimates that stand."
+    told = " and ".join(f"{pairs[mode].median():.3f} ({mode})" for mode in pairs)
+    return f"Where an estimate stands in both judge modes, the median width of its interval is {told}."

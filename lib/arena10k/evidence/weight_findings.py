@@ -1,0 +1,177 @@
+"""The diagnostics beside the estimates, as frames and as sentences computed from them. Weights are always raw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from arena10k.attribution.words import share_words
+from arena10k.estimators.calibration import LevelFit
+from arena10k.statistics.diagnostics import PermutationNull
+from arena10k.statistics.evaluate import PolicyContext, PolicyReport
+from arena10k.statistics.verdicts import IMPOSSIBLE
+
+Reports = Iterable[PolicyReport]
+
+
+def _targets(reports: Reports, judge: str) -> list[PolicyReport]:
+    return [r for r in reports if r.judge == judge and not r.is_logging]
+
+
+def audit_frame(reports: Reports, judge: str) -> pd.DataFrame:
+    """E[w] = 1 is an identity: rows, missing rows, E[w], p-value against E[w] <= 1, missing mass, and what the missing
+    mass and empirical likelihood leave of the value."""
+    return pd.DataFrame(
+        [
+            {
+                "policy": r.policy,
+                "rows": r.audit.n,
+                "missing": r.n_missing_weight,
+                "mean_weight": r.audit.mean_weight,
+                "p_value": r.mean_weight_p,
+                "missing_mass": r.missing_mass,
+                "mass_low": r.missing_mass_interval[0],
+                "mass_high": r.missing_mass_interval[1],
+                "el_low": r.el.low,
+                "el_high": r.el.high,
+            }
+            for r in _targets(reports, judge)
+        ]
+    )
+
+
+def audit_sentence(reports: Reports, judge: str) -> str:
+    """Whose mean weight cannot come from two real policies, and whose mass is missing most."""
+    found = [r for r in _targets(reports, judge) if r.audit.n]
+    if not found:
+        return "No judged row has a usable log-weight."
+    impossible = [r.policy for r in found if r.mean_weight_p < IMPOSSIBLE]
+    most = max(found, key=lambda r: r.missing_mass)
+    first = (
+        f"The mean weight of {', '.join(impossible)} is above 1 by more than chance: log-probs are wrong."
+        if impossible
+        else "No mean weight is above 1 by more than chance."
+    )
+    if most.missing_mass < 0.001:
+        return first
+    # 1 - E[w] rounds to 1 for tiny weights; that all is missing is never known.
+    share = share_words(min(most.missing_mass, np.nextafter(1, 0)))
+    told = f"{share[0].upper()}{share[1:]}" if share.startswith("over") else f"At least {share}"
+    return f"{first} {told} of what {most.policy} would say is not in the logs."
+
+
+def concentration_frame(reports: Reports, judge: str) -> pd.DataFrame:
+    """On how few rows the weights rest: ESS, k-hat, Hill index, top shares, rows tied at the ceiling, overlap."""
+    rows = []
+    for r in _targets(reports, judge):
+        a = r.audit
+        row = {"policy": r.policy, "ess": a.ess, "ess_share": a.ess / a.n if a.n else np.nan, "khat": a.khat}
+        row |= {"hill": r.hill} | r.top_shares | {"at_ceiling": a.ceiling}
+        row["clip_dominated"] = "yes" if a.clip_dominated else "no"
+        rows.append(row | {"sqrt_overlap": r.overlap["raw"], "typicality": r.typicality})
+    return pd.DataFrame(rows)
+
+
+def nulls(reports: Reports, judge: str) -> dict[str, PermutationNull]:
+    """The permutation null of every target."""
+    return {r.policy: r.permutation for r in _targets(reports, judge)}
+
+
+def judging_frame(reports: Reports) -> pd.DataFrame:
+    """Per policy and judge mode: the transport test with its evidence, and AUC of judge against oracle."""
+    return pd.DataFrame(
+        [
+            {
+                "policy": r.policy,
+                "judge": r.judge,
+                "transport": r.transport.status,
+                "evidence": r.transport.evidence.replace("_", " "),
+                "labels": r.transport.n_labels,
+                "residual": r.transport.residual,
+                "low": r.transport.low,
+                "high": r.transport.high,
+                "auc_logged": r.auc_logged,
+                "auc_target": r.auc_target,
+                "trained_on": r.calibration_source,
+                "effective_labels": r.effective_labels,
+            }
+            for r in reports
+            if not r.is_logging
+        ]
+    )
+
+
+def transport_sentence(reports: Reports, judge: str) -> str:
+    """For whom the calibration carries over to the target's own draws."""
+    found = _targets(reports, judge)
+    words = {
+        "passed": "the calibration carries over to {}",
+        "own": "the calibration is trained on the policy's own labels for {}",
+        "failed": "the calibration does not carry over to {}",
+        "weak": "the labels are too few to say whether the calibration carries over to {}",
+        "none": "nothing tests whether the calibration carries over to {}",
+    }
+    by = {s: [r.policy for r in found if r.transport.status == s] for s in words}
+    told = [words[s].format(", ".join(names)) for s, names in by.items() if names]
+    return ("; ".join(told)[:1].upper() + "; ".join(told)[1:] + ".") if told else "There is nothing to test."
+
+
+def noise_sentence(reports: Reports, judge: str) -> str:
+    """What the clones say about the noise of the log-probs."""
+    floors = [(r.policy, r.noise_floor) for r in _targets(reports, judge) if r.noise_floor is not None]
+    if not floors:
+        return (
+            "No policy is known to be a clone of the logging policy: the noise floor of the log-probs is not measured."
+        )
+    told = [
+        f"{policy}: all {f.n:,} log-weights are exactly 0"
+        if f.exact
+        else f"{policy}: |log-weight| {f.median_abs:.1e} (median), {f.q99_abs:.1e} (99th percentile), {f.max_abs:.1e} "
+        f"(largest) nats, mean weight {f.mean_weight:.4g}"
+        for policy, f in floors
+        if f.n
+    ]
+    return f"Noise floor of the log-probs, from clones of the logging policy: {'; '.join(told)}."
+
+
+def calibration_curve(ctx: PolicyContext) -> tuple[np.ndarray, np.ndarray] | None:
+    """The fitted calibration as grid and values; None where it is not a function of the score alone, or not fitted."""
+    fit = ctx.prep.fit
+    return (fit.levels, fit.values[-1]) if isinstance(fit, LevelFit) and ctx.prep.source else None
+
+
+def calibration_sentence(ctx: PolicyContext) -> str:
+    """How far the judge, and f(S) out of fold, are from the labels that trained f, by groups of equal size."""
+    prep = ctx.prep
+    if prep.source is None:
+        return "There are too few labels to calibrate the judge: values stay on its own scale."
+    rows = prep.sample(prep.source)
+    has = rows.labelled > 0
+    label, score = rows.label[has], rows.judge[has]
+    f = (prep.reward_oof if prep.source == "logged" else prep.fresh_oof)[has]
+    where = "logged responses" if prep.source == "logged" else "of the target's own draws"
+    return (
+        f"On {len(label):,} labelled {where} the mean label is {label.mean():.3f}, the judge's mean score "
+        f"{score.mean():.3f} and its calibration's, trained on other folds, {f.mean():.3f}; the mean squared error is "
+        f"{((label - score) ** 2).mean():.3f} for the judge and {((label - f) ** 2).mean():.3f} for the calibration."
+    )
+
+
+def plan_sentence(plans: pd.DataFrame, width: float, priced: bool) -> str:
+    """What the wanted width takes, and what it costs."""
+    wanted = plans[(plans.estimator == "ppi_pp") & np.isclose(plans.width, width)]
+    if wanted.empty:
+        return "There is no policy to plan for."
+    there = wanted[wanted.more == 0]
+    told = f"At width {width:g}, {len(there)} of {len(wanted)} policies have the labels that PPI++ needs already"
+    short = wanted[wanted.more > 0]
+    if len(short):
+        told += f"; the others lack {int(short.more.sum()):,} in all"
+        if priced and short.cost.notna().all():
+            told += f", at most ${short.cost.sum():,.2f} with the draws they are of"
+    if priced:
+        return f"{told}."
+    cost = "no cost is known of what is missing" if plans.cost.isna().any() else "the cost shown is 0"
+    return f"{told}. The params name no price, so {cost}."

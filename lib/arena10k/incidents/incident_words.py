@@ -1,0 +1,154 @@
+"""The reproduced incident as tables, sentences and the content of incident.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from arena10k.attribution import Finding
+from arena10k.attribution.words import figure3, listed, share_words
+from arena10k.incidents.incident import CLEAN, FIXED, TIE, Outcome, frame, rejected
+from arena10k.params.incident import IncidentParams
+
+
+def ranking_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Published number and rank of every policy (rows) at every step (columns) of one geometry."""
+    return pd.DataFrame(
+        [
+            {"policy": p} | {o.step.name: _placed(o, p) for o in outcomes}
+            for p in outcomes[0].inv.findings
+        ]
+    )  # fmt: skip
+
+
+def _placed(o: Outcome, policy: str) -> str:
+    f = o.inv.findings[policy]
+    return f"{figure3(f.published.value)} ({o.rank(policy)})" if np.isfinite(f.published.value) else "no value"
+
+
+def gates_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """One row per step, about the policy the investigation looks at: `injected` rows of its weights, how many the
+    record checks `caught`, their `share` of the weight, the audit of the weights as they stand, verdict and reasons of
+    SNIPS on them, and the main cause the investigation names."""
+    rows = []
+    for o in outcomes:
+        f = o.inv.focus
+        mine = next(row for row in frame([o]).itertuples() if row.policy == f.policy)
+        hit = mine.injected > 0
+        rows.append(
+            {"step": o.step.name, "policy": f.policy, "published": f.published.value, "verdict": mine.verdict}
+            | {"injected": mine.injected, "caught": mine.caught if hit else None}
+            | {"share": mine.injected_share if hit else None, "main_cause": _cause(f)}
+            | {"mean_weight": mine.mean_weight, "ess": mine.ess, "tied": mine.tied}
+            | {"reasons": ", ".join(mine.reasons).replace("_", " ")}
+        )
+    return pd.DataFrame(rows)
+
+
+def _cause(f: Finding) -> str:
+    return (f.main_cause or "cause unclear").replace("_", " ") if f.anomaly else "no anomaly"
+
+
+def _first_target(o: Outcome) -> Finding:
+    return next(f for f in o.order if f.policy != o.inv.logging_policy)
+
+
+def _spread(o: Outcome) -> float:
+    values = [f.published.value for f in o.inv.findings.values() if f.policy != o.inv.logging_policy]
+    return float(np.ptp(values))
+
+
+def step_sentence(o: Outcome) -> str:
+    """Who is first at a step, and on what it rests."""
+    f = _first_target(o)
+    tied = _spread(o) < TIE
+    first = f"{'all targets tie' if tied else f'{f.policy} is the first of the targets'} ({f.published.value:.3f})"
+    whose = "their" if tied else "its"
+    if not f.corrupted:
+        return f"{first}."
+    text = f"{first}, on weights of which {share_words(f.corrupted_share)} belong to {f.corrupted} injected rows"
+    gate = o.gates[f.policy]
+    if gate["clip_dominated"]:
+        text += f"; {whose} effective sample size, {gate['ess']:.3g}, is the {gate['tied']} rows at the ceiling"
+    return f"{text}."
+
+
+def gates_sentence(outcomes: Sequence[Outcome]) -> str:
+    """What the gates say of the numbers while the injected values are in place."""
+    during = frame([o for o in outcomes if o.step.name not in (CLEAN, FIXED)])
+    hit = during[during.injected > 0]
+    refused = int((hit.verdict == "REFUSE").sum())
+    heavy = int((hit.injected_share > 0.5).sum())
+    many = f"all {len(hit)}" if refused == len(hit) else f"{refused} of {len(hit)}"
+    return (
+        f"With injected values in place, the weights alone get REFUSE for {many} published numbers of targets; in "
+        f"{heavy} of them the injected rows hold over half of the weight."
+    )
+
+
+def checks_sentence(params: IncidentParams) -> str:
+    """What the record checks make of each stand-in."""
+    told = []
+    for value in params.stand_ins:
+        code = rejected(value)
+        told.append(
+            f"refuse {value:.1f} ({code})"
+            if code
+            else f"let a single {value:.1f} pass (a certain answer can have it), so that only its weight gives it away,"
+        )
+    return f"The checks of single records {listed(told).rstrip(',')}."
+
+
+def paragraph(runs: Sequence[Sequence[Outcome]], params: IncidentParams) -> str:
+    """The incident in one paragraph; one sequence of outcomes per geometry, the first of them told step by step."""
+    before, *during, after = runs[0]
+    lead, again = _first_target(before), _first_target(after)
+    same = " again" if again.policy == lead.policy else ""
+    left = listed([f"{f.policy} ({_cause(f)})" for f in after.inv.anomalies])
+    parts = [
+        "Every injected value on this page is made up; the clean run is not touched.",
+        f"As measured, SNIPS ranks {lead.policy} first among the targets ({lead.published.value:.3f}).",
+        _failed(during[0]),
+        f"With failures on the same rows for every target, the first is then {'; '.join(map(_first, during))}.",
+        gates_sentence([o for outcomes in runs for o in outcomes]),
+        f"Setting the failures aside puts {again.policy} first{same} ({again.published.value:.3f}); "
+        f"{f'what remains is {left}' if left else 'no anomaly remains'}.",
+        "Measured again, the failed rows give the clean ranking back.",
+        checks_sentence(params),
+        "What to do: store a failure as a failure, and ask again for it; no number in its place is harmless, and "
+        "clipping hides it.",
+    ]
+    return " ".join(parts)
+
+
+def _failed(o: Outcome) -> str:
+    """How many log-probs of each policy fail."""
+    lost = {p: int(o.step.table.logged[f"logp_{p}"].isna().sum()) for p in o.inv.findings}
+    base = lost.pop(o.inv.logging_policy)
+    each = listed([str(n) for n in sorted(set(lost.values()))])
+    return (
+        f"Then {base} of {len(o.step.table.logged):,} log-probs of {o.inv.logging_policy} and {each} of each target "
+        f"fail, all on short answers, and a number is stored in their place."
+    )
+
+
+def _first(o: Outcome) -> str:
+    f = _first_target(o)
+    return f"{'all of them' if _spread(o) < TIE else f.policy} ({o.step.name}: {f.published.value:.3f})"
+
+
+def incident_json(name: str, clean: str, runs: Sequence[Sequence[Outcome]], params: IncidentParams) -> dict[str, Any]:
+    """The content of incident.json; every number of a step between the clean and the fixed one rests on injected
+    values."""
+    rows = frame([o for outcomes in runs for o in outcomes])
+    known = rows.astype(object).where(rows.notna(), None)
+    return {
+        "run": name,
+        "clean_run": clean,
+        "injected": params.model_dump(mode="json"),
+        "paragraph": paragraph(runs, params),
+        "rows": known.to_dict("records"),
+    }

@@ -1,0 +1,1 @@
+"""What is asked of whom: policies as messages, prompts and their order."""

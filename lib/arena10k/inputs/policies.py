@@ -1,0 +1,138 @@
+"""Policies: how a prompt becomes messages, and the fingerprint that says exactly which policy a record belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from arena10k.errors import ArenaError, ParamsError
+from arena10k.inputs import chat_templates
+from arena10k.inputs.chat_templates import ChatTemplate
+from arena10k.params import imported
+from arena10k.params.config import Params
+from arena10k.params.sections import PolicyParams
+
+
+def digest(obj: Any) -> str:
+    """SHA-256 of the canonical JSON of `obj`, 32 hex digits: equal content, equal digest."""
+    return hashlib.sha256(orjson.dumps(obj, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+
+
+def unit_hash(*parts: object) -> float:
+    """A stable pseudo-random number in [0, 1) from `parts`: slices and samples that do not depend on order."""
+    raw = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(raw[:8], "big") / 2**64
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A named policy of one experiment; one with a `template` is asked and scored in text that is rendered here."""
+
+    name: str
+    params: PolicyParams
+    endpoint: str
+    logprob_temperature: float
+    template: ChatTemplate | None = None
+
+    def messages(self, prompt: str) -> list[dict[str, str]]:
+        """The chat messages for one prompt: system, earlier turns, then the user's text with the policy's suffix."""
+        messages = [{"role": "system", "content": self.params.system}] if self.params.system is not None else []
+        for turn in self.params.examples:
+            messages.append({"role": "user", "content": turn.user})
+            messages.append({"role": "assistant", "content": turn.assistant})
+        return [*messages, {"role": "user", "content": prompt + self.params.suffix}]
+
+    @property
+    def own_template(self) -> ChatTemplate:
+        """The template of a policy that is asked in text. Raises ArenaError for one that is not."""
+        if self.template is None:
+            raise ArenaError(f"policies.{self.name}: its provider has no chat_template")
+        return self.template
+
+    def rendered(self, prompt: str) -> str:
+        """The text that is sent for one prompt, for a policy with a template."""
+        return self.own_template.render(self.messages(prompt))
+
+    def control_token(self, prompt: str) -> str | None:
+        """A control token of the template in what the messages say, or None: a model would obey it."""
+        contents = (message["content"] for message in self.messages(prompt))
+        return next(filter(None, map(self.own_template.control_token, contents)), None)
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether its records were imported: what the policy is, is not known, and it is not asked."""
+        return self.endpoint == imported.PROVIDER
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that decides the distribution of responses; the name is not part of it, unless nothing
+        else is known of the policy."""
+        if self.is_imported:
+            return digest({imported.PROVIDER: self.name})
+        p = self.params
+        parts = {
+            "endpoint": self.endpoint,
+            "model": p.model,
+            "messages": self.messages("{prompt}"),
+            "temperature": p.temperature,
+            "top_p": p.top_p,
+            "max_tokens": p.max_tokens,
+        }
+        if self.template:
+            template = self.template
+            parts |= {"rendered": self.rendered("{prompt}"), "end_of_turn": template.end_of_turn}
+            # One rendering does not show what the template does with other prompts.
+            parts |= {"template": template.source}
+        return digest(parts)
+
+    @property
+    def temperature_mismatch(self) -> bool:
+        """Whether log-probs are of another distribution than the sampled one (COLLECTION section 1, Temperature)."""
+        return self.params.temperature != self.logprob_temperature or self.params.top_p != 1.0
+
+    def seed(self, base: int, prompt_id: str, draw: int) -> int:
+        """The sampling seed of one draw: differs by policy, prompt and draw, the same on every run."""
+        return int(unit_hash(base, self.name, prompt_id, draw) * 2**31)
+
+
+def policies(params: Params) -> Mapping[str, Policy]:
+    """The experiment's policies by name, in the order of the params file.
+
+    Raises
+    ------
+    ParamsError
+        For a chat template that cannot be used, and for policies that hold one of its control tokens.
+    """
+    out = {}
+    for name, p in params.policies.items():
+        provider = params.providers[p.provider]
+        endpoint = provider.base_url or provider.kind
+        out[name] = Policy(name, p, endpoint, provider.logprob_temperature, _template(params, p.provider))
+        if out[name].template and (found := out[name].control_token("")):
+            raise ParamsError(f"policies.{name}: holds {found}, a control token: the model would obey it; reword it")
+    return out
+
+
+def _template(params: Params, name: str) -> ChatTemplate | None:
+    provider = params.providers[name]
+    if not provider.chat_template:
+        return None
+    owner = f"providers.{name}.chat_template"
+    return chat_templates.load(owner, provider.chat_template, provider.bos_token, provider.end_of_turn)
+
+
+def other_models(params: Params) -> dict[str, str]:
+    """Targets that are another model than the logging policy, or stand for one, with the words that say so."""
+    if not params.policies or params.imported:  # what models they are is not known
+        return {}
+    base = params.policies[params.logging_policy].model
+    found = {name: params.policies[name] for name in params.targets}
+    return {
+        name: f"stands for {p.stands_for}" if p.stands_for else f"model {p.model}"
+        for name, p in found.items()
+        if p.stands_for or p.model != base
+    }

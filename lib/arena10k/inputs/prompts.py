@@ -1,0 +1,161 @@
+"""Prompts: which of a source's are asked, and the one file of a run that fixes which they are and in what order."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+
+import pandas as pd
+
+from arena10k import paths
+from arena10k.errors import ArenaError
+from arena10k.inputs import sources
+from arena10k.inputs.policies import unit_hash
+from arena10k.inputs.sources import COLUMNS, Row
+from arena10k.params.config import Params
+from arena10k.params.sections import PromptsParams
+
+#: The filters in the order in which they are applied, each to what those before it kept, and how a reader is told.
+FILTERS = {
+    "conversations_differ": "with two different first prompts",
+    "no_language": "without a language",
+    "other_language": "in another language",
+    "empty": "empty",
+    "exact_duplicate": "exact duplicates",
+    "normalised_duplicate": "duplicates but for case, spaces or character forms",
+    "too_short": "too short",
+    "too_long": "too long",
+    "not_sampled": "not sampled",
+}
+
+Leaves = Callable[[Row], bool]
+
+
+def load(params: Params) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The experiment's prompts in the order fixed by its seed, and how many each filter removed.
+
+    The filters of `FILTERS`, in their order:
+
+    1. ``conversations_differ``: an arena row whose conversations begin with different prompts has no one prompt that
+       was asked. The file is not at fault and its user cannot mend it, so the row is counted instead of refused.
+    2. ``no_language``, ``other_language``: only where `prompts.language` is set, compared as it is written.
+    3. ``empty``: nothing but white space.
+    4. ``exact_duplicate``, then ``normalised_duplicate`` (equal after NFKC, case folding and collapsing of white
+       space): the first in the file stays.
+    5. ``too_short``, ``too_long``: characters (code points) of the prompt as it is, against `min_chars`, `max_chars`.
+    6. ``not_sampled``: beyond the first `max_prompts` of the order.
+
+    The order is that of a hash of seed and `prompt_id`: it depends neither on the file's order nor on other prompts.
+    The prompts of an imported run were fixed by the import: none is left out.
+
+    Returns
+    -------
+    frame with columns `COLUMNS` (text; missing where the source has none; `check` is JSON), and the counts ``read``,
+    one per filter, ``kept``.
+
+    Raises
+    ------
+    ArenaError
+        For sources that cannot be used (see `sources.read`), and where no prompt is left.
+    """
+    if params.imported:
+        frame = read(params.run)
+        return frame, dict.fromkeys(FILTERS, 0) | {"read": len(frame), "kept": len(frame)}
+    rows = left = sources.read(params.prompts)
+    counts = {"read": len(rows)}
+    for name, leaves_out in _filters(params.prompts).items():
+        kept = [row for row in left if not leaves_out(row)]
+        counts[name], left = len(left) - len(kept), kept
+    left = sorted(left, key=lambda row: unit_hash(params.seed, "order", row["prompt_id"]))
+    kept = left[: params.prompts.max_prompts]
+    counts |= {"not_sampled": len(left) - len(kept), "kept": len(kept)}
+    if not kept:
+        raise ArenaError(f"no prompt is left after the filters: {sentence(counts)}{_languages(rows, counts)}")
+    return _frame(kept), counts
+
+
+def _filters(wanted: PromptsParams) -> dict[str, Leaves]:
+    """Per filter whether it leaves a row out; the duplicate filters remember the rows they have seen."""
+    shortest, longest = wanted.min_chars or 0, wanted.max_chars or math.inf
+    by_language: dict[str, Leaves] = {
+        "no_language": lambda row: not (row["language"] or "").strip(),
+        "other_language": lambda row: row["language"] != wanted.language,
+    }
+    return {
+        "conversations_differ": lambda row: row["differs"],
+        **(by_language if wanted.language else dict.fromkeys(by_language, lambda row: False)),
+        "empty": lambda row: not row["prompt"].strip(),
+        "exact_duplicate": _seen_before(lambda prompt: prompt),
+        "normalised_duplicate": _seen_before(normalised),
+        "too_short": lambda row: len(row["prompt"]) < shortest,
+        "too_long": lambda row: len(row["prompt"]) > longest,
+    }
+
+
+def _seen_before(form: Callable[[str], str]) -> Leaves:
+    seen: set[str] = set()
+
+    def leaves_out(row: Row) -> bool:
+        known = len(seen)
+        seen.add(form(row["prompt"]))
+        return len(seen) == known
+
+    return leaves_out
+
+
+def normalised(prompt: str) -> str:
+    """The prompt but for case, spaces and character forms (NFKC)."""
+    return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
+
+
+def _frame(rows: list[Row]) -> pd.DataFrame:
+    return pd.DataFrame([{c: row[c] for c in COLUMNS} for row in rows], columns=list(COLUMNS)).astype("string")
+
+
+def _languages(rows: list[Row], counts: dict[str, int]) -> str:
+    """Which languages there are, where none of them was the wanted one."""
+    if not counts["other_language"]:
+        return ""
+    common = Counter(row["language"] for row in rows if row["language"]).most_common(5)
+    return f" Most common languages: {', '.join(f'{language!r:.40} ({n:,})' for language, n in common)}."
+
+
+def write(params: Params, frame: pd.DataFrame) -> None:
+    """Fix the run's prompts. A run that has others already is refused: its records belong to those."""
+    path = paths.prompts_file(params.run)
+    if path.is_file():
+        if not read(params.run).equals(frame):
+            raise ArenaError(
+                f"run {params.run!r} already has other prompts: use another run name, or remove data/{params.run}"
+            )
+        return
+    if params.recording:
+        raise ArenaError(f"run {params.run!r} is a recording without prompts.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    frame.to_parquet(temporary, index=False)
+    temporary.replace(path)
+
+
+def read(run: str) -> pd.DataFrame:
+    """The run's prompts, in order. Raises ArenaError where stage 01 has not run."""
+    path = paths.prompts_file(run)
+    if not path.is_file():
+        made = ", ".join(paths.made_runs())
+        raise ArenaError(f"run {run!r} has no prompts yet: `make report` with its params makes it; there is {made}")
+    return pd.read_parquet(path)
+
+
+def steps(counts: dict[str, int]) -> pd.DataFrame:
+    """One row per filter, in order: ``filter`` (words), ``left_out`` and ``left`` (prompts)."""
+    removed = pd.Series({words: counts[name] for name, words in FILTERS.items()})
+    left = counts["read"] - removed.cumsum()
+    return pd.DataFrame({"filter": removed.index, "left_out": removed.to_numpy(), "left": left.to_numpy()})
+
+
+def sentence(counts: dict[str, int]) -> str:
+    """What the filters left, in words."""
+    why = ", ".join(f"{counts[name]:,} {words}" for name, words in FILTERS.items() if counts[name]) or "none"
+    return f"{counts['kept']:,} of {counts['read']:,} prompts are kept; left out: {why}."

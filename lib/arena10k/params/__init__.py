@@ -1,0 +1,1 @@
+"""The params schema: one YAML file describes one experiment."""

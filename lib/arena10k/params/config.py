@@ -1,0 +1,249 @@
+"""The params schema: one YAML file describes one experiment; unknown keys and wrong types are errors.
+
+`load("local")` reads `params/local.yaml`. A file may say `extends: other.yaml`; mappings are merged key by key,
+everything else is replaced.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from arena10k import paths
+from arena10k.errors import ArenaError, ParamsError, one_line
+from arena10k.params import imported
+from arena10k.params.ablation import AblationParams
+from arena10k.params.imported import ImportedParams
+from arena10k.params.incident import IncidentParams
+from arena10k.params.judge import FORMS, ChatGrader, JudgeParams, OracleParams
+from arena10k.params.provider import Provider
+from arena10k.params.schema import Name, Section
+from arena10k.params.sections import (
+    EstimationParams,
+    PolicyParams,
+    PromptsParams,
+    ResponsesParams,
+    TableParams,
+)
+
+
+class Params(Section):
+    """One experiment."""
+
+    run: str
+    title: str = ""
+    seed: int = 1
+    recording: bool = Field(False, description="data is a committed recording: nothing is collected or written to it")
+    logging_policy: Name = "p0"
+    providers: dict[Name, Provider]
+    policies: dict[Name, PolicyParams]
+    prompts: PromptsParams = PromptsParams()
+    responses: ResponsesParams = ResponsesParams()
+    judge: JudgeParams | None = None
+    oracle: OracleParams = OracleParams()
+    estimation: EstimationParams = EstimationParams()
+    ablations: AblationParams | None = None
+    table: TableParams | None = None
+    imported: ImportedParams | None = None
+    incident: IncidentParams | None = Field(None, description="reproduce an incident on a clean run, and nothing else")
+
+    @property
+    def users(self) -> dict[str, PolicyParams | JudgeParams | ChatGrader]:
+        """Who asks a provider's model: by params key, everything with a `provider` and a `model`."""
+        found = {f"policies.{name}": policy for name, policy in self.policies.items()}
+        return found | {k: v for k, v in (("judge", self.judge), ("oracle.grader", self.oracle.grader)) if v}
+
+    @property
+    def asked(self) -> list[str]:
+        """Names of the providers that are asked for anything."""
+        return list(dict.fromkeys(user.provider for user in self.users.values()))
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> Params:
+        paths.check_run_name(self.run)
+        if self.table:
+            if self.policies or self.judge:
+                raise ValueError("table brings its own policies and scores: give `policies: {}` and no judge")
+            return self
+        if self.logging_policy not in self.policies:
+            raise ValueError(
+                f"logging_policy {self.logging_policy!r} is not among policies: {', '.join(self.policies)}"
+            )
+        for key, user in self.users.items():
+            if user.provider not in self.providers:
+                raise ValueError(
+                    f"{key}.provider {user.provider!r} is not among providers: {', '.join(self.providers)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _prices_are_complete(self) -> Params:
+        """A model that a price list forgets would be taken to cost nothing."""
+        for key, user in self.users.items():
+            prices = self.providers[user.provider].prices
+            if prices and user.model not in prices:
+                raise ValueError(
+                    f"providers.{user.provider}.prices has no {user.model!r}, which {key} asks: give its price, or 0"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _responses_can_be_sent(self) -> Params:
+        """Ids can be turned into text and text cannot be turned into ids without the endpoint's own tokenizer."""
+        if self.table or not self.providers[self.policies[self.logging_policy].provider].chat_template:
+            return self
+        for name, policy in self.policies.items():
+            can = self.providers[policy.provider].capabilities
+            if can.token_ids and can.echo_logprobs:
+                raise ValueError(
+                    f"policies.{name}.provider {policy.provider!r} scores token ids, and {self.logging_policy} "
+                    f"responds in text: give providers.{policy.provider} token_ids: false and a chat_template"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _named_targets_exist(self) -> Params:
+        worst = self.ablations.worst if self.ablations else ()
+        clones = self.imported.clones if self.imported else ()
+        for key, names in {"ablations.worst": worst, "imported.clones": clones}.items():
+            for name in names:
+                if name not in self.targets:
+                    raise ValueError(f"{key}: {name!r} is not among the targets: {', '.join(self.targets)}")
+        return self
+
+    @property
+    def targets(self) -> list[str]:
+        """Every policy but the logging policy, in the order of the file."""
+        return [name for name in self.policies if name != self.logging_policy]
+
+
+#: The params each stage reads: the Snakefile re-runs a stage when one of these changed, and only then.
+STAGE_PARAMS = {
+    "00_status": ("policies", "responses", "judge", "oracle"),
+    "01_prompts": ("prompts", "seed"),
+    "02_responses": ("providers", "policies", "responses", "seed"),
+    "03_teacher_forcing": ("providers", "policies", "responses", "logging_policy", "seed"),
+    "04_judge": ("providers", "policies", "judge", "oracle", "responses", "seed"),
+    "05_data_quality": ("policies", "judge", "oracle", "responses", "estimation", "logging_policy"),
+    "06_estimates": ("providers", "policies", "judge", "oracle", "estimation", "logging_policy"),
+    "07_pi_bad_anomaly": ("policies", "oracle", "estimation", "logging_policy"),
+    "08_ablation": ("policies", "oracle", "estimation", "logging_policy", "seed"),
+    "10_simulation": ("policies", "estimation", "logging_policy", "seed"),
+    "09_ablation_summary": ("policies", "oracle", "estimation", "logging_policy", "ablations"),
+    "11_incident": ("policies", "oracle", "estimation", "logging_policy", "incident", "seed"),
+}
+#: What every stage reads; an import that is made anew counts as a change.
+_ALWAYS = {"run", "title", "recording", "imported", "table"}
+
+
+def stage_params(params: Params, stage: str) -> dict[str, Any]:
+    """The part of `params` that `stage` reads, JSON-ready."""
+    return params.model_dump(mode="json", include=set(STAGE_PARAMS[stage]) | _ALWAYS)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path in seen:
+        raise ParamsError(f"{path.name}: extends itself through {' -> '.join(p.name for p in seen)}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path.name}: not valid YAML: {one_line(error)}") from error
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path.name}: expected a mapping of keys at the top")
+    parent = raw.pop("extends", None)
+    if parent is None:
+        return raw
+    if not isinstance(parent, str) or not (path.parent / parent).is_file():
+        raise ParamsError(f"{path.name}: extends: {parent!r} is not a file beside it")
+    return _merge(_read((path.parent / parent).resolve(), (*seen, path)), raw)
+
+
+def _lines(name: str, error: ValidationError) -> str:
+    """One line per fault: file, key, what is wrong, what was given."""
+    out = []
+    for fault in error.errors():
+        # The form of the judge is a step of the schema, not of the file.
+        steps = [
+            part for i, part in enumerate(fault["loc"]) if i != 1 or fault["loc"][0] != "judge" or part not in FORMS
+        ]
+        where = ".".join(map(str, steps)) or "(top)"
+        if fault["type"] == "extra_forbidden":
+            out.append(f"{name}: {where}: unknown key")
+        elif fault["type"] == "missing":
+            out.append(f"{name}: {where}: missing")
+        else:
+            given = "" if isinstance(fault["input"], dict | BaseModel) else f" (got {fault['input']!r:.80})"
+            out.append(f"{name}: {where}: {fault['msg'].removeprefix('Value error, ')}{given}")
+    return "\n".join(out)
+
+
+def load(name: str | Path, run: str | None = None) -> Params:
+    """Read and check a params file.
+
+    Parameters
+    ----------
+    name : params file: `local`, `local.yaml` or a path; or a run that was imported and has none.
+    run : replaces the run name in the file, so that one file can serve several data folders.
+
+    Raises
+    ------
+    ParamsError
+        One line per fault, each with file, key and what was found.
+    """
+    path, raw = _of_run(name, run)
+    if "imported" in raw:
+        found = imported.found(path.name, raw)
+        raw = _merge(found, {key: value for key, value in raw.items() if value is not None})
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise ParamsError(_lines(path.name, error)) from error
+
+
+def load_import(name: str | Path, run: str | None = None) -> tuple[str, str | None, ImportedParams]:
+    """What a params file says of an import that is still to be made: run, logging policy where it names one, and the
+    section `imported`.
+
+    Raises
+    ------
+    ParamsError
+        As `load`, and for a file without that section.
+    """
+    path, raw = _of_run(name, run)
+    if "imported" not in raw or "run" not in raw:
+        raise ParamsError(f"{path.name}: a file that describes an import has `run` and `imported`")
+    told = {"imported": raw["imported"], "run": raw["run"], "logging_policy": raw.get("logging_policy")}
+    try:
+        declared = _Importing.model_validate(told)
+    except ValidationError as error:
+        raise ParamsError(_lines(path.name, error)) from error
+    return paths.check_run_name(declared.run), declared.logging_policy, declared.imported or ImportedParams()
+
+
+class _Importing(Section):
+    run: str
+    logging_policy: Name | None
+    imported: ImportedParams | None
+
+
+def _of_run(name: str | Path, run: str | None) -> tuple[Path, dict[str, Any]]:
+    try:
+        path = paths.params_file(name)
+    except ArenaError:
+        # An imported run needs no params file of its own name.
+        if str(name) not in paths.made_runs() or not paths.import_file(str(name)).is_file():
+            raise
+        path, run = paths.params_file("imported"), run or str(name)
+    raw = _read(path)
+    return path, raw | {"run": run} if run else raw

@@ -1,0 +1,204 @@
+"""The params of whoever grades responses: a judge that completes a text, a judge that chats, an oracle."""
+
+from __future__ import annotations
+
+from string import Formatter
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from arena10k.params.schema import Name, Section
+
+Score = Annotated[float, Field(strict=False, allow_inf_nan=False)]
+FORMS = ("completion", "chat")
+#: What a `case` may hold.
+FIELDS = ("prompt", "response", "reference")
+#: A scale of whole numbers with more values than this is in effect continuous.
+FEW_RATINGS = 21
+
+
+class Grader(Section):
+    """A model that is shown a `case`: a text that holds {response}, and {prompt} and {reference} where wanted."""
+
+    provider: Name
+    model: str
+    case: str
+
+    @field_validator("case")
+    @classmethod
+    def _case_can_be_filled(cls, case: str) -> str:
+        try:
+            parts = [(name, spec, how) for _, name, spec, how in Formatter().parse(case) if name is not None]
+        except ValueError as error:
+            raise ValueError(f"{error}; a literal brace is written twice") from error
+        for name, spec, how in parts:
+            if name not in FIELDS or spec or how:
+                raise ValueError(f"{{{name}}} is not among {', '.join(FIELDS)}; a literal brace is written twice")
+        if "response" not in {name for name, _, _ in parts}:
+            raise ValueError("{response} is not in it: the grader would not see what it grades")
+        return case
+
+
+class CompletionJudge(Grader):
+    """The judge completes `intro`, worked `examples` and the `case` with a rating token.
+
+    `orders` are the orders of the examples that the uncertainty mode averages over; the deterministic mode uses the
+    first.
+    """
+
+    form: Literal["completion"] = "completion"
+    uncertainty: Literal["orders"] = "orders"
+    intro: str = ""
+    examples: tuple[str, ...] = Field((), strict=False)
+    orders: tuple[Annotated[tuple[int, ...], Field(strict=False)], ...] = Field((), strict=False)
+    ratings: dict[str, Annotated[float, Field(ge=0, le=1, strict=False)]]
+    draws: Annotated[int, Field(ge=1)] = 1
+    top_logprobs: Annotated[int, Field(ge=2, le=100)] = 20
+    min_mass: Annotated[float, Field(gt=0, le=1)] = 0.9
+    max_response_chars: Annotated[int, Field(ge=1)] = 2000
+
+    @model_validator(mode="after")
+    def _orders_are_permutations(self) -> CompletionJudge:
+        wanted = list(range(len(self.examples)))
+        for order in self.orders:
+            if sorted(order) != wanted:
+                raise ValueError(f"orders: {list(order)} is not an order of the {len(wanted)} examples")
+        return self
+
+    def definition(self, uncertain: bool) -> dict[str, Any]:
+        """What decides a rating; the same in both modes, which ask the same questions."""
+        return self.model_dump(mode="json", exclude={"draws", "form", "uncertainty"})
+
+    def few_ratings(self, uncertain: bool) -> bool:
+        """Whether scores can take a few values only."""
+        return not uncertain
+
+
+class ChatGrader(Grader):
+    """A chat model that is asked for one number on `scale`; the request to answer in JSON is added to the `case`."""
+
+    system: str = ""
+    scale: tuple[Score, Score] = Field((0.0, 10.0), strict=False)
+    numbers: Literal["whole", "continuous"] = "whole"
+    max_tokens: Annotated[int, Field(ge=1)] = 64
+
+    @model_validator(mode="after")
+    def _scale_rises(self) -> ChatGrader:
+        low, high = self.scale
+        if low >= high:
+            raise ValueError(f"scale: [{low:g}, {high:g}] does not rise")
+        if self.numbers == "whole" and not (low.is_integer() and high.is_integer()):
+            raise ValueError(f"scale: [{low:g}, {high:g}] does not begin and end on whole numbers (see numbers)")
+        return self
+
+    @property
+    def range_words(self) -> str:
+        """The scale, for the grader."""
+        low, high = self.scale
+        return f"{'a whole number' if self.numbers == 'whole' else 'a number'} from {low:g} to {high:g}"
+
+    def ask(self, uncertain: bool) -> str:
+        """The line that ends every request: the form of the answer."""
+        return f'Answer with JSON only: {{"rating": n}}, where n is {self.range_words}.'
+
+    def few_ratings(self, uncertain: bool) -> bool:
+        """Whether scores can take a few values only."""
+        low, high = self.scale
+        return self.numbers == "whole" and high - low < FEW_RATINGS
+
+    def definition(self, uncertain: bool) -> dict[str, Any]:
+        """What decides a rating."""
+        return self.model_dump(mode="json", include=set(ChatGrader.model_fields)) | {"ask": self.ask(uncertain)}
+
+
+class ChatJudge(ChatGrader):
+    """The deterministic mode is one rating at temperature 0; the uncertainty mode is one of
+
+    `samples`: the mean of that many ratings at `sample_temperature`, with the variance of the mean.
+    `interval`: a rating at temperature 0 with an interval that the judge states and that holds the rating with
+    probability `interval_confidence`.
+    `logprobs`: the expectation over the rating tokens at temperature 0, which hold at least `min_mass`.
+    """
+
+    form: Literal["chat"]
+    uncertainty: Literal["samples", "interval", "logprobs"] = "samples"
+    draws: Annotated[int, Field(ge=1)] = 1
+    samples: Annotated[int, Field(ge=2, le=100)] = 5
+    sample_temperature: Annotated[float, Field(gt=0, le=2, strict=False)] = 1.0
+    interval_confidence: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    top_logprobs: Annotated[int, Field(ge=2, le=20)] = 20
+    min_mass: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+    @model_validator(mode="after")
+    def _ratings_are_tokens(self) -> ChatJudge:
+        low, high = self.scale
+        if self.uncertainty == "logprobs" and not (self.numbers == "whole" and low >= 0 and high <= 9):
+            raise ValueError(
+                f"scale: uncertainty: logprobs needs whole numbers within 0 to 9, not [{low:g}, {high:g}] "
+                f"({self.numbers}): the first token of a longer number can be that of another"
+            )
+        return self
+
+    def ask(self, uncertain: bool) -> str:
+        """The line that ends every request of the mode: the form of the answer."""
+        if not uncertain or self.uncertainty == "samples":
+            return super().ask(uncertain)
+        if self.uncertainty == "logprobs":
+            return f"Answer with the number only: {self.range_words}."
+        return (
+            f'Answer with JSON only: {{"rating": n, "low": l, "high": h}}, where n is {self.range_words}, and l and h '
+            f"are the ends of an interval on the same scale that holds the right rating with probability "
+            f"{self.interval_confidence:g}."
+        )
+
+    def few_ratings(self, uncertain: bool) -> bool:
+        """Whether scores can take a few values only. A mean of a few ratings is taken for a rating: a good judge is
+        of one mind about easy cases."""
+        return super().few_ratings(uncertain) and not (uncertain and self.uncertainty == "logprobs")
+
+    def definition(self, uncertain: bool) -> dict[str, Any]:
+        """What decides a rating in the deterministic or the uncertainty mode."""
+        told = super().definition(uncertain)
+        if not uncertain:
+            return told
+        keys = {
+            "samples": {"samples", "sample_temperature"},
+            "interval": {"interval_confidence"},
+            "logprobs": {"top_logprobs", "min_mass"},
+        }[self.uncertainty]
+        return told | self.model_dump(mode="json", include={"uncertainty", *keys})
+
+
+def _form(judge: Any) -> str | None:
+    return judge.get("form", "completion") if isinstance(judge, dict) else getattr(judge, "form", None)
+
+
+JudgeParams = Annotated[
+    Annotated[CompletionJudge, Tag("completion")] | Annotated[ChatJudge, Tag("chat")],
+    Discriminator(
+        _form, custom_error_type="form", custom_error_message="Input should be a mapping with form: completion or chat"
+    ),
+]
+
+
+class OracleParams(Section):
+    """Which responses get an oracle label, and whose: `exact` checkers of the prompts, or a better `grader` model.
+
+    `truth` labels every fresh draw, for runs whose checkers cost nothing.
+    """
+
+    kind: Literal["exact", "model"] = "exact"
+    grader: ChatGrader | None = None
+    p0_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    target_labels: Annotated[int, Field(ge=0)] = 30
+    truth: bool = False
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> OracleParams:
+        if self.kind == "model" and self.grader is None:
+            raise ValueError("kind: model needs a grader (provider, model, case, scale)")
+        if self.kind == "exact" and self.grader is not None:
+            raise ValueError("grader goes with kind: model")
+        if self.kind == "model" and self.truth:
+            raise ValueError("truth: true would pay a model for a label of every draw; it goes with kind: exact")
+        return self

@@ -1,0 +1,98 @@
+"""The sections of a params file that say what is asked and what is estimated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from arena10k.params.schema import Name, Section
+
+
+class Example(Section):
+    """One earlier turn shown to the model: what the user said, what the assistant answered."""
+
+    user: str
+    assistant: str
+
+
+class PolicyParams(Section):
+    """A policy is its model, its messages and its sampling: everything that decides the distribution of responses."""
+
+    provider: Name
+    model: str
+    system: str | None = None
+    examples: tuple[Example, ...] = Field((), strict=False)
+    suffix: str = ""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+    description: str = ""
+    stands_for: str | None = None
+
+
+class PromptsParams(Section):
+    """Which prompts are asked. `path` is relative to the folder that holds `data/`; `prompts.load` has the filters.
+
+    `jsonl` has `prompt_id` and `prompt` per line; `arena` is the Chatbot Arena conversations export (JSON or Parquet).
+    """
+
+    source: Literal["builtin", "jsonl", "arena"] = "builtin"
+    path: str | None = None
+    language: Annotated[str, Field(pattern=r"\S")] | None = None
+    min_chars: Annotated[int, Field(ge=1)] | None = None
+    max_chars: Annotated[int, Field(ge=1)] | None = None
+    max_prompts: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _fits_the_source(self) -> PromptsParams:
+        if self.source == "builtin":
+            for key in ("path", "language"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} goes with source: jsonl or arena; the built-in set has none")
+            return self
+        if not self.path:
+            raise ValueError("path is needed for this source")
+        endings = (".jsonl", ".ndjson") if self.source == "jsonl" else (".json", ".jsonl", ".ndjson", ".parquet")
+        if not self.path.lower().endswith(endings):
+            raise ValueError(f"path {self.path!r}: source: {self.source} reads files ending in {', '.join(endings)}")
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> PromptsParams:
+        if self.min_chars and self.max_chars and self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars {self.min_chars} exceeds max_chars {self.max_chars}: no prompt fits")
+        return self
+
+
+class ResponsesParams(Section):
+    draws: Annotated[int, Field(ge=1)] = 1
+    logged_draws: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _logged_exist(self) -> ResponsesParams:
+        if self.logged_draws > self.draws:
+            raise ValueError("logged_draws cannot exceed draws")
+        return self
+
+
+class EstimationParams(Section):
+    width: Annotated[float, Field(gt=0, le=1)] = 0.2
+    folds: Annotated[int, Field(ge=2, le=50)] = 5
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    judge: Literal["deterministic", "uncertainty"] = Field("uncertainty", description="the mode that headlines use")
+    calibration: Literal["isotonic", "two_stage"] = Field("isotonic", description="two_stage also uses response length")
+    label_cost: Annotated[float, Field(ge=0, strict=False)] | None = Field(
+        None, description="US dollars per oracle label, where no provider has a price for it (people)"
+    )
+    replicates: Annotated[int, Field(ge=1)] = Field(50, description="simulated data sets per cell of 10_simulation")
+    replicate_rows: Annotated[int, Field(ge=50)] = Field(1000, description="rows of a simulated data set, at most")
+
+
+class TableParams(Section):
+    """The analysis table as Parquet, for data that is there already: see `arena10k.tables.columnar` for the columns.
+    Paths are relative to the folder that holds `data/`. Nothing is asked and nothing is stored."""
+
+    logged: str
+    fresh: str | None = None
+    clones: tuple[Name, ...] = Field((), strict=False, description="policies that are the logging policy again")

@@ -1,0 +1,91 @@
+"""The pipeline as a process: its command line, one at a time per run, and how it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from arena10k import paths
+from arena10k.errors import ArenaError
+
+
+def command(params_file: str, run: str, cores: int) -> list[str]:
+    """Snakemake's command line for an experiment; `run` is empty where the params name it."""
+    path = paths.params_file(params_file)
+    named = paths.shown(path)
+    if paths.home() / named != path and (paths.home() / named).is_file():  # a namesake would be taken for it
+        named = str(path)
+    return [
+        sys.executable, "-m", "snakemake", "--snakefile", str(paths.source_root() / "Snakefile"),
+        "--directory", str(paths.home()), "--workflow-profile", str(paths.source_root() / "profiles" / "default"),
+        "--cores", str(cores), "--nolock", "--config", f"params={named}", f"run={run}",
+    ]  # fmt: skip
+
+
+def profile_options(name: str) -> list[str]:
+    """Options for a Snakemake profile beside the default one, such as an executor of a cluster."""
+    if not name:
+        return []
+    for folder in (paths.source_root() / "profiles" / name, Path(name).resolve()):
+        if (folder / "config.yaml").is_file():
+            return ["--profile", str(folder)]
+    known = ", ".join(sorted(p.parent.name for p in (paths.source_root() / "profiles").glob("*/config.yaml")))
+    raise ArenaError(f"--profile {name}: no folder with a config.yaml of this name; profiles/ has {known}")
+
+
+def plan(command: list[str]) -> list[str]:
+    """The last lines Snakemake says of a plan that it cannot make; the quiet profile hides them."""
+    told = subprocess.run([*command, "--dry-run", "--quiet", "host"], check=False, capture_output=True, text=True)
+    return (told.stderr or told.stdout).splitlines()[-8:]
+
+
+class only_one:
+    """One pipeline per run at a time. The lock goes with the process, so a killed run leaves nothing to clean up."""
+
+    def __init__(self, run: str):
+        self.path = paths.reports_dir(run) / ".lock"
+
+    def __enter__(self) -> None:
+        import fcntl
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = self.path.open("w")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ArenaError(f"{self.path.parent.name}: another `make report` of this run is still at work") from error
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def execute(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
+    """Run the pipeline. Returns its exit code and whether it was stopped.
+
+    Ctrl-C reaches all of it by itself; a SIGTERM, which only this process is sent, is passed on as one."""
+    import psutil
+
+    stopped = False
+    with subprocess.Popen(command, env=environment) as pipeline:
+
+        def stop(number: int, _: object) -> None:
+            nonlocal stopped
+            stopped = True
+            if number == signal.SIGINT:
+                return
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                # Kernels have a group of their own: their stage interrupts them.
+                for process in psutil.Process(os.getpid()).children(recursive=True):
+                    if os.getpgid(process.pid) == os.getpgrp():
+                        process.send_signal(signal.SIGINT)
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            return pipeline.wait(), stopped
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

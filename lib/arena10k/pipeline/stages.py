@@ -1,0 +1,328 @@
+"""Stages: which notebook does what, what makes it out of date, and how one is run and rendered."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from arena10k import paths
+from arena10k.errors import ArenaError, NothingToShow, ParamsError, section
+from arena10k.inputs.policies import digest
+from arena10k.params import config
+from arena10k.params.config import Params
+from arena10k.pipeline import dependencies
+
+#: Between the notebook of an ablation and the cell it is run for, in a stage's name.
+_CELL = "@"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of a notebook in the pipeline: the stages it needs, the store jobs whose content its stamp stands for, the
+    results it writes, whether it asks models, whether it uses all estimators, and the ablation cell it is for."""
+
+    name: str
+    needs: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
+    asks: bool = False
+    estimators: bool = False
+    cell: str = ""
+
+    @property
+    def notebook(self) -> str:
+        return self.name.split(_CELL)[0]
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("00_status", ("03_teacher_forcing", "04_judge"), results=("status.json",)),
+        Stage("01_prompts"),
+        Stage("02_responses", ("01_prompts",), ("responses",), asks=True),
+        Stage("03_teacher_forcing", ("02_responses",), ("logprobs", "logprobs_shuffled"), asks=True),
+        Stage(
+            "04_judge", ("02_responses",), ("judge_deterministic", "judge_uncertainty", "oracle", "truth"), asks=True
+        ),
+        Stage("05_data_quality", ("03_teacher_forcing", "04_judge"), ("responses", "logprobs"), ("quality.json",)),
+        Stage("06_estimates", ("05_data_quality",), results=("estimates.json", "truth.json"), estimators=True),
+        Stage("07_pi_bad_anomaly", ("06_estimates",), results=("anomaly.json",), estimators=True),
+        Stage("09_ablation_summary", ("06_estimates",), estimators=True),
+        Stage("10_simulation", ("05_data_quality",), results=("simulation.json",), estimators=True),
+    )
+}
+#: Instead of the pipeline, for params that reproduce an incident on another run.
+INCIDENT = Stage("11_incident", results=("incident.json",), estimators=True)
+#: The stages that need nothing but the analysis table.
+_OF_A_TABLE = ("06_estimates", "07_pi_bad_anomaly", "10_simulation")
+_FAILURE = ".failed"
+
+
+def of(params: Params) -> dict[str, Stage]:
+    """The stages of an experiment, by name: all of the pipeline with one for each cell of its ablation matrix, those
+    that start from the analysis table where params bring it, or an incident's own.
+
+    Raises
+    ------
+    ParamsError
+        For a matrix with a name that is not registered, or beside a `table`.
+    """
+    if params.incident:
+        return {INCIDENT.name: INCIDENT}
+    if params.table:
+        if params.ablations:
+            raise ParamsError(
+                "ablations: cells are measured on the records of a run: leave out `table`, or `ablations`"
+            )
+        kept = {name: STAGES[name] for name in _OF_A_TABLE}
+        return {name: replace(s, needs=tuple(n for n in s.needs if n in kept), jobs=()) for name, s in kept.items()}
+    if params.ablations is None:
+        return STAGES
+    cells = _cells(params)
+    summary = STAGES["09_ablation_summary"]
+    return STAGES | cells | {summary.name: replace(summary, needs=(*summary.needs, *cells))}
+
+
+def _cells(params: Params) -> dict[str, Stage]:
+    from arena10k.ablations import matrix
+
+    found = {}
+    for cell in matrix.cells(params):
+        name, result = matrix.stage_name(cell), f"ablations/{cell.name}/estimates.json"
+        found[name] = Stage(name, ("05_data_quality",), results=(result,), cell=cell.name)
+    return found
+
+
+def reads(params: Params) -> dict[str, dict[str, Any]]:
+    """By stage, what it reads of the params, and the code it depends on beside `sources`: a change re-runs it."""
+    codes: dict[str, str] = {}
+    if params.ablations:
+        from arena10k.ablations import matrix
+
+        codes = matrix.codes(params)
+    out = {}
+    for name, stage in of(params).items():
+        told = config.stage_params(params, stage.notebook)
+        if stage.cell:
+            own = {"corrupted", "sweep", "seeds", "worst"}
+            told["ablations"] = section(params.ablations, "ablations").model_dump(mode="json", include=own)
+            told["code"] = codes[stage.cell]
+        elif not stage.estimators:
+            told["code"] = dependencies.estimator_code()
+        out[name] = told
+    return out
+
+
+def sources(stage: Stage) -> list[str]:
+    """The files a stage's outcome depends on. Of a cell, its own estimator's code counts and not that of others."""
+    return dependencies.sources(stage.notebook, stage.estimators)
+
+
+def measured(params: Params) -> Params:
+    """The params of the run whose records the stages read: an incident has none of its own."""
+    return config.load(params.incident.clean) if params.incident else params
+
+
+def stamp_file(run: str, stage: str) -> Path:
+    """The small file that says a stage is done, and with which content."""
+    return paths.reports_dir(run) / "stages" / f"{stage}.json"
+
+
+def executed_file(run: str, stage: str) -> Path:
+    return paths.reports_dir(run) / "notebooks" / f"{stage}.ipynb"
+
+
+def page_file(run: str, stage: str) -> Path:
+    """The page of a stage; that of an ablation is in the folder of its cell."""
+    notebook, _, cell = stage.partition(_CELL)
+    folder = paths.reports_dir(run) / "ablations" / cell if cell else paths.reports_dir(run)
+    return folder / f"{notebook}.html"
+
+
+def failure_file(run: str, stage: str) -> Path:
+    return stamp_file(run, stage).with_suffix(_FAILURE)
+
+
+def given(params: Params) -> list[str]:
+    """The files that a run's data stands in where no stage collects it: a recording's, or those that params bring as
+    the analysis table. A live run's store is none of them: its stages say when it is out of date."""
+    if params.recording:
+        files = paths.prompts_file(params.run), paths.records_file(params.run)
+        return [str(file) for file in files if file.is_file()]  # what is absent is said by the stage that reads it
+    table = params.table
+    return [str(paths.home() / name) for name in (table.logged, table.fresh) if name] if table else []
+
+
+def execute(name: str, params_file: str, run: str | None) -> None:
+    """Run one stage's notebook through papermill, render it, and write its stamp.
+
+    Raises
+    ------
+    ArenaError
+        With the one line that says what went wrong; the page with the failed cell is rendered all the same.
+    """
+    # jsonschema builds the grammar of IRIs where this is installed, which takes a second; no notebook holds one.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    import papermill
+
+    params = config.load(params_file, run)
+    stage = of(params)[name]
+    told = {"params_file": str(params_file), "run_name": run or ""} | ({"cell": stage.cell} if stage.cell else {})
+    executed, failure = executed_file(params.run, name), failure_file(params.run, name)
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    stamp_file(params.run, name).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(paths.notebook(stage.notebook)),
+            str(executed),
+            told,
+            kernel_name="python3",
+            progress_bar=False,
+            stderr_file=sys.stderr,  # progress bars
+            extra_arguments=["--IPKernelApp.log_level=50"],  # says at every start that it uses loopback TCP
+        )
+    except papermill.PapermillExecutionError as error:
+        if error.ename == NothingToShow.__name__:
+            _say_so(executed, error.evalue)
+            for result in stage.results:
+                paths.result_file(params.run, result).unlink(missing_ok=True)
+            _finish(params, name)
+            return
+        line = f"{name}: {error.evalue if error.ename in _PLAIN else f'{error.ename}: {error.evalue}'}"
+        failure.write_text(line, encoding="utf-8")
+        _render(params, name)
+        raise ArenaError(line) from error
+    _finish(params, name)
+
+
+def _finish(params: Params, name: str) -> None:
+    _render(params, name)
+    failure_file(params.run, name).unlink(missing_ok=True)
+    _stamp(params, name)
+
+
+def _say_so(executed: Path, message: str) -> None:
+    """Cut a notebook off at the cell that found nothing to show, and have it say why in the error's place."""
+    import nbformat
+
+    book = nbformat.read(executed, as_version=4)
+    # Papermill puts cells of its own around an error.
+    cells = [c for c in book.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", ())]
+    last = next(i for i, c in enumerate(cells) if any(o.output_type == "error" for o in c.get("outputs", ())))
+    said = nbformat.v4.new_output("display_data", {"text/plain": message})
+    cells[last].outputs = [o for o in cells[last].outputs if o.output_type != "error"] + [said]
+    book.cells = cells[: last + 1]
+    nbformat.write(book, executed)
+
+
+#: Errors whose message is written for the user; any other is shown with its type.
+_PLAIN = {"ArenaError", "ParamsError", "FatalCallError", "ServerFailed"}
+
+
+def _render(params: Params, name: str) -> None:
+    from arena10k import report
+
+    executed, page = executed_file(params.run, name), page_file(params.run, name)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    home = Path(os.path.relpath(paths.reports_dir(params.run) / "index.html", page.parent)).as_posix()
+    report.render(executed, page, {"run": params.run, "stage": name} | provenance(params), home=home)
+
+
+def provenance(params: Params) -> dict[str, str | None]:
+    """What a page says of where it comes from: the newest record's time, and the revision of the code."""
+    from arena10k.run import Run
+
+    params = measured(params)
+    started = params.recording or paths.store_file(params.run).is_file()
+    command = ["git", "-C", str(paths.source_root()), "rev-parse", "--short", "HEAD"]
+    try:
+        revision = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        revision = None
+    return {"created": Run.of(params).created if started else None, "revision": revision}
+
+
+def _stamp(params: Params, name: str) -> None:
+    """What later stages depend on: the content of the stage's records and results, not when they were made."""
+    from arena10k.audit import status
+    from arena10k.inputs import prompts  # with the clients of providers, which planning does without
+    from arena10k.report import write_json
+
+    stage, source = of(params)[name], measured(params)
+    stamp: dict[str, Any] = {"stage": name}
+    if not params.table:
+        stamp["prompts"] = digest(prompts.read(source.run).to_dict("list"))
+    if stage.jobs:
+        stamp["records"] = status.open_store(source).content_digest(*stage.jobs)
+    for result in stage.results:
+        path = paths.result_file(params.run, result)
+        stamp[result] = digest(path.read_text(encoding="utf-8")) if path.is_file() else None
+    write_json(stamp_file(params.run, name), stamp)
+
+
+def out_of_date(run: str, *names: str) -> None:
+    """Have the next `make report` run these stages again, and what depends on them if their content is another then."""
+    for name in names:
+        stamp_file(run, name).unlink(missing_ok=True)
+
+
+def failures(run: str, since: int = 0) -> list[str]:
+    """One line per stage that failed in its last attempt, where that ended after `since` (ns since the epoch)."""
+    found = sorted(stamp_file(run, "x").parent.glob(f"*{_FAILURE}"))
+    return [f.read_text(encoding="utf-8") for f in found if f.stat().st_mtime_ns > since]
+
+
+def last_failure(run: str) -> int:
+    """When the latest failure of a stage was noted (ns since the epoch, by the clock of the disk); 0 without any."""
+    return max((f.stat().st_mtime_ns for f in stamp_file(run, "x").parent.glob(f"*{_FAILURE}")), default=0)
+
+
+def write_index(params: Params) -> Path:
+    """Write the run's `index.html` from the pages and results that are there."""
+    from arena10k import report
+
+    estimates = _result(params.run, "estimates.json")
+    pages = [_row(params, stage) for stage in of(params).values()]
+    truth = {row["policy"]: row["value"] for row in (_result(params.run, "truth.json") or {}).get("rows", ())}
+    out = paths.reports_dir(params.run) / "index.html"
+    return report.index(
+        params.run, pages, estimates, out, truth=truth, provenance=provenance(params), title=params.title
+    )
+
+
+def _row(params: Params, stage: Stage) -> Mapping[str, Any]:
+    """The row of a stage in the index; an ablation's has its verdicts."""
+    rows = (_result(params.run, f"ablations/{stage.cell}/estimates.json") or {}).get("rows", ()) if stage.cell else ()
+    given = [row["verdict"] for row in rows]
+    return {
+        "stage": stage.name,
+        "title": stage.cell.replace(".", " · ") or title(stage.notebook),
+        "html": page_file(params.run, stage.name),
+        "key_numbers": key_numbers(params, stage.name),
+        "status": "failed" if failure_file(params.run, stage.name).is_file() else "done",
+        "verdicts": {verdict: given.count(verdict) for verdict in dict.fromkeys(given)},
+        "group": "Ablations" if stage.cell else "Stages",
+    }
+
+
+def title(notebook: str) -> str:
+    """The first heading of a notebook."""
+    cells = json.loads(paths.notebook(notebook).read_text(encoding="utf-8"))["cells"]
+    text = "".join(cells[0]["source"]).splitlines()
+    return text[0].removeprefix("# ").strip()
+
+
+def _result(run: str, name: str) -> dict[str, Any] | None:
+    path = paths.result_file(run, name)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def key_numbers(params: Params, stage: str) -> dict[str, Any]:
+    """The few numbers the index shows beside a stage; empty where it has not run."""
+    return _result(params.run, f"stages/{stage}.numbers.json") or {}

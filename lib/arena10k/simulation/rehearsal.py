@@ -1,0 +1,152 @@
+"""Would these intervals have covered on data like this run's? Every estimator on populations whose value is known:
+the run's own weights and scores, and log-normal weights beside them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from arena10k.estimators import ESTIMATORS, PolicyData, prepare
+from arena10k.simulation.simulate import Design, LogNormal, Population, Resampled, replicate
+
+#: Standard deviations of the log-weights beside the run's own: little and much lost overlap.
+SIGMAS = (1.0, 3.0)
+#: Share of rows whose log-prob is lost and replaced, in the corrupted cells.
+CORRUPTED = 0.02
+#: Everything that is on the oracle's scale, and SNIPS with the interval usually printed.
+NAMES = ("plain_snips", *(name for name, e in ESTIMATORS.items() if not e.judge_scale))
+CASES = {"transports": (True, 0.0), "fooled": (False, 0.0), "corrupted": (True, CORRUPTED)}
+
+
+def populations(data: PolicyData, transports: bool) -> Resampled | None:
+    """The population of one policy: its logged rows, with weights scaled to mean one, and f(S) as chance of a good
+    outcome. None without weighted rows. What the logs never show is not in it, so it flatters weights of E[w] < 1."""
+    prep = prepare(data)
+    keep = (prep.has_weight > 0) & np.isfinite(prep.log_weight)
+    if keep.sum() < 2:
+        return None
+    return Resampled(prep.log_weight[keep], prep.logged.judge[keep], transports, chance=prep.reward[keep])
+
+
+def design(data: PolicyData, rows: int, corrupted: float) -> Design:
+    """As many rows, draws and labels as the run has, scaled down together to at most `rows` logged rows."""
+    n = max(int((~(np.isnan(data.log_weight) | np.isnan(data.judge))).sum()), 2)
+    scale = min(1.0, rows / n)
+    size = round(n * scale)
+    share = float((~np.isnan(data.label)).sum()) / max(data.n, 1)
+    labels = int((~np.isnan(data.fresh_label)).sum())
+    return Design(size, round(data.m * scale), share, min(labels, round(data.m * scale)), corrupted)
+
+
+def rehearse(
+    data: Mapping[str, PolicyData],
+    replicates: int,
+    rows: int = 1000,
+    seed: int = 0,
+    width: float = 0.2,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """One row per population, case and estimator: the fields of `simulate.Performance`.
+
+    `case`: "transports", "fooled" (the responses that the target favours deserve less than the judge gives) or
+    "corrupted" (log-probs lost and replaced). Seeds depend on `seed` and the names alone, so a cell does not change
+    when another is added.
+    """
+    targets = {name: d for name, d in data.items() if not d.is_logging}
+    sized = next(iter(targets.values()), None)
+    found = []
+    for case, (transports, corrupted) in CASES.items():
+        cells: list[tuple[str, Population | None, Design]] = [
+            (name, populations(d, transports), design(d, rows, corrupted)) for name, d in targets.items()
+        ]
+        if sized is not None:
+            cells += [(f"log-normal {s:g}", LogNormal(s, transports), design(sized, rows, corrupted)) for s in SIGMAS]
+        for name, population, wanted in cells:
+            if population is None:
+                continue
+            own = zlib.crc32(f"{seed} {case} {name}".encode())
+            results = replicate(population, wanted, NAMES, replicates, own, width, confidence)
+            head = {"population": name, "case": case, "n": wanted.n, "own": isinstance(population, Resampled)}
+            found += [head | asdict(result) for result in results]
+    return pd.DataFrame(found)
+
+
+def pooled(table: pd.DataFrame) -> pd.DataFrame:
+    """Per case and estimator over all populations: mean bias, RMSE, coverage, coverage of what was not refused, width,
+    refused share; `lowest` is the worst coverage of a population among those not refused, `where` it is."""
+    out = []
+    for (case, estimator), cell in table.groupby(["case", "estimator"], sort=False):
+        shown = cell[cell.coverage_reported.notna()]
+        kept = (1 - shown.refused) * shown.replicates
+        worst = shown.loc[shown.coverage_reported.idxmin()] if len(shown) else None
+        out.append(
+            {
+                "case": case,
+                "estimator": estimator,
+                "bias": cell.bias.mean(),
+                "rmse": float(np.sqrt((cell.rmse**2).mean())),
+                "coverage": cell.coverage.mean(),
+                "coverage_reported": float((shown.coverage_reported * kept).sum() / kept.sum())
+                if len(shown)
+                else np.nan,
+                "width": cell.width.mean(),
+                "refused": cell.refused.mean(),
+                "lowest": np.nan if worst is None else worst.coverage_reported,
+                "where": None if worst is None else worst.population,
+            }
+        )
+    return pd.DataFrame(out)
+
+
+def _counts(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Per cell the intervals that stand, and those of them that hold the truth."""
+    standing = ((1 - table.refused) * table.replicates).round()
+    return standing, (table.coverage_reported.fillna(0) * standing).round()
+
+
+def short_of(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """Cells whose standing intervals hold the truth less often than `confidence` by more than chance: one-sided
+    binomial at 5 % over all cells together (Bonferroni)."""
+    standing, held = _counts(table)
+    return table[stats.binom.cdf(held, standing, confidence) < 0.05 / max(len(table), 1)]
+
+
+def covered(table: pd.DataFrame, confidence: float = 0.95) -> tuple[int, int, bool]:
+    """Intervals that stand and hold the truth, those that stand, and whether their share could be `confidence`.
+
+    Over all cells but the usual interval; the binomial bound is one-sided at 1 %, as if replicates were independent.
+    """
+    standing, held = _counts(table[table.estimator != "plain_snips"])
+    n, k = int(standing.sum()), int(held.sum())
+    return k, n, bool(stats.binom.cdf(k, n, confidence) >= 0.01) if n else True
+
+
+def sentence(table: pd.DataFrame, confidence: float = 0.95) -> str:
+    """What the rehearsal says of this run's own data, and of the interval usually printed."""
+    own = table[table.own]
+    if own.empty:
+        return "No policy of this run has weights, so there is nothing to rehearse on."
+    told = []
+    words = {"transports": "a judge that transports", "fooled": "a judge that the target fools"}
+    for case in ("transports", "fooled"):
+        k, n, fine = covered(own[own.case == case], confidence)
+        share = (
+            f"{k / n:.1%} of the {n:,} intervals that were not refused" if n else "no interval, for all were refused"
+        )
+        told.append(f"with {words[case]}, {share} held the truth" + ("" if fine else f" (wanted: {confidence:.0%})"))
+    usual = own[(own.estimator == "plain_snips") & (own.case != "corrupted")].coverage.mean()
+    return (
+        f"On data shaped like this run's own: {'; '.join(told)}. The interval usually printed beside SNIPS, never "
+        f"refused, held it in {usual:.0%}."
+    )
+
+
+def json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as JSON takes them: None where there is no number."""
+    return list(table.astype(object).where(table.notna(), None).to_dict("records"))

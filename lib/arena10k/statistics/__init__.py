@@ -1,0 +1,1 @@
+"""Intervals, diagnostics and verdicts: arrays in, numbers with verdicts out."""
