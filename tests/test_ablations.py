@@ -18,11 +18,10 @@ from nbclient import NotebookClient
 from arena10k import paths
 from arena10k.ablations import ablation, ablation_summary, matrix
 from arena10k.ablations.sweeps import Settings, Truth
-from arena10k.cli import _snakemake
 from arena10k.errors import NothingToShow, ParamsError
 from arena10k.estimators import ESTIMATORS, Estimator, Score, Term
 from arena10k.params import config, sections
-from arena10k.pipeline import stages
+from arena10k.pipeline import runner, stages
 from arena10k.report.files import write_json
 from arena10k.run import Run
 
@@ -291,7 +290,7 @@ def pipeline(home):
             done.write_text("{}")
     cells = [name for name, stage in stages.of(params).items() if stage.cell]
     targets = [str(stages.stamp_file(params.run, name)) for name in cells]
-    command = _snakemake(str(file), "", 2)
+    command = runner.command(str(file), "", 2)
 
     return params, [*command[:3], *targets, *command[3:]], cells
 
