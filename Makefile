@@ -5,7 +5,7 @@ PROFILE ?=
 PYTHON ?= python3
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: report test coverage lock help
+.PHONY: report test browser coverage lock help
 report: .venv/ready  ## run the experiment of PARAMS (default: the local model), print where the report is
 	@.venv/bin/arena10k report --params "$(PARAMS)" --run "$(RUN)" --profile "$(PROFILE)"
 
@@ -15,6 +15,15 @@ test: .venv/ready  ## lint, types, unit tests, end-to-end tests, notebooks compa
 	.venv/bin/mypy
 	.venv/bin/pytest -n 2 --dist loadfile
 	.venv/bin/pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
+
+browser:  ## install what the tests of pages need, Chromium (on Debian, as root) and axe-core (with npm)
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		{ test "$$(id -u)" = 0 && export DEBIAN_FRONTEND=noninteractive && apt-get update -qq && \
+		apt-get install -qq --no-install-recommends chromium; }; } >/dev/null 2>&1 || \
+		echo "No Chromium, and none could be installed: tests in a browser are skipped."
+	@test -f tests/axe/node_modules/axe-core/axe.min.js || \
+		npm install --prefix tests/axe --no-package-lock --no-audit --no-fund --ignore-scripts >/dev/null 2>&1 || \
+		echo "No axe-core, and npm could not install it: tests of accessibility are skipped."
 
 coverage: .venv/ready  ## lines of lib/ that the tests run (in processes of their own too), as a table
 	.venv/bin/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered

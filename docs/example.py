@@ -1,8 +1,8 @@
 """The example report in docs/example, from the sample by the whole pipeline: `.venv/bin/python docs/example.py`.
 
 The pages are those of `make report PARAMS=params/sample.yaml`, figures in fewer characters (see `figures.compact`), and
-without what is another at every run: revision, library version and run time. A screenshot of the index is made where
-there is a Chromium.
+without what is another at every run or in these files: revision, library version, run time and size. A screenshot of the
+index is made where there is a Chromium.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PICTURE = Path(__file__).parent / "report.png"
 #: Machine-readable results that are kept beside the pages.
 RESULTS = ("estimates.json", "truth.json")
 _FIGURE = re.compile(r'data:image/svg\+xml;base64,([^"]+)(?=" alt)')
-_VARYING = re.compile(r"\s*<div><dt>(?:Revision|Version|Run time)</dt><dd>[^<]*</dd></div>")
+_VARYING = re.compile(r"\s*<div><dt>(?:Revision|Version|Run time|Size)</dt><dd>[^<]*</dd></div>")
 
 
 def lighter(page: str) -> str:

@@ -16,7 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 EXECUTABLE = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium: `make browser` installs it where it can")
 _FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
     "--no-first-run", "--hide-scrollbars", "--disable-dev-shm-usage", "--remote-debugging-pipe",
@@ -38,18 +41,42 @@ class Browser:
         return self._call(method, params, self._session)
 
     def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False, media: str = "") -> None:
-        """Load a file at a given window size in CSS pixels, light or dark, as `media` (print); `events` starts anew."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
+        """Load a file, shown as `show` says; `events` starts anew."""
+        self.show(width, height, dark, media)
         self.events = []
         self.call("Page.navigate", url=page.resolve().as_uri())
         self._wait_for("Page.loadEventFired")
 
+    def show(self, width: int = 1280, height: int = 900, dark: bool = False, media: str = "") -> None:
+        """Give the window a size in CSS pixels, light or dark, as `media` (print); pages jump instead of gliding."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        motion = {"name": "prefers-reduced-motion", "value": "reduce"}
+        self.call("Emulation.setEmulatedMedia", media=media, features=[scheme, motion])
+
+    def click(self, element: str, loads: bool = False) -> None:
+        """Click with the mouse on what a selector finds first; with `loads`, wait for the page it leads to."""
+        x, y = self.evaluate(
+            f"(e => {{e.scrollIntoView({{block: 'nearest'}}); const r = e.getClientRects()[0]; "
+            f"return [r.x + r.width / 2, r.y + r.height / 2]}})(document.querySelector({json.dumps(element)}))"
+        )
+        self.events = []
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        if loads:
+            self._wait_for("Page.loadEventFired")
+
+    def press(self, key: str, code: int) -> None:
+        """Press and let go of a key, by its name and number."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
+
     def evaluate(self, expression: str) -> Any:
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """The value of an expression, or of its promise."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise AssertionError(answer["exceptionDetails"])
         return answer["result"].get("value")
@@ -58,6 +85,16 @@ class Browser:
         """The addresses asked for since `open`, other than those inside the page itself."""
         urls = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
         return [url for url in urls if not url.startswith("data:")]
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """What the page has said on the console since `open`, its uncaught errors and its dialogs."""
+        kinds = (
+            "Log.entryAdded",
+            "Runtime.consoleAPICalled",
+            "Runtime.exceptionThrown",
+            "Page.javascriptDialogOpening",
+        )
+        return [e for e in self.events if e["method"] in kinds]
 
     def screenshot(self, path: Path) -> None:
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)

@@ -1,5 +1,5 @@
 """Page 07 as its reader has it: the verdict first, all figures where there is an anomaly, no empty one where there is
-none, whole in a browser at every size and on paper."""
+none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import yaml
 from arena10k import paths
 from arena10k.params import config
 from arena10k.pipeline import stages
-from browser import EXECUTABLE, browser
 
 STAGE = "07_pi_bad_anomaly"
 #: How the text alternatives of the figures begin, A to H, and that of the distribution mismatch.
@@ -67,17 +66,3 @@ def test_a_run_without_anomaly_says_so_and_shows_no_empty_figure(pages):
         assert not re.search(pattern, text)
     for words in ("Waterfall", "Intervals of", "Self-normalised value"):
         assert not any(alt.startswith(words) for alt in alts(pages["clean"]))
-
-
-@pytest.mark.skipif(EXECUTABLE is None, reason="Chromium is not installed")
-def test_the_page_stands_alone_and_fits_screen_phone_and_paper(pages):
-    with browser() as tab:
-        for page in pages.values():
-            for width in (390, 718, 1280):
-                tab.open(page, width=width, media="print" if width == 718 else "")
-                assert tab.requests() == [page.as_uri()]
-                assert [e for e in tab.events if e["method"] == "Log.entryAdded"] == []
-                assert tab.evaluate("document.documentElement.scrollWidth") == width
-                assert tab.evaluate("[...document.images].every(i => i.alt && i.complete && i.naturalWidth > 0)")
-                if width == 718:
-                    assert tab.evaluate("getComputedStyle(document.querySelector('details.code')).display") == "none"

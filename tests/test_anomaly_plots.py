@@ -138,7 +138,8 @@ def test_incident_names_the_first_at_each_step_and_the_ties():
     rows = pd.DataFrame(rows)
     drawn(incident.incident_steps({"together": rows}))
     assert incident.incident_steps_finding({"together": rows}).endswith("a (stored 0.0), then all (clipped)")
-    assert "b: clean 0.600" in incident.incident_steps_alt({"together": rows})
+    told = "together, highest to lowest: clean b 0.600 to a 0.500, stored 0.0 a 0.700 to b 0.600, "
+    assert told in incident.incident_steps_alt({"together": rows})
     assert "No injected value" in incident.incident_steps_finding({"together": rows[rows.injected == 0]})
 
 

@@ -91,8 +91,10 @@ def test_table_options_choose_rename_format_and_shorten():
         report.table(frame, columns=["nothing"])
 
 
-def test_an_empty_table_still_has_its_header():
-    assert repr(report.table(pd.DataFrame(columns=["policy", "value"]))).split() == ["policy", "value"]
+def test_an_empty_table_has_its_header_and_says_that_it_is_empty():
+    empty = report.table(pd.DataFrame(columns=["policy", "value"]))
+    assert repr(empty).splitlines() == ["policy  value", "No rows."]
+    assert '<td colspan="2">No rows.</td>' in empty._repr_html_()
 
 
 # --- figures and sentences

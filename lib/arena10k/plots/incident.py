@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import BAND, listed, looks, panels, styled
+from arena10k.plots.style import BAND, listed, looks, panels, sentences, styled
 
 #: Rows of `incident.frame` of one geometry, by the words for it.
 Paths = Mapping[str, pd.DataFrame]
@@ -35,12 +35,15 @@ def incident_steps_finding(paths: Paths) -> str:
 
 
 def incident_steps_alt(paths: Paths) -> str:
-    """The paths in words."""
+    """The highest and the lowest number of each step in words; all of them are too many for a text alternative."""
     told = []
     for name, rows in paths.items():
-        table = _table(rows)
-        told += [f"{name}, {p}: " + ", ".join(f"{s} {v:.3f}" for s, v in row.items()) for p, row in table.iterrows()]
-    return f"Published number of every policy at every step. {incident_steps_finding(paths)}. {'; '.join(told)}."
+        steps = [
+            f"{step} {ranked.index[-1]} {ranked.iloc[-1]:.3f} to {ranked.index[0]} {ranked.iloc[0]:.3f}"
+            for step, ranked in ((step, values.sort_values()) for step, values in _table(rows).items())
+        ]
+        told.append(f"{name}, highest to lowest: {', '.join(steps)}")
+    return f"Published number of every policy at every step. {sentences(incident_steps_finding(paths), *told)}"
 
 
 @styled

@@ -77,7 +77,7 @@ def index(
     """
     import jinja2
 
-    out = Path(out_path)
+    out, pages = Path(out_path), list(pages)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     estimates = dict(estimates or {})
     judge = estimates.get("judge")
@@ -93,7 +93,7 @@ def index(
         rows=_table_rows(best, estimates.get("rows", ()), truth or {}),
         with_truth=bool(truth),
         groups=_groups(pages, out.parent),
-        provenance=footer_facts(facts, None),
+        provenance=footer_facts(facts | {"Size": _size(pages, out.parent)}, None),
     )
     return write_text(out, html)
 
@@ -181,6 +181,13 @@ def _shown(row: Row) -> dict[str, Any]:
         "verdict": badge(row["verdict"]),
         "refused": row["verdict"] == "REFUSE",
     }
+
+
+def _size(pages: Iterable[Mapping[str, Any]], folder: Path) -> str:
+    """How many pages there are, and their bytes together; empty where there is none."""
+    files = [folder / page["html"] for page in pages if page.get("html")]
+    sizes = [file.stat().st_size for file in files if file.is_file()]
+    return f"{len(sizes)} {'page' if len(sizes) == 1 else 'pages'}, {sum(sizes) / 1e6:.1f} MB" if sizes else ""
 
 
 def _groups(pages: Iterable[Mapping[str, Any]], folder: Path) -> dict[str, list[dict[str, Any]]]:

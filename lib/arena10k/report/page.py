@@ -8,9 +8,10 @@ import base64
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,11 +69,13 @@ def render(
     parameters = _parameters(notebook)
     seconds, error = _seconds(notebook), _first_error(notebook)
     _tidy(notebook)
-    headings = Headings()
+    headings, regions = Headings(), Counter[str]()
     exporter = _exporter()
     # Not among the resources, which nbconvert copies.
     exporter.environment.globals["headings"] = headings
-    exporter.register_filter("as_page_markdown", lambda source: _markdown(source, headings))
+    exporter.register_filter("as_page_markdown", partial(_markdown, headings=headings, regions=regions))
+    exporter.register_filter("as_safe_html", partial(clean, regions=regions))
+    exporter.register_filter("as_image", partial(_image, regions=regions))
     resources = {
         "fallback_title": Path(notebook_path).stem,
         "style": style_sheet(),
@@ -102,7 +105,7 @@ def _exporter() -> Any:
         extra_template_basedirs=[str(TEMPLATES)],
         extra_template_paths=[str(TEMPLATES)],
         file_extension=".html",
-        filters={"as_safe_html": clean, "as_code": _code, "as_visible": visible, "as_image": _image},
+        filters={"as_code": _code, "as_visible": visible},
     )
     exporter.environment.autoescape = True
     return exporter
@@ -203,12 +206,12 @@ def footer_facts(given: Mapping[str, Any], seconds: float | None) -> list[tuple[
     return shown + ([("Run time", f"{seconds:.1f} s")] if seconds is not None else [])
 
 
-def _markdown(source: str, headings: Headings) -> str:
+def _markdown(source: str, headings: Headings, regions: Counter[str] | None = None) -> str:
     from markupsafe import Markup
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     html = MarkdownWithMath(renderer=IPythonRenderer(escape=False, exclude_anchor_links=True)).render(source)
-    return Markup(clean(html, headings))
+    return Markup(clean(html, headings, regions))
 
 
 def _code(source: str) -> str:
@@ -220,13 +223,13 @@ def _code(source: str) -> str:
     return Markup(highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)))
 
 
-def _image(data: str, mime: str, alt: str = "") -> str:
+def _image(data: str, mime: str, alt: str = "", regions: Counter[str] | None = None) -> str:
     """An image output of any other origin than `report.show`."""
     from markupsafe import Markup
 
     text = base64.b64encode(data.encode()).decode() if mime == "image/svg+xml" else "".join(data.split())
     html = f'<div class="plate"><img src="data:{mime};base64,{text}" alt="{escape(alt)}"></div>'
-    return Markup(clean(f"<figure>{html}</figure>"))
+    return Markup(clean(f"<figure>{html}</figure>", regions=regions))
 
 
 @cache

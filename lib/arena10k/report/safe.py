@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from html import escape, unescape
 from html.parser import HTMLParser
@@ -47,13 +48,14 @@ class Headings:
         return anchor
 
 
-def clean(html: str, headings: Headings | None = None) -> str:
+def clean(html: str, headings: Headings | None = None, regions: Counter[str] | None = None) -> str:
     """`html` with known tags and attributes only, properly nested, wide content inside scroll boxes.
 
     A tag that is not known (`<script>`, `<im_end>`) is shown as the text it is. Images must be inside the page (base64)
-    and have a text alternative; tables and figures get a scroll box that the keyboard reaches.
+    and have a text alternative; tables and figures get a scroll box that the keyboard reaches. `regions` counts them
+    over a page, so that each has a name of its own ("Table 2").
     """
-    cleaner = _Cleaner(headings)
+    cleaner = _Cleaner(headings, Counter() if regions is None else regions)
     cleaner.feed(_PANDAS_STYLE.sub("", html))
     cleaner.close()
     return cleaner.result()
@@ -64,11 +66,11 @@ _PANDAS_STYLE = re.compile(r"<style scoped>\s*\.dataframe\b[^<]*</style>")
 
 
 class _Cleaner(HTMLParser):
-    def __init__(self, headings: Headings | None):
+    def __init__(self, headings: Headings | None, regions: Counter[str]):
         super().__init__(convert_charrefs=True)
         self._out: list[str] = []
         self._open: list[str] = []
-        self._headings = headings
+        self._headings, self._regions = headings, regions
         self._heading_from: int | None = None
 
     def result(self) -> str:
@@ -83,7 +85,7 @@ class _Cleaner(HTMLParser):
         if tag in _HEADINGS and self._heading_from is None:
             self._heading_from = len(self._out)
         if tag == "table" and "table" not in self._open:
-            self._out.append('<div class="scroll" role="region" aria-label="Table" tabindex="0">')
+            self._out.append(f'<div class="scroll"{_written(self._region("Table"))}>')
         known = {name: value or "" for name, value in attrs if _allowed(tag, name, value or "")}
         if tag == "img":
             if "src" not in known:
@@ -91,8 +93,8 @@ class _Cleaner(HTMLParser):
                 return
             known["alt"] = known.get("alt", "").strip() or _NO_ALT
         if _is_plate(tag, known):
-            known |= {"role": "region", "aria-label": "Figure", "tabindex": "0"}
-        self._out.append("<" + tag + "".join(f' {n}="{escape(visible(v))}"' for n, v in known.items()) + ">")
+            known |= self._region("Figure")
+        self._out.append(f"<{tag}{_written(known)}>")
         if tag not in _VOID:
             self._open.append(tag)
 
@@ -123,6 +125,11 @@ class _Cleaner(HTMLParser):
     def unknown_decl(self, data: str) -> None:
         self._out.append(escape(f"<![{data}]>"))
 
+    def _region(self, kind: str) -> dict[str, str]:
+        """The attributes of the page's next scroll box of a kind."""
+        self._regions[kind] += 1
+        return {"role": "region", "aria-label": f"{kind} {self._regions[kind]}", "tabindex": "0"}
+
     def _close(self) -> str:
         tag = self._open.pop()
         self._out.append(f"</{tag}>")
@@ -145,6 +152,10 @@ class _Cleaner(HTMLParser):
         else:
             level = self._headings.level(int(tag[1]))
             self._out.append(f'<h{level} id="{escape(self._headings.add(level, text))}">{inner}</h{level}>')
+
+
+def _written(attributes: dict[str, str]) -> str:
+    return "".join(f' {name}="{escape(visible(value))}"' for name, value in attributes.items())
 
 
 def _allowed(tag: str, name: str, value: str) -> bool:

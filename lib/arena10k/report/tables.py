@@ -17,6 +17,9 @@ STRUCK = ("value", "se", "ci_low", "ci_high", "interval")
 #: The classes of a table that a page lets its reader search.
 SEARCHABLE = "dataframe arena searchable"
 
+#: What stands in place of rows where there is none.
+_NO_ROWS = "No rows."
+
 Format = str | Callable[[Any], str]
 
 
@@ -49,6 +52,7 @@ class Table:
             "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
             for line in lines
         ]
+        text += [] if self._rows else [_NO_ROWS]
         return "\n".join(([self._caption] if self._caption else []) + text + ([self._note] if self._note else []))
 
     def _repr_html_(self) -> str:
@@ -58,6 +62,7 @@ class Table:
             for i, name in enumerate(self._header)
         )
         body = "\n".join("<tr>" + "".join(cell.html() for cell in row) + "</tr>" for row in self._rows)
+        body = body or f'<tr><td colspan="{len(self._header)}">{_NO_ROWS}</td></tr>'
         note = f'<p class="note">{escape(self._note)}</p>' if self._note else ""
         return (
             f'<table class="{self._classes}">{caption}\n<thead><tr>{head}</tr></thead>\n'
