@@ -1,8 +1,8 @@
 """The example report in docs/example, from the sample by the whole pipeline: `.venv/bin/python docs/example.py`.
 
 The pages are those of `make report PARAMS=params/sample.yaml`, figures in fewer characters (see `figures.compact`), and
-without what is another at every run or in these files: revision, library version, run time and size. A screenshot of the
-index is made where there is a Chromium.
+without what is another at every run or in these files: revision, library version, run time and size. A screenshot of
+the index is made where there is a Chromium.
 """
 
 from __future__ import annotations
