@@ -15,8 +15,9 @@ from typing import IO, Any
 import orjson
 from openai.types import Batch
 
-from arena10k.collection.client import Request, check_model, checked, classify_status
+from arena10k.collection.client import check_model, checked, classify_status
 from arena10k.collection.ledger import Row
+from arena10k.collection.request import Request
 from arena10k.collection.tasks import Task
 from arena10k.errors import ArenaError, CallError, invalid
 

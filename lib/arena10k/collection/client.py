@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx2
@@ -19,6 +18,7 @@ import tenacity
 
 from arena10k import paths
 from arena10k.collection.limits import Limits, happens_within
+from arena10k.collection.request import Request
 from arena10k.errors import ArenaError, CallError, Stopped, invalid, one_line
 from arena10k.params.config import Params
 from arena10k.params.provider import Provider
@@ -26,8 +26,6 @@ from arena10k.params.provider import Provider
 T = TypeVar("T")
 _RETRY_STATUS = {408, 409, 429}
 _FATAL_STATUS = {401, 402, 403, 404}
-#: For forecasts of tokens and money only; nothing that is measured depends on it.
-CHARACTERS_PER_TOKEN = 4
 _OVERLOAD = {"http_429", "http_503", "timeout"}
 #: The code of an answer by another model than the one that was asked.
 WRONG_MODEL = "wrong_model"
@@ -106,28 +104,6 @@ def _wait(state: tenacity.RetryCallState) -> float:
     return max(backoff, getattr(error, "retry_after", None) or 0.0)
 
 
-@dataclass(frozen=True)
-class Request:
-    """One POST: a path below the base URL and its JSON body."""
-
-    path: str
-    body: dict[str, Any]
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens sent: exact for token ids, about four characters each for text."""
-        prompt = self.body.get("prompt", self.body.get("messages"))
-        if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
-            return len(prompt)
-        return len(orjson.dumps(prompt)) // CHARACTERS_PER_TOKEN
-
-    @property
-    def max_tokens(self) -> int:
-        """Tokens of the answer, at most."""
-        return int(self.body.get("max_tokens") or 0)
-
-
-CHAT, COMPLETIONS = "/chat/completions", "/completions"
 _JSON = openai.RequestOptions(headers={"Content-Type": "application/json"})
 
 

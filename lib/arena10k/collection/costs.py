@@ -12,8 +12,8 @@ import pandas as pd
 
 from arena10k import options
 from arena10k.collection import grading
-from arena10k.collection.client import CHARACTERS_PER_TOKEN
 from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, TRUTH, UNCERTAINTY, Key, expected
+from arena10k.collection.request import CHARACTERS_PER_TOKEN
 from arena10k.collection.tasks import Survey
 from arena10k.errors import ArenaError
 from arena10k.inputs import prompts

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from arena10k.collection.client import CHAT, COMPLETIONS, Request
 from arena10k.collection.echo import check_logprobs, only_choice, token_bytes
 from arena10k.collection.jobs import RESPONSES, contexts
+from arena10k.collection.request import CHAT, COMPLETIONS, Request
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import Measurement, Task, refuse
 from arena10k.errors import invalid

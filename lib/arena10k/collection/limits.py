@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 from aiolimiter import AsyncLimiter
 
+from arena10k.collection.request import Request
 from arena10k.errors import Stopped
 from arena10k.params.provider import Provider
-
-if TYPE_CHECKING:
-    from arena10k.collection.client import Request
 
 #: Without declared limits, requests in flight start here, double while all goes well, and are halved on a complaint.
 FIRST_CONCURRENCY = 8

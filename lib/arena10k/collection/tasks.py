@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from arena10k.collection.client import Request
 from arena10k.collection.jobs import Key
 from arena10k.collection.records import Cell
+from arena10k.collection.request import Request
 from arena10k.collection.store import QUARANTINED, Store
 from arena10k.errors import invalid
 

@@ -20,10 +20,10 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from arena10k.collection.client import COMPLETIONS, Request
 from arena10k.collection.echo import read_ids, read_text
 from arena10k.collection.generate import ENDED
 from arena10k.collection.jobs import LOGPROBS, RESPONSES, SHUFFLED, SHUFFLED_ROWS, can_score, contexts
+from arena10k.collection.request import COMPLETIONS, Request
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import Measurement, Task, refuse
 from arena10k.inputs.policies import Policy, digest, policies, unit_hash
