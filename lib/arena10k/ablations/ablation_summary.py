@@ -16,6 +16,9 @@ from arena10k.plots.style import listed
 from arena10k.run import Run
 
 CELL = ["judge", "estimator", "calibration", "treatment"]
+#: The columns of `per_cell` about values and intervals, and those about order and cost.
+VALUES = [*CELL, "rmse", "bias", "coverage", "refused", "interval_score", "rmse_standing", "coverage_standing"]
+ORDER = [*CELL, "pairwise", "misranked", "dollars", "seconds", "kendall", "misranked_standing", "labels"]
 
 
 def joined(run: Run, name: str) -> pd.DataFrame:
@@ -66,9 +69,8 @@ def per_cell(run: Run) -> pd.DataFrame:
         seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds"] if timing.is_file() else None
         dollars = None if price is None else price * content["labels"]
         facts.append({"cell": content["cell"], "labels": content["labels"], "dollars": dollars, "seconds": seconds})
-    told = ["rmse", "bias", "coverage", "interval_score", "refused", "pairwise", "kendall"]
-    told += ["misranked", "misranked_standing", "rmse_standing", "coverage_standing"]
-    return means[["cell", *CELL, *told]].merge(pd.DataFrame(facts), on="cell").drop(columns="cell")
+    every = means.merge(pd.DataFrame(facts), on="cell", suffixes=("_swept", ""))
+    return every[[*VALUES, *ORDER[len(CELL) :]]]
 
 
 def misranking_sentence(scores: pd.DataFrame) -> str:

@@ -45,13 +45,18 @@ def estimator_modules() -> frozenset[Path]:
 
 
 @cache
-def estimator_code() -> str:
-    """Digest of the functions that the rest of the library imports from the modules of the estimators.
-
-    What uses no registered estimator, such as a stage that asks models, depends on these functions only.
-    """
+def estimator_code(*names: str) -> str:
+    """Digest of the `shared_functions` and of the registered estimators `names`: what a stage depends on that uses no
+    other estimator."""
     from arena10k.ablations import fingerprint
+    from arena10k.estimators import ESTIMATORS
 
+    shared = [fingerprint.function(module, name) for module, name in sorted(shared_functions())]
+    return fingerprint.code_digest(*shared, *(ESTIMATORS[name].score for name in names))
+
+
+def shared_functions() -> set[tuple[str, str]]:
+    """Module and name of the functions that the rest of the library imports from the modules of the estimators."""
     used = set()
     modules = {f"arena10k.{'.'.join(p.relative_to(_PACKAGE).with_suffix('').parts)}" for p in estimator_modules()}
     for path in _PACKAGE.rglob("*.py"):
@@ -60,7 +65,7 @@ def estimator_code() -> str:
         for node in ast.walk(_tree(path)):
             if isinstance(node, ast.ImportFrom) and node.module in modules:
                 used |= {(node.module, alias.name) for alias in node.names}
-    return fingerprint.code_digest(*(fingerprint.function(module, name) for module, name in sorted(used)))
+    return used
 
 
 @cache

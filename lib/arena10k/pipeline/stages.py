@@ -25,7 +25,8 @@ _CELL = "@"
 @dataclass(frozen=True)
 class Stage:
     """A run of a notebook in the pipeline: the stages it needs, the store jobs whose content its stamp stands for, the
-    results it writes, whether it asks models, whether it uses all estimators, and the ablation cell it is for."""
+    results it writes, whether it asks models, whether it uses all estimators or else which, and the ablation cell it is
+    for."""
 
     name: str
     needs: tuple[str, ...] = ()
@@ -33,6 +34,7 @@ class Stage:
     results: tuple[str, ...] = ()
     asks: bool = False
     estimators: bool = False
+    uses: tuple[str, ...] = ()
     cell: str = ""
 
     @property
@@ -50,7 +52,13 @@ STAGES = {
         Stage(
             "04_judge", ("02_responses",), ("judge_deterministic", "judge_uncertainty", "oracle", "truth"), asks=True
         ),
-        Stage("05_data_quality", ("03_teacher_forcing", "04_judge"), ("responses", "logprobs"), ("quality.json",)),
+        Stage(
+            "05_data_quality",
+            ("03_teacher_forcing", "04_judge"),
+            ("responses", "logprobs"),
+            ("quality.json",),
+            uses=("snips", "dr_cpo"),
+        ),
         Stage("06_estimates", ("05_data_quality",), results=("estimates.json", "truth.json"), estimators=True),
         Stage("07_pi_bad_anomaly", ("06_estimates",), results=("anomaly.json",), estimators=True),
         Stage("09_ablation_summary", ("06_estimates",), estimators=True),
@@ -114,7 +122,7 @@ def reads(params: Params) -> dict[str, dict[str, Any]]:
             told["ablations"] = section(params.ablations, "ablations").model_dump(mode="json", include=own)
             told["code"] = codes[stage.cell]
         elif not stage.estimators:
-            told["code"] = dependencies.estimator_code()
+            told["code"] = dependencies.estimator_code(*stage.uses)
         out[name] = told
     return out
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from arena10k.estimators.fresh import direct, power_tuning
+from arena10k.estimators import ESTIMATORS
+from arena10k.estimators.fresh import power_tuning
 from arena10k.estimators.prepare import Prepared
 from arena10k.statistics.intervals import score_interval
 
@@ -125,7 +126,7 @@ def direct_plan(
     if prep.source is None or len(prep.fresh) == 0:
         return []
     draws, labels = len(prep.fresh), int(prep.sample(prep.source).labelled.sum())
-    present = score_interval(prep, prep.once("direct", direct), confidence)
+    present = score_interval(prep, prep.once("direct", ESTIMATORS["direct"].score), confidence)
     now = 2 * present.se * float(stats.t.isf((1 - confidence) / 2, present.df))
     rows = []
     for width in widths:
