@@ -122,7 +122,7 @@ def _truth(f: Finding, inv: Investigation) -> str:
 
 
 def _ranked(f: Finding, inv: Investigation) -> str:
-    return f"{f.policy} ranks {place(f.rank, len(inv.findings))} by SNIPS at {f.published.value:.3f}"
+    return f"{f.policy} ranks {place(f.rank, len(inv.findings))} by SNIPS on judge scores, at {f.published.value:.3f}"
 
 
 def _trusted_place(row: Mapping[str, Any], inv: Investigation) -> str:
