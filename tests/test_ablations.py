@@ -213,14 +213,16 @@ def written(run, cell, **scores):
 def test_a_cell_of_which_a_score_is_not_known_takes_it_from_no_other(tiny, home, monkeypatch):
     run = Run.of(tiny)
     monkeypatch.setattr(Run, "prompts", pd.DataFrame({"prompt": ["why"], "answer": ["so"]}))
-    first, second, _ = matrix.cells(tiny)
+    first, second, third = matrix.cells(tiny)
     written(run, first, coverage_standing=None, misranked_standing=0.25)
     written(run, second, coverage_standing=0.75, misranked_standing=0.25)
+    written(run, third, coverage_standing=0.75, misranked=None, misranked_standing=None)
     table = ablation_summary.per_cell(run)
-    np.testing.assert_array_equal(table.coverage_standing, [np.nan, 0.75])
-    assert list(table.dollars) == [0.0, 0.0]
+    np.testing.assert_array_equal(table.coverage_standing, [np.nan, 0.75, 0.75])
+    assert list(table.dollars) == [0.0, 0.0, 0.0]
     said = ablation_summary.misranking_sentence(ablation_summary.joined(run, "scores"))
-    assert "snips (50%) of replicates; after refusals it still does with snips (25%)" in said
+    assert "snips (50%) of replicates; after refusals it still does with snips (25%)." in said
+    assert said.endswith("With direct there are no two policies of known order to compare.")
 
 
 def test_labels_of_people_cost_what_params_say(home, monkeypatch):

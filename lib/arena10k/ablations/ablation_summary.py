@@ -81,13 +81,16 @@ def misranking_sentence(scores: pd.DataFrame) -> str:
     by = known.groupby("estimator", sort=False)[["misranked", "misranked_standing"]].mean()
     wrong = by[by.misranked > 0].sort_values("misranked", ascending=False, kind="stable")
     right = [name for name in by.index if name not in wrong.index]
+    alone = [name for name in dict.fromkeys(scores.estimator) if name not in by.index]
+    never = f" Never with {listed(right, 12)}." if right else ""
+    never += f" With {listed(alone, 12)} there are no two policies of known order to compare." if alone else ""
     if wrong.empty:
-        return "No estimator puts a worse policy first on any part of the data."
+        return "No worse policy comes first on any part of the data." + never
     told = f"A policy that is truly worse (by more than {MARGIN:g}, or by construction) comes first with "
     told += listed([f"{name} ({row.misranked:.0%})" for name, row in wrong.iterrows()], 12) + " of replicates"
     held = [f"{name} ({row.misranked_standing:.0%})" for name, row in wrong.iterrows() if row.misranked_standing > 0]
     told += f"; after refusals it still does with {listed(held, 12)}" if held else "; refusals prevent all of that"
-    return told + (f". Never with {listed(right, 12)}." if right else ".")
+    return f"{told}.{never}"
 
 
 def refusal_sentence(scores: pd.DataFrame) -> str:
