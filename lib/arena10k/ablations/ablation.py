@@ -27,7 +27,8 @@ def accuracy(rows: Sequence[dict[str, Any]], truth: Sequence[Truth], confidence:
     frame = pd.DataFrame([row for row in rows if row["policy"] in known], columns=[*by, "policy", *MEASURES])
     if frame.empty:
         return frame[by]
-    table = summary(frame, truth, by, confidence).drop(columns=["cells", "rmse_standing", "coverage_standing"])
+    shown = ["rmse", "bias", "coverage", "refused", "pairwise", "misranked", "misranked_standing", "interval_score"]
+    table = summary(frame, truth, by, confidence)[[*by, *shown, "kendall"]]
     return table.sort_values("rmse", kind="stable").reset_index(drop=True)
 
 
