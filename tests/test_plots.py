@@ -190,6 +190,29 @@ def test_forest_shows_verdicts_by_shape_and_a_missing_value_in_words():
     assert labels == {"REPORT", "CAUTION", "REFUSE", "measured"}
 
 
+def test_a_value_far_outside_is_an_arrow_with_its_number_and_leaves_the_others_their_room():
+    refused = [row | {"value": 3.15, "verdict": "REFUSE"} for row in _estimates()[:1]]
+    figure = plots.forest(_estimates()[1:2] + refused, {"pi_a": 0.45})
+    assert "3.15" in _texts(figure)
+    assert ">" in {line.get_marker() for line in figure.axes[0].lines}
+    assert figure.axes[0].get_xlim()[1] < 1.5
+    assert plots.forest_finding(refused, {"pi_a": 0.45}) == "1 of 1 estimates are refused (pi_a)"
+
+
+def test_heat_maps_name_the_levels_they_speak_of():
+    scores = pd.DataFrame({"estimator": ["snips", "snips", "direct"], "prompts": [40, np.nan, np.nan]})
+    scores = scores.assign(rmse=[9.0, 0.2, 0.1], refused=[0.5, 0.25, 0.25])
+    told = plots.heat_finding(scores, ["estimator"], ["prompts"], "rmse")
+    assert told == "The RMSE goes from 0.1 (direct; prompts all) to 9 (snips; prompts 40)"
+    assert list(plots.with_levels(scores, ["prompts"]).prompts) == ["40", "all", "all"]
+    limits = {
+        v: plots.heat(scores, ["estimator"], ["prompts"], v).axes[0].images[0].get_clim() for v in ("rmse", "refused")
+    }
+    assert limits == {"rmse": (0.0, pytest.approx(0.6)), "refused": (0.0, 1.0)}
+    figure = plots.heat(scores, ["prompts"], ["estimator"], "rmse")
+    assert figure.axes[0].get_ylabel() == "prompts"
+
+
 def test_judge_findings_follow_the_data():
     score = np.repeat([0.2, 0.8], 100)
     honest = np.r_[np.zeros(80), np.ones(20), np.ones(80), np.zeros(20)]
