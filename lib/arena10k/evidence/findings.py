@@ -55,9 +55,10 @@ def estimates_sentence(rows: list[dict[str, Any]]) -> str:
     frame = frame[frame.estimator != "naive"]
     stands = frame[frame.verdict != "REFUSE"]
     none = [p for p in dict.fromkeys(r["policy"] for r in rows) if p not in set(stands.policy)]
+    refused = len(frame) - len(stands)
     told = (
-        f"{len(stands):,} of {len(frame):,} estimates stand (naive not counted: it is on the judge's scale); "
-        f"{len(frame) - len(stands):,} are refused"
+        f"{len(stands):,} of {len(frame):,} estimates stand{'s' * (len(stands) == 1)} (naive not counted: it is on the "
+        f"judge's scale); {refused:,} {'is' if refused == 1 else 'are'} refused"
     )
     weights = frame[(frame.estimator == "snips") & (frame.verdict == "REFUSE")].policy.unique()
     if len(weights):
