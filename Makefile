@@ -4,6 +4,8 @@ RUN ?=
 PROFILE ?=
 PYTHON ?= python3
 export UV_SYSTEM_CERTS = 1
+# Every stage is a process: without bytecode each of them would compile all libraries anew (three times the work).
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: report test browser coverage lock help
 report: .venv/ready  ## run the experiment of PARAMS (default: the local model), print where the report is
