@@ -385,7 +385,7 @@ def test_a_given_table_can_be_explored_too(home, table):
     table.logged[[*columns, "prompt", "response", "category", "response_chars"]].to_parquet(
         home / "data/logged.parquet"
     )
-    table.fresh.drop(columns=["draw", "finish_reason"]).to_parquet(home / "data/fresh.parquet")
+    table.fresh.drop(columns=["finish_reason"]).to_parquet(home / "data/fresh.parquet")
     given = {"logged": "data/logged.parquet", "fresh": "data/fresh.parquet"}
     (home / "mine.yaml").write_text(json.dumps({"run": "mine", "providers": {}, "policies": {}, "table": given}))
     run = Run(home / "mine.yaml")

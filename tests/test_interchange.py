@@ -277,8 +277,26 @@ def test_an_imported_run_is_opened_by_its_name(bring):
     run, _ = bring({"logged_data.jsonl": [logged(n) for n in range(3)]})
     assert Run("mine").params == run.params
     assert CliRunner().invoke(main, ["status", "mine"]).exit_code == 0
+    (paths.home() / "imported.yaml").write_text("run: zzz\n")  # a namesake of the user's
+    assert Run("mine").params == run.params
     with pytest.raises(ArenaError, match="no params file 'mine2'"):
         Run("mine2")
+
+
+def test_a_run_of_tables_is_opened_by_the_params_it_was_made_with(home):
+    lines(home / "rows.jsonl", [{"id": f"q{n}", "q": "?", "answer": "a"} for n in range(3)])
+    tables = [{"path": "rows.jsonl", "columns": {"prompt_id": "id", "prompt": "q", "response": "answer"}}]
+    (home / "theirs.yaml").write_text(yaml.safe_dump({"run": "mytab", "imported": {"tables": tables}}))
+    told = CliRunner().invoke(main, ["import", "table", str(home / "theirs.yaml")])
+    assert told.exit_code == 0, told.output
+    with pytest.raises(ArenaError, match="name the params it was made with"):
+        Run("mytab")
+
+
+def test_an_import_does_not_take_the_name_of_an_experiment(bring):
+    with pytest.raises(ArenaError, match=r"run 'local' is the experiment of local\.yaml: use another --run"):
+        bring({"logged_data.jsonl": [logged(0)]}, run="local")
+    assert not (paths.home() / "data").exists()
 
 
 def test_coverage_counts_the_prompts_that_have_every_log_prob(bring):

@@ -43,6 +43,14 @@ def test_design_keeps_the_runs_shares_when_scaled_down():
     assert rehearsal.design(data, 5000, 0.0).n == 1000
 
 
+def test_design_keeps_few_draws_of_a_large_run_and_none_that_nobody_judged():
+    few = example(4000, target_labels=40, fresh_judge=np.where(np.arange(4000) < 30, 0.5, np.nan))
+    small = rehearsal.design(few, 1000, 0.0)
+    assert (small.n, small.m, small.target_labels) == (1000, 30, 30)
+    unjudged = example(400, fresh_judge=np.full(400, np.nan))
+    assert (rehearsal.design(unjudged, 1000, 0.0).m, rehearsal.design(unjudged, 1000, 0.0).target_labels) == (0, 0)
+
+
 def test_no_fresh_draw_is_invented_for_a_policy_that_has_none():
     alone = dataclasses.replace(example(300), **{f.name: None for f in FRESH})
     assert rehearsal.design(alone, 150, 0.0).m == 0

@@ -62,7 +62,8 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
     if not agreed:
         click.echo("error: not agreed to, nothing was asked (--yes agrees in advance)", err=True)
         sys.exit(1)
-    command = runner.command(params_file, run, cores) + runner.profile_options(profile)
+    file, opened = config.opened(params_file, run or None)
+    command = runner.command(str(file), opened or "", cores) + runner.profile_options(profile)
     if retry_errors:
         command += ["--forcerun", *(f"stage_{stage.name}" for stage in stages.of(params).values() if stage.asks)]
     with runner.only_one(params.run):

@@ -128,7 +128,9 @@ def heavy_rows(logged: pd.DataFrame, log_weight: np.ndarray, reward: np.ndarray,
     lw = np.where(np.isnan(log_weight), -np.inf, log_weight)
     share = self_normalised(lw)
     rows = [i for i in np.argsort(-lw, kind="stable")[:top] if np.isfinite(lw[i])]
-    text = [c for c in ("prompt_id", "draw", "prompt", "response", "category", "response_chars") if c in logged]
+    text = [
+        c for c in ("prompt_id", "draw", "prompt", "response", "category", "response_chars", "label") if c in logged
+    ]
     with np.errstate(over="ignore"):
         return (
             logged.iloc[rows][text]

@@ -93,7 +93,7 @@ def _facts(r: PolicyReport, ctx: PolicyContext, rows: list[dict[str, Any]]) -> d
         "AUC of the judge on logged labels (0.5 is guessing)": r.auc_logged,
         "AUC on the policy's own draws": r.auc_target,
         "transport of the calibration": r.transport.status,
-        "its error on the policy's own draws": r.transport.residual,
+        f"its error on {reasons.EVIDENCE.get(r.transport.evidence, 'nothing')}": r.transport.residual,
         "labels' worth of calibration where its draws score": r.effective_labels,
         "labels on the policy's own draws": r.transport.n_labels,
         f"labels there that a width of {ctx.width:g} takes (PPI++)": needed,

@@ -134,8 +134,8 @@ def of_table(name: str, table: Table) -> pd.DataFrame:
     """The same frame from an analysis table that was given, where there are no records: only what is usable."""
     logged = table.logged.assign(policy=table.logging_policy)
     rows = pd.concat([logged, table.fresh], ignore_index=True)
-    if "draw" not in rows:
-        rows["draw"] = rows.groupby(["policy", "prompt_id"]).cumcount()
+    counted = rows.groupby(["policy", "prompt_id"]).cumcount()
+    rows["draw"] = rows.draw.fillna(counted) if "draw" in rows else counted
     rows = rows.assign(prompt_id=rows.prompt_id.astype(str))
     names = [table.logging_policy, *table.targets]
     made = _FROM_TABLE[name](rows, len(logged), names)

@@ -51,7 +51,7 @@ def prompt_view(
     for mode, scores in mine["judgments"].groupby("mode", sort=False):
         scored = scores.rename(columns={"score": f"judge_{mode}"})[["policy", "draw", f"judge_{mode}"]]
         responses = responses.merge(scored, on=["policy", "draw"], how="left")
-    labels = mine["labels"].drop_duplicates(KEY)[["policy", "draw", "label"]]
+    labels = mine["labels"].dropna(subset=["label"]).drop_duplicates(KEY)[["policy", "draw", "label"]]
     responses = responses.merge(labels, on=["policy", "draw"], how="left")
     logged = mine["logprobs"][["policy", "draw", "logp", "status", "reason"]].reset_index(drop=True)
     base = logged[logged.policy == logging_policy].set_index("draw").logp
@@ -85,8 +85,6 @@ def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Rows:
     every = attribution.heavy_rows(judged, lw, judged[f"judge_{judge}"].to_numpy(float), len(judged))
     if every.empty:
         raise NothingToShow(f"no logged response has a judge score and a weight of {policy}: no row carries anything")
-    if "draw" in every:
-        every = every.merge(judged[["prompt_id", "draw", "label"]], on=["prompt_id", "draw"], how="left")
     half = int((every.cumulative < 0.5).sum()) + 1
     said = (
         f"{half:,} of {len(every):,} logged responses with a weight carry half of that of {policy}; the heaviest alone "

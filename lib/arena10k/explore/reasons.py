@@ -8,8 +8,8 @@ from arena10k.statistics.intervals import MAX_KHAT, MAX_WIDTH, MEAN_WEIGHT_RANGE
 from arena10k.statistics.verdicts import FEW_LABELS
 
 #: By reason, a sentence that may name: `mean` (of the raw weights), `p`, `ess` and `n` (rows), `share` (ESS of rows),
-#: `khat`, `tied`, `labels` (on the policy's own draws), `residual`, `low`, `high` (transport), `trained` (labels that
-#: train the calibration), `effective` (of those, where the policy's own draws score).
+#: `khat`, `tied`, `labels` (on the policy's own draws), `evidence` (of transport), `residual`, `low`,
+#: `high` (transport), `trained` (labels that train the calibration), `effective` (of those, where its own draws score).
 WORDS = {
     "no_log_weights": "No logged response has log-probs under the policy and the logging policy: there is no weight.",
     "mean_weight_out_of_range": "The raw weights average {mean}; a log that represents the policy gives 1 "
@@ -19,7 +19,8 @@ WORDS = {
     "off_support": "At least {missing} of what the policy says is never seen in the log; no weighting brings it back.",
     "low_ess": "The weights rest on {ess} of {n:,} rows' worth of evidence ({share}; {min_ess:.0%} is wanted).",
     "khat_high": "The tail of the weights is too heavy for a mean to settle (k-hat {khat}, at least {max_khat:g}).",
-    "khat_undefined": "Too few weights are large to say how heavy their tail is.",
+    "khat_undefined": "How heavy the tail of the weights is cannot be said: {tied:,} of {n:,} rows share the largest "
+    "weight.",
     "clip_dominated": "{tied:,} rows are tied at the largest weight and decide the number: it is their mean.",
     "temperature_mismatch": "Responses were drawn at another temperature than their log-probs were measured at: the "
     "weights are of another distribution.",
@@ -30,15 +31,19 @@ WORDS = {
     "not_on_oracle_scale": "The number is on the judge's scale; what that is worth to the oracle is not known.",
     "few_labels": "Labels are few: {labels} on the policy's own draws, {trained} that train the calibration ({few} are "
     "wanted of each).",
-    "transport_failed": "The calibration learned on logged responses is off by {residual} ({low} to {high}) on the "
-    "policy's own draws: the judge errs differently there.",
-    "weak_transport_evidence": "Labels on the policy's own draws are too few to say that the calibration carries over.",
+    "transport_failed": "The calibration learned on logged responses is off by {residual} ({low} to {high}) on "
+    "{evidence}: the judge errs differently there.",
+    "weak_transport_evidence": "Whether the calibration carries over is not settled by {evidence}: it may be off by "
+    "{low} to {high}.",
     "no_transport_evidence": "Nothing tests whether the calibration carries over to the policy's own draws.",
     "calibration_extrapolates": "Where the policy's own draws score, the calibration rests on {effective} labels' "
     "worth of evidence: it is extrapolated.",
     "not_finite": "The estimate is not a finite number.",
     "interval_too_wide": "The interval is wider than {max_width:g}: it says nothing.",
 }
+
+#: What a transport test was made on.
+EVIDENCE = {"target_labels": "the policy's own draws", "weights": "labelled logged responses, re-weighted"}
 
 
 def sentence(reason: str, ctx: PolicyContext, report: PolicyReport) -> str:
@@ -59,6 +64,7 @@ def sentence(reason: str, ctx: PolicyContext, report: PolicyReport) -> str:
         max_khat=MAX_KHAT,
         tied=audit.ceiling,
         labels=transport.n_labels,
+        evidence=EVIDENCE.get(transport.evidence, transport.evidence),
         few=FEW_LABELS,
         effective=figure(report.effective_labels),
         trained=trained,

@@ -22,6 +22,7 @@ from arena10k.interchange.layouts import Source
 from arena10k.interchange.staging import Prompts, staged
 from arena10k.interchange.values import Range
 from arena10k.interchange.writer import Taken, Writer
+from arena10k.params import config
 from arena10k.params.imported import PROVIDER, ImportedParams
 from arena10k.report.files import write_text
 
@@ -83,6 +84,7 @@ def _import(
     for key in ("judge_scale", "oracle_scale"):
         if not declared[key][0] < declared[key][1]:
             raise ArenaError(f"{key.replace('_', '-')}: {declared[key][0]:g} to {declared[key][1]:g} does not rise")
+    _check_name(run)
     identity = digest([VERSION, form, declared, contents])
     if (before := previous(run, identity)) is not None:
         return before
@@ -129,6 +131,14 @@ def _read(writer: Writer, source: Source) -> Taken:
     if absent := [c for c in source.columns if c not in source.used] if taken.taken else []:
         raise ArenaError(f"{source.name}: {absent[0]}: no row has this column: mend imported.tables")
     return taken
+
+
+def _check_name(run: str) -> None:
+    """Refuse the name of another experiment: its params file would be taken for that of the import."""
+    paths.check_run_name(run)
+    for path in (paths.source_root() / "params" / f"{run}.yaml", paths.home() / f"{run}.yaml"):
+        if path.is_file() and "imported" not in config.contents(path):
+            raise ArenaError(f"run {run!r} is the experiment of {path.name}: use another --run")
 
 
 def _check_scales(taken: dict[str, Taken], form: str, declared: dict[str, Any]) -> None:

@@ -169,6 +169,11 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     return _merge(_read((path.parent / parent).resolve(), (*seen, path)), raw)
 
 
+def contents(path: Path) -> dict[str, Any]:
+    """A params file as it is written, with what it extends. Raises ParamsError where it is no YAML mapping."""
+    return _read(path)
+
+
 def _lines(name: str, error: ValidationError) -> str:
     """One line per fault: file, key, what is wrong, what was given."""
     out = []
@@ -237,13 +242,26 @@ class _Importing(Section):
     imported: ImportedParams | None
 
 
-def _of_run(name: str | Path, run: str | None) -> tuple[Path, dict[str, Any]]:
+def opened(name: str | Path, run: str | None = None) -> tuple[Path, str | None]:
+    """The params file that `name` stands for, and the run where the file does not say it.
+
+    A run in CJE's layout needs no params of its own: its name stands for `params/imported.yaml`. One of tables was made
+    with a file of the user's, which is the one to name.
+
+    Raises
+    ------
+    ArenaError
+        Where there is neither.
+    """
     try:
-        path = paths.params_file(name)
+        return paths.params_file(name), run
     except ArenaError:
-        # An imported run needs no params file of its own name.
-        if str(name) not in paths.made_runs() or not paths.import_file(str(name)).is_file():
+        if str(name) not in paths.made_runs() or not imported.is_of_cje(str(name)):
             raise
-        path, run = paths.params_file("imported"), run or str(name)
+        return paths.source_root() / "params" / "imported.yaml", run or str(name)
+
+
+def _of_run(name: str | Path, run: str | None) -> tuple[Path, dict[str, Any]]:
+    path, run = opened(name, run)
     raw = _read(path)
     return path, raw | {"run": run} if run else raw

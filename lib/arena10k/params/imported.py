@@ -114,6 +114,15 @@ def found(name: str, raw: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
+def is_of_cje(run: str) -> bool:
+    """Whether a run was imported from CJE's layout."""
+    path = paths.import_file(run)
+    try:
+        return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("form") == "cje"
+    except (ValueError, AttributeError):
+        return False
+
+
 def _same(key: str, declared: Any, used: Any) -> bool:
     if key == "logging_policy":
         return bool(declared == used)

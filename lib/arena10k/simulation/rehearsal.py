@@ -35,13 +35,14 @@ def populations(data: PolicyData, transports: bool) -> Resampled | None:
 
 
 def design(data: PolicyData, rows: int, corrupted: float) -> Design:
-    """As many rows, draws and labels as the run has, scaled down together to at most `rows` logged rows."""
+    """As many rows, draws and labels as the run has, but at most `rows` logged rows and as many draws. What is not
+    judged is no row and no draw."""
     n = max(int((~(np.isnan(data.log_weight) | np.isnan(data.judge))).sum()), 2)
-    scale = min(1.0, rows / n)
-    size = round(n * scale)
+    judged = ~np.isnan(data.fresh_judge)
+    m = min(int(judged.sum()), rows)
     share = float((~np.isnan(data.label)).sum()) / max(data.n, 1)
-    labels = int((~np.isnan(data.fresh_label)).sum())
-    return Design(size, round(data.m * scale), share, min(labels, round(data.m * scale)), corrupted)
+    labels = int((judged & ~np.isnan(data.fresh_label)).sum())
+    return Design(min(n, rows), m, share, min(labels, m), corrupted)
 
 
 def rehearse(

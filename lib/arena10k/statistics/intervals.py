@@ -148,7 +148,8 @@ def el_interval(
     The values of E[w r] over distributions on the observed rows and one unseen row, weight in [0, `w_max`] and reward
     in [0, 1], with E[w] = 1 and Cressie-Read (Euclidean) divergence within the F(1, n) radius. Closed form, O(n).
     Karampatziakis, Langford & Mineiro 2020, "Empirical likelihood for contextual bandits". Rows of one prompt are
-    averaged first. Weights too large for float64 squares give (0, 1): nothing is known.
+    averaged first. Weights beyond 1e15, beside which float64 cannot tell an ordinary one, give (0, 1): nothing is
+    known.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         w = np.exp(log_weight)
@@ -157,7 +158,7 @@ def el_interval(
         if n == 0:
             return 0.0, 1.0
         sw, sww = w.sum(), w @ w
-        if not np.isfinite(sww) or sww > 1e200 or not np.isfinite(wr).all():
+        if not np.isfinite(sww) or w.max() > 1e15 or not np.isfinite(wr).all():
             return 0.0, 1.0
         top = max(w_max, float(w.max()))
         free = top if sw < n else 0.0

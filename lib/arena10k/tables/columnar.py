@@ -10,6 +10,7 @@
 | `judge_<mode>_sd` | number or null | standard deviation of that score, where the judge has one |
 | `label` | number or null | oracle label in [0, 1]; null where there is none |
 | `response_chars` | number or null | characters of the response |
+| `draw` | integer | which of several responses to the prompt |
 | `prompt`, `response`, `category` | text | kept where they are; only shown |
 
 `fresh.parquet`, one row per fresh draw of a target: `policy`, `prompt_id`, and the judge's columns, `label`,
