@@ -25,6 +25,7 @@ def row(values=(0.0, 0.0, -0.02, 0.06, 0.36), **more) -> dict:
         "published": 0.8,
         "trusted": 0.4,
         "trusted_ci": [0.35, 0.45],
+        "confidence": 0.95,
         "gap": 0.4,
         "parts": parts,
     }

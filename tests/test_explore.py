@@ -291,6 +291,16 @@ def test_explanations_are_the_rows_of_anomaly_json(run, table):
     assert found.parts.value.sum() == pytest.approx(rows[policy]["gap"])
 
 
+def test_intervals_are_named_by_the_level_they_have(run):
+    half = Run("sample")
+    half.params = run.params.model_copy(
+        update={"estimation": run.params.estimation.model_copy(update={"confidence": 0.5})}
+    )
+    told = repr(half.explain("pi_bad"))
+    assert "50 % interval" in told
+    assert "95 %" not in told
+
+
 def test_heavy_rows_are_those_with_the_largest_weights(run, table):
     judged = table.logged.dropna(subset=["judge_uncertainty"]).assign(lw=lambda f: f.logp_pi_terse - f.logp_p0)
     found = run.heavy_rows("pi_terse", top=7).frame

@@ -53,6 +53,7 @@ class Finding:
     estimate: dict[str, Any]
     labels_needed: int | None
     clip: float | None
+    confidence: float
 
     @property
     def log_weight(self) -> np.ndarray:
@@ -227,6 +228,7 @@ def _finding(
         main_cause=main_cause(anomaly, parts, low, high, share), corrupted=int(bad.sum()), corrupted_share=share,
         mass=companions.mass_identity(game.clean_log_weight, ctx.prep.reward, value),
         estimate=estimate_row(ctx, ESTIMATORS["snips"]), labels_needed=ppi["labels_needed"], clip=case.clip,
+        confidence=confidence,
     )  # fmt: skip
 
 

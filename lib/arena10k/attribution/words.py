@@ -45,17 +45,22 @@ def place(rank: int, n: int) -> str:
     return f"{words[rank - 1] if rank <= len(words) else f'number {rank}'} of {n}"
 
 
+def level(confidence: float) -> str:
+    """`95 %`."""
+    return f"{100 * confidence:g} %"
+
+
 def listed(names: list[str]) -> str:
     """`a, b and c`."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "")))
 
 
-def trusted_words(row: Mapping[str, Any]) -> str:
+def trusted_words(row: Mapping[str, Any], confidence: float) -> str:
     """The trusted value with interval and origin, from its row (`Finding.trusted`)."""
     origin = _ESTIMATOR[row["estimator"]]
     caution = ", with caution: " + " and ".join(r.replace("_", " ") for r in row["reasons"]) if row["reasons"] else ""
     return (
-        f"{row['value']:.3f} (95 % interval {row['ci_low']:.3f} to {row['ci_high']:.3f}, from {origin}"
+        f"{row['value']:.3f} ({level(confidence)} interval {row['ci_low']:.3f} to {row['ci_high']:.3f}, from {origin}"
         f"{caution if row['verdict'] == 'CAUTION' else ''})"
     )
 
@@ -94,7 +99,7 @@ def _contribution(f: Finding) -> str:
     j = CAUSES.index(f.main_cause)
     if not np.isfinite(f.parts[j]):
         return ""
-    span = f"95 % interval {f.part_low[j]:.2f} to {f.part_high[j]:.2f}"
+    span = f"{level(f.confidence)} interval {f.part_low[j]:.2f} to {f.part_high[j]:.2f}"
     text = f" It contributes {f.parts[j]:.2f} ({span}) to the gap of {f.gap:.2f} between published and trusted"
     others = [i for i in range(len(CAUSES)) if i != j and abs(f.parts[i]) > 0.25 * abs(f.parts[j])]
     clear = [i for i in others if f.part_low[i] > 0 or f.part_high[i] < 0]
@@ -152,7 +157,9 @@ def sentence(f: Finding, inv: Investigation) -> str:
         agrees = f"{verdict}, and its own draws do not contradict that: the judge gives them {_fresh(f):.3f}"
     if f.trusted is None:
         return f"{start}{agrees}. Its value on the oracle's scale takes {needs(f)}.{_truth(f, inv)}"
-    return f"{start}{agrees}. On the oracle's scale its value is {trusted_words(f.trusted)}.{_truth(f, inv)}"
+    return (
+        f"{start}{agrees}. On the oracle's scale its value is {trusted_words(f.trusted, f.confidence)}.{_truth(f, inv)}"
+    )
 
 
 def _fresh(f: Finding) -> float:
@@ -166,7 +173,7 @@ def _anomaly(f: Finding, inv: Investigation) -> str:
             f"That cannot be right: the judge gives the policy's own draws {_fresh(f):.3f}.{cause} "
             f"A value on the oracle's scale takes {needs(f)}."
         )
-    text = f"Its trusted value is {trusted_words(f.trusted)}{_trusted_place(f.trusted, inv)}."
+    text = f"Its trusted value is {trusted_words(f.trusted, f.confidence)}{_trusted_place(f.trusted, inv)}."
     if f.main_cause is None:
         return f"{text} No single cause of the gap of {f.gap:.2f} stands out from its noise."
     return f"{text} The main cause is {cause_words(f)}.{_contribution(f)}"
@@ -194,7 +201,7 @@ def _best_trusted(findings: list[Finding]) -> str:
     if not known:
         return ""
     best = max(known, key=lambda policy: known[policy]["value"])
-    return f" The highest trusted value is that of {best}: {trusted_words(known[best])}."
+    return f" The highest trusted value is that of {best}: {trusted_words(known[best], findings[0].confidence)}."
 
 
 def verdict_paragraph(inv: Investigation) -> str:
@@ -246,6 +253,7 @@ def anomaly_row(f: Finding, inv: Investigation) -> dict[str, Any]:
         "trusted": row["value"] if row else None,
         "trusted_ci": [row["ci_low"], row["ci_high"]] if row else None,
         "trusted_estimator": row["estimator"] if row else None,
+        "confidence": f.confidence,
         "gap": _number(f.gap),
         "parts": [
             {"cause": c, "value": _number(v), "ci_low": _number(lo), "ci_high": _number(hi)} for c, v, lo, hi in parts

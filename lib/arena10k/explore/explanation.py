@@ -38,7 +38,8 @@ class Explanation(View):
         known = found.trusted is not None
         tables: list[report.Table | Picture] = []
         if known:
-            caption = "What the gap between published and trusted value is made of (Shapley values, 95 % intervals)"
+            level = f"{100 * found.confidence:g} %"
+            caption = f"What the gap between published and trusted value is made of (Shapley values, {level} intervals)"
             tables.append(report.table(self.parts, caption=caption))
         if known and found.anomaly:
             tables.append(Picture(plots.waterfall(self.row), plots.waterfall_alt(self.row)))

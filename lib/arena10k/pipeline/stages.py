@@ -300,7 +300,14 @@ def write_index(params: Params) -> Path:
     truth = {row["policy"]: row["value"] for row in (_result(params.run, "truth.json") or {}).get("rows", ())}
     out = paths.reports_dir(params.run) / "index.html"
     return report.index(
-        params.run, pages, estimates, out, truth=truth, provenance=provenance(params), title=params.title
+        params.run,
+        pages,
+        estimates,
+        out,
+        truth=truth,
+        provenance=provenance(params),
+        title=params.title,
+        confidence=params.estimation.confidence,
     )
 
 

@@ -60,7 +60,7 @@ def waterfall_alt(row: Mapping[str, Any]) -> str:
     ]
     return (
         f"Waterfall from published to trusted value. {waterfall_finding(row)}. "
-        f"Parts with 95 % intervals: {'; '.join(told) or 'none'}."
+        f"Parts with {100 * row['confidence']:g} % intervals: {'; '.join(told) or 'none'}."
     )
 
 
@@ -68,7 +68,7 @@ def waterfall_alt(row: Mapping[str, Any]) -> str:
 def waterfall(row: Mapping[str, Any], title: str | None = None) -> Figure:
     """From the published to the trusted value, one step per cause; `row` is a row of anomaly.json.
 
-    A bar that goes left is overvaluation that the repair takes away; the whisker is the 95 % interval of the part,
+    A bar that goes left is overvaluation that the repair takes away; the whisker is the interval of the part,
     drawn around the end of its bar.
     """
     figure, (axis,) = panels(1, 1, title or waterfall_finding(row), 2.9)

@@ -61,6 +61,7 @@ def index(
     provenance: Mapping[str, Any] | None = None,
     truth: Mapping[str, float] | None = None,
     title: str = "",
+    confidence: float = 0.95,
 ) -> Path:
     """Write `reports/<run>/index.html`.
 
@@ -72,6 +73,7 @@ def index(
         listed as missing, without a link.
     estimates : the content of `estimates.json`, or None where there is none yet.
     provenance : as for `render`; ``created`` falls back to that of `estimates`.
+    confidence : the level of the intervals.
     title : what the experiment is, for the heading; the run's name where it is empty.
     truth : measured values by policy, where the run has them; shown beside the estimates, never used.
     """
@@ -89,7 +91,8 @@ def index(
         title=title or run,
         style=style_sheet(),
         icon=icon(),
-        summary=summary(estimates, best),
+        summary=summary(estimates, best, confidence),
+        level=f"{100 * confidence:g}%",
         rows=_table_rows(best, estimates.get("rows", ()), truth or {}),
         with_truth=bool(truth),
         groups=_groups(pages, out.parent),
@@ -98,7 +101,7 @@ def index(
     return write_text(out, html)
 
 
-def summary(estimates: Mapping[str, Any], best: Sequence[Row]) -> str:
+def summary(estimates: Mapping[str, Any], best: Sequence[Row], confidence: float = 0.95) -> str:
     """The paragraph on top: how many prompts, which policies have a value and which are refused."""
     if not best:
         return "There are no estimates yet. The stages below say what has been done."
@@ -107,7 +110,7 @@ def summary(estimates: Mapping[str, Any], best: Sequence[Row]) -> str:
     given, refused = [r for r in best if not _refused(r)], [r for r in best if _refused(r)]
     parts = [f"{len(best)} {_plural('policy', len(best))} evaluated{over}."]
     if given:
-        parts.append(_leaders(estimates.get("ranking", ()), given))
+        parts.append(_leaders(estimates.get("ranking", ()), given, confidence))
         careful = [r["policy"] for r in given if r["verdict"] == "CAUTION"]
         if careful:
             parts.append(f"With caution: {_listed(careful)}.")
@@ -119,19 +122,19 @@ def summary(estimates: Mapping[str, Any], best: Sequence[Row]) -> str:
     return " ".join(parts)
 
 
-def _leaders(ranking: Sequence[Row], given: Sequence[Row]) -> str:
+def _leaders(ranking: Sequence[Row], given: Sequence[Row], confidence: float) -> str:
     """Who is first, and who cannot be told apart from the first."""
     first = [r for r in ranking if r["rank"] == 1]
     if not first:
-        return f"No policy can be ranked; {visible(given[0]['policy'])} stands at {_worth(given[0])}."
+        return f"No policy can be ranked; {visible(given[0]['policy'])} stands at {_worth(given[0], confidence)}."
     if len(first) == 1:
-        return f"{visible(first[0]['policy'])} ranks first: {_worth(first[0])}."
-    told = _listed([f"{visible(r['policy'])} ({_worth(r)})" for r in first])
+        return f"{visible(first[0]['policy'])} ranks first: {_worth(first[0], confidence)}."
+    told = _listed([f"{visible(r['policy'])} ({_worth(r, confidence)})" for r in first])
     return f"At the top these cannot be told apart: {told}."
 
 
-def _worth(row: Row) -> str:
-    return f"{format_number(row['value'])}{_interval(row)}"
+def _worth(row: Row, confidence: float) -> str:
+    return f"{format_number(row['value'])}{_interval(row, confidence)}"
 
 
 def _plural(noun: str, n: int) -> str:
@@ -143,10 +146,10 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _interval(row: Row) -> str:
+def _interval(row: Row, confidence: float) -> str:
     if is_missing(row["ci_low"]) or is_missing(row["ci_high"]):
         return ""
-    return f", 95% interval {format_number(row['ci_low'])} to {format_number(row['ci_high'])}"
+    return f", {100 * confidence:g}% interval {format_number(row['ci_low'])} to {format_number(row['ci_high'])}"
 
 
 def _table_rows(best: Sequence[Row], rows: Iterable[Row], truth: Mapping[str, float]) -> list[dict[str, Any]]:
