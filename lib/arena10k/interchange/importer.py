@@ -84,10 +84,10 @@ def _import(
     for key in ("judge_scale", "oracle_scale"):
         if not declared[key][0] < declared[key][1]:
             raise ArenaError(f"{key.replace('_', '-')}: {declared[key][0]:g} to {declared[key][1]:g} does not rise")
-    _check_name(run)
     identity = digest([VERSION, form, declared, contents])
     if (before := previous(run, identity)) is not None:
         return before
+    _check_name(run)
     with staged(run) as folder:
         # What is logged comes first: fresh draws of the logging policy may repeat it.
         opened = sorted(sources, key=lambda source: not source.logged)
