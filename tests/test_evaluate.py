@@ -92,6 +92,15 @@ def test_a_calibration_needs_labels_where_the_targets_draws_score(near, verdict,
     assert ("calibration_extrapolates" in row["reasons"]) == told
 
 
+def test_a_clone_with_the_rounding_of_an_endpoint_is_as_good_as_an_exact_one():
+    exact = example(400, log_weight=np.zeros(400))
+    rounded = dataclasses.replace(exact, log_weight=np.random.default_rng(0).normal(0, 1e-5, 400))
+    mine, theirs = rows(rounded), rows(exact)
+    for name, row in theirs.items():
+        assert (mine[name]["verdict"], mine[name]["reasons"]) == (row["verdict"], row["reasons"]), name
+        assert mine[name]["value"] == pytest.approx(row["value"], abs=1e-4)
+
+
 def test_off_support_policy_is_refused_by_every_weighting_and_says_how_many_labels_would_do():
     data = example(1000, target_labels=0)
     got = rows(dataclasses.replace(data, log_weight=data.log_weight * 8 - 60))

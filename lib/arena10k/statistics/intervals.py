@@ -19,6 +19,8 @@ MEAN_WEIGHT_RANGE = (0.8, 1.25)
 MIN_ESS_FRACTION = 0.1
 MAX_KHAT = 0.5
 MAX_WIDTH = 0.5
+#: Log-weights within this of each other (nats) are one weight and the rounding of an endpoint: they have no tail.
+NOISE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def audit_weights(log_weight: np.ndarray) -> WeightAudit:
     log_mean = top + float(np.log(total / n))
     with np.errstate(over="ignore"):
         mean = float(np.exp(log_mean))
-    constant = bool(top - log_weight.min() < 1e-9)
+    constant = bool(top - log_weight.min() < NOISE)
     ess = total**2 / float(w @ w)
     return WeightAudit(n, mean, log_mean, ess, pareto.khat(log_weight), constant, pareto.ceiling_count(log_weight))
 
