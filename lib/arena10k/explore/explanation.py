@@ -8,6 +8,7 @@ import pandas as pd
 
 from arena10k import attribution, plots, report
 from arena10k.attribution import Investigation
+from arena10k.attribution.words import level
 from arena10k.explore.looking import heavy_table
 from arena10k.explore.selection import Slice
 from arena10k.explore.view import Picture, View
@@ -38,8 +39,8 @@ class Explanation(View):
         known = found.trusted is not None
         tables: list[report.Table | Picture] = []
         if known:
-            level = f"{100 * found.confidence:g} %"
-            caption = f"What the gap between published and trusted value is made of (Shapley values, {level} intervals)"
+            intervals = f"{level(found.confidence)} intervals"
+            caption = f"What the gap between published and trusted value is made of (Shapley values, {intervals})"
             tables.append(report.table(self.parts, caption=caption))
         if known and found.anomaly:
             tables.append(Picture(plots.waterfall(self.row), plots.waterfall_alt(self.row)))
