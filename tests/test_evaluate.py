@@ -12,8 +12,9 @@ import pytest
 from arena10k.estimators import ESTIMATORS, PolicyData, policy_data, prepare, prompt_fold
 from arena10k.evidence import findings, weight_findings
 from arena10k.statistics import compare, planning
-from arena10k.statistics.evaluate import CAUTION, REFUSE, REPORT, context, estimates, report
+from arena10k.statistics.evaluate import CAUTION, REFUSE, REPORT, context, estimate_row, estimates, report
 from arena10k.statistics.intervals import score_interval
+from arena10k.statistics.verdicts import stands
 from statistics_data import example
 
 KEYS = {
@@ -160,6 +161,38 @@ def test_few_labels_are_said():
     assert got["ppi_pp"]["verdict"] in (CAUTION, REFUSE)
     assert "few_labels" in got["ppi_pp"]["reasons"]
     assert rows(example(1000, target_labels=3))["ppi_pp"]["verdict"] == REFUSE
+
+
+@pytest.mark.parametrize(("labels", "reason"), [(0, "no_labels"), (4, "few_labels")])
+def test_without_labels_to_calibrate_nothing_that_needs_them_stands(labels, reason):
+    data = example(100, target_labels=labels)
+    few = np.where(np.cumsum(~np.isnan(data.label)) <= labels, data.label, np.nan)
+    got = rows(dataclasses.replace(data, label=few, fresh_label=np.full(100, np.nan)))
+    for name in ("direct", "snips", "dr_cpo"):
+        assert got[name]["value"] is not None
+        assert not stands(got[name])
+        assert [r for r in got[name]["reasons"] if "label" in r] == [reason]
+    assert got["dr_oracle"]["verdict"] == REFUSE
+    assert reason in got["dr_oracle"]["reasons"]
+    assert "not_on_oracle_scale" not in got["dr_oracle"]["reasons"]
+
+
+def test_labels_that_are_not_used_are_not_said_to_be_missing():
+    ctx = context(example(1000, target_labels=100), calibration="none")
+    got = {name: estimate_row(ctx, ESTIMATORS[name]) for name in ("direct", "dr_oracle", "ppi_pp")}
+    assert got["direct"]["reasons"] == ["not_on_oracle_scale"]
+    assert got["dr_oracle"]["verdict"] == got["ppi_pp"]["verdict"] == REPORT
+
+
+def test_a_value_outside_of_its_own_interval_is_refused():
+    data = example(100, target_labels=0, judge=np.full(100, 0.5), fresh_judge=np.full(100, 0.5), labelled=1)
+    wrong = data.fold == 0  # where the calibration of the other folds says 1
+    far = dataclasses.replace(data, label=1.0 - wrong, log_weight=np.where(wrong, 3.0, 0.0))
+    row = rows(far)["dr_oracle"]
+    assert row["value"] < 0
+    assert not row["ci_low"] <= row["value"] <= row["ci_high"]
+    assert row["verdict"] == REFUSE
+    assert "value_outside_interval" in row["reasons"]
 
 
 def test_the_logging_policy_and_a_clone():
@@ -374,18 +407,20 @@ def test_judge_variance_widens_every_interval_and_every_contrast():
 
 def test_no_policy_stands_by_the_judges_scale_alone():
     rows = [
-        {"policy": p, "estimator": e, "verdict": v, "reasons": []}
-        for p, e, v in [
-            ("a", "naive", CAUTION),
-            ("a", "snips", REFUSE),
-            ("b", "naive", CAUTION),
-            ("b", "direct", REPORT),
+        {"policy": p, "estimator": e, "verdict": v, "reasons": reasons, "value": 0.5}
+        for p, e, v, reasons in [
+            ("a", "naive", CAUTION, ["not_on_oracle_scale"]),
+            ("a", "snips", REFUSE, []),
+            ("a", "direct", CAUTION, ["few_labels", "not_on_oracle_scale"]),
+            ("b", "naive", CAUTION, ["not_on_oracle_scale"]),
+            ("b", "direct", REPORT, []),
         ]
     ]
     told = findings.estimates_sentence(rows)
-    assert told.startswith("1 of 2 estimates stand")
+    assert told.startswith("1 of 3 estimates stand")
+    assert "1 is refused, 1 is on the judge's scale" in told
     assert told.endswith("No estimate stands for a.")
-    assert findings.estimates_sentence(rows[2:]).endswith("every policy has at least one that stands.")
+    assert findings.estimates_sentence(rows[3:]).endswith("every policy has at least one that stands.")
 
 
 def reports(data, name="target"):

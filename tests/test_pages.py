@@ -152,6 +152,7 @@ ROWS = [
     _row("pi_cot", "snips", 0.61, "CAUTION"),
     _row("pi_cot", "ppi_pp", None, "REFUSE"),
     _row("pi_<b>", "snips", 0.95, "REFUSE"),
+    _row("pi_<b>", "direct", 0.96, "CAUTION", reasons=["no_labels", "not_on_oracle_scale"]),
 ]
 
 

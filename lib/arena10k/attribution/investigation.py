@@ -13,7 +13,8 @@ from arena10k.attribution.game import CAUSES, Case, Game, corrupted_rows, make_g
 from arena10k.attribution.resample import Replicates, bootstrap, percentile_interval, prompt_counts
 from arena10k.estimators import ESTIMATORS, N_FOLDS, policy_data
 from arena10k.estimators.data import LEFT_OUT
-from arena10k.statistics.evaluate import REFUSE, PolicyContext, context, estimate_row
+from arena10k.statistics.evaluate import PolicyContext, context, estimate_row
+from arena10k.statistics.verdicts import stands
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,10 +95,10 @@ class Investigation:
 
 def trusted_row(ctx: PolicyContext) -> dict[str, Any] | None:
     """The row of the trusted value: PPI++ where the target has labels, else the calibrated direct mean; None when
-    both are refused, or when there is no label at all to put the judge on the oracle's scale."""
+    neither stands. Raw judge means never do: no label puts them on the oracle's scale."""
     for name in TRUSTED:
         row = estimate_row(ctx, ESTIMATORS[name])
-        if row["verdict"] != REFUSE and row["value"] is not None and "no_labels" not in row["reasons"]:
+        if stands(row):
             return row
     return None
 

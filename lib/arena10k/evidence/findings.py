@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
+from arena10k.estimators import ESTIMATORS
 from arena10k.statistics import diagnostics
+from arena10k.statistics.verdicts import stands
 
 
 def agreement(both: pd.DataFrame, logging_policy: str) -> pd.DataFrame:
@@ -49,20 +51,30 @@ def estimates_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame
 
 
-def estimates_sentence(rows: list[dict[str, Any]]) -> str:
-    """How many estimates stand and which policies have none; `naive`, on the judge's scale, is not counted."""
-    frame = pd.DataFrame(rows)
-    frame = frame[frame.estimator != "naive"]
-    stands = frame[frame.verdict != "REFUSE"]
-    none = [p for p in dict.fromkeys(r["policy"] for r in rows) if p not in set(stands.policy)]
-    refused = len(frame) - len(stands)
+def counted(rows: Iterable[dict[str, Any]], judge: str | None = None) -> list[dict[str, Any]]:
+    """The rows that sentences count: of one judge mode, and without raw judge means, which are no policy values."""
+    raw = {name for name, estimator in ESTIMATORS.items() if estimator.judge_scale}
+    return [r for r in rows if r["estimator"] not in raw and (judge is None or r["judge"] == judge)]
+
+
+def estimates_sentence(rows: list[dict[str, Any]], judge: str | None = None) -> str:
+    """How many of the `counted` estimates stand, and which policies have none."""
+    kept = counted(rows, judge)
+    standing = [r for r in kept if stands(r)]
+    refused = sum(r["verdict"] == "REFUSE" for r in kept)
     told = (
-        f"{len(stands):,} of {len(frame):,} estimates stand{'s' * (len(stands) == 1)} (naive not counted: it is on the "
-        f"judge's scale); {refused:,} {'is' if refused == 1 else 'are'} refused"
+        f"{len(standing):,} of {len(kept):,} estimates{f' in the {judge} mode' if judge else ''} stand"
+        f"{'s' * (len(standing) == 1)} (naive, the judge's mean, is not counted); "
+        f"{refused:,} {'is' if refused == 1 else 'are'} refused"
     )
-    weights = frame[(frame.estimator == "snips") & (frame.verdict == "REFUSE")].policy.unique()
-    if len(weights):
-        told += f". Importance weights alone are refused for {', '.join(weights)}"
+    raw = len(kept) - len(standing) - refused
+    if raw:
+        told += f", {raw:,} {'is' if raw == 1 else 'are'} on the judge's scale, as no labels calibrate it"
+    weights = [r["policy"] for r in kept if r["estimator"] == "snips" and r["verdict"] == "REFUSE"]
+    if weights:
+        told += f". Importance weights alone are refused for {', '.join(dict.fromkeys(weights))}"
+    some = {r["policy"] for r in standing}
+    none = [p for p in dict.fromkeys(r["policy"] for r in rows) if p not in some]
     return told + (
         f". No estimate stands for {', '.join(none)}." if none else "; every policy has at least one that stands."
     )
@@ -70,7 +82,7 @@ def estimates_sentence(rows: list[dict[str, Any]]) -> str:
 
 def against_truth(rows: list[dict[str, Any]], truth: Mapping[str, float]) -> pd.DataFrame:
     """Estimates beside the measured value of their policy: error, and whether the interval holds it."""
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows, columns=["policy", "estimator", "verdict", "value", "ci_low", "ci_high"])
     frame = frame[frame.policy.isin(truth) & frame.value.notna()].copy()
     frame["truth"] = frame.policy.map(truth).astype(float)
     frame["error"] = frame.value.astype(float) - frame.truth
@@ -78,14 +90,14 @@ def against_truth(rows: list[dict[str, Any]], truth: Mapping[str, float]) -> pd.
     return frame
 
 
-def truth_sentence(rows: list[dict[str, Any]], truth: Mapping[str, float]) -> str:
-    """How often the intervals of estimates that stand hold the true value."""
+def truth_sentence(rows: list[dict[str, Any]], truth: Mapping[str, float], judge: str | None = None) -> str:
+    """How often the intervals of `counted` estimates that stand hold the true value."""
     if not truth:
         return "The true values of this run are not known."
-    frame = against_truth(rows, truth)
-    stands = frame[(frame.verdict != "REFUSE") & (frame.estimator != "naive")]
-    refused = frame[frame.verdict == "REFUSE"]
-    told = f"{int(stands.covers.sum())} of {len(stands)} intervals of estimates that stand hold the true value"
+    kept = counted(rows, judge)
+    standing = against_truth([r for r in kept if stands(r)], truth)
+    refused = against_truth([r for r in kept if r["verdict"] == "REFUSE"], truth)
+    told = f"{int(standing.covers.sum())} of {len(standing)} intervals of estimates that stand hold the true value"
     if len(refused):
         worst = refused.loc[refused.error.abs().idxmax()]
         told += f"; the refused ones are off by up to {abs(worst.error):.2f} ({worst.estimator} for {worst.policy})"
@@ -118,8 +130,7 @@ def contrasts_frame(contrasts: list[dict[str, Any]]) -> pd.DataFrame:
 
 def judge_noise_sentence(rows: list[dict[str, Any]]) -> str:
     """How wide the intervals of the two judge modes are, the judge's own variance included where it has one."""
-    frame = pd.DataFrame(rows)
-    frame = frame[frame.ci_high.notna() & (frame.verdict != "REFUSE")]
+    frame = pd.DataFrame([r for r in counted(rows) if stands(r)], columns=["policy", "estimator", "judge", "ci_low", "ci_high"])
     frame["width"] = (frame.ci_high - frame.ci_low).astype(float)
     pairs = frame.pivot_table(index=["policy", "estimator"], columns="judge", values="width").dropna()
     if pairs.shape[1] < 2 or pairs.empty:

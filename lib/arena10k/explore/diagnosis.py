@@ -15,9 +15,7 @@ from arena10k.explore import reasons
 from arena10k.explore.selection import Slice
 from arena10k.explore.view import Figures, Folded, View
 from arena10k.statistics.evaluate import PolicyContext, PolicyReport, Study
-
-_JUDGES_OWN_SCALE = "naive"
-
+from arena10k.statistics.verdicts import stands
 
 class Diagnosis(View):
     """What `run.diagnose(policy)` answers.
@@ -32,7 +30,7 @@ class Diagnosis(View):
         self.report: PolicyReport = study.reports[policy, judge]
         self.context: PolicyContext = study.contexts[policy, judge]
         self.verdicts = findings.estimates_frame(study.rows)
-        counted = [row for row in study.rows if row["estimator"] != _JUDGES_OWN_SCALE]
+        counted = findings.counted(study.rows)
         self.problems = _problems(counted, self.context, self.report)
         self.facts = _facts(self.report, self.context, counted)
         columns = ["estimator", "value", "ci_low", "ci_high", "verdict", "reasons", "labels_needed"]
@@ -48,9 +46,13 @@ class Diagnosis(View):
 def _verdicts(policy: str, rows: list[dict[str, Any]]) -> str:
     """Which estimates stand, and whether weights alone may be used."""
     by = {v: [r["estimator"] for r in rows if r["verdict"] == v] for v in report.VERDICTS}
+    by["CAUTION"] = [r["estimator"] for r in rows if r["verdict"] == "CAUTION" and stands(r)]
+    raw = [r["estimator"] for r in rows if r["verdict"] != "REFUSE" and not stands(r)]
     told = [f"{listed(by['REPORT'])} may be reported" if by["REPORT"] else "none may be reported as it is"]
     if by["CAUTION"]:
         told.append(f"{listed(by['CAUTION'])} with caution")
+    if raw:
+        told.append(f"{listed(raw)} only on the judge's scale")
     if by["REFUSE"]:
         told.append(f"{listed(by['REFUSE'])} {'is' if len(by['REFUSE']) == 1 else 'are'} refused")
     return f"Of {len(rows)} estimates of {policy}, {'; '.join(told)}."

@@ -38,7 +38,7 @@ class Estimates(Rows):
         self.contrasts = findings.contrasts_frame(contrasts)
         frame = findings.estimates_frame(self.rows)
         truth = dict(zip(part.table.truth.policy, part.table.truth.value, strict=True))
-        said = [*part.sentences, findings.estimates_sentence(self.rows)]
+        said = [*part.sentences, findings.estimates_sentence(self.rows, judges[0])]
         if len(contexts) > 1:
             said.append(findings.contrasts_sentence(contrasts, ranking))
         super().__init__(

@@ -24,12 +24,13 @@ WORDS = {
     "clip_dominated": "{tied:,} rows are tied at the largest weight and decide the number: it is their mean.",
     "temperature_mismatch": "Responses were drawn at another temperature than their log-probs were measured at: the "
     "weights are of another distribution.",
-    "value_outside_interval": "The self-normalised value lies outside of what its own weights allow.",
+    "value_outside_interval": "The value lies outside of its own interval: outside of [0, 1], or of what the "
+    "weights allow.",
     "no_judge_scores": "No response has a judge score.",
     "no_fresh_draws": "The policy has no responses of its own with a judge score.",
     "no_labels": "There are no oracle labels where they are needed.",
     "not_on_oracle_scale": "The number is on the judge's scale; what that is worth to the oracle is not known.",
-    "few_labels": "Labels are few: {labels} on the policy's own draws, {trained} that train the calibration ({few} are "
+    "few_labels": "Labels are few: {labels} on the policy's own draws, {trained} to train the calibration on ({few} are "
     "wanted of each).",
     "transport_failed": "The calibration learned on logged responses is off by {residual} ({low} to {high}) on "
     "{evidence}: the judge errs differently there.",
@@ -49,7 +50,7 @@ EVIDENCE = {"target_labels": "the policy's own draws", "weights": "labelled logg
 def sentence(reason: str, ctx: PolicyContext, report: PolicyReport) -> str:
     """The words for one reason; its name where there are none."""
     audit, transport, prep = report.audit, report.transport, ctx.prep
-    trained = int(prep.sample(prep.source).labelled.sum()) if prep.source else 0
+    trained = int(prep.sample(prep.source or "logged").labelled.sum())
     return WORDS.get(reason, reason.replace("_", " ") + ".").format(
         mean=figure(audit.mean_weight),
         range_low=MEAN_WEIGHT_RANGE[0],

@@ -30,22 +30,31 @@ TRUST = (
 )
 #: The estimate that uses logged responses alone, shown beside the trusted one.
 LOGGED_ONLY = "snips"
+#: The reason of a number that no label puts on the oracle's scale.
+_JUDGES_SCALE = "not_on_oracle_scale"
 
 Row = Mapping[str, Any]
 
 
 def headline(rows: Iterable[Row], trust: Sequence[str] = TRUST) -> list[Row]:
-    """The trusted row of each policy: by the order of `trust`, the first that is not refused, else the first of all.
+    """The trusted row of each policy: by the order of `trust`, the first that answers, else the first of all.
 
-    Estimators outside `trust`, such as a raw judge mean, are never a headline. Policies come by value, refused last: a
-    refused number has no place in a ranking.
+    What is refused does not answer, nor what no label puts on the oracle's scale. Estimators outside `trust`, such as
+    a raw judge mean, are never a headline. Policies come by value, those without an answer last: their number has no
+    place in a ranking.
     """
     chosen: dict[str, Row] = {}
     for row in sorted((r for r in rows if r["estimator"] in trust), key=lambda r: trust.index(r["estimator"])):
         best = chosen.get(row["policy"])
-        if best is None or (_refused(best) and not _refused(row)):
+        if best is None or (not _answers(best) and _answers(row)):
             chosen[row["policy"]] = row
-    return sorted(chosen.values(), key=lambda r: (_refused(r), -(r["value"] if not is_missing(r["value"]) else -1e300)))
+    return sorted(
+        chosen.values(), key=lambda r: (not _answers(r), -(r["value"] if not is_missing(r["value"]) else -1e300))
+    )
+
+
+def _answers(row: Row) -> bool:
+    return not _refused(row) and _JUDGES_SCALE not in (row.get("reasons") or ())
 
 
 def _refused(row: Row) -> bool:
@@ -107,14 +116,17 @@ def summary(estimates: Mapping[str, Any], best: Sequence[Row], confidence: float
         return "There are no estimates yet. The stages below say what has been done."
     count = estimates.get("n")
     over = f" from {format_number(count)} prompts" if not is_missing(count) else ""
-    given, refused = [r for r in best if not _refused(r)], [r for r in best if _refused(r)]
+    given, refused = [r for r in best if _answers(r)], [r for r in best if _refused(r)]
+    raw = [r for r in best if not (_answers(r) or _refused(r))]
     parts = [f"{len(best)} {_plural('policy', len(best))} evaluated{over}."]
     if given:
         parts.append(_leaders(estimates.get("ranking", ()), given, confidence))
         careful = [r["policy"] for r in given if r["verdict"] == "CAUTION"]
         if careful:
             parts.append(f"With caution: {_listed(careful)}.")
-    parts.append(f"Refused: {_listed([r['policy'] for r in refused])}." if refused else "None is refused.")
+    if raw:
+        parts.append(f"Only on the judge's scale, which no labels calibrate: {_listed([r['policy'] for r in raw])}.")
+    parts.append(f"Refused: {_listed([r['policy'] for r in refused])}." if refused else "No policy is refused.")
     logged = [r for r in estimates["rows"] if r["estimator"] == LOGGED_ONLY and _refused(r)]
     blind = list(dict.fromkeys(r["policy"] for r in logged))
     if blind:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from arena10k.estimators import Estimator, PolicyData, Prepared, Score, prepare
+from arena10k.estimators.calibration import enough_labels
 from arena10k.statistics import diagnostics, planning
 from arena10k.statistics.diagnostics import MIN_TARGET_LABELS, Transport, transport
 from arena10k.statistics.intervals import (
@@ -22,6 +24,8 @@ from arena10k.statistics.intervals import (
 REPORT, CAUTION, REFUSE = "REPORT", "CAUTION", "REFUSE"
 FEW_LABELS = 20
 IMPOSSIBLE = 0.01
+#: The reason of a number that no label puts on the oracle's scale: it is no policy value.
+NOT_ON_ORACLE_SCALE = "not_on_oracle_scale"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,17 +107,31 @@ def _extrapolates(ctx: PolicyContext) -> bool:
     return bool(ctx.effective_labels < min(FEW_LABELS, prep.sample(prep.source).labelled.sum() / 2))
 
 
+def _by_labels(n: int) -> tuple[str, list[str]]:
+    """Verdict and reasons of an estimate that labels themselves put on the oracle's scale, by their number."""
+    verdict = REFUSE if n < MIN_TARGET_LABELS else CAUTION if n < FEW_LABELS else REPORT
+    return verdict, ["few_labels"] * (n < FEW_LABELS)
+
+
+def _lacking_labels(ctx: PolicyContext) -> list[str]:
+    """Why nothing calibrates the judge, where it is for lack of labels."""
+    logged, fresh = ctx.prep.logged, ctx.prep.fresh
+    if not (logged.labelled.any() or fresh.labelled.any()):
+        return ["no_labels"]
+    enough = any(enough_labels(rows.label, rows.fold) for rows in (logged, fresh))
+    return [] if enough else ["few_labels"]
+
+
 def _judge_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
     """Verdict and reasons from scale, calibration and transport."""
     if estimator.judge_scale:
-        return CAUTION, ["not_on_oracle_scale"]
+        return CAUTION, [NOT_ON_ORACLE_SCALE]
     if estimator.uses_target_labels:
-        n = ctx.transport.n_labels
-        return (REFUSE if n < MIN_TARGET_LABELS else CAUTION if n < FEW_LABELS else REPORT), ["few_labels"] * (
-            n < FEW_LABELS
-        )
+        return _by_labels(ctx.transport.n_labels)
+    if ctx.prep.source is None and estimator.name == "dr_oracle":
+        return _by_labels(int((ctx.prep.logged.labelled * ctx.prep.has_weight).sum()))
     if ctx.prep.source is None:
-        return CAUTION, ["no_labels", "not_on_oracle_scale"]
+        return CAUTION, [*_lacking_labels(ctx), NOT_ON_ORACLE_SCALE]
     verdict, reasons = REPORT, []
     if ctx.prep.sample(ctx.prep.source).labelled.sum() < FEW_LABELS:
         verdict, reasons = CAUTION, ["few_labels"]
@@ -131,9 +149,7 @@ def _judge_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[
     return (REFUSE if handful else CAUTION), [*reasons, "calibration_extrapolates"]
 
 
-def _weight_reasons(
-    ctx: PolicyContext, estimator: Estimator, interval: Interval, value: float
-) -> tuple[str, list[str]]:
+def _weight_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
     """Verdict and reasons from the log-weights."""
     if not estimator.uses_weights:
         return REPORT, []
@@ -148,11 +164,12 @@ def _weight_reasons(
     if estimator.doubly_robust:
         one_leg = estimator.name != "dr_oracle" and ctx.transport.status in ("passed", "own")
         return (CAUTION if one_leg else REFUSE), reasons
-    if ctx.audit.clip_dominated:
-        return REFUSE, reasons
-    if not interval.low <= value <= interval.high:
-        return REFUSE, [*reasons, "value_outside_interval"]
-    return CAUTION, reasons
+    return (REFUSE if ctx.audit.clip_dominated else CAUTION), reasons
+
+
+def stands(row: Mapping[str, Any]) -> bool:
+    """Whether a row of estimates.json is a policy value: not refused, and on the oracle's scale."""
+    return row["verdict"] != REFUSE and row["value"] is not None and NOT_ON_ORACLE_SCALE not in row["reasons"]
 
 
 def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> tuple[str, list[str]]:
@@ -160,11 +177,13 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
     missing = missing_inputs(ctx, estimator)
     if missing:
         return REFUSE, missing
-    by_weight, reasons = _weight_reasons(ctx, estimator, interval, value)
+    by_weight, reasons = _weight_reasons(ctx, estimator)
     by_judge, more = _judge_reasons(ctx, estimator)
     result, reasons = _worst(by_weight, by_judge), [*reasons, *more]
     if not np.isfinite(value):
         return REFUSE, [*reasons, "not_finite"]
+    if value < interval.low or value > interval.high:
+        result, reasons = REFUSE, [*reasons, "value_outside_interval"]
     if not interval.width <= MAX_WIDTH:
         return REFUSE, [*reasons, "interval_too_wide"]
     return result, reasons
