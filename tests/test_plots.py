@@ -186,7 +186,7 @@ def test_forest_shows_verdicts_by_shape_and_a_missing_value_in_words():
     assert "no value" in _texts(figure)
     marks = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", None, "")]
     assert [m.get_fillstyle() for m in marks] == ["full", "left", "none"]
-    labels = {t.get_text() for t in figure.legends[0].get_texts()}
+    labels = {t.get_text() for t in figure.axes[0].get_legend().get_texts()}
     assert labels == {"REPORT", "CAUTION", "REFUSE", "measured"}
 
 

@@ -10,8 +10,9 @@ from arena10k.attribution.companions import (
     shrinkage_paths,
 )
 from arena10k.attribution.detection import Detection, Inversion, detect
-from arena10k.attribution.game import CAUSES, REPAIRS, Case, make_game, point_values, shapley_parts
+from arena10k.attribution.game import CAUSE_WORDS, CAUSES, REPAIRS, Case, make_game, point_values, shapley_parts
 from arena10k.attribution.investigation import Finding, Investigation, cases, investigate, investigate_table
+from arena10k.attribution.lead import lead, verdict_paragraph
 from arena10k.attribution.mismatch import Profile, mismatch, mismatch_sentence, profiles
 from arena10k.attribution.ranking import (
     flip_sentence,
@@ -21,10 +22,12 @@ from arena10k.attribution.ranking import (
     mass_sentence,
     rank_frame,
 )
-from arena10k.attribution.words import anomaly, anomaly_json, anomaly_row, frame, sentence, verdict_paragraph
+from arena10k.attribution.result import anomaly, anomaly_json, anomaly_row, frame, parts_frame
+from arena10k.attribution.words import sentence
 
 __all__ = [
     "CAUSES",
+    "CAUSE_WORDS",
     "REPAIRS",
     "Case",
     "Detection",
@@ -45,6 +48,7 @@ __all__ = [
     "inversions_sentence",
     "investigate",
     "investigate_table",
+    "lead",
     "length_strata",
     "make_game",
     "mass_frame",
@@ -52,6 +56,7 @@ __all__ = [
     "mass_sentence",
     "mismatch",
     "mismatch_sentence",
+    "parts_frame",
     "point_values",
     "profiles",
     "rank_first",

@@ -17,7 +17,15 @@ from arena10k.estimators import PolicyData, Prepared, Score, pareto, prepare
 from arena10k.estimators.data import LEFT_OUT
 
 REPAIRS = ("S", "C", "T", "J", "M")
-CAUSES = ("corrupted_logprobs", "clipping", "tail", "judge_bias", "off_support")
+#: What each repair mends, in words.
+CAUSE_WORDS = {
+    "corrupted_logprobs": "corrupted log-probs",
+    "clipping": "clipping",
+    "tail": "heavy tail",
+    "judge_bias": "judge bias",
+    "off_support": "off-support mass",
+}
+CAUSES = tuple(CAUSE_WORDS)
 S, C, T, J, M = (1 << i for i in range(5))
 N_SUBSETS = 32
 _SAME = 1e-9

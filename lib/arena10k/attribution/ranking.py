@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from arena10k.attribution.game import CAUSES
 from arena10k.attribution.investigation import Investigation
 from arena10k.attribution.words import figure, listed, share_words
 
@@ -62,7 +63,9 @@ def inversions_sentence(inv: Investigation) -> str:
     if not pairs:
         return "No two policies have both a published and a trusted value, so no order can be checked."
     if not found:
-        return f"None of the {pairs} pairs of policies stands the wrong way round beyond chance."
+        told = f"None of the {pairs} pairs of policies stands the wrong way round beyond chance"
+        wrong = listed([f.policy for f in inv.anomalies])
+        return f"{told}: what is wrong about {wrong} is the number, not its place." if wrong else f"{told}."
     which = "all of them with" if len({i.above for i in found}) == 1 and len(found) > 1 else "with"
     above = listed(list(dict.fromkeys(i.above for i in found)))
     wrong = f"{len(found)} of the {pairs} pairs of policies stand the wrong way round beyond chance"
@@ -98,7 +101,14 @@ def mass_sentence(inv: Investigation) -> str:
         return start
     error = (1 - f.mass.covered) * (f.mass.on - f.mass.off)
     missing = share_words(1 - f.mass.covered)
+    part = f.parts[CAUSES.index("off_support")]
+    shared = (
+        f" The part of the gap that off-support mass is given, {part:.2f}, is not the same: on the judge's scale the "
+        "unseen responses are worth something else, and the parts average over both."
+        if abs(part - error) >= 0.01
+        else ""
+    )
     return (
         f"{start} For the trusted {f.trusted['value']:.2f} the unseen responses are worth {figure(f.mass.off)}: "
-        f"SNIPS on that scale is off by {missing} x ({f.mass.on:.2f} - {figure(f.mass.off)}) = {error:.2f}."
+        f"SNIPS on that scale is off by {missing} x ({f.mass.on:.2f} - {figure(f.mass.off)}) = {error:.2f}.{shared}"
     )

@@ -1,19 +1,14 @@
-"""The findings in words: one sentence per policy, one paragraph per run, and the rows of anomaly.json."""
+"""The findings in words: numbers as sentences write them, and a sentence per policy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from arena10k.attribution.game import CAUSES
-from arena10k.attribution.investigation import Finding, Investigation, investigate_table
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from arena10k.tables.table import Table
+from arena10k.attribution.game import CAUSE_WORDS, CAUSES
+from arena10k.attribution.investigation import Finding, Investigation
 
 _ESTIMATOR = {"ppi_pp": "labels on its own draws", "direct": "its own draws, judged and calibrated"}
 
@@ -68,7 +63,6 @@ def trusted_words(row: Mapping[str, Any], confidence: float) -> str:
 def cause_words(f: Finding) -> str:
     """The main cause in plain words, with the fact behind it."""
     mean = f.estimate["mean_weight"]
-    fresh = f.game.prep.fresh.judge.mean() if len(f.game.prep.fresh) else float("nan")
     if f.main_cause == "corrupted_logprobs":
         rows = f"{f.corrupted} logged rows" if f.corrupted != 1 else "one logged row"
         return (
@@ -90,8 +84,8 @@ def cause_words(f: Finding) -> str:
             f"responses alone (unnormalised, the same weights give {figure(mean * f.mass.on)})"
         )
     return (
-        f"off-support mass: the judge gives the policy's own draws {figure(fresh)}, which no weighting of the logged "
-        f"responses reproduces (mean weight {'unknown' if mean is None else figure(mean)})"
+        f"off-support mass: the judge gives the policy's own draws {figure(own_draws(f))}, which no weighting of the "
+        f"logged responses reproduces (mean weight {'unknown' if mean is None else figure(mean)})"
     )
 
 
@@ -104,9 +98,7 @@ def _contribution(f: Finding) -> str:
     others = [i for i in range(len(CAUSES)) if i != j and abs(f.parts[i]) > 0.25 * abs(f.parts[j])]
     clear = [i for i in others if f.part_low[i] > 0 or f.part_high[i] < 0]
     if clear:
-        told = [
-            f"{CAUSES[i].replace('_', ' ')} {f.parts[i]:+.2f}" for i in sorted(clear, key=lambda i: -abs(f.parts[i]))
-        ]
+        told = [f"{CAUSE_WORDS[CAUSES[i]]} {f.parts[i]:+.2f}" for i in sorted(clear, key=lambda i: -abs(f.parts[i]))]
         text += f"; also {listed(told)}"
     return text + "."
 
@@ -150,11 +142,11 @@ def sentence(f: Finding, inv: Investigation) -> str:
             f"{_truth(f, inv)}"
         )
     if f.anomaly:
-        return f"{start}{verdict}. {_anomaly(f, inv)}{_truth(f, inv)}"
+        return " ".join(filter(None, anomaly_words(f, inv)))
     if f.policy == inv.logging_policy:
         agrees = "; it is the logging policy, so this is the plain mean of the judge's scores"
     else:
-        agrees = f"{verdict}, and its own draws do not contradict that: the judge gives them {_fresh(f):.3f}"
+        agrees = f"{verdict}, and its own draws do not contradict that: the judge gives them {own_draws(f):.3f}"
     if f.trusted is None:
         return f"{start}{agrees}. Its value on the oracle's scale takes {needs(f)}.{_truth(f, inv)}"
     return (
@@ -162,157 +154,28 @@ def sentence(f: Finding, inv: Investigation) -> str:
     )
 
 
-def _fresh(f: Finding) -> float:
-    return float(f.game.prep.fresh.judge.mean())
+def own_draws(f: Finding) -> float:
+    """The judge's mean score of the policy's own draws; NaN where there is none."""
+    return float(f.game.prep.fresh.judge.mean()) if len(f.game.prep.fresh) else float("nan")
 
 
-def _anomaly(f: Finding, inv: Investigation) -> str:
+def anomaly_words(f: Finding, inv: Investigation) -> tuple[str, str]:
+    """What is wrong about the number of a policy with an anomaly, and why; the latter empty where no cause is clear
+    and none can be."""
+    refused = " (verdict REFUSE)" if f.estimate["verdict"] == "REFUSE" else ""
+    what, cause = f"{_ranked(f, inv)}{refused}", ""
     if f.trusted is None:
-        cause = f" The main cause is {cause_words(f)}." if f.main_cause else ""
-        return (
-            f"That cannot be right: the judge gives the policy's own draws {_fresh(f):.3f}.{cause} "
-            f"A value on the oracle's scale takes {needs(f)}."
-        )
-    text = f"Its trusted value is {trusted_words(f.trusted, f.confidence)}{_trusted_place(f.trusted, inv)}."
+        what += f". That cannot be right: the judge gives the policy's own draws {own_draws(f):.3f}."
+        if f.main_cause:
+            cause = f"The main cause is {cause_words(f)}."
+        return f"{what}{_truth(f, inv)}", f"{cause} A value on the oracle's scale takes {needs(f)}.".strip()
+    value = f"{trusted_words(f.trusted, f.confidence)}{_trusted_place(f.trusted, inv)}"
+    what += f". Its trusted value is {value}.{_truth(f, inv)}"
     if f.main_cause is None:
-        return f"{text} No single cause of the gap of {f.gap:.2f} stands out from its noise."
-    return f"{text} The main cause is {cause_words(f)}.{_contribution(f)}"
-
-
-def _advice(found: list[Finding]) -> str:
-    worst = found[0]
-    steps = []
-    if any(f.main_cause == "corrupted_logprobs" for f in found):
-        steps.append("set the corrupted rows aside and score them again")
-    steps.append(
-        "leave the SNIPS value out of every ranking"
-        if len(found) == 1
-        else "leave these SNIPS values out of every ranking"
-    )
-    if worst.trusted is not None and worst.trusted["verdict"] == "REPORT":
-        steps.append(f"use the trusted value of {worst.policy}")
-    else:
-        steps.append(f"collect {needs(worst)}")
-    return f"What to do: {listed(steps)}."
-
-
-def _best_trusted(findings: list[Finding]) -> str:
-    known = {f.policy: f.trusted for f in findings if f.trusted is not None}
-    if not known:
-        return ""
-    best = max(known, key=lambda policy: known[policy]["value"])
-    return f" The highest trusted value is that of {best}: {trusted_words(known[best], findings[0].confidence)}."
-
-
-def verdict_paragraph(inv: Investigation) -> str:
-    """The verdict of a run in one paragraph: ranking by SNIPS, trusted value, main cause, what to do."""
-    order = sorted(inv.findings.values(), key=lambda f: -np.nan_to_num(f.published.value, nan=-1))
-    ranking = listed([f"{f.policy} ({figure3(f.published.value)})" for f in order])
-    start = f"The published ranking, by SNIPS on judge scores, is {ranking}."
-    unknown = [f.policy for f in order if f.anomaly is None]
-    open_ = f" Not checked for lack of draws of their own: {listed(unknown)}." if unknown else ""
-    found = inv.anomalies
-    if not found:
-        rate, tolerance = inv.detection.rate, inv.detection.tolerance
-        checked = len([f for f in order if f.anomaly is not None and f.policy != inv.logging_policy])
-        if not checked:
-            return f"{start} Whether it is right cannot be told:{open_.replace(' Not', ' not')}"
-        refused = [f.policy for f in order if f.estimate["verdict"] == "REFUSE"]
-        still = (
-            f" The weight-based value of {listed(refused)} is refused all the same, as the log cannot support it."
-            if refused
-            else ""
-        )
-        return (
-            f"{start} No anomaly: no published number differs from what the policy's own draws say by more than "
-            f"{tolerance:g} and chance, and no published order contradicts the trusted one beyond chance (a false "
-            f"alarm in at most {100 * rate:.0f} % of such runs).{_best_trusted(order)}{still}{open_}"
-        )
-    lead = found[0]
-    rest = [f"{f.policy} ({f.main_cause.replace('_', ' ') if f.main_cause else 'cause unclear'})" for f in found[1:]]
-    more = f" The same test also rejects the published numbers of {listed(rest)}." if rest else ""
-    return f"{start} {sentence(lead, inv)}{more}{open_} {_advice(found)}"
+        return what, f"No single cause of the gap of {f.gap:.2f} stands out from its noise."
+    return what, f"The main cause is {cause_words(f)}.{_contribution(f)}"
 
 
 def figure3(value: float) -> str:
     """Three decimals, or the word for a missing value."""
     return f"{value:.3f}" if np.isfinite(value) else "no value"
-
-
-def _number(x: float) -> float | None:
-    return float(x) if np.isfinite(x) else None
-
-
-def anomaly_row(f: Finding, inv: Investigation) -> dict[str, Any]:
-    """The row of one policy in anomaly.json; numbers are numbers or None."""
-    row = f.trusted
-    parts = zip(CAUSES, f.parts, f.part_low, f.part_high, strict=True)
-    return {
-        "policy": f.policy,
-        "published": _number(f.published.value),
-        "trusted": row["value"] if row else None,
-        "trusted_ci": [row["ci_low"], row["ci_high"]] if row else None,
-        "trusted_estimator": row["estimator"] if row else None,
-        "confidence": f.confidence,
-        "gap": _number(f.gap),
-        "parts": [
-            {"cause": c, "value": _number(v), "ci_low": _number(lo), "ci_high": _number(hi)} for c, v, lo, hi in parts
-        ],
-        "main_cause": f.main_cause,
-        "anomaly": f.anomaly,
-        "rank": f.rank,
-        "rank_first_probability": _number(f.rank_first),
-        "mean_weight": f.estimate["mean_weight"],
-        "corrupted_rows": f.corrupted,
-        "corrupted_weight_share": _number(f.corrupted_share),
-        "verdict": f.estimate["verdict"],
-        "sentence": sentence(f, inv),
-    }
-
-
-def anomaly_json(inv: Investigation) -> dict[str, Any]:
-    """anomaly.json of an investigation."""
-    flip = inv.flip
-    return {
-        "judge": inv.judge_mode,
-        "false_alarm_rate": inv.detection.rate,
-        "tolerance": inv.detection.tolerance,
-        "paragraph": verdict_paragraph(inv),
-        "rows_to_change_winner": None
-        if flip is None
-        else {"winner": flip.winner, "rival": flip.rival, "rows": len(flip.rows), "exact": flip.exact},
-        "inversions": [
-            {
-                "published_above": i.above,
-                "trusted_above": i.below,
-                "trusted_difference": i.trusted_difference,
-                "beyond_noise": i.beyond_noise,
-            }
-            for i in inv.detection.inversions
-        ],
-        "policies": [anomaly_row(f, inv) for f in inv.findings.values()],
-    }
-
-
-def anomaly(
-    table: Table,
-    judge_mode: str = "deterministic",
-    raw_logp: pd.DataFrame | None = None,
-    clip: float | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """anomaly.json of a table: `investigate_table`, then `anomaly_json`."""
-    return anomaly_json(investigate_table(table, judge_mode, raw_logp, clip, **options))
-
-
-def frame(result: Mapping[str, Any]) -> pd.DataFrame:
-    """The policies of anomaly.json as a frame, the trusted interval in two columns, the main cause in words."""
-    import pandas as pd
-
-    rows = []
-    for row in result["policies"]:
-        low, high = row["trusted_ci"] or (None, None)
-        cause = row["main_cause"].replace("_", " ") if row["main_cause"] else None
-        told = {True: "yes", False: "no", None: "not testable"}[row["anomaly"]]
-        rows.append(row | {"trusted_low": low, "trusted_high": high, "main_cause": cause, "anomaly": told})
-    return pd.DataFrame(rows)

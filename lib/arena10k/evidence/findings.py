@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from arena10k.estimators import ESTIMATORS
+from arena10k.report import VERDICTS, headline
 from arena10k.statistics import diagnostics
-from arena10k.statistics.verdicts import stands
+from arena10k.statistics.verdicts import REFUSE, stands
 
 
 def agreement(both: pd.DataFrame, logging_policy: str) -> pd.DataFrame:
@@ -46,9 +47,14 @@ def agreement_sentence(table: pd.DataFrame, logging_policy: str) -> str:
 
 def estimates_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The rows of `estimates.json` as a frame, reasons as one text."""
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows, columns=None if rows else ["reasons"])
     frame["reasons"] = [", ".join(r).replace("_", " ") for r in frame.reasons]
     return frame
+
+
+def trusted_frame(rows: Iterable[dict[str, Any]], judge: str) -> pd.DataFrame:
+    """The most trusted estimate of each policy in one judge mode, as `estimates_frame`; empty where there is none."""
+    return estimates_frame([dict(row) for row in headline(r for r in rows if r["judge"] == judge)])
 
 
 def counted(rows: Iterable[dict[str, Any]], judge: str | None = None) -> list[dict[str, Any]]:
@@ -78,6 +84,13 @@ def estimates_sentence(rows: list[dict[str, Any]], judge: str | None = None) -> 
     return told + (
         f". No estimate stands for {', '.join(none)}." if none else "; every policy has at least one that stands."
     )
+
+
+def verdict_counts(rows: Iterable[dict[str, Any]], judge: str) -> dict[str, int]:
+    """How many of the `counted` estimates of a judge mode have each verdict; those on the judge's scale apart."""
+    kept = counted(rows, judge)
+    counts = {v.lower(): sum(r["verdict"] == v and (v == REFUSE or stands(r)) for r in kept) for v in VERDICTS}
+    return counts | ({"judge's scale": raw} if (raw := len(kept) - sum(counts.values())) else {})
 
 
 def against_truth(rows: list[dict[str, Any]], truth: Mapping[str, float]) -> pd.DataFrame:
@@ -130,7 +143,9 @@ def contrasts_frame(contrasts: list[dict[str, Any]]) -> pd.DataFrame:
 
 def judge_noise_sentence(rows: list[dict[str, Any]]) -> str:
     """How wide the intervals of the two judge modes are, the judge's own variance included where it has one."""
-    frame = pd.DataFrame([r for r in counted(rows) if stands(r)], columns=["policy", "estimator", "judge", "ci_low", "ci_high"])
+    frame = pd.DataFrame(
+        [r for r in counted(rows) if stands(r)], columns=["policy", "estimator", "judge", "ci_low", "ci_high"]
+    )
     frame["width"] = (frame.ci_high - frame.ci_low).astype(float)
     pairs = frame.pivot_table(index=["policy", "estimator"], columns="judge", values="width").dropna()
     if pairs.shape[1] < 2 or pairs.empty:

@@ -20,6 +20,21 @@ def _targets(reports: Reports, judge: str) -> list[PolicyReport]:
     return [r for r in reports if r.judge == judge and not r.is_logging]
 
 
+#: The columns of `audit_frame` as a reader sees them.
+AUDIT_COLUMNS = {
+    "policy": "policy",
+    "rows": "rows",
+    "missing": "missing",
+    "mean_weight": "mean weight",
+    "p_value": "p (mean above 1)",
+    "missing_mass": "missing mass",
+    "mass_low": "mass low",
+    "mass_high": "mass high",
+    "el_low": "el low",
+    "el_high": "el high",
+}
+
+
 def audit_frame(reports: Reports, judge: str) -> pd.DataFrame:
     """E[w] = 1 is an identity: rows, missing rows, E[w], p-value against E[w] <= 1, missing mass, and what the missing
     mass and empirical likelihood leave of the value."""
@@ -152,10 +167,20 @@ def calibration_sentence(ctx: PolicyContext) -> str:
     label, score = rows.label[has], rows.judge[has]
     f = (prep.reward_oof if prep.source == "logged" else prep.fresh_oof)[has]
     where = "logged responses" if prep.source == "logged" else "of the target's own draws"
+    judge, calibrated = float(((label - score) ** 2).mean()), float(((label - f) ** 2).mean())
+    closer = abs(label.mean() - f.mean()) < abs(label.mean() - score.mean())
+    remark = (
+        ""
+        if calibrated < judge
+        else (
+            ", which predicts single labels no better than the score; "
+            + ("what it mends is the mean" if closer else "nor is its mean closer: on these labels it brings nothing")
+        )
+    )
     return (
         f"On {len(label):,} labelled {where} the mean label is {label.mean():.3f}, the judge's mean score "
         f"{score.mean():.3f} and its calibration's, trained on other folds, {f.mean():.3f}; the mean squared error is "
-        f"{((label - score) ** 2).mean():.3f} for the judge and {((label - f) ** 2).mean():.3f} for the calibration."
+        f"{judge:.3f} for the judge and {calibrated:.3f} for the calibration{remark}."
     )
 
 

@@ -13,9 +13,11 @@ from arena10k.attribution.words import listed
 from arena10k.evidence import findings
 from arena10k.explore import reasons
 from arena10k.explore.selection import Slice
-from arena10k.explore.view import Figures, Folded, View
+from arena10k.explore.view import Figures, View
+from arena10k.report import Folded
 from arena10k.statistics.evaluate import PolicyContext, PolicyReport, Study
 from arena10k.statistics.verdicts import stands
+
 
 class Diagnosis(View):
     """What `run.diagnose(policy)` answers.

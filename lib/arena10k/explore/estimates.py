@@ -11,7 +11,8 @@ import pandas as pd
 from arena10k import plots, report
 from arena10k.evidence import findings
 from arena10k.explore.selection import Slice
-from arena10k.explore.view import Folded, Rows
+from arena10k.explore.view import Rows
+from arena10k.report import Folded
 from arena10k.statistics import compare
 from arena10k.statistics.evaluate import Study
 
@@ -56,9 +57,9 @@ def _tables(frame: pd.DataFrame, rows: list[dict[str, Any]], judges: Sequence[st
     columns = _COLUMNS if len(judges) == 1 else ["judge", *_COLUMNS]
     told = f"judge mode {judges[0]}" if len(judges) == 1 else f"judge modes {' and '.join(judges)}"
     every = report.table(frame, columns=columns, caption=f"Every estimate ({told})")
-    best = [dict(row) for row in report.headline(r for r in rows if r["judge"] == judges[0])]
-    if len(frame) <= _ALL_SHOWN or not best:
+    best = findings.trusted_frame(rows, judges[0])
+    if len(frame) <= _ALL_SHOWN or best.empty:
         return [every]
     caption = f"The most trusted estimate of each policy (judge mode {judges[0]})"
-    first = report.table(findings.estimates_frame(best), columns=_COLUMNS, caption=caption)
+    first = report.table(best, columns=_COLUMNS, caption=caption)
     return [first, Folded(f"All {len(frame):,} estimates are in .frame", every)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
-
 from arena10k import attribution, plots, report
 from arena10k.attribution import Investigation
 from arena10k.attribution.words import level
@@ -27,7 +25,7 @@ class Explanation(View):
         self.policy, self.investigation = policy, inv
         self.row: dict[str, Any] = attribution.anomaly_row(found, inv)
         self.sentence: str = self.row["sentence"]
-        self.parts = pd.DataFrame(self.row["parts"])
+        self.parts = attribution.parts_frame(self.row)
         score = f"judge_{inv.judge_mode}"
         judged = part.table.logged.dropna(subset=[score])
         self.heavy = attribution.heavy_rows(judged, found.log_weight, judged[score].to_numpy(float), top)

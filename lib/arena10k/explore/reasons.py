@@ -30,8 +30,8 @@ WORDS = {
     "no_fresh_draws": "The policy has no responses of its own with a judge score.",
     "no_labels": "There are no oracle labels where they are needed.",
     "not_on_oracle_scale": "The number is on the judge's scale; what that is worth to the oracle is not known.",
-    "few_labels": "Labels are few: {labels} on the policy's own draws, {trained} to train the calibration on ({few} are "
-    "wanted of each).",
+    "few_labels": "Labels are few: {labels} on the policy's own draws, {trained} to train the calibration on ({few} "
+    "are wanted of each).",
     "transport_failed": "The calibration learned on logged responses is off by {residual} ({low} to {high}) on "
     "{evidence}: the judge errs differently there.",
     "weak_transport_evidence": "Whether the calibration carries over is not settled by {evidence}: it may be off by "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from arena10k.errors import unknown
-from arena10k.report import Table, visible
+from arena10k.report import Folded, Table, visible
 from arena10k.report.display import figure_html
 
 if TYPE_CHECKING:
@@ -37,19 +37,6 @@ class Picture:
 
     def _repr_html_(self) -> str:
         return figure_html(self.figure, self.alt)
-
-
-class Folded:
-    """A table behind a summary line, which opens it on a page; plain text has only the line."""
-
-    def __init__(self, summary: str, content: Table):
-        self._summary, self._content = summary, content
-
-    def __repr__(self) -> str:
-        return self._summary
-
-    def _repr_html_(self) -> str:
-        return f"<details><summary>{escape(visible(self._summary))}</summary>{_html(self._content)}</details>"
 
 
 Part = str | Table | Folded | Picture

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from arena10k.attribution import Finding
+from arena10k.attribution.game import CAUSE_WORDS
 from arena10k.attribution.words import figure3, listed, share_words
 from arena10k.incidents.incident import CLEAN, FIXED, TIE, Outcome, frame, rejected
 from arena10k.params.incident import IncidentParams
@@ -49,7 +50,7 @@ def gates_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
 
 
 def _cause(f: Finding) -> str:
-    return (f.main_cause or "cause unclear").replace("_", " ") if f.anomaly else "no anomaly"
+    return (CAUSE_WORDS[f.main_cause] if f.main_cause else "cause unclear") if f.anomaly else "no anomaly"
 
 
 def _first_target(o: Outcome) -> Finding:

@@ -16,15 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from arena10k.attribution.game import CAUSE_WORDS
 from arena10k.plots.style import BAND, INK, SOFT, listed, looks, number, panels, sentences, styled
 
-CAUSE_NAMES = {
-    "corrupted_logprobs": "corrupted log-probs",
-    "clipping": "clipping",
-    "tail": "heavy tail",
-    "judge_bias": "judge bias",
-    "off_support": "off-support mass",
-}
 METHOD_NAMES = {"clip": "clipping", "power": "power", "dros": "optimistic shrinkage"}
 _TAKES, _GIVES = "#d55e00", "#0173b2"
 
@@ -47,7 +41,7 @@ def waterfall_finding(row: Mapping[str, Any]) -> str:
     if not known:
         return f"{start}; no cause stands out from its noise"
     named = max(known, key=lambda p: abs(p["value"]))
-    name = CAUSE_NAMES[named["cause"]]
+    name = CAUSE_WORDS[named["cause"]]
     verb = "account" if name.endswith("log-probs") else "accounts"
     return f"{start}; {name} {verb} for {named['value']:+.2f} of the gap of {row['gap']:+.2f}"
 
@@ -55,7 +49,7 @@ def waterfall_finding(row: Mapping[str, Any]) -> str:
 def waterfall_alt(row: Mapping[str, Any]) -> str:
     """The waterfall in words."""
     told = [
-        f"{CAUSE_NAMES[p['cause']]} {p['value']:+.3f} ({p['ci_low']:+.3f} to {p['ci_high']:+.3f})"
+        f"{CAUSE_WORDS[p['cause']]} {p['value']:+.3f} ({p['ci_low']:+.3f} to {p['ci_high']:+.3f})"
         for p in _known(row["parts"])
     ]
     return (
@@ -88,7 +82,7 @@ def waterfall(row: Mapping[str, Any], title: str | None = None) -> Figure:
     low, high = row["trusted_ci"]
     axis.plot([low, high], [len(ends) - 1] * 2, color="white", linewidth=4.2, solid_capstyle="butt")
     axis.plot([low, high], [len(ends) - 1] * 2, color=INK, linewidth=1.6, marker="|", markersize=9)
-    axis.set_yticks(range(len(ends)), [CAUSE_NAMES.get(name, name) for name, _ in ends])
+    axis.set_yticks(range(len(ends)), [CAUSE_WORDS.get(name, name) for name, _ in ends])
     axis.set(ylim=(len(ends) - 0.4, -0.6), xlabel="policy value")
     low, high = axis.get_xlim()
     axis.set_xlim(min(low, 0.0), high + 0.55 * (high - min(low, 0.0)))

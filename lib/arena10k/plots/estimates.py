@@ -25,6 +25,7 @@ from arena10k.plots.style import (
     panels,
     styled,
 )
+from arena10k.statistics.verdicts import NOT_ON_ORACLE_SCALE
 
 #: How far from [0, 1] a value is still drawn where it is: beyond, it would leave no room for the others.
 EDGES = (-0.25, 1.25)
@@ -33,8 +34,10 @@ Rows: TypeAlias = pd.DataFrame | Sequence[Mapping[str, Any]]
 
 
 def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
-    """How many estimates are refused and, where the truth is known, how many other intervals hold it."""
+    """How many estimates are refused and, where the truth is known, how many other intervals hold it. Those on the
+    judge's scale are drawn and not counted."""
     frame = _frame(rows)
+    frame = frame[[not _raw(reasons) for reasons in frame.get("reasons", [""] * len(frame))]]
     refused = frame[frame.verdict == "REFUSE"]
     kept = frame[frame.verdict != "REFUSE"]
     policies = listed(list(dict.fromkeys(refused.policy)))
@@ -85,8 +88,14 @@ def forest(rows: Rows, truth: Mapping[str, float] | None = None, title: str | No
             axis.plot([value] * 2, [top + 0.45, at + 0.45], color=INK, linewidth=1.6, zorder=1)
         at += 1.2
     by_policy(axis, ticks, at - 0.4, 0.04)
-    _legend(figure, set(frame.verdict), bool(truth))
+    _legend(axis, set(frame.verdict), bool(truth))
     return figure
+
+
+def _raw(reasons: str | Sequence[str]) -> bool:
+    """Whether nothing puts an estimate on the oracle's scale; reasons come as one text or as names."""
+    told = reasons if isinstance(reasons, str) else " ".join(reasons)
+    return NOT_ON_ORACLE_SCALE.replace("_", " ") in told.replace("_", " ")
 
 
 def _frame(rows: Rows) -> pd.DataFrame:
@@ -117,7 +126,7 @@ def _estimate(axis: Axes, at: float, row: pd.Series, look: Look) -> None:
               markerfacecolor="white" if refused else colour)  # fmt: skip
 
 
-def _legend(figure: Figure, verdicts: set[str], with_truth: bool) -> None:
+def _legend(axis: Axes, verdicts: set[str], with_truth: bool) -> None:
     marks = [
         Line2D([], [], color=SOFT, marker="o", markersize=7, linestyle=VERDICT_LINE[v], fillstyle=VERDICT_FILL[v],
                markerfacecoloralt="white", label=v)
@@ -127,4 +136,6 @@ def _legend(figure: Figure, verdicts: set[str], with_truth: bool) -> None:
         marks.append(
             Line2D([], [], color=INK, marker="|", markersize=12, markeredgewidth=1.6, linestyle="", label="measured")
         )
-    figure.legend(handles=marks, loc="outside lower right", ncols=len(marks), handlelength=2.6, columnspacing=1.6)
+    # Above the first row: below the last it would be pages away.
+    axis.legend(handles=marks, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(marks), handlelength=2.6,
+                columnspacing=1.6, borderaxespad=0.2)  # fmt: skip

@@ -73,6 +73,19 @@ class Table:
         return any(row[column].kind == "num" for row in self._rows)
 
 
+class Folded:
+    """A table behind a summary line, which opens it on a page; plain text has only the line."""
+
+    def __init__(self, summary: str, content: Table):
+        self._summary, self._content = summary, content
+
+    def __repr__(self) -> str:
+        return self._summary
+
+    def _repr_html_(self) -> str:
+        return f"<details><summary>{escape(visible(self._summary))}</summary>{self._content._repr_html_()}</details>"
+
+
 class _Cell:
     """One formatted cell: `kind` is `num`, `text`, `verdict` or empty."""
 
