@@ -455,6 +455,8 @@ def test_transport_is_told_for_every_status_and_names_the_calibration():
 )
 def test_a_cost_that_is_not_known_is_not_told_as_0(cost, said):
     plans = pd.DataFrame(planning.plan(planning.pilot(prepare(example(100, target_labels=60))), [0.02], cost))
-    told = weight_findings.plan_sentence(plans, 0.02, priced=False)
+    told = weight_findings.plan_sentence(plans, 0.02, priced=False, prompts=1)
     assert told.count("cost") == 1
     assert said in told
+    assert "more prompts than the run has" in told
+    assert "more prompts" not in weight_findings.plan_sentence(plans, 0.02, priced=False, prompts=10**8)

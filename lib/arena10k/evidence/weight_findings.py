@@ -184,8 +184,8 @@ def calibration_sentence(ctx: PolicyContext) -> str:
     )
 
 
-def plan_sentence(plans: pd.DataFrame, width: float, priced: bool) -> str:
-    """What the wanted width takes, and what it costs."""
+def plan_sentence(plans: pd.DataFrame, width: float, priced: bool, prompts: int) -> str:
+    """What the wanted width takes, and what it costs; `prompts` that the run has."""
     wanted = plans[(plans.estimator == "ppi_pp") & np.isclose(plans.width, width)]
     if wanted.empty:
         return "There is no policy to plan for."
@@ -196,7 +196,12 @@ def plan_sentence(plans: pd.DataFrame, width: float, priced: bool) -> str:
         told += f"; the others lack {int(short.more.sum()):,} in all"
         if priced and short.cost.notna().all():
             told += f", at most ${short.cost.sum():,.2f} with the draws they are of"
+    more = (
+        f" Plans of more than {prompts:,} draws take more prompts than the run has."
+        if plans.draws.max() > prompts
+        else ""
+    )
     if priced:
-        return f"{told}."
+        return f"{told}.{more}"
     cost = "no cost is known of what is missing" if plans.cost.isna().any() else "the cost shown is 0"
-    return f"{told}. The params name no price, so {cost}."
+    return f"{told}.{more} The params name no price, so {cost}."

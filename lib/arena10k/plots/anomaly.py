@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from arena10k.attribution.game import CAUSE_WORDS
+from arena10k.attribution.words import level
 from arena10k.plots.style import BAND, INK, SOFT, listed, looks, number, panels, sentences, styled
 
 METHOD_NAMES = {"clip": "clipping", "power": "power", "dros": "optimistic shrinkage"}
@@ -54,7 +55,7 @@ def waterfall_alt(row: Mapping[str, Any]) -> str:
     ]
     return (
         f"Waterfall from published to trusted value. {waterfall_finding(row)}. "
-        f"Parts with {100 * row['confidence']:g} % intervals: {'; '.join(told) or 'none'}."
+        f"Parts with {level(row['confidence'])} intervals: {'; '.join(told) or 'none'}."
     )
 
 
