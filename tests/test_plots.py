@@ -240,6 +240,42 @@ def test_progress_findings_name_what_is_behind(jobs):
     assert "130 / 200, 7 failed" in _texts(plots.progress(jobs))
 
 
+def _behind(figure: Figure) -> list[tuple[mpl.text.Text, np.ndarray]]:
+    """Every visible text with the colour most pixels behind it have."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = [t for t in figure.findobj(mpl.text.Text) if t.get_visible() and t.get_text().strip()]
+    boxes = [t.get_window_extent() for t in texts]
+    for text in texts:
+        text.set_alpha(0)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[::-1, :, :3]
+    found = []
+    for text, box in zip(texts, boxes, strict=True):
+        part = pixels[int(box.y0) : int(box.y1) + 1, int(box.x0) : int(box.x1) + 1].reshape(-1, 3)
+        text.set_alpha(None)
+        if len(part):
+            colours, count = np.unique(part, axis=0, return_counts=True)
+            found.append((text, colours[count.argmax()] / 255))
+    return found
+
+
+def test_words_in_figures_can_be_read(log_weight, jobs):
+    cells = pd.DataFrame({"estimator": list("abcdef"), "prompts": 1, "rmse": np.linspace(0, 0.5, 6)})
+    drawings = _drawings(log_weight, jobs) | {"heat": plots.heat(cells, ["estimator"], ["prompts"], "rmse")}
+    for name, figure in drawings.items():
+        found = _behind(figure)
+        assert len(found) > 3, name
+        for text, ground in found:
+            assert style.contrast(text.get_color(), ground) >= 4.5, (name, text.get_text())
+
+
+def test_marks_stand_out_from_white():
+    """WCAG 2.1, 1.4.11: 3:1 for what a figure is read by."""
+    for colour in (*style.COLOURS, style.INK, style.SOFT):
+        assert style.contrast(colour, "white") >= 3
+
+
 def test_series_differ_without_colour():
     looks = list(style.looks([f"p{i}" for i in range(16)]).values())
     assert len({(k.marker, k.hatch, str(k.line), k.colour) for k in looks}) == 16

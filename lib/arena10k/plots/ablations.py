@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.api.types import is_numeric_dtype
 
-from arena10k.plots.style import SOFT, number, panels, styled
+from arena10k.plots.style import SOFT, ink_on, number, panels, styled
 
 _BETWEEN = " · "
 
@@ -94,11 +94,12 @@ def heat(
     _, high = SCORES[value]
     shown = np.abs(known) if value == "bias" else known
     low, top = _range(shown, value)
-    axis.imshow(shown, aspect="auto", cmap="cividis_r" if not high else "cividis", vmin=low, vmax=max(top, 1e-9))
+    image = axis.imshow(
+        shown, aspect="auto", cmap="cividis_r" if not high else "cividis", vmin=low, vmax=max(top, 1e-9)
+    )
     for (i, j), cell in np.ndenumerate(known):
-        light = np.isfinite(cell) and ((shown[i, j] - low) / max(top - low, 1e-9) > 0.5) != high
-        colour = "white" if light else "black"
-        axis.text(j, i, number(cell), ha="center", va="center", fontsize=8, color=colour if np.isfinite(cell) else SOFT)
+        colour = ink_on(image, shown[i, j]) if np.isfinite(cell) else SOFT
+        axis.text(j, i, number(cell), ha="center", va="center", fontsize=8, color=colour)
     many = grid.shape[1] > 6
     axis.set_xticks(
         range(grid.shape[1]), list(grid.columns), rotation=45 if many else 0, ha="right" if many else "center"

@@ -120,7 +120,7 @@ def _estimate(axis: Axes, at: float, row: pd.Series, look: Look) -> None:
     if shown != row.value:
         right = row.value > shown
         marker, words = (">", f"{number(row.value)}  ") if right else ("<", f"  {number(row.value)}")
-        axis.text(shown, at, words, va="center", ha="right" if right else "left", fontsize=8.5, color=colour)
+        axis.text(shown, at, words, va="center", ha="right" if right else "left", fontsize=8.5, color=INK)
     axis.plot(shown, at, marker=marker, markersize=7, color=colour, markeredgecolor=colour, zorder=3,
               fillstyle=VERDICT_FILL.get(row.verdict, "full"), markerfacecoloralt="white",
               markerfacecolor="white" if refused else colour)  # fmt: skip

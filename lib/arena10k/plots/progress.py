@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import INK, SOFT, listed, looks, panels, styled
+from arena10k.plots.style import INK, SOFT, ink_on, listed, looks, panels, styled
 
 
 def _counted(jobs: pd.DataFrame) -> pd.DataFrame:
@@ -64,6 +64,10 @@ def missing_heatmap(jobs: pd.DataFrame, title: str | None = None) -> Figure:
     sns.heatmap(share, ax=axis, annot=np.array(words), fmt="", cmap="cividis_r", vmin=0, vmax=top, linewidths=2,
                 linecolor="white", annot_kws={"fontsize": 8.5},
                 cbar_kws={"label": "share missing", "format": lambda v, _: f"{v:.0%}"})  # fmt: skip
+    colours = axis.collections[0]
+    for cell in axis.texts:
+        x, y = (int(at) for at in cell.get_position())
+        cell.set_color(ink_on(colours, share.iloc[y, x]))
     axis.set(xlabel="", ylabel="")
     axis.tick_params(length=0)
     axis.tick_params(axis="y", rotation=0)
