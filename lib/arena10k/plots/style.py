@@ -83,7 +83,7 @@ def _luminance(colour: ColorType) -> float:
 
 def ink_on(colours: ScalarMappable, value: float) -> str:
     """Black or white, whichever is read better on the colour of a value: at least 4.5 on any."""
-    red, green, blue, _ = colours.to_rgba(value)
+    red, green, blue, _ = colours.to_rgba(np.array([value]))[0]
     ground = (red, green, blue)
     return max(("black", "white"), key=lambda ink: contrast(ink, ground))
 
