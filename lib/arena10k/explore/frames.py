@@ -144,7 +144,7 @@ def of_table(name: str, table: Table) -> pd.DataFrame:
 
 
 def _responses_of(rows: pd.DataFrame, n: int, policies: list[str]) -> pd.DataFrame:
-    return rows.rename(columns={"response_chars": "chars", "response_tokens": "tokens"}).assign(tokens=None)
+    return rows.rename(columns={"response_chars": "chars"}).assign(tokens=None)
 
 
 def _logprobs_of(rows: pd.DataFrame, n: int, policies: list[str]) -> pd.DataFrame:

@@ -26,7 +26,7 @@ class Kept:
         path.parent.mkdir(parents=True, exist_ok=True)
         for old in path.parent.glob(f"{'.'.join(path.name.split('.')[:2])}.*.jsonl"):
             if old != path:
-                old.unlink()  # of other code or other data
+                old.unlink(missing_ok=True)  # of other code or other data; another run may have been quicker
         content = path.read_bytes() if path.is_file() else b""
         whole = content.rfind(b"\n") + 1
         self._take_over(content[:whole])
