@@ -14,6 +14,7 @@ from arena10k.audit import quality
 from arena10k.collection.jobs import LOGPROBS, SHUFFLED
 from arena10k.collection.store import Store
 from arena10k.params.config import Params
+from arena10k.statistics.intervals import NOISE
 from arena10k.tables.table import Table
 
 #: Nats per sequence by which teacher forcing may typically miss generation: 0.1 moves a weight by a tenth.
@@ -26,9 +27,6 @@ LOWER_SHARE = 0.75
 #: Weights have mean 1 where the log-probs are right, so that a mean of 20 has probability 1/20 (Markov's inequality).
 #: Below 1 there is no such bound: the mean misses what P0 never says, which the verdicts judge.
 MEAN_WEIGHT = 20.0
-#: A clone is asked the same; what is left is the endpoint's rounding, which depends on what shares a batch. The
-#: weights of a clone are 1 to within this.
-CLONE = 1e-3
 
 WORDS = {
     "self_consistency_median": "teacher forcing against generation, median |difference| (nats)",
@@ -57,7 +55,7 @@ def measure(params: Params, table: Table, store: Store) -> list[dict[str, Any]]:
     for target, values in table.log_weights().items():
         log_weight = pd.Series(values).dropna()
         if target in clones:
-            out.append(_check("clone", target, quality.largest(log_weight), CLONE))
+            out.append(_check("clone", target, quality.largest(log_weight), NOISE))
         with np.errstate(over="ignore"):
             weight = np.exp(log_weight).clip(upper=np.finfo(float).max / max(len(log_weight), 1))
         out.append(_check("mean_weight", target, _of(weight, weight.mean()), MEAN_WEIGHT))

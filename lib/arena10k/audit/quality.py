@@ -17,6 +17,7 @@ from arena10k.collection.jobs import expected
 from arena10k.collection.store import Store
 from arena10k.inputs.policies import policies
 from arena10k.params.config import Params
+from arena10k.statistics.intervals import NOISE
 from arena10k.tables.table import Table
 
 __all__ = [
@@ -102,7 +103,7 @@ def self_consistency_sentence(difference: pd.Series) -> str:
     return (
         f"On {len(size):,} responses the two differ by at most {size.max():.1e} nats per sequence "
         f"(median {size.median():.1e}, signed mean {difference.mean():+.1e}); "
-        f"{(size > 0.001).mean():.1%} differ by over 0.001."
+        f"{(size > NOISE).mean():.1%} differ by over {NOISE:g}."
     )
 
 
