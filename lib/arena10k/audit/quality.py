@@ -19,6 +19,7 @@ from arena10k.inputs.policies import policies
 from arena10k.params.config import Params
 from arena10k.statistics.intervals import NOISE
 from arena10k.tables.table import Table
+from arena10k.wording import factor, number
 
 __all__ = [
     "Flag", "clone_control", "clone_sentence", "clones", "drift", "drift_sentence", "frame", "jobs", "largest",
@@ -101,8 +102,8 @@ def self_consistency_sentence(difference: pd.Series) -> str:
         return "Nothing to compare: the endpoint gave no generation log-probs, or none is scored yet."
     size = difference.abs()
     return (
-        f"On {len(size):,} responses the two differ by at most {size.max():.1e} nats per sequence "
-        f"(median {size.median():.1e}, signed mean {difference.mean():+.1e}); "
+        f"Differences on {len(size):,} responses, in nats per sequence: largest {number(size.max())}, median "
+        f"{number(size.median())}, signed mean {number(difference.mean())}; "
         f"{(size > NOISE).mean():.1%} differ by over {NOISE:g}."
     )
 
@@ -130,8 +131,9 @@ def clone_sentence(params: Params, table: Table) -> str:
         return "No clone of the logging policy is among the targets: the noise floor of the log-probs is not measured."
     worst = known.loc[known["max |log-weight|"].idxmax()]
     return (
-        f"The weights of {worst.clone} lie between {worst['lowest weight']:.6f} and {worst['highest weight']:.6f}: "
-        f"noise of the log-probs moves a weight by at most {np.expm1(worst['max |log-weight|']):.1e}."
+        f"The weights of {worst.clone} lie between {number(worst['lowest weight'])} and "
+        f"{number(worst['highest weight'])}: noise of the log-probs moves a weight by up to "
+        f"{factor(worst['max |log-weight|'])}."
     )
 
 

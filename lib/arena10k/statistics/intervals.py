@@ -19,8 +19,8 @@ MEAN_WEIGHT_RANGE = (0.8, 1.25)
 MIN_ESS_FRACTION = 0.1
 MAX_KHAT = 0.5
 MAX_WIDTH = 0.5
-#: Nats. An endpoint asked the same twice rounds, which depends on what shares a batch: log-probs within this of each other
-#: are one measurement, log-weights one weight without a tail, and a copy of P0 has weights of 1 to within this.
+#: Nats. An endpoint rounds, by what shares a batch: log-probs within this of each other are one measurement,
+#: log-weights one weight without a tail, and the weights of a copy of P0 are 1 to within this.
 NOISE = 1e-3
 
 
