@@ -109,32 +109,38 @@ def self_consistency_sentence(difference: pd.Series) -> str:
 
 
 def clone_control(params: Params, table: Table) -> pd.DataFrame:
-    """Noise floor per clone: rows, rows with log-weight exactly 0, largest |log-weight|, range of the weights."""
+    """Noise per copy of the logging policy: rows, rows with log-weight exactly 0, largest |log-weight|, range of the
+    weights."""
     rows = []
     for name in clones(params):
         lw = pd.Series(table.log_weights()[name]).dropna()
         weight = np.exp(lw)
         low, high = (weight.min(), weight.max()) if len(lw) else (None, None)
         exact = int((lw == 0).sum())
-        rows.append({"clone": name, "rows": len(lw), "exactly 0": exact, "max |log-weight|": largest(lw)})
+        rows.append({"copy": name, "rows": len(lw), "exactly 0": exact, "max |log-weight|": largest(lw)})
         rows[-1] |= {"lowest weight": low, "highest weight": high}
     return pd.DataFrame(
-        rows, columns=["clone", "rows", "exactly 0", "max |log-weight|", "lowest weight", "highest weight"]
+        rows, columns=["copy", "rows", "exactly 0", "max |log-weight|", "lowest weight", "highest weight"]
     )
 
 
 def clone_sentence(params: Params, table: Table) -> str:
-    """What the clone control says about the noise in every weight."""
+    """What the copies of the logging policy say about the noise in every weight."""
     control = clone_control(params, table)
     known = control[control.rows > 0]
     if known.empty:
-        return "No clone of the logging policy is among the targets: the noise floor of the log-probs is not measured."
+        return (
+            f"No target is meant as a copy of {params.logging_policy}, or none of its log-probs is there: the noise of "
+            "the log-probs is not measured."
+        )
     worst = known.loc[known["max |log-weight|"].idxmax()]
-    return (
-        f"The weights of {worst.clone} lie between {number(worst['lowest weight'])} and "
-        f"{number(worst['highest weight'])}: noise of the log-probs moves a weight by up to "
-        f"{factor(worst['max |log-weight|'])}."
-    )
+    told = f"{worst['copy']} is meant as a copy of {params.logging_policy}, so that its weights must be 1"
+    noise = worst["max |log-weight|"]
+    if not noise:
+        return f"{told}, and they are, exactly."
+    low, high = number(worst["lowest weight"]), number(worst["highest weight"])
+    between = "" if low == high else f" They lie between {low} and {high}."
+    return f"{told}.{between} Noise of the log-probs moves a weight by up to {factor(noise)}."
 
 
 def report(params: Params, store: Store, flags: list[Flag], n_prompts: int) -> dict[str, Any]:
