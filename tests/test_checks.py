@@ -172,7 +172,7 @@ def test_what_was_not_measured_neither_holds_nor_fails():
     copy = check("clone", "copy", 4.00665, False, 1e-3)
     heavy = [check("mean_weight", "copy", 1.28, False), check("mean_weight", "a", 21.4, False)]
     found = [*unknown, copy, *heavy, check("mean_weight", "b", 1.0, True)]
-    assert checks.counts(found) == {"failed": 3, "hold": 1, "not_measured": 4}
+    assert checks.counts(found) == {"controls_failed": 3, "controls_hold": 1, "controls_not_measured": 4}
     assert checks.summary(found) == (
         "3 of 4 measured controls of the log-probs failed: copy, meant as a copy of base, differs from it by up to "
         "4.01 nats (limit 0.001); the mean weight is above 1 by more than chance for copy (1.28), a (21.4). What rests "

@@ -17,7 +17,14 @@ from arena10k.estimators import PolicyData, Prepared, Score, pareto, prepare
 from arena10k.estimators.data import LEFT_OUT
 
 REPAIRS = ("S", "C", "T", "J", "M")
-CAUSES = ("corrupted_logprobs", "clipping", "tail", "judge_bias", "off_support")
+CAUSE_NAMES = {
+    "corrupted_logprobs": "corrupted log-probs",
+    "clipping": "clipping",
+    "tail": "heavy tail",
+    "judge_bias": "judge bias",
+    "off_support": "off-support mass",
+}
+CAUSES = tuple(CAUSE_NAMES)
 S, C, T, J, M = (1 << i for i in range(5))
 N_SUBSETS = 32
 _SAME = 1e-9

@@ -153,15 +153,15 @@ def sentence(checks: list[dict[str, Any]]) -> str:
 
 def summary(checks: list[dict[str, Any]], named: bool = False) -> str:
     """What was measured, what failed of it and by how much, and how many were not; with `named`, which these are."""
-    n = counts(checks)
-    measured, missing = n["failed"] + n["hold"], n["not_measured"]
+    failed, held, missing = counts(checks).values()
+    measured = failed + held
     which = Counter(_UNMEASURED[c["check"]].format(**_names(c, checks)) for c in checks if c["ok"] is None)
     told = [f"{words} ({k} checks)" if k > 1 else words for words, k in which.items()]
     names = f": {'; '.join(told)}" if named and told else ""
     if not measured:
         return f"None of the {len(checks)} controls of the log-probs was measured{names}."
-    if n["failed"]:
-        said = f"{n['failed']} of {measured} measured controls of the log-probs failed: {'; '.join(_failures(checks))}."
+    if failed:
+        said = f"{failed} of {measured} measured controls of the log-probs failed: {'; '.join(_failures(checks))}."
         said += " What rests on these log-probs is not to be believed."
     elif measured == 1:
         said = "The only measured control of the log-probs holds."
@@ -171,9 +171,9 @@ def summary(checks: list[dict[str, Any]], named: bool = False) -> str:
 
 
 def counts(checks: list[dict[str, Any]]) -> dict[str, int]:
-    """How many checks ``failed``, ``hold`` and were ``not_measured``."""
-    outcomes = [c["ok"] for c in checks]
-    return {"failed": outcomes.count(False), "hold": outcomes.count(True), "not_measured": outcomes.count(None)}
+    """How many checks failed, hold and were not measured, under names for `Run.note`."""
+    outcomes = {"controls_failed": False, "controls_hold": True, "controls_not_measured": None}
+    return {name: [c["ok"] for c in checks].count(ok) for name, ok in outcomes.items()}
 
 
 def _names(check: dict[str, Any], checks: list[dict[str, Any]]) -> dict[str, str]:
@@ -209,5 +209,5 @@ def frame(checks: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _required(check: dict[str, Any]) -> str:
     if check["limit"] is None:
-        return "not above 1 by more than chance"
+        return "at most 1, up to chance"
     return f"at {'least' if check['check'] == 'shuffled_prompt' else 'most'} {check['limit']:g}"

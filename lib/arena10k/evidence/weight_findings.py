@@ -172,7 +172,18 @@ def plan_sentence(plans: pd.DataFrame, width: float, priced: bool) -> str:
         told += f"; the others lack {int(short.more.sum()):,} in all"
         if priced and short.cost.notna().all():
             told += f", at most ${short.cost.sum():,.2f} with the draws they are of"
-    if priced:
-        return f"{told}."
-    cost = "no cost is known of what is missing" if plans.cost.isna().any() else "the cost shown is 0"
-    return f"{told}. The params name no price, so {cost}."
+    return f"{told}." if priced else f"{told}. The params name no price, so no cost is shown."
+
+
+def plan_frame(plans: pd.DataFrame, priced: bool) -> pd.DataFrame:
+    """The plans for a table; without prices their costs are no information."""
+    return plans if priced else plans.drop(columns="cost")
+
+
+def plan_caption(priced: bool) -> str:
+    """What the columns of `plan_frame` are."""
+    told = (
+        "Labels (PPI++: of the policy's own draws; direct: those that train f) and draws in all, how many labels more "
+    )
+    cost = ", and the cost in US dollars of what is not there yet, if answers are as long as they may be"
+    return f"{told}that is{cost if priced else ''}"

@@ -16,15 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from arena10k.attribution.game import CAUSE_NAMES
 from arena10k.plots.style import BAND, INK, SOFT, listed, looks, number, panels, sentences, styled
 
-CAUSE_NAMES = {
-    "corrupted_logprobs": "corrupted log-probs",
-    "clipping": "clipping",
-    "tail": "heavy tail",
-    "judge_bias": "judge bias",
-    "off_support": "off-support mass",
-}
 METHOD_NAMES = {"clip": "clipping", "power": "power", "dros": "optimistic shrinkage"}
 _TAKES, _GIVES = "#d55e00", "#0173b2"
 
