@@ -18,6 +18,8 @@ from arena10k.collection.jobs import SHUFFLED, contexts, expected
 from arena10k.collection.store import Store
 from arena10k.inputs import prompts
 from arena10k.run import Run
+from arena10k.statistics.diagnostics import audit_weights, mean_weight_p_value
+from arena10k.statistics.verdicts import IMPOSSIBLE
 from arena10k.tables import table
 from stub_server import Stub, chat_answer, echo_answer
 from test_collect import make_params, run_responses
@@ -63,7 +65,7 @@ def test_every_check_holds_where_the_server_is_right(home):
     assert found["shuffled_prompt", "p0"]["value"] == 1
     assert found["clone", "pi_clone"]["value"] == 0
     assert found["mean_weight", "pi_clone"]["value"] == 1
-    assert told == "6 of 6 checks hold."
+    assert told == "All 6 measured controls of the log-probs hold."
     tokens = [len(r["payload"]["token_logprobs"]) for r in store.rows(SHUFFLED)]
     assert checks.shuffled(params, store).to_numpy() == pytest.approx(tokens), "1 nat per token, as the server has it"
     assert progress(params, store)["rows_with_all_logprobs"] == 30
@@ -74,7 +76,10 @@ def test_a_server_that_ignores_the_question_fails_the_control_and_nothing_else(h
         _, _, found, told = collected(make_params(home, stub.url))
     assert [key for key, check in found.items() if not check["ok"]] == [("shuffled_prompt", "p0")]
     assert found["shuffled_prompt", "p0"]["value"] == 0
-    assert "5 of 6 checks hold. FAILED: shuffled_prompt of p0 (0, limit 0.75)" in told
+    assert told == (
+        "1 of 6 measured controls of the log-probs failed: the share of responses of p0 that are less likely after "
+        "another question is only 0 (0.75 is needed). What rests on these log-probs is not to be believed."
+    )
 
 
 def test_text_policies_have_the_control_too(home):
@@ -91,6 +96,8 @@ def test_text_policies_have_the_control_too(home):
     [
         (lambda rng: rng.normal(0, 0.01, 60), set()),
         (lambda rng: np.full(60, 0.2), {"self_consistency_median", "self_consistency_mean", "clone"}),
+        # Every weight of the clone is e to the 0.2, which chance cannot do to weights of mean 1.
+        (lambda rng: np.full(60, -0.2), {"self_consistency_median", "self_consistency_mean", "clone", "mean_weight"}),
         (
             lambda rng: np.where(np.arange(60) < 6, 1.5, 0.0),
             {"self_consistency_mean", "self_consistency_tail", "clone"},
@@ -104,12 +111,15 @@ def test_differences_are_judged_by_median_mean_and_tail(home, change, failed):
     delta = change(np.random.default_rng(1))
     generated = pd.Series(np.full(60, -5.0))
     logged = pd.DataFrame({"generation_logp": generated, "generation_forced": generated + delta})
+    logged["prompt_id"] = [f"p{i}" for i in range(60)]
     logged["logp_p0"] = logged["logp_pi_clone"] = logged.generation_forced
     if "clone" in failed:
         logged["logp_pi_clone"] = generated
     made = table.Table(logged, logged, logged, {}, {}, "p0", ["pi_clone"])
     found = {c["check"]: c for c in checks.measure(params, made, store)}
     assert {name for name, check in found.items() if check["ok"] is False} == failed
+    impossible = mean_weight_p_value((logged.logp_pi_clone - logged.logp_p0).to_numpy()) < IMPOSSIBLE
+    assert ("mean_weight" in failed) == impossible, "the rule of the verdicts"
     assert found["self_consistency_mean"]["value"] == pytest.approx(abs(delta.mean()))
 
 
@@ -120,13 +130,14 @@ def empty(params):
 def test_weights_far_above_one_fail_without_overflow(home):
     params = make_params(home, "http://127.0.0.1:9/v1", n_prompts=2)
     logged = pd.DataFrame({"generation_logp": [math.nan] * 2, "generation_forced": [math.nan] * 2})
-    logged = logged.assign(logp_p0=[-900.0, -1.0], logp_pi_clone=[-1.0, -1.0])
+    logged = logged.assign(prompt_id=["a", "b"], logp_p0=[-900.0, -1.0], logp_pi_clone=[-1.0, -1.0])
     made = table.Table(logged, logged, logged, {}, {}, "p0", ["pi_clone"])
     found = {c["check"]: c for c in checks.measure(params, made, empty(params))}
     assert found["mean_weight"]["ok"] is False
     assert math.isfinite(found["mean_weight"]["value"])
     assert found["self_consistency_median"] == {
-        "check": "self_consistency_median", "policy": "p0", "value": None, "limit": checks.CONSISTENT, "ok": None,
+        "check": "self_consistency_median", "policy": "p0", "value": None, "limit": checks.CONSISTENT, "p_value": None,
+        "ok": None,
     }  # fmt: skip
 
 
@@ -139,3 +150,37 @@ def test_a_recording_is_not_asked_and_says_what_it_lacks():
     shuffled = next(c for c in found if c["check"] == "shuffled_prompt")
     assert (shuffled["ok"] is None) == (not measured)
     assert all(c["ok"] for c in found if c["check"] != "shuffled_prompt")
+
+
+def test_a_mean_weight_that_holds_is_no_approval_of_a_policy_the_log_does_not_represent():
+    run = Run("sample")
+    found = checks.measure(run.params, run.table(), run.store)
+    says = checks.frame(found).set_index(["what", "policy"]).outcome
+    verdicts = {p: audit_weights(lw[np.isfinite(lw)]).failures for p, lw in run.table().log_weights().items()}
+    for policy, failures in verdicts.items():
+        assert (says["mean weight", policy] == "holds") == ("mean_weight_out_of_range" not in failures)
+    assert "mean_weight_out_of_range" in verdicts["pi_bad"]
+    assert "(pi_cot 0.471, pi_more_shots 1.42, pi_terse 0.568, pi_bad 0.208)" in checks.sentence(found)
+
+
+def test_what_was_not_measured_neither_holds_nor_fails():
+    def check(name, policy, value, ok, limit=None):
+        return {"check": name, "policy": policy, "value": value, "limit": limit, "p_value": None, "ok": ok}
+
+    unknown = [check(f"self_consistency_{kind}", "base", None, None, 0.1) for kind in ("median", "mean", "tail")]
+    unknown.append(check("shuffled_prompt", "base", None, None, 0.75))
+    copy = check("clone", "copy", 4.00665, False, 1e-3)
+    heavy = [check("mean_weight", "copy", 1.28, False), check("mean_weight", "a", 21.4, False)]
+    found = [*unknown, copy, *heavy, check("mean_weight", "b", 1.0, True)]
+    assert checks.counts(found) == {"controls_failed": 3, "controls_hold": 1, "controls_not_measured": 4}
+    assert checks.summary(found) == (
+        "3 of 4 measured controls of the log-probs failed: copy, meant as a copy of base, differs from it by up to "
+        "4.01 nats (limit 0.001); the mean weight is above 1 by more than chance for copy (1.28), a (21.4). What rests "
+        "on these log-probs is not to be believed. 4 were not measured."
+    )
+    assert checks.sentence(unknown) == (
+        "None of the 4 controls of the log-probs was measured: whether the responses of base, scored again, have the "
+        "log-probs they were generated with (3 checks); whether the responses of base are less likely after another "
+        "question."
+    )
+    assert checks.frame(found).outcome.tolist() == ["not measured"] * 4 + ["FAILED"] * 3 + ["holds"]

@@ -450,13 +450,21 @@ def test_transport_is_told_for_every_status_and_names_the_calibration():
     assert told == "Nothing tests whether the calibration carries over to target."
 
 
-@pytest.mark.parametrize(
-    ("cost", "said"), [(planning.UnitCosts(), "no cost is known"), (planning.UnitCosts(0, 0), "is 0")]
-)
-def test_a_cost_that_is_not_known_is_not_told_as_0(cost, said):
+@pytest.mark.parametrize("cost", [planning.UnitCosts(), planning.UnitCosts(0, 0)])
+def test_without_prices_no_cost_is_told_and_none_is_shown(cost):
     plans = pd.DataFrame(planning.plan(planning.pilot(prepare(example(100, target_labels=60))), [0.02], cost))
-    told = weight_findings.plan_sentence(plans, 0.02, priced=False, prompts=1)
-    assert told.count("cost") == 1
-    assert said in told
-    assert "more prompts than the run has" in told
+    assert weight_findings.plan_sentence(plans, 0.02, priced=False, prompts=1).endswith(
+        "no price, so no cost is shown."
+    )
+    assert "more prompts than the run has" in weight_findings.plan_sentence(plans, 0.02, priced=False, prompts=1)
     assert "more prompts" not in weight_findings.plan_sentence(plans, 0.02, priced=False, prompts=10**8)
+    assert set(plans) - set(weight_findings.plan_frame(plans, priced=False)) == {"cost"}
+    assert "cost" not in weight_findings.plan_caption(priced=False)
+
+
+def test_with_prices_costs_are_shown():
+    cost = planning.UnitCosts(label=2.0, draw=0.0)
+    plans = pd.DataFrame(planning.plan(planning.pilot(prepare(example(100, target_labels=60))), [0.02], cost))
+    assert "$" in weight_findings.plan_sentence(plans, 0.02, priced=True, prompts=1)
+    assert weight_findings.plan_frame(plans, priced=True).equals(plans)
+    assert "cost" in weight_findings.plan_caption(priced=True)

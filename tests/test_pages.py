@@ -42,7 +42,10 @@ def _notebook() -> nbformat.NotebookNode:
     cells = [
         new_markdown_cell("An exception", metadata={"tags": ["papermill-error-cell-tag"]}),
         new_markdown_cell("# A title with `code` & more\n\nA paragraph."),
-        new_code_cell('run = "sample"\nwidth: float = 0.05\nlabel = "x < y"', metadata={"tags": ["parameters"]}),
+        new_code_cell(
+            'run = "sample"\nparams_file = "a"\nrun_name = ""\nwidth: float = 0.05\nlabel = "x < y"',
+            metadata={"tags": ["parameters"]},
+        ),
         new_code_cell('run = "local"', metadata={"tags": ["injected-parameters"]}),
         new_markdown_cell("### First\n\n" + "long" * 200 + "\n\n![far](https://x.y/z.png)"),
         new_code_cell("print(1)  # " + "z" * 300, outputs=outputs),
@@ -77,7 +80,7 @@ def test_a_page_refers_to_nothing_outside(text):
 
 def test_a_page_shows_parameters_contents_and_provenance(text):
     chips = re.findall(r"<dt>(\w+)</dt><dd>(.*?)</dd>", text.split("<main")[0])
-    assert chips == [("run", "local"), ("width", "0.05"), ("label", "x &lt; y")]
+    assert chips == [("run", "local"), ("params", "a"), ("width", "0.05"), ("label", "x &lt; y")]
     assert re.findall(r'<li class="level(\d)"><a href="#([\w-]+)">', text) == [("2", "first"), ("2", "second")]
     for label, value in [("Data as of", "2025-11-23T23:10:00+00:00"), ("Revision", "abc123"), ("Run time", "4.2 s")]:
         assert f"<dt>{label}</dt><dd>{value}</dd>" in text
@@ -198,6 +201,14 @@ def test_an_index_without_estimates_says_so(tmp_path):
     html = report.index("local", [], None, tmp_path / "index.html").read_text()
     assert "There are no estimates yet." in html
     assert "<table" not in html
+    assert '<p class="note">' not in html
+    assert 'class="alert"' not in html
+
+
+@pytest.mark.parametrize(("alarm", "kind"), [(True, "alert"), (False, "note")])
+def test_what_controls_say_is_on_the_first_page(tmp_path, alarm, kind):
+    html = report.index("local", [], None, tmp_path / "index.html", controls="1 < 2 failed", alarm=alarm).read_text()
+    assert f'<p class="{kind}">1 &lt; 2 failed</p>' in html
 
 
 # --- looks: contrast by arithmetic, the rest in a browser

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from arena10k import paths
+from arena10k.audit import checks
 from arena10k.collection.store import Store
 from arena10k.params import config
 from arena10k.pipeline import stages
@@ -110,6 +111,11 @@ def test_every_stage_has_its_page_and_the_index_links_them(run):
         page = (folder / f"{stage}.html").read_text()
         assert "Traceback" not in page
         assert f'href="{stage}.html"' in index
+        labels = set(stages.key_numbers(run["params"], stage))
+        assert labels
+        assert all(f"<dt>{label}</dt>" in index for label in labels)
+    found = json.loads((folder / "quality.json").read_text())["checks"]
+    assert checks.summary(found) in index
 
 
 def test_results_have_their_stable_shapes(run):

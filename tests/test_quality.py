@@ -14,7 +14,11 @@ from arena10k.collection.store import Store
 from arena10k.inputs.policies import policies
 from arena10k.inputs.prompts import load, write
 from arena10k.tables import table
+from arena10k.wording import factor
 from test_collect import make_params
+
+#: The clone of `filled` has log-probs of its own, so that the mean of its weights is not 1.
+OF_ITS_OWN = ("mean_weight", "pi_clone")
 
 
 @pytest.fixture
@@ -111,11 +115,14 @@ def test_self_consistency_and_clone_control_measure_what_is_stored(filled):
     params, store, frame = filled
     made = table.build(params, frame, store)
     assert quality.largest(quality.self_consistency(made.logged)) == pytest.approx(0, abs=1e-12)
-    # The clone of this fixture has log-probs of its own: the control must say so.
+    # The control must say what `OF_ITS_OWN` says.
     control = quality.clone_control(params, made).iloc[0]
     lw = made.log_weights()["pi_clone"]
     assert control["max |log-weight|"] == np.abs(lw).max() > 1
     assert control["exactly 0"] == 0
+    told = quality.clone_sentence(params, made)
+    assert told.startswith("pi_clone is meant as a copy of p0, so that its weights must be 1. They lie between ")
+    assert told.endswith(f" by up to {factor(control['max |log-weight|'])}.")
 
 
 def test_scores_outside_the_scale_are_set_aside(filled):
@@ -129,7 +136,7 @@ def test_scores_outside_the_scale_are_set_aside(filled):
 
 def test_models_definitions_and_prompts_that_change_are_told(filled):
     params, store, frame = filled
-    assert consistency.findings(params, store, [], frame) == []
+    assert [(f["finding"], f["policy"]) for f in consistency.findings(params, store, [], frame)] == [OF_ITS_OWN]
     assert f"from {consistency.ENOUGH} of a policy on" in consistency.sentence([])
     logged = next(r for r in store.rows("logprobs") if r["policy"] == "pi_clone")
     for i, (model, fingerprint) in enumerate([("first", None), ("second", None), ("first", "another")]):
@@ -138,17 +145,19 @@ def test_models_definitions_and_prompts_that_change_are_told(filled):
     again = pd.concat([frame, frame.head(2).assign(prompt=[frame.prompt[0], frame.prompt[1].upper()])])
     found = consistency.findings(params, store, [], again.reset_index(drop=True))
     assert {(f["finding"], f["policy"], f["rows"]) for f in found} == {
+        (*OF_ITS_OWN, 60),
         ("definition_drift", "pi_clone", 1),
         ("model_change", "pi_clone", 1),
         ("duplicate_prompts", None, 1),
         ("near_duplicate_prompts", None, 1),
     }
-    assert consistency.sentence(found).startswith("4 findings")
+    assert consistency.sentence(found).startswith("5 findings")
 
 
 def test_one_score_for_everything_is_told(filled):
     params, store, frame = filled
     for i, prompt_id in enumerate(frame.prompt_id):
         put(store, "oracle", "p0", prompt_id, params, 0.5 if i else 0.4, [])
-    (found,) = consistency.findings(params, store, [], frame)
+    found, own = consistency.findings(params, store, [], frame)
+    assert (own["finding"], own["policy"]) == OF_ITS_OWN
     assert (found["finding"], found["job"], found["rows"]) == ("mode_share", "oracle", 59)

@@ -164,7 +164,8 @@ def test_reports_audit_the_raw_weights_of_the_sample(shared_data, reference):
     assert unhelpful.missing_mass == pytest.approx(1 - ref["unhelpful"]["mean_raw_w"], rel=1e-9)
     assert unhelpful.el.width > 0.9
     said = weight_findings.noise_sentence(study.reports.values(), "deterministic")
-    assert "(largest) nats" in said
+    largest = np.abs(public_sample(shared_data, "clone").log_weight).max()
+    assert f"and {largest:.2f} nats (largest), its mean weight is {ref['clone']['mean_raw_w']:.2f}" in said
     said = weight_findings.audit_sentence(study.reports.values(), "deterministic")
     assert "At least 99.6 % of what unhelpful would say is not in the logs" in said
 

@@ -9,17 +9,18 @@ import numpy as np
 
 from arena10k.attribution.game import CAUSE_WORDS, CAUSES
 from arena10k.attribution.investigation import Finding, Investigation
+from arena10k.wording import number
 
 _ESTIMATOR = {"ppi_pp": "labels on its own draws", "direct": "its own draws, judged and calibrated"}
 
 
 def figure(value: float) -> str:
-    """A value in a sentence: two decimals near one, scientific form for weights far from it."""
+    """A value in a sentence: two decimals near one, three digits for weights far from it."""
     if not np.isfinite(value):
         return "unknown"
     size = abs(value)
     if size >= 1e4 or 0 < size < 1e-3:
-        return f"{value:.1e}"
+        return number(value)
     return f"{value:.0f}" if size >= 100 else f"{value:.2g}" if size < 0.095 else f"{value:.2f}"
 
 

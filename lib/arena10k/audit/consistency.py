@@ -20,6 +20,10 @@ from arena10k.inputs.policies import policies
 from arena10k.inputs.prompts import normalised
 from arena10k.params.config import Params
 from arena10k.statistics import outliers
+from arena10k.statistics.diagnostics import mean_weight_p_value
+from arena10k.statistics.intervals import audit_weights
+from arena10k.statistics.verdicts import IMPOSSIBLE
+from arena10k.wording import number
 
 #: Codes that compare policies: without the rows that disagree most, the rest of two unrelated columns would agree.
 RELATIVE = ("impossible_weight", "another_policys", "nats_per_character_outlier")
@@ -36,7 +40,7 @@ WORDS = {
     "no_length_relation": "log-probs do not fall with length: they may be those of other rows",
     "no_agreement": "log-probs unrelated to the logging policy's, length apart: they may be those of other rows",
     "likelier_than_p0": "responses likelier under the target than under their author: the two may be swapped",
-    "mean_weight": "weights far above the mean of 1 that they must have",
+    "mean_weight": "mean weights above 1 by more than chance",
 }
 
 
@@ -115,7 +119,7 @@ def _logprobs(params: Params, store: Store, flags: list[Flag], prompts: pd.DataF
     values, base, p0 = table.values.copy(), table.base, params.logging_policy
     aside = {(f.prompt_id, f.request_hash) for f in flags if f.job == LOGPROBS and f.code not in RELATIVE}
     bad = [[(i, h) in aside for h in row] for i, row in zip(table.ids, table.hashes, strict=True)]
-    out = [] if policies(params)[p0].temperature_mismatch else _mean_weights(table.policies, values, base)
+    out = [] if policies(params)[p0].temperature_mismatch else _mean_weights(table.policies, values, base, table.prompt)
     values[np.array(bad, dtype=bool).reshape(values.shape)] = np.nan
     flagged = {(f.prompt_id, f.request_hash) for f in flags if f.job == LOGPROBS}
     kept = [[(i, h) not in flagged for h in row] for i, row in zip(table.ids, table.hashes, strict=True)]
@@ -144,18 +148,19 @@ def _logprobs(params: Params, store: Store, flags: list[Flag], prompts: pd.DataF
 ENOUGH = 200
 
 
-def _mean_weights(names: list[str], values: np.ndarray, base: int) -> list[dict[str, Any]]:
-    """Mean weights of all stored values so far above 1 that Markov's inequality gives less than 1/20."""
+def _mean_weights(names: list[str], values: np.ndarray, base: int, prompt: np.ndarray) -> list[dict[str, Any]]:
+    """Mean weights of all stored values that the verdicts would call impossible."""
     out = []
     for k, name in enumerate(names):
         log_weight = values[:, k] - values[:, base]
-        known = log_weight[np.isfinite(log_weight)]
-        if k == base or not len(known):
+        known = np.isfinite(log_weight)
+        if k == base or not known.any():
             continue
-        log_mean = float(np.logaddexp.reduce(known) - np.log(len(known)))
-        if log_mean > np.log(20):
-            told = f"mean weight e^{log_mean:.1f} before anything is set aside"
-            out.append(_finding("mean_weight", LOGPROBS, name, len(known), float(np.exp(-log_mean)), told))
+        p = mean_weight_p_value(log_weight[known], prompt[known])
+        if p < IMPOSSIBLE:
+            mean = audit_weights(log_weight[known]).mean_weight
+            told = f"mean weight {number(mean)} before anything is set aside"
+            out.append(_finding("mean_weight", LOGPROBS, name, known.sum(), p, told))
     return out
 
 

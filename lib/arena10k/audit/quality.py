@@ -17,7 +17,9 @@ from arena10k.collection.jobs import expected
 from arena10k.collection.store import Store
 from arena10k.inputs.policies import policies
 from arena10k.params.config import Params
+from arena10k.statistics.intervals import NOISE
 from arena10k.tables.table import Table
+from arena10k.wording import factor, number
 
 __all__ = [
     "Flag", "clone_control", "clone_sentence", "clones", "drift", "drift_sentence", "frame", "jobs", "largest",
@@ -100,38 +102,45 @@ def self_consistency_sentence(difference: pd.Series) -> str:
         return "Nothing to compare: the endpoint gave no generation log-probs, or none is scored yet."
     size = difference.abs()
     return (
-        f"On {len(size):,} responses the two differ by at most {size.max():.1e} nats per sequence "
-        f"(median {size.median():.1e}, signed mean {difference.mean():+.1e}); "
-        f"{(size > 0.001).mean():.1%} differ by over 0.001."
+        f"Differences on {len(size):,} responses, in nats per sequence: largest {number(size.max())}, median "
+        f"{number(size.median())}, signed mean {number(difference.mean())}; "
+        f"{(size > NOISE).mean():.1%} differ by over {NOISE:g}."
     )
 
 
 def clone_control(params: Params, table: Table) -> pd.DataFrame:
-    """Noise floor per clone: rows, rows with log-weight exactly 0, largest |log-weight|, range of the weights."""
+    """Noise per copy of the logging policy: rows, rows with log-weight exactly 0, largest |log-weight|, range of the
+    weights."""
     rows = []
     for name in clones(params):
         lw = pd.Series(table.log_weights()[name]).dropna()
         weight = np.exp(lw)
         low, high = (weight.min(), weight.max()) if len(lw) else (None, None)
         exact = int((lw == 0).sum())
-        rows.append({"clone": name, "rows": len(lw), "exactly 0": exact, "max |log-weight|": largest(lw)})
+        rows.append({"copy": name, "rows": len(lw), "exactly 0": exact, "max |log-weight|": largest(lw)})
         rows[-1] |= {"lowest weight": low, "highest weight": high}
     return pd.DataFrame(
-        rows, columns=["clone", "rows", "exactly 0", "max |log-weight|", "lowest weight", "highest weight"]
+        rows, columns=["copy", "rows", "exactly 0", "max |log-weight|", "lowest weight", "highest weight"]
     )
 
 
 def clone_sentence(params: Params, table: Table) -> str:
-    """What the clone control says about the noise in every weight."""
+    """What the copies of the logging policy say about the noise in every weight."""
     control = clone_control(params, table)
     known = control[control.rows > 0]
     if known.empty:
-        return "No clone of the logging policy is among the targets: the noise floor of the log-probs is not measured."
+        return (
+            f"No target is meant as a copy of {params.logging_policy}, or none of its log-probs is there: the noise of "
+            "the log-probs is not measured."
+        )
     worst = known.loc[known["max |log-weight|"].idxmax()]
-    return (
-        f"The weights of {worst.clone} lie between {worst['lowest weight']:.6f} and {worst['highest weight']:.6f}: "
-        f"noise of the log-probs moves a weight by at most {np.expm1(worst['max |log-weight|']):.1e}."
-    )
+    told = f"{worst['copy']} is meant as a copy of {params.logging_policy}, so that its weights must be 1"
+    noise = worst["max |log-weight|"]
+    if not noise:
+        return f"{told}, and they are, exactly."
+    low, high = number(worst["lowest weight"]), number(worst["highest weight"])
+    between = "" if low == high else f" They lie between {low} and {high}."
+    return f"{told}.{between} Noise of the log-probs moves a weight by up to {factor(noise)}."
 
 
 def report(params: Params, store: Store, flags: list[Flag], n_prompts: int) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from arena10k.errors import ArenaError
 from arena10k.inputs import prompts
 from arena10k.params.config import Params
 from arena10k.tables import table
+from arena10k.wording import number
 
 #: The rate is measured over this many seconds.
 WINDOW = 300.0
@@ -191,16 +192,14 @@ def controls(params: Params, store: Store) -> tuple[list[dict[str, Any]], pd.Dat
 
 
 def controls_sentence(found: list[dict[str, Any]], scores: pd.DataFrame) -> str:
-    """What the log-probs and the judge look like so far, with what has not been measured yet left out."""
-    told = [f"On the first {LOOKED_AT} prompts at most: {checks.sentence([c for c in found if c['ok'] is not None])}"]
+    """What the log-probs and the judge look like so far."""
+    told = [f"On the first {LOOKED_AT} prompts at most: {checks.sentence(found)}"]
     known = {(c["check"], c["policy"]): c["value"] for c in found if c["value"] is not None}
     told += [
-        f"P0 against itself: median {value:.1e} nats."
+        f"P0 against itself: median {number(value)} nats."
         for (check, _), value in known.items()
         if check == "self_consistency_median"
     ]
-    if weights := [f"{policy} {value:.3g}" for (check, policy), value in known.items() if check == "mean_weight"]:
-        told.append(f"Mean weights (1 where P0's responses represent the policy): {', '.join(weights)}.")
     told += [
         f"Judge, {row.mode}: {row.mode_share:.0%} of {row.ok:,} scores are {row.most_frequent:g}."
         for row in scores.itertuples()

@@ -90,7 +90,7 @@ def verdict_counts(rows: Iterable[dict[str, Any]], judge: str) -> dict[str, int]
     """How many of the `counted` estimates of a judge mode have each verdict; those on the judge's scale apart."""
     kept = counted(rows, judge)
     counts = {v.lower(): sum(r["verdict"] == v and (v == REFUSE or stands(r)) for r in kept) for v in VERDICTS}
-    return counts | ({"judge's scale": raw} if (raw := len(kept) - sum(counts.values())) else {})
+    return counts | ({"judges_scale": raw} if (raw := len(kept) - sum(counts.values())) else {})
 
 
 def against_truth(rows: list[dict[str, Any]], truth: Mapping[str, float]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from arena10k.estimators.calibration import LevelFit
 from arena10k.statistics.diagnostics import PermutationNull
 from arena10k.statistics.evaluate import PolicyContext, PolicyReport
 from arena10k.statistics.verdicts import IMPOSSIBLE
+from arena10k.wording import number
 
 Reports = Iterable[PolicyReport]
 
@@ -137,18 +138,18 @@ def noise_sentence(reports: Reports, judge: str) -> str:
     """What the clones say about the noise of the log-probs."""
     floors = [(r.policy, r.noise_floor) for r in _targets(reports, judge) if r.noise_floor is not None]
     if not floors:
-        return (
-            "No policy is known to be a clone of the logging policy: the noise floor of the log-probs is not measured."
-        )
+        return "No policy is known to be a copy of the logging policy: the noise of the log-probs is not measured."
     told = [
-        f"{policy}: all {f.n:,} log-weights are exactly 0"
+        f"all {f.n:,} log-weights of {policy} are exactly 0"
         if f.exact
-        else f"{policy}: |log-weight| {f.median_abs:.1e} (median), {f.q99_abs:.1e} (99th percentile), {f.max_abs:.1e} "
-        f"(largest) nats, mean weight {f.mean_weight:.4g}"
+        else f"the log-weights of {policy} differ from 0 by {number(f.median_abs)} (median), {number(f.q99_abs)} (99th "
+        f"percentile) and {number(f.max_abs)} nats (largest), its mean weight is {number(f.mean_weight)}"
         for policy, f in floors
         if f.n
     ]
-    return f"Noise floor of the log-probs, from clones of the logging policy: {'; '.join(told)}."
+    if not told:
+        return "No log-weight of a copy of the logging policy is known: the noise of the log-probs is not measured."
+    return f"Noise of the log-probs, from policies meant as copies of the logging policy: {'; '.join(told)}."
 
 
 def calibration_curve(ctx: PolicyContext) -> tuple[np.ndarray, np.ndarray] | None:
@@ -201,7 +202,18 @@ def plan_sentence(plans: pd.DataFrame, width: float, priced: bool, prompts: int)
         if plans.draws.max() > prompts
         else ""
     )
-    if priced:
-        return f"{told}.{more}"
-    cost = "no cost is known of what is missing" if plans.cost.isna().any() else "the cost shown is 0"
-    return f"{told}.{more} The params name no price, so {cost}."
+    return f"{told}.{more}" if priced else f"{told}.{more} The params name no price, so no cost is shown."
+
+
+def plan_frame(plans: pd.DataFrame, priced: bool) -> pd.DataFrame:
+    """The plans for a table; without prices their costs are no information."""
+    return plans if priced else plans.drop(columns="cost")
+
+
+def plan_caption(priced: bool) -> str:
+    """What the columns of `plan_frame` are."""
+    told = (
+        "Labels (PPI++: of the policy's own draws; direct: those that train f) and draws in all, how many labels more "
+    )
+    cost = ", and the cost in US dollars of what is not there yet, if answers are as long as they may be"
+    return f"{told}that is{cost if priced else ''}"

@@ -13,6 +13,7 @@ from arena10k.attribution.game import CAUSE_WORDS
 from arena10k.attribution.words import figure3, listed, share_words
 from arena10k.incidents.incident import CLEAN, FIXED, TIE, Outcome, frame, rejected
 from arena10k.params.incident import IncidentParams
+from arena10k.wording import number
 
 
 def ranking_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
@@ -73,7 +74,7 @@ def step_sentence(o: Outcome) -> str:
     text = f"{first}, on weights of which {share_words(f.corrupted_share)} belong to {f.corrupted} injected rows"
     gate = o.gates[f.policy]
     if gate["clip_dominated"]:
-        text += f"; {whose} effective sample size, {gate['ess']:.3g}, is the {gate['tied']} rows at the ceiling"
+        text += f"; {whose} effective sample size, {number(gate['ess'])}, is the {gate['tied']} rows at the ceiling"
     return f"{text}."
 
 

@@ -294,8 +294,10 @@ def last_failure(run: str) -> int:
 def write_index(params: Params) -> Path:
     """Write the run's `index.html` from the pages and results that are there."""
     from arena10k import report
+    from arena10k.pipeline import first_page
 
     estimates = _result(params.run, "estimates.json")
+    checked = (_result(params.run, "quality.json") or {}).get("checks", [])
     pages = [_row(params, stage) for stage in of(params).values()]
     truth = {row["policy"]: row["value"] for row in (_result(params.run, "truth.json") or {}).get("rows", ())}
     out = paths.reports_dir(params.run) / "index.html"
@@ -308,6 +310,7 @@ def write_index(params: Params) -> Path:
         provenance=provenance(params),
         title=params.title,
         confidence=params.estimation.confidence,
+        **first_page.controls(checked, estimates or {}, params.logging_policy),
     )
 
 
@@ -339,5 +342,7 @@ def _result(run: str, name: str) -> dict[str, Any] | None:
 
 
 def key_numbers(params: Params, stage: str) -> dict[str, Any]:
-    """The few numbers the index shows beside a stage; empty where it has not run."""
-    return _result(params.run, f"stages/{stage}.numbers.json") or {}
+    """The few numbers the index shows beside a stage, by their labels; empty where it has not run."""
+    from arena10k.pipeline import first_page
+
+    return first_page.labelled(stage.split(_CELL)[0], _result(params.run, f"stages/{stage}.numbers.json") or {})

@@ -7,7 +7,7 @@
 
 from arena10k.report.display import say, show
 from arena10k.report.files import write_json, write_text
-from arena10k.report.overview import headline, index
+from arena10k.report.overview import headline, headline_rows, index
 from arena10k.report.page import Page, render
 from arena10k.report.tables import Folded, Table, badge, table, text_table
 from arena10k.report.text import MISSING, VERDICTS, format_number, format_value, visible
@@ -22,6 +22,7 @@ __all__ = [
     "format_number",
     "format_value",
     "headline",
+    "headline_rows",
     "index",
     "render",
     "say",

@@ -57,6 +57,12 @@ def _answers(row: Row) -> bool:
     return not _refused(row) and _JUDGES_SCALE not in (row.get("reasons") or ())
 
 
+def headline_rows(estimates: Mapping[str, Any]) -> list[Row]:
+    """The rows of `estimates.json` in the judge mode that headlines use."""
+    judge = estimates.get("judge")
+    return [r for r in estimates.get("rows", ()) if judge in (None, r["judge"])]
+
+
 def _refused(row: Row) -> bool:
     return row["verdict"] == "REFUSE" or is_missing(row["value"])
 
@@ -71,6 +77,8 @@ def index(
     truth: Mapping[str, float] | None = None,
     title: str = "",
     confidence: float = 0.95,
+    controls: str = "",
+    alarm: bool = False,
 ) -> Path:
     """Write `reports/<run>/index.html`.
 
@@ -85,14 +93,14 @@ def index(
     confidence : the level of the intervals.
     title : what the experiment is, for the heading; the run's name where it is empty.
     truth : measured values by policy, where the run has them; shown beside the estimates, never used.
+    controls : what the controls of the log-probs say, below the summary; set off as an alarm where `alarm`.
     """
     import jinja2
 
     out, pages = Path(out_path), list(pages)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     estimates = dict(estimates or {})
-    judge = estimates.get("judge")
-    estimates["rows"] = [r for r in estimates.get("rows", ()) if judge in (None, r["judge"])]
+    estimates["rows"] = headline_rows(estimates)
     best = headline(estimates["rows"])
     facts = {"run": run, "created": estimates.get("created")} | dict(provenance or {})
     html = environment.get_template("overview.html.j2").render(
@@ -101,6 +109,8 @@ def index(
         style=style_sheet(),
         icon=icon(),
         summary=summary(estimates, best, confidence),
+        controls=visible(controls),
+        alarm=alarm,
         level=f"{100 * confidence:g}%",
         rows=_table_rows(best, estimates.get("rows", ()), truth or {}),
         with_truth=bool(truth),

@@ -29,6 +29,8 @@ TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
 #: Names for the keys of `provenance`; any other key is shown as it is.
 _LABELS = {"run": "Run", "stage": "Stage", "created": "Data as of", "revision": "Revision", "version": "Version"}
+#: Names for the notebooks' parameters; any other is shown as it is.
+_CHIPS = {"params_file": "params", "run_name": "run", "snapshot_name": "snapshot", "cell": "ablation"}
 _PROGRESS = re.compile(r"\d+%\||\d+it \[|\d+(\.\d+)?\s?(it/s|s/it)|\?it/s")
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -150,13 +152,14 @@ def _without_progress(text: str) -> str:
 
 
 def _parameters(notebook: NotebookNode) -> list[tuple[str, str]]:
-    """Name and value of each parameter in effect: the notebook's defaults, overridden by what papermill injected."""
+    """Name and value of each parameter in effect: the notebook's defaults, overridden by what papermill injected; an
+    empty text sets nothing."""
     found: dict[str, str] = {}
     for tag in ("parameters", "injected-parameters"):
         for cell in notebook.cells:
             if cell.cell_type == "code" and tag in cell.metadata.get("tags", ()):
                 found |= _assignments(cell.source)
-    return list(found.items())
+    return [(_CHIPS.get(name, name), value) for name, value in found.items() if value]
 
 
 def _assignments(source: str) -> dict[str, str]:
@@ -180,7 +183,7 @@ def _literal(node: ast.expr) -> str:
     except ValueError:
         return ast.unparse(node)
     if isinstance(value, str):
-        return visible(value) or "(empty)"
+        return visible(value)
     # Numbers as they were written: 0.05 is a setting, not a measurement.
     return "none" if value is None else visible(repr(value))
 

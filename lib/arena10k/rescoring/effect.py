@@ -13,6 +13,7 @@ from arena10k.run import Run
 from arena10k.statistics import evaluate, missingness
 from arena10k.tables import table
 from arena10k.tables.table import Table
+from arena10k.wording import number
 
 #: Estimators that rest on weights alone, and on weights and fresh draws.
 SHOWN = ("snips", "dr_cpo")
@@ -107,10 +108,10 @@ def randomness_sentence(found: dict[str, Any]) -> str:
     tests = found["tests"]
     if not any(t["bad"] for t in tests):
         return "No log-prob, score or label failed or was set aside: nothing is missing."
-    told = [f"{t['job']} of {t['policy']} on {WHAT[key]} (p {t[key]:.1g})" for t, key in _depends(tests)]
+    told = [f"{t['job']} of {t['policy']} on {WHAT[key]} (p {number(t[key])})" for t, key in _depends(tests)]
     shared, out = found["shared"], []
     if told:
-        out.append(f"Measurements are not missing at random: failures depend on what is measured - {', '.join(told)}.")
+        out.append(f"Measurements are not missing at random: failures depend on what is measured: {', '.join(told)}.")
     else:
         out.append("No dependence of failures on response length, prompt length or language shows.")
     return " ".join([*out, shared_sentence(shared)] if shared["p_value"] is not None else out)
@@ -125,7 +126,7 @@ def shared_sentence(shared: dict[str, Any]) -> str:
         return f"None of {shared['rows']:,} rows is bad in several policies at once."
     told = (
         f"{shared['observed']:,} rows are bad in several policies at once, where independent failures give "
-        f"{shared['expected']:.1f} (p {p:.1g})"
+        f"{shared['expected']:.1f} (p {number(p)})"
     )
     return told + (": they have a common cause." if p < missingness.DEPENDS else ".")
 

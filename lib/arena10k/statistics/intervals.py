@@ -19,7 +19,8 @@ MEAN_WEIGHT_RANGE = (0.8, 1.25)
 MIN_ESS_FRACTION = 0.1
 MAX_KHAT = 0.5
 MAX_WIDTH = 0.5
-#: Log-weights within this of each other (nats) are one weight and the rounding of an endpoint: they have no tail.
+#: Nats. An endpoint rounds, by what shares a batch: log-probs within this of each other are one measurement,
+#: log-weights one weight without a tail, and the weights of a copy of P0 are 1 to within this.
 NOISE = 1e-3
 
 

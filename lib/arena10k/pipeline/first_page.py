@@ -1,0 +1,116 @@
+"""What the index says beside the estimates: the controls of the log-probs, and the numbers that notebooks noted, in a
+reader's words and order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from arena10k import report
+from arena10k.attribution.game import CAUSE_WORDS
+from arena10k.attribution.words import listed
+from arena10k.audit import checks
+from arena10k.estimators import ESTIMATORS
+from arena10k.inputs.prompts import FILTERS
+from arena10k.wording import number
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}"
+
+
+#: By notebook, what its numbers are called, in the order they are shown in.
+LABELS: dict[str, dict[str, str]] = {
+    "00_status": {"prompts": "prompts", "complete_rows": "prompts complete in every job"},
+    "01_prompts": {"read": "prompts read", "kept": "prompts kept"} | {k: f"left out: {v}" for k, v in FILTERS.items()},
+    "02_responses": {"responses": "responses", "failed": "requests that failed"},
+    "03_teacher_forcing": {
+        "scored": "log-probs of responses",
+        "controls_failed": "controls failed",
+        "controls_hold": "controls that hold",
+        "controls_not_measured": "controls not measured",
+        "self_consistency_max_nats": "largest difference from generation (nats)",
+    },
+    "04_judge": {"graded": "judge scores", "labels": "oracle labels", "auc": "AUC of the judge (0.5 is guessing)"},
+    "05_data_quality": {
+        "failed": "measurements that failed",
+        "set_aside": "values set aside",
+        "controls_failed": "controls failed",
+        "controls_hold": "controls that hold",
+        "controls_not_measured": "controls not measured",
+    },
+    "06_estimates": {"report": "estimates to report", "caution": "with caution", "refuse": "refused"}
+    | {"judges_scale": "only on the judge's scale"},
+    "07_pi_bad_anomaly": {
+        "anomalies": "SNIPS values that are wrong",
+        "policy": "policy looked at",
+        "main_cause": "main cause",
+    },
+    "08_ablation": {
+        "rmse": "root mean squared error",
+        "coverage": "intervals that hold the truth",
+        "refused": "estimates refused",
+        "misranked": "orders with a worse policy first",
+    },
+    "09_ablation_summary": {
+        "estimators": "estimators",
+        "misranking": "pairs of estimator and judge mode that put a worse policy first",
+    },
+    "10_simulation": {
+        "replicates": "data sets of each kind",
+        "stand": "intervals that stand",
+        "hold_the_truth": "of these hold the truth",
+    },
+    "11_incident": {"steps": "steps", "anomalies": "SNIPS values that are wrong at the last step"},
+}
+#: How a value is written, where not as in any table.
+_WRITTEN: dict[str, Callable[[Any], str]] = {
+    "main_cause": CAUSE_WORDS.__getitem__,
+    "self_consistency_max_nats": number,
+    "coverage": _share,
+    "refused": _share,
+    "misranked": _share,
+}
+#: What is said of a number that is not there.
+_ABSENT = {
+    "self_consistency_max_nats": "not measured",
+    "misranking": "not known without the truth",
+    "main_cause": "not known",
+}
+
+
+def labelled(notebook: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The `numbers` of a stage by their labels, in the order of `LABELS`."""
+    return {label: _written(key, numbers[key]) for key, label in LABELS[notebook].items() if key in numbers}
+
+
+def _written(key: str, value: Any) -> Any:
+    if value is None:
+        return _ABSENT.get(key)
+    return _WRITTEN[key](value) if key in _WRITTEN else value
+
+
+def controls(found: list[dict[str, Any]], estimates: Mapping[str, Any], logging_policy: str) -> dict[str, Any]:
+    """What `report.index` says of the controls `found` (of `quality.json`), and which of its values rest on the
+    log-probs where one failed."""
+    if not found:
+        return {}
+    told, failed = checks.summary(found), bool(checks.counts(found)["controls_failed"])
+    if failed and (best := report.headline(report.headline_rows(estimates))):
+        told += f" {_resting(best, logging_policy)}"
+    return {"controls": f"{told} Page 05 shows each.", "alarm": failed}
+
+
+def _resting(best: Sequence[Mapping[str, Any]], logging_policy: str) -> str:
+    names = [
+        row["policy"]
+        for row in best
+        # The logging policy's own weights are 1 whatever its log-probs are.
+        if ESTIMATORS[row["estimator"]].uses_weights and row["verdict"] != "REFUSE" and row["policy"] != logging_policy
+    ]
+    if not names:
+        return "No value below that is not refused rests on log-probs."
+    words = (
+        "The values of {} below rest on log-probs." if len(names) > 1 else "The value of {} below rests on log-probs."
+    )
+    return words.format(listed(names))

@@ -1,0 +1,41 @@
+"""How a number is said within a sentence; in tables it is written by `report.format_number`.
+
+>>> number(54.962), number(0.0000312), number(1.28e7), number(1e-13)
+('55', '0.0000312', '12.8 million', 'under 0.000001')
+"""
+
+from __future__ import annotations
+
+import math
+
+_SCALES = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"))
+#: Beyond these a size is only said to be smaller or larger.
+_SMALL, _LARGE = 1e-6, 1e15
+
+
+def number(x: float) -> str:
+    """Three significant digits, thousands separated, never in scientific notation; NaN is "unknown"."""
+    size = abs(x)
+    if math.isnan(x):
+        return "unknown"
+    if x == 0:
+        return "0"
+    if size < _SMALL:
+        return "under 0.000001"
+    sign = "-" if x < 0 else ""
+    if size >= _LARGE:
+        return f"{sign}over 1,000 trillion"
+    scale, word = next(((s, w) for s, w in _SCALES if size >= s), (1.0, ""))
+    size /= scale
+    text = f"{size:,.{max(0, 2 - math.floor(math.log10(size)))}f}"
+    return sign + (text.rstrip("0").rstrip(".") if "." in text else text) + word
+
+
+def factor(nats: float) -> str:
+    """By how much a difference of log-probs of `nats` (its size counts) moves a weight: in per cent below a factor of
+    2."""
+    size = abs(nats)
+    if size < math.log(2):
+        return f"{number(100 * math.expm1(size))}%"
+    # Beyond, `number` says no more than that it is large.
+    return f"a factor of {number(math.exp(min(size, 100.0)))}"

@@ -1,0 +1,107 @@
+"""The first page says in a reader's words what notebooks noted, and whether the controls of the log-probs failed."""
+
+from __future__ import annotations
+
+import ast
+import json
+
+import pytest
+
+from arena10k import paths
+from arena10k.audit import checks
+from arena10k.inputs.prompts import FILTERS
+from arena10k.pipeline import first_page
+
+#: The names behind each `**` that a notebook notes.
+UNPACKED = {
+    "{name: n for name, n in counts.items() if n}": {"read", "kept", *FILTERS},
+    "checks.counts(found)": set(checks.counts([])),
+    "controls": set(checks.counts([])),
+    "shown.verdict.value_counts().rename(str.lower).to_dict()": {"report", "caution", "refuse"},
+    "matrix.key_numbers(result)": {"rmse", "coverage", "refused", "misranked"},
+}
+
+
+def noted(path):
+    """The names under which a notebook notes its numbers."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    (call,) = [
+        node
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "run.note"
+    ]
+    return set().union(*({k.arg} if k.arg else UNPACKED[ast.unparse(k.value)] for k in call.keywords))
+
+
+@pytest.mark.parametrize("notebook", first_page.LABELS)
+def test_every_number_a_notebook_notes_has_words(notebook):
+    assert noted(paths.notebook(notebook)) == set(first_page.LABELS[notebook])
+    assert not any("_" in label for label in first_page.LABELS[notebook].values())
+
+
+def test_every_notebook_that_notes_numbers_has_words():
+    folder = paths.notebook("00_status").parent
+    told = [path.stem for path in sorted(folder.glob("*.ipynb")) if "run.note(" in path.read_text(encoding="utf-8")]
+    assert told == sorted(first_page.LABELS)
+
+
+def test_numbers_come_in_the_order_of_reading_and_words_in_place_of_names():
+    cause = {"policy": "pi", "main_cause": "off_support", "anomalies": 1}
+    assert list(first_page.labelled("07_pi_bad_anomaly", cause).values()) == [1, "pi", "off-support mass"]
+    assert first_page.labelled("03_teacher_forcing", {"self_consistency_max_nats": None, "scored": 4000}) == {
+        "log-probs of responses": 4000,
+        "largest difference from generation (nats)": "not measured",
+    }
+    (told,) = first_page.labelled("03_teacher_forcing", {"self_consistency_max_nats": 1.07e-4}).values()
+    assert told == "0.000107"
+    assert first_page.labelled("08_ablation", {"coverage": 0.946}) == {"intervals that hold the truth": "95%"}
+
+
+def check(name, policy, value, ok, limit=None):
+    return {"check": name, "policy": policy, "value": value, "limit": limit, "p_value": None, "ok": ok}
+
+
+def estimates(**estimators):
+    rows = [{"policy": p, "estimator": e, "judge": "d", "value": 0.5, "verdict": v} for p, (e, v) in estimators.items()]
+    return {"judge": "d", "rows": rows}
+
+
+UNKNOWN = check("shuffled_prompt", "p0", None, None, 0.75)
+
+
+def test_controls_that_hold_raise_no_alarm():
+    found = [UNKNOWN, check("clone", "copy", 0.0, True, 1e-3)]
+    told = first_page.controls(found, estimates(copy=("snips", "REPORT")), "p0")
+    assert told == {
+        "controls": "The only measured control of the log-probs holds. 1 was not measured. Page 05 shows each.",
+        "alarm": False,
+    }
+    assert first_page.controls([], {}, "p0") == {}
+
+
+@pytest.mark.parametrize(
+    ("rows", "rests"),
+    [
+        (
+            {"p0": ("snips", "REPORT"), "a": ("ppi_pp", "REPORT"), "b": ("snips", "REFUSE")},
+            "No value below that is not",
+        ),
+        ({"a": ("direct", "CAUTION"), "b": ("dr_cpo", "CAUTION")}, "The value of b below rests on log-probs."),
+        ({"a": ("dr_cpo", "CAUTION"), "b": ("snips", "REPORT")}, "The values of a and b below rest on log-probs."),
+    ],
+)
+def test_a_control_that_failed_is_told_with_the_values_that_rest_on_it(rows, rests):
+    told = first_page.controls([UNKNOWN, check("clone", "copy", 4.0067, False, 1e-3)], estimates(**rows), "p0")
+    assert told["alarm"]
+    assert told["controls"].startswith(
+        "1 of 1 measured controls of the log-probs failed: copy, meant as a copy of p0, differs from it by up to 4.01 "
+        "nats (limit 0.001). What rests on these log-probs is not to be believed. 1 was not measured. "
+    )
+    assert rests in told["controls"]
+
+
+def test_a_control_that_failed_is_told_before_there_are_estimates():
+    told = first_page.controls([check("clone", "copy", 4.0, False, 1e-3)], {}, "p0")
+    assert told["alarm"]
+    assert "below" not in told["controls"]
