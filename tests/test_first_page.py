@@ -9,15 +9,18 @@ import pytest
 
 from arena10k import paths
 from arena10k.audit import checks
+from arena10k.evidence import findings
 from arena10k.inputs.prompts import FILTERS
 from arena10k.pipeline import first_page
 
+#: An estimate that no label puts on the oracle's scale.
+RAW = {"estimator": "direct", "judge": "d", "verdict": "CAUTION", "value": 0.5, "reasons": ["not_on_oracle_scale"]}
 #: The names behind each `**` that a notebook notes.
 UNPACKED = {
     "{name: n for name, n in counts.items() if n}": {"read", "kept", *FILTERS},
     "checks.counts(found)": set(checks.counts([])),
     "controls": set(checks.counts([])),
-    "shown.verdict.value_counts().rename(str.lower).to_dict()": {"report", "caution", "refuse"},
+    "findings.verdict_counts(result['rows'], judge)": set(findings.verdict_counts([RAW], RAW["judge"])),
     "matrix.key_numbers(result)": {"rmse", "coverage", "refused", "misranked"},
 }
 

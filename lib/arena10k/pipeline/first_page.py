@@ -40,7 +40,7 @@ LABELS: dict[str, dict[str, str]] = {
         "controls_not_measured": "controls not measured",
     },
     "06_estimates": {"report": "estimates to report", "caution": "with caution", "refuse": "refused"}
-    | {"judges_scale": "only on the judge's scale"},
+    | {"judges_scale": "on the judge scale only"},
     "07_pi_bad_anomaly": {
         "anomalies": "SNIPS values that are wrong",
         "policy": "policy looked at",
