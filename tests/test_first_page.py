@@ -12,6 +12,7 @@ from arena10k.audit import checks
 from arena10k.evidence import findings
 from arena10k.inputs.prompts import FILTERS
 from arena10k.pipeline import first_page
+from arena10k.simulation import rehearsal
 
 #: An estimate that no label puts on the oracle's scale.
 RAW = {"estimator": "direct", "judge": "d", "verdict": "CAUTION", "value": 0.5, "reasons": ["not_on_oracle_scale"]}
@@ -19,6 +20,7 @@ RAW = {"estimator": "direct", "judge": "d", "verdict": "CAUTION", "value": 0.5, 
 UNPACKED = {
     "{name: n for name, n in counts.items() if n}": {"read", "kept", *FILTERS},
     "checks.counts(found)": set(checks.counts([])),
+    "rehearsal.held(cells)": set(rehearsal.JUDGES),
     "controls": set(checks.counts([])),
     "findings.verdict_counts(result['rows'], judge)": set(findings.verdict_counts([RAW], RAW["judge"])),
     "matrix.key_numbers(result)": {"rmse", "coverage", "refused", "misranked"},

@@ -88,6 +88,13 @@ def test_pooled_coverage_counts_intervals_that_stand(table):
     assert fine == (held / standing > 0.93)
 
 
+def test_shares_that_hold_the_truth_are_told_by_judge_and_not_where_all_is_refused(table):
+    own = table[table.own & (table.case == "transports")]
+    hits, standing, _ = rehearsal.covered(own)
+    assert rehearsal.held(table)["transports"] == hits / standing
+    assert rehearsal.held(table.assign(refused=1.0)) == {"transports": None, "fooled": None}
+
+
 def test_sentence_says_when_there_is_nothing_to_rehearse(table):
     assert "of the" in rehearsal.sentence(table)
     assert "nothing to rehearse" in rehearsal.sentence(table[~table.own])

@@ -58,8 +58,8 @@ LABELS: dict[str, dict[str, str]] = {
     },
     "10_simulation": {
         "replicates": "data sets of each kind",
-        "stand": "intervals that stand",
-        "hold_the_truth": "of these hold the truth",
+        "transports": "intervals that hold the truth, with a judge that transports",
+        "fooled": "with a judge that the target fools",
     },
     "11_incident": {"steps": "steps", "anomalies": "SNIPS values that are wrong at the last step"},
 }
@@ -70,12 +70,16 @@ _WRITTEN: dict[str, Callable[[Any], str]] = {
     "coverage": _share,
     "refused": _share,
     "misranked": _share,
+    "transports": _share,
+    "fooled": _share,
 }
 #: What is said of a number that is not there.
 _ABSENT = {
     "self_consistency_max_nats": "not measured",
     "misranking": "not known without the truth",
     "main_cause": "not known",
+    "transports": "all are refused",
+    "fooled": "all are refused",
 }
 
 

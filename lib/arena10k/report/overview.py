@@ -187,7 +187,9 @@ def _table_rows(best: Sequence[Row], rows: Iterable[Row], truth: Mapping[str, fl
             "policy": visible(row["policy"]),
             "estimate": _shown(row),
             "estimator": " · ".join(filter(None, (row["estimator"], row.get("judge")))),
-            "reasons": format_value(row.get("reasons") or []) if row["verdict"] != "REPORT" else "",
+            "reasons": format_value([reason.replace("_", " ") for reason in row.get("reasons") or ()])
+            if row["verdict"] != "REPORT"
+            else "",
             "labels_needed": row.get("labels_needed") if _refused(row) else None,
             "bar": {"low": place(row["ci_low"]), "high": place(row["ci_high"]), "at": place(row["value"])},
             "truth": format_number(truth.get(row["policy"])),

@@ -22,6 +22,8 @@ CORRUPTED = 0.02
 #: Everything that is on the oracle's scale, and SNIPS with the interval usually printed.
 NAMES = ("plain_snips", *(name for name, e in ESTIMATORS.items() if not e.judge_scale))
 CASES = {"transports": (True, 0.0), "fooled": (False, 0.0), "corrupted": (True, CORRUPTED)}
+#: The judges of the cases whose log-probs are right.
+JUDGES = {"transports": "a judge that transports", "fooled": "a judge that the target fools"}
 
 
 def populations(data: PolicyData, transports: bool) -> Resampled | None:
@@ -128,19 +130,26 @@ def covered(table: pd.DataFrame, confidence: float = 0.95) -> tuple[int, int, bo
     return k, n, bool(stats.binom.cdf(k, n, confidence) >= 0.01) if n else True
 
 
+def held(table: pd.DataFrame) -> dict[str, float | None]:
+    """By case, the share of the intervals on this run's own data that hold the truth among those not refused; None
+    where all are refused."""
+    own = table[table.own]
+    counts = {case: covered(own[own.case == case])[:2] for case in JUDGES}
+    return {case: k / n if n else None for case, (k, n) in counts.items()}
+
+
 def sentence(table: pd.DataFrame, confidence: float = 0.95) -> str:
     """What the rehearsal says of this run's own data, and of the interval usually printed."""
     own = table[table.own]
     if own.empty:
         return "No policy of this run has weights, so there is nothing to rehearse on."
     told = []
-    words = {"transports": "a judge that transports", "fooled": "a judge that the target fools"}
-    for case in ("transports", "fooled"):
+    for case, judge in JUDGES.items():
         k, n, fine = covered(own[own.case == case], confidence)
         share = (
             f"{k / n:.1%} of the {n:,} intervals that were not refused" if n else "no interval, for all were refused"
         )
-        told.append(f"with {words[case]}, {share} held the truth" + ("" if fine else f" (wanted: {confidence:.0%})"))
+        told.append(f"with {judge}, {share} held the truth" + ("" if fine else f" (wanted: {confidence:.0%})"))
     usual = own[(own.estimator == "plain_snips") & (own.case != "corrupted")].coverage.mean()
     return (
         f"On data shaped like this run's own: {'; '.join(told)}. The interval usually printed beside SNIPS, never "
