@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from arena10k.errors import ArenaError, CallError, ParamsError
 from arena10k.inputs import prompts
 from stub_server import Stub, chat_answer, echo_answer, error
 from test_batch import BATCH
-from test_cli import arena
 from test_collect import RESUMABLE, make_params, run_responses
 
 SECRET = "sk-CANARY" + "x" * 40
@@ -325,20 +323,3 @@ def test_what_the_pilot_measured_is_not_asked_again(home):
 def test_a_model_that_a_price_list_forgets_is_an_error(home):
     with pytest.raises(ParamsError, match=r"providers\.stub\.prices has no 'stub', which policies\.p0 asks"):
         make_params(home, "http://127.0.0.1:9/v1", prices={"stob": {"prompt": 1.0, "completion": 1.0}})
-
-
-def test_a_pipeline_that_is_told_to_end_leaves_nothing_running(home):
-    with Stub(delay=0.3) as stub:
-        make_params(home, stub.url, n_prompts=300, concurrency=2)
-        command = [sys.executable, "-m", "arena10k", "report", "--params", str(home / "stub.yaml")]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0) as child:
-            while stub.requests < 12 and child.poll() is None:
-                time.sleep(0.05)
-            os.kill(child.pid, signal.SIGTERM)
-            told = child.communicate(timeout=90)[1]
-        assert child.returncode == 130
-        assert "stopped on request; the same command goes on from here" in told
-        after = stub.requests
-        time.sleep(1.5)
-        assert stub.requests == after
-    assert arena("status", "stub", "--params", home / "stub.yaml").returncode == 0

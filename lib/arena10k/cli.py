@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -50,9 +52,31 @@ def main() -> None:
 @click.option("--retry-errors", is_flag=True, help="Ask again for measurements that failed; the failures are kept.")
 def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool) -> None:
     """Run what is out of date of an experiment and write reports/<run>/index.html."""
+    from arena10k.pipeline import stopping
+
+    try:
+        with stopping.hearing(signal.default_int_handler):
+            _report(params_file, run, cores, profile, yes, retry_errors)
+    except KeyboardInterrupt:
+        click.echo(f"stopped on request, what was collected is kept; to go on: {_this_command()}", err=True)
+        sys.exit(130)
+
+
+def _this_command() -> str:
+    """The command as it was given, without the options that say nothing."""
+    context = click.get_current_context()
+    words = [context.command_path]
+    for option in context.command.params:
+        value = context.params[option.name or ""]
+        if value and value != option.default:
+            words += [option.opts[0], *([] if value is True else [shlex.quote(str(value))])]
+    return " ".join(words)
+
+
+def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool) -> None:
     from arena10k.collection import client
     from arena10k.inputs.policies import policies
-    from arena10k.pipeline import stages
+    from arena10k.pipeline import stages, stopping
 
     params = config.load(params_file, run or None)
     policies(params)  # names a chat template that cannot be used
@@ -69,11 +93,8 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
     with runner.only_one(params.run):
         before = stages.last_failure(params.run)
         environment = options.environment(yes=agreed, retry_errors=retry_errors or options.told("retry_errors"))
-        code, stopped = runner.execute(command, environment)
+        code = stopping.run(command, environment)
     index = paths.reports_dir(params.run) / "index.html"
-    if stopped:
-        click.echo("stopped on request; the same command goes on from here", err=True)
-        sys.exit(130)
     if code:
         stages.of(params)  # raises the fault of an ablation matrix as one line
         unplanned = "the pipeline could not be planned:"

@@ -16,7 +16,7 @@ from arena10k.errors import ArenaError, NothingToShow, ParamsError, section
 from arena10k.inputs.policies import digest
 from arena10k.params import config
 from arena10k.params.config import Params
-from arena10k.pipeline import dependencies
+from arena10k.pipeline import dependencies, stopping
 
 #: Between the notebook of an ablation and the cell it is run for, in a stage's name.
 _CELL = "@"
@@ -173,11 +173,12 @@ def execute(name: str, params_file: str, run: str | None) -> None:
     Raises
     ------
     ArenaError
-        With the one line that says what went wrong; the page with the failed cell is rendered all the same.
+        With the one line that says what went wrong; the page with the failed cell is rendered all the same, unless the
+        stage was told to stop, which is no failure.
     """
     # jsonschema builds the grammar of IRIs where this is installed, which takes a second; no notebook holds one.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-    import papermill
+    from papermill import PapermillExecutionError
 
     params = config.load(params_file, run)
     stage = of(params)[name]
@@ -186,16 +187,8 @@ def execute(name: str, params_file: str, run: str | None) -> None:
     executed.parent.mkdir(parents=True, exist_ok=True)
     stamp_file(params.run, name).parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            str(paths.notebook(stage.notebook)),
-            str(executed),
-            told,
-            kernel_name="python3",
-            progress_bar=False,
-            stderr_file=sys.stderr,  # progress bars
-            extra_arguments=["--IPKernelApp.log_level=50"],  # says at every start that it uses loopback TCP
-        )
-    except papermill.PapermillExecutionError as error:
+        stopping.run_notebook(paths.notebook(stage.notebook), executed, told, stage.asks)
+    except PapermillExecutionError as error:
         if error.ename == NothingToShow.__name__:
             _say_so(executed, error.evalue)
             for result in stage.results:
