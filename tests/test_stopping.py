@@ -14,7 +14,7 @@ import pytest
 
 from arena10k import paths
 from arena10k.collection.store import Store
-from arena10k.pipeline import stages
+from arena10k.pipeline import failures, stages
 from stub_server import Stub
 from test_cli import arena
 from test_collect import make_params
@@ -95,7 +95,7 @@ def test_every_signal_however_it_comes_stops_a_collection_which_the_command_take
             before = kept
         # What was in flight was waited for: no request was made for nothing.
         assert sum(stub.ledger.values()) == stub.requests == len(before)
-    assert stages.failures("stub") == []
+    assert failures.lines("stub") == []
     assert arena("status", "stub", "--params", home / "stub.yaml").returncode == 0
 
 
@@ -148,4 +148,4 @@ def test_a_page_that_computes_and_is_run_by_hand_is_stopped(home):
     assert (child.returncode, told) == (2, "error: stopped on request; the same command goes on from here\n")
     assert took < 15
     assert left == []
-    assert stages.failures("sample") == []
+    assert failures.lines("sample") == []

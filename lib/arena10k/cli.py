@@ -73,10 +73,18 @@ def _this_command() -> str:
     return " ".join(words)
 
 
+def _report_command(params_file: str, run: str) -> str:
+    """The command that makes the report of a run."""
+    file, opened = config.opened(params_file, run)
+    names_run = opened and config.contents(file).get("run") != opened
+    words = ["arena10k", "report", "--params", params_file, *(["--run", run] if names_run else [])]
+    return shlex.join(words)
+
+
 def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool) -> None:
     from arena10k.collection import client
     from arena10k.inputs.policies import policies
-    from arena10k.pipeline import stages, stopping
+    from arena10k.pipeline import failures, stages, stopping
 
     params = config.load(params_file, run or None)
     policies(params)  # names a chat template that cannot be used
@@ -91,18 +99,19 @@ def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, ret
     if retry_errors:
         command += ["--forcerun", *(f"stage_{stage.name}" for stage in stages.of(params).values() if stage.asks)]
     with runner.only_one(params.run):
-        before = stages.last_failure(params.run)
+        before = failures.latest(params.run)
         environment = options.environment(yes=agreed, retry_errors=retry_errors or options.told("retry_errors"))
         code = stopping.run(command, environment)
     index = paths.reports_dir(params.run) / "index.html"
     if code:
         stages.of(params)  # raises the fault of an ablation matrix as one line
         unplanned = "the pipeline could not be planned:"
-        for line in stages.failures(params.run, before) or [unplanned, *runner.plan(command)]:
+        for line in failures.lines(params.run, before) or [unplanned, *runner.plan(command)]:
             click.echo(f"error: {line}", err=True)
         if index.is_file():
             click.echo(f"Pages that could be made: {index}", err=True)
         sys.exit(1)
+    failures.forget(params.run)
     click.echo(f"Report: {index}")
 
 
@@ -160,10 +169,13 @@ def index(params_file: str, run: str) -> None:
 @click.argument("run")
 @click.option("--params", "params_file", default=None, help="Params file, where it is not named as the run.")
 def status(run: str, params_file: str | None) -> None:
-    """How far a run is, also while it is collecting."""
+    """How far a run is, also while it is collecting, and what stopped it."""
     from arena10k.audit import status as progress
+    from arena10k.pipeline import failures
 
     params = config.load(params_file or run, run)
+    for line in failures.told(run, _report_command(params_file or run, run), runner.is_at_work(run)):
+        click.echo(line)
     store = progress.open_store(params)
     state = progress.progress(params, store, now=progress.now())
     click.echo(progress.sentence(state))

@@ -44,7 +44,7 @@ class only_one:
     """One pipeline per run at a time. The lock goes with the process, so a killed run leaves nothing to clean up."""
 
     def __init__(self, run: str):
-        self.path = paths.reports_dir(run) / ".lock"
+        self.path = _lock_file(run)
 
     def __enter__(self) -> None:
         import fcntl
@@ -58,3 +58,22 @@ class only_one:
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+
+
+def is_at_work(run: str) -> bool:
+    """Whether the pipeline of a run is at work now."""
+    import fcntl
+
+    if not _lock_file(run).is_file():
+        return False
+    with _lock_file(run).open() as file:
+        try:
+            # Shared, so that two who ask at once do not see each other.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _lock_file(run: str) -> Path:
+    return paths.reports_dir(run) / ".lock"
