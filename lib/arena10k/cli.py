@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import signal
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import click
 from arena10k import options, paths
 from arena10k.errors import ArenaError
 from arena10k.params import config
-from arena10k.params.config import Params
 from arena10k.pipeline import runner
 
 _params = click.option(
@@ -50,10 +47,15 @@ def main() -> None:
 @click.option("--profile", default="", help="A folder of profiles/ (or a path): where stages run, such as slurm.")
 @click.option("--yes", is_flag=True, help="Spend what the params' prices say without asking.")
 @click.option("--retry-errors", is_flag=True, help="Ask again for measurements that failed; the failures are kept.")
-def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool) -> None:
+@click.option("--cost", is_flag=True, help="Only say what is left of it would cost at most; needs no key.")
+def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool, cost: bool) -> None:
     """Run what is out of date of an experiment and write reports/<run>/index.html."""
-    from arena10k.pipeline import stopping
+    from arena10k.pipeline import spending, stopping
 
+    if cost:
+        for line in spending.told(config.load(params_file, run or None), retry_errors):
+            click.echo(line)
+        return
     try:
         with stopping.hearing(signal.default_int_handler):
             _report(params_file, run, cores, profile, yes, retry_errors)
@@ -84,13 +86,13 @@ def _report_command(params_file: str, run: str) -> str:
 def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool) -> None:
     from arena10k.collection import client
     from arena10k.inputs.policies import policies
-    from arena10k.pipeline import failures, stages, stopping
+    from arena10k.pipeline import failures, spending, stages, stopping
 
     params = config.load(params_file, run or None)
     policies(params)  # names a chat template that cannot be used
     for name in params.asked if not params.recording else ():
         client.api_key(name, params.providers[name])
-    agreed = yes or options.told("yes") or _agreed(params, retry_errors or options.told("retry_errors"))
+    agreed = yes or options.told("yes") or spending.agreed(params, retry_errors or options.told("retry_errors"))
     if not agreed:
         click.echo("error: not agreed to, nothing was asked (--yes agrees in advance)", err=True)
         sys.exit(1)
@@ -113,24 +115,6 @@ def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, ret
         sys.exit(1)
     failures.forget(params.run)
     click.echo(f"Report: {index}")
-
-
-def _agreed(params: Params, retry_errors: bool) -> bool:
-    """Whether the user agrees to what is left of the experiment, where it costs anything."""
-    from arena10k.collection import costs
-    from arena10k.run import Run
-
-    measured: Counter[tuple[str, str]] = Counter()
-    for row in Run.of(params).store.counts() if paths.store_file(params.run).is_file() else ():
-        if row["status"] == "ok" or not retry_errors:
-            measured[row["job"], row["policy"]] += row["n"]
-    bill = costs.forecast(params, measured)
-    if not bill.dollars:
-        return True
-    click.echo(bill.table(), err=True)
-    with contextlib.suppress(click.Abort):  # no terminal to answer from
-        return click.confirm(f"Spend up to ${bill.dollars:,.2f}?", err=True)
-    return False
 
 
 @main.command(hidden=True)

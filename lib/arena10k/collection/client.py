@@ -36,7 +36,7 @@ _VERSION = re.compile(r"-(\d{4}-\d\d-\d\d|\d{3,8})(-preview)?|[@:].+")
 #: The longest message of a provider that is kept, in characters.
 _LONGEST = 300
 _NEVER_FREE = {"insufficient_quota", "billing_hard_limit_reached"}
-_GOES_ON = "a refused request costs nothing, and the same command goes on from here"
+_GOES_ON = "nothing was spent by that refusal, and the same command goes on from here"
 
 
 def api_key(name: str, provider: Provider) -> str:
