@@ -182,7 +182,7 @@ class Machine:
                 self.command(*commands(line))
 
     def _arena10k(self, words: list[str]) -> None:
-        if words[0] == "report":
+        if words[0] == "report" and "--cost" not in words:
             options = cli.report.make_context("report", words[1:]).params
             return self._report(options)
         result = CliRunner().invoke(cli.main, words)

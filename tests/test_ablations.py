@@ -21,7 +21,7 @@ from arena10k.ablations.sweeps import Settings, Truth
 from arena10k.errors import NothingToShow, ParamsError
 from arena10k.estimators import ESTIMATORS, Estimator, Score, Term
 from arena10k.params import config, sections
-from arena10k.pipeline import dependencies, runner, stages
+from arena10k.pipeline import dependencies, failures, runner, stages
 from arena10k.report.files import write_json
 from arena10k.rescoring import effect
 from arena10k.run import Run
@@ -319,7 +319,7 @@ def test_a_failing_cell_names_itself_and_only_it_runs_again(pipeline):
     assert failed.returncode, failed.stderr
     done = {name: stages.stamp_file(params.run, name) for name in cells}
     assert [name for name, stamp in done.items() if not stamp.is_file()] == [broken]
-    (told,) = stages.failures(params.run)
+    (told,) = failures.lines(params.run)
     assert told.startswith(f"{broken}: ")
     assert "sweep" in told
     assert stages.executed_file(params.run, broken).is_file()
@@ -329,7 +329,7 @@ def test_a_failing_cell_names_itself_and_only_it_runs_again(pipeline):
     times = {name: stamp.stat().st_mtime_ns for name, stamp in done.items() if name != broken}
     (folder / "sweep").unlink()
     subprocess.run(command, capture_output=True, timeout=300, check=True)
-    assert stages.failures(params.run) == []
+    assert failures.lines(params.run) == []
     assert {name: done[name].stat().st_mtime_ns for name in times} == times
     rows = json.loads((folder / "estimates.json").read_text())
     assert {row["policy"] for row in rows["rows"]} == set(params.targets)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 import yaml
 
 from arena10k import paths
-from arena10k.collection import costs, judge, labels
-from arena10k.collection.jobs import DETERMINISTIC, ORACLE, RESPONSES, UNCERTAINTY, contexts
+from arena10k.collection import costs, generate, judge, labels, teacher_forcing
+from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, SHUFFLED, UNCERTAINTY, contexts
 from arena10k.collection.records import Record
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import Again, survey
 from arena10k.inputs import prompts
 from arena10k.inputs.policies import policies
 from arena10k.params.config import load
+from arena10k.params.provider import Capabilities
+from stub_server import Stub
+from test_cli import arena
 
 CASE = "Q: {prompt} A: {response} ({reference})"
 GRADER = {"provider": "shop", "model": "grader", "case": CASE}
@@ -24,6 +28,9 @@ COMPLETION = {"examples": ["a: Yes", "b: No"], "ratings": {" Yes": 1, " No": 0}}
 ORACLE_MODEL = {"kind": "model", "grader": GRADER | {"model": "oracle", "max_tokens": 8}, "p0_fraction": 0.5}
 PRICES = {"m": (1, 2), "grader": (3, 5), "oracle": (7, 11)}
 PROMPTS, TOKENS = 8, 20
+#: How pages call the jobs of a bill.
+NAMES = {DETERMINISTIC: "judge", UNCERTAINTY: "judge", RESPONSES: "responses"}
+NAMES |= {LOGPROBS: "log-probs", SHUFFLED: "log-probs", ORACLE: "oracle"}
 
 
 def make_params(folder, **sections):
@@ -93,6 +100,80 @@ def test_the_forecast_of_a_model_oracle_is_what_its_tasks_ask(home):
     assert (row["model"], row["measurements"], row["received at most"]) == ("oracle", 4 + 3, (4 + 3) * 8)
     assert found.tokens == {("shop", "oracle"): [row["tokens sent"], row["received at most"]]}
     assert row["dollars"] == pytest.approx((7 * row["tokens sent"] + 11 * row["received at most"]) / 1e6)
+
+
+def test_the_forecast_of_scoring_is_a_prompt_with_its_response_sent_and_one_token_received(home):
+    """What is sent is counted at four characters per token there, and is as many token ids here."""
+    params = make_params(home)
+    can = {"token_ids": True, "echo_logprobs": True}
+    shop = params.providers["shop"].model_copy(update={"capabilities": Capabilities(**can)})
+    params = params.model_copy(update={"providers": {"shop": shop}})
+    foretold = rows(params)
+    each = foretold[SHUFFLED]["tokens sent"] / PROMPTS
+    store = Store.open(paths.store_file(params.run))
+    for task in generate.tasks(params, prompts.load(params)[0]):
+        ids = {"prompt_token_ids": [7] * (round(each) - TOKENS), "token_ids": [7] * TOKENS}
+        store.put(Record(**task.key, status="ok", value="y" * TOKENS, payload=ids))
+    scored = list(teacher_forcing.tasks(params, store))
+    control = list(teacher_forcing.control_tasks(params, store))
+    for job, tasks in ((LOGPROBS, scored), (SHUFFLED, control)):
+        ((sent, received),) = survey(store, tasks, Again()).tokens.values()
+        row = foretold[job]
+        assert (row["measurements"], row["received at most"]) == (len(tasks), received) == (received, len(tasks))
+        assert row["tokens sent"] == pytest.approx(sent, abs=len(tasks) / 2 + 1)
+        assert row["dollars"] == pytest.approx((row["tokens sent"] * 1 + received * 2) / 1e6, rel=1e-2)
+    assert len(control) == PROMPTS
+
+
+def test_an_endpoint_that_cannot_score_is_not_paid_for_it(home):
+    assert {LOGPROBS, SHUFFLED}.isdisjoint(rows(make_params(home)))
+
+
+def test_the_cost_is_told_without_a_key_and_without_asking(home, monkeypatch):
+    monkeypatch.delenv("SHOP_KEY", raising=False)
+    params = make_params(home)
+    raw = yaml.safe_load((home / "bill.yaml").read_text())
+    with Stub() as stub:
+        raw["providers"]["shop"] |= {"api_key_env": "SHOP_KEY", "base_url": stub.url}
+        (home / "bill.yaml").write_text(yaml.safe_dump(raw))
+        told = arena("report", "--params", home / "bill.yaml", "--cost")
+        assert stub.requests == 0
+        assert stub.keys == set()
+    assert told.returncode == 0, told.stderr
+    bill = costs.forecast(params)
+    assert told.stdout == f"{bill.table()}\nWhat is left of bill costs up to ${bill.dollars:,.2f}. Nothing was asked.\n"
+    assert not (home / "data").exists()
+    assert not (home / "reports").exists()
+    refused = arena("report", "--params", home / "bill.yaml")
+    assert "SHOP_KEY is not set" in refused.stderr
+
+
+def test_the_cost_of_what_cannot_be_read_says_which_file_to_put_where(home):
+    told = arena("report", "--params", "arena10k", "--cost")
+    file = home / "data" / "arena" / "chatbot_arena_conversations.parquet"
+    assert told.returncode == 2
+    assert told.stderr.startswith(f"error: prompts.path: no file '{file}': save the Parquet or JSON of lmsys/")
+    assert "Traceback" not in told.stderr
+
+
+def test_the_cost_that_pages_tell_of_the_full_experiment_is_its_forecast(home, shared_data):
+    lines = (shared_data / "arena_prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    given = [json.loads(line) for line in lines]
+    # Twice as many of the same lengths, as another prompt may differ from the first by its last character.
+    given += [row | {"prompt_id": f"{row['prompt_id']}+", "prompt": f"{row['prompt'][:-1]}\u2021"} for row in given]
+    given += [row | {"prompt_id": f"{row['prompt_id']}x", "prompt": f"{row['prompt'][:-1]}\u2020"} for row in given]
+    (home / "prompts.jsonl").write_text("\n".join(map(json.dumps, given)), encoding="utf-8")
+    params = load("arena10k")
+    source = params.prompts.model_copy(update={"source": "jsonl", "path": str(home / "prompts.jsonl")})
+    bill = costs.forecast(params.model_copy(update={"prompts": source}))
+    assert sum(row["measurements"] for row in bill.rows if row["job"] == RESPONSES) == 5 * 10_000
+    parts = Counter()
+    for row in bill.rows:
+        parts[NAMES[row["job"]]] += row["dollars"]
+    told = f"${bill.dollars:.0f} ({', '.join(f'{name} ${parts[name]:.0f}' for name in dict.fromkeys(NAMES.values()))})"
+    for page in ("docs/provider.md", "params/arena10k.yaml"):
+        assert told in " ".join((paths.source_root() / page).read_text(encoding="utf-8").split()), told
+    assert f"up to ${bill.dollars:.0f}" in (paths.source_root() / "params" / "arena10k_t05.yaml").read_text()
 
 
 def test_exact_checkers_cost_nothing_and_longer_text_costs_its_tokens(home):

@@ -21,7 +21,7 @@ from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES,
 from arena10k.errors import ArenaError, NothingToShow, ParamsError
 from arena10k.inputs import prompts
 from arena10k.params import config
-from arena10k.pipeline import stages
+from arena10k.pipeline import failures, stages
 from arena10k.run import Run
 
 POLICIES = ("clone", "parallel_universe_prompt", "unhelpful")
@@ -236,7 +236,7 @@ def test_stages_without_log_probs_run_or_say_in_a_line_why_not(bring):
     assert "How much the ranking can be trusted" not in page
     assert not paths.result_file("mine", "anomaly.json").exists(), "what an earlier state said does not stay"
     assert json.loads(stages.stamp_file("mine", "07_pi_bad_anomaly").read_text())["anomaly.json"] is None
-    assert not stages.failure_file("mine", "07_pi_bad_anomaly").exists()
+    assert failures.lines("mine") == []
 
 
 # What may be absent

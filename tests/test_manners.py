@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from arena10k.errors import ArenaError, CallError, ParamsError
 from arena10k.inputs import prompts
 from stub_server import Stub, chat_answer, echo_answer, error
 from test_batch import BATCH
-from test_cli import arena
 from test_collect import RESUMABLE, make_params, run_responses
 
 SECRET = "sk-CANARY" + "x" * 40
@@ -327,18 +325,53 @@ def test_a_model_that_a_price_list_forgets_is_an_error(home):
         make_params(home, "http://127.0.0.1:9/v1", prices={"stob": {"prompt": 1.0, "completion": 1.0}})
 
 
-def test_a_pipeline_that_is_told_to_end_leaves_nothing_running(home):
-    with Stub(delay=0.3) as stub:
-        make_params(home, stub.url, n_prompts=300, concurrency=2)
-        command = [sys.executable, "-m", "arena10k", "report", "--params", str(home / "stub.yaml")]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0) as child:
-            while stub.requests < 12 and child.poll() is None:
-                time.sleep(0.05)
-            os.kill(child.pid, signal.SIGTERM)
-            told = child.communicate(timeout=90)[1]
-        assert child.returncode == 130
-        assert "stopped on request; the same command goes on from here" in told
-        after = stub.requests
-        time.sleep(1.5)
-        assert stub.requests == after
-    assert arena("status", "stub", "--params", home / "stub.yaml").returncode == 0
+def test_a_refused_key_is_told_by_its_variable_and_the_same_command_goes_on(home, monkeypatch):
+    monkeypatch.setenv("ARENA_CANARY", SECRET)
+    goes_on = "nothing was spent by that refusal, and the same command goes on from here"
+
+    def fault(body, n):
+        return error(401, f"Incorrect API key provided: {SECRET}", "invalid_api_key") if n > 20 else None
+
+    with Stub(fault) as stub:
+        params = make_params(home, stub.url, n_prompts=30, draws=1, concurrency=4, api_key_env="ARENA_CANARY")
+        with pytest.raises(ArenaError) as stopped:
+            run_responses(params)
+        told = str(stopped.value)
+        assert "http_401: Incorrect API key provided: <ARENA_CANARY>; the endpoint does not accept the key in" in told
+        assert told.endswith(f"the key in ARENA_CANARY: put another into that variable; {goes_on}")
+        assert "sk-" not in told
+        paid = sum(stub.ledger.values())
+        stub.fault = None
+        _, outcome = run_responses(params)
+        assert (outcome.stored, outcome.ok) == (paid, 60 - paid)
+        assert set(stub.ledger.values()) == {1}, "what was answered before is not asked again"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "says"),
+    [
+        (
+            error(401, "who are you"),
+            r"http_401: .*; providers\.stub names no api_key_env, and the endpoint wants a key: ",
+        ),
+        (error(402, "pay"), r"http_402: pay; the account of providers\.stub has no credit left: nothing was spent by"),
+        (error(404, "no such url"), r"http_404: .*is that the whole base_url\? most end in /v1\)"),
+    ],
+)
+def test_an_error_that_all_requests_share_says_what_to_do(home, refusal, says):
+    body, status = refusal.body, refusal.status
+
+    def fault(_, n):
+        return web.Response(body=body, status=status, content_type="application/json")
+
+    with Stub(fault) as stub, pytest.raises(ArenaError, match=says):
+        run_responses(make_params(home, stub.url))
+
+
+def test_scoring_at_an_endpoint_without_completions_says_what_to_leave_out(home):
+    with Stub(lambda body, n: None if "messages" in body else error(404, "no such url")) as stub:
+        params = make_params(home, stub.url, n_prompts=4)
+        store, _ = run_responses(params)
+        hint = r"where it cannot score, leave echo_logprobs out of providers\.stub\.capabilities\)"
+        with pytest.raises(ArenaError, match=rf"http_404: .*most end in /v1; {hint}"):
+            collect(params, store, partial(teacher_forcing.tasks, params, store), "teacher forcing")

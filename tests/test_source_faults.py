@@ -186,9 +186,16 @@ def test_a_row_without_end_is_given_up_before_the_file_ends(home, monkeypatch):
 
 def test_missing_and_unreadable_files_are_named(home):
     missing = fault(PromptsParams(source="arena", path="nowhere/arena.json"))
-    assert missing == "prompts.path: no file 'nowhere/arena.json': relative paths start at the folder that holds data/"
+    assert missing.startswith(f"prompts.path: no file '{home}/nowhere/arena.json': save the Parquet or JSON of lmsys/")
+    assert missing.endswith("; relative paths start at the folder that holds data/")
+    missing = fault(PromptsParams(source="jsonl", path="mine.jsonl"))
+    assert missing.startswith(
+        f"prompts.path: no file '{home}/mine.jsonl': save a file with prompt_id and prompt per line"
+    )
     (home / "folder.json").mkdir()
-    assert fault(PromptsParams(source="arena", path="folder.json")).startswith("prompts.path: no file 'folder.json'")
+    assert fault(PromptsParams(source="arena", path="folder.json")).startswith(
+        f"prompts.path: no file '{home}/folder.json'"
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="needs a file whose reading fails")

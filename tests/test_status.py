@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from arena10k import paths
 from arena10k.audit import checks, status
-from arena10k.collection import judge
+from arena10k.collection import generate, judge, teacher_forcing
+from arena10k.collection.collect import collect
 from arena10k.collection.jobs import contexts
 from arena10k.collection.records import Record
 from arena10k.collection.store import Store
+from arena10k.errors import ArenaError
 from arena10k.inputs.prompts import load, write
+from arena10k.params.config import load as load_params
+from arena10k.pipeline import runner
 from arena10k.run import Run
 from arena10k.tables import table
+from stub_server import Stub, error
+from test_cli import arena
 from test_collect import make_params
 from test_quality import put
 
@@ -73,3 +83,112 @@ def test_models_that_took_turns_are_all_named_and_counted_once(begun):
     (job,) = [j for j in state["jobs"] if (j["job"], j["policy"]) == ("responses", "p0")]
     assert (job["ok"], job["errors"], job["models"]) == (4, {"timeout": 2}, ["a", "b", "c"])
     assert "p0 (a and b and c)" in status.sentence(state)
+
+
+def unlabelled(home, url, **provider):
+    """A run of 30 prompts without an oracle."""
+    make_params(home, url, n_prompts=30, draws=1, **provider)
+    raw = yaml.safe_load((home / "stub.yaml").read_text()) | {"oracle": {"p0_fraction": 0.0, "target_labels": 0}}
+    (home / "stub.yaml").write_text(yaml.safe_dump(raw))
+    return load_params(home / "stub.yaml")
+
+
+def asked(params, kinds):
+    """The run's store after these kinds of tasks were collected."""
+    frame, _ = load(params)
+    write(params, frame)
+    store = Run(params_file(params)).store
+    for kind in kinds:
+        collect(params, store, kind(params, store, frame), "asked")
+    return store
+
+
+def params_file(params):
+    return Path(params.prompts.path).parent / "stub.yaml"
+
+
+def responses(params, store, frame):
+    return partial(generate.tasks, params, frame)
+
+
+def logprobs(params, store, frame):
+    return partial(teacher_forcing.tasks, params, store)
+
+
+def test_what_an_endpoint_does_not_declare_is_not_missing(home):
+    with Stub() as stub:
+        params = unlabelled(home, stub.url, capabilities={})
+        store = asked(params, [responses, logprobs])
+    state, found = status.progress(params, store), status.coverage(params, store)
+    assert {job["job"] for job in state["jobs"]} == {"responses"}
+    assert state["rows_with_all_logprobs"] is None
+    why = "not measurable at this endpoint: providers.stub does not declare capabilities.echo_logprobs"
+    assert status.sentence(state).startswith(f"stub: log-probs of p0, pi_clone {why}, complete in every job: 30/30, ")
+    assert found["sentence"].startswith(f"Log-probs of p0, pi_clone {why}; ")
+    assert "logprobs" not in found["jobs"]
+    told = arena("status", "stub", "--params", params_file(params))
+    assert told.returncode == 0, told.stderr
+    assert why in told.stdout
+
+
+def test_what_an_endpoint_declared_and_did_not_give_is_not_missing_either(home):
+    def fault(body, n):
+        if "messages" in body:
+            return None
+        return {"choices": [{"index": 0, "text": "", "logprobs": {"token_logprobs": [-1.0]}}]}
+
+    with Stub(fault) as stub:
+        params = unlabelled(home, stub.url)
+        hint = r"leave echo_logprobs out of providers\.stub\.capabilities"
+        with pytest.raises(ArenaError, match=f"none of the first 5 .*echo_ignored.*{hint}"):
+            asked(params, [responses, logprobs])
+        store = Run(params_file(params)).store
+        state = status.progress(params, store)
+    assert store.counts()[0]["job"] == "logprobs"
+    why = "log-probs of p0, pi_clone not measurable at this endpoint: every answer of providers.stub so far was without"
+    assert why in status.sentence(state)
+    assert {job["job"] for job in state["jobs"]} == {"responses"}
+    assert state["complete_rows"] == 30
+
+
+def test_where_one_policy_cannot_be_scored_the_others_are_counted(home):
+    with Stub() as stub:
+        unlabelled(home, stub.url)
+        raw = yaml.safe_load((home / "stub.yaml").read_text())
+        raw["providers"]["chat"] = raw["providers"]["stub"] | {"capabilities": {}}
+        raw["policies"]["pi_chat"] = raw["policies"]["p0"] | {"provider": "chat"}
+        (home / "stub.yaml").write_text(yaml.safe_dump(raw))
+        params = load_params(home / "stub.yaml")
+        told = status.sentence(status.progress(params, asked(params, [responses, logprobs])))
+    assert "prompts with all measurable log-probs: 30/30 (100%), log-probs of pi_chat not measurable" in told
+    assert "complete in every job: 30/30" in told
+
+
+def test_what_stopped_a_run_is_told_until_it_goes_through(home):
+    make_params(home, "http://127.0.0.1:9/v1", n_prompts=4, draws=1, max_attempts=1)
+    goes_on = f"; once that is mended, this goes on: arena10k report --params {home / 'stub.yaml'}"
+    assert arena("report", "--params", home / "stub.yaml").returncode == 1
+    (line,) = stopped()
+    assert re.match(
+        r"stopped at \d{4}-\d\d-\d\d \d\d:\d\d UTC: 02_responses: providers\.stub: http://127.* connection", line
+    )
+    assert "is the endpoint at work, and http://127.0.0.1:9/v1 its base_url?" in line
+    assert line.endswith(goes_on)
+    with Stub(lambda body, n: error(401, "bad key")) as stub:
+        make_params(home, stub.url, n_prompts=4, draws=1)
+        assert arena("report", "--params", home / "stub.yaml").returncode == 1
+        (line,) = stopped()
+        assert "http_401: bad key" in line
+        stub.fault = None
+        with runner.only_one("stub"):
+            (line,) = stopped()
+        assert line.endswith("; it is at work again now")
+        assert arena("stage", "02_responses", "--params", home / "stub.yaml").returncode == 0
+    assert stopped() == []
+
+
+def stopped():
+    """The lines in which `arena10k status` tells what stopped the run."""
+    told = arena("status", "stub", "--params", paths.home() / "stub.yaml")
+    assert told.returncode == 0, told.stderr
+    return [line for line in told.stdout.splitlines() if line.startswith("stopped ")]

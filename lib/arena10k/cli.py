@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import shlex
+import signal
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import click
 from arena10k import options, paths
 from arena10k.errors import ArenaError
 from arena10k.params import config
-from arena10k.params.config import Params
 from arena10k.pipeline import runner
 
 _params = click.option(
@@ -48,17 +47,52 @@ def main() -> None:
 @click.option("--profile", default="", help="A folder of profiles/ (or a path): where stages run, such as slurm.")
 @click.option("--yes", is_flag=True, help="Spend what the params' prices say without asking.")
 @click.option("--retry-errors", is_flag=True, help="Ask again for measurements that failed; the failures are kept.")
-def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool) -> None:
+@click.option("--cost", is_flag=True, help="Only say what is left of it would cost at most; needs no key.")
+def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool, cost: bool) -> None:
     """Run what is out of date of an experiment and write reports/<run>/index.html."""
+    from arena10k.pipeline import spending, stopping
+
+    if cost:
+        for line in spending.told(config.load(params_file, run or None), retry_errors):
+            click.echo(line)
+        return
+    try:
+        with stopping.hearing(signal.default_int_handler):
+            _report(params_file, run, cores, profile, yes, retry_errors)
+    except KeyboardInterrupt:
+        click.echo(f"stopped on request, what was collected is kept; to go on: {_this_command()}", err=True)
+        sys.exit(130)
+
+
+def _this_command() -> str:
+    """The command as it was given, without the options that say nothing."""
+    context = click.get_current_context()
+    words = [context.command_path]
+    for option in context.command.params:
+        value = context.params[option.name or ""]
+        if value and value != option.default:
+            words += [option.opts[0], *([] if value is True else [shlex.quote(str(value))])]
+    return " ".join(words)
+
+
+def _report_command(params_file: str, run: str) -> str:
+    """The command that makes the report of a run."""
+    file, opened = config.opened(params_file, run)
+    names_run = opened and config.contents(file).get("run") != opened
+    words = ["arena10k", "report", "--params", params_file, *(["--run", run] if names_run else [])]
+    return shlex.join(words)
+
+
+def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool) -> None:
     from arena10k.collection import client
     from arena10k.inputs.policies import policies
-    from arena10k.pipeline import stages
+    from arena10k.pipeline import failures, spending, stages, stopping
 
     params = config.load(params_file, run or None)
     policies(params)  # names a chat template that cannot be used
     for name in params.asked if not params.recording else ():
         client.api_key(name, params.providers[name])
-    agreed = yes or options.told("yes") or _agreed(params, retry_errors or options.told("retry_errors"))
+    agreed = yes or options.told("yes") or spending.agreed(params, retry_errors or options.told("retry_errors"))
     if not agreed:
         click.echo("error: not agreed to, nothing was asked (--yes agrees in advance)", err=True)
         sys.exit(1)
@@ -67,40 +101,20 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
     if retry_errors:
         command += ["--forcerun", *(f"stage_{stage.name}" for stage in stages.of(params).values() if stage.asks)]
     with runner.only_one(params.run):
-        before = stages.last_failure(params.run)
+        before = failures.latest(params.run)
         environment = options.environment(yes=agreed, retry_errors=retry_errors or options.told("retry_errors"))
-        code, stopped = runner.execute(command, environment)
+        code = stopping.run(command, environment)
     index = paths.reports_dir(params.run) / "index.html"
-    if stopped:
-        click.echo("stopped on request; the same command goes on from here", err=True)
-        sys.exit(130)
     if code:
         stages.of(params)  # raises the fault of an ablation matrix as one line
         unplanned = "the pipeline could not be planned:"
-        for line in stages.failures(params.run, before) or [unplanned, *runner.plan(command)]:
+        for line in failures.lines(params.run, before) or [unplanned, *runner.plan(command)]:
             click.echo(f"error: {line}", err=True)
         if index.is_file():
             click.echo(f"Pages that could be made: {index}", err=True)
         sys.exit(1)
+    failures.forget(params.run)
     click.echo(f"Report: {index}")
-
-
-def _agreed(params: Params, retry_errors: bool) -> bool:
-    """Whether the user agrees to what is left of the experiment, where it costs anything."""
-    from arena10k.collection import costs
-    from arena10k.run import Run
-
-    measured: Counter[tuple[str, str]] = Counter()
-    for row in Run.of(params).store.counts() if paths.store_file(params.run).is_file() else ():
-        if row["status"] == "ok" or not retry_errors:
-            measured[row["job"], row["policy"]] += row["n"]
-    bill = costs.forecast(params, measured)
-    if not bill.dollars:
-        return True
-    click.echo(bill.table(), err=True)
-    with contextlib.suppress(click.Abort):  # no terminal to answer from
-        return click.confirm(f"Spend up to ${bill.dollars:,.2f}?", err=True)
-    return False
 
 
 @main.command(hidden=True)
@@ -139,10 +153,13 @@ def index(params_file: str, run: str) -> None:
 @click.argument("run")
 @click.option("--params", "params_file", default=None, help="Params file, where it is not named as the run.")
 def status(run: str, params_file: str | None) -> None:
-    """How far a run is, also while it is collecting."""
+    """How far a run is, also while it is collecting, and what stopped it."""
     from arena10k.audit import status as progress
+    from arena10k.pipeline import failures
 
     params = config.load(params_file or run, run)
+    for line in failures.told(run, _report_command(params_file or run, run), runner.is_at_work(run)):
+        click.echo(line)
     store = progress.open_store(params)
     state = progress.progress(params, store, now=progress.now())
     click.echo(progress.sentence(state))

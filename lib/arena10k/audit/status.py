@@ -11,6 +11,7 @@ import pandas as pd
 from arena10k import paths
 from arena10k.audit import checks
 from arena10k.collection import costs, judge
+from arena10k.collection.echo import IGNORED
 from arena10k.collection.jobs import (
     DETERMINISTIC,
     LOGPROBS,
@@ -20,6 +21,7 @@ from arena10k.collection.jobs import (
     TRUTH,
     UNCERTAINTY,
     Key,
+    can_score,
     contexts,
     expected,
 )
@@ -58,10 +60,12 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
     -------
     dict with ``run``, ``prompts``, ``complete_rows`` (prompts whose every record is ok), ``jobs``: per job and policy
     ``total``, ``ok``, ``errors`` {code: n}, ``attempts``, tokens, ``models`` that answered (two or more: it changed
-        on the way), ``dollars`` so far and projected, ``rate`` (records per second) and ``eta_seconds``.
+        on the way), ``dollars`` so far and projected, ``rate`` (records per second) and ``eta_seconds``; and
+        ``not_measurable``: of the policies whose log-probs their endpoint cannot give, why. They are not due, and
+        ``rows_with_all_logprobs`` is null where no policy has any.
     """
     frame = prompts.read(params.run)
-    totals = expected(params, len(frame))
+    totals, unable = _due(params, store, len(frame))
     recent: Counter[tuple[str, str]] = Counter()
     jobs: dict[tuple[str, str], dict[str, Any]] = {
         key: {"total": total, "ok": 0, "errors": Counter(), "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0}
@@ -98,18 +102,43 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
         "prompts": len(frame),
         "complete_rows": complete,
         "rows_with_all_logprobs": scored,
+        "not_measurable": unable,
         "jobs": out,
     }
 
 
-def _complete(params: Params, store: Store, totals: dict[Key, int], n: int) -> tuple[int, int]:
-    """Of `n` prompts, those with every record of every job, and those with every log-prob."""
+def _due(params: Params, store: Store, n: int) -> tuple[dict[Key, int], dict[str, str]]:
+    """What is due of `n` prompts, and by policy why its log-probs are not: its endpoint does not say that it can score,
+    or was tried and gave none."""
+    totals = expected(params, n)
+    unable = {
+        policy: f"providers.{p.provider} does not declare capabilities.echo_logprobs"
+        for policy, p in params.policies.items()
+        if not params.imported and not can_score(params, policy)
+    }
+    outcomes: dict[str, set[str | None]] = {}
+    for row in store.counts():
+        if row["job"] == LOGPROBS:
+            outcomes.setdefault(row["policy"], set()).add(row["code"])
+    for policy, codes in outcomes.items():
+        if (LOGPROBS, policy) in totals and codes == {IGNORED}:
+            unable[policy] = f"every answer of providers.{params.policies[policy].provider} so far was without them"
+            totals = {
+                key: total for key, total in totals.items() if key not in ((LOGPROBS, policy), (SHUFFLED, policy))
+            }
+    return totals, unable
+
+
+def _complete(params: Params, store: Store, totals: dict[Key, int], n: int) -> tuple[int, int | None]:
+    """Of `n` prompts, those with every record of every job, and those with every log-prob that is due; None where none
+    is."""
     # Labels of a slice and the control are not due for every prompt.
     everywhere = {key: total // n for key, total in totals.items() if total >= n and key[0] != SHUFFLED}
     if params.imported:
         # A source may have fresh draws of more prompts than were logged; their log-probs are missing all the same.
         everywhere |= {key: max(total // n, 1) for key, total in totals.items() if key[0] == LOGPROBS}
-    return store.complete_prompts(everywhere, LOGPROBS)
+    complete, scored = store.complete_prompts(everywhere, LOGPROBS)
+    return complete, scored if params.imported or any(job == LOGPROBS for job, _ in totals) else None
 
 
 def coverage(params: Params, store: Store) -> dict[str, Any]:
@@ -117,12 +146,13 @@ def coverage(params: Params, store: Store) -> dict[str, Any]:
 
     Returns
     -------
-    dict with ``prompts``, ``complete_rows``, ``rows_with_all_logprobs``, ``jobs``: ``ok`` of ``total`` by job,
-    ``absent``: the policies by job of which there is no usable record though some are due, ``logged_prompts`` (of an
-    imported run, which may have prompts without a logged response; else null), and ``sentence``.
+    dict with ``prompts``, ``complete_rows``, ``rows_with_all_logprobs`` and ``not_measurable`` (as in `progress`),
+    ``jobs``: ``ok`` of ``total`` by job, ``absent``: the policies by job of which there is no usable record though some
+    are due, ``logged_prompts`` (of an imported run, which may have prompts without a logged response; else null), and
+    ``sentence``.
     """
     n = len(prompts.read(params.run))
-    totals = expected(params, n)
+    totals, unable = _due(params, store, n)
     usable: Counter[Key] = Counter()
     for row in store.counts():
         if row["status"] == "ok" and row["quarantine"] is None:
@@ -136,7 +166,8 @@ def coverage(params: Params, store: Store) -> dict[str, Any]:
         if not usable[job, policy]:
             absent.setdefault(job, []).append(policy)
     complete, scored = _complete(params, store, totals, n)
-    out = {"prompts": n, "complete_rows": complete, "rows_with_all_logprobs": scored, "jobs": jobs, "absent": absent}
+    out: dict[str, Any] = {"prompts": n, "complete_rows": complete, "rows_with_all_logprobs": scored}
+    out |= {"not_measurable": unable, "jobs": jobs, "absent": absent}
     p0 = (RESPONSES, params.logging_policy)
     out["logged_prompts"] = store.complete_prompts({p0: 1}, RESPONSES)[0] if params.imported else None
     return out | {"sentence": _coverage_sentence(out)}
@@ -145,14 +176,30 @@ def coverage(params: Params, store: Store) -> dict[str, Any]:
 def _coverage_sentence(found: dict[str, Any]) -> str:
     n, scored, logged = found["prompts"], found["rows_with_all_logprobs"], found["logged_prompts"]
     what = "rows" if logged is None else "prompts"
-    told = [f"{scored:,}/{n:,} {what} have all target log-probs ({scored / n:.0%})" if n else "there is no prompt"]
+    told = [] if n else ["there is no prompt"]
+    if n and scored is not None:
+        told = [f"{scored:,}/{n:,} {what} have all {_which(found)} log-probs ({scored / n:.0%})"]
+    told += _unable(found)
     if logged is not None:
         told += [f"{logged:,} of the prompts have a usable logged response"]
     complete = "nothing that is due is missing" if logged is None else "all that the source has is usable"
     short = [f"{_words(j)} {c['ok']:,}/{c['total']:,}" for j, c in found["jobs"].items() if c["ok"] < c["total"]]
     told += [f"usable {', '.join(short)}" if short else complete]
     gone = [f"{_words(job)} of {', '.join(policies)}" for job, policies in found["absent"].items()]
-    return "; ".join([*told, *([f"none at all: {'; '.join(gone)}"] if gone else [])]) + "."
+    text = "; ".join([*told, *([f"none at all: {'; '.join(gone)}"] if gone else [])])
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _which(found: dict[str, Any]) -> str:
+    return "measurable" if found["not_measurable"] else "target"
+
+
+def _unable(found: dict[str, Any]) -> list[str]:
+    """Whose log-probs cannot be had, and why."""
+    whose: dict[str, list[str]] = {}
+    for policy, why in found["not_measurable"].items():
+        whose.setdefault(why, []).append(policy)
+    return [f"log-probs of {', '.join(names)} not measurable at this endpoint: {why}" for why, names in whose.items()]
 
 
 def _words(job: str) -> str:
@@ -164,7 +211,8 @@ def sentence(status: dict[str, Any]) -> str:
     n, done = status["prompts"], status["rows_with_all_logprobs"]
     errors = sum(sum(job["errors"].values()) for job in status["jobs"])
     etas = [job["eta_seconds"] for job in status["jobs"]]
-    parts = [f"{status['run']}: prompts with all target log-probs: {done:,}/{n:,} ({done / n:.0%})"]
+    parts = [] if done is None else [f"prompts with all {_which(status)} log-probs: {done:,}/{n:,} ({done / n:.0%})"]
+    parts += _unable(status)
     parts.append(f"complete in every job: {status['complete_rows']:,}/{n:,}")
     parts.append(f"{errors:,} failed measurements" if errors else "no failed measurement")
     known = [e for e in etas if e]
@@ -178,7 +226,7 @@ def sentence(status: dict[str, Any]) -> str:
     changed = sorted({f"{j['policy']} ({' and '.join(j['models'])})" for j in status["jobs"] if len(j["models"]) > 1})
     if changed:
         parts.append(f"the model changed on the way: {', '.join(changed)}")
-    return ", ".join(parts) + "."
+    return f"{status['run']}: {', '.join(parts)}."
 
 
 def controls(params: Params, store: Store) -> tuple[list[dict[str, Any]], pd.DataFrame]:

@@ -85,7 +85,8 @@ class Batches:
         except ArenaError as error:
             self.collector.fail(error)
         except CallError as error:
-            self.collector.fail(ArenaError(f"{self._where()}: {error}; the same command goes on from here"))
+            advice = self.endpoint.advice(error) or "; the same command goes on from here"
+            self.collector.fail(ArenaError(f"{self._where()}: {error}{advice}"))
 
     async def _ask(self, tasks: Iterator[Task]) -> None:
         stopped = self.collector.stopped.is_set
@@ -121,7 +122,7 @@ class Batches:
         except CallError as error:
             if self.ledger.entry(token).state == PREPARED:
                 self.ledger.drop(token)
-            hint = "; `mode: requests` needs no Batch API" if error.code == "http_404" else ""
+            hint = "; `mode: requests` needs no Batch API" if error.code == "http_404" else self.endpoint.advice(error)
             raise ArenaError(f"{self._where()}: the batch cannot be handed over: {error}{hint}") from error
         return token
 

@@ -17,6 +17,8 @@ import orjson
 import tenacity
 
 from arena10k import paths
+from arena10k.collection import echo
+from arena10k.collection.jobs import LOGPROBS, SHUFFLED
 from arena10k.collection.limits import Limits, happens_within
 from arena10k.collection.request import Request
 from arena10k.errors import ArenaError, CallError, Stopped, invalid, one_line
@@ -34,6 +36,7 @@ _VERSION = re.compile(r"-(\d{4}-\d\d-\d\d|\d{3,8})(-preview)?|[@:].+")
 #: The longest message of a provider that is kept, in characters.
 _LONGEST = 300
 _NEVER_FREE = {"insufficient_quota", "billing_hard_limit_reached"}
+_GOES_ON = "nothing was spent by that refusal, and the same command goes on from here"
 
 
 def api_key(name: str, provider: Provider) -> str:
@@ -195,6 +198,31 @@ class Endpoint:
     def without_key(self, error: CallError) -> CallError:
         """The same error, its detail `redacted`."""
         return CallError(error.kind, self.redacted(error.code), self.redacted(error.detail), error.retry_after)
+
+    def advice(self, error: CallError, job: str = "") -> str:
+        """What to do about an error of a job that every request would share, to put behind it; empty where nothing is
+        known."""
+        env, where = self.provider.api_key_env, f"providers.{self.name}"
+        cannot_score = f"where it cannot score, leave echo_logprobs out of {where}.capabilities"
+        match error.code:
+            case "http_401" | "http_403" if not env:
+                return f"; {where} names no api_key_env, and the endpoint wants a key: {_GOES_ON}"
+            case "http_401":
+                return f"; the endpoint does not accept the key in {env}: put another into that variable; {_GOES_ON}"
+            case "http_403":
+                return f"; the endpoint does not allow this to the key in {env}: mend that; {_GOES_ON}"
+            case "http_402" | "insufficient_quota" | "billing_hard_limit_reached":
+                return f"; the account of {where} has no credit left: {_GOES_ON}"
+            case "http_404":
+                scoring = f"; {cannot_score}" if job in (LOGPROBS, SHUFFLED) else ""
+                return f" ({self.base_url}: is that the whole base_url? most end in /v1{scoring})"
+            case "connection" | "timeout":
+                return (
+                    f"; is the endpoint at work, and {self.base_url} its base_url? The same command goes on from here"
+                )
+            case echo.IGNORED:
+                return f"; {cannot_score}: estimates then rest on fresh responses, judge and labels"
+        return ""
 
     async def _typed(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
         try:

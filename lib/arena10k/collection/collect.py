@@ -152,7 +152,8 @@ class Engine:
             except CallError as error:
                 if error.code == "http_404":  # providers need not list models
                     continue
-                raise ArenaError(f"providers.{name}: {endpoint.base_url}: {error}") from error
+                told = f"providers.{name}: {endpoint.base_url}: {error}{endpoint.advice(error)}"
+                raise ArenaError(told) from error
             except Stopped:
                 return
             missing = sorted(self.found.models[name] - set(served))
@@ -172,6 +173,7 @@ class Engine:
             bad = [r for r, known in zip(results, before, strict=True) if _tells(r, known)]
             if rest and len(bad) == len(results) > 1:
                 told = f"none of the first {len(bad)} of {job} by {served} can be used: {bad[0]}"
+                told += self._advice(probes[0], bad[0])
                 self.fail(FatalCallError(f"{self.label}: stopped: {told}"))
             if self._failure:
                 return
@@ -220,9 +222,8 @@ class Engine:
         except CallError as error:
             # What is to take the place of a value has to come from the model that gave it.
             if error.kind == "fatal" or (self.again.quarantined and error.code == WRONG_MODEL):
-                where = self.endpoints[task.provider].base_url if error.code == "http_404" else ""
-                hint = f" ({where}: is that the whole base_url? most end in /v1)" if where else ""
-                self.fail(FatalCallError(f"{self.label}: stopped: {task.policy} on {task.prompt_id}: {error}{hint}"))
+                told = f"{task.policy} on {task.prompt_id}: {error}{self._advice(task, error)}"
+                self.fail(FatalCallError(f"{self.label}: stopped: {told}"))
                 return None
             result = error
         self.keep(task, result, answers, time.monotonic() - started if timed else None)
@@ -247,7 +248,11 @@ class Engine:
         recent.append(news)
         if len(recent) == BREAKER_WINDOW and sum(recent) > BREAKER_SHARE * BREAKER_WINDOW:
             told = f"{sum(recent)} of the last {BREAKER_WINDOW} requests gave no measurement, most recently {result}"
+            told += self._advice(task, result)
             self.fail(FatalCallError(f"{self.label}: stopped: {task.policy}: {told}"))
+
+    def _advice(self, task: Task, result: object) -> str:
+        return self.endpoints[task.provider].advice(result, task.job) if isinstance(result, CallError) else ""
 
     def _look(self, task: Task, result: Measurement) -> None:
         try:

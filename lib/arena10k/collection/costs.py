@@ -12,7 +12,7 @@ import pandas as pd
 
 from arena10k import options
 from arena10k.collection import grading
-from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, TRUTH, UNCERTAINTY, Key, expected
+from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, SHUFFLED, TRUTH, UNCERTAINTY, Key, expected
 from arena10k.collection.request import CHARACTERS_PER_TOKEN
 from arena10k.collection.tasks import Survey
 from arena10k.errors import ArenaError
@@ -158,7 +158,7 @@ def _size(params: Params, job: str, policy: str, lengths: _Lengths) -> tuple[flo
         return _graded(params, job, p.max_tokens, lengths)
     definition = p.model_dump(include={"system", "examples", "suffix"})
     prompt = (lengths.question + len(orjson.dumps(definition))) / CHARACTERS_PER_TOKEN
-    if job == LOGPROBS:
+    if job in (LOGPROBS, SHUFFLED):  # prompt and response are sent, and one token is generated
         return prompt + params.policies[params.logging_policy].max_tokens, 1.0
     return prompt, float(p.max_tokens)
 

@@ -19,6 +19,8 @@ SENTINELS = (-50.0, -100.0, -9999.0)
 FLOOR_PER_TOKEN = -60.0
 #: Nats. A certain token may come out this far above 0 by rounding.
 CEILING = 1e-4
+#: The code of an answer without the log-probs of what was sent.
+IGNORED = "echo_ignored"
 _RAW_BYTES = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")
 
 
@@ -78,9 +80,9 @@ def _entries(choice: dict[str, Any]) -> list[Any]:
     logprobs = choice.get("logprobs")
     values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
     if not isinstance(values, list):
-        raise invalid("echo_ignored", "the answer has no log-probs")
+        raise invalid(IGNORED, "the answer has no log-probs")
     if len(values) <= 1:
-        raise invalid("echo_ignored", f"{len(values)} log-prob where prompt and response were expected")
+        raise invalid(IGNORED, f"{len(values)} log-prob where prompt and response were expected")
     return values
 
 

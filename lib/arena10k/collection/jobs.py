@@ -110,14 +110,15 @@ def can_score(params: Params, policy: str) -> bool:
 
 
 def expected(params: Params, n_prompts: int) -> dict[Key, int]:
-    """How many records each (job, policy) has when everything is collected. Recordings are not asked for controls; of
-    imported policies nothing is due beyond what the source has."""
+    """How many records each (job, policy) has when everything is collected. Log-probs are due where the endpoint can
+    score; recordings are not asked for controls; of imported policies nothing is due beyond what the source has."""
     totals: dict[Key, int] = {}
     draws, logged = params.responses.draws, params.responses.logged_draws
     for policy in params.policies:
         is_logging = policy == params.logging_policy
         totals[RESPONSES, policy] = n_prompts * draws
-        totals[LOGPROBS, policy] = n_prompts * logged
+        if can_score(params, policy):
+            totals[LOGPROBS, policy] = n_prompts * logged
         if params.judge:
             totals |= {(job, policy): n_prompts * min(params.judge.draws, draws) for job in JUDGE}
         oracle = round(params.oracle.p0_fraction * n_prompts) * logged if is_logging else params.oracle.target_labels

@@ -22,6 +22,14 @@ COLUMNS = ("prompt_id", "prompt", "category", "language", "answer", "check")
 _NEEDED = ("question_id", "conversation_a", "conversation_b")
 _OPTIONAL = ("language",)
 
+#: What to do where the file of a source is not there.
+_SAVE = {
+    "arena": "save the Parquet or JSON of lmsys/chatbot_arena_conversations there (it is on Hugging Face, where its "
+    "conditions have to be accepted), or name a file of your own; relative paths start at the folder that holds data/",
+    "jsonl": "save a file with prompt_id and prompt per line there, or mend the path; relative paths start at the "
+    "folder that holds data/",
+}
+
 #: Characters read at a time from a JSON array, and the size at which one row is taken to be broken.
 CHUNK, ROW_LIMIT = 1 << 16, 1 << 26
 _BATCH = 500
@@ -73,7 +81,7 @@ def _file(params: PromptsParams) -> tuple[Any, str]:
         return resources.files("arena10k") / "builtin" / "prompts.jsonl", "builtin/prompts.jsonl"
     path = paths.home() / section(params.path, "prompts.path")
     if not path.is_file():
-        raise _fault("prompts.path", f"no file {params.path!r}", "relative paths start at the folder that holds data/")
+        raise _fault("prompts.path", f"no file {str(path)!r}", _SAVE[params.source])
     return path, path.name
 
 

@@ -1,1 +1,1 @@
-"""Stages: what each reads, when it is out of date, how it runs."""
+"""Stages: what each reads, when it is out of date, how it runs and is stopped."""

@@ -1,10 +1,7 @@
-"""The pipeline as a process: its command line, one at a time per run, and how it is stopped."""
+"""The pipeline as a process: its command line, and one at a time per run."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +17,7 @@ def command(params_file: str, run: str, cores: int) -> list[str]:
     if paths.home() / named != path and (paths.home() / named).is_file():  # a namesake would be taken for it
         named = str(path)
     return [
-        sys.executable, "-m", "snakemake", "--snakefile", str(paths.source_root() / "Snakefile"),
+        sys.executable, "-m", "arena10k.pipeline.launch", "--snakefile", str(paths.source_root() / "Snakefile"),
         "--directory", str(paths.home()), "--workflow-profile", str(paths.source_root() / "profiles" / "default"),
         "--cores", str(cores), "--nolock", "--config", f"params={named}", f"run={run}",
     ]  # fmt: skip
@@ -47,7 +44,7 @@ class only_one:
     """One pipeline per run at a time. The lock goes with the process, so a killed run leaves nothing to clean up."""
 
     def __init__(self, run: str):
-        self.path = paths.reports_dir(run) / ".lock"
+        self.path = _lock_file(run)
 
     def __enter__(self) -> None:
         import fcntl
@@ -63,29 +60,20 @@ class only_one:
         self.file.close()
 
 
-def execute(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
-    """Run the pipeline. Returns its exit code and whether it was stopped.
+def is_at_work(run: str) -> bool:
+    """Whether the pipeline of a run is at work now."""
+    import fcntl
 
-    Ctrl-C reaches all of it by itself; a SIGTERM, which only this process is sent, is passed on as one."""
-    import psutil
-
-    stopped = False
-    with subprocess.Popen(command, env=environment) as pipeline:
-
-        def stop(number: int, _: object) -> None:
-            nonlocal stopped
-            stopped = True
-            if number == signal.SIGINT:
-                return
-            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                # Kernels have a group of their own: their stage interrupts them.
-                for process in psutil.Process(os.getpid()).children(recursive=True):
-                    if os.getpgid(process.pid) == os.getpgrp():
-                        process.send_signal(signal.SIGINT)
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    if not _lock_file(run).is_file():
+        return False
+    with _lock_file(run).open() as file:
         try:
-            return pipeline.wait(), stopped
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            # Shared, so that two who ask at once do not see each other.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _lock_file(run: str) -> Path:
+    return paths.reports_dir(run) / ".lock"

@@ -16,7 +16,7 @@ from arena10k.errors import ArenaError, NothingToShow, ParamsError, section
 from arena10k.inputs.policies import digest
 from arena10k.params import config
 from arena10k.params.config import Params
-from arena10k.pipeline import dependencies
+from arena10k.pipeline import dependencies, failures, stopping
 
 #: Between the notebook of an ablation and the cell it is run for, in a stage's name.
 _CELL = "@"
@@ -69,7 +69,6 @@ STAGES = {
 INCIDENT = Stage("11_incident", results=("incident.json",), estimators=True)
 #: The stages that need nothing but the analysis table.
 _OF_A_TABLE = ("06_estimates", "07_pi_bad_anomaly", "10_simulation")
-_FAILURE = ".failed"
 
 
 def of(params: Params) -> dict[str, Stage]:
@@ -153,10 +152,6 @@ def page_file(run: str, stage: str) -> Path:
     return folder / f"{notebook}.html"
 
 
-def failure_file(run: str, stage: str) -> Path:
-    return stamp_file(run, stage).with_suffix(_FAILURE)
-
-
 def given(params: Params) -> list[str]:
     """The files that a run's data stands in where no stage collects it: a recording's, or those that params bring as
     the analysis table. A live run's store is none of them: its stages say when it is out of date."""
@@ -173,29 +168,22 @@ def execute(name: str, params_file: str, run: str | None) -> None:
     Raises
     ------
     ArenaError
-        With the one line that says what went wrong; the page with the failed cell is rendered all the same.
+        With the one line that says what went wrong; the page with the failed cell is rendered all the same, unless the
+        stage was told to stop, which is no failure.
     """
     # jsonschema builds the grammar of IRIs where this is installed, which takes a second; no notebook holds one.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-    import papermill
+    from papermill import PapermillExecutionError
 
     params = config.load(params_file, run)
     stage = of(params)[name]
     told = {"params_file": str(params_file), "run_name": run or ""} | ({"cell": stage.cell} if stage.cell else {})
-    executed, failure = executed_file(params.run, name), failure_file(params.run, name)
+    executed = executed_file(params.run, name)
     executed.parent.mkdir(parents=True, exist_ok=True)
     stamp_file(params.run, name).parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            str(paths.notebook(stage.notebook)),
-            str(executed),
-            told,
-            kernel_name="python3",
-            progress_bar=False,
-            stderr_file=sys.stderr,  # progress bars
-            extra_arguments=["--IPKernelApp.log_level=50"],  # says at every start that it uses loopback TCP
-        )
-    except papermill.PapermillExecutionError as error:
+        stopping.run_notebook(paths.notebook(stage.notebook), executed, told, stage.asks)
+    except PapermillExecutionError as error:
         if error.ename == NothingToShow.__name__:
             _say_so(executed, error.evalue)
             for result in stage.results:
@@ -203,7 +191,7 @@ def execute(name: str, params_file: str, run: str | None) -> None:
             _finish(params, name)
             return
         line = f"{name}: {error.evalue if error.ename in _PLAIN else f'{error.ename}: {error.evalue}'}"
-        failure.write_text(line, encoding="utf-8")
+        failures.note(params.run, name, line)
         _render(params, name)
         raise ArenaError(line) from error
     _finish(params, name)
@@ -211,7 +199,7 @@ def execute(name: str, params_file: str, run: str | None) -> None:
 
 def _finish(params: Params, name: str) -> None:
     _render(params, name)
-    failure_file(params.run, name).unlink(missing_ok=True)
+    failures.forget(params.run, name)
     _stamp(params, name)
 
 
@@ -280,17 +268,6 @@ def out_of_date(run: str, *names: str) -> None:
         stamp_file(run, name).unlink(missing_ok=True)
 
 
-def failures(run: str, since: int = 0) -> list[str]:
-    """One line per stage that failed in its last attempt, where that ended after `since` (ns since the epoch)."""
-    found = sorted(stamp_file(run, "x").parent.glob(f"*{_FAILURE}"))
-    return [f.read_text(encoding="utf-8") for f in found if f.stat().st_mtime_ns > since]
-
-
-def last_failure(run: str) -> int:
-    """When the latest failure of a stage was noted (ns since the epoch, by the clock of the disk); 0 without any."""
-    return max((f.stat().st_mtime_ns for f in stamp_file(run, "x").parent.glob(f"*{_FAILURE}")), default=0)
-
-
 def write_index(params: Params) -> Path:
     """Write the run's `index.html` from the pages and results that are there."""
     from arena10k import report
@@ -323,7 +300,7 @@ def _row(params: Params, stage: Stage) -> Mapping[str, Any]:
         "title": stage.cell.replace(".", " · ") or title(stage.notebook),
         "html": page_file(params.run, stage.name),
         "key_numbers": key_numbers(params, stage.name),
-        "status": "failed" if failure_file(params.run, stage.name).is_file() else "done",
+        "status": "failed" if failures.is_noted(params.run, stage.name) else "done",
         "verdicts": {verdict: given.count(verdict) for verdict in dict.fromkeys(given)},
         "group": "Ablations" if stage.cell else "Stages",
     }

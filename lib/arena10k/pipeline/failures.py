@@ -1,0 +1,53 @@
+"""What stopped the stages of a run: a note beside each stage's stamp, until the stage or the whole run goes through."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+from arena10k import paths
+
+_ENDING = ".failed"
+
+
+def _file(run: str, stage: str) -> Path:
+    return paths.reports_dir(run) / "stages" / f"{stage}{_ENDING}"
+
+
+def _files(run: str) -> list[Path]:
+    return sorted(_file(run, "x").parent.glob(f"*{_ENDING}"))
+
+
+def note(run: str, stage: str, line: str) -> None:
+    _file(run, stage).write_text(line, encoding="utf-8")
+
+
+def is_noted(run: str, stage: str) -> bool:
+    return _file(run, stage).is_file()
+
+
+def forget(run: str, stage: str = "") -> None:
+    """The stage went through; or all of the run did, with stages that failed before and are not part of it any more."""
+    for file in [_file(run, stage)] if stage else _files(run):
+        file.unlink(missing_ok=True)
+
+
+def lines(run: str, since: int = 0) -> list[str]:
+    """One line per stage that failed in its last attempt, where that ended after `since` (ns since the epoch)."""
+    return [f.read_text(encoding="utf-8") for f in _files(run) if f.stat().st_mtime_ns > since]
+
+
+def latest(run: str) -> int:
+    """When the latest failure of a stage was noted (ns since the epoch, by the clock of the disk); 0 without any."""
+    return max((f.stat().st_mtime_ns for f in _files(run)), default=0)
+
+
+def told(run: str, command: str, at_work: bool) -> list[str]:
+    """For whoever asks how far a run is: what stopped it, when, and which command goes on; the latest first."""
+    out = []
+    for file in sorted(_files(run), key=lambda f: f.stat().st_mtime_ns, reverse=True):
+        at = datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC)
+        reason = file.read_text(encoding="utf-8").rstrip(".")
+        then = "it is at work again now" if at_work else f"once that is mended, this goes on: {command}"
+        out.append(f"stopped at {at:%Y-%m-%d %H:%M} UTC: {reason}; {then}")
+    return out

@@ -1,0 +1,44 @@
+"""What is left of an experiment and what it costs at most: told, and agreed to before anything is asked."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+
+import click
+
+from arena10k import paths
+from arena10k.collection import costs
+from arena10k.params.config import Params
+from arena10k.run import Run
+
+
+def left(params: Params, retry_errors: bool) -> costs.Bill:
+    """The bill of what is not there yet, and with `retry_errors` of what failed. Needs the prompts, and no key."""
+    measured: Counter[tuple[str, str]] = Counter()
+    for row in Run.of(params).store.counts() if paths.store_file(params.run).is_file() else ():
+        if row["status"] == "ok" or not retry_errors:
+            measured[row["job"], row["policy"]] += row["n"]
+    return costs.forecast(params, measured)
+
+
+def told(params: Params, retry_errors: bool) -> list[str]:
+    """The bill in words, for whoever only wants to know."""
+    if params.recording:
+        return [f"{params.run} is a recording: it costs nothing."]
+    if not any(provider.prices for provider in params.providers.values()):
+        return [f"{params.run} is taken to cost nothing: none of its providers has `prices`."]
+    bill = left(params, retry_errors)
+    total = f"What is left of {params.run} costs up to ${bill.dollars:,.2f}. Nothing was asked."
+    return [bill.table(), total] if bill.rows else [total]
+
+
+def agreed(params: Params, retry_errors: bool) -> bool:
+    """Whether the user agrees to the bill, where there is one."""
+    bill = left(params, retry_errors)
+    if not bill.dollars:
+        return True
+    click.echo(bill.table(), err=True)
+    with contextlib.suppress(click.Abort):  # no terminal to answer from
+        return click.confirm(f"Spend up to ${bill.dollars:,.2f}?", err=True)
+    return False

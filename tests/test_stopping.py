@@ -1,0 +1,151 @@
+"""A run that is told to stop: by either signal, to the command alone or to its group, at work or on its way there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from arena10k import paths
+from arena10k.collection.store import Store
+from arena10k.pipeline import failures, stages
+from stub_server import Stub
+from test_cli import arena
+from test_collect import make_params
+
+SAID = "stopped on request, what was collected is kept; to go on: python -m arena10k report --params"
+
+
+@contextmanager
+def command(*words, deaf=False):
+    """`arena10k` in a process group of its own; with `deaf` started to ignore SIGINT, as by `&` in a script."""
+    line = [sys.executable, "-m", "arena10k", *map(str, words)]
+    if deaf:
+        line = ["/bin/sh", "-c", 'trap "" INT; exec "$0" "$@"', *line]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, process_group=0) as child:
+        yield child
+
+
+def report(params, **options):
+    return command("report", "--params", params, **options)
+
+
+def until(found, child, seconds=120.0):
+    deadline = time.monotonic() + seconds
+    while not found() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert found(), child.stderr.read() if child.poll() is not None else "too slow"
+
+
+def stop(child, *signals, group=True):
+    """Send the signals, a second apart; what the command said, how long it took, its processes and which are left."""
+    family = psutil.Process(child.pid).children(recursive=True)
+    begun = time.monotonic()
+    for number in signals:
+        (os.killpg if group else os.kill)(child.pid, number)
+        if len(signals) > 1:
+            time.sleep(1)
+    told = child.communicate(timeout=60)[1]
+    took = time.monotonic() - begun
+    left = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    return told, took, family, left
+
+
+def check_stopped(child, told, params):
+    assert child.returncode == 130
+    assert told.splitlines()[-1] == f"{SAID} {params}"
+    assert "Traceback" not in told
+    assert "Error" not in told
+    assert "Aborted" not in told
+
+
+def records():
+    return {
+        (r["job"], r["prompt_id"], r["request_hash"]): r["value"] for r in Store.read(paths.store_file("stub")).rows()
+    }
+
+
+def test_every_signal_however_it_comes_stops_a_collection_which_the_command_takes_up_again(home):
+    ways = [(signal.SIGINT, True, False), (signal.SIGINT, False, False), (signal.SIGTERM, True, False)]
+    ways += [(signal.SIGTERM, False, False), (signal.SIGINT, False, True)]
+    before = {}
+    with Stub(delay=0.3) as stub:
+        make_params(home, stub.url, n_prompts=300, concurrency=2)
+        for number, group, deaf in ways:
+            asked = stub.requests
+            with report(home / "stub.yaml", deaf=deaf) as child:
+                until(lambda: stub.requests >= asked + 14, child)  # noqa: B023
+                told, took, family, left = stop(child, number, group=group)
+            check_stopped(child, told, home / "stub.yaml")
+            assert took < 15
+            assert len(family) == 3, "Snakemake, the stage and its kernel"
+            assert left == []
+            after = stub.requests
+            time.sleep(1)
+            assert stub.requests == after
+            kept = records()
+            assert before.items() <= kept.items()
+            assert len(kept) >= len(before) + 10
+            before = kept
+        # What was in flight was waited for: no request was made for nothing.
+        assert sum(stub.ledger.values()) == stub.requests == len(before)
+    assert failures.lines("stub") == []
+    assert arena("status", "stub", "--params", home / "stub.yaml").returncode == 0
+
+
+def test_requests_that_take_long_are_dropped_after_a_while_or_at_a_second_ctrl_c(home):
+    with Stub(delay=300) as stub:
+        make_params(home, stub.url, n_prompts=50, timeout_seconds=600)
+        for signals, most in (([signal.SIGINT], 20), ([signal.SIGINT, signal.SIGINT], 10)):
+            asked = stub.requests
+            with report(home / "stub.yaml") as child:
+                until(lambda: stub.requests >= asked + 5, child)  # noqa: B023
+                told, took, _, left = stop(child, *signals)
+            check_stopped(child, told, home / "stub.yaml")
+            assert "finishing the requests in flight" in told
+            assert took < most
+            assert left == []
+
+
+def test_a_kernel_that_hears_nothing_is_killed(home):
+    with Stub(delay=0.3) as stub:
+        make_params(home, stub.url, n_prompts=300, concurrency=2)
+        with report(home / "stub.yaml") as child:
+            until(lambda: stub.requests >= 12, child)
+            (kernel,) = [
+                p for p in psutil.Process(child.pid).children(recursive=True) if "ipykernel_launcher" in p.cmdline()
+            ]
+            kernel.suspend()
+            told, took, _, left = stop(child, signal.SIGTERM, group=False)
+        check_stopped(child, told, home / "stub.yaml")
+        assert took < 25
+        assert left == []
+    assert len(records()) >= 10
+
+
+@pytest.mark.parametrize("seconds", [2.0, 4.0])
+def test_a_run_is_stopped_at_any_moment_of_its_start(home, seconds):
+    make_params(home, "http://127.0.0.1:9/v1")
+    with report(home / "stub.yaml") as child:
+        time.sleep(seconds)
+        told, took, _, left = stop(child, signal.SIGINT)
+    check_stopped(child, told, home / "stub.yaml")
+    assert took < 15
+    assert left == []
+
+
+def test_a_page_that_computes_and_is_run_by_hand_is_stopped(home):
+    with command("stage", "10_simulation", "--params", "sample") as child:
+        until(lambda: stages.executed_file("sample", "10_simulation").is_file(), child)
+        time.sleep(3)
+        told, took, _, left = stop(child, signal.SIGINT)
+    assert (child.returncode, told) == (2, "error: stopped on request; the same command goes on from here\n")
+    assert took < 15
+    assert left == []
+    assert failures.lines("sample") == []
