@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 FOLDER = Path(__file__).parent / "example"
 PICTURE = Path(__file__).parent / "report.png"
 #: Machine-readable results that are kept beside the pages.
-RESULTS = ("estimates.json", "truth.json")
+RESULTS = ("estimates.json", "truth.json", "quality.json")
 _FIGURE = re.compile(r'data:image/svg\+xml;base64,([^"]+)(?=" alt)')
 _VARYING = re.compile(r"\s*<div><dt>(?:Revision|Version|Run time|Size)</dt><dd>[^<]*</dd></div>")
 

@@ -275,10 +275,23 @@ def test_no_anomaly_reads_as_such_and_names_play_no_part():
     cases = run(9)
     inv = at.investigate(cases, "p0", replicates=50)
     assert not inv.anomalies
-    assert "No anomaly" in at.verdict_paragraph(inv)
+    assert at.lead(inv)[0].startswith("No anomaly")
+    assert "no published order contradicts" in at.lead(inv)[0]
     renamed = at.investigate({{"t2": "pi_bad"}.get(p, p): c for p, c in cases.items()}, "p0", replicates=50)
     assert at.verdict_paragraph(renamed) == at.verdict_paragraph(inv).replace("t2", "pi_bad")
     assert at.anomaly_json(inv) == at.anomaly_json(at.investigate(cases, "p0", replicates=50))
+
+
+def test_an_order_that_nothing_checks_is_not_told_to_be_right():
+    cases = {
+        policy: at.Case(replace(case.data, label=np.full(len(case.data.label), np.nan),
+                                fresh_label=np.full(len(case.data.fresh_label), np.nan)))
+        for policy, case in run(9).items()
+    }  # fmt: skip
+    inv = at.investigate(cases, "p0", replicates=20)
+    assert all(f.trusted is None for f in inv.findings.values())
+    assert at.lead(inv)[0].startswith("No anomaly")
+    assert "order" not in at.lead(inv)[0]
 
 
 def test_log_weights_without_a_usable_row_do_not_break_the_run():

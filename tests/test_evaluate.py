@@ -184,15 +184,24 @@ def test_labels_that_are_not_used_are_not_said_to_be_missing():
     assert got["dr_oracle"]["verdict"] == got["ppi_pp"]["verdict"] == REPORT
 
 
-def test_a_value_outside_of_its_own_interval_is_refused():
+def test_a_value_outside_of_its_own_interval_is_never_reported():
     data = example(100, target_labels=0, judge=np.full(100, 0.5), fresh_judge=np.full(100, 0.5), labelled=1)
     wrong = data.fold == 0  # where the calibration of the other folds says 1
     far = dataclasses.replace(data, label=1.0 - wrong, log_weight=np.where(wrong, 3.0, 0.0))
     row = rows(far)["dr_oracle"]
     assert row["value"] < 0
-    assert not row["ci_low"] <= row["value"] <= row["ci_high"]
-    assert row["verdict"] == REFUSE
+    assert row["verdict"] != REPORT
     assert "value_outside_interval" in row["reasons"]
+
+
+def test_a_sound_estimate_that_chance_takes_above_1_is_not_refused():
+    """Refusing those alone that err upwards would leave the low ones standing."""
+    n = 400
+    lucky = example(n, judge=np.ones(n), label=np.ones(n), sigma=0.2, target_labels=0)
+    lucky = dataclasses.replace(lucky, log_weight=lucky.log_weight + 0.01)
+    row = rows(lucky)["ips"]
+    assert row["value"] > 1
+    assert (row["verdict"], row["reasons"]) == (CAUTION, ["value_outside_interval"])
 
 
 def test_the_logging_policy_and_a_clone():
@@ -456,7 +465,7 @@ def test_without_prices_no_cost_is_told_and_none_is_shown(cost):
     assert weight_findings.plan_sentence(plans, 0.02, priced=False, prompts=1).endswith(
         "no price, so no cost is shown."
     )
-    assert "more prompts than the run has" in weight_findings.plan_sentence(plans, 0.02, priced=False, prompts=1)
+    assert "take more prompts or several draws" in weight_findings.plan_sentence(plans, 0.02, priced=False, prompts=1)
     assert "more prompts" not in weight_findings.plan_sentence(plans, 0.02, priced=False, prompts=10**8)
     assert set(plans) - set(weight_findings.plan_frame(plans, priced=False)) == {"cost"}
     assert "cost" not in weight_findings.plan_caption(priced=False)

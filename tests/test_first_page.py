@@ -60,6 +60,9 @@ def test_numbers_come_in_the_order_of_reading_and_words_in_place_of_names():
     }
     (told,) = first_page.labelled("03_teacher_forcing", {"self_consistency_max_nats": 1.07e-4}).values()
     assert told == "0.000107"
+    assert first_page.labelled("10_simulation", {"replicates": 50, "transports": None}) == {
+        "data sets of each kind": 50
+    }
     assert first_page.labelled("08_ablation", {"coverage": 0.946}) == {"intervals that hold the truth": "95%"}
 
 
@@ -67,8 +70,12 @@ def check(name, policy, value, ok, limit=None):
     return {"check": name, "policy": policy, "value": value, "limit": limit, "p_value": None, "ok": ok}
 
 
-def estimates(**estimators):
-    rows = [{"policy": p, "estimator": e, "judge": "d", "value": 0.5, "verdict": v} for p, (e, v) in estimators.items()]
+def estimates(estimators):
+    """By policy, or policy and a count, estimator and verdict."""
+    rows = [
+        {"policy": p[0] if isinstance(p, tuple) else p, "estimator": e, "judge": "d", "value": 0.5, "verdict": v}
+        for p, (e, v) in estimators.items()
+    ]
     return {"judge": "d", "rows": rows}
 
 
@@ -77,7 +84,7 @@ UNKNOWN = check("shuffled_prompt", "p0", None, None, 0.75)
 
 def test_controls_that_hold_raise_no_alarm():
     found = [UNKNOWN, check("clone", "copy", 0.0, True, 1e-3)]
-    told = first_page.controls(found, estimates(copy=("snips", "REPORT")), "p0")
+    told = first_page.controls(found, estimates({"copy": ("snips", "REPORT")}), "p0")
     assert told == {
         "controls": "The only measured control of the log-probs holds. 1 was not measured. Page 05 shows each.",
         "alarm": False,
@@ -92,12 +99,16 @@ def test_controls_that_hold_raise_no_alarm():
             {"p0": ("snips", "REPORT"), "a": ("ppi_pp", "REPORT"), "b": ("snips", "REFUSE")},
             "No value below that is not",
         ),
+        (
+            {("a", 0): ("ppi_pp", "REPORT"), ("a", 1): ("snips", "CAUTION")},  # beside the headline
+            "The value of a below rests on log-probs.",
+        ),
         ({"a": ("direct", "CAUTION"), "b": ("dr_cpo", "CAUTION")}, "The value of b below rests on log-probs."),
-        ({"a": ("dr_cpo", "CAUTION"), "b": ("snips", "REPORT")}, "The values of a and b below rest on log-probs."),
+        ({"a": ("dr_cpo", "CAUTION"), "b": ("snips", "REPORT")}, "The values of b and a below rest on log-probs."),
     ],
 )
 def test_a_control_that_failed_is_told_with_the_values_that_rest_on_it(rows, rests):
-    told = first_page.controls([UNKNOWN, check("clone", "copy", 4.0067, False, 1e-3)], estimates(**rows), "p0")
+    told = first_page.controls([UNKNOWN, check("clone", "copy", 4.0067, False, 1e-3)], estimates(rows), "p0")
     assert told["alarm"]
     assert told["controls"].startswith(
         "1 of 1 measured controls of the log-probs failed: copy, meant as a copy of p0, differs from it by up to 4.01 "

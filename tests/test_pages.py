@@ -159,6 +159,12 @@ ROWS = [
 ]
 
 
+def test_the_headline_is_the_first_to_report_as_in_the_ranking():
+    rows = [_row("a", "ppi_pp", 0.6, "CAUTION"), _row("a", "dr_oracle", 0.5, "REPORT")]
+    assert [r["estimator"] for r in report.headline(rows)] == ["dr_oracle"]
+    assert [r["estimator"] for r in report.headline(rows[:1])] == ["ppi_pp"]
+
+
 def test_the_headline_is_the_most_trusted_estimate_that_is_not_refused():
     best = report.headline(ROWS)
     assert [(r["policy"], r["estimator"]) for r in best] == [

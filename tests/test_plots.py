@@ -179,6 +179,9 @@ def test_forest_finding_counts_refusals_and_coverage():
     assert plots.forest_finding(_estimates()) == "2 of 4 estimates are refused (pi_b)"
     with_truth = plots.forest_finding(_estimates(), {"pi_a": 0.45})
     assert with_truth.endswith("1 of the 2 other intervals hold the measured value")
+    raw = [row | {"reasons": ["no_labels", "not_on_oracle_scale"]} for row in _estimates()]
+    assert plots.forest_finding(raw, {"pi_a": 0.45}) == "2 of 2 estimates are refused (pi_b)"
+    assert plots.forest_finding(pd.DataFrame(columns=list(raw[0]))) == "0 of 0 estimates are refused"
 
 
 def test_forest_shows_verdicts_by_shape_and_a_missing_value_in_words():

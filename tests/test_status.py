@@ -147,8 +147,22 @@ def test_what_an_endpoint_declared_and_did_not_give_is_not_missing_either(home):
     assert store.counts()[0]["job"] == "logprobs"
     why = "log-probs of p0, pi_clone not measurable at this endpoint: every answer of providers.stub so far was without"
     assert why in status.sentence(state)
-    assert {job["job"] for job in state["jobs"]} == {"responses"}
+    failed = [(job["policy"], job["total"]) for job in state["jobs"] if job["job"] == "logprobs"]
+    assert sum(n for _, n in failed) == 5  # what was tried, and no more
+    assert "5 failed measurements" in status.sentence(state)
     assert state["complete_rows"] == 30
+
+
+def test_log_probs_that_are_there_are_told_of_whatever_the_endpoint_declares_now(home):
+    with Stub() as stub:
+        params = unlabelled(home, stub.url)
+        asked(params, [responses, logprobs])
+        params = unlabelled(home, stub.url, capabilities={})
+    store = Run(params_file(params)).store
+    state, found = status.progress(params, store), status.coverage(params, store)
+    assert [(j["policy"], j["ok"]) for j in state["jobs"] if j["job"] == "logprobs"] == [("p0", 30), ("pi_clone", 30)]
+    assert state["not_measurable"] == {}
+    assert found["jobs"]["logprobs"] == {"ok": 60, "total": 60}
 
 
 def test_where_one_policy_cannot_be_scored_the_others_are_counted(home):

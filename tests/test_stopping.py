@@ -57,6 +57,11 @@ def stop(child, *signals, group=True):
     return told, took, family, left
 
 
+def kernel(child):
+    (found,) = [p for p in psutil.Process(child.pid).children(recursive=True) if "ipykernel_launcher" in p.cmdline()]
+    return found
+
+
 def check_stopped(child, told, params):
     assert child.returncode == 130
     assert told.splitlines()[-1] == f"{SAID} {params}"
@@ -118,15 +123,25 @@ def test_a_kernel_that_hears_nothing_is_killed(home):
         make_params(home, stub.url, n_prompts=300, concurrency=2)
         with report(home / "stub.yaml") as child:
             until(lambda: stub.requests >= 12, child)
-            (kernel,) = [
-                p for p in psutil.Process(child.pid).children(recursive=True) if "ipykernel_launcher" in p.cmdline()
-            ]
-            kernel.suspend()
+            kernel(child).suspend()
             told, took, _, left = stop(child, signal.SIGTERM, group=False)
         check_stopped(child, told, home / "stub.yaml")
         assert took < 25
         assert left == []
     assert len(records()) >= 10
+
+
+def test_a_kernel_that_dies_is_the_fault_that_is_told(home):
+    with Stub(delay=0.3) as stub:
+        make_params(home, stub.url, n_prompts=300, concurrency=2)
+        with report(home / "stub.yaml") as child:
+            until(lambda: stub.requests >= 12, child)
+            kernel(child).kill()
+            told = child.communicate(timeout=60)[1]
+    assert child.returncode == 1
+    assert "error: 02_responses: DeadKernelError" in told
+    assert "planned" not in told
+    assert "stopped at" in arena("status", "stub", "--params", home / "stub.yaml").stdout
 
 
 @pytest.mark.parametrize("seconds", [2.0, 4.0])

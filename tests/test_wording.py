@@ -31,6 +31,7 @@ def test_a_number_is_said_in_plain_digits_and_is_the_number(digits, exponent):
     [
         (0.0, "0"),
         (54.962281, "55"),
+        (999_960_000, "1 billion"),
         (4.006647, "4.01"),
         (0.00429, "0.00429"),
         (12345.6, "12,346"),
@@ -58,3 +59,8 @@ def test_what_is_too_small_or_too_large_to_say_is_said_so(x, told):
 )
 def test_nats_are_said_as_what_they_do_to_a_weight(nats, told):
     assert factor(nats) == told
+
+
+@pytest.mark.parametrize(("x", "told"), [(1.28, "1.28"), (1.004, "1.004"), (0.99996, "0.99996"), (1.0, "1")])
+def test_a_number_near_another_is_told_apart_from_it(x, told):
+    assert number(x, apart_from=1.0) == told

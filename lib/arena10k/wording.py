@@ -13,8 +13,16 @@ _SCALES = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"))
 _SMALL, _LARGE = 1e-6, 1e15
 
 
-def number(x: float) -> str:
-    """Three significant digits, thousands separated, never in scientific notation; NaN is "unknown"."""
+def number(x: float, apart_from: float | None = None) -> str:
+    """Three significant digits, thousands separated, never in scientific notation; NaN is "unknown". As many more, up
+    to nine, as it takes to tell it `apart_from` another number."""
+    texts = (_written(x, digits) for digits in range(3, 10))
+    if apart_from is None or x == apart_from:
+        return next(texts)
+    return next((text for text in texts if text != _written(apart_from, 3)), _written(x, 9))
+
+
+def _written(x: float, digits: int) -> str:
     size = abs(x)
     if math.isnan(x):
         return "unknown"
@@ -25,9 +33,10 @@ def number(x: float) -> str:
     sign = "-" if x < 0 else ""
     if size >= _LARGE:
         return f"{sign}over 1,000 trillion"
-    scale, word = next(((s, w) for s, w in _SCALES if size >= s), (1.0, ""))
+    rounded = float(f"{size:.{digits}g}")  # 999.96 million is a billion
+    scale, word = next(((s, w) for s, w in _SCALES if rounded >= s), (1.0, ""))
     size /= scale
-    text = f"{size:,.{max(0, 2 - math.floor(math.log10(size)))}f}"
+    text = f"{size:,.{max(0, digits - 1 - math.floor(math.log10(size)))}f}"
     return sign + (text.rstrip("0").rstrip(".") if "." in text else text) + word
 
 

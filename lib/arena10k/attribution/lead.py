@@ -48,10 +48,11 @@ def _nothing_found(order: list[Finding], inv: Investigation) -> list[str]:
     rate, tolerance = inv.detection.rate, inv.detection.tolerance
     if not any(f.anomaly is not None and f.policy != inv.logging_policy for f in order):
         return [f"Whether the published ranking is right cannot be told. {_unchecked(order)}".strip()]
+    ordered = sum(f.trusted is not None for f in order) > 1 and not inv.detection.inversions
+    order_too = ", and no published order contradicts the trusted one beyond chance" if ordered else ""
     answer = (
         f"No anomaly: no published number differs from what the policy's own draws say by more than {tolerance:g} and "
-        f"chance, and no published order contradicts the trusted one beyond chance (a false alarm in at most "
-        f"{100 * rate:.0f} % of such runs)."
+        f"chance{order_too} (a false alarm in at most {100 * rate:.0f} % of such runs)."
     )
     refused = [f.policy for f in order if f.estimate["verdict"] == "REFUSE"]
     still = (

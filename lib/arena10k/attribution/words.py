@@ -109,7 +109,8 @@ def needs(f: Finding) -> str:
     labels = f"{f.labels_needed:,} oracle labels" if f.labels_needed else "oracle labels"
     if not len(f.game.prep.fresh):
         return f"draws from {f.policy} itself, judged, and {labels} on them"
-    return f"{labels} on the policy's own draws"
+    there = int(f.game.prep.fresh.labelled.sum())
+    return f"{labels} on the policy's own draws" + (f" in all, where {there:,} are" if there else "")
 
 
 def _truth(f: Finding, inv: Investigation) -> str:

@@ -185,7 +185,9 @@ def _names(check: dict[str, Any], checks: list[dict[str, Any]]) -> dict[str, str
 def _failures(checks: list[dict[str, Any]]) -> list[str]:
     failed = [c for c in checks if c["ok"] is False]
     told = [_FAILED[c["check"]].format(**_names(c, checks)) for c in failed if c["check"] in _FAILED]
-    if heavy := [f"{c['policy']} ({number(c['value'])})" for c in failed if c["check"] == "mean_weight"]:
+    if heavy := [
+        f"{c['policy']} ({number(c['value'], apart_from=1.0)})" for c in failed if c["check"] == "mean_weight"
+    ]:
         told.append(f"the mean weight is above 1 by more than chance for {', '.join(heavy)}")
     return told
 

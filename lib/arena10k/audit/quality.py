@@ -139,7 +139,7 @@ def clone_sentence(params: Params, table: Table) -> str:
     if not noise:
         return f"{told}, and they are, exactly."
     low, high = number(worst["lowest weight"]), number(worst["highest weight"])
-    between = "" if low == high else f" They lie between {low} and {high}."
+    between = "" if low == high == "1" else f" They lie between {low} and {high}."
     return f"{told}.{between} Noise of the log-probs moves a weight by up to {factor(noise)}."
 
 

@@ -46,6 +46,8 @@ WORDS = {
     ORACLE: "oracle labels",
     TRUTH: "labels of the truth",
 }
+#: The jobs that need an endpoint which scores given text.
+_SCORED = (LOGPROBS, SHUFFLED)
 
 
 def progress(params: Params, store: Store, now: float | None = None) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
         money = {"dollars": spent, "dollars_projected": spent * job["total"] / measured if measured else None}
         del job["begun"]
         out.append({"job": name, "policy": policy, **job, **money, "rate": rate, "eta_seconds": eta})
-    complete, scored = _complete(params, store, totals, len(frame))
+    complete, scored = _complete(params, store, _measurable(totals, unable), len(frame))
     return {
         "run": params.run,
         "prompts": len(frame),
@@ -109,24 +111,29 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
 
 def _due(params: Params, store: Store, n: int) -> tuple[dict[Key, int], dict[str, str]]:
     """What is due of `n` prompts, and by policy why its log-probs are not: its endpoint does not say that it can score,
-    or was tried and gave none."""
+    or was tried and gave none. Of those no more is due than there is."""
     totals = expected(params, n)
-    unable = {
-        policy: f"providers.{p.provider} does not declare capabilities.echo_logprobs"
-        for policy, p in params.policies.items()
-        if not params.imported and not can_score(params, policy)
-    }
-    outcomes: dict[str, set[str | None]] = {}
+    there: Counter[Key] = Counter()
+    codes: dict[str, set[str | None]] = {}
     for row in store.counts():
+        if row["job"] in _SCORED:
+            there[row["job"], row["policy"]] += row["n"]
         if row["job"] == LOGPROBS:
-            outcomes.setdefault(row["policy"], set()).add(row["code"])
-    for policy, codes in outcomes.items():
-        if (LOGPROBS, policy) in totals and codes == {IGNORED}:
-            unable[policy] = f"every answer of providers.{params.policies[policy].provider} so far was without them"
-            totals = {
-                key: total for key, total in totals.items() if key not in ((LOGPROBS, policy), (SHUFFLED, policy))
-            }
-    return totals, unable
+            codes.setdefault(row["policy"], set()).add(row["code"])
+    unable = {}
+    for policy, p in params.policies.items():
+        declared = params.imported or can_score(params, policy)
+        if codes.get(policy, {IGNORED}) == {IGNORED} and not declared:
+            unable[policy] = f"providers.{p.provider} does not declare capabilities.echo_logprobs"
+        elif codes.get(policy) == {IGNORED}:
+            unable[policy] = f"every answer of providers.{p.provider} so far was without them"
+        if policy in unable or not declared:
+            totals |= {(job, policy): there[job, policy] for job in _SCORED}
+    return {key: total for key, total in totals.items() if total}, unable
+
+
+def _measurable(totals: dict[Key, int], unable: dict[str, str]) -> dict[Key, int]:
+    return {(job, p): total for (job, p), total in totals.items() if job not in _SCORED or p not in unable}
 
 
 def _complete(params: Params, store: Store, totals: dict[Key, int], n: int) -> tuple[int, int | None]:
@@ -159,13 +166,13 @@ def coverage(params: Params, store: Store) -> dict[str, Any]:
             usable[row["job"], row["policy"]] += row["n"]
     jobs: dict[str, dict[str, int]] = {}
     absent: dict[str, list[str]] = {}
-    for (job, policy), total in totals.items():
+    for (job, policy), total in _measurable(totals, unable).items():
         cell = jobs.setdefault(job, {"ok": 0, "total": 0})
         cell["ok"] += usable[job, policy]
         cell["total"] += total
         if not usable[job, policy]:
             absent.setdefault(job, []).append(policy)
-    complete, scored = _complete(params, store, totals, n)
+    complete, scored = _complete(params, store, _measurable(totals, unable), n)
     out: dict[str, Any] = {"prompts": n, "complete_rows": complete, "rows_with_all_logprobs": scored}
     out |= {"not_measurable": unable, "jobs": jobs, "absent": absent}
     p0 = (RESPONSES, params.logging_policy)

@@ -52,8 +52,8 @@ def estimates_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame
 
 
-def trusted_frame(rows: Iterable[dict[str, Any]], judge: str) -> pd.DataFrame:
-    """The most trusted estimate of each policy in one judge mode, as `estimates_frame`; empty where there is none."""
+def headline_frame(rows: Iterable[dict[str, Any]], judge: str) -> pd.DataFrame:
+    """The estimate that speaks for each policy in one judge mode, as `estimates_frame`; empty where there is none."""
     return estimates_frame([dict(row) for row in headline(r for r in rows if r["judge"] == judge)])
 
 
@@ -66,6 +66,8 @@ def counted(rows: Iterable[dict[str, Any]], judge: str | None = None) -> list[di
 def estimates_sentence(rows: list[dict[str, Any]], judge: str | None = None) -> str:
     """How many of the `counted` estimates stand, and which policies have none."""
     kept = counted(rows, judge)
+    if not kept:
+        return "There is no estimate to count."
     standing = [r for r in kept if stands(r)]
     refused = sum(r["verdict"] == "REFUSE" for r in kept)
     told = (
@@ -110,7 +112,9 @@ def truth_sentence(rows: list[dict[str, Any]], truth: Mapping[str, float], judge
     kept = counted(rows, judge)
     standing = against_truth([r for r in kept if stands(r)], truth)
     refused = against_truth([r for r in kept if r["verdict"] == "REFUSE"], truth)
-    told = f"{int(standing.covers.sum())} of {len(standing)} intervals of estimates that stand hold the true value"
+    told = "No estimate of a policy whose true value is known stands"
+    if len(standing):
+        told = f"{int(standing.covers.sum())} of {len(standing)} intervals of estimates that stand hold the true value"
     if len(refused):
         worst = refused.loc[refused.error.abs().idxmax()]
         told += f"; the refused ones are off by up to {abs(worst.error):.2f} ({worst.estimator} for {worst.policy})"

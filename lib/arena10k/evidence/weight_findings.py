@@ -198,7 +198,7 @@ def plan_sentence(plans: pd.DataFrame, width: float, priced: bool, prompts: int)
         if priced and short.cost.notna().all():
             told += f", at most ${short.cost.sum():,.2f} with the draws they are of"
     more = (
-        f" Plans of more than {prompts:,} draws take more prompts than the run has."
+        f" Plans of more than {prompts:,} draws, the prompts of this run, take more prompts or several draws of each."
         if plans.draws.max() > prompts
         else ""
     )

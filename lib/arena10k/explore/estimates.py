@@ -57,9 +57,9 @@ def _tables(frame: pd.DataFrame, rows: list[dict[str, Any]], judges: Sequence[st
     columns = _COLUMNS if len(judges) == 1 else ["judge", *_COLUMNS]
     told = f"judge mode {judges[0]}" if len(judges) == 1 else f"judge modes {' and '.join(judges)}"
     every = report.table(frame, columns=columns, caption=f"Every estimate ({told})")
-    best = findings.trusted_frame(rows, judges[0])
+    best = findings.headline_frame(rows, judges[0])
     if len(frame) <= _ALL_SHOWN or best.empty:
         return [every]
-    caption = f"The most trusted estimate of each policy (judge mode {judges[0]})"
+    caption = f"The headline estimate of each policy (judge mode {judges[0]})"
     first = report.table(best, columns=_COLUMNS, caption=caption)
     return [first, Folded(f"All {len(frame):,} estimates are in .frame", every)]

@@ -73,19 +73,18 @@ _WRITTEN: dict[str, Callable[[Any], str]] = {
     "transports": _share,
     "fooled": _share,
 }
-#: What is said of a number that is not there.
+#: What is said of a number that is not there; any other is left out.
 _ABSENT = {
     "self_consistency_max_nats": "not measured",
     "misranking": "not known without the truth",
-    "main_cause": "not known",
-    "transports": "all are refused",
-    "fooled": "all are refused",
 }
 
 
 def labelled(notebook: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """The `numbers` of a stage by their labels, in the order of `LABELS`."""
-    return {label: _written(key, numbers[key]) for key, label in LABELS[notebook].items() if key in numbers}
+    """The `numbers` of a stage by their labels, in the order of `LABELS`; without those that are not there, unless it
+    can be said why."""
+    told = {label: _written(key, numbers[key]) for key, label in LABELS[notebook].items() if key in numbers}
+    return {label: value for label, value in told.items() if value is not None}
 
 
 def _written(key: str, value: Any) -> Any:
@@ -100,18 +99,20 @@ def controls(found: list[dict[str, Any]], estimates: Mapping[str, Any], logging_
     if not found:
         return {}
     told, failed = checks.summary(found), bool(checks.counts(found)["controls_failed"])
-    if failed and (best := report.headline(report.headline_rows(estimates))):
-        told += f" {_resting(best, logging_policy)}"
+    rows = report.headline_rows(estimates)
+    if failed and (best := report.headline(rows)):
+        told += f" {_resting([*best, *(r for r in rows if r['estimator'] == report.LOGGED_ONLY)], logging_policy)}"
     return {"controls": f"{told} Page 05 shows each.", "alarm": failed}
 
 
-def _resting(best: Sequence[Mapping[str, Any]], logging_policy: str) -> str:
-    names = [
+def _resting(shown: Sequence[Mapping[str, Any]], logging_policy: str) -> str:
+    resting = [
         row["policy"]
-        for row in best
+        for row in shown
         # The logging policy's own weights are 1 whatever its log-probs are.
         if ESTIMATORS[row["estimator"]].uses_weights and row["verdict"] != "REFUSE" and row["policy"] != logging_policy
     ]
+    names = list(dict.fromkeys(resting))
     if not names:
         return "No value below that is not refused rests on log-probs."
     words = (

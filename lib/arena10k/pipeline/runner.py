@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from arena10k import paths
@@ -51,10 +52,14 @@ class only_one:
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = self.path.open("w")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ArenaError(f"{self.path.parent.name}: another `make report` of this run is still at work") from error
+        for left in reversed(range(3)):
+            try:
+                return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:  # of a run, or for a moment of `is_at_work`
+                if not left:
+                    run = self.path.parent.name
+                    raise ArenaError(f"{run}: another `make report` of this run is still at work") from error
+                time.sleep(0.1)
 
     def __exit__(self, *_: object) -> None:
         self.file.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from arena10k import paths
-from arena10k.errors import ArenaError, NothingToShow, ParamsError, section
+from arena10k.errors import ArenaError, NothingToShow, ParamsError, one_line, section
 from arena10k.inputs.policies import digest
 from arena10k.params import config
 from arena10k.params.config import Params
@@ -183,7 +183,14 @@ def execute(name: str, params_file: str, run: str | None) -> None:
     stamp_file(params.run, name).parent.mkdir(parents=True, exist_ok=True)
     try:
         stopping.run_notebook(paths.notebook(stage.notebook), executed, told, stage.asks)
-    except PapermillExecutionError as error:
+    except stopping.StoppedOnRequest:
+        raise
+    except Exception as error:
+        if not isinstance(error, PapermillExecutionError):
+            # The notebook did not end: its kernel died, of too little memory or a signal.
+            line = f"{name}: {type(error).__name__}: {one_line(error)}"
+            failures.note(params.run, name, line)
+            raise ArenaError(line) from error
         if error.ename == NothingToShow.__name__:
             _say_so(executed, error.evalue)
             for result in stage.results:

@@ -37,8 +37,9 @@ def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
     """How many estimates are refused and, where the truth is known, how many other intervals hold it. Those on the
     judge's scale are drawn and not counted."""
     frame = _frame(rows)
-    frame = frame[[not _raw(reasons) for reasons in frame.get("reasons", [""] * len(frame))]]
     refused = frame[frame.verdict == "REFUSE"]
+    raw = frame.get("reasons", pd.Series("", frame.index)).map(_raw).astype(bool)
+    frame = frame[(frame.verdict == "REFUSE") | ~raw]
     kept = frame[frame.verdict != "REFUSE"]
     policies = listed(list(dict.fromkeys(refused.policy)))
     first = f"{len(refused)} of {len(frame)} estimates are refused" + (f" ({policies})" if len(refused) else "")

@@ -7,12 +7,13 @@
 
 from arena10k.report.display import say, show
 from arena10k.report.files import write_json, write_text
-from arena10k.report.overview import headline, headline_rows, index
+from arena10k.report.overview import LOGGED_ONLY, headline, headline_rows, index
 from arena10k.report.page import Page, render
 from arena10k.report.tables import Folded, Table, badge, table, text_table
 from arena10k.report.text import MISSING, VERDICTS, format_number, format_value, visible
 
 __all__ = [
+    "LOGGED_ONLY",
     "MISSING",
     "VERDICTS",
     "Folded",

@@ -12,49 +12,32 @@ from arena10k.report.files import write_text
 from arena10k.report.page import TEMPLATES, footer_facts, icon, style_sheet
 from arena10k.report.tables import badge
 from arena10k.report.text import MISSING, format_number, format_value, is_missing, visible
+from arena10k.statistics.compare import HEADLINE
+from arena10k.statistics.verdicts import stands
 
-#: The estimator a reader is shown first, by how much it needs to assume: target labels, then a doubly robust
-#: combination, then weights alone.
-TRUST = (
-    "ppi_pp",
-    "dr_oracle",
-    "stacked_dr",
-    "dr_cpo",
-    "mrdr",
-    "tmle",
-    "calibrated_ips",
-    "psis",
-    "snips",
-    "ips",
-    "direct",
-)
 #: The estimate that uses logged responses alone, shown beside the trusted one.
 LOGGED_ONLY = "snips"
-#: The reason of a number that no label puts on the oracle's scale.
-_JUDGES_SCALE = "not_on_oracle_scale"
 
 Row = Mapping[str, Any]
 
 
-def headline(rows: Iterable[Row], trust: Sequence[str] = TRUST) -> list[Row]:
-    """The trusted row of each policy: by the order of `trust`, the first that answers, else the first of all.
+def headline(rows: Iterable[Row], order: Sequence[str] = HEADLINE) -> list[Row]:
+    """The row that speaks for each policy: by `order` the first to report, as in the ranking, else the first that
+    stands, else the first of all.
 
-    What is refused does not answer, nor what no label puts on the oracle's scale. Estimators outside `trust`, such as
-    a raw judge mean, are never a headline. Policies come by value, those without an answer last: their number has no
-    place in a ranking.
+    Estimators outside `order`, such as a raw judge mean, are never a headline. Policies come by value, those for which
+    nothing stands last: their number has no place in a ranking.
     """
+
+    def place(row: Row) -> tuple[int, int]:
+        return (2 if not stands(row) else row["verdict"] == "CAUTION", order.index(row["estimator"]))
+
     chosen: dict[str, Row] = {}
-    for row in sorted((r for r in rows if r["estimator"] in trust), key=lambda r: trust.index(r["estimator"])):
-        best = chosen.get(row["policy"])
-        if best is None or (not _answers(best) and _answers(row)):
-            chosen[row["policy"]] = row
+    for row in sorted((r for r in rows if r["estimator"] in order), key=place):
+        chosen.setdefault(row["policy"], row)
     return sorted(
-        chosen.values(), key=lambda r: (not _answers(r), -(r["value"] if not is_missing(r["value"]) else -1e300))
+        chosen.values(), key=lambda r: (not stands(r), -(r["value"] if not is_missing(r["value"]) else -1e300))
     )
-
-
-def _answers(row: Row) -> bool:
-    return not _refused(row) and _JUDGES_SCALE not in (row.get("reasons") or ())
 
 
 def headline_rows(estimates: Mapping[str, Any]) -> list[Row]:
@@ -126,8 +109,8 @@ def summary(estimates: Mapping[str, Any], best: Sequence[Row], confidence: float
         return "There are no estimates yet. The stages below say what has been done."
     count = estimates.get("n")
     over = f" from {format_number(count)} prompts" if not is_missing(count) else ""
-    given, refused = [r for r in best if _answers(r)], [r for r in best if _refused(r)]
-    raw = [r for r in best if not (_answers(r) or _refused(r))]
+    given, refused = [r for r in best if stands(r)], [r for r in best if _refused(r)]
+    raw = [r for r in best if not (stands(r) or _refused(r))]
     parts = [f"{len(best)} {_plural('policy', len(best))} evaluated{over}."]
     if given:
         parts.append(_leaders(estimates.get("ranking", ()), given, confidence))

@@ -15,8 +15,21 @@ from arena10k.estimators.score import ESTIMATORS, Score, calibration_folds, devi
 from arena10k.statistics.evaluate import estimate_row
 from arena10k.statistics.verdicts import REPORT, PolicyContext
 
-#: Which reportable estimate speaks for a policy: the one resting on the fewest assumptions comes first.
-HEADLINE = ("ppi_pp", "dr_oracle", "snips", "direct")
+#: Which estimate speaks for a policy, by how much it needs to assume: labels of its own draws, then label residuals
+#: with weights, then doubly robust ones, then weights alone, then the judge alone.
+HEADLINE = (
+    "ppi_pp",
+    "dr_oracle",
+    "stacked_dr",
+    "dr_cpo",
+    "mrdr",
+    "tmle",
+    "calibrated_ips",
+    "psis",
+    "snips",
+    "ips",
+    "direct",
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,7 @@ def contrast(a: tuple[str, Prepared, Score], b: tuple[str, Prepared, Score], con
 def headline(ctx: PolicyContext, order: Iterable[str] = HEADLINE) -> dict[str, Any] | None:
     """The first estimate of `order` whose verdict is REPORT, as a row of estimates.json; None when there is none."""
     for name in order:
-        row = estimate_row(ctx, ESTIMATORS[name])
+        row = estimate_row(ctx, ESTIMATORS[name], plan=False)
         if row["verdict"] == REPORT:
             return row
     return None

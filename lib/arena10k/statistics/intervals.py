@@ -23,10 +23,12 @@ MAX_WIDTH = 0.5
 #: log-weights one weight without a tail, and the weights of a copy of P0 are 1 to within this.
 NOISE = 1e-3
 
+EMPIRICAL_LIKELIHOOD = "empirical_likelihood"
+
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval. `method`: "jackknife" or "empirical_likelihood"; `df` of the t quantile (NaN for the
+    """A confidence interval. `method`: "jackknife" or `EMPIRICAL_LIKELIHOOD`; `df` of the t quantile (NaN for the
     latter)."""
 
     low: float
@@ -284,4 +286,4 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95, w_max: float = f
     middle = (low + high) / 2
     reach = float(np.hypot((high - low) / 2, extra))
     se = reach / float(stats.norm.isf((1 - confidence) / 2))
-    return Interval(max(0.0, middle - reach), min(1.0, middle + reach), se, "empirical_likelihood")
+    return Interval(max(0.0, middle - reach), min(1.0, middle + reach), se, EMPIRICAL_LIKELIHOOD)

@@ -13,6 +13,7 @@ from arena10k.estimators.calibration import enough_labels
 from arena10k.statistics import diagnostics, planning
 from arena10k.statistics.diagnostics import MIN_TARGET_LABELS, Transport, transport
 from arena10k.statistics.intervals import (
+    EMPIRICAL_LIKELIHOOD,
     MAX_WIDTH,
     Interval,
     WeightAudit,
@@ -169,7 +170,9 @@ def _weight_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list
 
 def stands(row: Mapping[str, Any]) -> bool:
     """Whether a row of estimates.json is a policy value: not refused, and on the oracle's scale."""
-    return row["verdict"] != REFUSE and row["value"] is not None and NOT_ON_ORACLE_SCALE not in row["reasons"]
+    return (
+        row["verdict"] != REFUSE and row["value"] is not None and NOT_ON_ORACLE_SCALE not in (row.get("reasons") or ())
+    )
 
 
 def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> tuple[str, list[str]]:
@@ -183,7 +186,9 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
     if not np.isfinite(value):
         return REFUSE, [*reasons, "not_finite"]
     if value < interval.low or value > interval.high:
-        result, reasons = REFUSE, [*reasons, "value_outside_interval"]
+        # Chance takes a sound estimate out of [0, 1]; what the weights allow it must not leave.
+        outside = REFUSE if interval.method == EMPIRICAL_LIKELIHOOD else CAUTION
+        result, reasons = _worst(result, outside), [*reasons, "value_outside_interval"]
     if not interval.width <= MAX_WIDTH:
         return REFUSE, [*reasons, "interval_too_wide"]
     return result, reasons
