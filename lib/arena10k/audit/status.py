@@ -68,35 +68,15 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
     """
     frame = prompts.read(params.run)
     totals, unable = _due(params, store, len(frame))
-    recent: Counter[tuple[str, str]] = Counter()
-    jobs: dict[tuple[str, str], dict[str, Any]] = {
-        key: {"total": total, "ok": 0, "errors": Counter(), "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0}
-        | {"models": [], "begun": float("inf")}
-        for key, total in totals.items()
-    }
-    for row in store.counts(float("inf") if now is None else now - WINDOW):
-        job = jobs.get((row["job"], row["policy"]))
-        if job is None:
-            continue
-        job["attempts"] += row["attempts"]
-        recent[row["job"], row["policy"]] += row["recent"]
-        job["begun"] = min(job["begun"], row["oldest"])
-        job["models"] = sorted({*job["models"], row["model"]} - {None})
-        for kind in ("prompt_tokens", "completion_tokens"):
-            job[kind] += row[kind] or 0
-        if row["status"] == "ok":
-            job["ok"] += row["n"]
-        else:
-            job["errors"][row["code"]] += row["n"]
     out = []
-    for (name, policy), job in jobs.items():
+    for (name, policy), job in _counted(store, totals, now).items():
         left = job["total"] - job["ok"] - sum(job["errors"].values())
-        rate = recent[name, policy] / max(1.0, min(WINDOW, now - job["begun"])) if now is not None else None
+        recent, begun = job.pop("recent"), job.pop("begun")
+        rate = recent / max(1.0, min(WINDOW, now - begun)) if now is not None else None
         eta = 0.0 if left <= 0 else left / rate if rate else None
         spent = costs.spent(params, name, policy, job["prompt_tokens"], job["completion_tokens"])
         measured = job["ok"] + sum(job["errors"].values())
         money = {"dollars": spent, "dollars_projected": spent * job["total"] / measured if measured else None}
-        del job["begun"]
         out.append({"job": name, "policy": policy, **job, **money, "rate": rate, "eta_seconds": eta})
     complete, scored = _complete(params, store, _measurable(totals, unable), len(frame))
     return {
@@ -107,6 +87,29 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
         "not_measurable": unable,
         "jobs": out,
     }
+
+
+def _counted(store: Store, totals: dict[Key, int], now: float | None) -> dict[Key, dict[str, Any]]:
+    """What the store has of each job and policy; ``recent`` records of the last `WINDOW`, ``begun`` when the oldest was
+    made."""
+    jobs: dict[Key, dict[str, Any]] = {
+        key: {"total": total, "ok": 0, "errors": Counter(), "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0}
+        | {"models": [], "recent": 0, "begun": float("inf")}
+        for key, total in totals.items()
+    }
+    for row in store.counts(float("inf") if now is None else now - WINDOW):
+        job = jobs.get((row["job"], row["policy"]))
+        if job is None:
+            continue
+        job["begun"] = min(job["begun"], row["oldest"])
+        job["models"] = sorted({*job["models"], row["model"]} - {None})
+        for kind in ("attempts", "recent", "prompt_tokens", "completion_tokens"):
+            job[kind] += row[kind] or 0
+        if row["status"] == "ok":
+            job["ok"] += row["n"]
+        else:
+            job["errors"][row["code"]] += row["n"]
+    return jobs
 
 
 def _due(params: Params, store: Store, n: int) -> tuple[dict[Key, int], dict[str, str]]:
