@@ -21,7 +21,7 @@ from arena10k.ablations.sweeps import FACTORS, TREATMENTS
 from arena10k.estimators import ESTIMATORS
 from arena10k.estimators.prepare import CALIBRATIONS
 from arena10k.params import config
-from arena10k.pipeline import stages
+from arena10k.pipeline import first_page, stages
 from arena10k.run import Run
 from snippets import Machine, anchors, blocks, commands, nodes, text_of, untouched
 from stub_server import JUDGE_MODEL, MODEL, Stub
@@ -251,7 +251,7 @@ def test_the_index_of_the_example_and_its_picture_are_of_these_estimates(scripts
     for file in example.FOLDER.iterdir():
         (folder / file.name).symlink_to(file)
     (folder / "index.html").unlink()
-    now = example.lighter(stages.write_index(params).read_text(encoding="utf-8"))
+    now = example.lighter(first_page.write_index(params).read_text(encoding="utf-8"))
     assert now.split("Stages</h2>")[0] == index.split("Stages</h2>")[0]
     assert re.findall(r'<h3><a href="(.*?)">', now) == re.findall(r'<h3><a href="(.*?)">', index)
     assert Image.open(example.PICTURE).text["Source"] == example.digest(index)

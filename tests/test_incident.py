@@ -15,7 +15,7 @@ from arena10k.errors import ArenaError, ParamsError
 from arena10k.incidents import incident
 from arena10k.incidents import incident_words as words
 from arena10k.params import config
-from arena10k.pipeline import stages
+from arena10k.pipeline import first_page, stages
 from arena10k.run import Run
 
 
@@ -174,7 +174,7 @@ def test_the_params_file_selects_its_own_stage_and_reads_the_clean_run(home):
     assert "11_incident" not in stages.of(config.load("local"))
     assert stages.measured(params).run == "sample"
     stages.execute("11_incident", "incident", None)
-    index = stages.write_index(params).read_text()
+    index = first_page.write_index(params).read_text()
     assert 'href="11_incident.html"' in index
     page = stages.page_file("incident", "11_incident")
     assert page.stat().st_size < 5e6

@@ -18,7 +18,7 @@ from arena10k import paths
 from arena10k.audit import checks
 from arena10k.collection.store import Store
 from arena10k.params import config
-from arena10k.pipeline import stages
+from arena10k.pipeline import first_page, stages
 from arena10k.run import Run
 
 PROMPTS = 8
@@ -111,7 +111,7 @@ def test_every_stage_has_its_page_and_the_index_links_them(run):
         page = (folder / f"{stage}.html").read_text()
         assert "Traceback" not in page
         assert f'href="{stage}.html"' in index
-        labels = set(stages.key_numbers(run["params"], stage))
+        labels = set(first_page.key_numbers(run["params"], stages.of(run["params"])[stage]))
         assert labels
         assert all(f"<dt>{label}</dt>" in index for label in labels)
     found = json.loads((folder / "quality.json").read_text())["checks"]

@@ -16,7 +16,7 @@ import pytest
 import accessibility
 from arena10k import paths
 from arena10k.params import config
-from arena10k.pipeline import stages
+from arena10k.pipeline import first_page, stages
 from browser import browser, needs_chromium
 
 pytestmark = needs_chromium
@@ -88,7 +88,7 @@ def reports(tmp_path_factory) -> Path:
             if params.run == "sample":
                 for result in EXAMPLE.glob("*.json"):
                     shutil.copy(result, paths.reports_dir("sample"))
-            stages.write_index(params)
+            first_page.write_index(params)
     return home / "reports"
 
 

@@ -144,9 +144,9 @@ def stage(name: str, params_file: str, run: str, quietly: bool) -> None:
 @_run
 def index(params_file: str, run: str) -> None:
     """Write reports/<run>/index.html from the pages that are there (what the pipeline calls)."""
-    from arena10k.pipeline import stages
+    from arena10k.pipeline import first_page
 
-    stages.write_index(config.load(params_file, run or None))
+    first_page.write_index(config.load(params_file, run or None))
 
 
 @main.command()

@@ -1,17 +1,21 @@
-"""What the index says beside the estimates: the controls of the log-probs, and the numbers that notebooks noted, in a
-reader's words and order."""
+"""The index of a run: estimates, the controls of the log-probs, and the numbers that notebooks noted, in a reader's
+words and order."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from arena10k import report
+from arena10k import paths, report
 from arena10k.attribution.game import CAUSE_WORDS
 from arena10k.attribution.words import listed
 from arena10k.audit import checks
 from arena10k.estimators import ESTIMATORS
 from arena10k.inputs.prompts import FILTERS
+from arena10k.params.config import Params
+from arena10k.pipeline import failures, stages
 from arena10k.wording import number
 
 
@@ -119,3 +123,55 @@ def _resting(shown: Sequence[Mapping[str, Any]], logging_policy: str) -> str:
         "The values of {} below rest on log-probs." if len(names) > 1 else "The value of {} below rests on log-probs."
     )
     return words.format(listed(names))
+
+
+def write_index(params: Params) -> Path:
+    """Write the run's `index.html` from the pages and results that are there."""
+    estimates = _result(params.run, "estimates.json")
+    checked = (_result(params.run, "quality.json") or {}).get("checks", [])
+    pages = [_row(params, stage) for stage in stages.of(params).values()]
+    truth = {row["policy"]: row["value"] for row in (_result(params.run, "truth.json") or {}).get("rows", ())}
+    out = paths.reports_dir(params.run) / "index.html"
+    return report.index(
+        params.run,
+        pages,
+        estimates,
+        out,
+        truth=truth,
+        provenance=stages.provenance(params),
+        title=params.title,
+        confidence=params.estimation.confidence,
+        **controls(checked, estimates or {}, params.logging_policy),
+    )
+
+
+def _row(params: Params, stage: stages.Stage) -> Mapping[str, Any]:
+    """The row of a stage in the index; an ablation's has its verdicts."""
+    rows = (_result(params.run, f"ablations/{stage.cell}/estimates.json") or {}).get("rows", ()) if stage.cell else ()
+    given = [row["verdict"] for row in rows]
+    return {
+        "stage": stage.name,
+        "title": stage.cell.replace(".", " · ") or title(stage.notebook),
+        "html": stages.page_file(params.run, stage.name),
+        "key_numbers": key_numbers(params, stage),
+        "status": "failed" if failures.is_noted(params.run, stage.name) else "done",
+        "verdicts": {verdict: given.count(verdict) for verdict in dict.fromkeys(given)},
+        "group": "Ablations" if stage.cell else "Stages",
+    }
+
+
+def title(notebook: str) -> str:
+    """The first heading of a notebook."""
+    cells = json.loads(paths.notebook(notebook).read_text(encoding="utf-8"))["cells"]
+    text = "".join(cells[0]["source"]).splitlines()
+    return text[0].removeprefix("# ").strip()
+
+
+def _result(run: str, name: str) -> dict[str, Any] | None:
+    path = paths.result_file(run, name)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def key_numbers(params: Params, stage: stages.Stage) -> dict[str, Any]:
+    """The few numbers the index shows beside a stage, by their labels; empty where it has not run."""
+    return labelled(stage.notebook, _result(params.run, f"stages/{stage.name}.numbers.json") or {})

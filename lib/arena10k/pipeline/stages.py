@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -273,60 +271,3 @@ def out_of_date(run: str, *names: str) -> None:
     """Have the next `make report` run these stages again, and what depends on them if their content is another then."""
     for name in names:
         stamp_file(run, name).unlink(missing_ok=True)
-
-
-def write_index(params: Params) -> Path:
-    """Write the run's `index.html` from the pages and results that are there."""
-    from arena10k import report
-    from arena10k.pipeline import first_page
-
-    estimates = _result(params.run, "estimates.json")
-    checked = (_result(params.run, "quality.json") or {}).get("checks", [])
-    pages = [_row(params, stage) for stage in of(params).values()]
-    truth = {row["policy"]: row["value"] for row in (_result(params.run, "truth.json") or {}).get("rows", ())}
-    out = paths.reports_dir(params.run) / "index.html"
-    return report.index(
-        params.run,
-        pages,
-        estimates,
-        out,
-        truth=truth,
-        provenance=provenance(params),
-        title=params.title,
-        confidence=params.estimation.confidence,
-        **first_page.controls(checked, estimates or {}, params.logging_policy),
-    )
-
-
-def _row(params: Params, stage: Stage) -> Mapping[str, Any]:
-    """The row of a stage in the index; an ablation's has its verdicts."""
-    rows = (_result(params.run, f"ablations/{stage.cell}/estimates.json") or {}).get("rows", ()) if stage.cell else ()
-    given = [row["verdict"] for row in rows]
-    return {
-        "stage": stage.name,
-        "title": stage.cell.replace(".", " · ") or title(stage.notebook),
-        "html": page_file(params.run, stage.name),
-        "key_numbers": key_numbers(params, stage.name),
-        "status": "failed" if failures.is_noted(params.run, stage.name) else "done",
-        "verdicts": {verdict: given.count(verdict) for verdict in dict.fromkeys(given)},
-        "group": "Ablations" if stage.cell else "Stages",
-    }
-
-
-def title(notebook: str) -> str:
-    """The first heading of a notebook."""
-    cells = json.loads(paths.notebook(notebook).read_text(encoding="utf-8"))["cells"]
-    text = "".join(cells[0]["source"]).splitlines()
-    return text[0].removeprefix("# ").strip()
-
-
-def _result(run: str, name: str) -> dict[str, Any] | None:
-    path = paths.result_file(run, name)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def key_numbers(params: Params, stage: str) -> dict[str, Any]:
-    """The few numbers the index shows beside a stage, by their labels; empty where it has not run."""
-    from arena10k.pipeline import first_page
-
-    return first_page.labelled(stage.split(_CELL)[0], _result(params.run, f"stages/{stage}.numbers.json") or {})
