@@ -204,6 +204,15 @@ def test_a_sound_estimate_that_chance_takes_above_1_is_not_refused():
     assert (row["verdict"], row["reasons"]) == (CAUTION, ["value_outside_interval"])
 
 
+def test_a_policy_without_draws_of_its_own_is_not_given_the_logging_policys_mean():
+    n = 50
+    data = PolicyData(log_weight=np.full(n, np.nan), judge=np.full(n, 0.7))
+    row = rows(data)["naive"]
+    assert (row["value"], row["verdict"], row["reasons"]) == (None, REFUSE, ["no_fresh_draws"])
+    own = rows(dataclasses.replace(data, log_weight=np.zeros(n), is_logging=True))["naive"]
+    assert own["value"] == pytest.approx(0.7)
+
+
 def test_the_logging_policy_and_a_clone():
     data = example(400, log_weight=np.zeros(400))
     own = {f"fresh_{f}": getattr(data, f) for f in ("judge", "label", "cluster", "fold", "length")}
@@ -440,7 +449,7 @@ def test_missing_mass_is_told_only_where_there_is_some():
     (tiny,) = reports(example(400, log_weight=np.full(400, -60.0)))
     assert tiny.missing_mass == 1
     said = weight_findings.audit_sentence([tiny], "deterministic")
-    assert said.endswith(". Over 99.9 % of what target would say is not in the logs.")
+    assert said.endswith(" By its 400 weights over 99.9 % of what target would say is not in the logs.")
     same = weight_findings.audit_sentence(reports(example(400, log_weight=np.zeros(400))), "deterministic")
     assert same == "No mean weight is above 1 by more than chance."
     unjudged = reports(example(400, judge=np.full(400, np.nan)))

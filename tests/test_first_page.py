@@ -20,7 +20,7 @@ RAW = {"estimator": "direct", "judge": "d", "verdict": "CAUTION", "value": 0.5, 
 UNPACKED = {
     "{name: n for name, n in counts.items() if n}": {"read", "kept", *FILTERS},
     "checks.counts(found)": set(checks.counts([])),
-    "rehearsal.held(cells)": set(rehearsal.JUDGES),
+    "rehearsal.held(cells, wanted.confidence)": set(rehearsal.JUDGES),
     "controls": set(checks.counts([])),
     "findings.verdict_counts(result['rows'], judge)": set(findings.verdict_counts([RAW], RAW["judge"])),
     "matrix.key_numbers(result)": {"rmse", "coverage", "refused", "misranked"},
@@ -63,7 +63,7 @@ def test_numbers_come_in_the_order_of_reading_and_words_in_place_of_names():
     assert first_page.labelled("10_simulation", {"replicates": 50, "transports": None}) == {
         "data sets of each kind": 50
     }
-    assert first_page.labelled("08_ablation", {"coverage": 0.946}) == {"intervals that hold the truth": "95%"}
+    assert first_page.labelled("08_ablation", {"coverage": 0.946}) == {"intervals that hold the truth": "94.6%"}
 
 
 def check(name, policy, value, ok, limit=None):
@@ -85,11 +85,8 @@ UNKNOWN = check("shuffled_prompt", "p0", None, None, 0.75)
 def test_controls_that_hold_raise_no_alarm():
     found = [UNKNOWN, check("clone", "copy", 0.0, True, 1e-3)]
     told = first_page.controls(found, estimates({"copy": ("snips", "REPORT")}), "p0")
-    assert told == {
-        "controls": "The only measured control of the log-probs holds. 1 was not measured. Page 05 shows each.",
-        "alarm": False,
-    }
-    assert first_page.controls([], {}, "p0") == {}
+    assert told == ("The only measured control of the log-probs holds. 1 was not measured. Page 03 shows each.", False)
+    assert first_page.controls([], {}, "p0") == ("", False)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +94,7 @@ def test_controls_that_hold_raise_no_alarm():
     [
         (
             {"p0": ("snips", "REPORT"), "a": ("ppi_pp", "REPORT"), "b": ("snips", "REFUSE")},
-            "No value below that is not",
+            "All values below that rest on log-probs are refused.",
         ),
         (
             {("a", 0): ("ppi_pp", "REPORT"), ("a", 1): ("snips", "CAUTION")},  # beside the headline
@@ -108,16 +105,25 @@ def test_controls_that_hold_raise_no_alarm():
     ],
 )
 def test_a_control_that_failed_is_told_with_the_values_that_rest_on_it(rows, rests):
-    told = first_page.controls([UNKNOWN, check("clone", "copy", 4.0067, False, 1e-3)], estimates(rows), "p0")
-    assert told["alarm"]
-    assert told["controls"].startswith(
+    failed = check("clone", "copy", 4.0067, False, 1e-3)
+    told, alarm = first_page.controls([UNKNOWN, failed], estimates(rows), "p0")
+    assert alarm
+    assert told.startswith(
         "1 of 1 measured controls of the log-probs failed: copy, meant as a copy of p0, differs from it by up to 4.01 "
         "nats (limit 0.001). What rests on these log-probs is not to be believed. 1 was not measured. "
     )
-    assert rests in told["controls"]
+    assert rests in told
+
+
+def test_measurements_that_are_missing_by_what_they_measure_are_told():
+    test = {"job": "judge", "policy": "a", "bad": 7, "rows": 90, "prompt_chars": 0.5, "language": None}
+    found = {"missing": {"tests": [test | {"response_chars": 1e-4}]}}
+    told = first_page.missing(found)
+    assert told == "Missing, and not at random: 7 measurements of judge. Page 05 says what that depends on."
+    assert first_page.missing({"missing": {"tests": [test | {"response_chars": 0.4}]}}) == first_page.missing({}) == ""
 
 
 def test_a_control_that_failed_is_told_before_there_are_estimates():
-    told = first_page.controls([check("clone", "copy", 4.0, False, 1e-3)], {}, "p0")
-    assert told["alarm"]
-    assert "below" not in told["controls"]
+    told, alarm = first_page.controls([check("clone", "copy", 4.0, False, 1e-3)], {}, "p0")
+    assert alarm
+    assert "below" not in told

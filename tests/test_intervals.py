@@ -257,3 +257,15 @@ def test_no_interval_is_made_of_one_label():
     got = score_interval(prep, ESTIMATORS["ppi_pp"].score(prep))
     assert (got.low, got.high, got.se) == (0.0, 1.0, np.inf)
     assert np.isnan(intervals.NO_INTERVAL.low)
+
+
+@pytest.mark.parametrize("weights", [[0.5], [0.1, 0.1], [1.0, 0.2]])
+def test_a_row_or_two_say_next_to_nothing_whatever_their_weights(weights):
+    n = len(weights)
+    rewards = np.full(n, 0.244)
+    data = PolicyData(log_weight=np.array(weights), judge=rewards)
+    got = el_score_interval(prepare(data))
+    down, up = bounded_mean_radii(rewards, 0.0, 1.0)
+    assert got.low <= max(0.0, 0.244 - down) + 1e-12
+    assert got.high >= min(1.0, 0.244 + up) - 1e-12
+    assert got.width > 0.5

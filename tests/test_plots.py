@@ -181,6 +181,10 @@ def test_forest_finding_counts_refusals_and_coverage():
     assert with_truth.endswith("1 of the 2 other intervals hold the measured value")
     raw = [row | {"reasons": ["no_labels", "not_on_oracle_scale"]} for row in _estimates()]
     assert plots.forest_finding(raw, {"pi_a": 0.45}) == "2 of 2 estimates are refused (pi_b)"
+    both = plots.forest_finding([*(row | {"reasons": []} for row in _estimates()), raw[0]], {"pi_a": 0.45})
+    assert both.endswith(
+        "1 of the 2 other intervals hold the measured value (those on the judge's scale are not counted)"
+    )
     assert plots.forest_finding(pd.DataFrame(columns=list(raw[0]))) == "0 of 0 estimates are refused"
 
 

@@ -91,7 +91,9 @@ def test_pooled_coverage_counts_intervals_that_stand(table):
 def test_shares_that_hold_the_truth_are_told_by_judge_and_not_where_all_is_refused(table):
     own = table[table.own & (table.case == "transports")]
     hits, standing, _ = rehearsal.covered(own)
-    assert rehearsal.held(table)["transports"] == hits / standing
+    assert rehearsal.held(table)["transports"].startswith(f"{hits / standing:.1%}")
+    poor = rehearsal.held(table.assign(coverage_reported=0.5, refused=0.0, replicates=50))
+    assert poor == dict.fromkeys(rehearsal.JUDGES, "50.0% (95% is wanted)")
     assert rehearsal.held(table.assign(refused=1.0)) == {"transports": None, "fooled": None}
 
 

@@ -65,7 +65,7 @@ def inversions_sentence(inv: Investigation) -> str:
     if not found:
         told = f"None of the {pairs} pairs of policies stands the wrong way round beyond chance"
         wrong = listed([f.policy for f in inv.anomalies])
-        return f"{told}: what is wrong about {wrong} is the number, not its place." if wrong else f"{told}."
+        return f"{told}; the number of {wrong} is wrong all the same." if wrong else f"{told}."
     which = "all of them with" if len({i.above for i in found}) == 1 and len(found) > 1 else "with"
     above = listed(list(dict.fromkeys(i.above for i in found)))
     wrong = f"{len(found)} of the {pairs} pairs of policies stand the wrong way round beyond chance"

@@ -109,8 +109,9 @@ def needs(f: Finding) -> str:
     labels = f"{f.labels_needed:,} oracle labels" if f.labels_needed else "oracle labels"
     if not len(f.game.prep.fresh):
         return f"draws from {f.policy} itself, judged, and {labels} on them"
-    there = int(f.game.prep.fresh.labelled.sum())
-    return f"{labels} on the policy's own draws" + (f" in all, where {there:,} are" if there else "")
+    there, draws = int(f.game.prep.fresh.labelled.sum()), len(f.game.prep.fresh)
+    told = f"{labels} on the policy's own draws" + (f" in all, where {there:,} are" if there else "")
+    return told + (f", and more draws than the {draws:,} there are" if (f.labels_needed or 0) > draws else "")
 
 
 def _truth(f: Finding, inv: Investigation) -> str:

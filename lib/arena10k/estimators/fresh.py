@@ -10,8 +10,9 @@ from arena10k.estimators.score import Score, Term, register
 
 @register("naive", judge_scale=True)
 def naive(prep: Prepared) -> Score:
-    """Mean judge score of the fresh draws; of the logged rows where the target has none. On the judge's scale."""
-    name = "fresh" if len(prep.fresh) else "logged"
+    """Mean judge score of the fresh draws; of the logging policy without any, of the logged rows, which are its own. On
+    the judge's scale."""
+    name = "logged" if prep.is_logging and not len(prep.fresh) else "fresh"
     rows = prep.sample(name)
     one = np.ones(len(rows))
     return Score((Term(name, rows.judge, one, {"judge": one}),))

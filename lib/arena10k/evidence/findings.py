@@ -122,7 +122,7 @@ def truth_sentence(rows: list[dict[str, Any]], truth: Mapping[str, float], judge
 
 
 def contrasts_sentence(contrasts: list[dict[str, Any]], ranking: list[dict[str, Any]]) -> str:
-    """Which policies can be told apart, and which are tied for the first place."""
+    """How many policies can be told apart, and which may be the best."""
     if not ranking:
         return "No policy has an estimate that can be reported: there is no ranking."
     if not contrasts:
@@ -131,7 +131,7 @@ def contrasts_sentence(contrasts: list[dict[str, Any]], ranking: list[dict[str, 
     told = f"{len(apart)} of {len(contrasts)} pairs of policies differ by more than chance"
     first = [r["policy"] for r in ranking if r["rank"] == 1]
     if len(first) > 1:
-        return f"{told}; {', '.join(first[:-1])} and {first[-1]} are tied for the first place."
+        return f"{told}; any of {', '.join(first[:-1])} and {first[-1]} may be the best."
     return f"{told}; {first[0]} alone is first."
 
 

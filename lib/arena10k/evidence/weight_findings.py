@@ -74,8 +74,7 @@ def audit_sentence(reports: Reports, judge: str) -> str:
         return first
     # 1 - E[w] rounds to 1 for tiny weights; that all is missing is never known.
     share = share_words(min(most.missing_mass, np.nextafter(1, 0)))
-    told = f"{share[0].upper()}{share[1:]}" if share.startswith("over") else f"At least {share}"
-    return f"{first} {told} of what {most.policy} would say is not in the logs."
+    return f"{first} By its {most.audit.n:,} weights {share} of what {most.policy} would say is not in the logs."
 
 
 def concentration_frame(reports: Reports, judge: str) -> pd.DataFrame:

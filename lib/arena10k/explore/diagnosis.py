@@ -86,12 +86,12 @@ def _problems(rows: list[dict[str, Any]], ctx: PolicyContext, found: PolicyRepor
 def _facts(r: PolicyReport, ctx: PolicyContext, rows: list[dict[str, Any]]) -> dict[str, Any]:
     needed = next((row["labels_needed"] for row in rows if row["labels_needed"] is not None), None)
     weights = {
-        "rows with a weight": r.audit.n,
+        "judged rows with a weight": r.audit.n,
         "mean weight (1 where the log represents the policy)": r.audit.mean_weight,
         "effective sample size": r.audit.ess,
         "weight of the ten heaviest rows": r.top_shares["top_10"],
         "k-hat of the tail": r.audit.khat,
-        "share of the policy that is not in the log, at least": r.missing_mass,
+        "share of the policy that by them is not in the log": r.missing_mass,
     }
     judging = {
         "AUC of the judge on logged labels (0.5 is guessing)": r.auc_logged,

@@ -40,6 +40,9 @@ class Estimates(Rows):
         frame = findings.estimates_frame(self.rows)
         truth = dict(zip(part.table.truth.policy, part.table.truth.value, strict=True))
         said = [*part.sentences, findings.estimates_sentence(self.rows, judges[0])]
+        needed = max((row["labels_needed"] or 0 for row in self.rows), default=0)
+        if needed > part.n:
+            said.append(f"Where more labels are needed than the {part.n:,} prompts asked about, it takes more prompts.")
         if len(contexts) > 1:
             said.append(findings.contrasts_sentence(contrasts, ranking))
         super().__init__(

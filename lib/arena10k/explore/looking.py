@@ -87,7 +87,7 @@ def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Rows:
         raise NothingToShow(f"no logged response has a judge score and a weight of {policy}: no row carries anything")
     half = int((every.cumulative < 0.5).sum()) + 1
     said = (
-        f"{half:,} of {len(every):,} logged responses with a weight carry half of that of {policy}; the heaviest alone "
+        f"{half:,} of {len(every):,} judged responses with a weight carry half of that of {policy}; the heaviest alone "
         f"carries {share_words(every.share.iloc[0])}."
     )
     first = every.head(top)
@@ -131,9 +131,9 @@ def _agreement(rows: pd.DataFrame, judge: str) -> str:
     high, low = int((rows.gap > FAR_OFF).sum()), int((rows.gap < -FAR_OFF).sum())
     auc = diagnostics.judge_auc(rows.score.to_numpy(float), rows.label.to_numpy(float))
     return (
-        f"On {len(rows):,} labelled responses the judge (mode {judge}) is off by {rows.gap.abs().mean():.2f} on "
-        f"average, AUC {auc:.2f} (.5 is guessing). {high + low:,} are off by more than {FAR_OFF:g}: {high:,} scored "
-        f"too high, {low:,} too low."
+        f"On {len(rows):,} judged responses with a known outcome the judge (mode {judge}) is off by "
+        f"{rows.gap.abs().mean():.2f} on average, AUC {auc:.2f} (.5 is guessing). {high + low:,} are off by more than "
+        f"{FAR_OFF:g}: {high:,} scored too high, {low:,} too low."
     )
 
 

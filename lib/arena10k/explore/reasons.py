@@ -16,7 +16,8 @@ WORDS = {
     "({range_low:g} to {range_high:g} is accepted).",
     "mean_weight_impossible": "The raw weights average {mean}, above 1 by more than chance (p {p}): two real policies "
     "cannot do that, so log-probs are wrong.",
-    "off_support": "At least {missing} of what the policy says is never seen in the log; no weighting brings it back.",
+    "off_support": "By its {n:,} weights the log does not show {missing} of what the policy says; no weighting brings "
+    "it back.",
     "low_ess": "The weights rest on {ess} of {n:,} rows' worth of evidence ({share}; {min_ess:.0%} is wanted).",
     "khat_high": "The tail of the weights is too heavy for a mean to settle (k-hat {khat}, at least {max_khat:g}).",
     "khat_undefined": "How heavy the tail of the weights is cannot be said: {tied:,} of {n:,} rows share the largest "

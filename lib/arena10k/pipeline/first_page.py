@@ -16,11 +16,12 @@ from arena10k.estimators import ESTIMATORS
 from arena10k.inputs.prompts import FILTERS
 from arena10k.params.config import Params
 from arena10k.pipeline import failures, stages
+from arena10k.rescoring import effect
 from arena10k.wording import number
 
 
 def _share(value: float) -> str:
-    return f"{value:.0%}"
+    return f"{value:.1%}"
 
 
 #: By notebook, what its numbers are called, in the order they are shown in.
@@ -74,8 +75,6 @@ _WRITTEN: dict[str, Callable[[Any], str]] = {
     "coverage": _share,
     "refused": _share,
     "misranked": _share,
-    "transports": _share,
-    "fooled": _share,
 }
 #: What is said of a number that is not there; any other is left out.
 _ABSENT = {
@@ -97,16 +96,26 @@ def _written(key: str, value: Any) -> Any:
     return _WRITTEN[key](value) if key in _WRITTEN else value
 
 
-def controls(found: list[dict[str, Any]], estimates: Mapping[str, Any], logging_policy: str) -> dict[str, Any]:
-    """What `report.index` says of the controls `found` (of `quality.json`), and which of its values rest on the
-    log-probs where one failed."""
+def missing(quality: Mapping[str, Any]) -> str:
+    """Whether measurements are missing in a way that depends on what was measured; nothing where none shows."""
+    tests = (quality.get("missing") or {}).get("tests", [])
+    jobs = list(dict.fromkeys(test["job"] for test, _ in effect.dependent(tests)))
+    if not jobs:
+        return ""
+    bad = sum(test["bad"] for test in tests if test["job"] in jobs)
+    return f"Missing, and not at random: {bad:,} measurements of {listed(jobs)}. Page 05 says what that depends on."
+
+
+def controls(found: list[dict[str, Any]], estimates: Mapping[str, Any], logging_policy: str) -> tuple[str, bool]:
+    """What the index says of the controls `found` (of `quality.json`), and which of its values rest on the log-probs
+    where one failed; and whether one did."""
     if not found:
-        return {}
+        return "", False
     told, failed = checks.summary(found), bool(checks.counts(found)["controls_failed"])
     rows = report.headline_rows(estimates)
     if failed and (best := report.headline(rows)):
         told += f" {_resting([*best, *(r for r in rows if r['estimator'] == report.LOGGED_ONLY)], logging_policy)}"
-    return {"controls": f"{told} Page 05 shows each.", "alarm": failed}
+    return f"{told} Page 03 shows each.", failed
 
 
 def _resting(shown: Sequence[Mapping[str, Any]], logging_policy: str) -> str:
@@ -118,7 +127,7 @@ def _resting(shown: Sequence[Mapping[str, Any]], logging_policy: str) -> str:
     ]
     names = list(dict.fromkeys(resting))
     if not names:
-        return "No value below that is not refused rests on log-probs."
+        return "All values below that rest on log-probs are refused."
     words = (
         "The values of {} below rest on log-probs." if len(names) > 1 else "The value of {} below rests on log-probs."
     )
@@ -127,9 +136,9 @@ def _resting(shown: Sequence[Mapping[str, Any]], logging_policy: str) -> str:
 
 def write_index(params: Params) -> Path:
     """Write the run's `index.html` from the pages and results that are there."""
-    estimates = _result(params.run, "estimates.json")
-    checked = (_result(params.run, "quality.json") or {}).get("checks", [])
+    estimates, quality = _result(params.run, "estimates.json"), _result(params.run, "quality.json") or {}
     pages = [_row(params, stage) for stage in stages.of(params).values()]
+    told, alarm = controls(quality.get("checks", []), estimates or {}, params.logging_policy)
     truth = {row["policy"]: row["value"] for row in (_result(params.run, "truth.json") or {}).get("rows", ())}
     out = paths.reports_dir(params.run) / "index.html"
     return report.index(
@@ -141,7 +150,8 @@ def write_index(params: Params) -> Path:
         provenance=stages.provenance(params),
         title=params.title,
         confidence=params.estimation.confidence,
-        **controls(checked, estimates or {}, params.logging_policy),
+        controls=" ".join(filter(None, (told, missing(quality)))),
+        alarm=alarm,
     )
 
 

@@ -39,7 +39,8 @@ def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
     frame = _frame(rows)
     refused = frame[frame.verdict == "REFUSE"]
     raw = frame.get("reasons", pd.Series("", frame.index)).map(_raw).astype(bool)
-    frame = frame[(frame.verdict == "REFUSE") | ~raw]
+    uncounted = raw & (frame.verdict != "REFUSE")
+    frame = frame[~uncounted]
     kept = frame[frame.verdict != "REFUSE"]
     policies = listed(list(dict.fromkeys(refused.policy)))
     first = f"{len(refused)} of {len(frame)} estimates are refused" + (f" ({policies})" if len(refused) else "")
@@ -50,7 +51,8 @@ def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
         return first
     actual = judged.policy.map(truth).astype(float)
     held = int(((judged.ci_low <= actual) & (actual <= judged.ci_high)).sum())
-    return f"{first}; {held} of the {len(judged)} other intervals hold the measured value"
+    apart = " (those on the judge's scale are not counted)" if uncounted.any() else ""
+    return f"{first}; {held} of the {len(judged)} other intervals hold the measured value{apart}"
 
 
 @styled

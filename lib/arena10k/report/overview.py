@@ -76,7 +76,8 @@ def index(
     confidence : the level of the intervals.
     title : what the experiment is, for the heading; the run's name where it is empty.
     truth : measured values by policy, where the run has them; shown beside the estimates, never used.
-    controls : what the controls of the log-probs say, below the summary; set off as an alarm where `alarm`.
+    controls : what the controls of the log-probs say and what is missing, below the summary; set off as an alarm where
+        `alarm`.
     """
     import jinja2
 
@@ -95,7 +96,7 @@ def index(
         controls=visible(controls),
         alarm=alarm,
         level=f"{100 * confidence:g}%",
-        rows=_table_rows(best, estimates.get("rows", ()), truth or {}),
+        rows=_table_rows(best, estimates.get("rows", ()), truth or {}, estimates.get("n")),
         with_truth=bool(truth),
         groups=_groups(pages, out.parent),
         provenance=footer_facts(facts | {"Size": _size(pages, out.parent)}, None),
@@ -135,7 +136,7 @@ def _leaders(ranking: Sequence[Row], given: Sequence[Row], confidence: float) ->
     if len(first) == 1:
         return f"{visible(first[0]['policy'])} ranks first: {_worth(first[0], confidence)}."
     told = _listed([f"{visible(r['policy'])} ({_worth(r, confidence)})" for r in first])
-    return f"At the top these cannot be told apart: {told}."
+    return f"Any of these may be the best: {told}."
 
 
 def _worth(row: Row, confidence: float) -> str:
@@ -157,7 +158,20 @@ def _interval(row: Row, confidence: float) -> str:
     return f", {100 * confidence:g}% interval {format_number(row['ci_low'])} to {format_number(row['ci_high'])}"
 
 
-def _table_rows(best: Sequence[Row], rows: Iterable[Row], truth: Mapping[str, float]) -> list[dict[str, Any]]:
+def _needed(row: Row, prompts: Any) -> str:
+    """How many labels would answer for a policy, and whether the run has prompts for them."""
+    labels = row.get("labels_needed")
+    if labels is None or is_missing(labels):
+        return ""
+    more = not is_missing(prompts) and labels > prompts
+    return f"{int(labels):,} labels would answer it" + (
+        f", of more prompts than these {int(prompts):,}" if more else ""
+    )
+
+
+def _table_rows(
+    best: Sequence[Row], rows: Iterable[Row], truth: Mapping[str, float], prompts: Any
+) -> list[dict[str, Any]]:
     logged = {r["policy"]: r for r in reversed(list(rows)) if r["estimator"] == LOGGED_ONLY}
     ends = [v for r in best for v in (r["ci_low"], r["ci_high"], r["value"]) if not is_missing(v)]
     low, high = min([0.0, *ends]), max([1.0, *ends])
@@ -173,7 +187,7 @@ def _table_rows(best: Sequence[Row], rows: Iterable[Row], truth: Mapping[str, fl
             "reasons": format_value([reason.replace("_", " ") for reason in row.get("reasons") or ()])
             if row["verdict"] != "REPORT"
             else "",
-            "labels_needed": row.get("labels_needed") if _refused(row) else None,
+            "labels_needed": _needed(row, prompts) if _refused(row) else "",
             "bar": {"low": place(row["ci_low"]), "high": place(row["ci_high"]), "at": place(row["value"])},
             "truth": format_number(truth.get(row["policy"])),
             "truth_at": place(truth.get(row["policy"])),

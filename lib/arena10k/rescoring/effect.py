@@ -97,7 +97,7 @@ def tests_frame(found: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(found["tests"], columns=[*columns, *LENGTHS, "language"]).rename(columns=names)
 
 
-def _depends(tests: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
+def dependent(tests: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
     """The tests that show a dependence, with the covariate; Bonferroni over all that were made."""
     made = [(t, key) for t in tests for key in WHAT if t[key] is not None]
     return [(t, key) for t, key in made if t[key] * len(made) < missingness.DEPENDS]
@@ -108,7 +108,7 @@ def randomness_sentence(found: dict[str, Any]) -> str:
     tests = found["tests"]
     if not any(t["bad"] for t in tests):
         return "No log-prob, score or label failed or was set aside: nothing is missing."
-    told = [f"{t['job']} of {t['policy']} on {WHAT[key]} (p {number(t[key])})" for t, key in _depends(tests)]
+    told = [f"{t['job']} of {t['policy']} on {WHAT[key]} (p {number(t[key])})" for t, key in dependent(tests)]
     shared, out = found["shared"], []
     if told:
         out.append(f"Measurements are not missing at random: failures depend on what is measured: {', '.join(told)}.")
@@ -231,7 +231,7 @@ def sentence(rows: list[dict[str, Any]], found: dict[str, Any]) -> str:
     bounded = [r for r in moved if r["bounds_by_share"]]
     if not bounded:
         return out
-    at_random = not any(t["job"] == LOGPROBS for t, _ in _depends(found["tests"]))
+    at_random = not any(t["job"] == LOGPROBS for t, _ in dependent(found["tests"]))
     wide = max(bounded, key=lambda r: r["bounds_by_share"][1] - r["bounds_by_share"][0])
     low, high = wide["bounds_by_share"]
     out += (

@@ -130,12 +130,14 @@ def covered(table: pd.DataFrame, confidence: float = 0.95) -> tuple[int, int, bo
     return k, n, bool(stats.binom.cdf(k, n, confidence) >= 0.01) if n else True
 
 
-def held(table: pd.DataFrame) -> dict[str, float | None]:
-    """By case, the share of the intervals on this run's own data that hold the truth among those not refused; None
-    where all are refused."""
-    own = table[table.own]
-    counts = {case: covered(own[own.case == case])[:2] for case in JUDGES}
-    return {case: k / n if n else None for case, (k, n) in counts.items()}
+def held(table: pd.DataFrame, confidence: float = 0.95) -> dict[str, str | None]:
+    """By case, the share of the intervals on this run's own data that hold the truth among those not refused, and that
+    it is too low where it is; None where all are refused."""
+    own, told = table[table.own], {}
+    for case in JUDGES:
+        k, n, fine = covered(own[own.case == case], confidence)
+        told[case] = (f"{k / n:.1%}" + ("" if fine else f" ({confidence:.0%} is wanted)")) if n else None
+    return told
 
 
 def sentence(table: pd.DataFrame, confidence: float = 0.95) -> str:

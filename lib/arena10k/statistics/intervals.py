@@ -269,7 +269,8 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95, w_max: float = f
 
     Where logged labels trained f, the outcome of a row is f(S) plus its label residual divided by the labelled share,
     so the interval is for the policy value even when f does not carry over. Calibration variance is added in
-    quadrature.
+    quadrature. Never narrower than the interval of the unweighted mean of f(S): on one or two rows empirical
+    likelihood, which holds for many, would have nothing left to vary.
     """
     keep = prep.has_weight > 0
     reward = prep.reward
@@ -281,6 +282,9 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95, w_max: float = f
     cluster = None if prep.unique["logged"] else prep.logged.cluster[keep]
     low, high = el_interval(prep.log_weight[keep], reward[keep], confidence, w_max, cluster)
     base = prep.once("snips", snips)
+    if np.isfinite(base.value):
+        down, up = bounded_mean_radii(prep.reward[keep], 0.0, 1.0, confidence, cluster)
+        low, high = max(0.0, min(low, base.value - down)), min(1.0, max(high, base.value + up))
     cal = calibration_variance(prep, base) + judge_variance(prep, base)
     extra = float(stats.norm.isf((1 - confidence) / 2) * np.sqrt(cal)) if np.isfinite(cal) else 1.0
     middle = (low + high) / 2

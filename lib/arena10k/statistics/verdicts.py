@@ -89,11 +89,12 @@ def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
     """Reasons why the estimator has nothing to compute from."""
     prep = ctx.prep
     checks = {
-        "no_judge_scores": estimator.judge_scale and not len(prep.fresh) + len(prep.logged),
+        "no_judge_scores": not len(prep.fresh) + len(prep.logged),
         "no_log_weights": estimator.uses_weights and prep.n_weighted == 0,
-        "no_fresh_draws": not estimator.judge_scale
-        and (not estimator.uses_weights or estimator.doubly_robust)
-        and len(prep.fresh) == 0,
+        "no_fresh_draws": (not estimator.uses_weights or estimator.doubly_robust)
+        and len(prep.fresh) == 0
+        # The logging policy's logged responses are its own.
+        and not (estimator.judge_scale and prep.is_logging and len(prep.logged)),
         "no_labels": (estimator.uses_target_labels and not prep.fresh.labelled.any())
         or (estimator.name == "dr_oracle" and not (prep.logged.labelled * prep.has_weight).any()),
     }
