@@ -38,9 +38,7 @@ MATRIX = {
 
 def params_of(home, extra=None, **changes):
     file = home / "few.yaml"
-    parts = [yaml.safe_load(paths.params_file(name).read_text()) for name in ("local", "sample")]
-    text = parts[0] | parts[1] | {"ablations": MATRIX | changes} | (extra or {})
-    text.pop("extends")
+    text = yaml.safe_load(paths.params_file("sample").read_text()) | {"ablations": MATRIX | changes} | (extra or {})
     file.write_text(yaml.safe_dump(text))
     return file
 
