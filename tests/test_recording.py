@@ -58,7 +58,5 @@ def test_a_policy_that_the_recording_lacks_is_named(changed):
     file.write_text(yaml.safe_dump({"extends": "sample.yaml", "policies": {"pi_polite": POLITE}}))
     run = Run(file)
     assert "Not in this recording as the params define them: pi_polite." in run.coverage()
-    with pytest.raises(
-        ArenaError, match=r"lacks 240 of 1,680 records of .*: pi_polite \(240\)\. Put back"
-    ):
+    with pytest.raises(ArenaError, match=r"lacks 240 of 1,680 records of .*: pi_polite \(240\)\. Put back"):
         responses_of(run)
