@@ -19,9 +19,10 @@ _FIELDS = [field.name for field in dataclasses.fields(Record)]
 
 
 def copied(home: Path, change: Change = lambda record: record, name: str = "copy", **params: object) -> Run:
-    """A live run of params/local.yaml with the sample's records, each as `change` gives it (None leaves it out)."""
-    shutil.copy(paths.source_root() / "params" / "local.yaml", home / "local.yaml")
-    (home / f"{name}.yaml").write_text(yaml.safe_dump({"extends": "local.yaml", "run": name} | params))
+    """A live run of params/sample.yaml with its records, each as `change` gives it (None leaves it out)."""
+    shutil.copy(paths.source_root() / "params" / "sample.yaml", home / "sample.yaml")
+    given = {"extends": "sample.yaml", "run": name, "recording": False} | params
+    (home / f"{name}.yaml").write_text(yaml.safe_dump(given))
     paths.data_dir(name).mkdir(parents=True)
     shutil.copy(paths.prompts_file("sample"), paths.prompts_file(name))
     store = Store.open(paths.store_file(name))

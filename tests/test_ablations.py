@@ -38,9 +38,7 @@ MATRIX = {
 
 def params_of(home, extra=None, **changes):
     file = home / "few.yaml"
-    parts = [yaml.safe_load(paths.params_file(name).read_text()) for name in ("local", "sample")]
-    text = parts[0] | parts[1] | {"ablations": MATRIX | changes} | (extra or {})
-    text.pop("extends")
+    text = yaml.safe_load(paths.params_file("sample").read_text()) | {"ablations": MATRIX | changes} | (extra or {})
     file.write_text(yaml.safe_dump(text))
     return file
 
@@ -98,7 +96,7 @@ def changed(before, params):
 def test_a_changed_estimator_makes_its_cells_out_of_date_and_no_other(tiny, monkeypatch):
     before = stages.reads(tiny)
     direct = ESTIMATORS["direct"]
-    monkeypatch.setitem(ESTIMATORS, "direct", replace(direct, score=lambda prep: direct.score(prep)))
+    monkeypatch.setitem(ESTIMATORS, "direct", replace(direct, function=lambda prep: direct.function(prep)))
     assert changed(before, tiny) == {"08_ablation@deterministic.direct.isotonic.recorded"}
     homes = {name for name, stage in stages.of(tiny).items() if any("robust.py" in f for f in stages.sources(stage))}
     assert homes == {"06_estimates", "07_pi_bad_anomaly", "09_ablation_summary", "10_simulation"}
@@ -109,7 +107,7 @@ def test_no_stage_but_its_own_depends_on_an_estimator(tiny, monkeypatch):
     assert {name for _, name in dependencies.shared_functions()} & set(ESTIMATORS) == {"snips"}
     assert stages.STAGES["05_data_quality"].uses == effect.SHOWN
     before = stages.reads(tiny)
-    monkeypatch.setitem(ESTIMATORS, "dr_cpo", replace(ESTIMATORS["dr_cpo"], score=toy))
+    monkeypatch.setitem(ESTIMATORS, "dr_cpo", replace(ESTIMATORS["dr_cpo"], function=toy))
     dependencies.estimator_code.cache_clear()
     assert changed(before, tiny) == {"05_data_quality"}
     dependencies.estimator_code.cache_clear()

@@ -52,6 +52,25 @@ def test_waterfall_names_the_main_cause():
     assert "no trusted value" in anomaly.waterfall_finding(lost)
 
 
+def test_waterfall_says_why_corrupted_log_probs_come_first_where_another_part_is_larger():
+    def told(*values):
+        return anomaly.waterfall_finding(row(values, main_cause="corrupted_logprobs", corrupted_weight_share=0.91))
+
+    assert told(0.07, 0.0, 0.0, 0.09, 0.21).endswith(
+        "; corrupted log-probs hold 91.0 % of the weight and come first, whatever else is wrong: off-support mass is "
+        "+0.21 of the gap of +0.40"
+    )
+    assert told(0.02, 0.0, 0.0, 0.0, 0.01).endswith(
+        "weight; that this moves the number by +0.02 does not stand out from noise"
+    )
+    assert told(0.3, 0.0, 0.0, 0.0, 0.1).endswith("; corrupted log-probs account for +0.30 of the gap of +0.40")
+    drawn(
+        anomaly.waterfall(
+            row((0.07, 0.0, 0.0, 0.09, 0.21), main_cause="corrupted_logprobs", corrupted_weight_share=0.91)
+        )
+    )
+
+
 def test_shrinkage_says_whether_the_band_is_reached(rows):
     paths = shrinkage_paths(rows.lw, rows.reward)
     drawn(anomaly.shrinkage("a", paths, (0.0, 0.1)))
@@ -77,7 +96,10 @@ def test_ceiling_names_policies_that_are_the_mean_of_their_ceiling(rows):
     audit = ceiling_audit({"fine": rows.lw, "clipped": np.append(rows.lw, [20.0] * 8), "none": np.full(3, -np.inf)})
     drawn(anomaly.ceiling(audit))
     assert "clipped (8 rows)" in anomaly.ceiling_finding(audit)
-    assert "No policy" in anomaly.ceiling_finding(audit[audit.policy == "fine"])
+    none = "No policy's effective sample size is the number of rows tied at its largest weight"
+    assert anomaly.ceiling_finding(audit[audit.policy == "fine"]) == none
+    clone = ceiling_audit({"fine": rows.lw, "copy": np.zeros(107)})
+    assert anomaly.ceiling_finding(clone) == f"{none}, but for copy, whose weights are all equal"
 
 
 def test_permutation_names_the_policies_whose_weights_say_nothing(rows):

@@ -7,8 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from arena10k.errors import ArenaError
 from arena10k.estimators import (
     ESTIMATORS,
+    Estimator,
     PolicyData,
     Score,
     Term,
@@ -18,6 +20,7 @@ from arena10k.estimators import (
     weighted,
 )
 from arena10k.estimators.score import calibration_folds, calibration_variance, judge_variance
+from arena10k.statistics.evaluate import estimates
 from arena10k.statistics.intervals import audit_weights
 from statistics_data import example
 
@@ -48,6 +51,15 @@ def test_the_minimum_set_is_registered():
         "dr_oracle",
         "ppi_pp",
     }
+
+
+def test_an_estimator_that_returns_no_score_is_named(monkeypatch):
+    def mine(prep):
+        return float(prep.reward.mean())
+
+    monkeypatch.setitem(ESTIMATORS, "mine", Estimator("mine", mine))
+    with pytest.raises(ArenaError, match=r"estimator 'mine' \(.*mine in .*\) returned float, not a Score"):
+        estimates({"pi": {"deterministic": example()}}, estimators=["mine"])
 
 
 def test_a_clone_gives_the_mean_and_its_standard_error():

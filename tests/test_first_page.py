@@ -11,7 +11,8 @@ from arena10k import paths
 from arena10k.audit import checks
 from arena10k.evidence import findings
 from arena10k.inputs.prompts import FILTERS
-from arena10k.pipeline import first_page
+from arena10k.params import config
+from arena10k.pipeline import first_page, stages
 from arena10k.simulation import rehearsal
 
 #: An estimate that no label puts on the oracle's scale.
@@ -127,3 +128,12 @@ def test_a_control_that_failed_is_told_before_there_are_estimates():
     told, alarm = first_page.controls([check("clone", "copy", 4.0, False, 1e-3)], {}, "p0")
     assert alarm
     assert "below" not in told
+
+
+def test_a_run_without_estimates_to_come_says_what_it_is_about(home):
+    page = first_page.write_index(config.load("incident")).read_text(encoding="utf-8")
+    assert "This run values no policy. It lets log-probs of the run sample fail" in page
+    assert "no estimates yet" not in page
+    for name in ("sample", "ablations", "arena10k"):
+        assert "06_estimates" in stages.of(config.load(name))
+        assert first_page.about(config.load(name)) == ""

@@ -137,6 +137,10 @@ def test_what_is_told_is_computed_and_marked_as_made_up(run, runs):
     assert told.startswith("Every injected value on this page is made up")
     assert "9 of 120 log-probs of p0 and 10 of each target" in told
     assert "all of them (clipped at ±20" in told
+    assert "is not the clean one, as the rows are not: it is pi_bad, pi_cot, pi_clone, p0, pi_more_shots" in told
+    assert "and was pi_bad, p0 = pi_clone, pi_cot, pi_more_shots, pi_terse. Only measuring" in told
+    clean = [runs[0][0]]
+    assert "The ranking is the clean one;" in words.paragraph([[*clean, *runs[0][1:4], *clean]], run.params.incident)
     assert "9, is the 9 rows at the ceiling" in words.step_sentence(runs[0][3])
     first = max(runs[0][2].inv.findings.values(), key=lambda f: f.published.value)
     assert f"{first.policy} (stored -50.0: {first.published.value:.3f})" in told
@@ -147,8 +151,7 @@ def test_what_is_told_is_computed_and_marked_as_made_up(run, runs):
 def test_params_that_cannot_be_are_refused_in_one_line(tmp_path):
     def params(**changed):
         content = {"extends": "sample.yaml", "run": "x", "incident": changed}
-        for name in ("sample", "local"):
-            (tmp_path / f"{name}.yaml").write_text(paths.params_file(name).read_text())
+        (tmp_path / "sample.yaml").write_text(paths.params_file("sample").read_text())
         (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
         return tmp_path / "x.yaml"
 

@@ -231,7 +231,7 @@ def test_a_failing_cell_leaves_the_others_done_and_a_rerun_does_only_it(data, tm
 
 def test_a_changed_estimator_makes_its_own_cells_out_of_date_and_those_that_use_it(monkeypatch):
     before = {name: Variant(name).code() for name in ESTIMATORS}
-    monkeypatch.setitem(ESTIMATORS, "mrdr", replace(ESTIMATORS["mrdr"], score=fresh_mean))
+    monkeypatch.setitem(ESTIMATORS, "mrdr", replace(ESTIMATORS["mrdr"], function=fresh_mean))
     assert {name for name in before if Variant(name).code() != before[name]} == {"mrdr", "stacked_dr"}
 
 

@@ -96,7 +96,7 @@ def _reached(thing: Any, homes: set[str], found: dict[str, str], key: str) -> It
     for function in _functions(thing):
         names, texts = _mentions(function.__code__)
         if "ESTIMATORS" in names:
-            out += [ESTIMATORS[text].score for text in sorted(texts) if text in ESTIMATORS]
+            out += [ESTIMATORS[text].function for text in sorted(texts) if text in ESTIMATORS]
         known = function.__globals__ | {name: sys.modules.get(name) for name in names if name.startswith(_PACKAGE)}
         for name in sorted(names & set(known)):
             for item in _members(name, known[name], names):

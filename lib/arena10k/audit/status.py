@@ -180,7 +180,7 @@ def coverage(params: Params, store: Store) -> dict[str, Any]:
     out |= {"not_measurable": unable, "jobs": jobs, "absent": absent}
     p0 = (RESPONSES, params.logging_policy)
     out["logged_prompts"] = store.complete_prompts({p0: 1}, RESPONSES)[0] if params.imported else None
-    return out | {"sentence": _coverage_sentence(out)}
+    return out | {"sentence": _coverage_sentence(out) + _unrecorded(params, absent)}
 
 
 def _coverage_sentence(found: dict[str, Any]) -> str:
@@ -198,6 +198,12 @@ def _coverage_sentence(found: dict[str, Any]) -> str:
     gone = [f"{_words(job)} of {', '.join(policies)}" for job, policies in found["absent"].items()]
     text = "; ".join([*told, *([f"none at all: {'; '.join(gone)}"] if gone else [])])
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def _unrecorded(params: Params, absent: dict[str, list[str]]) -> str:
+    """Whom the params of a recording define otherwise than what was recorded: nobody will be asked."""
+    names = absent.get(RESPONSES, []) if params.recording else []
+    return f" Not in this recording as the params define them: {', '.join(names)}." if names else ""
 
 
 def _which(found: dict[str, Any]) -> str:

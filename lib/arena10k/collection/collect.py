@@ -26,7 +26,7 @@ from arena10k.collection.client import WRONG_MODEL, Endpoint, answered_by, servi
 from arena10k.collection.ledger import Row
 from arena10k.collection.records import Record
 from arena10k.collection.store import Store
-from arena10k.collection.tasks import Again, Measurement, Outcome, Survey, Task, pending, survey
+from arena10k.collection.tasks import Again, Measurement, Outcome, Survey, Task, pending, survey, unrecorded
 from arena10k.errors import ArenaError, CallError, FatalCallError, Stopped, invalid
 from arena10k.params.config import Params
 
@@ -75,10 +75,7 @@ def collect(
     if not left:
         return found.outcome
     if params.recording:
-        raise ArenaError(
-            f"run {params.run!r} is a recording and lacks {left} of {found.outcome.total} records of {label}: "
-            "its params no longer describe what was recorded"
-        )
+        raise ArenaError(unrecorded(params.run, store, tasks(), again, label))
     costs.check_confirmed(params, found, label)
     with serving(params, set(found.models)) as urls:
         Engine(params, store, urls, label, found, tasks, again, watch).run(pilot)

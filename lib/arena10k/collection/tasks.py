@@ -115,6 +115,20 @@ def survey(store: Store, tasks: Iterable[Task], again: Again) -> Survey:
     return found
 
 
+def unrecorded(run: str, store: Store, tasks: Iterable[Task], again: Again, label: str) -> str:
+    """What a recording lacks of `tasks`, by policy, and what to do about it."""
+    lacks, total = Counter[str](), 0
+    for task in tasks:
+        total += 1
+        lacks[task.policy] += again.asks(store.outcome(*task.row))
+    told = ", ".join(f"{policy} ({n:,})" for policy, n in lacks.items() if n)
+    return (
+        f"run {run!r} is a recording, of which nothing is asked, and lacks {lacks.total():,} of {total:,} records of "
+        f"{label} as its params define them: {told}. Put back in the params what was recorded; another policy, judge "
+        "or oracle needs a run of its own, with a params file without `recording: true`"
+    )
+
+
 def _note(found: Survey, task: Task) -> None:
     probes = found.probes.setdefault((task.job, f"{task.provider} {task.model}"), [])
     if len(probes) < PREFLIGHT:

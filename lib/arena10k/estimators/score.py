@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from arena10k.errors import ArenaError
 from arena10k.estimators.calibration import Fit
 from arena10k.estimators.prepare import Prepared
 
@@ -162,14 +163,32 @@ def judge_variance(prep: Prepared, score: Score) -> float:
 
 @dataclass(frozen=True)
 class Estimator:
-    """A registered estimator. `uses_weights`: the value rests on the log-weights; `doubly_robust`: on weights and f."""
+    """A registered estimator: its `function`, and how it is judged. `uses_weights`: the value rests on the log-weights;
+    `doubly_robust`: on weights and f."""
 
     name: str
-    score: Callable[[Prepared], Score]
+    function: Callable[[Prepared], Score]
     uses_weights: bool = False
     doubly_robust: bool = False
     uses_target_labels: bool = False
     judge_scale: bool = False
+
+    def score(self, prep: Prepared) -> Score:
+        """What the function declares.
+
+        Raises
+        ------
+        ArenaError
+            Where that is no `Score`.
+        """
+        given = self.function(prep)
+        if not isinstance(given, Score):
+            raise ArenaError(
+                f"estimator {self.name!r} ({self.function.__qualname__} in {self.function.__module__}) returned "
+                f"{type(given).__name__}, not a Score: return Score((Term(sample, numerators, denominators),)), with "
+                "both by row, so that an interval can be derived (docs/extend.md, An estimator)"
+            )
+        return given
 
 
 ESTIMATORS: dict[str, Estimator] = {}
@@ -178,10 +197,10 @@ ESTIMATORS: dict[str, Estimator] = {}
 def register(name: str, **properties: bool) -> Callable[[Callable[[Prepared], Score]], Callable[[Prepared], Score]]:
     """Add a function Prepared -> Score to `ESTIMATORS` under `name`; properties are those of `Estimator`."""
 
-    def add(score: Callable[[Prepared], Score]) -> Callable[[Prepared], Score]:
+    def add(function: Callable[[Prepared], Score]) -> Callable[[Prepared], Score]:
         if name in ESTIMATORS:
             raise ValueError(f"estimator {name!r} is already registered")
-        ESTIMATORS[name] = Estimator(name, score, **properties)
-        return score
+        ESTIMATORS[name] = Estimator(name, function, **properties)
+        return function
 
     return add

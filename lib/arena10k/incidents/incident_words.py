@@ -118,12 +118,31 @@ def paragraph(runs: Sequence[Sequence[Outcome]], params: IncidentParams) -> str:
         gates_sentence([o for outcomes in runs for o in outcomes]),
         f"Setting the failures aside puts {again.policy} first{same} ({again.published.value:.3f}); "
         f"{f'what remains is {left}' if left else 'no anomaly remains'}.",
-        "Measured again, the failed rows give the clean ranking back.",
+        _restored(before, after),
         checks_sentence(params),
         "What to do: store a failure as a failure, and ask again for it; no number in its place is harmless, and "
         "clipping hides it.",
     ]
     return " ".join(parts)
+
+
+def _restored(before: Outcome, after: Outcome) -> str:
+    """Whether the rows that are left rank the policies as all of them did, and what gives the clean ranking back."""
+    was, now = _order(before), _order(after)
+    if was == now:
+        return "The ranking is the clean one; measured again, the failed rows give its numbers back as well."
+    return (
+        f"The ranking is not the clean one, as the rows are not: it is {now}, and was {was}. Only measuring the failed "
+        "rows again gives that back."
+    )
+
+
+def _order(o: Outcome) -> str:
+    """Policies with a value from first to last, `=` between those that share a place."""
+    places: dict[int, list[str]] = {}
+    for f in (f for f in o.order if np.isfinite(f.published.value)):
+        places.setdefault(o.rank(f.policy), []).append(f.policy)
+    return ", ".join(" = ".join(sorted(names)) for _, names in sorted(places.items()))
 
 
 def _failed(o: Outcome) -> str:

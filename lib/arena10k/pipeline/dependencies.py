@@ -40,7 +40,7 @@ def estimator_modules() -> frozenset[Path]:
     """The modules in which estimators are registered."""
     from arena10k.estimators import ESTIMATORS
 
-    homes = {Path(e.score.__code__.co_filename).resolve() for e in ESTIMATORS.values()}
+    homes = {Path(e.function.__code__.co_filename).resolve() for e in ESTIMATORS.values()}
     return frozenset(home for home in homes if home.is_relative_to(_PACKAGE))
 
 
@@ -52,7 +52,7 @@ def estimator_code(*names: str) -> str:
     from arena10k.estimators import ESTIMATORS
 
     shared = [fingerprint.function(module, name) for module, name in sorted(shared_functions())]
-    return fingerprint.code_digest(*shared, *(ESTIMATORS[name].score for name in names))
+    return fingerprint.code_digest(*shared, *(ESTIMATORS[name].function for name in names))
 
 
 def shared_functions() -> set[tuple[str, str]]:

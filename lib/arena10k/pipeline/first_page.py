@@ -150,8 +150,20 @@ def write_index(params: Params) -> Path:
         provenance=stages.provenance(params),
         title=params.title,
         confidence=params.estimation.confidence,
+        about=about(params),
         controls=" ".join(filter(None, (told, missing(quality)))),
         alarm=alarm,
+    )
+
+
+def about(params: Params) -> str:
+    """What a run is for that has no stage of estimates, an incident alone; empty for any other."""
+    if params.incident is None:
+        return ""
+    return (
+        f"This run values no policy. It lets log-probs of the run {params.incident.clean} fail, in copies of its "
+        "table, and puts a number in their place; the page below shows what that does to the ranking by SNIPS, and "
+        f"what the checks say. What the policies are worth is on the first page of {params.incident.clean}."
     )
 
 

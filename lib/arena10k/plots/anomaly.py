@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from arena10k.attribution.game import CAUSE_WORDS
-from arena10k.attribution.words import level
+from arena10k.attribution.words import level, share_words
 from arena10k.plots.style import BAND, INK, SOFT, listed, looks, number, panels, sentences, styled
 
 METHOD_NAMES = {"clip": "clipping", "power": "power", "dros": "optimistic shrinkage"}
@@ -43,8 +43,22 @@ def waterfall_finding(row: Mapping[str, Any]) -> str:
         return f"{start}; no cause stands out from its noise"
     named = max(known, key=lambda p: abs(p["value"]))
     name = CAUSE_WORDS[named["cause"]]
+    if row.get("main_cause") == "corrupted_logprobs" and (told := _corrupted(row, named)):
+        return f"{start}; {told}"
     verb = "account" if name.endswith("log-probs") else "accounts"
     return f"{start}; {name} {verb} for {named['value']:+.2f} of the gap of {row['gap']:+.2f}"
+
+
+def _corrupted(row: Mapping[str, Any], named: Mapping[str, Any]) -> str:
+    """Why corrupted log-probs are the main cause where the size of their part does not say so."""
+    largest = max(_known(row["parts"]), key=lambda p: abs(p["value"]))
+    held = f"corrupted log-probs hold {share_words(row['corrupted_weight_share'])} of the weight"
+    if largest["cause"] != named["cause"]:
+        of = f"{largest['value']:+.2f} of the gap of {row['gap']:+.2f}"
+        return f"{held} and come first, whatever else is wrong: {CAUSE_WORDS[largest['cause']]} is {of}"
+    if not _clear(named):
+        return f"{held}; that this moves the number by {named['value']:+.2f} does not stand out from noise"
+    return ""
 
 
 def waterfall_alt(row: Mapping[str, Any]) -> str:
@@ -259,7 +273,10 @@ def ceiling_finding(audit: pd.DataFrame) -> str:
     """Which policies' effective sample size is just the number of rows at the largest weight."""
     bound = audit[audit.clip_dominated]
     if bound.empty:
-        return "No policy's effective sample size is the number of rows tied at its largest weight"
+        # Equal weights are all at the ceiling, and nothing is wrong with them.
+        equal = audit[(audit.tied > 1) & ((audit.ess / audit.tied - 1).abs() <= 0.1)].policy
+        but = f", but for {listed(list(equal))}, whose weights are all equal" if len(equal) else ""
+        return f"No policy's effective sample size is the number of rows tied at its largest weight{but}"
     told = [f"{r.policy} ({r.tied:,} rows)" for r in bound.itertuples()]
     return f"The effective sample size is the number of rows at the ceiling for {listed(told)}: the value is their mean"
 

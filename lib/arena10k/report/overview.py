@@ -62,6 +62,7 @@ def index(
     confidence: float = 0.95,
     controls: str = "",
     alarm: bool = False,
+    about: str = "",
 ) -> Path:
     """Write `reports/<run>/index.html`.
 
@@ -76,6 +77,7 @@ def index(
     confidence : the level of the intervals.
     title : what the experiment is, for the heading; the run's name where it is empty.
     truth : measured values by policy, where the run has them; shown beside the estimates, never used.
+    about : what a run is for that makes no estimates, in place of their summary.
     controls : what the controls of the log-probs say and what is missing, below the summary; set off as an alarm where
         `alarm`.
     """
@@ -92,7 +94,7 @@ def index(
         title=title or run,
         style=style_sheet(),
         icon=icon(),
-        summary=summary(estimates, best, confidence),
+        summary=visible(about) if about else summary(estimates, best, confidence),
         controls=visible(controls),
         alarm=alarm,
         level=f"{100 * confidence:g}%",

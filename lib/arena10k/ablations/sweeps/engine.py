@@ -47,9 +47,9 @@ class Variant:
 
     def code(self) -> str:
         """Digest of the code its numbers come from."""
-        parts = [context, estimate_row, ESTIMATORS[self.estimator].score]
+        parts = [context, estimate_row, ESTIMATORS[self.estimator].function]
         fit = CALIBRATIONS[self.calibration]
-        properties = {k: v for k, v in vars(ESTIMATORS[self.estimator]).items() if k != "score"}
+        properties = {k: v for k, v in vars(ESTIMATORS[self.estimator]).items() if k != "function"}
         return digest_of(code_digest(*parts, *([fit] if fit else [])), properties)
 
 
