@@ -140,7 +140,9 @@ def test_what_is_told_is_computed_and_marked_as_made_up(run, runs):
     assert "is not the clean one, as the rows are not: it is pi_bad, pi_cot, pi_clone, p0, pi_more_shots" in told
     assert "and was pi_bad, p0 = pi_clone, pi_cot, pi_more_shots, pi_terse. Only measuring" in told
     clean = [runs[0][0]]
-    assert "The ranking is the clean one;" in words.paragraph([[*clean, *runs[0][1:4], *clean]], run.params.incident)
+    assert "The ranking is the clean one;" in " ".join(
+        words.lead([[*clean, *runs[0][1:4], *clean]], run.params.incident)
+    )
     assert "9, is the 9 rows at the ceiling" in words.step_sentence(runs[0][3])
     first = max(runs[0][2].inv.findings.values(), key=lambda f: f.published.value)
     assert f"{first.policy} (stored -50.0: {first.published.value:.3f})" in told

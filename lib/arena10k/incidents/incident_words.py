@@ -104,26 +104,24 @@ def checks_sentence(params: IncidentParams) -> str:
     return f"The checks of single records {listed(told).rstrip(',')}."
 
 
-def paragraph(runs: Sequence[Sequence[Outcome]], params: IncidentParams) -> str:
-    """The incident in one paragraph; one sequence of outcomes per geometry, the first of them told step by step."""
+def lead(runs: Sequence[Sequence[Outcome]], params: IncidentParams) -> list[str]:
+    """The incident in paragraphs: what the numbers did, what setting them aside does, what the checks say, what to do.
+    One sequence of outcomes per geometry, the first of them told step by step."""
     before, *during, after = runs[0]
-    lead, again = _first_target(before), _first_target(after)
-    same = " again" if again.policy == lead.policy else ""
+    first, again = _first_target(before), _first_target(after)
+    same = " again" if again.policy == first.policy else ""
     left = listed([f"{f.policy} ({_cause(f)})" for f in after.inv.anomalies])
-    parts = [
-        "Every injected value on this page is made up; the clean run is not touched.",
-        f"As measured, SNIPS ranks {lead.policy} first among the targets ({lead.published.value:.3f}).",
-        _failed(during[0]),
-        f"With failures on the same rows for every target, the first is then {'; '.join(map(_first, during))}.",
-        gates_sentence([o for outcomes in runs for o in outcomes]),
+    return [
+        f"As measured, SNIPS ranks {first.policy} first among the targets ({first.published.value:.3f}). "
+        f"{_failed(during[0])} With failures on the same rows for every target, the first is then "
+        f"{'; '.join(map(_first, during))}.",
         f"Setting the failures aside puts {again.policy} first{same} ({again.published.value:.3f}); "
-        f"{f'what remains is {left}' if left else 'no anomaly remains'}.",
-        _restored(before, after),
-        checks_sentence(params),
+        f"{f'what remains is {left}' if left else 'no anomaly remains'}. {_restored(before, after)}",
+        f"{gates_sentence([o for outcomes in runs for o in outcomes])} {checks_sentence(params)}",
         "What to do: store a failure as a failure, and ask again for it; no number in its place is harmless, and "
         "clipping hides it.",
+        "Every injected value on this page is made up; the clean run is not touched.",
     ]
-    return " ".join(parts)
 
 
 def _restored(before: Outcome, after: Outcome) -> str:
@@ -170,6 +168,6 @@ def incident_json(name: str, clean: str, runs: Sequence[Sequence[Outcome]], para
         "run": name,
         "clean_run": clean,
         "injected": params.model_dump(mode="json"),
-        "paragraph": paragraph(runs, params),
+        "paragraph": " ".join(lead(runs, params)),
         "rows": known.to_dict("records"),
     }
