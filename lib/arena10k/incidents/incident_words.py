@@ -104,6 +104,10 @@ def checks_sentence(params: IncidentParams) -> str:
     return f"The checks of single records {listed(told).rstrip(',')}."
 
 
+#: Whoever takes the words from incident.json does not see the page around them.
+_MADE_UP = "Every injected value on this page is made up; the clean run is not touched."
+
+
 def lead(runs: Sequence[Sequence[Outcome]], params: IncidentParams) -> list[str]:
     """The incident in paragraphs: what the numbers did, what setting them aside does, what the checks say, what to do.
     One sequence of outcomes per geometry, the first of them told step by step."""
@@ -120,7 +124,6 @@ def lead(runs: Sequence[Sequence[Outcome]], params: IncidentParams) -> list[str]
         f"{gates_sentence([o for outcomes in runs for o in outcomes])} {checks_sentence(params)}",
         "What to do: store a failure as a failure, and ask again for it; no number in its place is harmless, and "
         "clipping hides it.",
-        "Every injected value on this page is made up; the clean run is not touched.",
     ]
 
 
@@ -168,6 +171,6 @@ def incident_json(name: str, clean: str, runs: Sequence[Sequence[Outcome]], para
         "run": name,
         "clean_run": clean,
         "injected": params.model_dump(mode="json"),
-        "paragraph": " ".join(lead(runs, params)),
+        "paragraph": " ".join([_MADE_UP, *lead(runs, params)]),
         "rows": known.to_dict("records"),
     }
