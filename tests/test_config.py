@@ -161,6 +161,31 @@ def test_a_params_file_is_named_from_where_it_is_found_again(home, tmp_path, mon
     assert paths.params_file(paths.shown(paths.params_file("sample"))) == paths.params_file("sample")
 
 
+def test_a_params_file_is_found_from_the_working_directory_first(home, tmp_path, monkeypatch):
+    here, elsewhere = tmp_path / "here", tmp_path / "data disk"
+    monkeypatch.setenv("ARENA10K_HOME", str(elsewhere))
+    for folder in (here, elsewhere):
+        (folder / "params").mkdir(parents=True)
+        write(folder / "params", GOOD, "mine.yaml")
+    monkeypatch.chdir(here)
+    for name in ("params/mine.yaml", "params/mine", "mine"):
+        assert paths.params_file(name) == here / "params" / "mine.yaml"
+    (here / "params" / "mine.yaml").unlink()
+    assert paths.params_file("params/mine.yaml") == paths.params_file("mine") == elsewhere / "params" / "mine.yaml"
+
+
+def test_a_params_file_that_is_not_there_is_named_whole_with_where_it_was_looked_for(home, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    name = f"{'deep/' * 30}mien.yaml"
+    with pytest.raises(ArenaError) as caught:
+        paths.params_file(name)
+    assert f"no params file {name!r}" in str(caught.value)
+    for folder in (here, home, paths.source_root()):
+        assert str(folder) in str(caught.value)
+
+
 def test_a_part_of_the_params_that_is_needed_and_left_out_is_named():
     assert section("there", "judge") == "there"
     with pytest.raises(ArenaError, match="the params have no `ablations`"):
