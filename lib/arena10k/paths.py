@@ -13,7 +13,8 @@ from pathlib import Path
 from arena10k.errors import ArenaError, unknown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_RESERVED = {"sample"}
+#: Runs that are read from the repository wherever `home` points.
+RESERVED = {"sample"}
 
 
 def source_root() -> Path:
@@ -82,7 +83,7 @@ def shown(path: Path) -> str:
 
 def data_dir(run: str) -> Path:
     """`data/<run>`; the committed sample is read from the repository wherever `home` points."""
-    root = source_root() if run in _RESERVED else home()
+    root = source_root() if run in RESERVED else home()
     return root / "data" / check_run_name(run)
 
 
@@ -120,7 +121,7 @@ def server_log(run: str) -> Path:
 def made_runs() -> list[str]:
     """The runs that are there: names of the data folders with prompts, the sample first."""
     found = (path.parent.name for path in (home() / "data").glob("*/prompts.parquet"))
-    return [*sorted(_RESERVED), *sorted(set(found) - _RESERVED)]
+    return [*sorted(RESERVED), *sorted(set(found) - RESERVED)]
 
 
 def notebook(stage: str) -> Path:
