@@ -38,8 +38,14 @@ def changed(where, value):
 @pytest.mark.parametrize(
     ("where", "value", "says"),
     [
-        ("polices", {}, "polices: unknown key"),
-        ("policies.p0.temprature", 1.0, "policies.p0.temprature: unknown key"),
+        ("polices", {}, "polices: unknown key; did you mean 'policies'?"),
+        ("policies.p0.temprature", 1.0, "policies.p0.temprature: unknown key; did you mean 'temperature'?"),
+        (
+            "judge",
+            {"form": "chat", "provider": "local", "model": "m", "case": "{prompt}{response}", "min_mas": 1},
+            "judge.min_mas: unknown key; did you mean 'min_mass'?",
+        ),
+        ("prompts", {"source": "buildin"}, "'arena' (got 'buildin'); did you mean 'builtin'?"),
         ("policies.p0.max_tokens", "many", "policies.p0.max_tokens: Input should be a valid integer (got 'many')"),
         ("policies.p0.max_tokens", 0, "policies.p0.max_tokens: Input should be greater than or equal to 1 (got 0)"),
         ("policies.p0.provider", "nowhere", "policies.p0.provider 'nowhere' is not among providers: local"),
@@ -88,7 +94,7 @@ def test_several_faults_are_several_lines(tmp_path):
 def test_missing_files_and_bad_yaml_are_named(tmp_path):
     with pytest.raises(ArenaError, match="no params file 'nowhere'"):
         config.load("nowhere")
-    with pytest.raises(ParamsError, match=r"try\.yaml: not valid YAML"):
+    with pytest.raises(ParamsError, match=r'try\.yaml: not valid YAML: [^<]* in "try\.yaml", line 1'):
         config.load(write(tmp_path, "run: [unclosed"))
     with pytest.raises(ParamsError, match="expected a mapping"):
         config.load(write(tmp_path, "- a list"))
