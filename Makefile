@@ -7,6 +7,12 @@ export UV_SYSTEM_CERTS = 1
 # Every stage is a process: without bytecode each of them would compile all libraries anew (three times the work).
 unexport PYTHONDONTWRITEBYTECODE
 
+# A misspelt variable would be ignored, and the default experiment run.
+MISSPELT := $(foreach word,$(filter-out PARAMS=% RUN=% PROFILE=% PYTHON=%,$(MAKEOVERRIDES)),$(if $(findstring =,$(word)),$(word)))
+ifneq ($(strip $(MISSPELT)),)
+$(error $(strip $(MISSPELT)) sets nothing here: the variables are PARAMS, RUN, PROFILE and PYTHON)
+endif
+
 .PHONY: report test browser coverage lock help
 report: .venv/ready  ## run the experiment of PARAMS (default: the local model), print where the report is
 	@.venv/bin/arena10k report --params "$(PARAMS)" --run "$(RUN)" --profile "$(PROFILE)"

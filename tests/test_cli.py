@@ -32,7 +32,7 @@ def edited(home, change):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"judgee": {}}, "error: broken.yaml: judgee: unknown key"),
+        ({"judgee": {}}, "error: broken.yaml: judgee: unknown key; did you mean 'judge'?"),
         ({"seed": "one"}, "error: broken.yaml: seed: Input should be a valid integer (got 'one')"),
         (
             {"providers": {"local": {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key_env": "NO_SUCH"}}},

@@ -38,8 +38,14 @@ def changed(where, value):
 @pytest.mark.parametrize(
     ("where", "value", "says"),
     [
-        ("polices", {}, "polices: unknown key"),
-        ("policies.p0.temprature", 1.0, "policies.p0.temprature: unknown key"),
+        ("polices", {}, "polices: unknown key; did you mean 'policies'?"),
+        ("policies.p0.temprature", 1.0, "policies.p0.temprature: unknown key; did you mean 'temperature'?"),
+        (
+            "judge",
+            {"form": "chat", "provider": "local", "model": "m", "case": "{prompt}{response}", "min_mas": 1},
+            "judge.min_mas: unknown key; did you mean 'min_mass'?",
+        ),
+        ("prompts", {"source": "buildin"}, "'arena' (got 'buildin'); did you mean 'builtin'?"),
         ("policies.p0.max_tokens", "many", "policies.p0.max_tokens: Input should be a valid integer (got 'many')"),
         ("policies.p0.max_tokens", 0, "policies.p0.max_tokens: Input should be greater than or equal to 1 (got 0)"),
         ("policies.p0.provider", "nowhere", "policies.p0.provider 'nowhere' is not among providers: local"),
@@ -88,7 +94,7 @@ def test_several_faults_are_several_lines(tmp_path):
 def test_missing_files_and_bad_yaml_are_named(tmp_path):
     with pytest.raises(ArenaError, match="no params file 'nowhere'"):
         config.load("nowhere")
-    with pytest.raises(ParamsError, match=r"try\.yaml: not valid YAML"):
+    with pytest.raises(ParamsError, match=r'try\.yaml: not valid YAML: [^<]* in "try\.yaml", line 1'):
         config.load(write(tmp_path, "run: [unclosed"))
     with pytest.raises(ParamsError, match="expected a mapping"):
         config.load(write(tmp_path, "- a list"))
@@ -159,6 +165,31 @@ def test_a_params_file_is_named_from_where_it_is_found_again(home, tmp_path, mon
     monkeypatch.setenv("ARENA10K_HOME", str(tmp_path / "other"))
     assert paths.shown(outside) == str(outside)
     assert paths.params_file(paths.shown(paths.params_file("sample"))) == paths.params_file("sample")
+
+
+def test_a_params_file_is_found_from_the_working_directory_first(home, tmp_path, monkeypatch):
+    here, elsewhere = tmp_path / "here", tmp_path / "data disk"
+    monkeypatch.setenv("ARENA10K_HOME", str(elsewhere))
+    for folder in (here, elsewhere):
+        (folder / "params").mkdir(parents=True)
+        write(folder / "params", GOOD, "mine.yaml")
+    monkeypatch.chdir(here)
+    for name in ("params/mine.yaml", "params/mine", "mine"):
+        assert paths.params_file(name) == here / "params" / "mine.yaml"
+    (here / "params" / "mine.yaml").unlink()
+    assert paths.params_file("params/mine.yaml") == paths.params_file("mine") == elsewhere / "params" / "mine.yaml"
+
+
+def test_a_params_file_that_is_not_there_is_named_whole_with_where_it_was_looked_for(home, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    name = f"{'deep/' * 30}mien.yaml"
+    with pytest.raises(ArenaError) as caught:
+        paths.params_file(name)
+    assert f"no params file {name!r}" in str(caught.value)
+    for folder in (here, home, paths.source_root()):
+        assert str(folder) in str(caught.value)
 
 
 def test_a_part_of_the_params_that_is_needed_and_left_out_is_named():

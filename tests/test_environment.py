@@ -96,3 +96,16 @@ def test_make_help_names_every_target():
     told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     lines = dict(re.findall(r"^make (\w+) +(\S.*)$", told, re.MULTILINE))
     assert set(lines) == targets
+
+
+def test_make_refuses_a_misspelt_variable_and_takes_its_own():
+    def planned(*words):
+        command = ["make", "-n", "-o", ".venv/ready", "report", *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    refused = planned("PARAM=params/x.yaml")
+    (line,) = refused.stderr.splitlines()
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "PARAM=params/x.yaml sets nothing here: the variables are PARAMS, RUN, PROFILE and PYTHON" in line
+    taken = planned("PARAMS=my params/x.yaml", "RUN=r", "PROFILE=p", "PYTHON=python3")
+    assert '--params "my params/x.yaml" --run "r" --profile "p"' in taken.stdout

@@ -24,7 +24,7 @@ from arena10k import attribution, errors, paths
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.estimators import ESTIMATORS
-from arena10k.explore import frames, methods, reasons
+from arena10k.explore import frames, methods, reasons, selection
 from arena10k.explore.view import View
 from arena10k.run import Run
 from arena10k.statistics import diagnostics, evaluate, intervals, verdicts
@@ -440,3 +440,17 @@ def test_examples_in_docstrings_hold(run, module):
 def test_a_name_without_a_likeness_is_told_without_a_guess():
     assert str(errors.unknown("run", "zzz", ["p0"])) == "no run 'zzz': there is p0"
     assert "none" in str(errors.unknown("run", "zzz", []))
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("category = 'capital'", "to compare, write == in place of ="),
+        ("prompt_chars", 'such as "prompt_chars < 40" is'),
+        ("categry == 'capital'", "did you mean 'category'?"),
+        ("categry == 'capital'", "language, answer, check) and prompt_chars, their length"),
+    ],
+)
+def test_a_filter_that_is_no_question_says_how_to_ask(where, says):
+    with pytest.raises(ArenaError, match=re.escape(says)):
+        selection.choose(Run("sample").prompts, where)

@@ -102,6 +102,11 @@ def test_the_control_of_the_layout_shows_the_noise_floor_of_the_log_probs(public
     assert (floor.median_abs, floor.max_abs) == (np.median(size), size.max())
     assert quality.clones(run.params) == ["clone"]
     assert any("the control of the log-probs: clone" in line for line in interchange.lines(account))
+    responses = sum(account["records"]["responses"][name]["ok"] for name in account["records"]["responses"])
+    taken = sum(file["taken"] for file in account["files"])
+    told = f"  {taken - responses:,} of the {taken:,} rows taken are responses that a file before has too: counted once"
+    assert taken > responses
+    assert told in interchange.lines(account)
 
 
 def test_who_is_a_clone_is_the_users_to_say(public, tmp_path):

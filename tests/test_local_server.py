@@ -421,6 +421,18 @@ def test_a_taken_port_is_refused(server):
         pass
 
 
+@pytest.mark.parametrize("program", ["arena10k", "arena10k.local_server"])
+def test_a_busy_port_is_one_sentence(server, program):
+    port = server.rsplit(":", 1)[1]
+    command = [sys.executable, "-m", program, *(["serve-local"] if program == "arena10k" else []), "--port", port]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert told.returncode in (1, 2)
+    (line,) = told.stderr.splitlines()
+    assert (
+        line.lower() == f"error: port {port} of 127.0.0.1 is in use by another program: choose another one with --port"
+    )
+
+
 def test_a_server_that_cannot_start_shows_its_log(monkeypatch, tmp_path):
     (tmp_path / "click.py").write_text("raise ImportError('no click today')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

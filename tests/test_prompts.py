@@ -8,13 +8,17 @@ import unicodedata
 
 import pytest
 
+from arena10k import paths
 from arena10k.collection import oracle
+from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.inputs import prompts
 from arena10k.inputs.policies import unit_hash
 from arena10k.params.config import load
 from arena10k.params.sections import PromptsParams
+from arena10k.run import Run
 from arena_export import as_json, conversation, row, write_parquet
+from test_cli import arena
 from test_collect import make_params
 
 
@@ -249,3 +253,39 @@ def test_every_built_in_prompt_has_a_checker_that_accepts_its_answer():
         assert oracle.check(spec, known.answer, prompt_id=known.prompt_id) in (0.0, 1.0)
         assert oracle.check(spec, "I do not know.", prompt_id=known.prompt_id) == 0.0
         assert oracle.check(spec, "", prompt_id=known.prompt_id) == 0.0
+
+
+@pytest.mark.parametrize("cut", [1.0, 0.5, 0.0])
+def test_a_damaged_or_removed_file_of_prompts_is_named_with_what_to_do(home, cut):
+    make_params(home, "http://127.0.0.1:9/v1")
+    params = with_lines(home, [line(f"p{i}", f"question {i}") for i in range(40)])
+    frame, _ = prompts.load(params)
+    prompts.write(params, frame)
+    Store.open(paths.store_file("stub")).close()
+    file = paths.prompts_file("stub")
+    whole = file.read_bytes()
+    file.unlink()
+    if cut < 1:
+        file.write_bytes(whole[: int(cut * len(whole))])
+    says = "data/stub/prompts.parquet: " + ("is not there" if cut == 1 else "cannot be read as Parquet (")
+    with pytest.raises(ArenaError, match=re.escape(says)) as caught:
+        Run(home / "stub.yaml").prompts  # noqa: B018 - it is read when it is asked for
+    assert "there is sample" not in str(caught.value)
+    told = arena("status", "stub", "--params", home / "stub.yaml")
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr == f"error: {caught.value}\n"
+    # What the message says to do mends it.
+    file.unlink(missing_ok=True)
+    prompts.write(params, frame)
+    assert Run(home / "stub.yaml").prompts.equals(frame)
+
+
+def test_a_recording_without_prompts_is_not_among_those_that_are_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "source_root", lambda: tmp_path)
+    with pytest.raises(ArenaError, match=r"has not started.*there is none$"):
+        prompts.read("sample")
+    folder = paths.data_dir("sample")
+    folder.mkdir(parents=True)
+    (folder / "records.parquet").write_bytes(b"")
+    with pytest.raises(ArenaError, match="is not there, though records of the run are: restore it with `git checkout"):
+        prompts.read("sample")

@@ -21,7 +21,7 @@ from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.inputs.prompts import load, write
 from arena10k.params.config import load as load_params
-from arena10k.pipeline import runner
+from arena10k.pipeline import failures, runner
 from arena10k.run import Run
 from arena10k.tables import table
 from stub_server import Stub, error
@@ -180,25 +180,45 @@ def test_where_one_policy_cannot_be_scored_the_others_are_counted(home):
 
 def test_what_stopped_a_run_is_told_until_it_goes_through(home):
     make_params(home, "http://127.0.0.1:9/v1", n_prompts=4, draws=1, max_attempts=1)
-    goes_on = f"; once that is mended, this goes on: arena10k report --params {home / 'stub.yaml'}"
+    goes_on = f"his goes on: arena10k report --params {home / 'stub.yaml'}"
     assert arena("report", "--params", home / "stub.yaml").returncode == 1
     (line,) = stopped()
     assert re.match(
         r"stopped at \d{4}-\d\d-\d\d \d\d:\d\d UTC: 02_responses: providers\.stub: http://127.* connection", line
     )
-    assert "is the endpoint at work, and http://127.0.0.1:9/v1 its base_url?" in line
-    assert line.endswith(goes_on)
+    assert line.endswith(f"is the endpoint at work, and http://127.0.0.1:9/v1 its base_url? T{goes_on}")
     with Stub(lambda body, n: error(401, "bad key")) as stub:
         make_params(home, stub.url, n_prompts=4, draws=1)
         assert arena("report", "--params", home / "stub.yaml").returncode == 1
         (line,) = stopped()
         assert "http_401: bad key" in line
+        assert line.endswith(f"nothing was spent by that refusal; t{goes_on}")
         stub.fault = None
         with runner.only_one("stub"):
             (line,) = stopped()
         assert line.endswith("; it is at work again now")
         assert arena("stage", "02_responses", "--params", home / "stub.yaml").returncode == 0
     assert stopped() == []
+
+
+def test_a_reason_that_says_how_to_go_on_is_told_once(home):
+    folder = paths.reports_dir("stub") / "stages"
+    folder.mkdir(parents=True)
+    for reason, ends in [
+        ("stopped on request; the same command goes on from here", "UTC: stopped on request; this goes on: X"),
+        ("its base_url? The same command goes on from here", "UTC: its base_url? This goes on: X"),
+        ("the weights are missing.", "UTC: the weights are missing; once that is mended, this goes on: X"),
+    ]:
+        failures.note("stub", "02_responses", reason)
+        (line,) = failures.told("stub", "X", at_work=False)
+        assert line.endswith(ends)
+
+
+def test_what_is_not_known_yet_is_a_dash_in_every_column(begun):
+    told = arena("status", begun[0].run, "--params", paths.home() / "stub.yaml")
+    assert told.returncode == 0, told.stderr
+    assert "None" not in told.stdout.split("controls")[0].split("\n", 1)[1].rsplit("\n", 1)[0]
+    assert re.search(r"responses +p0 +240 +0 +0 +0\.0 +-\n", told.stdout)
 
 
 def stopped():

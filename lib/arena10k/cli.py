@@ -53,7 +53,9 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
     from arena10k.pipeline import spending, stopping
 
     if cost:
-        for line in spending.told(config.load(params_file, run or None), retry_errors):
+        params = config.load(params_file, run or None)
+        spending.check_labels(params)
+        for line in spending.told(params, retry_errors):
             click.echo(line)
         return
     try:
@@ -92,6 +94,7 @@ def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, ret
     policies(params)  # names a chat template that cannot be used
     for name in params.asked if not params.recording else ():
         client.api_key(name, params.providers[name])
+    spending.check_labels(params)
     agreed = yes or options.told("yes") or spending.agreed(params, retry_errors or options.told("retry_errors"))
     if not agreed:
         click.echo("error: not agreed to, nothing was asked (--yes agrees in advance)", err=True)
@@ -101,6 +104,8 @@ def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, ret
     if retry_errors:
         command += ["--forcerun", *(f"stage_{stage.name}" for stage in stages.of(params).values() if stage.asks)]
     with runner.only_one(params.run):
+        if not paths.prompts_file(params.run).is_file():
+            stages.out_of_date(params.run, "01_prompts")  # its stamp may be of prompts that were removed
         before = failures.latest(params.run)
         environment = options.environment(yes=agreed, retry_errors=retry_errors or options.told("retry_errors"))
         code = stopping.run(command, environment)

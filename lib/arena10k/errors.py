@@ -63,18 +63,27 @@ def one_line(message: object) -> str:
     return " ".join(str(message).split())
 
 
-def unknown(what: str, name: object, known: Iterable[str]) -> ArenaError:
+def meant(name: object, known: Iterable[str]) -> str:
+    """The words for the one of `known` that may have been meant by `name`, with a semicolon in front; empty for none.
+
+    >>> meant("categry", ["category", "prompt"])
+    "; did you mean 'category'?"
+    """
+    by_folded = {n.casefold(): n for n in known}
+    close = difflib.get_close_matches(str(name)[:80].casefold(), by_folded, n=1)
+    return f"; did you mean {by_folded[close[0]]!r}?" if close else ""
+
+
+def unknown(what: str, name: object, known: Iterable[str], most: int = 80) -> ArenaError:
     """The error for a name that is not among those `known`: says which there are, and which one may have been meant.
+    Of the name `most` characters are told.
 
     >>> print(unknown("policy", "pi_bda", ["p0", "pi_bad"]))
     no policy 'pi_bda': there is p0, pi_bad; did you mean 'pi_bad'?
     """
-    names, told = list(known), str(name)[:80]
+    names, told = list(known), str(name)[:most]
     listed = names if len(names) <= MOST_LISTED else [*names[:3], f"... ({len(names):,} in all)"]
-    by_folded = {n.casefold(): n for n in names}
-    close = difflib.get_close_matches(told.casefold(), by_folded, n=1)
-    meant = f"; did you mean {by_folded[close[0]]!r}?" if close else ""
-    return ArenaError(f"no {what} {told!r}: there is {', '.join(listed) or 'none'}{meant}")
+    return ArenaError(f"no {what} {told!r}: there is {', '.join(listed) or 'none'}{meant(name, names)}")
 
 
 def invalid(code: str, detail: str) -> CallError:

@@ -13,7 +13,8 @@ from pathlib import Path
 from arena10k.errors import ArenaError, unknown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_RESERVED = {"sample"}
+#: Runs that are read from the repository wherever `home` points.
+RESERVED = {"sample"}
 
 
 def source_root() -> Path:
@@ -42,17 +43,34 @@ def check_run_name(name: str, what: str = "run name") -> str:
 
 
 def params_file(name: str | Path) -> Path:
-    """The params file for a name (`local`), a file name (`local.yaml`) or a path (`params/local.yaml`)."""
+    """The params file for a name (`local`), a file name (`local.yaml`) or a path (`params/local.yaml`).
+
+    A path starts at the working directory, else at the folder with `data/`, else at the repository; a name is looked
+    for in the folder `params` of each as well.
+
+    Raises
+    ------
+    ArenaError
+        With the path as it was given, and the folders in which it was looked for.
+    """
     given = Path(name)
-    candidates = [given] if given.suffix else [given.with_suffix(".yaml")]
-    candidates += [home() / candidates[0], source_root() / candidates[0], source_root() / "params" / candidates[0].name]
-    for candidate in candidates:
+    file = given if given.suffix else given.with_suffix(".yaml")
+    roots = list(dict.fromkeys([Path.cwd(), home(), source_root()]))
+    for candidate in [*(root / file for root in roots), *(root / "params" / file.name for root in roots)]:
         if candidate.is_file():
             return candidate.resolve()
-    error = unknown("params file", name, sorted(p.stem for p in (source_root() / "params").glob("*.yaml")))
+    raise _no_params_file(name, file, roots)
+
+
+def _no_params_file(name: str | Path, file: Path, roots: list[Path]) -> ArenaError:
+    stems = dict.fromkeys(p.stem for root in roots for p in sorted((root / "params").glob("*.yaml")))
+    told = unknown("params file", name, stems, most=len(str(name)))
     if str(name) in made_runs():
-        raise ArenaError(f"{error}; data/{name} is there: name the params it was made with, and {name!r} as the run")
-    raise error
+        return ArenaError(f"{told}; data/{name} is there: name the params it was made with, and {name!r} as the run")
+    if file.is_absolute():
+        return told
+    looked = ", ".join(map(str, roots))
+    return ArenaError(f"{told}; looked for {file} in {looked}, and for {file.name} in their folders params")
 
 
 def shown(path: Path) -> str:
@@ -65,7 +83,7 @@ def shown(path: Path) -> str:
 
 def data_dir(run: str) -> Path:
     """`data/<run>`; the committed sample is read from the repository wherever `home` points."""
-    root = source_root() if run in _RESERVED else home()
+    root = source_root() if run in RESERVED else home()
     return root / "data" / check_run_name(run)
 
 
@@ -103,7 +121,7 @@ def server_log(run: str) -> Path:
 def made_runs() -> list[str]:
     """The runs that are there: names of the data folders with prompts, the sample first."""
     found = (path.parent.name for path in (home() / "data").glob("*/prompts.parquet"))
-    return [*sorted(_RESERVED), *sorted(set(found) - _RESERVED)]
+    return [*sorted(RESERVED), *sorted(set(found) - RESERVED)]
 
 
 def notebook(stage: str) -> Path:

@@ -26,7 +26,6 @@ from arena10k.collection.jobs import (
     expected,
 )
 from arena10k.collection.store import Store
-from arena10k.errors import ArenaError
 from arena10k.inputs import prompts
 from arena10k.params.config import Params
 from arena10k.tables import table
@@ -281,7 +280,9 @@ def frame(status: dict[str, Any]) -> pd.DataFrame:
     ]
     columns = ["job", "policy", "total", "ok", "failed", "codes", "errors", "attempts", "rate", "eta_seconds"]
     columns += [*(["dollars", "dollars_projected"] if any(j["dollars"] for j in status["jobs"]) else [])]
-    return pd.DataFrame(rows, columns=columns)
+    # Numbers that are not known are missing in one way, also where none of a column is known.
+    unknown = {column: float for column in columns if column in ("rate", "eta_seconds", "dollars_projected")}
+    return pd.DataFrame(rows, columns=columns).astype(unknown)
 
 
 def open_store(params: Params) -> Store:
@@ -289,8 +290,7 @@ def open_store(params: Params) -> Store:
     if params.recording:
         return Store.recording(paths.records_file(params.run)).using(contexts(params).values())
     if not paths.prompts_file(params.run).is_file():
-        made = ", ".join(paths.made_runs())
-        raise ArenaError(f"run {params.run!r} has not started: no prompts and no records; there is {made}")
+        raise prompts.none_there(params.run)
     return Store.read(paths.store_file(params.run)).using(contexts(params).values())
 
 

@@ -15,9 +15,37 @@ from arena10k.collection.jobs import ORACLE, RESPONSES, contexts, labels_wanted
 from arena10k.collection.records import Record
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import Task
-from arena10k.errors import section
+from arena10k.errors import ArenaError, section
 from arena10k.inputs.policies import digest
 from arena10k.params.config import Params
+
+
+def check_prompts(params: Params, prompts: pd.DataFrame) -> None:
+    """Whether the exact oracle that the params ask for can label these prompts; before anything is asked.
+
+    Raises
+    ------
+    ArenaError
+        Where no prompt has a `check`, and for the first one that cannot be run.
+    """
+    asked = params.oracle
+    wanted = asked.p0_fraction > 0 or asked.target_labels > 0 or asked.truth
+    if asked.kind != "exact" or not wanted or "oracle" not in params.model_fields_set:
+        return
+    name = params.prompts.path or "the built-in set"
+    checks = prompts.set_index("prompt_id")["check"].dropna()
+    if checks.empty:
+        raise ArenaError(
+            f"{name}: none of the {len(prompts):,} prompts has a `check`, by which the oracle of the params "
+            "(oracle.kind: exact) labels (`answer` is for the judge alone): give the rows such as "
+            '"check": {"kind": "contains_any", "values": ["Paris"]}, or the params an oracle of kind: model, or no '
+            "labels (oracle: {p0_fraction: 0, target_labels: 0, truth: false})"
+        )
+    for prompt_id, check in checks.items():
+        try:
+            oracle.validate(json.loads(check), prompt_id=str(prompt_id))
+        except ValueError as error:
+            raise ArenaError(f"{name}: {error}: mend its `check` or take it out") from error
 
 
 def label(params: Params, store: Store, prompts: pd.DataFrame) -> int:
@@ -47,6 +75,7 @@ def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]
 def _label_exactly(params: Params, store: Store, prompts: pd.DataFrame) -> int:
     if params.recording:
         return 0
+    check_prompts(params, prompts)
     wanted, current = labels_wanted(params, prompts.prompt_id), contexts(params)
     checks = prompts.set_index("prompt_id")["check"].dropna()
     specs = {prompt_id: json.loads(check) for prompt_id, check in checks.items()}

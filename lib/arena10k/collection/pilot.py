@@ -23,9 +23,12 @@ def run(params: Params, store: Store, prompts: pd.DataFrame) -> None:
     Raises
     ------
     ArenaError
-        As `collect.collect` does.
+        As `collect.collect` and `labels.check_prompts` do.
     """
-    if params.recording or all(params.providers[name].kind == "embedded" for name in params.asked):
+    if params.recording:
+        return
+    labels.check_prompts(params, prompts)
+    if all(params.providers[name].kind == "embedded" for name in params.asked):
         return
     kinds = {
         "responses": partial(generate.tasks, params, prompts),

@@ -47,7 +47,7 @@ def read_rating(grader: ChatGrader, answer: dict[str, Any]) -> tuple[float, str]
     if found is None:
         bare = _NUMBER.fullmatch(text.strip())
         if not bare or cut:
-            raise _unparsable(text, cut)
+            raise _unparsable(grader, text, cut)
         found = {"rating": float(bare.group())}
     return _on_scale(grader, found["rating"], text, grader.numbers == "whole"), text
 
@@ -61,7 +61,7 @@ def read_interval(judge: ChatJudge, answer: dict[str, Any]) -> tuple[float, floa
     text, cut = _text(answer)
     found = _numbers(text, ("rating", "low", "high"))
     if found is None:
-        raise _unparsable(text, cut)
+        raise _unparsable(judge, text, cut)
     rating = _on_scale(judge, found["rating"], text, judge.numbers == "whole")
     low, high = (_on_scale(judge, found[end], text, False) for end in ("low", "high"))
     if not low <= rating <= high:
@@ -99,7 +99,11 @@ def _normalised(found: Reading, min_mass: float, ratings: list[str], size: int) 
     if not found:
         raise invalid("no_ratings", f"none of {ratings} is among the top {size} tokens")
     if not mass >= min_mass:
-        raise invalid("low_mass", f"the rating tokens hold {mass:.3f} of the probability, {min_mass} is asked")
+        raise invalid(
+            "low_mass",
+            f"the rating tokens hold {mass:.3f} of the probability, {min_mass} is asked: lower judge.min_mass, or word "
+            "judge.case so that the next token is a rating",
+        )
     return [(score, p / mass) for score, p in found], mass
 
 
@@ -151,6 +155,12 @@ def _on_scale(grader: ChatGrader, number: float, text: str, whole: bool) -> floa
     return (number - low) / (high - low)
 
 
-def _unparsable(text: str, cut: bool) -> CallError:
-    told = "is cut off at max_tokens" if cut else "is not in the form that was asked for"
+def _unparsable(grader: ChatGrader, text: str, cut: bool) -> CallError:
+    told = "is not in the form that was asked for"
+    if cut:
+        key = "judge" if isinstance(grader, ChatJudge) else "oracle.grader"
+        told = (
+            f"is cut off at max_tokens: raise {key}.max_tokens ({grader.max_tokens} now), or name a {key}.model that "
+            "answers in the form that is asked for"
+        )
     return invalid("unparsable_rating", f"the answer {told}: {text!r:.200}")

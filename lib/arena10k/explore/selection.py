@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import pandas as pd
 
-from arena10k.errors import ArenaError, one_line, unknown
+from arena10k.errors import ArenaError, meant, one_line, unknown
 from arena10k.tables.table import Table
 
 #: A query on the prompts (`"category == 'sum' and prompt_chars < 40"`), or a function of their frame; either gives a
@@ -17,6 +18,8 @@ Where: TypeAlias = str | pd.Series | pd.DataFrame | list[Any] | Callable[[pd.Dat
 
 #: What pandas raises for a text that is no query.
 _NO_QUERY = (NameError, SyntaxError, TypeError, ValueError, KeyError, AttributeError, NotImplementedError)
+#: A single = outside of ==, <=, >= and !=.
+_ASSIGNS = re.compile(r"(?<![=<>!])=(?!=)")
 #: What a query may ask for beside the columns of the prompts.
 CHARS = "prompt_chars"
 
@@ -68,12 +71,17 @@ def _queried(frame: pd.DataFrame, query: str) -> pd.Series:
     try:
         found = frame.eval(query, engine="python")
     except _NO_QUERY as error:
+        strange = getattr(error, "name", None) or (re.findall(r"name '(\w+)' is not defined", str(error)) or [""])[0]
+        columns = ", ".join(column for column in frame.columns if column != CHARS)
+        close = meant(strange, frame.columns) if strange else ""
         raise ArenaError(
-            f"where={query!r}: {one_line(error)}; a filter asks about prompts, by {', '.join(frame.columns)}, such as "
+            f"where={query!r}: {one_line(error)}{close}; a filter asks about "
+            f"prompts, by the columns of `run.prompts` ({columns}) and {CHARS}, their length, such as "
             f"\"category == 'x' and {CHARS} < 40\""
         ) from error
     if not isinstance(found, pd.Series) or not pd.api.types.is_bool_dtype(found):
-        raise ArenaError(f"where={query!r} is no question with yes or no for every prompt")
+        hint = "to compare, write == in place of =" if _ASSIGNS.search(query) else f'such as "{CHARS} < 40" is'
+        raise ArenaError(f"where={query!r} is no question with yes or no for every prompt: {hint}")
     return found.fillna(False)
 
 

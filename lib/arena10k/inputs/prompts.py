@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from arena10k import paths
-from arena10k.errors import ArenaError
+from arena10k.errors import ArenaError, one_line
 from arena10k.inputs import sources
 from arena10k.inputs.policies import unit_hash
 from arena10k.inputs.sources import COLUMNS, Row
@@ -140,12 +140,40 @@ def write(params: Params, frame: pd.DataFrame) -> None:
 
 
 def read(run: str) -> pd.DataFrame:
-    """The run's prompts, in order. Raises ArenaError where stage 01 has not run."""
+    """The run's prompts, in order. Raises ArenaError where stage 01 has not run, and for a file that is damaged."""
     path = paths.prompts_file(run)
     if not path.is_file():
-        made = ", ".join(paths.made_runs())
-        raise ArenaError(f"run {run!r} has no prompts yet: `make report` with its params makes it; there is {made}")
-    return pd.read_parquet(path)
+        raise none_there(run)
+    import pyarrow as pa
+
+    try:
+        return pd.read_parquet(path)
+    except (pa.ArrowException, OSError) as error:
+        why = f"cannot be read as Parquet ({one_line(error):.80})"
+        raise ArenaError(f"{paths.shown(path)}: {why}: {_again(run)}") from error
+
+
+def none_there(run: str) -> ArenaError:
+    """The error for a run without prompts: one that has not begun, or whose file was removed."""
+    path = paths.prompts_file(run)
+    if any(file.is_file() for file in (paths.store_file(run), paths.records_file(run))):
+        return ArenaError(f"{paths.shown(path)}: is not there, though records of the run are: {_again(run)}")
+    made = ", ".join(name for name in paths.made_runs() if name != run) or "none"
+    return ArenaError(
+        f"run {run!r} has not started, it has no prompts yet: `make report` with its params makes it; there is {made}"
+    )
+
+
+def _again(run: str) -> str:
+    """What to do where the prompts of a run are lost."""
+    if run in paths.RESERVED:
+        return f"restore it with `git checkout -- data/{run}`"
+    if paths.import_file(run).is_file():
+        return f"restore it from a copy, or remove data/{run} and import it again"
+    return (
+        "restore it from a copy, or leave no such file there: `make report` with the params and prompts of before then "
+        "writes it again, and keeps what was measured"
+    )
 
 
 def steps(counts: dict[str, int]) -> pd.DataFrame:

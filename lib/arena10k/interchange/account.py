@@ -89,6 +89,9 @@ def lines(account: dict[str, Any]) -> list[str]:
         return [f"{run}: the same files are imported already: nothing to do"]
     out = [sentence(account)]
     out += [f"  {f['file']}: {_told(f)}" for f in account["files"]]
+    taken = sum(file["taken"] for file in account["files"])
+    if again := taken - _responses(account):
+        out.append(f"  {again:,} of the {taken:,} rows taken are responses that a file before has too: counted once")
     out += [f"  policy {name!r} is called {plain} here" for name, plain in account["policies"].items() if name != plain]
     if clones := account["params"]["imported"].get("clones"):
         out.append(f"  taken for the logging policy again, the control of the log-probs: {_listed(clones)}")
@@ -120,12 +123,14 @@ def fault_words(fault: dict[str, Any]) -> str:
     return f"line {fault['line']}: {field}{fault['fault']}: {row}"
 
 
+def _responses(account: dict[str, Any]) -> int:
+    return sum(sum(outcomes.values()) for outcomes in account["records"].get(RESPONSES, {}).values())
+
+
 def sentence(account: dict[str, Any]) -> str:
     """What was imported."""
-    records = account["records"]
-    responses = sum(sum(outcomes.values()) for outcomes in records.get(RESPONSES, {}).values())
     return (
-        f"{account['run']}: imported {responses:,} responses to {account['prompts']:,} prompts, of "
+        f"{account['run']}: imported {_responses(account):,} responses to {account['prompts']:,} prompts, of "
         f"{len(account['policies'])} policies ({', '.join(account['policies'].values())})"
     )
 

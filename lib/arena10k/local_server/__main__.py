@@ -1,5 +1,6 @@
 """`python -m arena10k.local_server --port 8000`: the embedded model behind an OpenAI-compatible endpoint."""
 
+import errno
 import ipaddress
 import os
 import sys
@@ -8,8 +9,13 @@ import threading
 import click
 from aiohttp import web
 
+from arena10k.errors import ArenaError
 from arena10k.local_server.app import application
 from arena10k.local_server.weights import WeightsMissing, source
+
+
+class PortTaken(click.ClickException, ArenaError):
+    """The port cannot be served on."""
 
 
 def _loopback(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -40,7 +46,13 @@ def main(host: str, port: int, until_stdin_closes: bool) -> None:
         raise click.ClickException(str(error)) from error
     if until_stdin_closes:
         threading.Thread(target=_exit_when_stdin_closes, daemon=True).start()
-    web.run_app(application(), host=host, port=port, handler_cancellation=True)
+    try:
+        web.run_app(application(), host=host, port=port, handler_cancellation=True)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        why = "is in use by another program" if error.errno == errno.EADDRINUSE else "may not be opened by this user"
+        raise PortTaken(f"port {port} of {host} {why}: choose another one with --port") from error
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ everything else is replaced.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from arena10k import paths
-from arena10k.errors import ArenaError, ParamsError, one_line
+from arena10k.errors import ArenaError, ParamsError, meant, one_line
 from arena10k.params import imported
 from arena10k.params.ablation import AblationParams
 from arena10k.params.imported import ImportedParams
@@ -158,7 +159,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path.name}: not valid YAML: {one_line(error)}") from error
+        told = one_line(error).replace('"<unicode string>"', f'"{path.name}"')
+        raise ParamsError(f"{path.name}: not valid YAML: {told}") from error
     if not isinstance(raw, dict):
         raise ParamsError(f"{path.name}: expected a mapping of keys at the top")
     parent = raw.pop("extends", None)
@@ -174,6 +176,22 @@ def contents(path: Path) -> dict[str, Any]:
     return _read(path)
 
 
+def _keys_beside(steps: list[Any]) -> list[str]:
+    """The keys that the section may have in which a key stands, whatever the form of the section."""
+    models: list[Any] = [Params]
+    for step in steps[:-1]:
+        hints = [model.model_fields[step].annotation for model in models if step in model.model_fields]
+        models = [found for hint in hints for found in _models(hint)] or models  # a name or number is no field
+    return list(dict.fromkeys(key for model in models for key in model.model_fields))
+
+
+def _models(hint: Any) -> list[type[BaseModel]]:
+    """The sections that an annotation names."""
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return [hint]
+    return [found for part in get_args(hint) for found in _models(part)]
+
+
 def _lines(name: str, error: ValidationError) -> str:
     """One line per fault: file, key, what is wrong, what was given."""
     out = []
@@ -184,12 +202,15 @@ def _lines(name: str, error: ValidationError) -> str:
         ]
         where = ".".join(map(str, steps)) or "(top)"
         if fault["type"] == "extra_forbidden":
-            out.append(f"{name}: {where}: unknown key")
+            out.append(f"{name}: {where}: unknown key{meant(steps[-1], _keys_beside(steps))}")
         elif fault["type"] == "missing":
             out.append(f"{name}: {where}: missing")
         else:
+            choices = re.findall(r"'([^']*)'", fault["msg"]) if fault["type"] == "literal_error" else []
             given = "" if isinstance(fault["input"], dict | BaseModel) else f" (got {fault['input']!r:.80})"
-            out.append(f"{name}: {where}: {fault['msg'].removeprefix('Value error, ')}{given}")
+            out.append(
+                f"{name}: {where}: {fault['msg'].removeprefix('Value error, ')}{given}{meant(fault['input'], choices)}"
+            )
     return "\n".join(out)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import re
 from pathlib import Path
 
 from arena10k import paths
 
 _ENDING = ".failed"
+#: How a reason ends that says how to go on.
+_GOES_ON = re.compile(r"(;|,? and)? the same command goes on from here$", re.IGNORECASE)
 
 
 def _file(run: str, stage: str) -> Path:
@@ -48,6 +51,10 @@ def told(run: str, command: str, at_work: bool) -> list[str]:
     for file in sorted(_files(run), key=lambda f: f.stat().st_mtime_ns, reverse=True):
         at = datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC)
         reason = file.read_text(encoding="utf-8").rstrip(".")
-        then = "it is at work again now" if at_work else f"once that is mended, this goes on: {command}"
-        out.append(f"stopped at {at:%Y-%m-%d %H:%M} UTC: {reason}; {then}")
+        # A reason that says that the same command goes on has it named, not said twice.
+        reason, said = _GOES_ON.subn("", reason)
+        then = "this goes on" if said else "once that is mended, this goes on"
+        then = "it is at work again now" if at_work else f"{then}: {command}"
+        then = f" {then[0].upper()}{then[1:]}" if reason.endswith("?") else f"; {then}"
+        out.append(f"stopped at {at:%Y-%m-%d %H:%M} UTC: {reason}{then}")
     return out

@@ -8,9 +8,18 @@ from collections import Counter
 import click
 
 from arena10k import paths
-from arena10k.collection import costs
+from arena10k.collection import costs, labels
+from arena10k.inputs import prompts
 from arena10k.params.config import Params
 from arena10k.run import Run
+
+
+def check_labels(params: Params) -> None:
+    """Whether the oracle can label the prompts that will be asked. Raises ArenaError."""
+    if params.recording or params.imported or params.table or params.incident or params.oracle.kind != "exact":
+        return
+    there = paths.prompts_file(params.run).is_file()
+    labels.check_prompts(params, prompts.read(params.run) if there else prompts.load(params)[0])
 
 
 def left(params: Params, retry_errors: bool) -> costs.Bill:
