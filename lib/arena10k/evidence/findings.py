@@ -70,9 +70,10 @@ def estimates_sentence(rows: list[dict[str, Any]], judge: str | None = None) -> 
         return "There is no estimate to count."
     standing = [r for r in kept if stands(r)]
     refused = sum(r["verdict"] == "REFUSE" for r in kept)
+    uncounted = " (naive, the judge's mean, is not counted)" if any(r["estimator"] == "naive" for r in rows) else ""
     told = (
         f"{len(standing):,} of {len(kept):,} estimates{f' in the {judge} mode' if judge else ''} stand"
-        f"{'s' * (len(standing) == 1)} (naive, the judge's mean, is not counted); "
+        f"{'s' * (len(standing) == 1)}{uncounted}; "
         f"{refused:,} {'is' if refused == 1 else 'are'} refused"
     )
     raw = len(kept) - len(standing) - refused
