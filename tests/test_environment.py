@@ -1,8 +1,8 @@
 """One set of versions: pyproject, the lock, environment.yml and what is installed agree."""
 
-from __future__ import os
-import annotations
+from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tomllib
