@@ -28,7 +28,7 @@ for STAGE in STAGES.values():
 
     rule:
         name:
-            f"stage_{STAGE.name}".replace("@", "_").replace(".", "_")
+            stages.rule(STAGE.name)
         input:
             after=[stages.stamp_file(RUN, need) for need in STAGE.needs],
             sources=stages.sources(STAGE),

@@ -147,6 +147,23 @@ def test_nothing_runs_again_when_nothing_changed(run):
     assert {p: p.stat().st_mtime_ns for p in pages} == before
 
 
+def test_a_stage_that_is_out_of_date_runs_again_between_pages_that_are_there(run):
+    """As after a rescoring, or where the prompts were removed: they are written again, and nothing is asked."""
+    before, asked = stages.page_file("tiny", "00_status").stat().st_mtime_ns, _count(paths.store_file("tiny"))
+    prompts = paths.prompts_file("tiny").read_bytes()
+    paths.prompts_file("tiny").unlink()
+    stages.out_of_date("tiny", "00_status")
+    again = subprocess.run(
+        run["command"], env=run["environment"], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert stages.stamp_file("tiny", "00_status").is_file()
+    assert stages.page_file("tiny", "00_status").stat().st_mtime_ns > before
+    assert paths.prompts_file("tiny").read_bytes() == prompts
+    assert _count(paths.store_file("tiny")) == asked
+    assert stages.unstamped(run["params"]) == []
+
+
 def test_status_can_be_read_from_another_process(run):
     command = [sys.executable, "-m", "arena10k", "status", "tiny", "--params", str(run["home"] / "tiny.yaml")]
     told = subprocess.run(command, env=run["environment"], check=True, capture_output=True, text=True).stdout

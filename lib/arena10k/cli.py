@@ -101,11 +101,12 @@ def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, ret
         sys.exit(1)
     file, opened = config.opened(params_file, run or None)
     command = runner.command(str(file), opened or "", cores) + runner.profile_options(profile)
-    if retry_errors:
-        command += ["--forcerun", *(f"stage_{stage.name}" for stage in stages.of(params).values() if stage.asks)]
     with runner.only_one(params.run):
         if not paths.prompts_file(params.run).is_file():
             stages.out_of_date(params.run, "01_prompts")  # its stamp may be of prompts that were removed
+        again = [name for name, stage in stages.of(params).items() if retry_errors and stage.asks]
+        if forced := dict.fromkeys([*again, *stages.unstamped(params)]):
+            command += ["--forcerun", *map(stages.rule, forced)]
         before = failures.latest(params.run)
         environment = options.environment(yes=agreed, retry_errors=retry_errors or options.told("retry_errors"))
         code = stopping.run(command, environment)

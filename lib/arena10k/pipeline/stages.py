@@ -267,6 +267,18 @@ def _stamp(params: Params, name: str) -> None:
     write_json(stamp_file(params.run, name), stamp)
 
 
+def rule(name: str) -> str:
+    """What Snakemake calls a stage."""
+    return f"stage_{name}".replace("@", "_").replace(".", "_")
+
+
+def unstamped(params: Params) -> list[str]:
+    """The stages that have a page and no stamp, as `out_of_date` leaves them. Snakemake does not miss a stamp between
+    pages that are there, and has to be told."""
+    run = params.run
+    return [name for name in of(params) if page_file(run, name).is_file() and not stamp_file(run, name).is_file()]
+
+
 def out_of_date(run: str, *names: str) -> None:
     """Have the next `make report` run these stages again, and what depends on them if their content is another then."""
     for name in names:
