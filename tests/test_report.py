@@ -128,6 +128,19 @@ def test_a_figure_has_the_same_bytes_in_another_process_and_folder(tmp_path):
     assert other.strip() == display.figure_html(_figure(), "x")
 
 
+def test_a_figure_is_the_same_where_its_layout_differs_in_the_last_digit():
+    def drawn(left):
+        figure = Figure()
+        for x in (left, 0.55):
+            figure.add_axes((x, 0.1, 0.4, 0.8)).plot([0, 1], [0, 1])
+        return figure
+
+    here, there = (display.figure_html(drawn(left), "x") for left in (0.1, 0.1 + 1e-13))
+    assert here == there
+    svg = base64.b64decode(re.search('base64,([^"]+)', here)[1]).decode()
+    assert re.findall(r'<clipPath id="([^"]+)"', svg) == list(dict.fromkeys(re.findall(r"url\(#([^)]+)\)", svg)))
+
+
 @pytest.mark.parametrize("alt", ["", "  \n", None])
 def test_a_figure_without_words_is_an_error(alt):
     with pytest.raises(ValueError, match="alt"):

@@ -14,7 +14,7 @@ import pytest
 
 from arena10k import paths
 from arena10k.collection.store import Store
-from arena10k.pipeline import failures, stages
+from arena10k.pipeline import failures, stages, stopping
 from stub_server import Stub
 from test_cli import arena
 from test_collect import make_params
@@ -27,7 +27,7 @@ def command(*words, deaf=False):
     """`arena10k` in a process group of its own; with `deaf` started to ignore SIGINT, as by `&` in a script."""
     line = [sys.executable, "-m", "arena10k", *map(str, words)]
     if deaf:
-        line = ["/bin/sh", "-c", 'trap "" INT; exec "$0" "$@"', *line]
+        line = [*stopping.DEAF, *line]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, process_group=0) as child:
         yield child
 
@@ -55,6 +55,16 @@ def stop(child, *signals, group=True):
     took = time.monotonic() - begun
     left = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     return told, took, family, left
+
+
+@contextmanager
+def collecting(home):
+    """A run that has got some way with its responses, and goes on."""
+    with Stub(delay=0.3) as stub:
+        make_params(home, stub.url, n_prompts=300, concurrency=2)
+        with report(home / "stub.yaml") as child:
+            until(lambda: stub.requests >= 12, child)
+            yield child
 
 
 def kernel(child):
@@ -119,25 +129,19 @@ def test_requests_that_take_long_are_dropped_after_a_while_or_at_a_second_ctrl_c
 
 
 def test_a_kernel_that_hears_nothing_is_killed(home):
-    with Stub(delay=0.3) as stub:
-        make_params(home, stub.url, n_prompts=300, concurrency=2)
-        with report(home / "stub.yaml") as child:
-            until(lambda: stub.requests >= 12, child)
-            kernel(child).suspend()
-            told, took, _, left = stop(child, signal.SIGTERM, group=False)
-        check_stopped(child, told, home / "stub.yaml")
-        assert took < 25
-        assert left == []
+    with collecting(home) as child:
+        kernel(child).suspend()
+        told, took, _, left = stop(child, signal.SIGTERM, group=False)
+    check_stopped(child, told, home / "stub.yaml")
+    assert took < 25
+    assert left == []
     assert len(records()) >= 10
 
 
 def test_a_kernel_that_dies_is_the_fault_that_is_told(home):
-    with Stub(delay=0.3) as stub:
-        make_params(home, stub.url, n_prompts=300, concurrency=2)
-        with report(home / "stub.yaml") as child:
-            until(lambda: stub.requests >= 12, child)
-            kernel(child).kill()
-            told = child.communicate(timeout=60)[1]
+    with collecting(home) as child:
+        kernel(child).kill()
+        told = child.communicate(timeout=60)[1]
     assert child.returncode == 1
     assert "error: 02_responses: DeadKernelError" in told
     assert "planned" not in told

@@ -125,6 +125,10 @@ def _ranked(f: Finding, inv: Investigation) -> str:
     return f"{f.policy} ranks {place(f.rank, len(inv.findings))} by SNIPS on judge scores, at {f.published.value:.3f}"
 
 
+def _refused(f: Finding) -> str:
+    return " (verdict REFUSE)" if f.estimate["verdict"] == "REFUSE" else ""
+
+
 def _trusted_place(row: Mapping[str, Any], inv: Investigation) -> str:
     known = [g.trusted["value"] for g in inv.findings.values() if g.trusted is not None]
     if len(known) < 2:
@@ -137,8 +141,7 @@ def sentence(f: Finding, inv: Investigation) -> str:
     """What is known about one policy."""
     if not np.isfinite(f.published.value):
         return f"{f.policy} has no SNIPS value: no logged row carries a usable log-weight.{_truth(f, inv)}"
-    start, refused = _ranked(f, inv), f.estimate["verdict"] == "REFUSE"
-    verdict = " (verdict REFUSE)" if refused else ""
+    start, verdict = _ranked(f, inv), _refused(f)
     if f.anomaly is None:
         return (
             f"{start}{verdict}; whether that is right cannot be told without a trusted value, which takes {needs(f)}."
@@ -165,8 +168,7 @@ def own_draws(f: Finding) -> float:
 def anomaly_words(f: Finding, inv: Investigation) -> tuple[str, str]:
     """What is wrong about the number of a policy with an anomaly, and why; the latter empty where no cause is clear
     and none can be."""
-    refused = " (verdict REFUSE)" if f.estimate["verdict"] == "REFUSE" else ""
-    what, cause = f"{_ranked(f, inv)}{refused}", ""
+    what, cause = f"{_ranked(f, inv)}{_refused(f)}", ""
     if f.trusted is None:
         what += f". That cannot be right: the judge gives the policy's own draws {own_draws(f):.3f}."
         if f.main_cause:

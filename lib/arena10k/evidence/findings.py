@@ -63,37 +63,36 @@ def counted(rows: Iterable[dict[str, Any]], judge: str | None = None) -> list[di
     return [r for r in rows if r["estimator"] not in raw and (judge is None or r["judge"] == judge)]
 
 
+def verdict_counts(rows: Iterable[dict[str, Any]], judge: str | None = None) -> dict[str, int]:
+    """How many of the `counted` estimates have each verdict; those on the judge's scale apart, where there are any."""
+    kept = counted(rows, judge)
+    counts = {v.lower(): sum(r["verdict"] == v and (v == REFUSE or stands(r)) for r in kept) for v in VERDICTS}
+    return counts | ({"judges_scale": raw} if (raw := len(kept) - sum(counts.values())) else {})
+
+
 def estimates_sentence(rows: list[dict[str, Any]], judge: str | None = None) -> str:
     """How many of the `counted` estimates stand, and which policies have none."""
     kept = counted(rows, judge)
     if not kept:
         return "There is no estimate to count."
-    standing = [r for r in kept if stands(r)]
-    refused = sum(r["verdict"] == "REFUSE" for r in kept)
+    counts = verdict_counts(rows, judge)
+    standing, refused, raw = counts["report"] + counts["caution"], counts["refuse"], counts.get("judges_scale", 0)
     uncounted = " (naive, the judge's mean, is not counted)" if any(r["estimator"] == "naive" for r in rows) else ""
     told = (
-        f"{len(standing):,} of {len(kept):,} estimates{f' in the {judge} mode' if judge else ''} stand"
-        f"{'s' * (len(standing) == 1)}{uncounted}; "
+        f"{standing:,} of {len(kept):,} estimates{f' in the {judge} mode' if judge else ''} stand"
+        f"{'s' * (standing == 1)}{uncounted}; "
         f"{refused:,} {'is' if refused == 1 else 'are'} refused"
     )
-    raw = len(kept) - len(standing) - refused
     if raw:
         told += f", {raw:,} {'is' if raw == 1 else 'are'} on the judge's scale, as no labels calibrate it"
     weights = [r["policy"] for r in kept if r["estimator"] == "snips" and r["verdict"] == "REFUSE"]
     if weights:
         told += f". Importance weights alone are refused for {', '.join(dict.fromkeys(weights))}"
-    some = {r["policy"] for r in standing}
+    some = {r["policy"] for r in kept if stands(r)}
     none = [p for p in dict.fromkeys(r["policy"] for r in rows) if p not in some]
     return told + (
         f". No estimate stands for {', '.join(none)}." if none else "; every policy has at least one that stands."
     )
-
-
-def verdict_counts(rows: Iterable[dict[str, Any]], judge: str) -> dict[str, int]:
-    """How many of the `counted` estimates of a judge mode have each verdict; those on the judge's scale apart."""
-    kept = counted(rows, judge)
-    counts = {v.lower(): sum(r["verdict"] == v and (v == REFUSE or stands(r)) for r in kept) for v in VERDICTS}
-    return counts | ({"judges_scale": raw} if (raw := len(kept) - sum(counts.values())) else {})
 
 
 def against_truth(rows: list[dict[str, Any]], truth: Mapping[str, float]) -> pd.DataFrame:

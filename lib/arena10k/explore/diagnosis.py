@@ -14,7 +14,6 @@ from arena10k.evidence import findings
 from arena10k.explore import reasons
 from arena10k.explore.selection import Slice
 from arena10k.explore.view import Figures, View
-from arena10k.report import Folded
 from arena10k.statistics.evaluate import PolicyContext, PolicyReport, Study
 from arena10k.statistics.verdicts import stands
 
@@ -40,7 +39,7 @@ class Diagnosis(View):
             [*part.sentences, _verdicts(policy, counted), *_missing(policy, part)],
             *([report.table(self.problems, text=["what is wrong"])] if len(self.problems) else []),
             report.table([{"measure": name, "value": report.format_value(fact)} for name, fact in self.facts.items()]),
-            Folded("The estimates are in .verdicts", report.table(self.verdicts, columns=columns)),
+            report.Folded("The estimates are in .verdicts", report.table(self.verdicts, columns=columns)),
             figures=_figures(policy, judge, part, self),
         )
 

@@ -12,7 +12,6 @@ from arena10k import plots, report
 from arena10k.evidence import findings
 from arena10k.explore.selection import Slice
 from arena10k.explore.view import Rows
-from arena10k.report import Folded
 from arena10k.statistics import compare
 from arena10k.statistics.evaluate import Study
 
@@ -56,7 +55,9 @@ class Estimates(Rows):
         )  # fmt: skip
 
 
-def _tables(frame: pd.DataFrame, rows: list[dict[str, Any]], judges: Sequence[str]) -> list[report.Table | Folded]:
+def _tables(
+    frame: pd.DataFrame, rows: list[dict[str, Any]], judges: Sequence[str]
+) -> list[report.Table | report.Folded]:
     columns = _COLUMNS if len(judges) == 1 else ["judge", *_COLUMNS]
     told = f"judge mode {judges[0]}" if len(judges) == 1 else f"judge modes {' and '.join(judges)}"
     every = report.table(frame, columns=columns, caption=f"Every estimate ({told})")
@@ -65,4 +66,4 @@ def _tables(frame: pd.DataFrame, rows: list[dict[str, Any]], judges: Sequence[st
         return [every]
     caption = f"The headline estimate of each policy (judge mode {judges[0]})"
     first = report.table(best, columns=_COLUMNS, caption=caption)
-    return [first, Folded(f"All {len(frame):,} estimates are in .frame", every)]
+    return [first, report.Folded(f"All {len(frame):,} estimates are in .frame", every)]

@@ -14,7 +14,7 @@ _GOES_ON = re.compile(r"(;|,? and)? the same command goes on from here$", re.IGN
 
 
 def _file(run: str, stage: str) -> Path:
-    return paths.reports_dir(run) / "stages" / f"{stage}{_ENDING}"
+    return paths.result_file(run, f"stages/{stage}{_ENDING}")
 
 
 def _files(run: str) -> list[Path]:

@@ -183,12 +183,7 @@ def execute(name: str, params_file: str, run: str | None) -> None:
         stopping.run_notebook(paths.notebook(stage.notebook), executed, told, stage.asks)
     except stopping.StoppedOnRequest:
         raise
-    except Exception as error:
-        if not isinstance(error, PapermillExecutionError):
-            # The notebook did not end: its kernel died, of too little memory or a signal.
-            line = f"{name}: {type(error).__name__}: {one_line(error)}"
-            failures.note(params.run, name, line)
-            raise ArenaError(line) from error
+    except PapermillExecutionError as error:
         if error.ename == NothingToShow.__name__:
             _say_so(executed, error.evalue)
             for result in stage.results:
@@ -198,6 +193,11 @@ def execute(name: str, params_file: str, run: str | None) -> None:
         line = f"{name}: {error.evalue if error.ename in _PLAIN else f'{error.ename}: {error.evalue}'}"
         failures.note(params.run, name, line)
         _render(params, name)
+        raise ArenaError(line) from error
+    except Exception as error:
+        # The notebook did not end: its kernel died, of too little memory or a signal.
+        line = f"{name}: {type(error).__name__}: {one_line(error)}"
+        failures.note(params.run, name, line)
         raise ArenaError(line) from error
     _finish(params, name)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 #: CSS pixels per inch; PNGs have twice as many, for screens of high resolution.
 CSS_DPI = 96
 _SALT = "arena10k"
+_CLIP = re.compile(r"(?<=url\(#)p[0-9a-f]{10}(?=\))|(?<=<clipPath id=\")p[0-9a-f]{10}(?=\")")
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
@@ -65,7 +66,14 @@ def _svg(fig: Figure) -> bytes:
     # Ids come from the salt, and no date is written: the same figure gives the same bytes.
     with mpl.rc_context({"svg.hashsalt": _SALT, "svg.fonttype": "path"}):
         fig.savefig(stream, format="svg", metadata=_NO_METADATA, facecolor="white")
-    return stream.getvalue()
+    return _numbered(stream.getvalue().decode()).encode()
+
+
+def _numbered(svg: str) -> str:
+    """The same picture with clip paths named by their order: matplotlib names them by the last digit of the layout,
+    which is another on another build of Python."""
+    names = {name: f"clip{i}" for i, name in enumerate(dict.fromkeys(_CLIP.findall(svg)))}
+    return _CLIP.sub(lambda found: names[found[0]], svg)
 
 
 def _png(fig: Figure) -> bytes:
