@@ -14,7 +14,7 @@ from arena10k.evidence import findings, weight_findings
 from arena10k.statistics import compare, planning
 from arena10k.statistics.evaluate import CAUTION, REFUSE, REPORT, context, estimate_row, estimates, report
 from arena10k.statistics.intervals import score_interval
-from arena10k.statistics.verdicts import stands
+from arena10k.statistics.verdicts import accepted
 from statistics_data import example
 
 KEYS = {
@@ -170,7 +170,7 @@ def test_without_labels_to_calibrate_nothing_that_needs_them_stands(labels, reas
     got = rows(dataclasses.replace(data, label=few, fresh_label=np.full(100, np.nan)))
     for name in ("direct", "snips", "dr_cpo"):
         assert got[name]["value"] is not None
-        assert not stands(got[name])
+        assert not accepted(got[name])
         assert [r for r in got[name]["reasons"] if "label" in r] == [reason]
     assert got["dr_oracle"]["verdict"] == REFUSE
     assert reason in got["dr_oracle"]["reasons"]

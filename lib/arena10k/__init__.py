@@ -2,16 +2,20 @@
 
 from typing import Any
 
-from arena10k.errors import ArenaError, ParamsError
+from arena10k.errors import ArenaError, DataError, ParamsError
 
-__all__ = ["ArenaError", "ParamsError", "Run"]
+__all__ = ["ArenaError", "DataError", "ParamsError", "Run", "evaluate"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # pandas loads only for those who ask for a Run: the command line answers at once.
+    # pandas loads only for those who ask for it: the command line answers at once.
     if name == "Run":
         from arena10k.run import Run
 
         return Run
+    if name == "evaluate":
+        from arena10k.statistics.evaluation import evaluate
+
+        return evaluate
     raise AttributeError(f"module 'arena10k' has no attribute {name!r}")

@@ -27,6 +27,10 @@ class ParamsError(ArenaError):
     """A params file that does not fit the schema."""
 
 
+class DataError(ArenaError):
+    """A value of the user's own frames that cannot be used."""
+
+
 class CallError(Exception):
     """A request that gave no measurement.
 

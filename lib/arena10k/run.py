@@ -176,6 +176,8 @@ class Run(Exploring):
             clones=self._clones(table),
             reports=reports,
             contexts=[e.judge] if modes is None else modes,
+            judge_shift=e.judge_shift,
+            belief=e.belief,
         )
 
     def estimates(self, table: Table, study: Study | None = None) -> dict[str, Any]:
@@ -188,11 +190,14 @@ class Run(Exploring):
 
         e, study = self.params.estimation, study or self.study(table, reports=False)
         contexts = study.of_judge(e.judge)
+        pairs = compare.contrasts(contexts, e.confidence)
         head = {"run": self.name, "n": len(table.logged), "created": self.created}
         return head | {
             "judge": e.judge,
-            "ranking": [dataclasses.asdict(place) for place in compare.ranking(contexts, e.confidence)],
-            "contrasts": [dataclasses.asdict(c) for c in compare.contrasts(contexts, confidence=e.confidence)],
+            "belief": e.belief,
+            "ranking": [dataclasses.asdict(place) for place in compare.ranking(contexts, e.confidence, pairs)],
+            "contrasts": [dataclasses.asdict(pair) for pair in pairs],
+            "breakdown": [dataclasses.asdict(row) for row in compare.breakdowns(contexts)],
             "rows": study.rows,
         }
 

@@ -20,7 +20,9 @@ from arena10k.estimators.prepare import CALIBRATIONS
 from arena10k.params.config import Params
 from arena10k.report.files import write_json
 from arena10k.run import Run
-from arena10k.statistics.evaluate import PolicyReport, context, estimate_row, report
+from arena10k.statistics.context import context
+from arena10k.statistics.evaluate import PolicyReport, report
+from arena10k.statistics.verdicts import estimate_row
 from arena10k.tables.table import JUDGE_MODES, Table
 
 NOTEBOOK = "08_ablation"

@@ -13,8 +13,8 @@ from arena10k.attribution.game import CAUSES, Case, Game, corrupted_rows, make_g
 from arena10k.attribution.resample import Replicates, bootstrap, percentile_interval, prompt_counts
 from arena10k.estimators import ESTIMATORS, N_FOLDS, policy_data
 from arena10k.estimators.data import LEFT_OUT
-from arena10k.statistics.evaluate import PolicyContext, context, estimate_row
-from arena10k.statistics.verdicts import stands
+from arena10k.statistics.context import PolicyContext, context
+from arena10k.statistics.verdicts import accepted, estimate_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +98,7 @@ def trusted_row(ctx: PolicyContext) -> dict[str, Any] | None:
     neither stands. Raw judge means never do: no label puts them on the oracle's scale."""
     for name in TRUSTED:
         row = estimate_row(ctx, ESTIMATORS[name])
-        if stands(row):
+        if accepted(row):
             return row
     return None
 

@@ -17,8 +17,7 @@ from arena10k.collection.store import Store
 from arena10k.inputs.policies import policies
 from arena10k.params.config import Params
 from arena10k.statistics.diagnostics import mean_weight_p_value
-from arena10k.statistics.intervals import MEAN_WEIGHT_RANGE, NOISE
-from arena10k.statistics.verdicts import IMPOSSIBLE
+from arena10k.statistics.thresholds import MEAN_WEIGHT_RANGE, NOISE, WRONG
 from arena10k.tables.table import Table
 from arena10k.wording import number
 
@@ -96,7 +95,7 @@ def _mean_weight(target: str, log_weight: pd.Series, prompt_id: pd.Series) -> di
     with np.errstate(over="ignore"):
         weight = np.exp(log_weight).clip(upper=np.finfo(float).max / len(log_weight))
     p = mean_weight_p_value(log_weight.to_numpy(), pd.factorize(prompt_id)[0])
-    return _check("mean_weight", target, float(weight.mean()), None, p >= IMPOSSIBLE) | {"p_value": p}
+    return _check("mean_weight", target, float(weight.mean()), None, p >= WRONG) | {"p_value": p}
 
 
 def _of(values: pd.Series, number: float) -> float | None:

@@ -22,7 +22,7 @@ from arena10k.params.config import Params
 from arena10k.statistics import outliers
 from arena10k.statistics.diagnostics import mean_weight_p_value
 from arena10k.statistics.intervals import audit_weights
-from arena10k.statistics.verdicts import IMPOSSIBLE
+from arena10k.statistics.thresholds import WRONG
 from arena10k.wording import number
 
 #: Codes that compare policies: without the rows that disagree most, the rest of two unrelated columns would agree.
@@ -157,7 +157,7 @@ def _mean_weights(names: list[str], values: np.ndarray, base: int, prompt: np.nd
         if k == base or not known.any():
             continue
         p = mean_weight_p_value(log_weight[known], prompt[known])
-        if p < IMPOSSIBLE:
+        if p < WRONG:
             mean = audit_weights(log_weight[known]).mean_weight
             told = f"mean weight {number(mean)} before anything is set aside"
             out.append(_finding("mean_weight", LOGPROBS, name, known.sum(), p, told))

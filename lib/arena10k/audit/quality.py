@@ -17,7 +17,7 @@ from arena10k.collection.jobs import expected
 from arena10k.collection.store import Store
 from arena10k.inputs.policies import policies
 from arena10k.params.config import Params
-from arena10k.statistics.intervals import NOISE
+from arena10k.statistics.thresholds import NOISE
 from arena10k.tables.table import Table
 from arena10k.wording import factor, number
 

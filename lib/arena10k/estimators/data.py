@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 N_FOLDS = 5
-_LOGGED = ("log_weight", "judge", "judge_var", "label", "cluster", "fold", "length", "logp_target")
+_LOGGED = (
+    "log_weight", "judge", "judge_var", "label", "label_propensity", "cluster", "prompt", "fold", "length", "logp_target"
+)  # fmt: skip
 #: What `PolicyData` fills in when it is made, so that whoever reads its arrays finds arrays.
 LEFT_OUT = cast("np.ndarray", None)
-_INTEGER = ("cluster", "fold", "fresh_cluster", "fresh_fold")
+_INTEGER = ("cluster", "prompt", "fold", "fresh_cluster", "fresh_prompt", "fresh_fold")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,23 +27,29 @@ class PolicyData:
 
     Logged rows (n,): `log_weight` = log p_target - log p_P0 of the logged response, NaN when missing; `judge` and
     `label` in [0, 1], NaN when missing or unlabelled; `judge_var` variance of the judge's score (0 when deterministic);
-    `cluster` prompt code, shared with the fresh rows; `fold` by prompt; `length` in characters; `logp_target` in nats.
+    `label_propensity` the chance in (0, 1] with which the row was labelled, NaN where labels are at random; `prompt`
+    prompt code, shared with the fresh rows; `cluster` code of the group of prompts that are not independent; `fold` by
+    cluster; `length` in characters; `logp_target` in nats.
     Fresh draws of the target (m,): the same with the prefix `fresh_`; m may be 0.
-    What is left out is: no label, variance 0, every row its own prompt, fold = prompt mod 5.
+    What is left out is: no label, variance 0, every row its own cluster, prompt = cluster, fold = cluster mod 5.
     """
 
     log_weight: np.ndarray
     judge: np.ndarray
     judge_var: np.ndarray = LEFT_OUT
     label: np.ndarray = LEFT_OUT
+    label_propensity: np.ndarray = LEFT_OUT
     cluster: np.ndarray = LEFT_OUT
+    prompt: np.ndarray = LEFT_OUT
     fold: np.ndarray = LEFT_OUT
     length: np.ndarray = LEFT_OUT
     logp_target: np.ndarray = LEFT_OUT
     fresh_judge: np.ndarray = LEFT_OUT
     fresh_judge_var: np.ndarray = LEFT_OUT
     fresh_label: np.ndarray = LEFT_OUT
+    fresh_label_propensity: np.ndarray = LEFT_OUT
     fresh_cluster: np.ndarray = LEFT_OUT
+    fresh_prompt: np.ndarray = LEFT_OUT
     fresh_fold: np.ndarray = LEFT_OUT
     fresh_length: np.ndarray = LEFT_OUT
     is_logging: bool = False
@@ -71,7 +79,9 @@ class PolicyData:
         default("judge", np.empty(0))
         default("judge_var", np.zeros(rows))
         default("label", np.full(rows, np.nan))
+        default("label_propensity", np.full(rows, np.nan))
         default("cluster", np.arange(rows))
+        default("prompt", getattr(self, prefix + "cluster"))
         default("fold", np.asarray(getattr(self, prefix + "cluster")) % N_FOLDS)
         default("length", np.full(rows, np.nan))
         default("logp_target", np.full(rows, np.nan))
@@ -83,6 +93,10 @@ class PolicyData:
             value = getattr(self, name)
             if ((value < 0) | (value > 1)).any():
                 raise ValueError(f"{name}: values must lie in [0, 1]")
+        for name in ("label_propensity", "fresh_label_propensity"):
+            value = getattr(self, name)
+            if ((value <= 0) | (value > 1)).any():
+                raise ValueError(f"{name}: the chance of a label must lie in (0, 1]")
 
     @property
     def n(self) -> int:

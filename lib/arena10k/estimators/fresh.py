@@ -8,7 +8,7 @@ from arena10k.estimators.prepare import Prepared
 from arena10k.estimators.score import Score, Term, register
 
 
-@register("naive", judge_scale=True)
+@register("naive", belief="judge", judge_scale=True)
 def naive(prep: Prepared) -> Score:
     """Mean judge score of the fresh draws; of the logging policy without any, of the logged rows, which are its own. On
     the judge's scale."""
@@ -18,7 +18,7 @@ def naive(prep: Prepared) -> Score:
     return Score((Term(name, rows.judge, one, {"judge": one}),))
 
 
-@register("direct")
+@register("direct", belief="judge")
 def direct(prep: Prepared) -> Score:
     """Mean of f(S') over fresh draws."""
     one = np.ones(len(prep.fresh))
@@ -37,7 +37,7 @@ def power_tuning(label: np.ndarray, prediction: np.ndarray) -> float:
 def ppi_score(prep: Prepared, power: float) -> Score:
     """lambda mean f(S') + mean over labelled target draws of (Y - lambda f(S')), f out of fold."""
     rows, f = prep.fresh, prep.fresh_oof
-    has = rows.labelled
+    has = rows.label_weight
     return Score(
         (
             Term("fresh", power * f, np.ones(len(rows)), {"f": np.full(len(rows), power)}),
@@ -46,8 +46,14 @@ def ppi_score(prep: Prepared, power: float) -> Score:
     )
 
 
-@register("ppi_pp", uses_target_labels=True)
+@register("ppi_pp", belief="labels", uses_target_labels=True)
 def ppi_pp(prep: Prepared) -> Score:
-    """PPI++ on the target's own labelled draws: valid whether or not the judge transports."""
+    """PPI++ on the target's own labelled draws: valid whether or not the judge transports.
+
+    Where labels are not at random it is AIPW, lambda = 1 and label residuals weighted by 1 / chance of a label: what f
+    does not leave in the residual needs no correction.
+    """
     labelled = prep.fresh.labelled > 0
+    if labelled.any() and prep.fresh.labelling.kind != "random":
+        return ppi_score(prep, 1.0)
     return ppi_score(prep, power_tuning(prep.fresh.label[labelled], prep.fresh_oof[labelled]))

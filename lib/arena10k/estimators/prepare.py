@@ -11,6 +11,7 @@ import numpy as np
 
 from arena10k.estimators import calibration
 from arena10k.estimators.data import PolicyData
+from arena10k.estimators.labelling import Labelling, labelling
 
 T = TypeVar("T")
 
@@ -22,18 +23,63 @@ class Sample:
     judge: np.ndarray
     judge_var: np.ndarray
     label: np.ndarray
+    label_propensity: np.ndarray
     cluster: np.ndarray
+    prompt: np.ndarray
     fold: np.ndarray
     length: np.ndarray
 
     @cached_property
+    def unique(self) -> bool:
+        """Whether every row is a cluster of its own."""
+        return len(self.cluster) == 0 or bool(np.bincount(self.cluster).max() <= 1)
+
+    @cached_property
+    def share(self) -> np.ndarray | None:
+        """1 / draws of the row's prompt, scaled to mean one, so that every prompt counts alike; None where every prompt
+        has as many draws as the others."""
+        draws = np.bincount(self.prompt)
+        if self.unique or len(set(draws[draws > 0])) <= 1:
+            return None
+        share = 1 / draws[self.prompt]
+        return np.asarray(share / share.mean())
+
+    @cached_property
+    def labelling(self) -> Labelling:
+        """How the labelled rows were chosen."""
+        return labelling(self.judge, self.labelled, self.label_propensity, None if self.unique else self.cluster)
+
+    @property
+    def label_weight(self) -> np.ndarray:
+        """1 where there is a label, times 1 / its chance of having one where labels are not at random; else 0."""
+        return self.labelling.weight
+
+    def by_cluster(self, values: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Values whose plain mean is the mean of `values` over prompts, one per cluster that has any of `rows` (a mask;
+        all where None): independent, so that their variance is that of the mean.
+
+        mean + (sum of the cluster - its share of rows * mean) / average share: linearised where clusters differ in
+        size. `values` is in the length of the masked rows.
+        """
+        if self.unique:
+            return values
+        cluster = self.cluster if rows is None else self.cluster[rows]
+        share = np.ones(len(cluster)) if self.share is None else self.share if rows is None else self.share[rows]
+        size, total = np.bincount(cluster, weights=share), np.bincount(cluster, weights=share * values)
+        size, total = size[size > 0], total[size > 0]
+        if not len(size):
+            return values
+        mean = total.sum() / size.sum()
+        return np.asarray(mean + (total - mean * size) / size.mean())
+
+    @cached_property
     def labelled(self) -> np.ndarray:
-        """1.0 where there is a label, else 0.0."""
+        """1.0 where there is a label, else 0.0: for counting; in means `label_weight` takes its place."""
         return np.asarray((~np.isnan(self.label)).astype(np.float64))
 
     @cached_property
     def label_or_zero(self) -> np.ndarray:
-        """The label where there is one, 0 elsewhere; only ever used multiplied by `labelled`."""
+        """The label where there is one, 0 elsewhere; only ever used multiplied by `label_weight`."""
         return np.asarray(np.nan_to_num(self.label, nan=0.0))
 
     def __len__(self) -> int:
@@ -47,7 +93,7 @@ class Prepared:
     `log_weight` (n,), `shift` its maximum, `weight` = exp(log_weight - shift). A row without a log-weight has
     `has_weight` 0 and weight 0: it can teach the calibration and enters nothing else. `fit` is the calibration,
     `source` the sample whose labels trained it ("logged", "fresh", or None when f(S) = S for lack of labels).
-    `unique[sample]`: no prompt occurs twice; `in_order[sample]`: row i is prompt i of all n_clusters.
+    `in_order[sample]`: row i is cluster i of all n_clusters.
     """
 
     log_weight: np.ndarray
@@ -59,7 +105,6 @@ class Prepared:
     fit: calibration.Fit
     source: str | None
     n_clusters: int
-    unique: dict[str, bool]
     in_order: dict[str, bool]
     is_logging: bool
     memo: dict[Any, Any] = field(default_factory=dict)
@@ -96,9 +141,9 @@ class Prepared:
         return self.fit.out_of_fold("logged")
 
     def unit(self, rows: np.ndarray) -> np.ndarray:
-        """Weight 1 on the scale of `weight`, exp(-shift), where `rows` is positive, else 0; infinite on overflow."""
-        with np.errstate(over="ignore"):
-            return np.where(rows > 0, np.exp(-self.shift), 0.0)
+        """`rows` on the scale of `weight`: times exp(-shift), 0 where 0; infinite on overflow."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.where(rows > 0, rows * np.exp(-self.shift), 0.0)
 
     def noise_variance(self, name: str) -> np.ndarray:
         """Variance of f(S) that the judge's variance causes, for the rows of sample `name`."""
@@ -121,7 +166,7 @@ class Prepared:
 
 
 def _sample(data: PolicyData, prefix: str, keep: np.ndarray) -> Sample:
-    names = ("judge", "judge_var", "label", "cluster", "fold", "length")
+    names = ("judge", "judge_var", "label", "label_propensity", "cluster", "prompt", "fold", "length")
     columns = (getattr(data, prefix + name) for name in names)
     judge, judge_var, *rest = columns if keep.all() else (c[keep] for c in columns)
     return Sample(judge, np.nan_to_num(judge_var, nan=0.0), *rest)
@@ -216,14 +261,9 @@ def prepare(data: PolicyData, kind: str = "isotonic") -> Prepared:
         _fit(logged, fresh, source, kind),
         source,
         n_clusters,
-        {name: _unique(s.cluster, n_clusters) for name, s in (("logged", logged), ("fresh", fresh))},
         {name: _in_order(s.cluster, n_clusters) for name, s in (("logged", logged), ("fresh", fresh))},
         data.is_logging,
     )
-
-
-def _unique(cluster: np.ndarray, size: int) -> bool:
-    return len(cluster) == 0 or bool(np.bincount(cluster, minlength=size).max() <= 1)
 
 
 def _in_order(cluster: np.ndarray, size: int) -> bool:

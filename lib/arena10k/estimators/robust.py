@@ -35,7 +35,7 @@ def doubly_robust(
     )
 
 
-@register("dr_cpo", uses_weights=True, doubly_robust=True)
+@register("dr_cpo", belief="judge", uses_weights=True, doubly_robust=True)
 def dr_cpo(prep: Prepared) -> Score:
     """mean f(S') + sum w~ (R - f(S)), cross-fitted: R = f(S) trained on all labels, the outcome model without the
     row's fold.
@@ -47,7 +47,7 @@ def dr_cpo(prep: Prepared) -> Score:
     return doubly_robust(prep, prep.weight, prep.weight, prep.reward, prep.reward_oof, prep.fresh_oof, ({"f": one}, {}))
 
 
-@register("mrdr", uses_weights=True, doubly_robust=True)
+@register("mrdr", belief="judge", uses_weights=True, doubly_robust=True)
 def mrdr(prep: Prepared) -> Score:
     """As dr_cpo with an outcome model trained with weights w^2 (more robust DR, Farajtabar, Chow & Ghavamzadeh
     2018)."""
@@ -96,7 +96,7 @@ def _targeted(prep: Prepared) -> tuple[np.ndarray, np.ndarray]:
     return table.take(fit.cell("logged")), table.take(fit.cell("fresh"))
 
 
-@register("tmle", uses_weights=True, doubly_robust=True)
+@register("tmle", belief="judge", uses_weights=True, doubly_robust=True)
 def tmle(prep: Prepared) -> Score:
     """Targeted maximum likelihood: q shifted on the logit scale until sum w (R - q*) = 0, then averaged over fresh
     draws.
@@ -109,10 +109,10 @@ def tmle(prep: Prepared) -> Score:
     return doubly_robust(prep, prep.weight, prep.weight, prep.reward, outcome, fresh_outcome, ({"f": one}, {}))
 
 
-@register("dr_oracle", uses_weights=True, doubly_robust=True)
+@register("dr_oracle", uses_weights=True, doubly_robust=True, label_residual=True)
 def dr_oracle(prep: Prepared) -> Score:
     """mean f(S') + mean over labelled logged rows of w (Y - f(S)), f out of fold, w on its true scale."""
-    has = prep.logged.labelled * prep.has_weight
+    has = prep.logged.label_weight * prep.has_weight
     one = np.ones(len(prep.fresh))
     weight, normaliser = prep.weight * has, prep.unit(has)
     label, slopes = prep.logged.label_or_zero, ({"f": one}, {"f": -weight})
@@ -139,7 +139,7 @@ def stacking_weights(influence: np.ndarray, ridge: float = 1e-6) -> np.ndarray:
     return best
 
 
-@register("stacked_dr", uses_weights=True, doubly_robust=True)
+@register("stacked_dr", belief="judge", uses_weights=True, doubly_robust=True)
 def stacked_dr(prep: Prepared) -> Score:
     """Convex combination of dr_cpo, mrdr and tmle with the smallest influence-function variance."""
     members = {name: prep.once(name, ESTIMATORS[name].score) for name in ("dr_cpo", "mrdr", "tmle")}
@@ -148,4 +148,4 @@ def stacked_dr(prep: Prepared) -> Score:
         return members["dr_cpo"]
     shares = stacking_weights(influence)
     terms = tuple(t.scaled(a) for a, s in zip(shares, members.values(), strict=True) for t in s.terms if a > 0)
-    return Score(terms, models=members["mrdr"].models)
+    return Score(terms, models=members["mrdr"].models, per_prompt=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,12 @@ class Term:
     def scaled(self, factor: float) -> Term:
         return Term(self.sample, factor * self.num, self.den, {k: factor * v for k, v in self.slopes.items()})
 
+    def per_prompt(self, share: np.ndarray | None) -> Term:
+        """Every row counted by `share`, its part of its prompt."""
+        if share is None:
+            return self
+        return Term(self.sample, share * self.num, share * self.den, {k: share * v for k, v in self.slopes.items()})
+
 
 @dataclass(frozen=True, eq=False)
 class Score:
@@ -48,11 +55,24 @@ class Score:
 
     `terms` make the value. `correction` holds terms that belong to the interval but not to the value: the weighted
     label residual of estimators that plug in f(S) for the outcome. `models` are fits other than the calibration.
+    `per_prompt`: the terms count every prompt alike already, as those made of other scores do.
     """
 
     terms: tuple[Term, ...]
     correction: tuple[Term, ...] = ()
     models: Mapping[str, Fit] = field(default_factory=dict)
+    per_prompt: bool = False
+
+    def by_prompt(self, prep: Prepared) -> Score:
+        """The same for the mean over prompts of the mean over a prompt's rows, where prompts have rows in different
+        numbers."""
+        shares = {name: prep.sample(name).share for name in ("logged", "fresh")}
+        if self.per_prompt or all(share is None for share in shares.values()):
+            return self
+        terms, correction = (
+            tuple(t.per_prompt(shares[t.sample]) for t in group) for group in (self.terms, self.correction)
+        )
+        return Score(terms, correction, self.models, True)
 
     @property
     def value(self) -> float:
@@ -163,15 +183,23 @@ def judge_variance(prep: Prepared, score: Score) -> float:
 
 @dataclass(frozen=True)
 class Estimator:
-    """A registered estimator: its `function`, and how it is judged. `uses_weights`: the value rests on the log-weights;
-    `doubly_robust`: on weights and f."""
+    """A registered estimator: its `function`, and how it is judged.
+
+    `belief` is what it takes to believe it: "labels" of the target's own draws, "weights" that are right, or a "judge"
+    that errs on the target as it does on P0. `uses_weights`: the value rests on the log-weights; `doubly_robust`: on
+    weights and fresh draws; `label_residual`: the weighted label residual is part of the value; `biased`: even with
+    right weights and many rows it need not reach the policy value.
+    """
 
     name: str
     function: Callable[[Prepared], Score]
+    belief: str = "weights"
     uses_weights: bool = False
     doubly_robust: bool = False
     uses_target_labels: bool = False
+    label_residual: bool = False
     judge_scale: bool = False
+    biased: bool = False
 
     def score(self, prep: Prepared) -> Score:
         """What the function declares.
@@ -188,13 +216,13 @@ class Estimator:
                 f"{type(given).__name__}, not a Score: return Score((Term(sample, numerators, denominators),)), with "
                 "both by row, so that an interval can be derived (docs/extend.md, An estimator)"
             )
-        return given
+        return given.by_prompt(prep)
 
 
 ESTIMATORS: dict[str, Estimator] = {}
 
 
-def register(name: str, **properties: bool) -> Callable[[Callable[[Prepared], Score]], Callable[[Prepared], Score]]:
+def register(name: str, **properties: Any) -> Callable[[Callable[[Prepared], Score]], Callable[[Prepared], Score]]:
     """Add a function Prepared -> Score to `ESTIMATORS` under `name`; properties are those of `Estimator`."""
 
     def add(function: Callable[[Prepared], Score]) -> Callable[[Prepared], Score]:

@@ -25,7 +25,7 @@ def label_correction(prep: Prepared, weight: np.ndarray, normaliser: np.ndarray)
 
 def ratio_score(prep: Prepared, weight: np.ndarray) -> Score:
     """sum(w R) / sum(w): psi = n w (R - theta) / sum(w)."""
-    labelled = weight * prep.logged.labelled
+    labelled = weight * prep.logged.label_weight
     return Score(
         (Term("logged", weight * prep.reward, weight, {"f": weight}),), label_correction(prep, labelled, labelled)
     )
@@ -35,9 +35,10 @@ def ratio_score(prep: Prepared, weight: np.ndarray) -> Score:
 def ips(prep: Prepared) -> Score:
     """mean(w R), on the true scale of the weights: not normalised, may be infinite."""
     w = prep.weight
-    one, labelled = prep.unit(prep.has_weight), prep.unit(prep.has_weight * prep.logged.labelled)
+    has = prep.has_weight * prep.logged.label_weight
     return Score(
-        (Term("logged", w * prep.reward, one, {"f": w}),), label_correction(prep, w * prep.logged.labelled, labelled)
+        (Term("logged", w * prep.reward, prep.unit(prep.has_weight), {"f": w}),),
+        label_correction(prep, w * has, prep.unit(has)),
     )
 
 
@@ -68,7 +69,7 @@ def _monotone_weights(prep: Prepared) -> tuple[np.ndarray, np.ndarray]:
     return up / (up.sum() / prep.n_weighted), down / (down.sum() / prep.n_weighted)
 
 
-@register("calibrated_ips", uses_weights=True)
+@register("calibrated_ips", uses_weights=True, biased=True)
 def calibrated_ips(prep: Prepared) -> Score:
     """SIMCal-W (Calibrated causal judge evaluation, 2025): weights projected to mean one and monotone in S; the mix
     of the increasing and the decreasing projection that minimises the variance of the influence function.
@@ -83,7 +84,7 @@ def calibrated_ips(prep: Prepared) -> Score:
     a, b = (w * (r - (w * r).sum() / w.sum()) for w in (up, down))
     spread = ((a - b) ** 2).sum()
     mix = float(np.clip(-(b * (a - b)).sum() / spread, 0, 1)) if spread > 0 else 0.5
-    weight, labelled = mix * up + (1 - mix) * down, prep.weight * prep.logged.labelled
+    weight, labelled = mix * up + (1 - mix) * down, prep.weight * prep.logged.label_weight
     return Score(
         (Term("logged", weight * prep.reward, weight, {"f": weight}),), label_correction(prep, labelled, labelled)
     )

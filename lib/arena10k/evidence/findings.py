@@ -10,7 +10,7 @@ import pandas as pd
 from arena10k.estimators import ESTIMATORS
 from arena10k.report import VERDICTS, headline
 from arena10k.statistics import diagnostics
-from arena10k.statistics.verdicts import REFUSE, stands
+from arena10k.statistics.verdicts import REFUSE, accepted
 
 
 def agreement(both: pd.DataFrame, logging_policy: str) -> pd.DataFrame:
@@ -66,7 +66,7 @@ def counted(rows: Iterable[dict[str, Any]], judge: str | None = None) -> list[di
 def verdict_counts(rows: Iterable[dict[str, Any]], judge: str | None = None) -> dict[str, int]:
     """How many of the `counted` estimates have each verdict; those on the judge's scale apart, where there are any."""
     kept = counted(rows, judge)
-    counts = {v.lower(): sum(r["verdict"] == v and (v == REFUSE or stands(r)) for r in kept) for v in VERDICTS}
+    counts = {v.lower(): sum(r["verdict"] == v and (v == REFUSE or accepted(r)) for r in kept) for v in VERDICTS}
     return counts | ({"judges_scale": raw} if (raw := len(kept) - sum(counts.values())) else {})
 
 
@@ -88,7 +88,7 @@ def estimates_sentence(rows: list[dict[str, Any]], judge: str | None = None) -> 
     weights = [r["policy"] for r in kept if r["estimator"] == "snips" and r["verdict"] == "REFUSE"]
     if weights:
         told += f". Importance weights alone are refused for {', '.join(dict.fromkeys(weights))}"
-    some = {r["policy"] for r in kept if stands(r)}
+    some = {r["policy"] for r in kept if accepted(r)}
     none = [p for p in dict.fromkeys(r["policy"] for r in rows) if p not in some]
     return told + (
         f". No estimate stands for {', '.join(none)}." if none else "; every policy has at least one that stands."
@@ -110,7 +110,7 @@ def truth_sentence(rows: list[dict[str, Any]], truth: Mapping[str, float], judge
     if not truth:
         return "The true values of this run are not known."
     kept = counted(rows, judge)
-    standing = against_truth([r for r in kept if stands(r)], truth)
+    standing = against_truth([r for r in kept if accepted(r)], truth)
     refused = against_truth([r for r in kept if r["verdict"] == "REFUSE"], truth)
     told = "No estimate of a policy whose true value is known stands"
     if len(standing):
@@ -148,7 +148,7 @@ def contrasts_frame(contrasts: list[dict[str, Any]]) -> pd.DataFrame:
 def judge_noise_sentence(rows: list[dict[str, Any]]) -> str:
     """How wide the intervals of the two judge modes are, the judge's own variance included where it has one."""
     frame = pd.DataFrame(
-        [r for r in counted(rows) if stands(r)], columns=["policy", "estimator", "judge", "ci_low", "ci_high"]
+        [r for r in counted(rows) if accepted(r)], columns=["policy", "estimator", "judge", "ci_low", "ci_high"]
     )
     frame["width"] = (frame.ci_high - frame.ci_low).astype(float)
     pairs = frame.pivot_table(index=["policy", "estimator"], columns="judge", values="width").dropna()

@@ -9,9 +9,10 @@ import pandas as pd
 
 from arena10k.attribution.words import share_words
 from arena10k.estimators.calibration import LevelFit
+from arena10k.statistics.context import PolicyContext
 from arena10k.statistics.diagnostics import PermutationNull
-from arena10k.statistics.evaluate import PolicyContext, PolicyReport
-from arena10k.statistics.verdicts import IMPOSSIBLE
+from arena10k.statistics.evaluate import PolicyReport
+from arena10k.statistics.thresholds import WRONG
 from arena10k.wording import number
 
 Reports = Iterable[PolicyReport]
@@ -63,7 +64,7 @@ def audit_sentence(reports: Reports, judge: str) -> str:
     found = [r for r in _targets(reports, judge) if r.audit.n]
     if not found:
         return "No judged row has a usable log-weight."
-    impossible = [r.policy for r in found if r.mean_weight_p < IMPOSSIBLE]
+    impossible = [r.policy for r in found if r.mean_weight_p < WRONG]
     most = max(found, key=lambda r: r.missing_mass)
     first = (
         f"The mean weight of {', '.join(impossible)} is above 1 by more than chance: log-probs are wrong."

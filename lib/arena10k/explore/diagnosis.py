@@ -14,8 +14,9 @@ from arena10k.evidence import findings
 from arena10k.explore import reasons
 from arena10k.explore.selection import Slice
 from arena10k.explore.view import Figures, View
-from arena10k.statistics.evaluate import PolicyContext, PolicyReport, Study
-from arena10k.statistics.verdicts import stands
+from arena10k.statistics.context import PolicyContext
+from arena10k.statistics.evaluate import PolicyReport, Study
+from arena10k.statistics.verdicts import accepted
 
 
 class Diagnosis(View):
@@ -47,8 +48,8 @@ class Diagnosis(View):
 def _verdicts(policy: str, rows: list[dict[str, Any]]) -> str:
     """Which estimates stand, and whether weights alone may be used."""
     by = {v: [r["estimator"] for r in rows if r["verdict"] == v] for v in report.VERDICTS}
-    by["CAUTION"] = [r["estimator"] for r in rows if r["verdict"] == "CAUTION" and stands(r)]
-    raw = [r["estimator"] for r in rows if r["verdict"] != "REFUSE" and not stands(r)]
+    by["CAUTION"] = [r["estimator"] for r in rows if r["verdict"] == "CAUTION" and accepted(r)]
+    raw = [r["estimator"] for r in rows if r["verdict"] != "REFUSE" and not accepted(r)]
     told = [f"{listed(by['REPORT'])} may be reported" if by["REPORT"] else "none may be reported as it is"]
     if by["CAUTION"]:
         told.append(f"{listed(by['CAUTION'])} with caution")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from arena10k.attribution.words import figure, share_words
-from arena10k.statistics.evaluate import PolicyContext, PolicyReport
-from arena10k.statistics.intervals import MAX_KHAT, MAX_WIDTH, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION
-from arena10k.statistics.verdicts import FEW_LABELS
+from arena10k.statistics.context import PolicyContext
+from arena10k.statistics.evaluate import PolicyReport
+from arena10k.statistics.thresholds import FEW_LABELS, MAX_KHAT, MAX_WIDTH, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION
 
 #: By reason, a sentence that may name: `mean` (of the raw weights), `p`, `ess` and `n` (rows), `share` (ESS of rows),
 #: `khat`, `tied`, `labels` (on the policy's own draws), `evidence` (of transport), `residual`, `low`,

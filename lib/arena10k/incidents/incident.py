@@ -19,7 +19,8 @@ from arena10k.errors import ArenaError, CallError, section
 from arena10k.estimators import ESTIMATORS
 from arena10k.params.incident import IncidentParams
 from arena10k.run import Run
-from arena10k.statistics.evaluate import context, estimate_row
+from arena10k.statistics.context import context
+from arena10k.statistics.verdicts import estimate_row
 from arena10k.tables.table import Table
 
 #: Which rows fail: the same ones for every target, or drawn for each target by itself.

@@ -81,6 +81,10 @@ class EstimationParams(Section):
     folds: Annotated[int, Field(ge=2, le=50)] = 5
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     judge: Literal["deterministic", "uncertainty"] = Field("uncertainty", description="the mode that headlines use")
+    judge_shift: Annotated[float, Field(ge=0, le=1, strict=False)] = Field(
+        0.1, description="how far the judge may be off on a policy of which nothing says how far it is"
+    )
+    belief: Literal["labels", "weights", "judge"] = Field("weights", description="the most a headline rests on")
     calibration: Literal["isotonic", "two_stage"] = Field("isotonic", description="two_stage also uses response length")
     label_cost: Annotated[float, Field(ge=0, strict=False)] | None = Field(
         None, description="US dollars per oracle label, where no provider has a price for it (people)"

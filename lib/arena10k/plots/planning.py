@@ -50,7 +50,7 @@ def planning(
     grid = np.unique(np.geomspace(5, max(most, 50), 120).round())
     for policy, pilot in pilots.items():
         look = shown[policy]
-        axis.plot(grid, ppi_width(pilot, grid, confidence), color=look.colour, linestyle=look.line, linewidth=1.8,
+        axis.plot(grid, [ppi_width(pilot, int(n), confidence) for n in grid], color=look.colour, linestyle=look.line, linewidth=1.8,
                   label=policy)  # fmt: skip
         if direct is not None:
             mine = direct[(direct.policy == policy) & direct.labels.between(grid[0], grid[-1])]

@@ -13,7 +13,7 @@ from arena10k.report.page import TEMPLATES, footer_facts, icon, style_sheet
 from arena10k.report.tables import badge
 from arena10k.report.text import MISSING, format_number, format_value, is_missing, visible
 from arena10k.statistics.compare import HEADLINE
-from arena10k.statistics.verdicts import stands
+from arena10k.statistics.verdicts import accepted
 
 #: The estimate that uses logged responses alone, shown beside the trusted one.
 LOGGED_ONLY = "snips"
@@ -30,13 +30,13 @@ def headline(rows: Iterable[Row], order: Sequence[str] = HEADLINE) -> list[Row]:
     """
 
     def place(row: Row) -> tuple[int, int]:
-        return (2 if not stands(row) else row["verdict"] == "CAUTION", order.index(row["estimator"]))
+        return (2 if not accepted(row) else row["verdict"] == "CAUTION", order.index(row["estimator"]))
 
     chosen: dict[str, Row] = {}
     for row in sorted((r for r in rows if r["estimator"] in order), key=place):
         chosen.setdefault(row["policy"], row)
     return sorted(
-        chosen.values(), key=lambda r: (not stands(r), -(r["value"] if not is_missing(r["value"]) else -1e300))
+        chosen.values(), key=lambda r: (not accepted(r), -(r["value"] if not is_missing(r["value"]) else -1e300))
     )
 
 
@@ -112,8 +112,8 @@ def summary(estimates: Mapping[str, Any], best: Sequence[Row], confidence: float
         return "There are no estimates yet. The stages below say what has been done."
     count = estimates.get("n")
     over = f" from {format_number(count)} prompts" if not is_missing(count) else ""
-    given, refused = [r for r in best if stands(r)], [r for r in best if _refused(r)]
-    raw = [r for r in best if not (stands(r) or _refused(r))]
+    given, refused = [r for r in best if accepted(r)], [r for r in best if _refused(r)]
+    raw = [r for r in best if not (accepted(r) or _refused(r))]
     parts = [f"{len(best)} {_plural('policy', len(best))} evaluated{over}."]
     if given:
         parts.append(_leaders(estimates.get("ranking", ()), given, confidence))

@@ -11,7 +11,8 @@ import numpy as np
 from scipy import stats
 
 from arena10k.estimators import ESTIMATORS, N_FOLDS, PolicyData, Prepared, deviations
-from arena10k.statistics.verdicts import REFUSE, REPORT, PolicyContext, context, interval_of, missing_inputs, verdict
+from arena10k.statistics.context import PolicyContext, context
+from arena10k.statistics.verdicts import REFUSE, REPORT, interval_of, missing_inputs, verdict
 
 CLIP = 20.0
 

@@ -1,40 +1,28 @@
-"""Differences between policies, and a ranking that shows ties as ties."""
+"""Differences between policies, a ranking that shows ties as ties, and what it would take to turn an order round."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
+from arena10k.estimators import ESTIMATORS
 from arena10k.estimators.prepare import Prepared
-from arena10k.estimators.score import ESTIMATORS, Score, calibration_folds, deviations, fold_variance, judge_variance
-from arena10k.statistics.evaluate import estimate_row
-from arena10k.statistics.verdicts import REPORT, PolicyContext
-
-#: Which estimate speaks for a policy, by how much it needs to assume: labels of its own draws, then label residuals
-#: with weights, then doubly robust ones, then weights alone, then the judge alone.
-HEADLINE = (
-    "ppi_pp",
-    "dr_oracle",
-    "stacked_dr",
-    "dr_cpo",
-    "mrdr",
-    "tmle",
-    "calibrated_ips",
-    "psis",
-    "snips",
-    "ips",
-    "direct",
-)
+from arena10k.estimators.score import Score, calibration_folds, deviations, fold_variance, judge_variance
+from arena10k.statistics import quantiles
+from arena10k.statistics.context import PolicyContext
+from arena10k.statistics.headline import belief_of, headline
+from arena10k.statistics.intervals import bounded_mean_radii
+from arena10k.statistics.verdicts import own_estimate
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Value of policy a minus value of policy b, prompts paired; `significant` at the adjusted confidence level."""
+    """Value of policy a minus value of policy b. The interval is at the level at which the pair is judged (Holm), so
+    that `significant` is the same as an interval without 0; `p_value` is before Holm's correction."""
 
     a: str
     b: str
@@ -43,6 +31,7 @@ class Contrast:
     low: float
     high: float
     significant: bool
+    p_value: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -52,6 +41,7 @@ class Ranked:
 
     policy: str
     estimator: str
+    verdict: str
     value: float
     ci_low: float
     ci_high: float
@@ -59,70 +49,191 @@ class Ranked:
     worst_rank: int
 
 
+@dataclass(frozen=True)
+class Breakdown:
+    """What would turn the order of two policies round, `better` above `worse` by `difference`: the judge overrating
+    `better` against `worse` by `judge_error` on the outcome scale (NaN where both values rest on labels alone), or a
+    share `unseen_mass` of the responses of `better` unlike all that was seen and worth nothing, or of `worse` worth
+    everything, whichever is smaller."""
+
+    better: str
+    worse: str
+    difference: float
+    judge_error: float
+    unseen_mass: float
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """A difference whose interval is known at every level: t quantile and bounded-mean guard, or the intervals of both
+    policies combined (in which case `df` is infinite)."""
+
+    value: float
+    se: float
+    down: float
+    up: float
+    df: float
+    guard: Callable[[float], tuple[float, float]] | None = None
+
+    def reach(self, level: float) -> tuple[float, float]:
+        """How far below and above the value the interval reaches at confidence `level`."""
+        t = quantiles.student(level, self.df)
+        down, up = t * self.down, t * self.up
+        if self.guard is not None:
+            low, high = self.guard(level)
+            down, up = max(down, low), max(up, high)
+        return down, up
+
+    def p_value(self) -> float:
+        """The level at which the interval just holds 0, by bisection of its monotone reach."""
+        side, size = (0, self.value) if self.value > 0 else (1, -self.value)
+        low, high = 0.0, 1.0
+        if not np.isfinite(self.se) or size <= 0:
+            return 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.reach(1 - middle)[side] > size else (low, middle)
+        return high
+
+
 def _padded(x: np.ndarray, size: int) -> np.ndarray:
     return np.pad(x, (0, size - len(x)))
 
 
-def contrast(a: tuple[str, Prepared, Score], b: tuple[str, Prepared, Score], confidence: float = 0.95) -> Contrast:
-    """Difference of two scores: deviations and fold estimates are subtracted prompt by prompt and fold by fold, so
-    what the policies share (prompts, P0 labels) cancels. Prompt codes must mean the same in both."""
-    (name_a, prep_a, score_a), (name_b, prep_b, score_b) = a, b
-    (dev_a, groups_a), (dev_b, groups_b) = deviations(prep_a, score_a), deviations(prep_b, score_b)
+def _joint_deviations(a: tuple[Prepared, Score], b: tuple[Prepared, Score]) -> tuple[np.ndarray, np.ndarray, int]:
+    (dev_a, groups_a), (dev_b, groups_b) = deviations(*a), deviations(*b)
     size = max(len(dev_a), len(dev_b))
-    dev = _padded(dev_a, size) - _padded(dev_b, size)
-    folds_a, folds_b = calibration_folds(prep_a, score_a), calibration_folds(prep_b, score_b)
+    return _padded(dev_a, size), _padded(dev_b, size), min(groups_a, groups_b)
+
+
+def _paired(a: tuple[Prepared, Score], b: tuple[Prepared, Score]) -> _Difference:
+    """Deviations and fold estimates are subtracted prompt by prompt and fold by fold, so that what the policies share
+    (prompts, P0 labels) cancels. Prompt codes must mean the same in both. Never narrower than the mean of a bounded
+    difference of labels."""
+    dev_a, dev_b, groups = _joint_deviations(a, b)
+    dev = dev_a - dev_b
+    folds_a, folds_b = calibration_folds(*a), calibration_folds(*b)
     if len(folds_a) == len(folds_b):
         cal = fold_variance(folds_a - folds_b)
     else:
         cal = fold_variance(folds_a) + fold_variance(folds_b)
-    variance = float(dev @ dev) + cal + judge_variance(prep_a, score_a) + judge_variance(prep_b, score_b)
-    groups = min(groups_a, groups_b)
-    value = score_a.value - score_b.value
-    centre = value + score_a.shift - score_b.shift
-    if groups < 2 or not np.isfinite(variance) or not np.isfinite(centre):
-        return Contrast(name_a, name_b, value, float("inf"), -1.0, 1.0, False)
-    half = float(stats.t.isf((1 - confidence) / 2, groups - 1) * np.sqrt(variance))
-    low, high = min(centre - half, value), max(centre + half, value)
-    return Contrast(name_a, name_b, value, float(np.sqrt(variance)), low, high, low > 0 or high < 0)
+    variance = float(dev @ dev) + cal + judge_variance(*a) + judge_variance(*b)
+    value = a[1].value - b[1].value
+    if groups < 2 or not np.isfinite(variance + value):
+        return _Difference(value, float("inf"), float("inf"), float("inf"), 1.0)
+    se = float(np.sqrt(variance))
+    return _Difference(value, se, se, se, groups - 1, _label_guard(a, b))
 
 
-def headline(ctx: PolicyContext, order: Iterable[str] = HEADLINE) -> dict[str, Any] | None:
-    """The first estimate of `order` whose verdict is REPORT, as a row of estimates.json; None when there is none."""
-    for name in order:
-        row = estimate_row(ctx, ESTIMATORS[name], plan=False)
-        if row["verdict"] == REPORT:
-            return row
-    return None
+def _label_guard(a: tuple[Prepared, Score], b: tuple[Prepared, Score]) -> Callable[[float], tuple[float, float]]:
+    """By level the radii that no difference of label means may undercut: a bounded mean of differences over the prompts
+    that both policies have labelled, or, where they share few, of both policies in quadrature."""
+    (mean_a, f_a, count_a), (mean_b, f_b, count_b) = _cluster_residuals(*a), _cluster_residuals(*b)
+    size = max(len(count_a), len(count_b))
+    mean_a, count_a, mean_b, count_b = (_padded(x, size) for x in (mean_a, count_a, mean_b, count_b))
+    both = (count_a > 0) & (count_b > 0)
+    if 2 * both.sum() >= min((count_a > 0).sum(), (count_b > 0).sum()):
+        return lambda level: bounded_mean_radii(mean_a[both] - mean_b[both], -1 - f_a + f_b, 1 - f_a + f_b, level)
+
+    def apart(level: float) -> tuple[float, float]:
+        down_a, up_a = bounded_mean_radii(mean_a[count_a > 0], -f_a, 1 - f_a, level)
+        down_b, up_b = bounded_mean_radii(mean_b[count_b > 0], -f_b, 1 - f_b, level)
+        return float(np.hypot(down_a, up_b)), float(np.hypot(up_a, down_b))
+
+    return apart
 
 
-def contrasts(
-    contexts: Mapping[str, PolicyContext], estimator: str | None = None, confidence: float = 0.95
-) -> list[Contrast]:
-    """Every pair of policies with a reportable estimate (of `estimator`, or their headline), Bonferroni-adjusted."""
-    order = HEADLINE if estimator is None else (estimator,)
-    scores = []
-    for policy, ctx in contexts.items():
-        row = headline(ctx, order)
-        if row:
-            name = row["estimator"]
-            scores.append((policy, ctx.prep, ctx.prep.once(name, ESTIMATORS[name].score)))
-    pairs = list(combinations(scores, 2))
-    level = 1 - (1 - confidence) / max(len(pairs), 1)
-    return [contrast(a, b, level) for a, b in pairs]
+def _cluster_residuals(prep: Prepared, score: Score) -> tuple[np.ndarray, float, np.ndarray]:
+    """Mean label residual of a score's labelled term by cluster (n_clusters,), the prediction it is a residual of on
+    average, and the labels by cluster."""
+    rows, term = prep.fresh, next(t for t in score.terms if prep.fresh.labelled[t.den > 0].all())
+    has = term.den > 0
+    residual = np.divide(term.num, term.den, out=np.zeros(len(has)), where=has)
+    count = np.bincount(rows.cluster, weights=has, minlength=prep.n_clusters)
+    total = np.bincount(rows.cluster, weights=residual, minlength=prep.n_clusters)
+    return total / np.maximum(count, 1), float((rows.label[has] - residual[has]).mean()), count
 
 
-def ranking(contexts: Mapping[str, PolicyContext], confidence: float = 0.95) -> list[Ranked]:
-    """Reportable policies, best first. A refused or merely cautioned policy has no rank."""
+def _by_intervals(a: tuple[PolicyContext, dict[str, Any]], b: tuple[PolicyContext, dict[str, Any]]) -> _Difference:
+    """From the intervals of both (MOVER, Zou & Donner 2008), with all that their beliefs leave open. What they share
+    makes it wider than need be; a negative correlation of their deviations is counted."""
+    (ctx_a, row_a), (ctx_b, row_b) = a, b
+    scores = [(c.prep, c.prep.once(r["estimator"], ESTIMATORS[r["estimator"]].score)) for c, r in (a, b)]
+    dev_a, dev_b, _ = _joint_deviations(*scores)
+    norm = float(np.sqrt((dev_a @ dev_a) * (dev_b @ dev_b)))
+    correlation = min(0.0, float(dev_a @ dev_b) / norm) if norm > 0 and np.isfinite(norm) else 0.0
+    z = quantiles.normal(ctx_a.confidence)
+
+    def reach(first: float, second: float) -> float:
+        return float(np.sqrt(first**2 + second**2 - 2 * correlation * first * second)) / z
+
+    down = reach(row_a["value"] - row_a["ci_low"], row_b["ci_high"] - row_b["value"])
+    up = reach(row_a["ci_high"] - row_a["value"], row_b["value"] - row_b["ci_low"])
+    return _Difference(row_a["value"] - row_b["value"], max(down, up), down, up, float("inf"))
+
+
+def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> _Difference | None:
+    """The difference of two policies: of their headlines, or of the estimates that labels alone give both where that
+    is known more exactly; None where one of them has no headline."""
+    head_a, head_b = headline(ctx_a), headline(ctx_b)
+    if head_a is None or head_b is None:
+        return None
+    found = [_by_intervals((ctx_a, head_a), (ctx_b, head_b))]
+    own_a, own_b = own_estimate(ctx_a), own_estimate(ctx_b)
+    if own_a is not None and own_b is not None:
+        scores = [(c.prep, c.prep.once(r["estimator"], ESTIMATORS[r["estimator"]].score))
+                  for c, r in ((ctx_a, own_a), (ctx_b, own_b))]  # fmt: skip
+        found.append(_paired(*scores))
+    return min(found, key=lambda d: sum(d.reach(ctx_a.confidence)))
+
+
+def contrasts(contexts: Mapping[str, PolicyContext], confidence: float = 0.95) -> list[Contrast]:
+    """Every pair of policies with a headline; family-wise error at most 1 - `confidence` (Holm 1979)."""
+    pairs = [(a, b, contrast(contexts[a], contexts[b])) for a, b in combinations(contexts, 2)]
+    known = [(a, b, d, d.p_value()) for a, b, d in pairs if d is not None]
+    levels, alpha, open_ = {}, 1 - confidence, True
+    for place, (a, b, _, p) in enumerate(sorted(known, key=lambda pair: pair[3])):
+        if open_:
+            level = alpha / (len(known) - place)
+            open_ = p < level
+        levels[a, b] = level
+    return [_as_contrast(a, b, d, p, 1 - levels[a, b]) for a, b, d, p in known]
+
+
+def _as_contrast(a: str, b: str, d: _Difference, p: float, level: float) -> Contrast:
+    down, up = d.reach(level)
+    low, high = max(d.value - down, -1.0), min(d.value + up, 1.0)
+    return Contrast(a, b, d.value, d.se, low, high, low > 0 or high < 0, p)
+
+
+def ranking(
+    contexts: Mapping[str, PolicyContext], confidence: float = 0.95, pairs: list[Contrast] | None = None
+) -> list[Ranked]:
+    """Policies with a headline, best first. `pairs` are their `contrasts`, where they are there already."""
     rows = {policy: row for policy, ctx in contexts.items() if (row := headline(ctx))}
     better = dict.fromkeys(rows, 0)
     worse = dict.fromkeys(rows, 0)
-    for c in contrasts(contexts, confidence=confidence):
+    for c in contrasts(contexts, confidence) if pairs is None else pairs:
         if c.significant:
             winner, loser = (c.a, c.b) if c.difference > 0 else (c.b, c.a)
             better[loser] += 1
             worse[winner] += 1
     ranked = [
-        Ranked(p, r["estimator"], r["value"], r["ci_low"], r["ci_high"], 1 + better[p], len(rows) - worse[p])
+        Ranked(p, r["estimator"], r["verdict"], r["value"], r["ci_low"], r["ci_high"], 1 + better[p],
+               len(rows) - worse[p])
         for p, r in rows.items()
-    ]
+    ]  # fmt: skip
     return sorted(ranked, key=lambda r: (r.rank, -r.value))
+
+
+def breakdowns(contexts: Mapping[str, PolicyContext]) -> list[Breakdown]:
+    """For every pair of policies with a headline, the better first: what would turn their order round."""
+    rows = {policy: row for policy, ctx in contexts.items() if (row := headline(ctx))}
+    found = []
+    for a, b in permutations(rows, 2):
+        d, judged = rows[a]["value"] - rows[b]["value"], [belief_of(rows[p]) != "labels" for p in (a, b)]
+        if d > 0 or (d == 0 and a < b):
+            ends = (rows[a]["value"], 1 - rows[b]["value"])
+            mass = min((d / end for end in ends if end > 0), default=float("inf"))
+            found.append(Breakdown(a, b, d, d if any(judged) else float("nan"), min(1.0, mass)))
+    return found

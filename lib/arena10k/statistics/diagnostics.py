@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
+from scipy.optimize import nnls
 
 from arena10k.estimators.calibration import LevelFit, level_codes, pava
 from arena10k.estimators.pareto import ceiling_count, hill, khat
 from arena10k.estimators.prepare import Prepared
-from arena10k.estimators.score import Score, deviations
-from arena10k.estimators.weighted import snips
-from arena10k.statistics.intervals import WeightAudit, audit_weights, bounded_mean_radii, prompt_means
+from arena10k.estimators.score import Score, Term
+from arena10k.statistics import quantiles
+from arena10k.statistics.intervals import (
+    ByCluster,
+    WeightAudit,
+    audit_weights,
+    bounded_mean_radii,
+    standard_error,
+    weighted_residual_limits,
+)
 from arena10k.statistics.resampling import permute_ratio
+from arena10k.statistics.thresholds import MIN_LABELS, WRONG
 
 __all__ = ["WeightAudit", "audit_weights", "ceiling_count", "hill", "khat"]
 
-MIN_TARGET_LABELS = 5
+#: Independent rows on each side that a comparison of weights with draws takes.
+MIN_MATCHED = 10
 _BETS = np.linspace(0.05, 0.95, 10)
 
 
@@ -40,13 +51,14 @@ def missing_mass(mean_weight: float) -> float:
     return 1 - min(1.0, mean_weight)
 
 
-def mean_weight_p_value(log_weight: np.ndarray, cluster: np.ndarray | None = None) -> float:
-    """p-value for E[w] <= 1 against a larger mean, valid for any non-negative weights and any n.
+def mean_weight_p_value(log_weight: np.ndarray, by_cluster: ByCluster | None = None) -> float:
+    """p-value for E[w] <= 1 against a larger mean, valid for any non-negative weights and any n (independent, or made
+    so by `by_cluster`).
 
     e-value = half the mean weight (Markov) plus half a mixture over bets b of prod_i (1 + b (w_i - 1)) (Waudby-Smith &
     Ramdas 2024); p = min(1, 1/e). The lower side has no test: an unseen row may carry any weight. NaN without rows.
     """
-    lw = log_weight if cluster is None else _log_prompt_means(log_weight, cluster)
+    lw = log_weight if by_cluster is None else _log_cluster_means(log_weight, by_cluster)
     if len(lw) == 0:
         return float("nan")
     markov = np.logaddexp.reduce(lw) - np.log(len(lw))
@@ -59,10 +71,57 @@ def mean_weight_p_value(log_weight: np.ndarray, cluster: np.ndarray | None = Non
     return float(np.exp(-max(0.0, log_e)))
 
 
-def _log_prompt_means(log_weight: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+def _log_cluster_means(log_weight: np.ndarray, by_cluster: ByCluster) -> np.ndarray:
     top = log_weight.max() if len(log_weight) else 0.0
     with np.errstate(divide="ignore"):
-        return np.asarray(np.log(prompt_means(np.exp(log_weight - top), cluster)) + top)
+        return np.asarray(np.log(np.maximum(by_cluster(np.exp(log_weight - top)), 0.0)) + top)
+
+
+def mean_weight_limits(prep: Prepared, confidence: float = 0.95) -> tuple[float, float]:
+    """Confidence limits of E[w], the part of the target that the log represents; an unseen row has a weight between 0
+    and the largest there is. (0, inf) without weights."""
+    keep = prep.has_weight > 0
+    with np.errstate(over="ignore"):
+        w = np.exp(prep.log_weight[keep])
+    if not len(w) or not np.isfinite(w @ w):
+        return 0.0, float("inf")
+    w = prep.logged.by_cluster(w, keep)
+    down, up = bounded_mean_radii(w, 0.0, float(w.max()), confidence)
+    return max(0.0, float(w.mean()) - down), float(w.mean()) + up
+
+
+def match_p_value(prep: Prepared) -> float:
+    """p-value that weights and fresh draws are of one policy; NaN where there is one without the other.
+
+    For g = 1, S, S^2 the difference E_target[g(S')] - E_P0[w g(S)] is what responses absent from the log explain: a
+    non-negative combination of g at scores a response can have. The distance to that cone (non-negative least squares
+    in whitened space) is at most chi^2_3. Over-identification with a slack: unseen mass alone is no rejection, and a
+    judge that gives both policies the same scores sees nothing.
+    """
+    keep = prep.has_weight > 0
+    if prep.is_logging or not keep.any() or not len(prep.fresh):
+        return float("nan")
+    with np.errstate(over="ignore", invalid="ignore"):
+        w = np.exp(prep.log_weight[keep])
+        if not np.isfinite(w @ w):
+            return float("nan")
+    logged, fresh = prep.logged.judge[keep], prep.fresh.judge
+    seen = np.unique(np.concatenate([logged, fresh]))
+    scores = seen if len(seen) <= 32 else np.quantile(seen, np.linspace(0, 1, 32))
+    powers = range(3)
+    a = np.stack([prep.logged.by_cluster(w * logged**k, keep) for k in powers], 1)
+    b = np.stack([prep.fresh.by_cluster(fresh**k) for k in powers], 1)
+    if min(len(a), len(b)) < MIN_MATCHED:
+        return float("nan")
+    covariance = np.cov(a.T) / len(a) + np.cov(b.T) / len(b)
+    values, vectors = np.linalg.eigh(covariance)
+    kept = values > 1e-8 * values[-1]
+    if not kept.any():
+        return float("nan")
+    whiten = (vectors[:, kept] / np.sqrt(values[kept])).T
+    cone = whiten @ np.stack([scores**k for k in powers])
+    distance = nnls(cone, whiten @ (b.mean(0) - a.mean(0)))[1]
+    return float(special.chdtrc(3, distance**2))
 
 
 def overlap(log_weight: np.ndarray) -> dict[str, float]:
@@ -123,11 +182,10 @@ def permutation_null(
 class Transport:
     """Does f hold under the target? Mean of Y - f(S) there, with its interval.
 
-    `evidence`: "target_labels" (labels on the target's own draws), "weights" (labelled logged rows, re-weighted; only
-    with healthy weights), or "none". `status`: "passed" (0 inside the interval and the interval within the margin),
-    "weak" (0 inside, interval beyond the margin), "failed" (0 outside), "own" (f was trained on the target's labels),
-    "none".
-    `n_labels` counts prompts with a label on the target's draws.
+    `evidence`: "target_labels" (labels on the target's own draws), "weights" (labelled logged rows, re-weighted), or
+    "none". `status`: "failed" (0 outside beyond chance, level `WRONG`), "passed" (the interval within the margin),
+    "weak" (beyond it), "own" (f was trained on the target's labels), "none". No verdict takes "passed" for a proof.
+    `n_labels` counts clusters with a label on the target's draws.
     """
 
     status: str
@@ -138,51 +196,49 @@ class Transport:
     high: float = float("nan")
 
 
-def _status(low: float, high: float, margin: float) -> str:
-    if low > 0 or high < 0:
-        return "failed"
-    return "passed" if max(-low, high) <= margin else "weak"
+def label_clusters(prep: Prepared) -> int:
+    """How many independent labels the target's draws have; where their chances differ, Kish's size of them."""
+    has = prep.fresh.labelled > 0
+    n = len(np.unique(prep.fresh.cluster[has]))
+    weight = prep.fresh.label_weight[has]
+    return n if prep.fresh.labelling.kind == "random" else min(n, int(weight.sum() ** 2 / (weight @ weight)))
 
 
-def weighted_transport(prep: Prepared, n_labels: int, margin: float, confidence: float = 0.95) -> Transport:
-    """Transport by weights: sum w (Y - f(S)) / sum w over labelled logged rows, clustered jackknife, t quantile."""
-    terms = prep.once("snips", snips).correction
-    if not terms:
-        return Transport("none", n_labels)
-    dev, groups = deviations(prep, Score(terms))
-    mean = terms[0].value
-    if groups < 2 or not np.isfinite(mean):
-        return Transport("none", n_labels)
-    half = float(stats.t.isf((1 - confidence) / 2, groups - 1) * np.sqrt(dev @ dev))
-    low, high = mean - half, mean + half
-    return Transport(_status(low, high, margin), n_labels, "weights", mean, low, high)
+def residual_limits(prep: Prepared, confidence: float) -> tuple[float, float, float]:
+    """Mean of Y - f(S') over the target's labelled draws, and its limits: clustered jackknife with what training f
+    adds, t quantile, never narrower than a bounded mean."""
+    has, f = prep.fresh.labelled > 0, prep.fresh_oof
+    weight = prep.fresh.label_weight
+    residual = np.where(has, prep.fresh.label_or_zero - f, 0.0)
+    score = Score((Term("fresh", weight * residual, weight, {"f": -weight}),)).by_prompt(prep)
+    se, df = standard_error(prep, score)
+    half = quantiles.student(confidence, df) * se
+    middle = float(f[has].mean())
+    down, up = bounded_mean_radii(prep.fresh.by_cluster(residual[has], has), -middle, 1 - middle, confidence)
+    return score.value, score.value - max(half, down), score.value + max(half, up)
 
 
 def transport(
-    prep: Prepared, audit: WeightAudit, margin: float, confidence: float = 0.95, weights_hold: bool = True
+    prep: Prepared, margin: float, confidence: float = 0.95, weights_hold: bool = True, w_max: float = float("inf")
 ) -> Transport:
-    """Transport test: from the target's labels where there are enough, else from healthy weights, else none.
-
-    `weights_hold` is False where the weights, however healthy they look, are not those of the target.
-
-    On target labels it is clustered by prompt, with a t quantile, and never narrower than the bounded mean.
-    """
-    has = prep.fresh.labelled > 0
-    cluster = np.unique(prep.fresh.cluster[has], return_inverse=True)[1]
-    n = int(cluster.max()) + 1 if len(cluster) else 0
+    """Transport test: from the target's labels where there are enough, else from weights that are not called wrong
+    (`weights_hold`), else none."""
+    n = label_clusters(prep)
     if prep.source is None:
         return Transport("none", n)
-    if n < MIN_TARGET_LABELS:
-        usable = audit.healthy and weights_hold
-        return weighted_transport(prep, n, margin, confidence) if usable else Transport("none", n)
-    f = prep.fresh_oof[has]
-    residual = prompt_means(prep.fresh.label[has] - f, cluster)
-    mean = float(residual.mean())
-    half = float(stats.t.isf((1 - confidence) / 2, n - 1)) * float(residual.std(ddof=1)) / np.sqrt(n)
-    down, up = bounded_mean_radii(residual, -float(f.mean()), 1 - float(f.mean()), confidence)
-    low, high = mean - max(half, down), mean + max(half, up)
-    status = "own" if prep.source == "fresh" else _status(low, high, margin)
-    return Transport(status, n, "target_labels", mean, low, high)
+    limits: Callable[[float], tuple[float, float, float]]
+    if n >= MIN_LABELS:
+        evidence, limits = "target_labels", lambda level: residual_limits(prep, level)
+    elif prep.source == "logged" and weights_hold and len(prep.fresh) and prep.n_weighted and not prep.is_logging:
+        evidence, limits = "weights", lambda level: weighted_residual_limits(prep, level, w_max)
+    else:
+        return Transport("own" if prep.is_logging or prep.source == "fresh" else "none", n)
+    residual, low, high = limits(confidence)
+    _, strict_low, strict_high = limits(1 - WRONG)
+    status = "failed" if strict_low > 0 or strict_high < 0 else "passed" if max(-low, high) <= margin else "weak"
+    if prep.is_logging or prep.source == "fresh":
+        status = "own"
+    return Transport(status, n, evidence, residual, low, high)
 
 
 def effective_labels(prep: Prepared) -> float:

@@ -8,74 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from arena10k.estimators import ESTIMATORS, Estimator, PolicyData
+from arena10k.estimators import ESTIMATORS, PolicyData
 from arena10k.statistics import diagnostics, planning
+from arena10k.statistics.context import LOGPROBS_ASKED, PolicyContext, context
 from arena10k.statistics.diagnostics import Transport
-from arena10k.statistics.intervals import NO_INTERVAL, Interval, WeightAudit, missing_mass_interval
-from arena10k.statistics.verdicts import (
-    CAUTION,
-    REFUSE,
-    REPORT,
-    PolicyContext,
-    context,
-    interval_of,
-    missing_inputs,
-    verdict,
-)
-
-__all__ = [
-    "CAUTION",
-    "REFUSE",
-    "REPORT",
-    "PolicyContext",
-    "PolicyReport",
-    "Study",
-    "context",
-    "estimate_row",
-    "estimates",
-    "interval_of",
-    "report",
-    "study",
-    "verdict",
-]
-
-
-def _number(x: float) -> float | None:
-    return float(x) if np.isfinite(x) else None
-
-
-def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) -> dict[str, Any]:
-    """One estimator on one prepared policy: the row of estimates.json without policy and judge.
-
-    `plan` False leaves `labels_needed` out, which takes longer than the rest together.
-    """
-    value, interval = float("nan"), NO_INTERVAL
-    if not missing_inputs(ctx, estimator):
-        score = ctx.prep.once(estimator.name, estimator.score)
-        value, interval = score.value, interval_of(ctx, estimator, score)
-    result, reasons = verdict(ctx, estimator, value, interval)
-    weighted = estimator.uses_weights
-    wide = plan and (result != REPORT or not interval.width <= ctx.width)
-    return {
-        "estimator": estimator.name,
-        "value": _number(value),
-        "se": _number(interval.se),
-        "ci_low": _number(interval.low),
-        "ci_high": _number(interval.high),
-        "verdict": result,
-        "reasons": reasons,
-        "n_used": ctx.prep.n_weighted if weighted else len(ctx.prep.fresh) or len(ctx.prep.logged),
-        "mean_weight": _number(ctx.audit.mean_weight),
-        "ess": _number(ctx.audit.ess) if ctx.audit.n else None,
-        "khat": _number(ctx.audit.khat),
-        "labels_needed": _labels_needed(ctx) if wide else None,
-    }
-
-
-def _labels_needed(ctx: PolicyContext) -> int:
-    """The same for every estimator of the policy."""
-    key = ("labels needed", ctx.width, ctx.confidence)
-    return ctx.prep.once(key, lambda _: planning.labels_needed(ctx.pilot, ctx.width, ctx.confidence))
+from arena10k.statistics.headline import headline_row
+from arena10k.statistics.intervals import Interval, WeightAudit, missing_mass_interval
+from arena10k.statistics.verdicts import estimate_row
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +31,7 @@ class PolicyReport:
     n_missing_weight: int
     audit: WeightAudit
     mean_weight_p: float
+    match_p: float
     missing_mass: float
     missing_mass_interval: tuple[float, float]
     el: Interval
@@ -131,6 +71,7 @@ def report(
         n_missing_weight=int(np.isnan(data.log_weight).sum()),
         audit=audit,
         mean_weight_p=ctx.mean_weight_p,
+        match_p=ctx.match_p,
         missing_mass=diagnostics.missing_mass(audit.mean_weight),
         missing_mass_interval=missing_mass_interval(audit.mean_weight, permutation.value),
         el=ctx.el,
@@ -175,6 +116,8 @@ def study(
     clones: Iterable[str] = (),
     reports: bool = True,
     contexts: Iterable[str] = (),
+    judge_shift: float = 0.1,
+    belief: str = "weights",
 ) -> Study:
     """All estimators and diagnostics for every policy and judge mode.
 
@@ -182,8 +125,10 @@ def study(
     ----------
     policies : `{policy: {judge_mode: PolicyData}}`; the logging policy may be among them (log-weights 0).
     n_quarantined : logged rows quarantined per policy.
-    flags : facts per policy that arrays do not show: "temperature_mismatch".
-    width : requested total width of an interval; also the margin of the transport test.
+    flags : facts per policy that arrays do not show (`context.WRONG_WEIGHTS`).
+    width : requested total width of an interval.
+    judge_shift, belief : how far the judge may be off where nothing says how far it is, and the most that a headline
+        takes to be believed ("labels", "weights", "judge").
     clones : policies identical to the logging policy; their report carries the noise floor of the log-probs.
     reports : False leaves the diagnostics out.
     contexts : judge modes whose contexts are kept for comparisons; the others' memory is released on the way.
@@ -193,15 +138,17 @@ def study(
     rows, found, compared = [], {}, {}
     for policy, modes in policies.items():
         for judge, data in modes.items():
-            ctx = context(data, width, confidence, (flags or {}).get(policy, ()), calibration)
             quarantined = int((n_quarantined or {}).get(policy, 0))
-            for name in names:
-                row = estimate_row(ctx, ESTIMATORS[name])
-                rows.append({"policy": policy, "judge": judge, "n_quarantined": quarantined, **row})
+            facts = [*(flags or {}).get(policy, ()), *[LOGPROBS_ASKED] * (quarantined > 0)]
+            ctx = context(data, width, confidence, facts, calibration, judge_shift=judge_shift, belief=belief)
+            mine = [estimate_row(ctx, ESTIMATORS[name]) for name in names]
+            rows += [{"policy": policy, "judge": judge, "n_quarantined": quarantined, **row} for row in mine]
             if reports:
                 found[policy, judge] = report(policy, judge, data, ctx, policy in clones)
             if judge in kept:
                 ctx.prep.memo.clear()
+                if estimators is None:
+                    ctx.prep.memo["headline"] = headline_row(mine, belief)
                 compared[policy, judge] = ctx
     return Study(rows, found, compared)
 

@@ -5,31 +5,30 @@ Rewards lie in [0, 1]; every interval is for the policy value on that scale and 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from arena10k.estimators import pareto
 from arena10k.estimators.prepare import Prepared
 from arena10k.estimators.score import Score, calibration_variance, deviations, judge_variance
 from arena10k.estimators.weighted import snips
-
-MEAN_WEIGHT_RANGE = (0.8, 1.25)
-MIN_ESS_FRACTION = 0.1
-MAX_KHAT = 0.5
-MAX_WIDTH = 0.5
-#: Nats. An endpoint rounds, by what shares a batch: log-probs within this of each other are one measurement,
-#: log-weights one weight without a tail, and the weights of a copy of P0 are 1 to within this.
-NOISE = 1e-3
+from arena10k.statistics import quantiles
+from arena10k.statistics.thresholds import MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION, NOISE
 
 EMPIRICAL_LIKELIHOOD = "empirical_likelihood"
 
 
+#: Values by row -> independent values with the same mean over prompts.
+ByCluster = Callable[[np.ndarray], np.ndarray]
+
+
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval. `method`: "jackknife" or `EMPIRICAL_LIKELIHOOD`; `df` of the t quantile (NaN for the
-    latter)."""
+    """A confidence interval. `method`: "jackknife", "exact" (0/1 labels), "bias_aware" or `EMPIRICAL_LIKELIHOOD`; `df`
+    of the t quantile (NaN for the latter)."""
 
     low: float
     high: float
@@ -102,15 +101,6 @@ def audit_weights(log_weight: np.ndarray) -> WeightAudit:
     return WeightAudit(n, mean, log_mean, ess, pareto.khat(log_weight), constant, pareto.ceiling_count(log_weight))
 
 
-def prompt_means(values: np.ndarray, cluster: np.ndarray | None) -> np.ndarray:
-    """Mean of `values` within each prompt; `values` itself without `cluster` (every row its own prompt)."""
-    if cluster is None:
-        return values
-    count = np.bincount(cluster)
-    sums = np.bincount(cluster, weights=values)
-    return sums[count > 0] / count[count > 0]
-
-
 def _el_bound(w: np.ndarray, wr: np.ndarray, unseen: float, reward: float, sign: int, phi: float) -> float:
     """Smallest sign * E[w r] over the likelihood-ratio ball with one unseen row of weight `unseen`; NaN when E[w] = 1
     is out of reach. Regression of w r on w, read at w = 1, minus the radius left (Karampatziakis et al. 2020,
@@ -146,25 +136,26 @@ def el_interval(
     reward: np.ndarray,
     confidence: float = 0.95,
     w_max: float = float("inf"),
-    cluster: np.ndarray | None = None,
+    by_cluster: ByCluster = lambda values: values,
+    ends: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[float, float]:
     """Empirical-likelihood interval of the policy value that uses E[w] = 1.
 
     The values of E[w r] over distributions on the observed rows and one unseen row, weight in [0, `w_max`] and reward
-    in [0, 1], with E[w] = 1 and Cressie-Read (Euclidean) divergence within the F(1, n) radius. Closed form, O(n).
-    Karampatziakis, Langford & Mineiro 2020, "Empirical likelihood for contextual bandits". Rows of one prompt are
-    averaged first. Weights beyond 1e15, beside which float64 cannot tell an ordinary one, give (0, 1): nothing is
-    known.
+    within `ends`, with E[w] = 1 and Cressie-Read (Euclidean) divergence within the F(1, n) radius. Closed form, O(n).
+    Karampatziakis, Langford & Mineiro 2020, "Empirical likelihood for contextual bandits". `by_cluster` makes values
+    independent first (see `Sample.by_cluster`). Weights beyond 1e15, beside which float64 cannot tell an ordinary one,
+    give `ends`: nothing is known.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         w = np.exp(log_weight)
-        w, wr = prompt_means(w, cluster), prompt_means(w * reward, cluster)
+        w, wr = by_cluster(w), by_cluster(w * reward)
         n = len(w)
         if n == 0:
-            return 0.0, 1.0
+            return ends
         sw, sww = w.sum(), w @ w
         if not np.isfinite(sww) or w.max() > 1e15 or not np.isfinite(wr).all():
-            return 0.0, 1.0
+            return ends
         top = max(w_max, float(w.max()))
         free = top if sw < n else 0.0
         if np.isinf(free):
@@ -173,12 +164,12 @@ def el_interval(
             mean_w = (free + sw) / (n + 1)
             var_w = (free**2 + sww) / (n + 1) - mean_w**2
             best = (n + 1) * (mean_w - 1) ** 2 / var_w if var_w > 0 else 0.0
-    phi = (-best - stats.f.isf(1 - confidence, 1, n)) / (2 * (n + 1))
+    phi = (-best - quantiles.fisher(confidence, n)) / (2 * (n + 1))
     bounds = []
-    for reward_end, sign in ((0.0, 1), (1.0, -1)):
+    for reward_end, sign in ((ends[0], 1), (ends[1], -1)):
         found = [_el_bound(w, wr, unseen, reward_end, sign, phi) for unseen in (0.0, top)]
         found = [b for b in found if not np.isnan(b)]
-        bounds.append(float(np.clip(sign * min(found), 0.0, 1.0)) if found else reward_end)
+        bounds.append(float(np.clip(sign * min(found), *ends)) if found else reward_end)
     return bounds[0], bounds[1]
 
 
@@ -189,20 +180,17 @@ def missing_mass_interval(mean_weight: float, v_on: float) -> tuple[float, float
     return c * v_on, c * v_on + 1 - c
 
 
-def bounded_mean_radii(
-    values: np.ndarray, low: float, high: float, confidence: float = 0.95, cluster: np.ndarray | None = None
-) -> tuple[float, float]:
-    """How far below and above its average the mean of a variable in [low, high] may lie.
+def bounded_mean_radii(values: np.ndarray, low: float, high: float, confidence: float = 0.95) -> tuple[float, float]:
+    """How far below and above its average the mean of a variable in [low, high] may lie; `values` (n,) independent.
 
     The empirical-likelihood interval with one unseen row at either end (the w = 1 case of `el_interval`). A sample
     without any variation still gets a radius of about 3 / n times the distance to the end, as the rule of three says.
     """
-    x = prompt_means(values, cluster)
-    n = len(x)
+    n = len(values)
     if n == 0:
         return high - low, high - low
-    f = stats.f.isf(1 - confidence, 1, n)
-    total, square = x.sum(), x @ x
+    f = quantiles.fisher(confidence, n)
+    total, square = values.sum(), values @ values
     radii = []
     for end in (low, high):
         mean = (total + end) / (n + 1)
@@ -213,15 +201,16 @@ def bounded_mean_radii(
 
 def _guard(prep: Prepared, score: Score, confidence: float) -> tuple[float, float]:
     """Radii no interval may undercut: those of the bounded mean of the labels (or scores) the estimate rests on."""
-    partial = [t for t in score.terms if t.sample == "fresh" and not t.den.all()]
-    if partial:
-        has = partial[0].den > 0
-        residual = partial[0].num[has]
+    # A term that takes the calibration away again is the mean of labelled draws of the estimate's own.
+    own = [t for t in score.terms if t.sample == "fresh" and "f" in t.slopes and prep.fresh.labelled[t.den > 0].all()]
+    own = [t for t in own if (t.slopes["f"] <= 0).all()]
+    if own:
+        has = own[0].den > 0
+        residual = own[0].num[has] / own[0].den[has]
         middle = float((prep.fresh.label[has] - residual).mean()) if has.any() else 0.0
         return _radii(prep, "fresh", has, residual, middle, confidence)
     if prep.source is not None and any("f" in t.slopes or "q" in t.slopes for t in score.terms):
-        source = prep.source
-        return prep.once(("label guard", confidence), lambda p: _label_guard(p, source, confidence))
+        return label_radii(prep, prep.source, confidence)
     name = score.terms[0].sample
     judge = prep.sample(name).judge
     return prep.once(
@@ -229,17 +218,75 @@ def _guard(prep: Prepared, score: Score, confidence: float) -> tuple[float, floa
     )
 
 
-def _label_guard(prep: Prepared, source: str, confidence: float) -> tuple[float, float]:
-    rows, f = prep.sample(source), prep.reward_oof if source == "logged" else prep.fresh_oof
-    has = rows.labelled > 0
-    return _radii(prep, source, has, rows.label[has] - f[has], float(f[has].mean()), confidence)
+def label_radii(prep: Prepared, source: str, confidence: float) -> tuple[float, float]:
+    """Radii of the mean residual of the labels that trained f."""
+
+    def make(p: Prepared) -> tuple[float, float]:
+        rows, f = p.sample(source), p.reward_oof if source == "logged" else p.fresh_oof
+        has = rows.labelled > 0
+        return _radii(p, source, has, rows.label[has] - f[has], float(f[has].mean()), confidence)
+
+    return prep.once(("label guard", source, confidence), make)
 
 
 def _radii(
     prep: Prepared, sample: str, has: np.ndarray, values: np.ndarray, middle: float, confidence: float
 ) -> tuple[float, float]:
-    cluster = None if prep.unique[sample] else prep.sample(sample).cluster[has]
-    return bounded_mean_radii(values, -middle, 1 - middle, confidence, cluster)
+    return bounded_mean_radii(prep.sample(sample).by_cluster(values, has), -middle, 1 - middle, confidence)
+
+
+def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]:
+    """How far below and above its average the weighted label residual E[w (Y - f)] may lie, given that an outcome no
+    labelled row shows may have a chance of -log(1 - confidence) / k under P0, k labels.
+
+    It can have at most the weight of the heaviest such share of the logged rows (all of them, labelled or not): the
+    rule of three with weights. On k labelled rows as `bounded_mean_radii`, the unseen one at that weight.
+    """
+    has = prep.logged.labelled * prep.has_weight > 0
+    k = int(has.sum())
+    if k == 0:
+        return 1.0, 1.0
+    w = np.exp(prep.raw_log_weight)
+    share = min(1.0, -np.log(1 - confidence) / k)
+    heavy = np.sort(w)[-max(1, int(np.ceil(share * len(w)))) :].mean()
+    weight = prep.logged.label_weight[has] * np.exp(prep.log_weight[has])
+    f = float(np.average(prep.reward_oof[has], weights=np.maximum(weight, 1e-300)))
+    values = prep.logged.by_cluster(weight * prep.label_residual[has], has)
+    if not np.isfinite(values).all():
+        return 1.0, 1.0
+    return bounded_mean_radii(values, -heavy * f, heavy * (1 - f), confidence)
+
+
+def success_interval(prep: Prepared, confidence: float) -> tuple[float, float] | None:
+    """Exact interval (Clopper & Pearson 1934) of the mean of 0/1 labels of the target's draws, where they are at random
+    and one to a cluster; else None."""
+    rows = prep.fresh
+    has = rows.labelled > 0
+    label, cluster = rows.label[has], rows.cluster[has]
+    if not len(label) or rows.labelling.kind != "random" or not np.isin(label, (0.0, 1.0)).all():
+        return None
+    if rows.share is not None or len(np.unique(cluster)) < len(cluster):
+        return None
+    k, hits, tail = len(label), float(label.sum()), (1 - confidence) / 2
+    low = 0.0 if hits == 0 else float(special.betaincinv(hits, k - hits + 1, tail))
+    return low, 1.0 if hits == k else float(special.betaincinv(hits + 1, k - hits, 1 - tail))
+
+
+def variance_of(prep: Prepared, score: Score, method: str = "jackknife") -> tuple[float, float, int]:
+    """Sampling and calibration variance of a score (the judge's own is in the former), and the prompts it rests on."""
+    dev, groups = deviations(prep, score, method)
+    return float(dev @ dev) + judge_variance(prep, score), calibration_variance(prep, score), groups
+
+
+def standard_error(prep: Prepared, score: Score, method: str = "jackknife") -> tuple[float, float]:
+    """Standard error of a score, calibration and judge included, and the degrees of freedom of its t quantile
+    (Satterthwaite); infinite and 1 where there is no telling."""
+    sampling, cal, groups = variance_of(prep, score, method)
+    if groups < 2 or not np.isfinite(sampling + cal) or not np.isfinite(score.value + score.shift):
+        return float("inf"), 1.0
+    parts = sampling**2 / (groups - 1) + cal**2 / (prep.fit.n_folds - 1)
+    df = min((sampling + cal) ** 2 / parts, 1e9) if parts > 0 else float(groups - 1)
+    return float(np.sqrt(sampling + cal)), df
 
 
 def score_interval(prep: Prepared, score: Score, confidence: float = 0.95, method: str = "jackknife") -> Interval:
@@ -249,45 +296,130 @@ def score_interval(prep: Prepared, score: Score, confidence: float = 0.95, metho
     It is centred on the value plus the score's correction and always contains the value. `method="influence"` uses the
     linearised deviations.
     """
-    dev, groups = deviations(prep, score, method)
-    sampling, cal = float(dev @ dev), calibration_variance(prep, score)
-    variance = sampling + cal + judge_variance(prep, score)
+    se, df = standard_error(prep, score, method)
     centre = score.value + score.shift
-    if groups < 2 or not np.isfinite(variance) or not np.isfinite(centre):
-        return Interval(0.0, 1.0, float("inf"), method)
-    parts = sampling**2 / (groups - 1) + cal**2 / (prep.fit.n_folds - 1)
-    df = min(variance**2 / parts, 1e9) if parts > 0 else float(groups - 1)
-    t = float(stats.t.isf((1 - confidence) / 2, df))
-    down, up = (max(t * np.sqrt(variance), g) for g in _guard(prep, score, confidence))
-    se = max(float(np.sqrt(variance)), max(down, up) / t)
+    if not np.isfinite(se):
+        return Interval(0.0, 1.0, se, method)
+    t = quantiles.student(confidence, df)
+    down, up = (max(t * se, g) for g in _guard(prep, score, confidence))
     low, high = min(centre - down, score.value), max(centre + up, score.value)
-    return Interval(float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1)), se, method, df)
+    return Interval(float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1)), max(se, max(down, up) / t), method, df)
+
+
+def labelled_interval(prep: Prepared, score: Score, confidence: float) -> Interval:
+    """Under the belief in labels alone: `score_interval`, or the exact interval of 0/1 labels where that is narrower."""
+    found, exact = score_interval(prep, score, confidence), success_interval(prep, confidence)
+    if exact is None or exact[1] - exact[0] >= found.width:
+        return found
+    low, high = min(exact[0], score.value), max(exact[1], score.value)
+    return Interval(
+        max(0.0, low), min(1.0, high), (exact[1] - exact[0]) / (2 * quantiles.normal(confidence)), "exact", found.df
+    )
+
+
+def _weighted(
+    prep: Prepared, bounds: tuple[float, float], extra: float, centre: float, radii: list[tuple[float, float]],
+    confidence: float,
+) -> Interval:  # fmt: skip
+    """EL `bounds` widened by the variance `extra` in quadrature, and never inside of `centre` with any of `radii`."""
+    middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
+    reach = float(np.hypot(half, quantiles.normal(confidence) * np.sqrt(extra))) if np.isfinite(extra) else 1.0
+    low, high = middle - reach, middle + reach
+    if np.isfinite(centre):
+        low = min([low, *(centre - down for down, _ in radii)])
+        high = max([high, *(centre + up for _, up in radii)])
+    low, high = max(0.0, low), min(1.0, high)
+    return Interval(low, high, (high - low) / (2 * quantiles.normal(confidence)), EMPIRICAL_LIKELIHOOD)
 
 
 def el_score_interval(prep: Prepared, confidence: float = 0.95, w_max: float = float("inf")) -> Interval:
-    """The EL interval of a policy: the same for every estimator that re-weights logged rows.
+    """Under the belief in weights, the EL interval of a policy: the same for every estimator that only re-weights
+    logged rows.
 
     Where logged labels trained f, the outcome of a row is f(S) plus its label residual divided by the labelled share,
     so the interval is for the policy value even when f does not carry over. Calibration variance is added in
-    quadrature. Never narrower than the interval of the unweighted mean of f(S): on one or two rows empirical
-    likelihood, which holds for many, would have nothing left to vary.
+    quadrature. Never narrower than the interval of the unweighted mean of f(S), for on one or two rows empirical
+    likelihood, which holds for many, would have nothing left to vary; nor than an unseen label allows.
     """
     keep = prep.has_weight > 0
-    reward = prep.reward
+    by_cluster = _clustered(prep, keep)
+    reward, base = prep.reward, prep.once("snips", snips).by_prompt(prep)
+    radii = [bounded_mean_radii(by_cluster(prep.reward[keep]), 0.0, 1.0, confidence)]
     if prep.source == "logged":
-        has = prep.logged.labelled * prep.has_weight
-        share = has.sum() / max(prep.n_weighted, 1)
-        if share > 0:
-            reward = prep.reward_oof + has * (prep.logged.label_or_zero - prep.reward_oof) / share
-    cluster = None if prep.unique["logged"] else prep.logged.cluster[keep]
-    low, high = el_interval(prep.log_weight[keep], reward[keep], confidence, w_max, cluster)
-    base = prep.once("snips", snips)
-    if np.isfinite(base.value):
-        down, up = bounded_mean_radii(prep.reward[keep], 0.0, 1.0, confidence, cluster)
-        low, high = max(0.0, min(low, base.value - down)), min(1.0, max(high, base.value + up))
-    cal = calibration_variance(prep, base) + judge_variance(prep, base)
-    extra = float(stats.norm.isf((1 - confidence) / 2) * np.sqrt(cal)) if np.isfinite(cal) else 1.0
-    middle = (low + high) / 2
-    reach = float(np.hypot((high - low) / 2, extra))
-    se = reach / float(stats.norm.isf((1 - confidence) / 2))
-    return Interval(max(0.0, middle - reach), min(1.0, middle + reach), se, EMPIRICAL_LIKELIHOOD)
+        reward = prep.reward_oof + _spread_residual(prep)
+        radii.append(unseen_label_radii(prep, confidence))
+    elif prep.source == "fresh":
+        radii.append(label_radii(prep, "fresh", confidence))
+    bounds = el_interval(prep.log_weight[keep], reward[keep], confidence, w_max, by_cluster)
+    extra = calibration_variance(prep, base) + judge_variance(prep, base)
+    return _weighted(prep, bounds, extra, base.value + base.shift, radii, confidence)
+
+
+def _clustered(prep: Prepared, keep: np.ndarray) -> ByCluster:
+    return lambda values: prep.logged.by_cluster(values, keep)
+
+
+def _spread_residual(prep: Prepared) -> np.ndarray:
+    """The label residual of the labelled weighted logged rows over their share of the weighted rows, 0 elsewhere."""
+    has = prep.logged.label_weight * prep.has_weight
+    share = has.sum() / max(prep.n_weighted, 1)
+    return has * prep.label_residual / share if share > 0 else np.zeros(len(has))
+
+
+def weighted_residual_limits(
+    prep: Prepared, confidence: float, w_max: float = float("inf")
+) -> tuple[float, float, float]:
+    """Mean of Y - f(S) under the target by the weights of the labelled logged rows, and its EL limits; what the log
+    does not show may be anything within [-max f, 1 - min f]."""
+    keep = prep.has_weight > 0
+    f = np.concatenate([prep.fresh_oof, prep.reward_oof[keep]])
+    ends = (-float(f.max()), 1 - float(f.min()))
+    residual = _spread_residual(prep)[keep]
+    low, high = el_interval(prep.log_weight[keep], residual, confidence, w_max, _clustered(prep, keep), ends)
+    with np.errstate(over="ignore"):
+        return float(_clustered(prep, keep)(np.exp(prep.log_weight[keep]) * residual).mean()), low, high
+
+
+def el_residual_interval(
+    prep: Prepared, score: Score, confidence: float = 0.95, w_max: float = float("inf")
+) -> Interval:
+    """Under the belief in weights, the interval of a mean of f(S') plus a weighted label residual (`dr_oracle`).
+
+    EL on the residual; what the fresh draws and the training of f add to its variance in quadrature (with the
+    covariance of prompts that both share).
+    """
+    _, low, high = weighted_residual_limits(prep, confidence, w_max)
+    logged = Score(tuple(t for t in score.terms if t.sample == "logged"))
+    fresh = Score(tuple(t for t in score.terms if t.sample == "fresh"))
+    sampling, cal, _ = variance_of(prep, score)
+    extra = max(sampling - variance_of(prep, logged)[0], variance_of(prep, fresh)[0]) + cal
+    bounds = low + fresh.value, high + fresh.value
+    return _weighted(prep, bounds, extra, score.value, [unseen_label_radii(prep, confidence)], confidence)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What the belief in the judge leaves open for a policy: `low`, `high` how far Y - f(S) may be from zero on average
+    there, and `unseen`, the share of the policy the log may not show, of which nothing is believed. `labels`: the
+    limits are those of labels, at half the level."""
+
+    low: float
+    high: float
+    unseen: float = 0.0
+    labels: bool = False
+
+
+def transported_interval(prep: Prepared, score: Score, reaches: Iterable[Reach], confidence: float) -> Interval:
+    """Under the belief that the judge transports: the interval of the score, widened by what may be left open, the
+    narrowest of `reaches` (bias-aware, Armstrong & Kolesar 2018; a limit that is itself uncertain takes half of the
+    level)."""
+    f = prep.fresh_oof if len(prep.fresh) else prep.reward_oof
+    top, bottom = float(f.max()), float(f.min())
+    found = []
+    for reach in reaches:
+        base = score_interval(prep, score, (1 + confidence) / 2 if reach.labels else confidence)
+        low = base.low + min(reach.low, 0.0) - reach.unseen * top
+        high = base.high + max(reach.high, 0.0) + reach.unseen * (1 - bottom)
+        low, high = max(0.0, low), min(1.0, high)
+        found.append(Interval(low, high, (high - low) / (2 * quantiles.normal(confidence)), "bias_aware", base.df))
+    return min(found, key=lambda i: i.width)

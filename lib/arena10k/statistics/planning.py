@@ -7,27 +7,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from arena10k.estimators import ESTIMATORS
 from arena10k.estimators.fresh import power_tuning
 from arena10k.estimators.prepare import Prepared
+from arena10k.statistics import quantiles
 from arena10k.statistics.intervals import score_interval
 
 MAX_LABELS = 10_000_000
+#: Chance with which a planned number of labels gives the wanted width.
+ASSURANCE = 0.8
 
 
 @dataclass(frozen=True)
 class Pilot:
-    """What planning knows: standard deviations of label residual and of calibrated score, and where they come from.
-
-    `source`: "target" labels, "logged" labels (assumes the target's residuals vary as much), or "worst_case"
-    (variance of a bounded label, 1/4).
+    """What planning knows: variances of the label residual, of the label and of the calibrated score (after the power
+    of PPI++), and how much the squares they average vary. `source`: "target" labels, or "worst_case" (a bounded
+    label's variance of 1/4: labels of another policy say nothing of the target's). `n_labels` of the target's draws.
     """
 
-    residual_sd: float
-    score_sd: float
-    label_sd: float
+    residual_var: float
+    residual_spread: float
+    label_var: float
+    label_spread: float
+    score_var: float
     label_mean: float
     source: str
     n_fresh: int
@@ -35,47 +39,57 @@ class Pilot:
 
 
 def pilot(prep: Prepared, min_labels: int = 10) -> Pilot:
-    """Planning values from the target's labels where there are `min_labels`, else from the logged ones, else worst
-    case."""
-    m, own = len(prep.fresh), int(prep.fresh.labelled.sum())
-    for source, rows, f in (("target", prep.fresh, prep.fresh_oof), ("logged", prep.logged, prep.reward_oof)):
-        has = rows.labelled > 0
-        if has.sum() >= min_labels and prep.source is not None:
-            y, score = rows.label[has], f[has]
-            power = power_tuning(y, score)
-            # Two pseudo-labels at the ends keep a pilot without variation from promising certainty.
-            y_sd = float(np.append(y, [0.0, 1.0]).std())
-            ends = [-power * score.mean(), 1 - power * score.mean()]
-            residual_sd = min(float(np.append(y - power * score, ends).std()), y_sd)
-            score_sd = power * float((prep.fresh_oof if m else f).std())
-            return Pilot(residual_sd, score_sd, y_sd, float(y.mean()), source, m, own)
-    return Pilot(0.5, 0.0, 0.5, 0.5, "worst_case", m, own)
+    """Planning values from the target's labels where there are `min_labels`, else the worst case."""
+    m, has = len(prep.fresh), prep.fresh.labelled > 0
+    own = int(has.sum())
+    if own < min_labels or prep.source is None:
+        return Pilot(0.25, 0.0, 0.25, 0.0, 0.0, 0.5, "worst_case", m, own)
+    y, f = prep.fresh.label[has], prep.fresh_oof[has]
+    power = power_tuning(y, f)
+    squares = [(np.append(x - x.mean(), ends - x.mean())) ** 2 for x, ends in (
+        # Two pseudo-labels at the ends keep a pilot without variation from promising certainty.
+        (y - power * f, np.array([0.0, 1.0]) - power * f.mean()), (y, np.array([0.0, 1.0])))]  # fmt: skip
+    (residual, residual_spread), (label, label_spread) = ((float(x.mean()), float(x.std())) for x in squares)
+    score = power**2 * float(prep.fresh_oof.var())
+    return Pilot(residual, residual_spread, label, label_spread, score, float(y.mean()), "target", m, own)
 
 
-def ppi_width(p: Pilot, labels: np.ndarray, confidence: float = 0.95) -> np.ndarray:
-    """Total width of the PPI++ interval with `labels` labelled draws of the target, among at least as many fresh draws.
+def _limit(variance: float, spread: float, pilot_labels: int, labels: int, assurance: float) -> float:
+    """What the variance of `labels` labels will not exceed with chance `assurance`: two samples apart, at most 1/4."""
+    z = float(special.ndtri(assurance))
+    apart = np.sqrt(1 / max(pilot_labels, 1) + 1 / labels)
+    return float(min(variance + z * spread * apart, max(0.25, variance)))
+
+
+def ppi_width(p: Pilot, labels: int, confidence: float = 0.95, assurance: float = ASSURANCE) -> float:
+    """Total width that the PPI++ interval with `labels` labelled draws of the target, among at least as many fresh
+    draws, has with chance `assurance`.
 
     t interval, but no narrower than the bounded-mean guard of `intervals`: one unseen label at either end of [0, 1].
     """
-    n = np.maximum(np.asarray(labels, dtype=np.float64), 2)
-    fresh = np.maximum(p.n_fresh, n)
-    variance = np.minimum(p.residual_sd**2 / n + p.score_sd**2 / fresh, p.label_sd**2 / n)
-    f = stats.f.isf(1 - confidence, 1, n)
-    ends = (p.label_mean, 1 - p.label_mean)
-    guard = sum(
-        end / (n + 1) + np.sqrt(f * (n * p.residual_sd**2 + end**2 * n / (n + 1)) / (n + 1) ** 2) for end in ends
+    n = max(int(labels), 2)
+    residual, label = (
+        v if p.source == "worst_case" else _limit(v, spread, p.n_labels, n, assurance)
+        for v, spread in ((p.residual_var, p.residual_spread), (p.label_var, p.label_spread))
     )
-    return np.asarray(np.maximum(2 * stats.t.isf((1 - confidence) / 2, n - 1) * np.sqrt(variance), guard))
+    variance = min(residual / n + p.score_var / max(p.n_fresh, n), label / n)
+    f, mean = quantiles.fisher(confidence, n), p.label_mean
+    guard = sum(
+        end / (n + 1) + np.sqrt(f * (n * min(residual, label) + end**2 * n / (n + 1))) / (n + 1)
+        for end in (mean, 1 - mean)
+    )
+    return float(max(2 * quantiles.student(confidence, n - 1) * np.sqrt(variance), guard))
 
 
-def labels_needed(p: Pilot, width: float, confidence: float = 0.95) -> int:
-    """Smallest number of labelled target draws (in total) whose PPI++ interval is at most `width` wide."""
+def labels_needed(p: Pilot, width: float, confidence: float = 0.95, assurance: float = ASSURANCE) -> int:
+    """Smallest number of labelled target draws (in total) whose PPI++ interval is, with chance `assurance`, at most
+    `width` wide."""
     low, high = 2, MAX_LABELS
-    if ppi_width(p, np.array([high]), confidence)[0] > width:
+    if ppi_width(p, high, confidence, assurance) > width:
         return high
     while low < high:
         middle = (low + high) // 2
-        if ppi_width(p, np.array([middle]), confidence)[0] <= width:
+        if ppi_width(p, middle, confidence, assurance) <= width:
             high = middle
         else:
             low = middle + 1
@@ -127,7 +141,7 @@ def direct_plan(
         return []
     draws, labels = len(prep.fresh), int(prep.sample(prep.source).labelled.sum())
     present = score_interval(prep, prep.once("direct", ESTIMATORS["direct"].score), confidence)
-    now = 2 * present.se * float(stats.t.isf((1 - confidence) / 2, present.df))
+    now = 2 * present.se * quantiles.student(confidence, present.df)
     rows = []
     for width in widths:
         factor = (now / float(width)) ** 2 if np.isfinite(now) else float("inf")

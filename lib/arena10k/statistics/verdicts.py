@@ -1,84 +1,37 @@
-"""Verdicts: REPORT, CAUTION or REFUSE for one estimate, with machine-readable reasons."""
+"""Verdicts: REPORT, CAUTION or REFUSE for one estimate, with machine-readable reasons.
+
+By inference, never by tolerance: an interval carries what the belief behind its estimate leaves open, a test refuses
+what the data contradict, and what nothing tests is CAUTION at best.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from arena10k.estimators import Estimator, PolicyData, Prepared, Score, prepare
+from arena10k.estimators import ESTIMATORS, Estimator, Score, pareto
 from arena10k.estimators.calibration import enough_labels
-from arena10k.statistics import diagnostics, planning
-from arena10k.statistics.diagnostics import MIN_TARGET_LABELS, Transport, transport
+from arena10k.statistics import diagnostics, planning, quantiles
+from arena10k.statistics.context import LOGPROBS_ASKED, PolicyContext
 from arena10k.statistics.intervals import (
     EMPIRICAL_LIKELIHOOD,
-    MAX_WIDTH,
+    NO_INTERVAL,
     Interval,
-    WeightAudit,
-    audit_weights,
-    el_score_interval,
+    Reach,
+    el_residual_interval,
+    labelled_interval,
     score_interval,
+    transported_interval,
 )
+from arena10k.statistics.thresholds import FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
 
 REPORT, CAUTION, REFUSE = "REPORT", "CAUTION", "REFUSE"
-FEW_LABELS = 20
-IMPOSSIBLE = 0.01
+#: Of what was not collected: no verdict, and counted nowhere.
+NOT_ASKED = "NOT_ASKED"
 #: The reason of a number that no label puts on the oracle's scale: it is no policy value.
 NOT_ON_ORACLE_SCALE = "not_on_oracle_scale"
-
-
-@dataclass(frozen=True, eq=False)
-class PolicyContext:
-    """What the verdicts of one policy and judge mode share."""
-
-    prep: Prepared
-    audit: WeightAudit
-    mean_weight_p: float
-    transport: Transport
-    el: Interval
-    pilot: planning.Pilot
-    effective_labels: float
-    flags: frozenset[str]
-    width: float
-    confidence: float
-
-
-def context(
-    data: PolicyData,
-    width: float = 0.2,
-    confidence: float = 0.95,
-    flags: Iterable[str] = (),
-    calibration: str = "isotonic",
-    w_max: float = float("inf"),
-) -> PolicyContext:
-    """Prepare one policy: calibration, weight audit, transport test, EL interval, planning values.
-
-    `flags` are facts about the policy that the arrays do not show: "temperature_mismatch".
-    """
-    prep = prepare(data, calibration)
-    lw = prep.raw_log_weight
-    cluster = None if prep.unique["logged"] else prep.logged.cluster[prep.has_weight > 0]
-    audit = audit_weights(lw)
-    flags = frozenset(flags)
-    return PolicyContext(
-        prep,
-        audit,
-        diagnostics.mean_weight_p_value(lw, cluster),
-        transport(prep, audit, width, confidence, weights_hold=not _mismatched(prep, flags)),
-        el_score_interval(prep, confidence, w_max),
-        planning.pilot(prep),
-        diagnostics.effective_labels(prep),
-        flags,
-        width,
-        confidence,
-    )
-
-
-def _mismatched(prep: Prepared, flags: frozenset[str]) -> bool:
-    """Whether the weights are of another distribution than the one that was sampled; P0's own are 1 whatever it is."""
-    return "temperature_mismatch" in flags and not prep.is_logging
 
 
 def _worst(*verdicts: str) -> str:
@@ -96,23 +49,20 @@ def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
         # The logging policy's logged responses are its own.
         and not (estimator.judge_scale and prep.is_logging and len(prep.logged)),
         "no_labels": (estimator.uses_target_labels and not prep.fresh.labelled.any())
-        or (estimator.name == "dr_oracle" and not (prep.logged.labelled * prep.has_weight).any()),
+        or (estimator.label_residual and not (prep.logged.labelled * prep.has_weight).any()),
     }
     return [reason for reason, absent in checks.items() if absent]
 
 
-def _extrapolates(ctx: PolicyContext) -> bool:
-    """Whether f rests on few labels where the target's draws score, though there are more elsewhere."""
-    prep = ctx.prep
-    if prep.source is None:
-        return False
-    return bool(ctx.effective_labels < min(FEW_LABELS, prep.sample(prep.source).labelled.sum() / 2))
+def _uncollected(ctx: PolicyContext, missing: list[str]) -> bool:
+    """Whether what is missing was never asked for, as far as can be told."""
+    return not ("no_log_weights" in missing and LOGPROBS_ASKED in ctx.flags)
 
 
-def _by_labels(n: int) -> tuple[str, list[str]]:
-    """Verdict and reasons of an estimate that labels themselves put on the oracle's scale, by their number."""
-    verdict = REFUSE if n < MIN_TARGET_LABELS else CAUTION if n < FEW_LABELS else REPORT
-    return verdict, ["few_labels"] * (n < FEW_LABELS)
+def _by_number(n: float, reason: str = "few_labels") -> tuple[str, list[str]]:
+    """Verdict and reasons by the number of labels, or of rows in effect, that an estimate rests on."""
+    verdict = REFUSE if n < MIN_LABELS else CAUTION if n < FEW_LABELS else REPORT
+    return verdict, [reason] * int(n < FEW_LABELS)
 
 
 def _lacking_labels(ctx: PolicyContext) -> list[str]:
@@ -124,80 +74,190 @@ def _lacking_labels(ctx: PolicyContext) -> list[str]:
     return [] if enough else ["few_labels"]
 
 
-def _judge_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
-    """Verdict and reasons from scale, calibration and transport."""
+def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
+    """Verdict and reasons from the labels: how many, how chosen, and whether they put the number on their scale."""
+    prep = ctx.prep
     if estimator.judge_scale:
         return CAUTION, [NOT_ON_ORACLE_SCALE]
     if estimator.uses_target_labels:
-        return _by_labels(ctx.transport.n_labels)
-    if ctx.prep.source is None and estimator.name == "dr_oracle":
-        return _by_labels(int((ctx.prep.logged.labelled * ctx.prep.has_weight).sum()))
-    if ctx.prep.source is None:
+        rows, (verdict, reasons) = prep.fresh, _by_number(diagnostics.label_clusters(prep))
+    elif estimator.label_residual and prep.source is None:
+        rows, (verdict, reasons) = prep.logged, _by_number((prep.logged.labelled * prep.has_weight).sum())
+    elif prep.source is None:
         return CAUTION, [*_lacking_labels(ctx), NOT_ON_ORACLE_SCALE]
-    verdict, reasons = REPORT, []
-    if ctx.prep.sample(ctx.prep.source).labelled.sum() < FEW_LABELS:
-        verdict, reasons = CAUTION, ["few_labels"]
-    status = ctx.transport.status
-    # dr_oracle carries the label residual in its value; plain weighting carries it in its interval.
-    own_residual = estimator.name == "dr_oracle" or (estimator.uses_weights and not estimator.doubly_robust)
-    if status == "failed" and estimator.name != "dr_oracle":
-        return REFUSE, [*reasons, "transport_failed"]
-    if own_residual or status in ("passed", "own"):
-        return verdict, reasons
-    reasons = [*reasons, "weak_transport_evidence" if status == "weak" else "no_transport_evidence"]
-    if not _extrapolates(ctx):
+    else:
+        rows = prep.sample(prep.source)
+        few = bool(rows.labelled.sum() < FEW_LABELS)
+        verdict, reasons = CAUTION if few else REPORT, ["few_labels"] * few
+    if rows.labelling.kind == "by_score":
+        # Corrected by chances estimated from the score, on the belief that nothing else decided.
+        return _worst(verdict, CAUTION), [*reasons, "labels_not_random"]
+    return verdict, reasons
+
+
+def _weight_reasons(ctx: PolicyContext) -> tuple[str, list[str]]:
+    """Verdict and reasons of what rests on the belief that weights are right."""
+    lw = ctx.rests_on
+    if ctx.wrong_weights or ctx.audit.clip_dominated:
+        return REFUSE, [*ctx.wrong_weights, *["clip_dominated"] * ctx.audit.clip_dominated]
+    if not len(lw) or not np.isfinite(lw.max()):
+        return REFUSE, ["few_weighted_labels"]
+    w = np.exp(lw - lw.max())
+    ess = float(w.sum() ** 2 / (w @ w))
+    verdict, reasons = _by_number(ess, "few_weighted_labels")
+    if ctx.has_tail:
+        shape = pareto.khat(lw)
+        tail = ["khat_high"] if shape >= HEAVY_KHAT else []
+        tail += ["khat_undefined"] if np.isnan(shape) and not ctx.audit.constant else []
+        if tail:
+            verdict, reasons = _worst(verdict, CAUTION), [*reasons, *tail]
+    return verdict, reasons
+
+
+def _judge_reasons(ctx: PolicyContext) -> tuple[str, list[str]]:
+    """Verdict and reasons of what rests on the belief that the judge errs on the target as it does on P0."""
+    status, labelled = ctx.transport.status, ctx.transport.n_labels >= MIN_LABELS
+    if status == "own":
+        return REPORT, []
+    if ctx.prep.source is None:
+        return CAUTION, []
+    if status == "failed":
+        return REFUSE, ["transport_failed"]
+    if not labelled and (ctx.wrong_weights or ctx.unseen):
+        return REFUSE, [*ctx.wrong_weights, *["off_support"] * ctx.unseen]
+    reasons = ["transport_limited_by_labels" if labelled else "judge_shift_assumed"]
+    trained = ctx.prep.sample(ctx.prep.source).labelled.sum()
+    if labelled or not ctx.effective_labels < min(FEW_LABELS, trained / 2):
         return CAUTION, reasons
-    handful = ctx.effective_labels < MIN_TARGET_LABELS
-    return (REFUSE if handful else CAUTION), [*reasons, "calibration_extrapolates"]
+    return (REFUSE if ctx.effective_labels < MIN_LABELS else CAUTION), [*reasons, "calibration_extrapolates"]
 
 
-def _weight_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
-    """Verdict and reasons from the log-weights."""
-    if not estimator.uses_weights:
-        return REPORT, []
-    reasons = list(ctx.audit.failures)
-    if _mismatched(ctx.prep, ctx.flags):
-        return REFUSE, ["temperature_mismatch", *reasons]
-    if ctx.mean_weight_p < IMPOSSIBLE:
-        # E[w] = 1 is what every interval here rests on; significantly more cannot come from two real policies.
-        return REFUSE, ["mean_weight_impossible", *reasons]
-    if not reasons:
-        return REPORT, []
-    if estimator.doubly_robust:
-        one_leg = estimator.name != "dr_oracle" and ctx.transport.status in ("passed", "own")
-        return (CAUTION if one_leg else REFUSE), reasons
-    return (REFUSE if ctx.audit.clip_dominated else CAUTION), reasons
-
-
-def stands(row: Mapping[str, Any]) -> bool:
-    """Whether a row of estimates.json is a policy value: not refused, and on the oracle's scale."""
+def accepted(row: Mapping[str, Any]) -> bool:
+    """Whether a row of estimates.json is a policy value: reported, if with caution, and on the oracle's scale."""
     return (
-        row["verdict"] != REFUSE and row["value"] is not None and NOT_ON_ORACLE_SCALE not in (row.get("reasons") or ())
+        row["verdict"] in (REPORT, CAUTION)
+        and row["value"] is not None
+        and NOT_ON_ORACLE_SCALE not in (row.get("reasons") or ())
     )
 
 
+def width_of(row: Mapping[str, Any]) -> float:
+    """Width of a row's interval; infinite where it has none."""
+    return float("inf") if row["ci_low"] is None else float(row["ci_high"] - row["ci_low"])
+
+
+def planned_width(n_labels: int, confidence: float = 0.95) -> float:
+    """Width that so many 0/1 labels promise at worst (Wilson 1927 at one half), before any is seen."""
+    z = quantiles.normal(confidence)
+    return z / float(np.sqrt(n_labels + z * z))
+
+
+def _too_wide(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> bool:
+    if interval.width <= MAX_WIDTH:
+        return False
+    # Not the luck of the draw decides whether labels may speak.
+    n = ctx.transport.n_labels
+    return not (estimator.uses_target_labels and planned_width(n, ctx.confidence) <= MAX_WIDTH)
+
+
 def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> tuple[str, list[str]]:
-    """REPORT, CAUTION or REFUSE for one estimate, and why."""
+    """REPORT, CAUTION or REFUSE for one estimate, and why; NOT_ASKED where what it takes was not collected."""
     missing = missing_inputs(ctx, estimator)
     if missing:
-        return REFUSE, missing
-    by_weight, reasons = _weight_reasons(ctx, estimator)
-    by_judge, more = _judge_reasons(ctx, estimator)
-    result, reasons = _worst(by_weight, by_judge), [*reasons, *more]
+        return (NOT_ASKED if _uncollected(ctx, missing) else REFUSE), missing
+    result, reasons = _label_reasons(ctx, estimator)
+    parts = {"weights": _weight_reasons, "judge": _judge_reasons}
+    if estimator.belief in parts and not estimator.judge_scale:
+        by_belief, more = parts[estimator.belief](ctx)
+        result, reasons = _worst(result, by_belief), [*more, *reasons]
+    if estimator.biased:
+        result, reasons = _worst(result, CAUTION), [*reasons, "projected_weights"]
     if not np.isfinite(value):
         return REFUSE, [*reasons, "not_finite"]
     if value < interval.low or value > interval.high:
         # Chance takes a sound estimate out of [0, 1]; what the weights allow it must not leave.
         outside = REFUSE if interval.method == EMPIRICAL_LIKELIHOOD else CAUTION
         result, reasons = _worst(result, outside), [*reasons, "value_outside_interval"]
-    if not interval.width <= MAX_WIDTH:
+    if estimator.belief == "weights" and not ctx.prep.is_logging:
+        own = own_estimate(ctx)
+        if own is not None and (interval.high < own["ci_low"] or interval.low > own["ci_high"]):
+            result, reasons = REFUSE, [*reasons, "contradicts_labels"]
+    if _too_wide(ctx, estimator, interval):
         return REFUSE, [*reasons, "interval_too_wide"]
     return result, reasons
 
 
+def _reaches(ctx: PolicyContext) -> list[Reach]:
+    """What may be left open under the belief in the judge: each a valid choice, the narrowest is taken."""
+    if ctx.transport.status == "own" or ctx.prep.source is None:
+        return [Reach(0.0, 0.0)]
+    found = []
+    if ctx.transport.n_labels >= MIN_LABELS:
+        _, low, high = diagnostics.residual_limits(ctx.prep, (1 + ctx.confidence) / 2)
+        found.append(Reach(low, high, labels=True))
+    if ctx.transport.status != "failed" or not found:
+        unseen = 1 - ctx.mean_weight[0] if ctx.audit.n and not ctx.wrong_weights else 0.0
+        found.append(Reach(-ctx.budget, ctx.budget, max(0.0, unseen)))
+    return found
+
+
 def interval_of(ctx: PolicyContext, estimator: Estimator, score: Score) -> Interval:
-    """The composite interval for estimators that only re-weight (EL unless the weights are healthy), else the
-    jackknife."""
-    if estimator.uses_weights and not estimator.doubly_robust and not ctx.audit.healthy:
+    """The interval that carries what the belief behind the estimator leaves open."""
+    if estimator.judge_scale:
+        return score_interval(ctx.prep, score, ctx.confidence)
+    if estimator.belief == "labels":
+        return labelled_interval(ctx.prep, score, ctx.confidence)
+    if estimator.label_residual:
+        return el_residual_interval(ctx.prep, score, ctx.confidence, ctx.w_max)
+    if estimator.belief == "weights":
         return ctx.el
-    return score_interval(ctx.prep, score, ctx.confidence)
+    reaches = ctx.prep.once("reaches", lambda _: _reaches(ctx))
+    return transported_interval(ctx.prep, score, reaches, ctx.confidence)
+
+
+def _number(x: float) -> float | None:
+    return float(x) if np.isfinite(x) else None
+
+
+def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) -> dict[str, Any]:
+    """One estimator on one prepared policy: the row of estimates.json without policy and judge.
+
+    `plan` False leaves `labels_needed` out, which takes longer than the rest together.
+    """
+    value, interval = float("nan"), NO_INTERVAL
+    if not missing_inputs(ctx, estimator):
+        score = ctx.prep.once(estimator.name, estimator.score)
+        value, interval = score.value, interval_of(ctx, estimator, score)
+    result, reasons = verdict(ctx, estimator, value, interval)
+    weighted = estimator.uses_weights
+    wide = plan and result != NOT_ASKED and (result != REPORT or not interval.width <= ctx.width)
+    return {
+        "estimator": estimator.name,
+        "value": _number(value),
+        "se": _number(interval.se),
+        "ci_low": _number(interval.low),
+        "ci_high": _number(interval.high),
+        "verdict": result,
+        "reasons": reasons,
+        "n_used": ctx.prep.n_weighted if weighted else len(ctx.prep.fresh) or len(ctx.prep.logged),
+        "mean_weight": _number(ctx.audit.mean_weight),
+        "ess": _number(ctx.audit.ess) if ctx.audit.n else None,
+        "khat": _number(ctx.audit.khat),
+        "labels_needed": _labels_needed(ctx) if wide else None,
+    }
+
+
+def own_estimate(ctx: PolicyContext) -> dict[str, Any] | None:
+    """The narrowest accepted estimate under the belief in labels alone, as a row; None where there is none."""
+
+    def make(_: Any) -> dict[str, Any] | None:
+        rows = (estimate_row(ctx, e, plan=False) for e in ESTIMATORS.values() if e.belief == "labels")
+        return min((r for r in rows if accepted(r)), key=width_of, default=None)
+
+    return ctx.prep.once("own estimate", make)
+
+
+def _labels_needed(ctx: PolicyContext) -> int:
+    """The same for every estimator of the policy."""
+    key = ("labels needed", ctx.width, ctx.confidence)
+    return ctx.prep.once(key, lambda _: planning.labels_needed(ctx.pilot, ctx.width, ctx.confidence))

@@ -27,8 +27,8 @@ from arena10k.ablations.sweeps.scores import MEASURES
 from arena10k.errors import ArenaError, one_line
 from arena10k.estimators import ESTIMATORS, Estimator, PolicyData
 from arena10k.estimators.prepare import CALIBRATIONS, Calibration
-from arena10k.statistics.evaluate import context, estimate_row
-from arena10k.statistics.verdicts import PolicyContext
+from arena10k.statistics.context import PolicyContext, context
+from arena10k.statistics.verdicts import estimate_row
 
 #: Points a worker does before it answers: what a kill loses, against what an answer costs.
 POINTS_PER_TASK = 5

@@ -1,0 +1,116 @@
+"""What is known of one policy and judge mode before any estimate is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from arena10k.estimators import PolicyData, Prepared, prepare
+from arena10k.statistics import diagnostics, planning
+from arena10k.statistics.diagnostics import Transport, transport
+from arena10k.statistics.intervals import Interval, WeightAudit, audit_weights, el_score_interval
+from arena10k.statistics.thresholds import AMPLE_ESS, NO_TAIL_SHARE, WRONG
+
+#: Facts about a policy that its arrays do not show, by which its weights are of another distribution than its draws.
+WRONG_WEIGHTS = ("temperature_mismatch", "sampler_mismatch", "logprobs_not_summed")
+#: Fact: log-probs were asked for, so that a policy without any has failed ones.
+LOGPROBS_ASKED = "logprobs_asked"
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyContext:
+    """What the verdicts of one policy and judge mode share.
+
+    `mean_weight_p` tests E[w] <= 1, `match_p` that weights and draws are of one policy (NaN: not testable);
+    `mean_weight` are limits of E[w]; `el` the interval of what re-weights logged rows; `budget` how far the judge may
+    be off on the target where nothing says how far it is; `belief` the most that a reader wants to believe.
+    """
+
+    prep: Prepared
+    audit: WeightAudit
+    mean_weight_p: float
+    match_p: float
+    mean_weight: tuple[float, float]
+    transport: Transport
+    el: Interval
+    pilot: planning.Pilot
+    effective_labels: float
+    flags: frozenset[str]
+    width: float
+    confidence: float
+    budget: float
+    belief: str
+    w_max: float
+
+    @cached_property
+    def wrong_weights(self) -> list[str]:
+        """Why the weights are not those of the target's draws; empty where nothing says so."""
+        reasons = [flag for flag in WRONG_WEIGHTS if flag in self.flags and not self.prep.is_logging]
+        # E[w] = 1 is what every interval rests on; significantly more cannot come from two real policies.
+        reasons += ["mean_weight_impossible"] * int(self.mean_weight_p < WRONG)
+        return reasons + ["weights_do_not_match_draws"] * int(self.match_p < WRONG)
+
+    @cached_property
+    def unseen(self) -> bool:
+        """Whether the log shows less than all of the target, beyond chance."""
+        return self.audit.n > 0 and self.mean_weight[1] < 1
+
+    @cached_property
+    def has_tail(self) -> bool:
+        """Whether there is a tail of weights to judge: few rows hold much of the weight."""
+        lw = self.prep.raw_log_weight
+        heaviest = np.exp(lw.max() - self.audit.log_mean_weight) / len(lw) if len(lw) else 0.0
+        return bool(heaviest >= NO_TAIL_SHARE or self.audit.ess <= AMPLE_ESS * len(lw))
+
+    @cached_property
+    def rests_on(self) -> np.ndarray:
+        """Log-weights of the rows that a weighted estimate rests on: the labelled ones where those train f, all
+        weighted ones elsewhere; chances of labels included."""
+        prep, has = self.prep, self.prep.has_weight > 0
+        if prep.source == "fresh" or not (prep.logged.labelled * prep.has_weight).any():
+            return prep.raw_log_weight
+        has = has & (prep.logged.labelled > 0)
+        return np.asarray(prep.log_weight[has] + np.log(prep.logged.label_weight[has]))
+
+
+def context(
+    data: PolicyData,
+    width: float = 0.2,
+    confidence: float = 0.95,
+    flags: Iterable[str] = (),
+    calibration: str = "isotonic",
+    w_max: float = float("inf"),
+    judge_shift: float = 0.1,
+    belief: str = "weights",
+) -> PolicyContext:
+    """Prepare one policy: calibration, weight audit, tests of weights and transport, EL interval, planning values.
+
+    `flags` are facts about the policy that the arrays do not show: `WRONG_WEIGHTS`, `LOGPROBS_ASKED`.
+    """
+    prep = prepare(data, calibration)
+    lw, keep = prep.raw_log_weight, prep.has_weight > 0
+    p = diagnostics.mean_weight_p_value(
+        lw, None if prep.logged.unique else lambda values: prep.logged.by_cluster(values, keep)
+    )
+    match, flags = diagnostics.match_p_value(prep), frozenset(flags)
+    contradicted = p < WRONG or match < WRONG or bool(flags & set(WRONG_WEIGHTS))
+    return PolicyContext(
+        prep,
+        audit_weights(lw),
+        p,
+        match,
+        diagnostics.mean_weight_limits(prep, confidence),
+        transport(prep, judge_shift, confidence, not contradicted, w_max),
+        el_score_interval(prep, confidence, w_max),
+        planning.pilot(prep),
+        diagnostics.effective_labels(prep),
+        flags,
+        width,
+        confidence,
+        judge_shift,
+        belief,
+        w_max,
+    )

@@ -1,0 +1,48 @@
+"""The one rule for the estimate that speaks for a policy: the accepted one that takes least to be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from arena10k.estimators import ESTIMATORS
+from arena10k.statistics.context import PolicyContext
+from arena10k.statistics.verdicts import REPORT, accepted, estimate_row, width_of
+
+#: What an estimate takes to be believed, least first.
+BELIEFS = ("labels", "weights", "judge")
+
+
+def belief_of(row: Mapping[str, Any]) -> str:
+    """The belief behind a row of estimates.json."""
+    return ESTIMATORS[row["estimator"]].belief
+
+
+def headline_row(rows: Iterable[Mapping[str, Any]], belief: str = "weights") -> dict[str, Any] | None:
+    """The row that speaks for a policy, of its rows in one judge mode; None where none is accepted.
+
+    Of the accepted ones up to `belief` (labels alone, or also weights, or also the judge): one to REPORT before one
+    with CAUTION, then the narrowest interval, so that more labels never widen it. Of those that share an interval the
+    value nearest to its middle. What rests on the judge beyond `belief` speaks only where nothing else does.
+    """
+    usable = [row for row in rows if accepted(row)]
+    trusted = [row for row in usable if BELIEFS.index(belief_of(row)) <= BELIEFS.index(belief)]
+    if belief == "labels":
+        usable = trusted
+
+    def place(row: Mapping[str, Any]) -> tuple[bool, float, float]:
+        middle = (row["ci_low"] + row["ci_high"]) / 2
+        return row["verdict"] != REPORT, round(width_of(row), 9), abs(row["value"] - middle)
+
+    best = min(trusted or usable, key=place, default=None)
+    return None if best is None else dict(best)
+
+
+def headline(ctx: PolicyContext) -> dict[str, Any] | None:
+    """The same from a policy's context, as a row of estimates.json with its `belief`."""
+
+    def make(_: Any) -> dict[str, Any] | None:
+        rows = [estimate_row(ctx, e, plan=False) for e in ESTIMATORS.values() if not e.judge_scale]
+        return headline_row(rows, ctx.belief)
+
+    return ctx.prep.once("headline", make)
