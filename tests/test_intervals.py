@@ -17,7 +17,6 @@ from arena10k.statistics.intervals import (
     el_interval,
     el_score_interval,
     missing_mass_interval,
-    prompt_means,
     score_interval,
 )
 from arena10k.statistics.verdicts import context, interval_of
@@ -113,7 +112,7 @@ def test_el_interval_averages_prompts_first():
     rng = np.random.default_rng(1)
     lw, r = rng.normal(-0.5, 1, 200), rng.random(200)
     once = el_interval(lw, r)
-    twice = el_interval(np.tile(lw, 2), np.tile(r, 2), cluster=np.tile(np.arange(200), 2))
+    twice = el_interval(np.tile(lw, 2), np.tile(r, 2), by_cluster=lambda x: (x[:200] + x[200:]) / 2)
     np.testing.assert_allclose(twice, once, atol=1e-12)
     assert np.diff(el_interval(np.tile(lw, 2), np.tile(r, 2))) < np.diff(once)
 
@@ -139,10 +138,6 @@ def test_bounded_mean_is_close_to_rule_of_three_without_variation_and_to_t_with_
     for radius in bounded_mean_radii(x, 0.0, 1.0):
         assert radius == pytest.approx(t, rel=0.05)
     assert bounded_mean_radii(np.empty(0), 0.0, 1.0) == (1.0, 1.0)
-
-
-def test_prompt_means():
-    np.testing.assert_allclose(prompt_means(np.array([1.0, 3.0, 5.0]), np.array([4, 4, 1])), [5.0, 2.0])
 
 
 def test_interval_of_a_mean_is_the_t_interval():

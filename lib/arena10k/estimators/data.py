@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 N_FOLDS = 5
 _LOGGED = (
-    "log_weight", "judge", "judge_var", "label", "label_propensity", "cluster", "prompt", "fold", "length", "logp_target"
+    "log_weight", "judge", "judge_var", "label", "label_propensity", "cluster", "prompt", "fold", "length",
+    "logp_target",
 )  # fmt: skip
 #: What `PolicyData` fills in when it is made, so that whoever reads its arrays finds arrays.
 LEFT_OUT = cast("np.ndarray", None)

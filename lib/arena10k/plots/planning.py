@@ -50,8 +50,8 @@ def planning(
     grid = np.unique(np.geomspace(5, max(most, 50), 120).round())
     for policy, pilot in pilots.items():
         look = shown[policy]
-        axis.plot(grid, [ppi_width(pilot, int(n), confidence) for n in grid], color=look.colour, linestyle=look.line, linewidth=1.8,
-                  label=policy)  # fmt: skip
+        widths = [ppi_width(pilot, int(n), confidence) for n in grid]
+        axis.plot(grid, widths, color=look.colour, linestyle=look.line, linewidth=1.8, label=policy)
         if direct is not None:
             mine = direct[(direct.policy == policy) & direct.labels.between(grid[0], grid[-1])]
             axis.plot(mine.labels, mine.width, color=look.colour, marker=look.marker, markersize=6, linestyle="")

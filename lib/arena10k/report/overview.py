@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from arena10k.estimators import ESTIMATORS
 from arena10k.report.files import write_text
 from arena10k.report.page import TEMPLATES, footer_facts, icon, style_sheet
 from arena10k.report.tables import badge
 from arena10k.report.text import MISSING, format_number, format_value, is_missing, visible
-from arena10k.statistics.compare import HEADLINE
-from arena10k.statistics.verdicts import accepted
+from arena10k.statistics.headline import BELIEFS, belief_of, headline_row
+from arena10k.statistics.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
 
 #: The estimate that uses logged responses alone, shown beside the trusted one.
 LOGGED_ONLY = "snips"
@@ -21,23 +22,28 @@ LOGGED_ONLY = "snips"
 Row = Mapping[str, Any]
 
 
-def headline(rows: Iterable[Row], order: Sequence[str] = HEADLINE) -> list[Row]:
-    """The row that speaks for each policy: by `order` the first to report, as in the ranking, else the first that
-    stands, else the first of all.
+def headline(rows: Iterable[Row], belief: str = "weights") -> list[Row]:
+    """The row that speaks for each policy (`statistics.headline`), or, where none is accepted, one that says why.
 
-    Estimators outside `order`, such as a raw judge mean, are never a headline. Policies come by value, those for which
-    nothing stands last: their number has no place in a ranking.
+    Policies come by value, those without an accepted estimate last: their number has no place in a ranking.
     """
+    by_policy: dict[str, list[Row]] = {}
+    for row in rows:
+        by_policy.setdefault(row["policy"], []).append(row)
+    chosen = [headline_row(mine, belief) or _stand_in(mine) for mine in by_policy.values()]
+    return sorted(chosen, key=lambda r: (not accepted(r), -(r["value"] if not is_missing(r["value"]) else -1e300)))
 
-    def place(row: Row) -> tuple[int, int]:
-        return (2 if not accepted(row) else row["verdict"] == "CAUTION", order.index(row["estimator"]))
 
-    chosen: dict[str, Row] = {}
-    for row in sorted((r for r in rows if r["estimator"] in order), key=place):
-        chosen.setdefault(row["policy"], row)
-    return sorted(
-        chosen.values(), key=lambda r: (not accepted(r), -(r["value"] if not is_missing(r["value"]) else -1e300))
-    )
+def _stand_in(rows: Sequence[Row]) -> Row:
+    """Of rows that are not accepted the one that takes least to be believed; what was not collected, and the raw mean
+    of the judge, last."""
+    order = (REPORT, CAUTION, REFUSE, NOT_ASKED)
+
+    def place(row: Row) -> tuple[bool, int, int]:
+        known = ESTIMATORS.get(row["estimator"])
+        return bool(known and known.judge_scale), order.index(row["verdict"]), BELIEFS.index(belief_of(row))
+
+    return min(rows, key=place)
 
 
 def headline_rows(estimates: Mapping[str, Any]) -> list[Row]:
@@ -87,7 +93,7 @@ def index(
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     estimates = dict(estimates or {})
     estimates["rows"] = headline_rows(estimates)
-    best = headline(estimates["rows"])
+    best = headline(estimates["rows"], estimates.get("belief", "weights"))
     facts = {"run": run, "created": estimates.get("created")} | dict(provenance or {})
     html = environment.get_template("overview.html.j2").render(
         run=run,

@@ -157,7 +157,7 @@ def _cluster_residuals(prep: Prepared, score: Score) -> tuple[np.ndarray, float,
 def _by_intervals(a: tuple[PolicyContext, dict[str, Any]], b: tuple[PolicyContext, dict[str, Any]]) -> _Difference:
     """From the intervals of both (MOVER, Zou & Donner 2008), with all that their beliefs leave open. What they share
     makes it wider than need be; a negative correlation of their deviations is counted."""
-    (ctx_a, row_a), (ctx_b, row_b) = a, b
+    (ctx_a, row_a), (_, row_b) = a, b
     scores = [(c.prep, c.prep.once(r["estimator"], ESTIMATORS[r["estimator"]].score)) for c, r in (a, b)]
     dev_a, dev_b, _ = _joint_deviations(*scores)
     norm = float(np.sqrt((dev_a @ dev_a) * (dev_b @ dev_b)))

@@ -220,7 +220,7 @@ class _Rows:
         if column not in self.frame:
             return np.full(len(self.frame), np.nan)
         try:
-            return self.frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
+            return np.asarray(self.frame[column].to_numpy(dtype=np.float64, na_value=np.nan))
         except (TypeError, ValueError):
             bad = next(i for i, v in enumerate(self.frame[column]) if not _is_number(v))
             raise DataError(
@@ -237,7 +237,7 @@ class _Rows:
                 f"{self.which}: column {column!r}, row {bad[0]}: {values[bad[0]]:g} is outside of {low:g} to {high:g} "
                 f"({len(bad)} of {len(values)} rows); {hint}"
             )
-        return values if scale is None else (values - low) / (high - low)
+        return values if scale is None else np.asarray((values - low) / (high - low))
 
     def log_weights(self, logging_policy: str) -> dict[str, np.ndarray]:
         """By target its log-weights in nats, from `log_weight_` or from both log-probs."""

@@ -14,8 +14,9 @@ BELIEFS = ("labels", "weights", "judge")
 
 
 def belief_of(row: Mapping[str, Any]) -> str:
-    """The belief behind a row of estimates.json."""
-    return ESTIMATORS[row["estimator"]].belief
+    """The belief behind a row of estimates.json; the most where its estimator is not known here."""
+    known = ESTIMATORS.get(row["estimator"])
+    return known.belief if known else BELIEFS[-1]
 
 
 def headline_row(rows: Iterable[Mapping[str, Any]], belief: str = "weights") -> dict[str, Any] | None:

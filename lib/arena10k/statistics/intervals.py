@@ -307,7 +307,7 @@ def score_interval(prep: Prepared, score: Score, confidence: float = 0.95, metho
 
 
 def labelled_interval(prep: Prepared, score: Score, confidence: float) -> Interval:
-    """Under the belief in labels alone: `score_interval`, or the exact interval of 0/1 labels where that is narrower."""
+    """Under the belief in labels alone: `score_interval`, or the exact one of 0/1 labels where that is narrower."""
     found, exact = score_interval(prep, score, confidence), success_interval(prep, confidence)
     if exact is None or exact[1] - exact[0] >= found.width:
         return found

@@ -78,7 +78,8 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[
     """Verdict and reasons from the labels: how many, how chosen, and whether they put the number on their scale."""
     prep = ctx.prep
     if estimator.judge_scale:
-        return CAUTION, [NOT_ON_ORACLE_SCALE]
+        # Where labels say what a score is worth, the raw mean is no value.
+        return CAUTION if prep.source is None else REFUSE, [NOT_ON_ORACLE_SCALE]
     if estimator.uses_target_labels:
         rows, (verdict, reasons) = prep.fresh, _by_number(diagnostics.label_clusters(prep))
     elif estimator.label_residual and prep.source is None:
