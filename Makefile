@@ -24,12 +24,12 @@ test: .venv/ready  ## lint, types, unit tests, end-to-end tests, notebooks compa
 	.venv/bin/pytest -n 2 --dist loadfile
 	.venv/bin/pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
 
-# numpy without what it found on this processor, OpenBLAS as on others, the C library's mathematics without fused steps.
+# numpy without what it found on this processor; OpenBLAS as on others; both, and the C library without fused steps.
 environments: .venv/ready  ## the notebooks and the frozen results under the arithmetic of other processors
 	@simd="$$(.venv/bin/python -c 'import numpy; print(*numpy.show_config("dicts")["SIMD Extensions"].get("found", []), sep=",")')"; \
 	for settings in "NPY_DISABLE_CPU_FEATURES=$$simd" "OPENBLAS_CORETYPE=Haswell OMP_NUM_THREADS=1" \
 		"OPENBLAS_CORETYPE=Sandybridge OMP_NUM_THREADS=2" \
-		"OPENBLAS_CORETYPE=Nehalem GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX2,-FMA"; do \
+		"NPY_DISABLE_CPU_FEATURES=$$simd OPENBLAS_CORETYPE=Nehalem GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX2,-FMA"; do \
 		echo "$$settings"; env $$settings .venv/bin/pytest -n 2 --dist loadfile --nbval --nbval-current-env \
 			--nbval-sanitize-with tests/nbval.cfg notebooks tests/test_golden.py || failed=1; \
 	done; exit $${failed:-0}
