@@ -13,7 +13,7 @@ ifneq ($(strip $(MISSPELT)),)
 $(error $(strip $(MISSPELT)) sets nothing here: the variables are PARAMS, RUN, PROFILE and PYTHON)
 endif
 
-.PHONY: report test browser coverage lock help
+.PHONY: report test environments golden browser coverage lock help
 report: .venv/ready  ## run the experiment of PARAMS (default: the local model), print where the report is
 	@.venv/bin/arena10k report --params "$(PARAMS)" --run "$(RUN)" --profile "$(PROFILE)"
 
@@ -23,6 +23,19 @@ test: .venv/ready  ## lint, types, unit tests, end-to-end tests, notebooks compa
 	.venv/bin/mypy
 	.venv/bin/pytest -n 2 --dist loadfile
 	.venv/bin/pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
+
+# numpy without what it found on this processor; OpenBLAS as on others; both, and the C library without fused steps.
+environments: .venv/ready  ## the notebooks and the frozen results under the arithmetic of other processors
+	@simd="$$(.venv/bin/python -c 'import numpy; print(*numpy.show_config("dicts")["SIMD Extensions"].get("found", []), sep=",")')"; \
+	for settings in "NPY_DISABLE_CPU_FEATURES=$$simd" "OPENBLAS_CORETYPE=Haswell OMP_NUM_THREADS=1" \
+		"OPENBLAS_CORETYPE=Sandybridge OMP_NUM_THREADS=2" \
+		"NPY_DISABLE_CPU_FEATURES=$$simd OPENBLAS_CORETYPE=Nehalem GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX2,-FMA"; do \
+		echo "$$settings"; env $$settings .venv/bin/pytest -n 2 --dist loadfile --nbval --nbval-current-env \
+			--nbval-sanitize-with tests/nbval.cfg notebooks tests/test_golden.py || failed=1; \
+	done; exit $${failed:-0}
+
+golden: .venv/ready  ## freeze the results of the sample anew, print what changed
+	@.venv/bin/python tests/golden.py
 
 browser:  ## install what the tests of pages need, Chromium (on Debian, as root) and axe-core (with npm)
 	@{ command -v chromium || command -v chromium-browser || command -v google-chrome || \
@@ -41,7 +54,7 @@ lock: .venv/ready  ## write requirements.lock anew, keeping the versions that py
 		pyproject.toml --output-file requirements.lock
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 .venv/ready: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

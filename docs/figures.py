@@ -5,15 +5,14 @@ A test draws them again and compares; their text alternatives in the pages are t
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from arena10k import Run, attribution, plots
 from arena10k.evidence import findings, weight_findings
+from arena10k.report.display import rounded, svg_text
 from arena10k.statistics.evaluate import Study
 from arena10k.tables.table import Table
 
@@ -23,24 +22,10 @@ FEW = ("naive", "snips", "direct", "ppi_pp")
 
 
 def compact(svg: str) -> str:
-    """The same picture in about half of the characters: coordinates to a tenth of a point, short ids, no comments."""
-    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
-    svg = re.sub(r"(?<!scale\()-?\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), svg)
-    short = {name: f"{i:x}" for i, name in enumerate(dict.fromkeys(re.findall(r'(?:href="#|url\(#)([^")]+)', svg)))}
-    svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{short[found[1]]}"' if found[1] in short else "", svg)
-    svg = re.sub(r'(href="#|url\(#)([^")]+)', lambda found: found[1] + short[found[2]], svg).replace(
-        "xlink:href", "href"
-    )
+    """A figure of a page in fewer characters: coordinates to a tenth of a point, no line breaks."""
+    svg = rounded(svg[svg.index("<svg") :].replace("xlink:href", "href"), 1)
     svg = re.sub(r'(<use [^>]*)transform="translate\((\S+) 0\)"', r'\1x="\2"', svg)
     return re.sub(r"\s+", " ", svg).replace("> <", "><")
-
-
-def svg_of(figure: Figure) -> str:
-    """A figure as compact SVG, the same characters on every run."""
-    stream = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "arena10k", "svg.fonttype": "path"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None}, facecolor="white")
-    return compact(stream.getvalue()) + "\n"
 
 
 def drawn(run: Run, table: Table, study: Study) -> dict[str, tuple[Figure, str]]:
@@ -77,7 +62,7 @@ def main() -> None:
     table = run.table()
     for name, (figure, alt) in drawn(run, table, run.study(table)).items():
         path = FOLDER / f"{name}.svg"
-        path.write_text(svg_of(figure), encoding="utf-8")
+        path.write_text(compact(svg_text(figure)) + "\n", encoding="utf-8")
         print(f"![{alt}](figures/{path.name})")
 
 

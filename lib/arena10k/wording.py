@@ -13,6 +13,11 @@ _SCALES = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"))
 _SMALL, _LARGE = 1e-6, 1e15
 
 
+def settled(x: float) -> float:
+    """The number to twelve digits, which processors agree on: half of a last printed digit is then half on each."""
+    return float(f"{x:.12g}")
+
+
 def number(x: float, apart_from: float | None = None) -> str:
     """Three significant digits, thousands separated, never in scientific notation; NaN is "unknown". As many more, up
     to nine, as it takes to tell it `apart_from` another number."""
@@ -23,7 +28,7 @@ def number(x: float, apart_from: float | None = None) -> str:
 
 
 def _written(x: float, digits: int) -> str:
-    size = abs(x)
+    size = settled(abs(x))
     if math.isnan(x):
         return "unknown"
     if x == 0:

@@ -53,7 +53,8 @@ def inversions_frame(inv: Investigation) -> pd.DataFrame:
         for i in inv.detection.inversions
     ]
     columns = ["published_above", "trusted_above", "published_difference", "trusted_difference", "radius"]
-    return pd.DataFrame(rows, columns=columns).sort_values("trusted_difference", ascending=False, ignore_index=True)
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.sort_values("trusted_difference", ascending=False, kind="stable", ignore_index=True)
 
 
 def inversions_sentence(inv: Investigation) -> str:

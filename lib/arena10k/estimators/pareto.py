@@ -44,8 +44,7 @@ def _tail(log_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, float] | None
     size = tail_size(n)
     if size < 5 or ceiling_count(log_weight) > 1:
         return None
-    rows = np.argpartition(log_weight, n - size - 1)[n - size - 1 :]
-    rows = rows[np.argsort(log_weight[rows], kind="stable")]
+    rows = np.argsort(log_weight, kind="stable")[n - size - 1 :]
     shifted = np.exp(log_weight[rows] - log_weight[rows[-1]])
     excess = shifted[1:] - shifted[0]
     positive = excess > 0

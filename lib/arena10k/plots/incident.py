@@ -38,10 +38,8 @@ def incident_steps_alt(paths: Paths) -> str:
     """The highest and the lowest number of each step in words; all of them are too many for a text alternative."""
     told = []
     for name, rows in paths.items():
-        steps = [
-            f"{step} {ranked.index[-1]} {ranked.iloc[-1]:.3f} to {ranked.index[0]} {ranked.iloc[0]:.3f}"
-            for step, ranked in ((step, values.sort_values()) for step, values in _table(rows).items())
-        ]
+        ranked = {step: values.round(6).sort_values(kind="stable") for step, values in _table(rows).items()}
+        steps = [f"{step} {v.index[-1]} {v.iloc[-1]:.3f} to {v.index[0]} {v.iloc[0]:.3f}" for step, v in ranked.items()]
         told.append(f"{name}, highest to lowest: {', '.join(steps)}")
     return f"Published number of every policy at every step. {sentences(incident_steps_finding(paths), *told)}"
 

@@ -79,7 +79,7 @@ def coverage_finding(table: pd.DataFrame, confidence: float = 0.95) -> str:
     first = f"The usual SNIPS interval holds the truth too seldom in {len(usual)} of {cells} cells"
     if ours.empty:
         return f"{first}; no interval that stands does so in any"
-    worst = ours.sort_values("coverage_reported").iloc[0]
+    worst = ours.loc[ours.coverage_reported.idxmin()]
     return (
         f"{first}; of those that stand {listed(list(dict.fromkeys(ours.estimator)))} in {len(ours)}, worst "
         f"{worst.estimator}: {worst.coverage_reported:.0%} ({worst.population}, {_CASES[worst.case]})"

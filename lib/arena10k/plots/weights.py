@@ -40,7 +40,7 @@ def log_weights_finding(log_weight: LogWeights) -> str:
     """Which policies have a mean weight far from one, and thus are not represented by the logged responses."""
     low, high = MEAN_WEIGHT_RANGE
     summary = _summary(log_weight)
-    off = summary[~summary.mean_weight.between(low, high)].sort_values("mean_weight")
+    off = summary[~summary.mean_weight.between(low, high)].sort_values("mean_weight", kind="stable")
     if summary.empty:
         return "No policy has a usable log-weight"
     if off.empty:

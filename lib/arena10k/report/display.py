@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 #: CSS pixels per inch; PNGs have twice as many, for screens of high resolution.
 CSS_DPI = 96
-_SALT = "arena10k"
-_CLIP = re.compile(r"(?<=url\(#)p[0-9a-f]{10}(?=\))|(?<=<clipPath id=\")p[0-9a-f]{10}(?=\")")
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+_REFERENCE = re.compile(r'(href="#|url\(#)([^")]+)')
+_ID = re.compile(r' id="([^"]+)"')
+#: Scales of glyphs multiply thousands and are left as they are.
+_FLOAT = re.compile(r"scale\([^)]*\)|-?\d+\.\d{2,}")
 
 
 def show(fig: Figure, alt: str, caption: str | None = None, kind: str = "svg") -> None:
@@ -47,7 +49,7 @@ def figure_html(fig: Figure, alt: str, caption: str | None = None, kind: str = "
         raise ValueError("alt: say in words what the figure shows")
     if kind not in ("svg", "png"):
         raise ValueError(f"kind {kind!r}: use 'svg' or 'png'")
-    mime, data = ("image/svg+xml", _svg(fig)) if kind == "svg" else ("image/png", _png(fig))
+    mime, data = ("image/svg+xml", svg_text(fig).encode()) if kind == "svg" else ("image/png", _png(fig))
     width = round(fig.get_figwidth() * CSS_DPI)
     height = round(fig.get_figheight() * CSS_DPI)
     _close(fig)
@@ -59,21 +61,27 @@ def figure_html(fig: Figure, alt: str, caption: str | None = None, kind: str = "
     return f'<figure><div class="plate" style="background:#fff">{image}</div>{legend}</figure>'
 
 
-def _svg(fig: Figure) -> bytes:
+def svg_text(fig: Figure) -> str:
+    """A figure as SVG in which nothing depends on the last digit of its layout or on chance: coordinates to 0.01 pt,
+    ids by the order in which they are used, and none that nothing uses."""
     import matplotlib as mpl
 
-    stream = io.BytesIO()
-    # Ids come from the salt, and no date is written: the same figure gives the same bytes.
-    with mpl.rc_context({"svg.hashsalt": _SALT, "svg.fonttype": "path"}):
+    stream = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "path"}):
         fig.savefig(stream, format="svg", metadata=_NO_METADATA, facecolor="white")
-    return _numbered(stream.getvalue().decode()).encode()
+    svg = rounded(re.sub(r"\s*<!--.*?-->", "", stream.getvalue(), flags=re.S), 2)
+    names = {name: f"i{n:x}" for n, name in enumerate(dict.fromkeys(name for _, name in _REFERENCE.findall(svg)))}
+    svg = _REFERENCE.sub(lambda found: found[1] + names[found[2]], svg)
+    return _ID.sub(lambda found: f' id="{names[found[1]]}"' if found[1] in names else "", svg)
 
 
-def _numbered(svg: str) -> str:
-    """The same picture with clip paths named by their order: matplotlib names them by the last digit of the layout,
-    which is another on another build of Python."""
-    names = {name: f"clip{i}" for i, name in enumerate(dict.fromkeys(_CLIP.findall(svg)))}
-    return _CLIP.sub(lambda found: names[found[0]], svg)
+def rounded(svg: str, decimals: int) -> str:
+    """The same picture with its coordinates rounded."""
+
+    def number(found: re.Match[str]) -> str:
+        return found[0] if found[0].startswith("scale") else f"{round(float(found[0]), decimals) + 0.0:g}"
+
+    return _FLOAT.sub(number, svg)
 
 
 def _png(fig: Figure) -> bytes:

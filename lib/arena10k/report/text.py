@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from arena10k.wording import settled
+
 MISSING = "—"
 VERDICTS = ("REPORT", "CAUTION", "REFUSE")
 
@@ -37,6 +39,8 @@ def format_number(value: Any, spec: str | None = None) -> str:
     """
     if is_missing(value):
         return MISSING
+    if isinstance(value, float | np.floating):
+        value = settled(float(value))
     if spec is not None:
         return format(value, spec)
     if isinstance(value, bool | np.bool_):

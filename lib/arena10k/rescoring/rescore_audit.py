@@ -175,7 +175,7 @@ def lines(entry: dict[str, Any], most: int = 12) -> list[str]:
     """An entry in brief: the merge by job, policy and reason, the estimates that changed most, and a sentence."""
     table = merged([entry]).drop(columns=["at", "by"])
     both = estimates([entry])
-    moved = both[both.differs].sort_values("change", key=abs, ascending=False, na_position="last")
+    moved = both[both.differs].sort_values("change", key=abs, ascending=False, na_position="last", kind="stable")
     columns = [
         "policy",
         "estimator",

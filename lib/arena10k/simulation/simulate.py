@@ -102,7 +102,7 @@ class Resampled:
         chance = self.score if self.chance is None else self.chance
         if self.transports:
             return chance
-        order = np.argsort(self.log_weight)
+        order = np.argsort(self.log_weight, kind="stable")  # a clone's weights are all equal
         heavy = np.empty(len(order), dtype=bool)
         heavy[order] = np.cumsum(self._share[order]) > 0.5
         return chance * np.where(heavy, 1 - self.loss, 1.0)

@@ -30,7 +30,7 @@ def split_head(weight: np.ndarray, head: int = HEAD) -> tuple[np.ndarray, np.nda
     """Row numbers of the `head` largest weights, and a boolean mask of the bulk."""
     n = len(weight)
     bulk = np.ones(n, dtype=bool)
-    top = np.arange(n) if n <= head else np.argpartition(weight, n - head)[n - head :]
+    top = np.arange(n) if n <= head else np.argsort(weight, kind="stable")[n - head :]
     bulk[top] = False
     return top, bulk
 
