@@ -19,7 +19,7 @@ from arena10k.collection.store import Store
 from arena10k.inputs import prompts
 from arena10k.run import Run
 from arena10k.statistics.diagnostics import audit_weights, mean_weight_p_value
-from arena10k.statistics.verdicts import IMPOSSIBLE
+from arena10k.statistics.thresholds import WRONG
 from arena10k.tables import table
 from stub_server import Stub, chat_answer, echo_answer
 from test_collect import make_params, run_responses
@@ -118,7 +118,7 @@ def test_differences_are_judged_by_median_mean_and_tail(home, change, failed):
     made = table.Table(logged, logged, logged, {}, {}, "p0", ["pi_clone"])
     found = {c["check"]: c for c in checks.measure(params, made, store)}
     assert {name for name, check in found.items() if check["ok"] is False} == failed
-    impossible = mean_weight_p_value((logged.logp_pi_clone - logged.logp_p0).to_numpy()) < IMPOSSIBLE
+    impossible = mean_weight_p_value((logged.logp_pi_clone - logged.logp_p0).to_numpy()) < WRONG
     assert ("mean_weight" in failed) == impossible, "the rule of the verdicts"
     assert found["self_consistency_mean"]["value"] == pytest.approx(abs(delta.mean()))
 

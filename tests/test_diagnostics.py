@@ -8,8 +8,8 @@ from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
 from arena10k.estimators import prepare
+from arena10k.simulation.simulate import Design, LogNormal, draw
 from arena10k.statistics import diagnostics, resampling
-from arena10k.statistics.intervals import audit_weights
 from statistics_data import example
 
 
@@ -47,7 +47,7 @@ def test_mean_weight_p_value_by_hand_and_for_huge_weights():
 
 def test_mean_weight_p_value_averages_prompts():
     lw = np.log(np.array([3.0, 1.0, 0.5, 0.7]))
-    grouped = diagnostics.mean_weight_p_value(lw, np.array([0, 0, 1, 1]))
+    grouped = diagnostics.mean_weight_p_value(lw, lambda w: w.reshape(2, 2).mean(1))
     assert grouped == pytest.approx(diagnostics.mean_weight_p_value(np.log([2.0, 0.6])))
 
 
@@ -173,8 +173,7 @@ def test_clone_control():
 
 
 def transported(data, margin=0.2):
-    prep = prepare(data)
-    return diagnostics.transport(prep, audit_weights(prep.raw_log_weight), margin)
+    return diagnostics.transport(prepare(data), margin)
 
 
 def test_transport_by_target_labels():
@@ -191,13 +190,15 @@ def test_transport_by_target_labels():
     assert transported(example(600, fresh_label=label), margin=0.001).status == "weak"
 
 
-def test_transport_by_healthy_weights_finds_a_judge_that_the_target_fools():
+def test_transport_by_weights_finds_a_judge_that_the_target_fools():
     data = example(3000, target_labels=0, sigma=0.7)
     assert transported(data).evidence == "weights"
     assert transported(data).status == "passed"
-    fooled = np.where(data.log_weight > np.log(1.3), 0.3 * data.label, data.label)
-    assert transported(example(3000, target_labels=0, sigma=0.7, label=fooled)).status == "failed"
-    assert transported(example(3000, target_labels=0, sigma=3.0)).status == "none"
+    fooled = draw(LogNormal(0.5, transports=False), Design(4000, 1000, 1.0), np.random.default_rng(0))
+    assert transported(fooled).status == "failed"
+    assert transported(fooled).residual < -0.05
+    assert transported(example(3000, target_labels=0, sigma=3.0)).status == "weak"
+    assert diagnostics.transport(prepare(data), 0.2, weights_hold=False).status == "none"
 
 
 def test_transport_from_labels_on_the_target_itself_is_its_own():

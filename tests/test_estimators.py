@@ -111,7 +111,8 @@ def test_closed_form_jackknife_equals_leaving_out_by_hand(clusters):
     data = example(n, seed=2, cluster=np.arange(n) % clusters, fresh_cluster=np.arange(n) % clusters)
     prep = prepare(data)
     score = ESTIMATORS["snips"].score(prep)
-    w, r = prep.weight, prep.reward
+    rows_of_prompt = np.bincount(data.cluster)[data.cluster]
+    w, r = prep.weight / rows_of_prompt, prep.reward
 
     def leave_out(g):
         keep = data.cluster != g

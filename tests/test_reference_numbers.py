@@ -10,9 +10,11 @@ import pytest
 from arena10k.estimators import ESTIMATORS, prepare
 from arena10k.evidence import weight_findings
 from arena10k.statistics import compare, diagnostics, evaluate
-from arena10k.statistics.evaluate import CAUTION, REFUSE, REPORT, context, estimates
+from arena10k.statistics.context import context
+from arena10k.statistics.evaluate import estimates
 from arena10k.statistics.intervals import audit_weights
 from arena10k.statistics.resampling import bootstrap_ratio
+from arena10k.statistics.verdicts import REFUSE, REPORT
 from statistics_data import public_sample
 
 POLICIES = ("clone", "parallel_universe_prompt", "unhelpful")
@@ -116,10 +118,8 @@ def test_unhelpful_is_refused_by_every_weighting(verdicts):
         assert "off_support" in row["reasons"]
         assert row["labels_needed"] > 0
     for name in ("direct", "dr_cpo", "mrdr", "tmle", "stacked_dr", "dr_oracle"):
-        assert verdicts["unhelpful", name]["verdict"] in (CAUTION, REFUSE)
-    assert "no_transport_evidence" in verdicts["unhelpful", "direct"]["reasons"]
-    # Its draws score where hardly any label is; those of the others score where the labels are.
-    assert [p for p in POLICIES if "calibration_extrapolates" in verdicts[p, "direct"]["reasons"]] == ["unhelpful"]
+        assert verdicts["unhelpful", name]["verdict"] == REFUSE
+        assert "off_support" in verdicts["unhelpful", name]["reasons"]
 
 
 def test_the_clone_shows_the_noise_of_its_log_probs(shared_data, verdicts):

@@ -42,7 +42,7 @@ def test_composite_interval_covers_at_every_tail_weight(sigma, transports):
 
 
 def test_light_tails_are_reported_with_an_interval_close_to_the_best():
-    (snips,) = replicate(LogNormal(1.0), Design(label_share=1.0), ["snips"], REPLICATES)
+    (snips,) = replicate(LogNormal(0.5), Design(label_share=1.0), ["snips"], REPLICATES)
     assert snips.reported > 0.8
     assert snips.width_reported < 1.3 * snips.best_width
     assert abs(snips.bias) < 0.2 * snips.best_width
@@ -52,7 +52,8 @@ def test_a_fooled_judge_biases_direct_and_is_caught_by_weights_or_labels():
     population = LogNormal(1.0, transports=False)
     direct, oracle = replicate(population, Design(), ["direct", "dr_oracle"], 60)
     assert direct.bias > 0.08
-    assert direct.refused > 0.8
+    assert direct.reported == 0
+    assert direct.refused > 0.4
     assert abs(oracle.bias) < 0.02
     direct, ppi = replicate(LogNormal(3.0, transports=False), Design(target_labels=60), ["direct", "ppi_pp"], 60)
     assert direct.refused > 0.8

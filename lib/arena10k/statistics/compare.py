@@ -64,7 +64,7 @@ class Breakdown:
 
 
 @dataclass(frozen=True)
-class _Difference:
+class Difference:
     """A difference whose interval is known at every level: t quantile and bounded-mean guard, or the intervals of both
     policies combined (in which case `df` is infinite)."""
 
@@ -106,7 +106,7 @@ def _joint_deviations(a: tuple[Prepared, Score], b: tuple[Prepared, Score]) -> t
     return _padded(dev_a, size), _padded(dev_b, size), min(groups_a, groups_b)
 
 
-def _paired(a: tuple[Prepared, Score], b: tuple[Prepared, Score]) -> _Difference:
+def paired(a: tuple[Prepared, Score], b: tuple[Prepared, Score]) -> Difference:
     """Deviations and fold estimates are subtracted prompt by prompt and fold by fold, so that what the policies share
     (prompts, P0 labels) cancels. Prompt codes must mean the same in both. Never narrower than the mean of a bounded
     difference of labels."""
@@ -120,9 +120,9 @@ def _paired(a: tuple[Prepared, Score], b: tuple[Prepared, Score]) -> _Difference
     variance = float(dev @ dev) + cal + judge_variance(*a) + judge_variance(*b)
     value = a[1].value - b[1].value
     if groups < 2 or not np.isfinite(variance + value):
-        return _Difference(value, float("inf"), float("inf"), float("inf"), 1.0)
+        return Difference(value, float("inf"), float("inf"), float("inf"), 1.0)
     se = float(np.sqrt(variance))
-    return _Difference(value, se, se, se, groups - 1, _label_guard(a, b))
+    return Difference(value, se, se, se, groups - 1, _label_guard(a, b))
 
 
 def _label_guard(a: tuple[Prepared, Score], b: tuple[Prepared, Score]) -> Callable[[float], tuple[float, float]]:
@@ -154,7 +154,7 @@ def _cluster_residuals(prep: Prepared, score: Score) -> tuple[np.ndarray, float,
     return total / np.maximum(count, 1), float((rows.label[has] - residual[has]).mean()), count
 
 
-def _by_intervals(a: tuple[PolicyContext, dict[str, Any]], b: tuple[PolicyContext, dict[str, Any]]) -> _Difference:
+def _by_intervals(a: tuple[PolicyContext, dict[str, Any]], b: tuple[PolicyContext, dict[str, Any]]) -> Difference:
     """From the intervals of both (MOVER, Zou & Donner 2008), with all that their beliefs leave open. What they share
     makes it wider than need be; a negative correlation of their deviations is counted."""
     (ctx_a, row_a), (_, row_b) = a, b
@@ -169,10 +169,10 @@ def _by_intervals(a: tuple[PolicyContext, dict[str, Any]], b: tuple[PolicyContex
 
     down = reach(row_a["value"] - row_a["ci_low"], row_b["ci_high"] - row_b["value"])
     up = reach(row_a["ci_high"] - row_a["value"], row_b["value"] - row_b["ci_low"])
-    return _Difference(row_a["value"] - row_b["value"], max(down, up), down, up, float("inf"))
+    return Difference(row_a["value"] - row_b["value"], max(down, up), down, up, float("inf"))
 
 
-def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> _Difference | None:
+def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> Difference | None:
     """The difference of two policies: of their headlines, or of the estimates that labels alone give both where that
     is known more exactly; None where one of them has no headline."""
     head_a, head_b = headline(ctx_a), headline(ctx_b)
@@ -183,7 +183,7 @@ def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> _Difference | None:
     if own_a is not None and own_b is not None:
         scores = [(c.prep, c.prep.once(r["estimator"], ESTIMATORS[r["estimator"]].score))
                   for c, r in ((ctx_a, own_a), (ctx_b, own_b))]  # fmt: skip
-        found.append(_paired(*scores))
+        found.append(paired(*scores))
     return min(found, key=lambda d: sum(d.reach(ctx_a.confidence)))
 
 
@@ -200,7 +200,7 @@ def contrasts(contexts: Mapping[str, PolicyContext], confidence: float = 0.95) -
     return [_as_contrast(a, b, d, p, 1 - levels[a, b]) for a, b, d, p in known]
 
 
-def _as_contrast(a: str, b: str, d: _Difference, p: float, level: float) -> Contrast:
+def _as_contrast(a: str, b: str, d: Difference, p: float, level: float) -> Contrast:
     down, up = d.reach(level)
     low, high = max(d.value - down, -1.0), min(d.value + up, 1.0)
     return Contrast(a, b, d.value, d.se, low, high, low > 0 or high < 0, p)

@@ -65,12 +65,11 @@ class PolicyContext:
         heaviest = np.exp(lw.max() - self.audit.log_mean_weight) / len(lw) if len(lw) else 0.0
         return bool(heaviest >= NO_TAIL_SHARE or self.audit.ess <= AMPLE_ESS * len(lw))
 
-    @cached_property
-    def rests_on(self) -> np.ndarray:
-        """Log-weights of the rows that a weighted estimate rests on: the labelled ones where those train f, all
-        weighted ones elsewhere; chances of labels included."""
+    def rests_on(self, labels: bool) -> np.ndarray:
+        """Log-weights of the rows that a weighted estimate rests on: the labelled ones where their residual is in it
+        (`labels`) or they train f, all weighted ones elsewhere; chances of labels included."""
         prep, has = self.prep, self.prep.has_weight > 0
-        if prep.source == "fresh" or not (prep.logged.labelled * prep.has_weight).any():
+        if not (labels or prep.source == "logged"):
             return prep.raw_log_weight
         has = has & (prep.logged.labelled > 0)
         return np.asarray(prep.log_weight[has] + np.log(prep.logged.label_weight[has]))

@@ -13,8 +13,7 @@ from scipy import special
 
 from arena10k.estimators import pareto
 from arena10k.estimators.prepare import Prepared
-from arena10k.estimators.score import Score, calibration_variance, deviations, judge_variance
-from arena10k.estimators.weighted import snips
+from arena10k.estimators.score import ESTIMATORS, Score, calibration_variance, deviations, judge_variance
 from arena10k.statistics import quantiles
 from arena10k.statistics.thresholds import MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION, NOISE
 
@@ -236,25 +235,20 @@ def _radii(
 
 
 def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]:
-    """How far below and above its average the weighted label residual E[w (Y - f)] may lie, given that an outcome no
-    labelled row shows may have a chance of -log(1 - confidence) / k under P0, k labels.
-
-    It can have at most the weight of the heaviest such share of the logged rows (all of them, labelled or not): the
-    rule of three with weights. On k labelled rows as `bounded_mean_radii`, the unseen one at that weight.
-    """
+    """How far below and above its average the weighted label residual E[w (Y - f)] may lie because of an outcome that
+    no labelled row shows: such a one has a chance of at most -log(1 - confidence) / k under P0, k labels, and at most
+    the weight of the heaviest such share of the logged rows (all of them, labelled or not): the rule of three with
+    weights."""
     has = prep.logged.labelled * prep.has_weight > 0
     k = int(has.sum())
     if k == 0:
         return 1.0, 1.0
-    w = np.exp(prep.raw_log_weight)
     share = min(1.0, -np.log(1 - confidence) / k)
-    heavy = np.sort(w)[-max(1, int(np.ceil(share * len(w)))) :].mean()
-    weight = prep.logged.label_weight[has] * np.exp(prep.log_weight[has])
-    f = float(np.average(prep.reward_oof[has], weights=np.maximum(weight, 1e-300)))
-    values = prep.logged.by_cluster(weight * prep.label_residual[has], has)
-    if not np.isfinite(values).all():
-        return 1.0, 1.0
-    return bounded_mean_radii(values, -heavy * f, heavy * (1 - f), confidence)
+    with np.errstate(over="ignore"):
+        w = np.exp(prep.raw_log_weight)
+        heavy = float(np.sort(w)[-max(1, int(np.ceil(share * len(w)))) :].sum()) / len(w)
+    f = prep.reward_oof[has]
+    return min(1.0, heavy * float(f.max())), min(1.0, heavy * float(1 - f.min()))
 
 
 def success_interval(prep: Prepared, confidence: float) -> tuple[float, float] | None:
@@ -343,7 +337,7 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95, w_max: float = f
     """
     keep = prep.has_weight > 0
     by_cluster = _clustered(prep, keep)
-    reward, base = prep.reward, prep.once("snips", snips).by_prompt(prep)
+    reward, base = prep.reward, prep.once("snips", ESTIMATORS["snips"].score)
     radii = [bounded_mean_radii(by_cluster(prep.reward[keep]), 0.0, 1.0, confidence)]
     if prep.source == "logged":
         reward = prep.reward_oof + _spread_residual(prep)

@@ -96,9 +96,9 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[
     return verdict, reasons
 
 
-def _weight_reasons(ctx: PolicyContext) -> tuple[str, list[str]]:
+def _weight_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
     """Verdict and reasons of what rests on the belief that weights are right."""
-    lw = ctx.rests_on
+    lw = ctx.rests_on(estimator.label_residual)
     if ctx.wrong_weights or ctx.audit.clip_dominated:
         return REFUSE, [*ctx.wrong_weights, *["clip_dominated"] * ctx.audit.clip_dominated]
     if not len(lw) or not np.isfinite(lw.max()):
@@ -115,9 +115,11 @@ def _weight_reasons(ctx: PolicyContext) -> tuple[str, list[str]]:
     return verdict, reasons
 
 
-def _judge_reasons(ctx: PolicyContext) -> tuple[str, list[str]]:
+def _judge_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
     """Verdict and reasons of what rests on the belief that the judge errs on the target as it does on P0."""
     status, labelled = ctx.transport.status, ctx.transport.n_labels >= MIN_LABELS
+    if estimator.uses_weights and ctx.wrong_weights:
+        return REFUSE, ctx.wrong_weights
     if status == "own":
         return REPORT, []
     if ctx.prep.source is None:
@@ -169,22 +171,23 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
     result, reasons = _label_reasons(ctx, estimator)
     parts = {"weights": _weight_reasons, "judge": _judge_reasons}
     if estimator.belief in parts and not estimator.judge_scale:
-        by_belief, more = parts[estimator.belief](ctx)
+        by_belief, more = parts[estimator.belief](ctx, estimator)
         result, reasons = _worst(result, by_belief), [*more, *reasons]
     if estimator.biased:
         result, reasons = _worst(result, CAUTION), [*reasons, "projected_weights"]
     if not np.isfinite(value):
         return REFUSE, [*reasons, "not_finite"]
-    if value < interval.low or value > interval.high:
+    if not interval.low <= value <= interval.high:
         # Chance takes a sound estimate out of [0, 1]; what the weights allow it must not leave.
-        outside = REFUSE if interval.method == EMPIRICAL_LIKELIHOOD else CAUTION
-        result, reasons = _worst(result, outside), [*reasons, "value_outside_interval"]
+        sound = interval.method != EMPIRICAL_LIKELIHOOD or interval.low <= np.clip(value, 0, 1) <= interval.high
+        result, reasons = _worst(result, CAUTION if sound else REFUSE), [*reasons, "value_outside_interval"]
     if estimator.belief == "weights" and not ctx.prep.is_logging:
         own = own_estimate(ctx)
         if own is not None and (interval.high < own["ci_low"] or interval.low > own["ci_high"]):
             result, reasons = REFUSE, [*reasons, "contradicts_labels"]
     if _too_wide(ctx, estimator, interval):
-        return REFUSE, [*reasons, "interval_too_wide"]
+        unseen = estimator.belief == "weights" and ctx.unseen
+        return REFUSE, [*reasons, *["off_support"] * unseen, "interval_too_wide"]
     return result, reasons
 
 

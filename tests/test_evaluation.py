@@ -1,0 +1,249 @@
+"""`evaluate` on two frames: what it takes, and intervals and verdicts against populations whose truth is known.
+
+Under P0 a response has a quality q and a style z, independent N(0, 1); the target's style is N(mu, 1), so that
+log w = mu z - mu^2 / 2, and Y ~ Bernoulli(expit(q)). With a chance `off` the target says what P0 never says, judged .9
+and worth nothing. The judge scores expit(q + liking z + noise).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+from scipy.stats import binom
+
+from arena10k import DataError, evaluate
+
+
+def labelled(rng, y, k, chance=None):
+    out = np.full(len(y), np.nan)
+    chosen = rng.choice(len(y), min(k, len(y)), replace=False, p=None if chance is None else chance / chance.sum())
+    out[chosen] = y[chosen]
+    return out
+
+
+def population(rng, n=600, mu=0.4, liking=0.0, off=0.0, k0=200, kt=0, chance=lambda s: None, wrong=False):
+    """Frames `logged`, `fresh`, and the target's value."""
+
+    def side(shift, rows):
+        q, z = rng.standard_normal(rows), shift + rng.standard_normal(rows)
+        return z, expit(q + liking * z + 0.5 * rng.standard_normal(rows)), (rng.random(rows) < expit(q)).astype(float)
+
+    z, s, y = side(0.0, n)
+    _, sf, yf = side(mu, n)
+    unlike = rng.random(n) < off
+    sf, yf = np.where(unlike, 0.9, sf), np.where(unlike, 0.0, yf)
+    lw = mu * z - mu**2 / 2 + np.log1p(-off)
+    if wrong:
+        lw = rng.permutation(lw) + 0.15
+    logged = pd.DataFrame({"prompt_id": np.arange(n), "judge": s, "label": labelled(rng, y, k0), "log_weight_t": lw})
+    fresh = pd.DataFrame({"policy": "t", "prompt_id": np.arange(n), "judge": sf})
+    return logged, fresh.assign(label=labelled(rng, yf, kt, chance(sf))), 0.5 * (1 - off)
+
+
+def answers(replicates, seed=0, **options):
+    """Per replicate the estimates by estimator, the target's headline or None, and the truth."""
+    rng = np.random.default_rng(seed)
+    for _ in range(replicates):
+        logged, fresh, truth = population(rng, **options)
+        result = evaluate(logged, fresh)
+        head = result.headline.loc["t"] if "t" in result.headline.index else None
+        yield result.estimates[result.estimates.policy == "t"].set_index("estimator"), head, truth
+
+
+def holds(row, truth):
+    return row.ci_low <= truth <= row.ci_high
+
+
+def not_short_of(hits, n, wanted):
+    return binom.cdf(hits, n, wanted) >= 0.001
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"off": 0.06}, {"off": 0.15}, {"liking": 1.0}, {"liking": 1.0, "kt": 60}, {"k0": 30}, {"off": 0.3, "kt": 25}],
+    ids=str,
+)
+def test_what_is_reported_covers_and_a_caution_does_within_its_budget(options):
+    n, counts = 60, {}
+    for rows, head, truth in answers(n, **options):
+        if head is not None:
+            rows = pd.concat([rows, head.to_frame("headline").T])
+        for name, row in rows.iterrows():
+            if row.verdict in ("REPORT", "CAUTION") and name != "naive":
+                hits, all_ = counts.get((name, row.verdict), (0, 0))
+                counts[name, row.verdict] = hits + holds(row, truth), all_ + 1
+    assert sum(all_ for (name, _), (_, all_) in counts.items() if name == "headline") > n / 4
+    for (name, verdict), (hits, all_) in counts.items():
+        assert not_short_of(hits, all_, 0.95 if verdict == "REPORT" else 0.9), (name, verdict, hits, all_)
+
+
+def test_the_judge_alone_is_never_reported_and_refused_where_the_log_shows_less_than_all():
+    for rows, _, _ in answers(3, off=0.15):
+        assert rows.verdict["direct"] == "REFUSE"
+        assert "off_support" in rows.reasons["direct"]
+    for rows, _, _ in answers(3):
+        assert (rows.verdict["direct"], rows.reasons["direct"]) == ("CAUTION", ["judge_shift_assumed"])
+
+
+def test_weights_of_other_rows_refuse_what_rests_on_them_and_on_the_judge():
+    for rows, head, _ in answers(5, wrong=True):
+        assert head is None
+        assert (rows.verdict.drop(["ppi_pp", "naive"]) == "REFUSE").all()
+
+
+def test_weights_of_another_policy_do_not_match_the_draws():
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(10):
+        logged, fresh, _ = population(rng, liking=1.0, mu=0.8)
+        logged["log_weight_t"] = population(rng, mu=0.8)[0].log_weight_t
+        reasons = evaluate(logged, fresh).estimates.query("policy == 't'").set_index("estimator").reasons
+        found += "weights_do_not_match_draws" in reasons["snips"]
+    assert found >= 9
+
+
+def test_every_draw_labelled_is_as_good_as_all_but_one():
+    rng = np.random.default_rng(0)
+    logged, fresh, _ = population(rng, n=300, kt=300)
+    one_less = fresh.assign(label=fresh.label.where(fresh.index > 0))
+    wide = [evaluate(logged, f).headline.loc["t"] for f in (fresh, one_less)]
+    assert wide[0].verdict == "REPORT"
+    widths = [row.ci_high - row.ci_low for row in wide]
+    assert widths[0] == pytest.approx(widths[1], rel=0.05)
+
+
+def test_twenty_labels_are_answered():
+    rng, reported = np.random.default_rng(0), 0
+    for _ in range(20):
+        logged, fresh, _ = population(rng, n=40, k0=0, kt=20)
+        reported += evaluate(logged.drop(columns="log_weight_t"), fresh).headline.verdict.get("t") == "REPORT"
+    assert reported == 20
+
+
+def test_no_failure_among_fifty_labels_is_not_a_rate_of_zero():
+    _, fresh, _ = population(np.random.default_rng(0), k0=0, kt=50)
+    fresh["label"] = fresh.label.where(fresh.label.isna(), 1.0)
+    row = evaluate(None, fresh).headline.loc["t"]
+    assert row.ci_low < 1 - 3 / 60
+
+
+def test_labels_chosen_by_score_are_found_and_those_with_declared_chances_are_used():
+    rng, hits, flagged = np.random.default_rng(1), 0, 0
+    for _ in range(30):
+        _, fresh, truth = population(rng, n=600, k0=0, kt=120, chance=lambda s: s**3)
+        found = evaluate(None, fresh).estimates.set_index("estimator").loc["ppi_pp"]
+        flagged += "labels_not_random" in found.reasons
+        assert found.verdict != "REPORT" or "labels_not_random" not in found.reasons
+        fresh["chance"] = np.minimum(1, 120 * fresh.judge**3 / (fresh.judge**3).sum())
+        told = evaluate(None, fresh, label_propensity="chance").estimates.set_index("estimator").loc["ppi_pp"]
+        assert "labels_not_random" not in told.reasons
+        hits += holds(told, truth)
+    assert flagged >= 28
+    assert not_short_of(hits, 30, 0.95)
+
+
+def test_the_estimand_is_the_mean_over_prompts():
+    """Prompts of one draw are worth 1, those of nine are worth 0."""
+    prompts = np.concatenate([np.arange(100), np.repeat(np.arange(100, 200), 9)])
+    good = (prompts < 100).astype(float)
+    fresh = pd.DataFrame({"policy": "t", "prompt_id": prompts, "judge": good, "label": good})
+    logged = fresh.drop(columns="policy").assign(log_weight_t=0.0)
+    rows = evaluate(logged, fresh).estimates
+    for value in rows[rows.estimator.isin(["ppi_pp", "snips", "direct", "ips", "dr_oracle"])].value:
+        assert value == pytest.approx(0.5, abs=1e-9)
+
+
+def test_clusters_widen_what_topics_share():
+    rng = np.random.default_rng(0)
+    topic = np.arange(400) // 20
+    y = (rng.random(400) < expit(2 * rng.standard_normal(20))[topic]).astype(float)
+    fresh = pd.DataFrame({"policy": "t", "prompt_id": np.arange(400), "judge": 0.5, "label": y, "topic": topic})
+    plain, grouped = (evaluate(None, fresh, cluster=c).headline.loc["t"] for c in (None, "topic"))
+    assert grouped.value == pytest.approx(plain.value)
+    assert grouped.ci_high - grouped.ci_low > 1.5 * (plain.ci_high - plain.ci_low)
+
+
+def test_scales_are_declared_and_values_come_back_on_the_labels():
+    logged, fresh, _ = population(np.random.default_rng(0), kt=60)
+    stars = [f.assign(judge=1 + 4 * f.judge, label=10 * f.label) for f in (logged, fresh)]
+    plain, scaled = evaluate(logged, fresh), evaluate(*stars, judge_scale=(1, 5), label_scale=(0, 10), width=2.0,
+                                                      judge_shift=1.0)  # fmt: skip
+    for name in ("value", "se", "ci_low", "ci_high"):
+        np.testing.assert_allclose(scaled.estimates[name], 10 * plain.estimates[name], atol=1e-9)
+    np.testing.assert_allclose(scaled.contrasts.difference, 10 * plain.contrasts.difference)
+    assert (scaled.estimates.verdict == plain.estimates.verdict).all()
+
+
+def test_equal_policies_are_ties_and_a_worse_one_is_not():
+    rng, false, found = np.random.default_rng(3), 0, 0
+    for _ in range(30):
+        n = 200
+        frames = []
+        for name, rate in (("a", 0.9), ("b", 0.9), ("c", 0.9), ("bad", 0.5)):
+            y = (rng.random(n) < rate).astype(float)
+            frames.append(pd.DataFrame({"policy": name, "prompt_id": np.arange(n), "judge": 0.5, "label": y}))
+        fresh = pd.concat(frames, ignore_index=True)
+        fresh["label"] = fresh.label.where(fresh.prompt_id < 40)
+        pairs = evaluate(None, fresh).contrasts
+        equal = ~(pairs.a.eq("bad") | pairs.b.eq("bad"))
+        false += pairs[equal].significant.any()
+        found += pairs[~equal].significant.all()
+        assert (pairs.significant == ((pairs.ci_low > 0) | (pairs.ci_high < 0))).all()
+    assert binom.sf(false - 1, 30, 0.05) > 0.001
+    assert found >= 15
+
+
+def test_what_was_not_collected_is_not_asked():
+    logged, fresh, _ = population(np.random.default_rng(0), kt=60)
+    without = evaluate(logged.drop(columns="log_weight_t"), fresh).estimates.query("policy == 't'")
+    weighted = without[without.estimator.isin(["ips", "snips", "dr_oracle", "dr_cpo"])]
+    assert set(weighted.verdict) == {"NOT_ASKED"}
+    assert weighted.value.isna().all()
+    assert weighted.ess.isna().all()
+    failed = evaluate(logged.assign(log_weight_t=np.nan), fresh).estimates.query("policy == 't'")
+    assert set(failed[failed.estimator == "snips"].verdict) == {"REFUSE"}
+
+
+def test_belief_bounds_what_a_headline_rests_on():
+    logged, fresh, _ = population(np.random.default_rng(0), kt=30)
+    assert evaluate(logged, fresh, belief="labels").headline.estimator["t"] == "ppi_pp"
+    assert evaluate(logged, fresh).headline.estimator["t"] != "ppi_pp"  # the log's 200 labels say more
+    nothing = evaluate(logged, fresh.drop(columns="label"), belief="labels")
+    assert "t" not in nothing.headline.index
+
+
+def test_breakdown_turns_the_order_round():
+    logged, fresh, _ = population(np.random.default_rng(0), kt=60)
+    result = evaluate(logged, fresh)
+    for row in result.breakdown.itertuples():
+        better, worse = (result.headline.value[p] for p in (row.better, row.worse))
+        assert better - worse == pytest.approx(row.difference)
+        lost = better * (1 - row.unseen_mass)
+        gained = worse * (1 - row.unseen_mass) + row.unseen_mass
+        assert lost == pytest.approx(worse) or gained == pytest.approx(better)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"judge": 7.0}, ["logged", "judge", "row 0", "7"]),
+        ({"label": "good"}, ["logged", "label", "good"]),
+        ({"logp_t": 0.5, "logp_p0": -1.0}, ["logged", "logp_t", "log-prob"]),
+        ({"logp_t": -0.5}, ["logged", "logp_p0"]),
+    ],
+)
+def test_bad_columns_are_named(change, told):
+    logged, fresh, _ = population(np.random.default_rng(0))
+    with pytest.raises(DataError) as error:
+        evaluate(logged.drop(columns="log_weight_t").assign(**change), fresh)
+    for word in told:
+        assert word in str(error.value)
+
+
+def test_neither_frame_and_a_frame_without_prompts_are_errors():
+    with pytest.raises(DataError):
+        evaluate()
+    with pytest.raises(DataError, match="prompt_id"):
+        evaluate(pd.DataFrame({"judge": [0.5]}))
