@@ -8,7 +8,8 @@ from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
 from arena10k.estimators import prepare
-from arena10k.simulation.simulate import Design, LogNormal, draw
+from arena10k.simulation.simulate import Design, LogNormal
+from arena10k.simulation.simulate import draw as drawn
 from arena10k.statistics import diagnostics, resampling
 from statistics_data import example
 
@@ -194,7 +195,7 @@ def test_transport_by_weights_finds_a_judge_that_the_target_fools():
     data = example(3000, target_labels=0, sigma=0.7)
     assert transported(data).evidence == "weights"
     assert transported(data).status == "passed"
-    fooled = draw(LogNormal(0.5, transports=False), Design(4000, 1000, 1.0), np.random.default_rng(0))
+    fooled = drawn(LogNormal(0.5, transports=False), Design(4000, 1000, 1.0), np.random.default_rng(0))
     assert transported(fooled).status == "failed"
     assert transported(fooled).residual < -0.05
     assert transported(example(3000, target_labels=0, sigma=3.0)).status == "weak"
