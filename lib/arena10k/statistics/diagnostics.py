@@ -12,13 +12,13 @@ from scipy.optimize import nnls
 from arena10k.estimators.calibration import LevelFit, level_codes, pava
 from arena10k.estimators.pareto import ceiling_count, hill, khat
 from arena10k.estimators.prepare import Prepared
-from arena10k.estimators.score import Score, Term
 from arena10k.statistics import quantiles
 from arena10k.statistics.intervals import (
     ByCluster,
     WeightAudit,
     audit_weights,
     bounded_mean_radii,
+    residual_score,
     standard_error,
     weighted_residual_limits,
 )
@@ -207,10 +207,8 @@ def label_clusters(prep: Prepared) -> int:
 def residual_limits(prep: Prepared, confidence: float) -> tuple[float, float, float]:
     """Mean of Y - f(S') over the target's labelled draws, and its limits: clustered jackknife with what training f
     adds, t quantile, never narrower than a bounded mean."""
-    has, f = prep.fresh.labelled > 0, prep.fresh_oof
-    weight = prep.fresh.label_weight
-    residual = np.where(has, prep.fresh.label_or_zero - f, 0.0)
-    score = Score((Term("fresh", weight * residual, weight, {"f": -weight}),)).by_prompt(prep)
+    has, f, score = prep.fresh.labelled > 0, prep.fresh_oof, residual_score(prep)
+    residual = prep.fresh.label_or_zero - f
     se, df = standard_error(prep, score)
     half = quantiles.student(confidence, df) * se
     middle = float(f[has].mean())
@@ -226,18 +224,19 @@ def transport(
     n = label_clusters(prep)
     if prep.source is None:
         return Transport("none", n)
+    # Of labels not at random f carries the choice, so that its residual has to be looked at.
+    own = (prep.is_logging or prep.source == "fresh") and prep.sample(prep.source).labelling.kind == "random"
     limits: Callable[[float], tuple[float, float, float]]
     if n >= MIN_LABELS:
         evidence, limits = "target_labels", lambda level: residual_limits(prep, level)
-    elif prep.source == "logged" and weights_hold and len(prep.fresh) and prep.n_weighted and not prep.is_logging:
+    elif prep.source == "logged" and weights_hold and len(prep.fresh) and prep.n_weighted and not own:
         evidence, limits = "weights", lambda level: weighted_residual_limits(prep, level, w_max)
     else:
-        return Transport("own" if prep.is_logging or prep.source == "fresh" else "none", n)
+        return Transport("own" if own else "none", n)
     residual, low, high = limits(confidence)
     _, strict_low, strict_high = limits(1 - WRONG)
     status = "failed" if strict_low > 0 or strict_high < 0 else "passed" if max(-low, high) <= margin else "weak"
-    if prep.is_logging or prep.source == "fresh":
-        status = "own"
+    status = "own" if own else status
     return Transport(status, n, evidence, residual, low, high)
 
 

@@ -31,9 +31,10 @@ def headline_row(rows: Iterable[Mapping[str, Any]], belief: str = "weights") -> 
     if belief == "labels":
         usable = trusted
 
-    def place(row: Mapping[str, Any]) -> tuple[bool, float, float]:
-        middle = (row["ci_low"] + row["ci_high"]) / 2
-        return row["verdict"] != REPORT, round(width_of(row), 9), abs(row["value"] - middle)
+    def place(row: Mapping[str, Any]) -> tuple[bool, float, bool, float]:
+        middle, known = (row["ci_low"] + row["ci_high"]) / 2, ESTIMATORS.get(row["estimator"])
+        biased = bool(known and known.biased)
+        return row["verdict"] != REPORT, round(width_of(row), 9), biased, abs(row["value"] - middle)
 
     best = min(trusted or usable, key=place, default=None)
     return None if best is None else dict(best)

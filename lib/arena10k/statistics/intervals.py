@@ -6,14 +6,14 @@ Rewards lie in [0, 1]; every interval is for the policy value on that scale and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
 
 from arena10k.estimators import pareto
 from arena10k.estimators.prepare import Prepared
-from arena10k.estimators.score import ESTIMATORS, Score, calibration_variance, deviations, judge_variance
+from arena10k.estimators.score import ESTIMATORS, Score, Term, calibration_variance, deviations, judge_variance
 from arena10k.statistics import quantiles
 from arena10k.statistics.thresholds import MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION, NOISE
 
@@ -300,9 +300,41 @@ def score_interval(prep: Prepared, score: Score, confidence: float = 0.95, metho
     return Interval(float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1)), max(se, max(down, up) / t), method, df)
 
 
+def residual_score(prep: Prepared) -> Score:
+    """Mean of Y - f(S') over the labelled draws of the target, f out of fold."""
+    rows, weight = prep.fresh, prep.fresh.label_weight
+    residual = rows.labelled * (rows.label_or_zero - prep.fresh_oof)
+    return Score((Term("fresh", weight * residual, weight, {"f": -weight}),)).by_prompt(prep)
+
+
+#: Labels in a tail of scores that are none to speak of.
+_FEW_IN_TAIL = 3
+
+
+def extrapolation(prep: Prepared, sample: str) -> tuple[float, float]:
+    """How far below and above its estimate the value may lie because labels of `sample`, not at random, hardly reach
+    the ends of the policy's scores: there the outcome is between 0 and f below, between f and 1 above."""
+    rows = prep.sample(sample)
+    if rows.labelling.kind == "random":
+        return 0.0, 0.0
+    scores = np.sort(rows.judge[rows.labelled > 0])
+    few = min(_FEW_IN_TAIL, len(scores)) - 1
+    drawn, f = (prep.fresh, prep.fresh_oof) if len(prep.fresh) else (prep.logged, prep.reward_oof)
+    below, above = drawn.judge < scores[few], drawn.judge > scores[-1 - few]
+    return float((below * f).mean()), float((above * (1 - f)).mean())
+
+
+def _stretched(interval: Interval, by: tuple[float, float]) -> Interval:
+    if by == (0.0, 0.0):
+        return interval
+    low, high = max(0.0, interval.low - by[0]), min(1.0, interval.high + by[1])
+    return replace(interval, low=low, high=high, se=interval.se * (high - low) / max(interval.width, 1e-300))
+
+
 def labelled_interval(prep: Prepared, score: Score, confidence: float) -> Interval:
     """Under the belief in labels alone: `score_interval`, or the exact one of 0/1 labels where that is narrower."""
     found, exact = score_interval(prep, score, confidence), success_interval(prep, confidence)
+    found = _stretched(found, extrapolation(prep, "fresh"))
     if exact is None or exact[1] - exact[0] >= found.width:
         return found
     low, high = min(exact[0], score.value), max(exact[1], score.value)
@@ -342,11 +374,16 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95, w_max: float = f
     if prep.source == "logged":
         reward = prep.reward_oof + _spread_residual(prep)
         radii.append(unseen_label_radii(prep, confidence))
-    elif prep.source == "fresh":
-        radii.append(label_radii(prep, "fresh", confidence))
     bounds = el_interval(prep.log_weight[keep], reward[keep], confidence, w_max, by_cluster)
-    extra = calibration_variance(prep, base) + judge_variance(prep, base)
-    return _weighted(prep, bounds, extra, base.value + base.shift, radii, confidence)
+    extra, shift = calibration_variance(prep, base) + judge_variance(prep, base), base.shift
+    if prep.source == "fresh":
+        # The target's own labels trained f: what f leaves out is their residual.
+        residual = residual_score(prep)
+        radii.append(label_radii(prep, "fresh", confidence))
+        extra, shift = extra + variance_of(prep, residual)[0], residual.value
+        bounds = bounds[0] + shift, bounds[1] + shift
+    found = _weighted(prep, bounds, extra, base.value + shift, radii, confidence)
+    return _stretched(found, extrapolation(prep, prep.source)) if prep.source else found
 
 
 def _clustered(prep: Prepared, keep: np.ndarray) -> ByCluster:
@@ -388,7 +425,8 @@ def el_residual_interval(
     sampling, cal, _ = variance_of(prep, score)
     extra = max(sampling - variance_of(prep, logged)[0], variance_of(prep, fresh)[0]) + cal
     bounds = low + fresh.value, high + fresh.value
-    return _weighted(prep, bounds, extra, score.value, [unseen_label_radii(prep, confidence)], confidence)
+    found = _weighted(prep, bounds, extra, score.value, [unseen_label_radii(prep, confidence)], confidence)
+    return _stretched(found, extrapolation(prep, "logged"))
 
 
 @dataclass(frozen=True)
