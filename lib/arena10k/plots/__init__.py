@@ -1,7 +1,6 @@
 """One function per figure: arrays and frames in, a matplotlib `Figure` out; nothing is read, shown or written.
 
-Every figure's title is its finding. `<figure>_finding` computes that sentence from the same data; a caller may pass a
-sentence of its own as `title`.
+Every figure's title is its finding: the sentence that `<figure>_finding` computes from the same data.
 """
 
 from arena10k.plots.ablations import heat, heat_finding, with_levels

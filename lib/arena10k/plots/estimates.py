@@ -56,7 +56,7 @@ def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
 
 
 @styled
-def forest(rows: Rows, truth: Mapping[str, float] | None = None, title: str | None = None) -> Figure:
+def forest(rows: Rows, truth: Mapping[str, float] | None = None) -> Figure:
     """Estimates with intervals, grouped by policy.
 
     Parameters
@@ -74,9 +74,7 @@ def forest(rows: Rows, truth: Mapping[str, float] | None = None, title: str | No
     labels = frame.estimator if _one_judge(frame) else frame.estimator + " · " + frame.judge.astype(str)
     policies = list(dict.fromkeys(frame.policy))
     shown = looks(dict.fromkeys(frame.estimator))
-    figure, (axis,) = panels(
-        1, 1, title or forest_finding(frame, truth), 0.235 * (len(frame) + 1.2 * len(policies)) + 1.0
-    )
+    figure, (axis,) = panels(1, 1, forest_finding(frame, truth), 0.235 * (len(frame) + 1.2 * len(policies)) + 1.0)
     at, ticks = 0.0, []
     for policy in policies:
         axis.text(0, at, policy, transform=axis.get_yaxis_transform(), fontweight="bold", va="center", fontsize=10)

@@ -49,9 +49,9 @@ def permutation_alt(nulls: Nulls) -> str:
 
 
 @styled
-def permutation(nulls: Nulls, title: str | None = None) -> Figure:
+def permutation(nulls: Nulls) -> Figure:
     """Values under weights dealt at random, with the observed value and the logged mean, one panel per policy."""
-    figure, axes = panels(len(nulls), 3, title or permutation_finding(nulls), 1.9)
+    figure, axes = panels(len(nulls), 3, permutation_finding(nulls), 1.9)
     shown = looks(nulls)
     for axis, (policy, n) in zip(axes, nulls.items(), strict=True):
         axis.set_title(policy, loc="left", fontweight="bold")
@@ -102,11 +102,10 @@ def intervals(
     rows: Sequence[Mapping[str, Any]],
     trusted: tuple[float, float] | None = None,
     truth: float | None = None,
-    title: str | None = None,
 ) -> Figure:
     """All estimates of one policy; `rows` are rows of estimates.json. Hollow and dotted: refused. `trusted` is
     shaded."""
-    figure, (axis,) = panels(1, 1, title or intervals_finding(policy, rows, trusted), 0.27 * len(rows) + 0.9)
+    figure, (axis,) = panels(1, 1, intervals_finding(policy, rows, trusted), 0.27 * len(rows) + 0.9)
     if trusted is not None:
         axis.axvspan(*trusted, color=BAND, zorder=0)
     if truth is not None:
@@ -174,10 +173,10 @@ def _middle(values: np.ndarray) -> str:
 
 
 @styled
-def profiles(profiles: Profiles, title: str | None = None) -> Figure:
+def profiles(profiles: Profiles) -> Figure:
     """Length of own responses (left) and log-prob of the logged responses (right) by policy: median, half of the
     responses (thick), four fifths (thin)."""
-    figure, axes = panels(2, 2, title or profiles_finding(profiles), 0.8 + 0.33 * len(profiles), sharey=True)
+    figure, axes = panels(2, 2, profiles_finding(profiles), 0.8 + 0.33 * len(profiles), sharey=True)
     shown = looks(profiles)
     for axis, name in zip(axes, ("chars", "nats"), strict=True):
         for y, (policy, own) in enumerate(profiles.items()):

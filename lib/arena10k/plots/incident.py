@@ -47,9 +47,9 @@ def incident_steps_alt(paths: Paths) -> str:
 
 
 @styled
-def incident_steps(paths: Paths, title: str | None = None) -> Figure:
+def incident_steps(paths: Paths) -> Figure:
     """Published number by step, one line per policy, one panel per geometry; shaded: injected values in place."""
-    figure, axes = panels(len(paths), 1, title or incident_steps_finding(paths), 2.9, sharey=True)
+    figure, axes = panels(len(paths), 1, incident_steps_finding(paths), 2.9, sharey=True)
     for axis, (name, rows) in zip(axes, paths.items(), strict=True):
         table = _table(rows)
         shown, at = looks(sorted(table.index)), np.arange(table.shape[1])

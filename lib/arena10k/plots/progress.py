@@ -42,7 +42,7 @@ def missing_heatmap_finding(jobs: pd.DataFrame) -> str:
 
 
 @styled
-def missing_heatmap(jobs: pd.DataFrame, title: str | None = None) -> Figure:
+def missing_heatmap(jobs: pd.DataFrame) -> Figure:
     """Share of measurements that are missing, by job and policy; the numbers are counts of missing of due.
 
     Parameters
@@ -59,7 +59,7 @@ def missing_heatmap(jobs: pd.DataFrame, title: str | None = None) -> Figure:
         ["" if pd.isna(t) else f"{int(t - k):,}\nof {int(t):,}" for t, k in zip(*line, strict=True)]
         for line in zip(total.to_numpy(), ok.to_numpy(), strict=True)
     ]
-    figure, (axis,) = panels(1, 1, title or missing_heatmap_finding(jobs), 0.9 + 0.5 * len(total))
+    figure, (axis,) = panels(1, 1, missing_heatmap_finding(jobs), 0.9 + 0.5 * len(total))
     top = max(0.1, np.nanmax(share))
     sns.heatmap(share, ax=axis, annot=np.array(words), fmt="", cmap="cividis_r", vmin=0, vmax=top, linewidths=2,
                 linecolor="white", annot_kws={"fontsize": 8.5},
@@ -85,10 +85,10 @@ def progress_finding(jobs: pd.DataFrame) -> str:
 
 
 @styled
-def progress(jobs: pd.DataFrame, title: str | None = None) -> Figure:
+def progress(jobs: pd.DataFrame) -> Figure:
     """One bar per job: done, failed or set aside, to do, as shares of what is due. Columns as for `missing_heatmap`."""
     by_job = _counted(jobs).groupby("job", sort=False)[["total", "ok", "bad", "open"]].sum()
-    figure, (axis,) = panels(1, 1, title or progress_finding(jobs), 0.9 + 0.34 * len(by_job))
+    figure, (axis,) = panels(1, 1, progress_finding(jobs), 0.9 + 0.34 * len(by_job))
     look = looks(["done", "failed or set aside"])
     rows, start = np.arange(len(by_job))[::-1], np.zeros(len(by_job))
     due = by_job.total.clip(lower=1)

@@ -28,14 +28,14 @@ def missing_by_length_alt(strata: pd.DataFrame) -> str:
 
 
 @styled
-def missing_by_length(strata: pd.DataFrame, title: str | None = None) -> Figure:
+def missing_by_length(strata: pd.DataFrame) -> Figure:
     """Share of measurements that failed or were set aside, by length of the response.
 
     Parameters
     ----------
     strata : `missingness.strata`: `lowest`, `highest` (characters), `rows`, `bad`, `share`.
     """
-    figure, (axis,) = panels(1, 1, title or missing_by_length_finding(strata), 2.2)
+    figure, (axis,) = panels(1, 1, missing_by_length_finding(strata), 2.2)
     look = looks(["bad"])["bad"]
     place = np.arange(len(strata))
     axis.bar(place, strata.share.astype(float), color=look.colour, width=0.7)

@@ -24,7 +24,7 @@ def then_and_now_finding(both: pd.DataFrame) -> str:
 
 
 @styled
-def then_and_now(both: pd.DataFrame, title: str | None = None) -> Figure:
+def then_and_now(both: pd.DataFrame) -> Figure:
     """Estimates of two states, grouped by policy: the earlier value with its interval, the present one, and the way
     between them.
 
@@ -39,7 +39,7 @@ def then_and_now(both: pd.DataFrame, title: str | None = None) -> Figure:
     """
     policies = list(dict.fromkeys(both.policy))
     height = 0.235 * (len(both) + 1.2 * len(policies)) + 1.0
-    figure, (axis,) = panels(1, 1, title or then_and_now_finding(both), height)
+    figure, (axis,) = panels(1, 1, then_and_now_finding(both), height)
     at, ticks = 0.0, []
     for policy in policies:
         axis.text(0, at, policy, transform=axis.get_yaxis_transform(), fontweight="bold", va="center", fontsize=10)

@@ -34,13 +34,13 @@ def ccdf_finding(log_weight: LogWeights) -> str:
 
 
 @styled
-def ccdf(log_weight: LogWeights, title: str | None = None) -> Figure:
+def ccdf(log_weight: LogWeights) -> Figure:
     """Share of rows whose weight exceeds w, both axes logarithmic, with the fitted Pareto tail as a thin line.
 
     A policy whose tail cannot be fitted (too few rows, or rows tied at the top) has no thin line.
     """
     shown = looks(log_weight)
-    figure, (axis,) = panels(1, 1, title or ccdf_finding(log_weight), 3.3)
+    figure, (axis,) = panels(1, 1, ccdf_finding(log_weight), 3.3)
     for policy, values in measured_weights(log_weight).items():
         look = shown[policy]
         x = np.sort(values[np.isfinite(values)])
@@ -108,10 +108,10 @@ def lorenz_alt(log_weight: LogWeights) -> str:
 
 
 @styled
-def lorenz(log_weight: LogWeights, title: str | None = None) -> Figure:
+def lorenz(log_weight: LogWeights) -> Figure:
     """Share of the total weight in the heaviest rows; the straight line is equal weights."""
     shown = looks(log_weight)
-    figure, (axis,) = panels(1, 1, title or lorenz_finding(log_weight), 3.3)
+    figure, (axis,) = panels(1, 1, lorenz_finding(log_weight), 3.3)
     axis.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle="--", label="equal weights")
     axis.axhline(0.5, color=INK, linewidth=0.8)
     for policy, values in measured_weights(log_weight).items():
