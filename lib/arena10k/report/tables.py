@@ -156,18 +156,15 @@ def table(
     return Table([visible(label) for label in labels.values()], rows, caption, note, searchable)
 
 
-def text_table(
-    frame: pd.DataFrame | Iterable[Mapping[str, Any]], *, text: Iterable[str] | None = None, **options: Any
-) -> Table:
-    """As `table`, for frames that hold prompts and responses: those columns (or `text`) are laid out as long text."""
+def text_table(frame: pd.DataFrame | Iterable[Mapping[str, Any]], **options: Any) -> Table:
+    """As `table`, for frames that hold prompts and responses: those columns are laid out as long text."""
     frame = frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(list(frame))
     known = [
         c
         for c in frame.columns
         if str(c).split("_")[0] in ("prompt", "response", "answer", "text") and c != "prompt_id"
     ]
-    longs = [c for c in known if pd.api.types.is_string_dtype(frame[c])] if text is None else text
-    return table(frame, text=longs, **options)
+    return table(frame, text=[c for c in known if pd.api.types.is_string_dtype(frame[c])], **options)
 
 
 Writer = tuple[str, Callable[[Any], str]]
