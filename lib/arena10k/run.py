@@ -223,7 +223,7 @@ class Run(Exploring):
         data = {policy: modes[e.judge] for policy, modes in self.arrays(table).items()}
         if len(data) < 2:
             raise NothingToShow(f"run {self.name!r} has one policy: there is no other whose data could be simulated")
-        return rehearsal.rehearse(data, e.replicates, e.replicate_rows, self.params.seed, e.width, e.confidence)
+        return rehearsal.rehearse(data, e.replicates, self.params.seed, e.width, e.confidence)
 
     def investigate(self, table: Table) -> Investigation:
         """Why published numbers are wrong, where they are: see `arena10k.attribution`.

@@ -56,7 +56,7 @@ def api_key(name: str, provider: Provider) -> str:
 
 
 def classify(error: Exception) -> CallError:
-    """Turn an SDK exception into a typed outcome (COLLECTION section 3)."""
+    """Turn an SDK exception into a typed outcome."""
     # The aiohttp transport reports a refused connection as a connect time-out.
     if isinstance(error, openai.APITimeoutError) and type(error.__cause__).__name__ == "ConnectTimeout":
         return CallError("retry", "connection", one_line(error.__cause__))
