@@ -115,22 +115,6 @@ def test_permutation_names_the_policies_whose_weights_say_nothing(rows):
     assert "seeing" not in found
 
 
-def test_intervals_count_those_that_miss_the_trusted_one():
-    estimates = pd.DataFrame(
-        [
-            ("snips", 0.8, 0.75, 0.85, "REFUSE"),
-            ("direct", 0.42, 0.4, 0.44, "REPORT"),
-            ("ppi_pp", None, None, None, "REFUSE"),
-        ],
-        columns=["estimator", "value", "ci_low", "ci_high", "verdict"],
-    )
-    estimates = estimates.astype(object).where(estimates.notna(), None).to_dict("records")
-    drawn(evidence.intervals("a", estimates, (0.35, 0.45), truth=0.4))
-    found = evidence.intervals_finding("a", estimates, (0.35, 0.45))
-    assert "1 of 2 intervals miss" in found
-    assert "all of them are refused" in found
-
-
 def test_profiles_name_the_policies_of_other_lengths():
     rng = np.random.default_rng(0)
     base = rng.integers(20, 40, 60) * 1.0

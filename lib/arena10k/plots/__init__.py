@@ -16,8 +16,6 @@ from arena10k.plots.anomaly import (
 )
 from arena10k.plots.estimates import forest, forest_finding
 from arena10k.plots.evidence import (
-    intervals,
-    intervals_alt,
     permutation,
     permutation_alt,
     permutation_finding,
@@ -26,8 +24,6 @@ from arena10k.plots.evidence import (
 )
 from arena10k.plots.incident import incident_steps, incident_steps_alt
 from arena10k.plots.judging import (
-    judge_histograms,
-    judge_histograms_finding,
     reliability,
     reliability_finding,
     self_consistency,
@@ -44,7 +40,7 @@ from arena10k.plots.planning import (
 from arena10k.plots.progress import missing_heatmap, missing_heatmap_finding, progress, progress_finding
 from arena10k.plots.quality import missing_by_length, missing_by_length_alt, missing_by_length_finding
 from arena10k.plots.snapshots import then_and_now, then_and_now_finding
-from arena10k.plots.tails import ccdf, ccdf_finding, lorenz, lorenz_alt, lorenz_finding
+from arena10k.plots.tails import ccdf, ccdf_finding
 from arena10k.plots.weights import (
     log_weights,
     log_weights_finding,
@@ -68,17 +64,10 @@ __all__ = [
     "heat_finding",
     "incident_steps",
     "incident_steps_alt",
-    "intervals",
-    "intervals_alt",
-    "judge_histograms",
-    "judge_histograms_finding",
     "length_weights",
     "length_weights_alt",
     "log_weights",
     "log_weights_finding",
-    "lorenz",
-    "lorenz_alt",
-    "lorenz_finding",
     "missing_by_length",
     "missing_by_length_alt",
     "missing_by_length_finding",

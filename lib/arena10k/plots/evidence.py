@@ -1,9 +1,8 @@
-"""Figures of the evidence beside the attribution: the permutation null, and all intervals of one policy side by
-side."""
+"""Figures of the evidence beside the attribution: the permutation null, and how each policy talks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from arena10k.plots.style import (
-    BAND,
     INK,
     SOFT,
-    VERDICT_FILL,
-    VERDICT_LINE,
     listed,
     looks,
     number,
@@ -68,69 +64,6 @@ def permutation(nulls: Nulls) -> Figure:
         axis.margins(x=0.15, y=0.3)
         axis.text(0.02, 0.98, f"p = {number(n.p_value)}", transform=axis.transAxes, va="top", fontsize=9)
     figure.supxlabel("self-normalised value; solid: observed, dashed: mean of the logged rewards", fontsize=10)
-    return figure
-
-
-def intervals_finding(policy: str, rows: Sequence[Mapping[str, Any]], trusted: tuple[float, float] | None) -> str:
-    """How many intervals of a policy meet the trusted one, and what their verdicts are."""
-    known = [r for r in rows if r["ci_low"] is not None and r["value"] is not None]
-    if trusted is None:
-        return f"{policy}: {len(known)} intervals and no trusted one to hold them against"
-    outside = [r for r in known if r["ci_high"] < trusted[0] or r["ci_low"] > trusted[1]]
-    refused = sum(r["verdict"] == "REFUSE" for r in outside)
-    if not outside:
-        return f"{policy}: all {len(known)} intervals meet the trusted {trusted[0]:.2f} to {trusted[1]:.2f}"
-    stand = [f"{r['estimator']} ({r['verdict']})" for r in outside if r["verdict"] != "REFUSE"]
-    each = f"not refused among them: {listed(stand)}" if refused < len(outside) else "all of them are refused"
-    miss = f"{'misses' if len(outside) == 1 else 'miss'} the trusted {trusted[0]:.2f} to {trusted[1]:.2f}"
-    return f"{policy}: {len(outside)} of {len(known)} intervals {miss}; {each}"
-
-
-def intervals_alt(policy: str, rows: Sequence[Mapping[str, Any]], trusted: tuple[float, float] | None) -> str:
-    """The intervals in words."""
-    told = [
-        f"{r['estimator']} {r['ci_low']:.2f} to {r['ci_high']:.2f} ({r['verdict']})"
-        for r in rows
-        if r["ci_low"] is not None
-    ]
-    return sentences(f"Intervals of {policy} side by side", intervals_finding(policy, rows, trusted), "; ".join(told))
-
-
-@styled
-def intervals(
-    policy: str,
-    rows: Sequence[Mapping[str, Any]],
-    trusted: tuple[float, float] | None = None,
-    truth: float | None = None,
-) -> Figure:
-    """All estimates of one policy; `rows` are rows of estimates.json. Hollow and dotted: refused. `trusted` is
-    shaded."""
-    figure, (axis,) = panels(1, 1, intervals_finding(policy, rows, trusted), 0.27 * len(rows) + 0.9)
-    if trusted is not None:
-        axis.axvspan(*trusted, color=BAND, zorder=0)
-    if truth is not None:
-        axis.axvline(truth, color=INK, linewidth=1.6)
-    shown = looks(dict.fromkeys(r["estimator"] for r in rows))
-    for y, r in enumerate(rows):
-        refused = r["verdict"] == "REFUSE"
-        colour = SOFT if refused else shown[r["estimator"]].colour
-        if r["value"] is None:
-            axis.text(0.01, y, "no value", transform=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=SOFT)
-            continue
-        if r["ci_low"] is not None:
-            axis.plot(
-                [r["ci_low"], r["ci_high"]], [y, y], color=colour, linewidth=1.8, linestyle=VERDICT_LINE[r["verdict"]]
-            )
-        axis.plot(r["value"], y, color=colour, marker=shown[r["estimator"]].marker, markersize=7, linestyle="",
-                  fillstyle=VERDICT_FILL[r["verdict"]], markerfacecolor="white" if refused else colour,
-                  markerfacecoloralt="white")  # fmt: skip
-    axis.set_yticks(range(len(rows)), [f"{r['estimator']} · {r['verdict']}" for r in rows])
-    notes = ["shaded: trusted interval"] * (trusted is not None) + ["upright line: measured value"] * (
-        truth is not None
-    )
-    axis.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"policy value{'; ' if notes else ''}{', '.join(notes)}")
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="x")
     return figure
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import BAND, INK, SOFT, looks, number, panels, styled
+from arena10k.plots.style import BAND, SOFT, looks, number, panels, styled
 from arena10k.statistics.diagnostics import reliability_curve
 
 #: Groups of judge scores, at most; nats by which scoring may depart from generation.
@@ -75,35 +75,6 @@ def reliability(
     below.set(xlabel="judge score", ylabel="labels")
     axis.grid()
     axis.legend(loc="upper left")
-    return figure
-
-
-def judge_histograms_finding(score: np.ndarray, label: np.ndarray) -> str:
-    """How far apart the judge puts right and wrong responses."""
-    x, y = _pairs(score, label)
-    right, wrong = x[y >= 0.5], x[y < 0.5]
-    if not (right.size and wrong.size):
-        return f"All {x.size:,} labelled responses are of one kind: the judge cannot be compared"
-    return (
-        f"The judge scores right responses {right.mean():.2f} and wrong ones {wrong.mean():.2f} on average; "
-        f"{(wrong >= np.median(right)).mean():.0%} of the wrong reach the median of the right"
-    )
-
-
-@styled
-def judge_histograms(score: np.ndarray, label: np.ndarray) -> Figure:
-    """Judge scores of responses the oracle calls right (label of at least one half) and wrong. (n,), in [0, 1]."""
-    x, y = _pairs(score, label)
-    shown = looks(["right", "wrong"])
-    figure, axes = panels(2, 1, judge_histograms_finding(score, label), 1.35, sharex=True)
-    for axis, name, values in zip(axes, shown, (x[y >= 0.5], x[y < 0.5]), strict=True):
-        if values.size:
-            fill = {"color": shown[name].colour, "hatch": shown[name].hatch, "alpha": 1, "linewidth": 0.2}
-            sns.histplot(x=values, bins=np.linspace(0, 1, 41), ax=axis, stat="percent", **fill)
-            axis.axvline(np.median(values), color=INK, linewidth=1.2, linestyle="--")
-        axis.set_title(f"{name} ({values.size:,})", loc="left", fontweight="bold")
-        axis.set(ylabel="% of responses", xlabel="judge score (dashed: median)")
-        axis.label_outer()
     return figure
 
 

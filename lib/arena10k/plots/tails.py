@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from arena10k.attribution.words import share_words
 from arena10k.estimators.pareto import tail_fit
-from arena10k.plots.style import INK, SOFT, looks, number, panels, sentences, styled
+from arena10k.plots.style import SOFT, looks, panels, styled
 from arena10k.plots.weights import LogWeights, measured_weights
 from arena10k.statistics.diagnostics import top_shares
 from arena10k.statistics.intervals import MAX_KHAT
@@ -74,52 +74,3 @@ def _ranks(n: int) -> np.ndarray:
     if n <= _POINTS:
         return np.arange(n, 0, -1)
     return np.unique(np.geomspace(1, n, _POINTS).round().astype(int))[::-1]
-
-
-def _lorenz(log_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the rows, heaviest first, and the share of the weight they hold; both start at 0."""
-    x = np.sort(log_weight)[::-1]
-    held = np.cumsum(np.exp(x - x[0]))
-    return np.arange(x.size + 1) / x.size, np.concatenate([[0.0], held / held[-1]])
-
-
-def _half(log_weight: np.ndarray) -> float:
-    """The smallest share of the rows that holds half of the weight."""
-    rows, held = _lorenz(log_weight)
-    return float(rows[np.searchsorted(held, 0.5)])
-
-
-def lorenz_finding(log_weight: LogWeights) -> str:
-    """On how few rows half of the weight rests, for the policy where they are fewest."""
-    half = {p: _half(v) for p, v in measured_weights(log_weight).items()}
-    if not half:
-        return "No policy has a usable log-weight"
-    worst = min(half, key=half.__getitem__)
-    return f"Half of the weight of {worst} is in {half[worst]:.1%} of its rows" + (
-        ", the most uneven of all policies" if len(half) > 1 else ""
-    )
-
-
-def lorenz_alt(log_weight: LogWeights) -> str:
-    """The Lorenz curves in words."""
-    told = [f"{p} {number(100 * _half(v))}%" for p, v in measured_weights(log_weight).items()]
-    rows = f"Rows with half of the weight: {', '.join(told)}" if told else ""
-    return sentences("Lorenz curves of the weights", lorenz_finding(log_weight), rows)
-
-
-@styled
-def lorenz(log_weight: LogWeights) -> Figure:
-    """Share of the total weight in the heaviest rows; the straight line is equal weights."""
-    shown = looks(log_weight)
-    figure, (axis,) = panels(1, 1, lorenz_finding(log_weight), 3.3)
-    axis.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle="--", label="equal weights")
-    axis.axhline(0.5, color=INK, linewidth=0.8)
-    for policy, values in measured_weights(log_weight).items():
-        rows, held = _lorenz(values)
-        keep = np.concatenate([[0], _ranks(rows.size - 1)[::-1]])
-        look = shown[policy]
-        axis.plot(rows[keep], held[keep], color=look.colour, linestyle=look.line, linewidth=1.8, label=policy)
-    axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="share of the rows, heaviest first", ylabel="share of the weight")
-    axis.grid()
-    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3)
-    return figure
