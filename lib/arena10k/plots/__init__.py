@@ -14,7 +14,14 @@ from arena10k.plots.anomaly import (
     waterfall,
     waterfall_alt,
 )
-from arena10k.plots.estimates import forest, forest_finding
+from arena10k.plots.estimates import (
+    forest,
+    forest_finding,
+    incident_steps,
+    incident_steps_alt,
+    then_and_now,
+    then_and_now_finding,
+)
 from arena10k.plots.evidence import (
     permutation,
     permutation_alt,
@@ -22,7 +29,6 @@ from arena10k.plots.evidence import (
     profiles,
     profiles_alt,
 )
-from arena10k.plots.incident import incident_steps, incident_steps_alt
 from arena10k.plots.judging import (
     reliability,
     reliability_finding,
@@ -37,11 +43,18 @@ from arena10k.plots.planning import (
     planning_alt,
     planning_finding,
 )
-from arena10k.plots.progress import missing_heatmap, missing_heatmap_finding, progress, progress_finding
-from arena10k.plots.quality import missing_by_length, missing_by_length_alt, missing_by_length_finding
-from arena10k.plots.snapshots import then_and_now, then_and_now_finding
-from arena10k.plots.tails import ccdf, ccdf_finding
+from arena10k.plots.progress import (
+    missing_by_length,
+    missing_by_length_alt,
+    missing_by_length_finding,
+    missing_heatmap,
+    missing_heatmap_finding,
+    progress,
+    progress_finding,
+)
 from arena10k.plots.weights import (
+    ccdf,
+    ccdf_finding,
     log_weights,
     log_weights_finding,
     overlap,
