@@ -17,8 +17,7 @@ from openai.types import Batch
 
 from arena10k.collection.client import check_model, checked, classify_status
 from arena10k.collection.ledger import Row
-from arena10k.collection.request import Request
-from arena10k.collection.tasks import Task
+from arena10k.collection.tasks import Request, Task
 from arena10k.errors import ArenaError, CallError, invalid
 
 #: The smallest of providers' limits on one input file.

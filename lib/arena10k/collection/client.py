@@ -20,7 +20,7 @@ from arena10k import paths
 from arena10k.collection import echo
 from arena10k.collection.jobs import LOGPROBS, SHUFFLED
 from arena10k.collection.limits import Limits, happens_within
-from arena10k.collection.request import Request
+from arena10k.collection.tasks import Request
 from arena10k.errors import ArenaError, CallError, Stopped, invalid, one_line
 from arena10k.params.config import Params
 from arena10k.params.provider import Provider

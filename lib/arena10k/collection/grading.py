@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from arena10k.collection.request import CHAT, COMPLETIONS, Request
+from arena10k.collection.tasks import CHAT, COMPLETIONS, Request
 from arena10k.inputs.policies import unit_hash
 from arena10k.params.judge import MAX_CHARS, ChatGrader, ChatJudge, CompletionJudge
 from arena10k.params.provider import Capabilities

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from arena10k.attribution import Investigation
     from arena10k.collection.store import Store
     from arena10k.explore.diagnosis import Diagnosis
-    from arena10k.explore.estimates import Estimates
-    from arena10k.explore.explanation import Explanation
+    from arena10k.explore.estimates import Estimates, Explanation
     from arena10k.explore.looking import PromptView
     from arena10k.explore.selection import Slice, Where
     from arena10k.explore.view import Rows
@@ -88,7 +87,7 @@ class Exploring(ABC):
         )
 
     def _repr_html_(self) -> str:
-        from arena10k.explore.overview import Overview
+        from arena10k.explore.view import Overview
 
         return Overview(repr(self), self.coverage, self.policies)._repr_html_()
 
@@ -213,7 +212,7 @@ class Exploring(ABC):
         >>> run.explain("pi_bad").row["anomaly"]
         True
         """
-        from arena10k.explore.explanation import Explanation
+        from arena10k.explore.estimates import Explanation
 
         part = self._slice(where)
         _some("policy", [policy], self._names(part.table))

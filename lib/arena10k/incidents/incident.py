@@ -17,7 +17,7 @@ from arena10k.attribution import Finding, Investigation
 from arena10k.collection.echo import check_logprobs, check_structure
 from arena10k.errors import ArenaError, CallError, section
 from arena10k.estimators import ESTIMATORS
-from arena10k.params.incident import IncidentParams
+from arena10k.params.sections import IncidentParams
 from arena10k.run import Run
 from arena10k.statistics.evaluate import context, estimate_row
 from arena10k.tables.table import Table
