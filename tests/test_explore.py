@@ -24,7 +24,7 @@ from arena10k import attribution, errors, paths
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.estimators import ESTIMATORS
-from arena10k.explore import diagnosis, frames, methods, selection
+from arena10k.explore import frames, methods, reasons, selection
 from arena10k.explore.view import View
 from arena10k.run import Run
 from arena10k.statistics import diagnostics, evaluate, intervals, verdicts
@@ -255,10 +255,10 @@ def test_problems_are_the_reasons_of_the_estimates_in_words(run):
             for reason in r["reasons"]
         }
         assert {r.reason: set(r.concerns.split(", ")) for r in found.problems.itertuples()} == wanted
-        assert set(wanted) <= set(diagnosis.WORDS)
+        assert set(wanted) <= set(reasons.WORDS)
     assert not len(run.diagnose("pi_clone").problems)  # a clone's weights are 1
-    for reason in diagnosis.WORDS:
-        told = diagnosis.reason_words(reason, found.context, found.report)
+    for reason in reasons.WORDS:
+        told = reasons.sentence(reason, found.context, found.report)
         assert told.endswith(".")
         assert not {"{", "nan"} & set(re.findall(r"\{|nan", told))
 
@@ -269,7 +269,7 @@ def test_every_reason_a_verdict_can_have_has_words():
     code = "".join(textwrap.dedent(inspect.getsource(f)) for f in (*makers, intervals.WeightAudit.failures.fget))
     constants = {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
     found = {c for c in constants if isinstance(c, str) and re.fullmatch("[a-z]+(_[a-z]+)+", c)} - set(ESTIMATORS)
-    assert found | {verdicts.NOT_ON_ORACLE_SCALE} == set(diagnosis.WORDS)
+    assert found | {verdicts.NOT_ON_ORACLE_SCALE} == set(reasons.WORDS)
 
 
 @pytest.mark.parametrize("policy", ["p0", "pi_bad"])

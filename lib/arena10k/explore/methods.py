@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from arena10k.attribution import Investigation
     from arena10k.collection.store import Store
     from arena10k.explore.diagnosis import Diagnosis
-    from arena10k.explore.estimates import Estimates, Explanation
+    from arena10k.explore.estimates import Estimates
+    from arena10k.explore.explanation import Explanation
     from arena10k.explore.looking import PromptView
     from arena10k.explore.selection import Slice, Where
     from arena10k.explore.view import Rows
@@ -212,7 +213,7 @@ class Exploring(ABC):
         >>> run.explain("pi_bad").row["anomaly"]
         True
         """
-        from arena10k.explore.estimates import Explanation
+        from arena10k.explore.explanation import Explanation
 
         part = self._slice(where)
         _some("policy", [policy], self._names(part.table))
