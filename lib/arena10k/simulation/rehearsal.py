@@ -83,12 +83,11 @@ def rehearse(
 
 def pooled(table: pd.DataFrame) -> pd.DataFrame:
     """Per case and estimator over all populations: mean bias, RMSE, coverage, coverage of what was not refused, width,
-    refused share; `lowest` is the worst coverage of a population among those not refused, `where` it is."""
+    refused share."""
     out = []
     for (case, estimator), cell in table.groupby(["case", "estimator"], sort=False):
         shown = cell[cell.coverage_reported.notna()]
         kept = (1 - shown.refused) * shown.replicates
-        worst = shown.loc[shown.coverage_reported.idxmin()] if len(shown) else None
         out.append(
             {
                 "case": case,
@@ -101,8 +100,6 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
                 else np.nan,
                 "width": cell.width.mean(),
                 "refused": cell.refused.mean(),
-                "lowest": np.nan if worst is None else worst.coverage_reported,
-                "where": None if worst is None else worst.population,
             }
         )
     return pd.DataFrame(out)
