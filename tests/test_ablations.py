@@ -16,7 +16,7 @@ import yaml
 from nbclient import NotebookClient
 
 from arena10k import paths
-from arena10k.ablations import ablation, ablation_summary, matrix
+from arena10k.ablations import ablation_summary, matrix
 from arena10k.ablations.sweeps import Settings, Truth
 from arena10k.errors import NothingToShow, ParamsError
 from arena10k.estimators import ESTIMATORS, Estimator, Score, Term
@@ -160,17 +160,17 @@ def estimate(policy, value, verdict="REPORT", interval=True, estimator="snips"):
 def test_accuracy_counts_intervals_that_are_there_and_orders_beyond_chance():
     rows = [estimate("a", 0.75), estimate("b", 0.9, "REFUSE", interval=False), estimate("c", 0.95, "REFUSE")]
     rows += [estimate(p, v, estimator="direct") for p, v in (("a", 0.8), ("b", 0.65), ("c", 0.1))]
-    table = ablation.accuracy(rows, truths(a=0.8, b=0.6, c=0.59))
+    table = ablation_summary.accuracy(rows, truths(a=0.8, b=0.6, c=0.59))
     assert list(table.rmse) == sorted(table.rmse)
     snips = table.set_index("estimator").loc["snips"]
     assert (snips.coverage, snips.refused) == (0.5, pytest.approx(2 / 3))
     assert snips.pairwise == 0.0  # b and c are not apart beyond chance
     assert (snips.misranked, snips.misranked_standing) == (1.0, 0.0)
-    said = ablation.accuracy_sentence(table)
+    said = ablation_summary.accuracy_sentence(table)
     assert said.endswith("snips would have put a worse policy first, and are refused there.")
-    assert "not known" in ablation.accuracy_sentence(ablation.accuracy(rows, []))
-    close = ablation.accuracy(rows[:2], truths(a=0.8, b=0.79))
-    assert ablation.accuracy_sentence(close).endswith("no order of policies is known beyond chance.")
+    assert "not known" in ablation_summary.accuracy_sentence(ablation_summary.accuracy(rows, []))
+    close = ablation_summary.accuracy(rows[:2], truths(a=0.8, b=0.79))
+    assert ablation_summary.accuracy_sentence(close).endswith("no order of policies is known beyond chance.")
 
 
 def test_labels_are_counted_where_estimates_rest_on_them():

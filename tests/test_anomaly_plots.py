@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from arena10k.attribution import CAUSES, Profile, ceiling_audit, length_strata, shrinkage_paths
-from arena10k.plots import anomaly, evidence, incident
+from arena10k.plots import anomaly, estimates, evidence
 from arena10k.statistics.diagnostics import permutation_null
 
 
@@ -115,22 +115,6 @@ def test_permutation_names_the_policies_whose_weights_say_nothing(rows):
     assert "seeing" not in found
 
 
-def test_intervals_count_those_that_miss_the_trusted_one():
-    estimates = pd.DataFrame(
-        [
-            ("snips", 0.8, 0.75, 0.85, "REFUSE"),
-            ("direct", 0.42, 0.4, 0.44, "REPORT"),
-            ("ppi_pp", None, None, None, "REFUSE"),
-        ],
-        columns=["estimator", "value", "ci_low", "ci_high", "verdict"],
-    )
-    estimates = estimates.astype(object).where(estimates.notna(), None).to_dict("records")
-    drawn(evidence.intervals("a", estimates, (0.35, 0.45), truth=0.4))
-    found = evidence.intervals_finding("a", estimates, (0.35, 0.45))
-    assert "1 of 2 intervals miss" in found
-    assert "all of them are refused" in found
-
-
 def test_profiles_name_the_policies_of_other_lengths():
     rng = np.random.default_rng(0)
     base = rng.integers(20, 40, 60) * 1.0
@@ -159,11 +143,11 @@ def test_incident_names_the_first_at_each_step_and_the_ties():
         for policy, value in zip("ab", values, strict=True)
     ]
     rows = pd.DataFrame(rows)
-    drawn(incident.incident_steps({"together": rows}))
-    assert incident.incident_steps_finding({"together": rows}).endswith("a (stored 0.0), then all (clipped)")
+    drawn(estimates.incident_steps({"together": rows}))
+    assert estimates.incident_steps_finding({"together": rows}).endswith("a (stored 0.0), then all (clipped)")
     told = "together, highest to lowest: clean b 0.600 to a 0.500, stored 0.0 a 0.700 to b 0.600, "
-    assert told in incident.incident_steps_alt({"together": rows})
-    assert "No injected value" in incident.incident_steps_finding({"together": rows[rows.injected == 0]})
+    assert told in estimates.incident_steps_alt({"together": rows})
+    assert "No injected value" in estimates.incident_steps_finding({"together": rows[rows.injected == 0]})
 
 
 def test_shrinkage_ticks_are_plain_numbers(rows):

@@ -58,7 +58,7 @@ def corrupted(case: at.Case, seed: int, rows: int = 20, clip: float | None = 3.0
     bad = np.zeros(case.data.n, bool)
     bad[rng.choice(case.data.n, rows, replace=False)] = True
     raw = np.where(bad, rng.normal(6, 3, case.data.n), case.data.log_weight)
-    return at.Case.masked(replace(case.data, log_weight=raw), bad, clip)
+    return at.Case(replace(case.data, log_weight=np.where(bad, np.nan, raw)), raw, clip)
 
 
 def game_of(case: at.Case, estimator: str = "ppi_pp"):
@@ -243,7 +243,7 @@ def test_false_alarms_on_clean_runs_stay_below_the_stated_rate():
     alarms = 0
     for seed in range(runs):
         games = {p: game_of(c) for p, c in run(seed).items()}
-        found = detect(games, {p: published(g) for p, g in games.items()}, "p0", rate=0.05)
+        found = detect(games, {p: published(g) for p, g in games.items()}, "p0")
         alarms += any(found.anomaly.values())
     assert alarms <= stats.binom.ppf(0.99, runs, 0.05)
 
@@ -417,12 +417,12 @@ def test_pi_bad_of_the_recording_is_explained_and_its_measured_value_is_held():
     assert found.trusted["ci_low"] <= inv.truth["pi_bad"][0] <= found.trusted["ci_high"]
 
 
-def rows_of(result: dict) -> dict:
-    return {r["policy"]: r for r in result["policies"]}
+def rows_of(inv: at.Investigation) -> dict:
+    return {r["policy"]: r for r in at.anomaly_json(inv)["policies"]}
 
 
 def test_the_public_sample_decomposes_into_off_support_mass(sample):
-    rows = rows_of(at.anomaly(sample))
+    rows = rows_of(at.investigate_table(sample))
     row = rows["unhelpful"]
     parts = {p["cause"]: p["value"] for p in row["parts"]}
     assert parts["corrupted_logprobs"] == 0
@@ -448,7 +448,7 @@ def test_sentinels_that_carry_the_weight_are_the_main_cause(sample, sentinel, sa
         raw.loc[rows, f"logp_{policy}"] = sentinel
         clean.loc[rows, f"logp_{policy}"] = np.nan
     table = SimpleNamespace(**{**vars(sample), "logged": clean})
-    result = rows_of(at.anomaly(table, raw_logp=raw, clip=clip, replicates=100))
+    result = rows_of(at.investigate_table(table, raw_logp=raw, clip=clip, replicates=100))
     row = result["unhelpful"]
     assert row["corrupted_weight_share"] > 0.9
     assert row["main_cause"] == "corrupted_logprobs"

@@ -16,7 +16,7 @@ from functools import partial
 import pytest
 
 from arena10k import paths
-from arena10k.collection import generate, teacher_forcing
+from arena10k.collection import batch_files, generate, teacher_forcing
 from arena10k.collection.batch_files import chunks, custom_ids
 from arena10k.collection.collect import collect
 from arena10k.collection.store import Store
@@ -189,23 +189,26 @@ def test_a_provider_without_batches_is_told(home):
     assert owed(Store.open(paths.store_file("stub"))) == 0
 
 
-def test_chunks_hold_what_they_may_and_every_task_whole(home):
+def test_chunks_hold_what_they_may_and_every_task_whole(home, monkeypatch):
     params = make_params(home, "http://127.0.0.1:9/v1", n_prompts=10)
     tasks = list(generate.tasks(params, prompts.load(params)[0]))
 
-    async def packed(**limits):
-        return [(c.requests, c.size, c.file.tell(), c.rows) async for c in chunks(iter(tasks), **limits)]
+    async def packed(max_requests):
+        return [(c.requests, c.size, c.file.tell(), c.rows) async for c in chunks(iter(tasks), max_requests)]
 
     by_requests = asyncio.run(packed(max_requests=12))
     assert [c[0] for c in by_requests] == [12, 12, 12, 4]
-    by_bytes = asyncio.run(packed(max_requests=1000, max_bytes=3000))
+    monkeypatch.setattr(batch_files, "MAX_BYTES", 3000)
+    by_bytes = asyncio.run(packed(max_requests=1000))
     for requests, size, written, rows in by_bytes:
         assert size == written <= 3000
         assert requests == len(rows)
     for parts in (by_requests, by_bytes):
         assert [row for part in parts for row in part[3]] == [task.row for task in tasks]
+    monkeypatch.setattr(batch_files, "MAX_BYTES", 50)
     with pytest.raises(ArenaError, match=r"takes 1 requests of \d+ bytes together; a batch holds"):
-        asyncio.run(packed(max_requests=9, max_bytes=50))
+        asyncio.run(packed(max_requests=9))
+    monkeypatch.undo()
     tasks = [replace(task, requests=task.requests * 3) for task in tasks]
     assert [c[0] for c in asyncio.run(packed(max_requests=100))] == [99, 21]
     tasks += [replace(task, prompt_id="another") for task in tasks[:1]]  # the same request hash

@@ -15,7 +15,6 @@ from arena10k.audit.screening import Flag
 from arena10k.collection.jobs import LOGPROBS
 from arena10k.rescoring import effect
 from arena10k.run import Run
-from arena10k.simulation.corruption import GEOMETRIES, Planted, plant
 
 # By its path: `benchmarks` on the import path would hide packages of the same names.
 _file = importlib.util.spec_from_file_location("corruption_suite", paths.source_root() / "benchmarks" / "corruption.py")
@@ -101,7 +100,7 @@ def test_what_is_found_of_faults_that_look_like_measurements(home, sample):
 
 
 def whole(sample, cells):
-    return Planted(cells.astype(object), np.zeros(cells.shape, dtype=bool), np.empty(0, dtype=int))
+    return suite.Planted(cells.astype(object), np.zeros(cells.shape, dtype=bool), np.empty(0, dtype=int))
 
 
 def names_of(sample, cells, run):
@@ -163,10 +162,10 @@ def snips_and_dr(sample):
     return {(r["policy"], r["estimator"]): r["value"] for r in rows}
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("geometry", suite.GEOMETRIES)
 @pytest.mark.parametrize("kind", ["-50.0 and 0.0", "-50.0", "0.0", "-100.0", "null", "positive", "duplicated rows"])
 def test_estimates_after_quarantine_hold_the_clean_runs(home, sample, clean, kind, geometry):
-    planted = plant(sample.values, sample.chars, kind, geometry, 140 / 1824)
+    planted = suite.plant(sample.values, sample.chars, kind, geometry, 140 / 1824)
     run = analysed(sample, planted, "planted")
     found = effect.failures(run)
     rows = effect.measure(run, found)

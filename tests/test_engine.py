@@ -17,8 +17,8 @@ from jupyter_client.manager import start_new_kernel
 from arena10k import options, paths
 from arena10k.collection import costs
 from arena10k.collection.client import check_model
-from arena10k.collection.request import Request
 from arena10k.collection.store import Store
+from arena10k.collection.tasks import Request
 from arena10k.errors import ArenaError, CallError
 from arena10k.params.config import load
 from stub_server import Stub, error

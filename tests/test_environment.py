@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from importlib import metadata
 
@@ -54,6 +56,37 @@ def test_conda_users_get_the_same_versions():
     assert pip == ["-c requirements.lock", "-e .[dev]"]
     python = next(d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python="))
     assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(python.removeprefix("python="))
+
+
+#: Dependencies that nothing imports: what they are there for.
+NOT_IMPORTED = {
+    "ipykernel": "the kernel in which papermill runs the notebooks",
+    "ipywidgets": "the progress bars of tqdm in Jupyter",
+    "jupyter": "a command",
+}
+#: Imported where the user has chosen to have it: by the extra that brings it.
+OPTIONAL = {"distributed": "cluster"}
+
+
+def imported() -> set[str]:
+    """The distributions whose modules lib/ imports, within functions too."""
+    modules = set()
+    for path in (ROOT / "lib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules.add(node.module)
+    known = metadata.packages_distributions()
+    tops = {name.split(".")[0] for name in modules} - sys.stdlib_module_names - {"arena10k"}
+    return {canonicalize_name(known[top][0]) for top in tops}
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    named = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    assert imported() - set(OPTIONAL) == named - set(NOT_IMPORTED)
+    for package, extra in OPTIONAL.items():
+        assert package in {Requirement(line).name for line in PROJECT["optional-dependencies"][extra]}
 
 
 def test_the_users_packages_are_really_used():

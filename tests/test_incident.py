@@ -26,7 +26,9 @@ def run() -> Run:
 
 @pytest.fixture(scope="module")
 def runs(run) -> list:
-    return [incident.play(run, geometry, replicates=100) for geometry in incident.GEOMETRIES]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(incident, "REPLICATES", 100)
+        return [incident.play(run, geometry) for geometry in incident.GEOMETRIES]
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +57,11 @@ def test_the_original_rates_strike_short_answers(failed, geometry):
     assert all(same) if geometry == "shared" else same.count(True) == 1
 
 
-def test_the_clean_run_is_read_and_never_changed(run):
+def test_the_clean_run_is_read_and_never_changed(run, monkeypatch):
+    monkeypatch.setattr(incident, "REPLICATES", 10)
     clean = incident.clean_run(run)
     before = clean.store.content_digest("logprobs", "responses"), paths.records_file("sample").read_bytes()
-    outcomes = incident.play(run, "shared", replicates=10)
+    outcomes = incident.play(run, "shared")
     assert (clean.store.content_digest("logprobs", "responses"), paths.records_file("sample").read_bytes()) == before
     assert outcomes[0].step.raw is None
     assert outcomes[0].step.table.logged.equals(clean.table().logged)

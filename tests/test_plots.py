@@ -83,13 +83,11 @@ def _drawings(log_weight, jobs) -> dict[str, Figure]:
         "overlap": plots.overlap(log_weight),
         "reward_by_weight": plots.reward_by_weight(log_weight, {p: rng.integers(0, 3, N) / 2 for p in log_weight}),
         "ccdf": plots.ccdf(log_weight),
-        "lorenz": plots.lorenz(log_weight),
         "permutation": plots.permutation({"pi_near": permutation_null(log_weight["pi_near"], score)}),
         "planning": plots.planning({"pi_near": Pilot(0.4, 0.1, 0.45, 0.5, "target", 100)}, 0.2),
         "coverage": plots.coverage(_cells()),
         "forest": plots.forest(_estimates(), {"pi_a": 0.45}),
         "reliability": plots.reliability(score, label, curve=(np.array([0.0, 1.0]), np.array([0.2, 0.8]))),
-        "judge_histograms": plots.judge_histograms(score, label),
         "self_consistency": plots.self_consistency(lp, lp + 1e-5),
         "missing_heatmap": plots.missing_heatmap(jobs),
         "progress": plots.progress(jobs),
@@ -125,14 +123,14 @@ def test_figures_show_the_same_when_drawn_again(log_weight, jobs):
 @pytest.mark.parametrize("values", [np.array([]), np.full(5, np.nan), np.full(5, -np.inf), np.array([0.0])])
 def test_weight_figures_cope_with_policies_without_weights(values):
     data = {"pi_empty": values}
-    for draw in (plots.log_weights, plots.overlap, plots.ccdf, plots.lorenz):
+    for draw in (plots.log_weights, plots.overlap, plots.ccdf):
         draw(data).savefig(io.BytesIO(), format="svg")
     plots.reward_by_weight(data, {"pi_empty": np.ones(len(values))}).savefig(io.BytesIO(), format="svg")
 
 
 def test_judge_figures_cope_with_nothing_and_with_one_kind():
     for score, label in [([], []), ([0.5, 0.7], [np.nan, np.nan]), ([0.5, 0.5], [1.0, 1.0])]:
-        for draw in (plots.reliability, plots.judge_histograms, plots.self_consistency):
+        for draw in (plots.reliability, plots.self_consistency):
             draw(np.array(score), np.array(label)).savefig(io.BytesIO(), format="svg")
 
 
@@ -147,16 +145,13 @@ def test_weight_findings_follow_the_data(log_weight):
     assert "holds 75 % of the weight of pi_x" in plots.ccdf_finding(one_heavy)
     even = {"pi_x": np.zeros(5000)}
     assert "One row alone holds under 0.1 % of the weight of pi_x" in plots.ccdf_finding(even)
-    none = {"pi_x": np.full(3, np.nan)}
-    assert plots.lorenz_alt(none) == "Lorenz curves of the weights. No policy has a usable log-weight."
+    assert plots.ccdf_finding({"pi_x": np.full(3, np.nan)}) == "No policy has a usable log-weight"
     assert plots.permutation_alt({}).endswith("No policy has weights to permute.")
     assert plots.planning_alt({}, 0.2).endswith("There is no policy to plan for.")
     rewards = {"pi_x": np.ones(101)}
     assert "10 heaviest rows hold 77%" in plots.reward_by_weight_finding(one_heavy, rewards)
     rewards["pi_x"][0] = np.nan  # the heavy row is not judged, so it is not in the figure
     assert "10 heaviest rows hold 10%" in plots.reward_by_weight_finding(one_heavy, rewards)
-    assert plots.lorenz_finding(one_heavy) == "Half of the weight of pi_x is in 1.0% of its rows"
-    assert plots.lorenz_finding({"pi_clone": np.zeros(N)}) == "Half of the weight of pi_clone is in 50.0% of its rows"
 
 
 def test_coverage_finding_names_what_chance_cannot_explain():
@@ -237,8 +232,6 @@ def test_judge_findings_follow_the_data():
     honest = np.r_[np.zeros(80), np.ones(20), np.ones(80), np.zeros(20)]
     assert "agrees with the oracle" in plots.reliability_finding(score, honest)
     assert "0.80: 0.80 too high" in plots.reliability_finding(score, np.zeros(200))
-    assert "right responses 0.80 and wrong ones 0.20" in plots.judge_histograms_finding(score, (score > 0.5) * 1.0)
-    assert "0% of the wrong" in plots.judge_histograms_finding(score, (score > 0.5) * 1.0)
 
 
 def test_self_consistency_finding_counts_rows_beyond_the_tolerance():

@@ -12,13 +12,22 @@ from arena10k.estimators import PolicyData, prepare
 from arena10k.simulation import rehearsal
 from statistics_data import example
 
+#: Few rows, where their number does not matter.
+ROWS = 150
 FRESH = [f for f in dataclasses.fields(PolicyData) if f.name.startswith("fresh_")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_rows():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rehearsal, "MAX_ROWS", ROWS)
+        yield
 
 
 @pytest.fixture(scope="module")
 def table():
     own = dataclasses.replace(example(300, target_labels=40), is_logging=True)
-    return rehearsal.rehearse({"p0": own, "pi": example(300, target_labels=40)}, replicates=4, rows=150, seed=1)
+    return rehearsal.rehearse({"p0": own, "pi": example(300, target_labels=40)}, replicates=4, seed=1)
 
 
 def test_population_is_the_runs_own_rows_with_weights_of_mean_one():
@@ -37,24 +46,24 @@ def test_population_is_the_runs_own_rows_with_weights_of_mean_one():
 
 def test_design_keeps_the_runs_shares_when_scaled_down():
     data = example(1000, target_labels=60)
-    small = rehearsal.design(data, 250, 0.02)
-    assert (small.n, small.m, small.target_labels, small.corrupted) == (250, 250, 60, 0.02)
+    small = rehearsal.design(data, 0.02)
+    assert (small.n, small.m, small.target_labels, small.corrupted) == (ROWS, ROWS, 60, 0.02)
     assert small.label_share == pytest.approx((~np.isnan(data.label)).mean())
-    assert rehearsal.design(data, 5000, 0.0).n == 1000
+    assert rehearsal.design(example(100), 0.0).n == 100
 
 
 def test_design_keeps_few_draws_of_a_large_run_and_none_that_nobody_judged():
     few = example(4000, target_labels=40, fresh_judge=np.where(np.arange(4000) < 30, 0.5, np.nan))
-    small = rehearsal.design(few, 1000, 0.0)
-    assert (small.n, small.m, small.target_labels) == (1000, 30, 30)
+    small = rehearsal.design(few, 0.0)
+    assert (small.n, small.m, small.target_labels) == (ROWS, 30, 30)
     unjudged = example(400, fresh_judge=np.full(400, np.nan))
-    assert (rehearsal.design(unjudged, 1000, 0.0).m, rehearsal.design(unjudged, 1000, 0.0).target_labels) == (0, 0)
+    assert (rehearsal.design(unjudged, 0.0).m, rehearsal.design(unjudged, 0.0).target_labels) == (0, 0)
 
 
 def test_no_fresh_draw_is_invented_for_a_policy_that_has_none():
     alone = dataclasses.replace(example(300), **{f.name: None for f in FRESH})
-    assert rehearsal.design(alone, 150, 0.0).m == 0
-    cells = rehearsal.rehearse({"pi": alone}, replicates=3, rows=150, seed=1).set_index("estimator")
+    assert rehearsal.design(alone, 0.0).m == 0
+    cells = rehearsal.rehearse({"pi": alone}, replicates=3, seed=1).set_index("estimator")
     for name in ("direct", "dr_cpo", "ppi_pp"):
         assert (cells.refused[name] == 1).all()
         assert cells.loc[name, ["bias", "coverage", "width"]].isna().all(axis=None)
@@ -72,7 +81,7 @@ def test_every_cell_has_every_estimator_and_the_logging_policy_is_none(table):
 
 def test_the_same_seed_gives_the_same_cells_whatever_else_is_rehearsed(table):
     more = {"pi": example(300, target_labels=40), "pj": example(300, seed=2)}
-    again = rehearsal.rehearse(more, replicates=4, rows=150, seed=1)
+    again = rehearsal.rehearse(more, replicates=4, seed=1)
     mine = [row for row in rehearsal.json_rows(again) if row["population"] == "pi"]
     assert mine == [row for row in rehearsal.json_rows(table) if row["population"] == "pi"]
 

@@ -79,11 +79,9 @@ def test_a_refused_number_is_struck_through_and_others_are_not():
 
 def test_table_options_choose_rename_format_and_shorten():
     frame = pd.DataFrame({"a": [0.25, 0.5, 1.0], "b": ["x" * 500, "y", None], "c": [1, 2, 3]})
-    table = report.table(
-        frame, columns={"b": "text", "a": "share"}, formats={"a": ".0%"}, text=["b"], limit=10, max_rows=2
-    )
+    table = report.table(frame, columns={"b": "text", "a": "share"}, formats={"a": ".0%"}, text=["b"], max_rows=2)
     assert repr(table).splitlines()[0].split() == ["text", "share"]
-    assert "xxxxxxxxxx … (490 more characters)" in table._repr_html_()
+    assert "xxxxxxxxxx … (100 more characters)" in table._repr_html_()
     assert "25%" in repr(table)
     assert "1 more rows." in repr(table)
     with pytest.raises(KeyError):

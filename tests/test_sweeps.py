@@ -19,7 +19,7 @@ from scipy import stats
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from arena10k.ablations import fingerprint, sweeps
-from arena10k.ablations.sweeps import Settings, Truth, Variant
+from arena10k.ablations.sweeps import Settings, Truth, Variant, backend
 from arena10k.ablations.sweeps.backend import library_digest, one_thread
 from arena10k.ablations.sweeps.factors import FACTORS, corrupted_rows, generator, n_prompts, treat
 from arena10k.ablations.sweeps.kept import Kept
@@ -293,13 +293,16 @@ def test_how_a_cell_is_measured_counts(data, tmp_path, monkeypatch):
     assert after.name != before.name
 
 
-def test_a_worker_that_loaded_an_older_library_is_known(tmp_path):
-    (tmp_path / "module.py").write_text("x = 1")
-    loaded = library_digest(tmp_path)
-    (tmp_path / "module.py").write_text("x = 2")
-    assert library_digest(tmp_path) == loaded
+def test_a_worker_that_loaded_an_older_library_is_known(tmp_path, monkeypatch, request):
+    monkeypatch.setattr(backend, "_LIBRARY", tmp_path)
+    request.addfinalizer(library_digest.cache_clear)
     library_digest.cache_clear()
-    assert library_digest(tmp_path) != loaded
+    (tmp_path / "module.py").write_text("x = 1")
+    loaded = library_digest()
+    (tmp_path / "module.py").write_text("x = 2")
+    assert library_digest() == loaded
+    library_digest.cache_clear()
+    assert library_digest() != loaded
 
 
 def test_blas_has_one_thread_until_the_last_is_done():

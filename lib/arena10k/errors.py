@@ -91,5 +91,5 @@ def unknown(what: str, name: object, known: Iterable[str], most: int = 80) -> Ar
 
 
 def invalid(code: str, detail: str) -> CallError:
-    """A 200 answer whose content cannot be used as a measurement (COLLECTION, table of record checks)."""
+    """A 200 answer whose content cannot be used as a measurement."""
     return CallError("invalid", code, detail)

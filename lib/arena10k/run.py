@@ -26,7 +26,7 @@ from arena10k.inputs import prompts
 from arena10k.inputs.policies import Policy, policies
 from arena10k.params import config
 from arena10k.params.config import Params
-from arena10k.tables.table import JUDGE_MODES, Table, build, labelled_judgments
+from arena10k.tables.table import Table, build, labelled_judgments
 
 if TYPE_CHECKING:
     from arena10k.attribution import Investigation
@@ -144,9 +144,7 @@ class Run(Exploring):
         A mode in which nothing was judged is left out, unless it is the one that headlines use."""
         from arena10k.estimators import policies_data
 
-        names = [table.logging_policy, *table.targets]
-        modes = [m for m in JUDGE_MODES if m == self.params.estimation.judge or table.is_judged(m)]
-        folds = self.params.estimation.folds
+        names, modes, folds = self._names(table), self._modes(table), self.params.estimation.folds
         return policies_data(table.logged, table.fresh, names, modes, table.logging_policy, folds)
 
     def study(
@@ -228,7 +226,7 @@ class Run(Exploring):
         data = {policy: modes[e.judge] for policy, modes in self.arrays(table).items()}
         if len(data) < 2:
             raise NothingToShow(f"run {self.name!r} has one policy: there is no other whose data could be simulated")
-        return rehearsal.rehearse(data, e.replicates, e.replicate_rows, self.params.seed, e.width, e.confidence)
+        return rehearsal.rehearse(data, e.replicates, self.params.seed, e.width, e.confidence)
 
     def investigate(self, table: Table) -> Investigation:
         """Why published numbers are wrong, where they are: see `arena10k.attribution`.

@@ -1,19 +1,22 @@
-"""All cells of a run's ablation matrix side by side: what was written by each, joined, and what it says."""
+"""Estimators and judge modes beside each other: against the truth, with a part of the data, and in all cells of the
+ablation matrix."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from arena10k.ablations import matrix
-from arena10k.ablations.sweeps import MARGIN, Truth
+from arena10k.ablations.sweeps import MARGIN, MEASURES, Truth, summary
 from arena10k.collection import costs
 from arena10k.errors import section
 from arena10k.plots.style import listed
 from arena10k.run import Run
+from arena10k.tables.table import Table
 
 CELL = ["judge", "estimator", "calibration", "treatment"]
 #: The columns of `per_cell` about values and intervals, and those about order and cost.
@@ -127,3 +130,58 @@ def complete_sentence(table: pd.DataFrame) -> str:
     better = known[known.rmse_all < known.rmse_least]
     told = f"With all of the data {len(eased)} of {len(table)} combinations are refused less often than with the least"
     return told + (f"; {len(better)} of {len(known)} have a smaller RMSE." if len(known) else ".")
+
+
+def measured(table: Table) -> list[Truth]:
+    """The values of policies all of whose draws are labelled; empty where the run's oracle labels a slice only."""
+    rows = table.truth.itertuples()
+    return [Truth(r.policy, float(r.value), float(r.se), f"labels of all {r.draws:,} draws") for r in rows]
+
+
+def accuracy(rows: Sequence[dict[str, Any]], truth: Sequence[Truth], confidence: float = 0.95) -> pd.DataFrame:
+    """Scores of `sweeps.summary` per estimator and judge mode over the policies of known value, the closest first."""
+    by = ["estimator", "judge"]
+    known = {t.policy for t in truth}
+    frame = pd.DataFrame([row for row in rows if row["policy"] in known], columns=[*by, "policy", *MEASURES])
+    if frame.empty:
+        return frame[by]
+    shown = ["rmse", "bias", "coverage", "refused", "pairwise", "misranked", "misranked_standing", "interval_score"]
+    table = summary(frame, truth, by, confidence)[[*by, *shown, "kendall"]]
+    return table.sort_values("rmse", kind="stable").reset_index(drop=True)
+
+
+def accuracy_sentence(table: pd.DataFrame) -> str:
+    """Which estimator comes closest and which would have put a worse policy first."""
+    if table.empty:
+        return "The true values are not known on this run: estimators can be compared with each other only."
+    best = table.iloc[0]
+    told = f"{best.estimator} ({best.judge}) comes closest, RMSE {best.rmse:.3f}"
+    if table.misranked.isna().all():
+        return f"{told}; no order of policies is known beyond chance."
+    wrong, held = (list(dict.fromkeys(table[table[c] > 0].estimator)) for c in ("misranked", "misranked_standing"))
+    if not wrong:
+        return f"{told}; no estimator would have put a worse policy first."
+    told += f"; {listed(wrong, 12)} would have put a worse policy first"
+    return f"{told}, and {listed(held, 12)} even after refusals." if held else f"{told}, and are refused there."
+
+
+def first_prompts(run: Run, table: Table, share: float) -> Table:
+    """The rows of the first `share` of the prompts, in the run's own order."""
+    ids = run.prompts.prompt_id[: round(share * len(run.prompts))]
+    fresh, logged = table.fresh, table.logged
+    return replace(table, logged=logged[logged.prompt_id.isin(ids)], fresh=fresh[fresh.prompt_id.isin(ids)])
+
+
+def partial_sentence(both: pd.DataFrame) -> str:
+    """Where more data changed a verdict and where it moved a value most; `both` as of `changes.estimates`, a part of
+    the data before and all of it after."""
+    changed = both[both.verdict_changed]
+    eased = changed[changed.verdict_before == "REFUSE"]
+    known = both.dropna(subset=["change"])
+    if known.empty:
+        return "No estimate has a value both on the part of the data and on all of it."
+    most = known.loc[known.change.abs().idxmax()]
+    return (
+        f"With all of the data {len(changed)} of {len(both)} verdicts differ from those on the part ({len(eased)} are "
+        f"no longer refused); the largest change of a value is {most.change:+.3f} ({most.estimator} for {most.policy})."
+    )

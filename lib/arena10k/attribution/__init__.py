@@ -10,7 +10,7 @@ from arena10k.attribution.companions import (
     shrinkage_paths,
 )
 from arena10k.attribution.detection import Detection, Inversion, detect
-from arena10k.attribution.game import CAUSE_WORDS, CAUSES, REPAIRS, Case, make_game, point_values, shapley_parts
+from arena10k.attribution.game import CAUSE_WORDS, CAUSES, Case, make_game, point_values, shapley_parts
 from arena10k.attribution.investigation import Finding, Investigation, cases, investigate, investigate_table
 from arena10k.attribution.lead import lead, verdict_paragraph
 from arena10k.attribution.mismatch import Profile, mismatch, mismatch_sentence, profiles
@@ -22,20 +22,18 @@ from arena10k.attribution.ranking import (
     mass_sentence,
     rank_frame,
 )
-from arena10k.attribution.result import anomaly, anomaly_json, anomaly_row, frame, parts_frame
+from arena10k.attribution.result import anomaly_json, anomaly_row, frame, parts_frame
 from arena10k.attribution.words import sentence
 
 __all__ = [
     "CAUSES",
     "CAUSE_WORDS",
-    "REPAIRS",
     "Case",
     "Detection",
     "Finding",
     "Inversion",
     "Investigation",
     "Profile",
-    "anomaly",
     "anomaly_json",
     "anomaly_row",
     "cases",

@@ -13,6 +13,8 @@ from arena10k.attribution.game import normalised
 from arena10k.statistics.intervals import audit_weights, missing_mass_interval
 
 _TIE = 1e-12
+#: Rows that are taken out, at most, to change who ranks first; groups of response lengths; strengths of a shrinkage.
+_MOST, _BINS, _POINTS = 200, 5, 60
 
 
 def self_normalised(log_weight: np.ndarray) -> np.ndarray:
@@ -97,9 +99,9 @@ def _flip_pair(a: np.ndarray, b: np.ndarray, reward: np.ndarray, most: int) -> n
     return None
 
 
-def rows_to_flip(log_weight: Mapping[str, np.ndarray], reward: np.ndarray, most: int = 200) -> Flip | None:
-    """The fewest logged rows whose removal changes the policy that SNIPS ranks first; None when more than `most` are
-    needed.
+def rows_to_flip(log_weight: Mapping[str, np.ndarray], reward: np.ndarray) -> Flip | None:
+    """The fewest logged rows whose removal changes the policy that SNIPS ranks first; None when more than `_MOST`
+    are needed.
 
     Against each rival, rows leave one at a time, each time the one whose removal costs the winner's lead most, all
     estimates recomputed. That set is the smallest when it holds one row; larger ones are upper bounds (choosing the
@@ -111,7 +113,7 @@ def rows_to_flip(log_weight: Mapping[str, np.ndarray], reward: np.ndarray, most:
     for rival in log_weight:
         if rival == winner or values[rival] >= values[winner] - _TIE:
             continue
-        limit = most if best is None else len(best.rows) - 1
+        limit = _MOST if best is None else len(best.rows) - 1
         rows = _flip_pair(log_weight[winner], log_weight[rival], reward, limit)
         if rows is not None:
             best = Flip(winner, rival, rows, len(rows) == 1)
@@ -145,8 +147,8 @@ def heavy_rows(logged: pd.DataFrame, log_weight: np.ndarray, reward: np.ndarray,
         )
 
 
-def length_strata(log_weight: np.ndarray, length: np.ndarray, bins: int = 5) -> pd.DataFrame:
-    """Rows and weight by response length, in up to `bins` groups of about equal size.
+def length_strata(log_weight: np.ndarray, length: np.ndarray) -> pd.DataFrame:
+    """Rows and weight by response length, in up to `_BINS` groups of about equal size.
 
     Columns `low`, `high` (characters, both included), `rows`, `row_share`, `weight_share`. Rows without length are
     left out.
@@ -156,7 +158,7 @@ def length_strata(log_weight: np.ndarray, length: np.ndarray, bins: int = 5) -> 
     columns = ["low", "high", "rows", "row_share", "weight_share"]
     if len(chars) == 0:
         return pd.DataFrame(columns=columns)
-    edges = np.unique(np.quantile(chars, np.linspace(0, 1, bins + 1)))
+    edges = np.unique(np.quantile(chars, np.linspace(0, 1, _BINS + 1)))
     group = np.clip(np.searchsorted(edges, chars, side="right") - 1, 0, max(len(edges) - 2, 0))
     share = self_normalised(lw)
     rows = [
@@ -181,7 +183,7 @@ def ceiling_audit(log_weight: Mapping[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["policy", "rows", "ess", "ceiling", "tied", "clip_dominated"])
 
 
-def shrinkage_paths(log_weight: np.ndarray, reward: np.ndarray, points: int = 60) -> pd.DataFrame:
+def shrinkage_paths(log_weight: np.ndarray, reward: np.ndarray) -> pd.DataFrame:
     """SNIPS along three ways of shrinking weights, from the raw weights to equal ones: `method`, `strength`,
     `ess_share`, `value`.
 
@@ -195,9 +197,9 @@ def shrinkage_paths(log_weight: np.ndarray, reward: np.ndarray, points: int = 60
     columns = ["method", "strength", "ess_share", "value"]
     if len(lw) == 0:
         return pd.DataFrame(columns=columns)
-    levels = np.quantile(lw, np.linspace(1, 0, points))
+    levels = np.quantile(lw, np.linspace(1, 0, _POINTS))
     shrunk = [("clip", float(np.exp(c)), np.minimum(lw, c)) for c in levels]
-    shrunk += [("power", float(a), a * lw) for a in np.linspace(1, 0, points)]
+    shrunk += [("power", float(a), a * lw) for a in np.linspace(1, 0, _POINTS)]
     # log(L w / (w^2 + L)) with L = exp(2 c).
     shrunk += [("dros", float(np.exp(2 * c)), 2 * c + lw - np.logaddexp(2 * lw, 2 * c)) for c in levels + 3]
     rows: list[tuple[str, float, float, float]] = []

@@ -3,7 +3,7 @@
 A policy's published SNIPS is an anomaly when (1) the mean judge score of its own draws, on the same judge scale,
 contradicts it, or (2) the published order of two policies is the reverse of their trusted order and the policy is the
 one further from the truth. The false alarm rate of a run is split between the two tests and, within each, over
-policies and pairs (Bonferroni). In both, a difference must exceed `tolerance`; and where the published weights are
+policies and pairs (Bonferroni). In both, a difference must exceed `TOLERANCE`; and where the published weights are
 healthy, also the noise of the published number: unhealthy weights have no noise estimate that deserves the name, and
 do not excuse a wrong number.
 
@@ -23,6 +23,7 @@ from arena10k.attribution.game import Game
 from arena10k.estimators import ESTIMATORS, Score, Term, deviations
 from arena10k.statistics.intervals import WeightAudit, audit_weights, score_interval
 
+#: Of a run; and the smallest difference that counts.
 FALSE_ALARM_RATE = 0.05
 TOLERANCE = 0.1
 
@@ -34,17 +35,6 @@ class Published:
     value: float
     deviation: np.ndarray
     audit: WeightAudit
-
-
-@dataclass(frozen=True)
-class Contradiction:
-    """What the target's own draws say on the judge's scale: mean, simultaneous interval, and the margin granted."""
-
-    found: bool
-    fresh: float
-    low: float
-    high: float
-    margin: float
 
 
 @dataclass(frozen=True)
@@ -85,15 +75,14 @@ def _noise(deviation: np.ndarray, level: float, audits: tuple[WeightAudit, ...])
     return float(half) if np.isfinite(half) else 0.0
 
 
-def contradiction(game: Game, pub: Published, level: float, tolerance: float) -> Contradiction | None:
+def contradicted(game: Game, pub: Published, level: float) -> bool | None:
     """Test (1) at two-sided `level`; None without fresh draws or published number."""
     if not len(game.prep.fresh) or not np.isfinite(pub.value):
         return None
     score = ESTIMATORS["naive"].score(game.prep)
     interval = score_interval(game.prep, score, 1 - level)
-    margin = max(tolerance, _noise(pub.deviation, level / 2, (pub.audit,)))
-    found = pub.value > interval.high + margin or pub.value < interval.low - margin
-    return Contradiction(bool(found), score.value, interval.low, interval.high, margin)
+    margin = max(TOLERANCE, _noise(pub.deviation, level / 2, (pub.audit,)))
+    return bool(pub.value > interval.high + margin or pub.value < interval.low - margin)
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -108,14 +97,12 @@ def _wrong(above: str, below: str, excess: Mapping[str, float], logging_policy: 
     return above if excess[above] - base >= base - excess[below] else below
 
 
-def inversions(
-    games: Mapping[str, Game], pub: Mapping[str, Published], logging_policy: str, rate: float, tolerance: float
-) -> list[Inversion]:
-    """Test (2) over all pairs with trusted values, at family-wise `rate`; every inversion, whether beyond noise or
-    not."""
+def inversions(games: Mapping[str, Game], pub: Mapping[str, Published], logging_policy: str) -> list[Inversion]:
+    """Test (2) over all pairs with trusted values, at half of the family-wise rate; every inversion, whether beyond
+    noise or not."""
     known = {p: g.trusted for p, g in games.items() if g.trusted is not None and np.isfinite(pub[p].value)}
     pairs = list(combinations(known, 2))
-    level = rate / max(len(pairs), 1)
+    level = FALSE_ALARM_RATE / 2 / max(len(pairs), 1)
     trusted = {p: score.value for p, score in known.items()}
     interval = {p: score_interval(games[p].prep, score, 1 - 2 * level) for p, score in known.items()}
     excess = {p: pub[p].value - trusted[p] for p in known}
@@ -129,7 +116,7 @@ def inversions(
         spread = _difference(pub[above].deviation, pub[below].deviation)
         noise = _noise(spread, level, (pub[above].audit, pub[below].audit))
         wrong = _wrong(above, below, excess, logging_policy)
-        found.append(Inversion(above, below, lead, fall, radius, lead + fall > max(tolerance, noise), wrong))
+        found.append(Inversion(above, below, lead, fall, radius, lead + fall > max(TOLERANCE, noise), wrong))
     return found
 
 
@@ -138,24 +125,15 @@ class Detection:
     """Outcome of both tests: by policy True, False, or None where nothing can be tested."""
 
     anomaly: dict[str, bool | None]
-    contradictions: dict[str, Contradiction | None]
     inversions: list[Inversion]
-    rate: float
-    tolerance: float
 
 
-def detect(
-    games: Mapping[str, Game],
-    pub: Mapping[str, Published],
-    logging_policy: str,
-    rate: float = FALSE_ALARM_RATE,
-    tolerance: float = TOLERANCE,
-) -> Detection:
+def detect(games: Mapping[str, Game], pub: Mapping[str, Published], logging_policy: str) -> Detection:
     """Both tests on all policies of a run."""
     targets = [p for p in games if p != logging_policy]
-    level = rate / 2 / max(len(targets), 1)
-    against = {p: contradiction(games[p], pub[p], level, tolerance) for p in games}
-    inverted = inversions(games, pub, logging_policy, rate / 2, tolerance)
+    level = FALSE_ALARM_RATE / 2 / max(len(targets), 1)
+    against = {p: contradicted(games[p], pub[p], level) for p in games}
+    inverted = inversions(games, pub, logging_policy)
     wrong = {i.wrong for i in inverted if i.beyond_noise}
-    anomaly = {p: None if c is None else c.found or p in wrong for p, c in against.items()}
-    return Detection(anomaly, against, inverted, rate, tolerance)
+    anomaly = {p: None if c is None else c or p in wrong for p, c in against.items()}
+    return Detection(anomaly, inverted)

@@ -16,7 +16,6 @@ import numpy as np
 from arena10k.estimators import PolicyData, Prepared, Score, pareto, prepare
 from arena10k.estimators.data import LEFT_OUT
 
-REPAIRS = ("S", "C", "T", "J", "M")
 #: What each repair mends, in words.
 CAUSE_WORDS = {
     "corrupted_logprobs": "corrupted log-probs",
@@ -72,14 +71,6 @@ class Case:
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip: must be positive, got {self.clip}")
         object.__setattr__(self, "raw_log_weight", raw)
-
-    @classmethod
-    def masked(cls, data: PolicyData, corrupted: np.ndarray, clip: float | None = None) -> Case:
-        """From arrays that still hold the raw values, and a mask (n,) of the logged rows that are corrupted."""
-        from dataclasses import replace
-
-        corrupted = np.asarray(corrupted, dtype=bool)
-        return cls(replace(data, log_weight=np.where(corrupted, np.nan, data.log_weight)), data.log_weight, clip)
 
 
 @dataclass(frozen=True, eq=False)

@@ -124,7 +124,6 @@ def cases(
     judge_mode: str = "deterministic",
     raw_logp: pd.DataFrame | None = None,
     clip: float | None = None,
-    policies: Iterable[str] | None = None,
     folds: int = N_FOLDS,
 ) -> dict[str, Case]:
     """The cases of a table, logging policy first.
@@ -133,8 +132,8 @@ def cases(
     them. `raw_logp` has the rows of `table.logged` and columns `logp_<policy>` with other values to take instead.
     Columns that are not there were never different.
     """
-    names = [table.logging_policy, *table.targets] if policies is None else list(policies)
-    raw = {p: _stored(table.logged, p, raw_logp) for p in {*names, table.logging_policy}}
+    names = [table.logging_policy, *table.targets]
+    raw = {p: _stored(table.logged, p, raw_logp) for p in names}
     changed = {p for p, values in raw.items() if values is not None}
     known = {p: _numbers(table.logged, f"logp_{p}") if values is None else values for p, values in raw.items()}
     out = {}
@@ -165,10 +164,7 @@ def investigate(
     judge_mode: str = "deterministic",
     width: float = 0.2,
     confidence: float = 0.95,
-    rate: float = detection.FALSE_ALARM_RATE,
-    tolerance: float = detection.TOLERANCE,
     replicates: int = 500,
-    seed: int = 0,
     calibration: str = "isotonic",
 ) -> Investigation:
     """Investigate the policies of a run; prompt codes (`cluster`) must mean the same prompt in every case.
@@ -177,7 +173,6 @@ def investigate(
     ----------
     truth : measured values, stated but never used. flags : as for `evaluate.estimates`.
     width : requested width of an interval, for the number of labels needed.
-    rate, tolerance : false alarm rate of the run and smallest difference that counts, see `detection`.
     replicates : bootstrap resamples, the same prompts for every policy. calibration : as for `prepare`.
     """
     contexts = {p: context(c.data, width, confidence, (flags or {}).get(p, ()), calibration) for p, c in cases.items()}
@@ -188,8 +183,8 @@ def investigate(
         score = None if row is None else ESTIMATORS[row["estimator"]].score(prep)
         games[p] = make_game(case, score, prep)
     pub = {p: detection.published(g) for p, g in games.items()}
-    detected = detection.detect(games, pub, logging_policy, rate, tolerance)
-    counts = prompt_counts(max(g.prep.n_clusters for g in games.values()), replicates, seed)
+    detected = detection.detect(games, pub, logging_policy)
+    counts = prompt_counts(max(g.prep.n_clusters for g in games.values()), replicates, seed=0)
     drawn = {p: bootstrap(g, counts) for p, g in games.items()}
     usable = [p for p in games if np.isfinite(pub[p].value)]
     first = dict(zip(usable, companions.rank_first(np.column_stack([drawn[p].published for p in usable])), strict=True))

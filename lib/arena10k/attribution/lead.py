@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from arena10k.attribution.detection import FALSE_ALARM_RATE, TOLERANCE
 from arena10k.attribution.game import CAUSE_WORDS
 from arena10k.attribution.investigation import Finding, Investigation
 from arena10k.attribution.words import anomaly_words, figure3, listed, needs, trusted_words
@@ -45,14 +46,13 @@ def _unchecked(order: list[Finding]) -> str:
 
 
 def _nothing_found(order: list[Finding], inv: Investigation) -> list[str]:
-    rate, tolerance = inv.detection.rate, inv.detection.tolerance
     if not any(f.anomaly is not None and f.policy != inv.logging_policy for f in order):
         return [f"Whether the published ranking is right cannot be told. {_unchecked(order)}".strip()]
     ordered = sum(f.trusted is not None for f in order) > 1 and not inv.detection.inversions
     order_too = ", and no published order contradicts the trusted one beyond chance" if ordered else ""
     answer = (
-        f"No anomaly: no published number differs from what the policy's own draws say by more than {tolerance:g} and "
-        f"chance{order_too} (a false alarm in at most {100 * rate:.0f} % of such runs)."
+        f"No anomaly: no published number differs from what the policy's own draws say by more than {TOLERANCE:g} and "
+        f"chance{order_too} (a false alarm in at most {100 * FALSE_ALARM_RATE:.0f} % of such runs)."
     )
     refused = [f.policy for f in order if f.estimate["verdict"] == "REFUSE"]
     still = (

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arena10k.attribution.detection import FALSE_ALARM_RATE, TOLERANCE
 from arena10k.attribution.game import CAUSE_WORDS, CAUSES
-from arena10k.attribution.investigation import Finding, Investigation, investigate_table
+from arena10k.attribution.investigation import Finding, Investigation
 from arena10k.attribution.lead import verdict_paragraph
 from arena10k.attribution.words import own_draws, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from arena10k.tables.table import Table
 
 
 def _number(x: float) -> float | None:
@@ -56,8 +55,8 @@ def anomaly_json(inv: Investigation) -> dict[str, Any]:
     flip = inv.flip
     return {
         "judge": inv.judge_mode,
-        "false_alarm_rate": inv.detection.rate,
-        "tolerance": inv.detection.tolerance,
+        "false_alarm_rate": FALSE_ALARM_RATE,
+        "tolerance": TOLERANCE,
         "paragraph": verdict_paragraph(inv),
         "rows_to_change_winner": None
         if flip is None
@@ -73,17 +72,6 @@ def anomaly_json(inv: Investigation) -> dict[str, Any]:
         ],
         "policies": [anomaly_row(f, inv) for f in inv.findings.values()],
     }
-
-
-def anomaly(
-    table: Table,
-    judge_mode: str = "deterministic",
-    raw_logp: pd.DataFrame | None = None,
-    clip: float | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """anomaly.json of a table: `investigate_table`, then `anomaly_json`."""
-    return anomaly_json(investigate_table(table, judge_mode, raw_logp, clip, **options))
 
 
 def frame(result: Mapping[str, Any]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from arena10k import paths
 from arena10k.collection.echo import FLOOR_PER_TOKEN, SENTINELS, check_logprobs, check_structure
 from arena10k.collection.generate import DUPLICATE, answer_digest
 from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, TRUTH, UNCERTAINTY
+from arena10k.collection.records import key_of
 from arena10k.collection.store import Store
 from arena10k.errors import CallError
 from arena10k.inputs.policies import digest, policies
@@ -105,17 +106,13 @@ def scan(params: Params, store: Store, prompts: pd.DataFrame | None = None) -> l
     rows = [r for r in store.rows(LOGPROBS) if r["status"] == "ok"]
     for row in rows:
         if code := _structural(row):
-            flags[_key(row)] = Flag(row["prompt_id"], row["policy"], LOGPROBS, row["request_hash"], code)
+            flags[key_of(row)] = Flag(row["prompt_id"], row["policy"], LOGPROBS, row["request_hash"], code)
     table = wide(params, store, prompts)
     for flag in _of_the_whole(params, table, flags):
         flags.setdefault((flag.job, flag.prompt_id, flag.request_hash), flag)
-    for flag in [*_outliers([r for r in rows if _key(r) not in flags]), *_replayed(params, store), *_scores(store)]:
+    for flag in [*_outliers([r for r in rows if key_of(r) not in flags]), *_replayed(params, store), *_scores(store)]:
         flags.setdefault((flag.job, flag.prompt_id, flag.request_hash), flag)
     return list(flags.values())
-
-
-def _key(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["job"], row["prompt_id"], row["request_hash"]
 
 
 def _structural(row: dict[str, Any]) -> str | None:

@@ -21,9 +21,8 @@ from openai.types import Batch
 from arena10k.collection.batch_files import TURN, Answers, Chunk, Send, chunks, custom_ids
 from arena10k.collection.client import Endpoint
 from arena10k.collection.ledger import CREATING, PREPARED, Entry
-from arena10k.collection.request import CHAT, COMPLETIONS
 from arena10k.collection.store import Store
-from arena10k.collection.tasks import Again, Task, batched
+from arena10k.collection.tasks import CHAT, COMPLETIONS, Again, Task, batched
 from arena10k.errors import ArenaError, CallError, Stopped
 
 #: The key of our token in a batch's metadata.

@@ -17,8 +17,7 @@ from openai.types import Batch
 
 from arena10k.collection.client import check_model, checked, classify_status
 from arena10k.collection.ledger import Row
-from arena10k.collection.request import Request
-from arena10k.collection.tasks import Task
+from arena10k.collection.tasks import Request, Task
 from arena10k.errors import ArenaError, CallError, invalid
 
 #: The smallest of providers' limits on one input file.
@@ -54,8 +53,8 @@ class Chunk:
         self.size += sum(map(len, lines))
 
 
-async def chunks(tasks: Iterator[Task], max_requests: int, max_bytes: int = MAX_BYTES) -> AsyncIterator[Chunk]:
-    """Pack tasks, in order, into files of at most so many requests and bytes, each for one path of the API.
+async def chunks(tasks: Iterator[Task], max_requests: int) -> AsyncIterator[Chunk]:
+    """Pack tasks, in order, into files of at most so many requests and `MAX_BYTES`, each for one path of the API.
 
     All requests of a task are in one chunk. Raises ArenaError where a task alone is too large.
     """
@@ -65,12 +64,12 @@ async def chunks(tasks: Iterator[Task], max_requests: int, max_bytes: int = MAX_
             await asyncio.sleep(0)
         lines = [_line(name, request) for name, request in zip(custom_ids(task), task.requests, strict=True)]
         size, path = sum(map(len, lines)), task.requests[0].path
-        if len(lines) > max_requests or size > max_bytes:
+        if len(lines) > max_requests or size > MAX_BYTES:
             raise ArenaError(
                 f"providers.{task.provider}: {task.job} of {task.policy} on {task.prompt_id} takes {len(lines)} "
-                f"requests of {size:,} bytes together; a batch holds {max_requests:,} requests and {max_bytes:,} bytes"
+                f"requests of {size:,} bytes together; a batch holds {max_requests:,} requests and {MAX_BYTES:,} bytes"
             )
-        fits = chunk and chunk.requests + len(lines) <= max_requests and chunk.size + size <= max_bytes
+        fits = chunk and chunk.requests + len(lines) <= max_requests and chunk.size + size <= MAX_BYTES
         if chunk and not (fits and path == chunk.path):
             yield chunk
             chunk = None

@@ -20,7 +20,7 @@ from arena10k import paths
 from arena10k.collection import echo
 from arena10k.collection.jobs import LOGPROBS, SHUFFLED
 from arena10k.collection.limits import Limits, happens_within
-from arena10k.collection.request import Request
+from arena10k.collection.tasks import Request
 from arena10k.errors import ArenaError, CallError, Stopped, invalid, one_line
 from arena10k.params.config import Params
 from arena10k.params.provider import Provider
@@ -56,7 +56,7 @@ def api_key(name: str, provider: Provider) -> str:
 
 
 def classify(error: Exception) -> CallError:
-    """Turn an SDK exception into a typed outcome (COLLECTION section 3)."""
+    """Turn an SDK exception into a typed outcome."""
     # The aiohttp transport reports a refused connection as a connect time-out.
     if isinstance(error, openai.APITimeoutError) and type(error.__cause__).__name__ == "ConnectTimeout":
         return CallError("retry", "connection", one_line(error.__cause__))

@@ -13,8 +13,7 @@ import pandas as pd
 from arena10k import options
 from arena10k.collection import grading
 from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, SHUFFLED, TRUTH, UNCERTAINTY, Key, expected
-from arena10k.collection.request import CHARACTERS_PER_TOKEN
-from arena10k.collection.tasks import Survey
+from arena10k.collection.tasks import CHARACTERS_PER_TOKEN, Survey
 from arena10k.errors import ArenaError
 from arena10k.inputs import prompts
 from arena10k.params.config import Params

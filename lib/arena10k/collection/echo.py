@@ -1,6 +1,6 @@
 """Reading log-probs from answers: which entries are the response's, and whether they can be measurements.
 
-Every check is one of COLLECTION section 1. What is ambiguous is refused: no slice is ever guessed.
+What is ambiguous is refused: no slice is ever guessed.
 """
 
 from __future__ import annotations

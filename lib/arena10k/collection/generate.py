@@ -11,9 +11,8 @@ import pandas as pd
 
 from arena10k.collection.echo import check_logprobs, only_choice, token_bytes
 from arena10k.collection.jobs import RESPONSES, contexts
-from arena10k.collection.request import CHAT, COMPLETIONS, Request
 from arena10k.collection.store import Store
-from arena10k.collection.tasks import Measurement, Task, refuse
+from arena10k.collection.tasks import CHAT, COMPLETIONS, Measurement, Request, Task, refuse
 from arena10k.errors import invalid
 from arena10k.inputs.chat_templates import ChatTemplate
 from arena10k.inputs.policies import Policy, digest, policies

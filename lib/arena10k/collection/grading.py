@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from arena10k.collection.request import CHAT, COMPLETIONS, Request
+from arena10k.collection.tasks import CHAT, COMPLETIONS, Request
 from arena10k.inputs.policies import unit_hash
-from arena10k.params.judge import ChatGrader, ChatJudge, CompletionJudge
+from arena10k.params.judge import MAX_CHARS, ChatGrader, ChatJudge, CompletionJudge
 from arena10k.params.provider import Capabilities
 
 #: prompt, response and reference of one case.
@@ -38,16 +38,16 @@ def requests(
 def completion_texts(judge: CompletionJudge, texts: Texts) -> dict[bool, list[str]]:
     """What a completion judge is to complete, by whether it is for the uncertainty mode: the worked examples in their
     own order, and for uncertainty in every listed order."""
-    case = judge.case.format(**{name: _one_line(text, judge.max_response_chars) for name, text in texts.items()})
+    case = judge.case.format(**{name: _one_line(text) for name, text in texts.items()})
     orders = judge.orders or (tuple(range(len(judge.examples))),)
     head = [judge.intro] if judge.intro else []
     filled = ["\n".join([*head, *(judge.examples[i] for i in order), case]) for order in orders]
     return {False: filled[:1], True: filled}
 
 
-def _one_line(text: str, limit: int) -> str:
-    """One line, as a JSON string: quotes and line ends in it cannot pass for the grader's own."""
-    return json.dumps(" ".join(text.split())[:limit], ensure_ascii=False)
+def _one_line(text: str) -> str:
+    """One line, cut, as a JSON string: quotes and line ends in it cannot pass for the grader's own."""
+    return json.dumps(" ".join(text.split())[:MAX_CHARS], ensure_ascii=False)
 
 
 def _chat_requests(

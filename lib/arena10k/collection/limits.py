@@ -7,7 +7,7 @@ import time
 
 from aiolimiter import AsyncLimiter
 
-from arena10k.collection.request import Request
+from arena10k.collection.tasks import Request
 from arena10k.errors import Stopped
 from arena10k.params.provider import Provider
 

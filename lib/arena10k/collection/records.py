@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +71,11 @@ WHERE records.status = 'error' OR (records.quarantine IS NOT NULL AND excluded.s
 """
 ATTEMPT = "job, prompt_id, request_hash, status, value, code, detail, created, quarantine, payload, model"
 KEY = "job = ? AND prompt_id = ? AND request_hash = ?"
+
+
+def key_of(row: Mapping[str, Any]) -> Row:
+    """The primary key of a record that was read from the store."""
+    return row["job"], row["prompt_id"], row["request_hash"]
 
 
 @dataclass(frozen=True)

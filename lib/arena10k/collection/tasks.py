@@ -1,4 +1,7 @@
-"""Tasks: what is to be measured, what came of it, and which of it is still to do."""
+"""Tasks: what is to be measured, by which requests, what came of it, and which of it is still to do.
+
+Nothing here loads the SDK, so that whoever only reads records does not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,38 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import orjson
+
 from arena10k.collection.jobs import Key
 from arena10k.collection.records import Cell
-from arena10k.collection.request import Request
 from arena10k.collection.store import QUARANTINED, Store
 from arena10k.errors import invalid
+
+CHAT, COMPLETIONS = "/chat/completions", "/completions"
+#: For forecasts of tokens and money only; nothing that is measured depends on it.
+CHARACTERS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """One POST: a path below the base URL and its JSON body."""
+
+    path: str
+    body: dict[str, Any]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens sent: exact for token ids, about four characters each for text."""
+        prompt = self.body.get("prompt", self.body.get("messages"))
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
+            return len(prompt)
+        return len(orjson.dumps(prompt)) // CHARACTERS_PER_TOKEN
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the answer, at most."""
+        return int(self.body.get("max_tokens") or 0)
+
 
 #: The first tasks of every job, provider and model are tried before any bulk work.
 PREFLIGHT = 5

@@ -23,9 +23,8 @@ from typing import Any
 from arena10k.collection.echo import read_ids, read_text
 from arena10k.collection.generate import ENDED
 from arena10k.collection.jobs import LOGPROBS, RESPONSES, SHUFFLED, SHUFFLED_ROWS, can_score, contexts
-from arena10k.collection.request import COMPLETIONS, Request
 from arena10k.collection.store import Store
-from arena10k.collection.tasks import Measurement, Task, refuse
+from arena10k.collection.tasks import COMPLETIONS, Measurement, Request, Task, refuse
 from arena10k.inputs.policies import Policy, digest, policies, unit_hash
 from arena10k.params.config import Params
 

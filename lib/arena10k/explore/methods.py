@@ -88,7 +88,7 @@ class Exploring(ABC):
         )
 
     def _repr_html_(self) -> str:
-        from arena10k.explore.overview import Overview
+        from arena10k.explore.view import Overview
 
         return Overview(repr(self), self.coverage, self.policies)._repr_html_()
 

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from arena10k.errors import unknown
-from arena10k.report import Folded, Table, visible
+from arena10k.collection import generate
+from arena10k.errors import ArenaError, unknown
+from arena10k.inputs.policies import Policy
+from arena10k.report import Folded, Table, table, visible
 from arena10k.report.display import figure_html
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 #: By name, what makes a figure and what tells it in words (its text alternative).
 Figures = Mapping[str, Callable[[], tuple["Figure", str]]]
@@ -102,3 +105,16 @@ class Rows(View):
 
     def __len__(self) -> int:
         return len(self.frame)
+
+
+class Overview(View):
+    """What a run has, which policies it is about, and what can be asked; a run without data says so."""
+
+    def __init__(self, told: str, coverage: Callable[[], str], policies: Mapping[str, Policy]):
+        try:
+            found = coverage()
+        except ArenaError as error:
+            found = str(error)
+        first, *more = told.splitlines()
+        asked = [table(generate.definitions(policies))] if policies else []
+        super().__init__([first, found], *asked, *(line.strip() for line in more))

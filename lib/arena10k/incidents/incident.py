@@ -17,7 +17,7 @@ from arena10k.attribution import Finding, Investigation
 from arena10k.collection.echo import check_logprobs, check_structure
 from arena10k.errors import ArenaError, CallError, section
 from arena10k.estimators import ESTIMATORS
-from arena10k.params.incident import IncidentParams
+from arena10k.params.sections import IncidentParams
 from arena10k.run import Run
 from arena10k.statistics.context import context
 from arena10k.statistics.verdicts import estimate_row
@@ -29,6 +29,8 @@ CLEAN, FIXED = "clean", "set aside"
 _LABEL = "injected"
 #: Published numbers closer than this are equal to a reader.
 TIE = 1e-6
+#: Bootstrap resamples of each investigation.
+REPLICATES = 300
 
 
 def clean_run(run: Run) -> Run:
@@ -134,14 +136,14 @@ class Outcome:
         return 1 + sum(f.published.value > value + TIE for f in self.inv.findings.values())
 
 
-def play(run: Run, geometry: str, replicates: int = 300) -> list[Outcome]:
+def play(run: Run, geometry: str) -> list[Outcome]:
     """All steps of one geometry."""
     clean, e, told = clean_run(run), run.params.estimation, section(run.params.incident, "incident")
     table = clean.table()
     failed = failures(table, told, geometry, run.params.seed)
     out = []
     for step in steps(table, told, failed):
-        options: dict[str, Any] = {"width": e.width, "confidence": e.confidence, "replicates": replicates}
+        options: dict[str, Any] = {"width": e.width, "confidence": e.confidence, "replicates": REPLICATES}
         inv = attribution.investigate_table(step.table, e.judge, step.raw, step.clip, **options)
         cases = attribution.cases(step.table, e.judge, step.raw, step.clip)
         out.append(Outcome(geometry, step, inv, {p: _gate(c, e.width, e.confidence) for p, c in cases.items()}))

@@ -12,7 +12,7 @@ from arena10k.attribution import Finding
 from arena10k.attribution.game import CAUSE_WORDS
 from arena10k.attribution.words import figure3, listed, share_words
 from arena10k.incidents.incident import CLEAN, FIXED, TIE, Outcome, frame, rejected
-from arena10k.params.incident import IncidentParams
+from arena10k.params.sections import IncidentParams
 from arena10k.wording import number
 
 

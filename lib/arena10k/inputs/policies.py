@@ -35,7 +35,6 @@ class Policy:
     name: str
     params: PolicyParams
     endpoint: str
-    logprob_temperature: float
     template: ChatTemplate | None = None
 
     def messages(self, prompt: str) -> list[dict[str, str]]:
@@ -91,8 +90,8 @@ class Policy:
 
     @property
     def temperature_mismatch(self) -> bool:
-        """Whether log-probs are of another distribution than the sampled one (COLLECTION section 1, Temperature)."""
-        return self.params.temperature != self.logprob_temperature or self.params.top_p != 1.0
+        """Whether log-probs, which are of temperature 1, are of another distribution than the sampled one."""
+        return self.params.temperature != 1.0 or self.params.top_p != 1.0
 
     def seed(self, base: int, prompt_id: str, draw: int) -> int:
         """The sampling seed of one draw: differs by policy, prompt and draw, the same on every run."""
@@ -111,7 +110,7 @@ def policies(params: Params) -> Mapping[str, Policy]:
     for name, p in params.policies.items():
         provider = params.providers[p.provider]
         endpoint = provider.base_url or provider.kind
-        out[name] = Policy(name, p, endpoint, provider.logprob_temperature, _template(params, p.provider))
+        out[name] = Policy(name, p, endpoint, _template(params, p.provider))
         if out[name].template and (found := out[name].control_token("")):
             raise ParamsError(f"policies.{name}: holds {found}, a control token: the model would obey it; reword it")
     return out

@@ -1,5 +1,7 @@
 """Pipelines of the embedded model: one thread each, requests batched while others run."""
 
+from __future__ import annotations
+
 import asyncio
 import queue
 import sys
@@ -8,11 +10,25 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from arena10k.local_server.runtime import openvino_modules
+
+def openvino_modules() -> tuple[ModuleType, ModuleType]:
+    """Return (openvino, openvino_genai).
+
+    `import openvino` sends usage data unless a consent file says no, and the documented opt-out
+    (`opt_in_out --opt_out`) itself sends an event and writes to the home folder. openvino falls back to an inert stub
+    where `openvino_telemetry` cannot be imported, so its import is blocked in this process, before openvino's.
+    """
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # None is how Python spells "not importable"
+    import openvino
+    import openvino_genai
+
+    return openvino, openvino_genai
+
 
 # Full precision everywhere: with the defaults, sampled and scored log-probs of a sequence differ by up to 1.4 nats.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}

@@ -1,7 +1,6 @@
 """Run the local server as a subprocess that cannot outlive its parent."""
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from arena10k.errors import ArenaError
 
 _HOST = "127.0.0.1"
-_LOG_LINES = 20
+_LOG_LINES, _START_SECONDS = 20, 120
 
 
 class ServerFailed(ArenaError):
@@ -23,16 +22,15 @@ class ServerFailed(ArenaError):
 
 
 @contextlib.contextmanager
-def running(port: int | None = None, log: Path | None = None, timeout: float = 120) -> Iterator[str]:
+def running(log: Path | None = None) -> Iterator[str]:
     """Start `python -m arena10k.local_server` and yield its base URL, e.g. `http://127.0.0.1:8000`.
 
-    `port` None takes a free one. The log goes to the file `log`, or is thrown away at the end. The child ends when the
-    block does, and when this process dies in any way: its standard input then closes.
+    The log goes to the file `log`, or is thrown away at the end. The child ends when the block does, and when this
+    process dies in any way: its standard input then closes.
 
-    Raises ServerFailed when the port is taken, or, with the last lines of the log, when the server is not up after
-    `timeout` seconds.
+    Raises ServerFailed, with the last lines of the log, when the server is not up after `_START_SECONDS`.
     """
-    port = _free_port(port or 0)
+    port = _free_port()
     command = [sys.executable, "-m", "arena10k.local_server", "--port", str(port), "--until-stdin-closes"]
     with tempfile.TemporaryDirectory() as folder:
         log = log or Path(folder) / "server.log"
@@ -40,28 +38,22 @@ def running(port: int | None = None, log: Path | None = None, timeout: float = 1
             child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sink, stderr=subprocess.STDOUT)
         try:
             base_url = f"http://{_HOST}:{port}"
-            _wait(child, base_url, log, timeout)
+            _wait(child, base_url, log)
             yield base_url
         finally:
             _stop(child)
 
 
-def _free_port(wanted: int) -> int:
-    # Checked here: whatever holds a taken port might answer the health check in the child's place.
+def _free_port() -> int:
     with socket.socket() as probe:
-        if os.name == "posix":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, wanted))
-        except OSError as error:
-            raise ServerFailed(f"port {wanted} of {_HOST}: {error.strerror}") from error
+        probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])
 
 
-def _wait(child: subprocess.Popen[bytes], base_url: str, log: Path, timeout: float) -> None:
+def _wait(child: subprocess.Popen[bytes], base_url: str, log: Path) -> None:
     # Proxies of the environment are not for loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + _START_SECONDS
     while child.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(urllib.error.URLError, TimeoutError, ConnectionError):
             opener.open(f"{base_url}/health", timeout=5).close()

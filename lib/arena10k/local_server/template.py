@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from arena10k.local_server.runtime import openvino_modules
+from arena10k.local_server.engine import openvino_modules
 
 # Inserted by the model's own template in front of a conversation that does not begin with a system message.
 DEFAULT_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"

@@ -16,14 +16,14 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from arena10k import paths
 from arena10k.errors import ArenaError, ParamsError, meant, one_line
 from arena10k.params import imported
-from arena10k.params.ablation import AblationParams
 from arena10k.params.imported import ImportedParams
-from arena10k.params.incident import IncidentParams
 from arena10k.params.judge import FORMS, ChatGrader, JudgeParams, OracleParams
 from arena10k.params.provider import Provider
 from arena10k.params.schema import Name, Section
 from arena10k.params.sections import (
+    AblationParams,
     EstimationParams,
+    IncidentParams,
     PolicyParams,
     PromptsParams,
     ResponsesParams,

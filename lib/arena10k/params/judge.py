@@ -13,6 +13,8 @@ Score = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 FORMS = ("completion", "chat")
 #: What a `case` may hold.
 FIELDS = ("prompt", "response", "reference")
+#: What a completion judge is shown of a text, at most.
+MAX_CHARS = 2000
 #: A scale of whole numbers with more values than this is in effect continuous.
 FEW_RATINGS = 21
 
@@ -55,7 +57,6 @@ class CompletionJudge(Grader):
     draws: Annotated[int, Field(ge=1)] = 1
     top_logprobs: Annotated[int, Field(ge=2, le=100)] = 20
     min_mass: Annotated[float, Field(gt=0, le=1)] = 0.9
-    max_response_chars: Annotated[int, Field(ge=1)] = 2000
 
     @model_validator(mode="after")
     def _orders_are_permutations(self) -> CompletionJudge:
@@ -67,7 +68,8 @@ class CompletionJudge(Grader):
 
     def definition(self, uncertain: bool) -> dict[str, Any]:
         """What decides a rating; the same in both modes, which ask the same questions."""
-        return self.model_dump(mode="json", exclude={"draws", "form", "uncertainty"})
+        told = self.model_dump(mode="json", exclude={"draws", "form", "uncertainty"})
+        return told | {"max_response_chars": MAX_CHARS}
 
     def few_ratings(self, uncertain: bool) -> bool:
         """Whether scores can take a few values only."""

@@ -43,7 +43,6 @@ class Provider(Section):
     timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 6
     capabilities: Capabilities = Capabilities()
-    logprob_temperature: Annotated[float, Field(gt=0)] = 1.0
     chat_template: str | None = Field(
         None, description="renders prompts here, for endpoints without token ids: chatml, llama3 or a Jinja file"
     )

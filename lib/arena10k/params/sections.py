@@ -1,4 +1,5 @@
-"""The sections of a params file that say what is asked and what is estimated."""
+"""The sections of a params file that say what is asked, what is estimated, what is compared in ablations, and which
+incident is reproduced."""
 
 from __future__ import annotations
 
@@ -90,7 +91,6 @@ class EstimationParams(Section):
         None, description="US dollars per oracle label, where no provider has a price for it (people)"
     )
     replicates: Annotated[int, Field(ge=1)] = Field(50, description="simulated data sets per cell of 10_simulation")
-    replicate_rows: Annotated[int, Field(ge=50)] = Field(1000, description="rows of a simulated data set, at most")
 
 
 class TableParams(Section):
@@ -100,3 +100,60 @@ class TableParams(Section):
     logged: str
     fresh: str | None = None
     clones: tuple[Name, ...] = Field((), strict=False, description="policies that are the logging policy again")
+
+
+Names = Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]
+Level = Literal["all"] | Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0)]
+
+
+class AblationParams(Section):
+    """One page for each combination of judge mode, estimator, calibration and treatment of corrupted log-probs.
+
+    Names are those of the registries; "all" is every registered one. `corrupted` is the share of the rows that a
+    treatment takes to have failed. `sweep` gives the levels of the factors that need no page, "all" standing for all of
+    the data, and `seeds` the replicates at each. `worst` names policies that are below all others by construction,
+    which the order of estimates is compared with even where their value is not known.
+    """
+
+    judges: Names = "all"
+    estimators: Names = "all"
+    calibrations: Names = ("isotonic",)
+    treatments: Names = ("recorded",)
+    corrupted: Annotated[float, Field(ge=0, le=1)] = 0.02
+    sweep: dict[Name, Annotated[tuple[Level, ...], Field(min_length=1, strict=False)]] = Field({})
+    seeds: Annotated[int, Field(ge=1, le=100_000)] = 20
+    worst: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _shares_are_shares(self) -> AblationParams:
+        for level in self.sweep.get("labels", ()):
+            if level != "all" and level > 1:
+                raise ValueError(f"sweep.labels: {level} is not a share: use numbers up to 1, or all")
+        return self
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class IncidentParams(Section):
+    """Failures are injected into the arrays of a clean run, never into its store."""
+
+    clean: str = Field("sample", description="params file of the clean run")
+    logging_failures: Share = Field(140 / 1824, description="share of rows whose log-prob under P0 fails")
+    target_failures: Share = Field(0.08, description="share of rows whose log-prob under a target fails")
+    short_share: Share = Field(1 / 3, description="failures strike among this share of the rows, the shortest answers")
+    stand_ins: tuple[float, ...] = Field(
+        (0.0, -50.0), description="numbers put in the place of a failure", strict=False
+    )
+    clip: Annotated[float, Field(gt=0)] = Field(20.0, description="bound on published log-weights, nats")
+
+    @model_validator(mode="after")
+    def _fits(self) -> IncidentParams:
+        if self.logging_failures + self.target_failures >= self.short_share:
+            raise ValueError(
+                f"short_share {self.short_share:g} cannot hold both kinds of failures: it must exceed "
+                f"{self.logging_failures + self.target_failures:g}"
+            )
+        if not self.stand_ins:
+            raise ValueError("stand_ins is empty: name the numbers that stood in the place of failures")
+        return self

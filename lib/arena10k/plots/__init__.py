@@ -1,7 +1,6 @@
 """One function per figure: arrays and frames in, a matplotlib `Figure` out; nothing is read, shown or written.
 
-Every figure's title is its finding. `<figure>_finding` computes that sentence from the same data; a caller may pass a
-sentence of its own as `title`.
+Every figure's title is its finding: the sentence that `<figure>_finding` computes from the same data.
 """
 
 from arena10k.plots.ablations import heat, heat_finding, with_levels
@@ -15,20 +14,22 @@ from arena10k.plots.anomaly import (
     waterfall,
     waterfall_alt,
 )
-from arena10k.plots.estimates import forest, forest_finding
+from arena10k.plots.estimates import (
+    forest,
+    forest_finding,
+    incident_steps,
+    incident_steps_alt,
+    then_and_now,
+    then_and_now_finding,
+)
 from arena10k.plots.evidence import (
-    intervals,
-    intervals_alt,
     permutation,
     permutation_alt,
     permutation_finding,
     profiles,
     profiles_alt,
 )
-from arena10k.plots.incident import incident_steps, incident_steps_alt
 from arena10k.plots.judging import (
-    judge_histograms,
-    judge_histograms_finding,
     reliability,
     reliability_finding,
     self_consistency,
@@ -42,11 +43,18 @@ from arena10k.plots.planning import (
     planning_alt,
     planning_finding,
 )
-from arena10k.plots.progress import missing_heatmap, missing_heatmap_finding, progress, progress_finding
-from arena10k.plots.quality import missing_by_length, missing_by_length_alt, missing_by_length_finding
-from arena10k.plots.snapshots import then_and_now, then_and_now_finding
-from arena10k.plots.tails import ccdf, ccdf_finding, lorenz, lorenz_alt, lorenz_finding
+from arena10k.plots.progress import (
+    missing_by_length,
+    missing_by_length_alt,
+    missing_by_length_finding,
+    missing_heatmap,
+    missing_heatmap_finding,
+    progress,
+    progress_finding,
+)
 from arena10k.plots.weights import (
+    ccdf,
+    ccdf_finding,
     log_weights,
     log_weights_finding,
     overlap,
@@ -69,17 +77,10 @@ __all__ = [
     "heat_finding",
     "incident_steps",
     "incident_steps_alt",
-    "intervals",
-    "intervals_alt",
-    "judge_histograms",
-    "judge_histograms_finding",
     "length_weights",
     "length_weights_alt",
     "log_weights",
     "log_weights_finding",
-    "lorenz",
-    "lorenz_alt",
-    "lorenz_finding",
     "missing_by_length",
     "missing_by_length_alt",
     "missing_by_length_finding",

@@ -77,9 +77,7 @@ def _place(varied: pd.DataFrame, label: str) -> str:
 
 
 @styled
-def heat(
-    scores: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], value: str, title: str | None = None
-) -> Figure:
+def heat(scores: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], value: str) -> Figure:
     """A score by colour and in figures, one cell for each row and column; empty where it is not known.
 
     Parameters
@@ -89,7 +87,7 @@ def heat(
     value : the score shown, a key of `SCORES`.
     """
     grid = heat_grid(scores, rows, columns, value)
-    figure, (axis,) = panels(1, 1, title or heat_finding(scores, rows, columns, value), 0.26 * len(grid) + 1.1)
+    figure, (axis,) = panels(1, 1, heat_finding(scores, rows, columns, value), 0.26 * len(grid) + 1.1)
     known = grid.to_numpy(float)
     _, high = SCORES[value]
     shown = np.abs(known) if value == "bias" else known

@@ -74,13 +74,13 @@ def waterfall_alt(row: Mapping[str, Any]) -> str:
 
 
 @styled
-def waterfall(row: Mapping[str, Any], title: str | None = None) -> Figure:
+def waterfall(row: Mapping[str, Any]) -> Figure:
     """From the published to the trusted value, one step per cause; `row` is a row of anomaly.json.
 
     A bar that goes left is overvaluation that the repair takes away; the whisker is the interval of the part,
     drawn around the end of its bar.
     """
-    figure, (axis,) = panels(1, 1, title or waterfall_finding(row), 2.9)
+    figure, (axis,) = panels(1, 1, waterfall_finding(row), 2.9)
     parts = _known(row["parts"])
     if row["gap"] is None or not parts:
         _empty(axis, "no trusted value")
@@ -169,12 +169,9 @@ def shrinkage(
     policy: str,
     paths: pd.DataFrame,
     band: tuple[float, float] | None = None,
-    band_name: str = "trusted",
-    title: str | None = None,
 ) -> Figure:
-    """Value along shrinkage paths (`attribution.shrinkage_paths`) against the `band` that holds the trusted or true
-    value."""
-    figure, (axis,) = panels(1, 1, title or shrinkage_finding(policy, paths, band), 3.0)
+    """Value along shrinkage paths (`attribution.shrinkage_paths`) against the `band` that holds the trusted value."""
+    figure, (axis,) = panels(1, 1, shrinkage_finding(policy, paths, band), 3.0)
     if paths.empty:
         _empty(axis, "no usable log-weight")
         return figure
@@ -182,7 +179,7 @@ def shrinkage(
     if band is not None:
         axis.axhspan(*band, color=BAND, zorder=0)
         middle = float(np.mean(band))
-        axis.text(0.99, middle, band_name, transform=axis.get_yaxis_transform(), ha="right", va="center", fontsize=9)
+        axis.text(0.99, middle, "trusted", transform=axis.get_yaxis_transform(), ha="right", va="center", fontsize=9)
     for method, path in paths.groupby("method", sort=False):
         look = shown.get(method, shown["clip"])
         axis.plot(path.ess_share, path.value, color=look.colour, linestyle=look.line, linewidth=2, marker=look.marker,
@@ -246,10 +243,10 @@ def _span(s: pd.DataFrame, k: int) -> str:
 
 
 @styled
-def length_weights(strata: Mapping[str, pd.DataFrame], title: str | None = None) -> Figure:
+def length_weights(strata: Mapping[str, pd.DataFrame]) -> Figure:
     """Share of rows and of weight by response length (`attribution.length_strata`), one panel per policy."""
     columns = 3 if max(map(len, strata), default=0) <= 18 else 2
-    figure, axes = panels(len(strata), columns, title or length_weights_finding(strata), 2.2, sharex=True)
+    figure, axes = panels(len(strata), columns, length_weights_finding(strata), 2.2, sharex=True)
     shown = looks(strata)
     for axis, (policy, s) in zip(axes, strata.items(), strict=True):
         axis.set_title(policy, loc="left", fontweight="bold")
@@ -291,12 +288,12 @@ def ceiling_alt(audit: pd.DataFrame) -> str:
 
 
 @styled
-def ceiling(audit: pd.DataFrame, title: str | None = None) -> Figure:
+def ceiling(audit: pd.DataFrame) -> Figure:
     """Effective sample size against total weight / largest weight (`attribution.ceiling_audit`): equal on the diagonal.
 
     Filled marks: more than one row tied at the largest weight and ESS within 10 % of their number.
     """
-    figure, (axis,) = panels(1, 1, title or ceiling_finding(audit), 3.4)
+    figure, (axis,) = panels(1, 1, ceiling_finding(audit), 3.4)
     known = audit[audit.rows > 0]
     if known.empty:
         _empty(axis, "no usable log-weight")

@@ -1,8 +1,9 @@
-"""The forest plot: every estimate of every policy with its interval and its verdict."""
+"""Figures of policy values: the forest of all estimates, two states of a run, the steps of an incident."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,17 +13,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from arena10k.plots.style import (
+    BAND,
     GRID,
     INK,
     SOFT,
     VERDICT_FILL,
     VERDICT_LINE,
     Look,
-    by_policy,
     listed,
     looks,
     number,
     panels,
+    sentences,
     styled,
 )
 from arena10k.statistics.verdicts import NOT_ON_ORACLE_SCALE
@@ -31,6 +33,8 @@ from arena10k.statistics.verdicts import NOT_ON_ORACLE_SCALE
 EDGES = (-0.25, 1.25)
 
 Rows: TypeAlias = pd.DataFrame | Sequence[Mapping[str, Any]]
+#: Rows of `incident.frame` of one geometry, by the words for it.
+Paths = Mapping[str, pd.DataFrame]
 
 
 def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
@@ -56,7 +60,7 @@ def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
 
 
 @styled
-def forest(rows: Rows, truth: Mapping[str, float] | None = None, title: str | None = None) -> Figure:
+def forest(rows: Rows, truth: Mapping[str, float] | None = None) -> Figure:
     """Estimates with intervals, grouped by policy.
 
     Parameters
@@ -72,27 +76,45 @@ def forest(rows: Rows, truth: Mapping[str, float] | None = None, title: str | No
     """
     frame = _frame(rows)
     labels = frame.estimator if _one_judge(frame) else frame.estimator + " · " + frame.judge.astype(str)
-    policies = list(dict.fromkeys(frame.policy))
     shown = looks(dict.fromkeys(frame.estimator))
-    figure, (axis,) = panels(
-        1, 1, title or forest_finding(frame, truth), 0.235 * (len(frame) + 1.2 * len(policies)) + 1.0
-    )
-    at, ticks = 0.0, []
-    for policy in policies:
+    figure, (axis,) = panels(1, 1, forest_finding(frame, truth), _height(frame))
+    spans = _by_policy(axis, frame, labels, lambda at, row: _estimate(axis, at, row, shown[row.estimator]), 0.04)
+    for policy, span in spans.items():
+        value = (truth or {}).get(policy)
+        if value is not None and np.isfinite(value):
+            axis.plot([value] * 2, span, color=INK, linewidth=1.6, zorder=1)
+    _legend(axis, set(frame.verdict), bool(truth))
+    return figure
+
+
+def _height(rows: pd.DataFrame) -> float:
+    """Inches that the rows of a panel take, grouped by policy."""
+    return 0.235 * (len(rows) + 1.2 * len(set(rows.policy))) + 1.0
+
+
+def _by_policy(
+    axis: Axes, rows: pd.DataFrame, labels: pd.Series, draw: Callable[[float, Any], None], margin: float
+) -> dict[str, tuple[float, float]]:
+    """Draw rows from the top down, grouped under the names of their policies, values along the bottom; returns where
+    the group of each policy begins and ends."""
+    at, ticks, spans = 0.0, [], {}
+    for policy in dict.fromkeys(rows.policy):
         axis.text(0, at, policy, transform=axis.get_yaxis_transform(), fontweight="bold", va="center", fontsize=10)
         axis.axhline(at - 0.62, color=GRID, linewidth=0.8)
         top = at
-        for i in frame.index[frame.policy == policy]:
+        for row in rows[rows.policy == policy].itertuples():
             at += 1
-            ticks.append((at, labels[i]))
-            _estimate(axis, at, frame.loc[i], shown[frame.estimator[i]])
-        value = (truth or {}).get(policy)
-        if value is not None and np.isfinite(value):
-            axis.plot([value] * 2, [top + 0.45, at + 0.45], color=INK, linewidth=1.6, zorder=1)
+            ticks.append((at, labels[row.Index]))
+            draw(at, row)
+        spans[policy] = (top + 0.45, at + 0.45)
         at += 1.2
-    by_policy(axis, ticks, at - 0.4, 0.04)
-    _legend(axis, set(frame.verdict), bool(truth))
-    return figure
+    axis.set(ylim=(at - 0.4, -0.7), xlabel="policy value")
+    axis.set_yticks([t for t, _ in ticks], [label for _, label in ticks])
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
+    axis.grid(axis="x")
+    axis.margins(x=margin)
+    return spans
 
 
 def _raw(reasons: str | Sequence[str]) -> bool:
@@ -110,7 +132,7 @@ def _one_judge(rows: pd.DataFrame) -> bool:
     return "judge" not in rows or rows.judge.nunique(dropna=False) < 2
 
 
-def _estimate(axis: Axes, at: float, row: pd.Series, look: Look) -> None:
+def _estimate(axis: Axes, at: float, row: Any, look: Look) -> None:
     refused = row.verdict == "REFUSE"
     colour = SOFT if refused else look.colour
     if not np.isfinite(row.value):
@@ -142,3 +164,121 @@ def _legend(axis: Axes, verdicts: set[str], with_truth: bool) -> None:
     # Above the first row: below the last it would be pages away.
     axis.legend(handles=marks, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(marks), handlelength=2.6,
                 columnspacing=1.6, borderaxespad=0.2)  # fmt: skip
+
+
+def then_and_now_finding(both: pd.DataFrame) -> str:
+    """How many values left their earlier interval and which policies' verdicts changed."""
+    outside, changed = both[both.outside], both[both.verdict_changed]
+    first = f"{len(outside)} of {len(both)} values left their earlier interval"
+    first += f" ({listed(list(dict.fromkeys(outside.policy)))})" if len(outside) else ""
+    if changed.empty:
+        return f"{first}; every verdict is the same"
+    return f"{first}; {len(changed)} verdicts changed ({listed(list(dict.fromkeys(changed.policy)))})"
+
+
+@styled
+def then_and_now(both: pd.DataFrame) -> Figure:
+    """Estimates of two states, grouped by policy: the earlier value with its interval, the present one, and the way
+    between them.
+
+    Parameters
+    ----------
+    both : rows of `changes.estimates`, of one judge mode.
+
+    Notes
+    -----
+    The present mark is filled as its verdict says; a changed verdict is written beside it. A missing value is said in
+    words.
+    """
+    figure, (axis,) = panels(1, 1, then_and_now_finding(both), _height(both))
+    _by_policy(axis, both, both.estimator, partial(_pair, axis), 0.1)
+    _legend_of_both(figure, set(both.verdict_after.dropna()))
+    return figure
+
+
+def _pair(axis: Axes, at: float, row: Any) -> None:
+    if np.isfinite(row.ci_low_before) and np.isfinite(row.ci_high_before):
+        axis.plot([row.ci_low_before, row.ci_high_before], [at, at], color=GRID, linewidth=5, zorder=1)
+    if np.isfinite(row.value_before) and np.isfinite(row.value_after):
+        axis.plot([row.value_before, row.value_after], [at, at], color=INK, linewidth=1.4, zorder=2)
+    if np.isfinite(row.value_before):
+        axis.plot(row.value_before, at, marker="|", markersize=9, markeredgewidth=1.8, color=SOFT, zorder=3)
+    if np.isfinite(row.value_after):
+        refused = row.verdict_after == "REFUSE"
+        colour = SOFT if refused else INK
+        axis.plot(row.value_after, at, marker="o", markersize=6.5, color=colour, markeredgecolor=colour, zorder=4,
+                  fillstyle=VERDICT_FILL.get(row.verdict_after, "full"), markerfacecoloralt="white",
+                  markerfacecolor="white" if refused else colour)  # fmt: skip
+    else:
+        axis.text(0.01, at, "no value now", transform=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=SOFT)
+    if row.verdict_changed:
+        then, now = (v if isinstance(v, str) else "none" for v in (row.verdict_before, row.verdict_after))
+        axis.text(
+            1, at, f"{then} to {now}", transform=axis.get_yaxis_transform(), va="center", ha="right", fontsize=8.5
+        )
+
+
+def _legend_of_both(figure: Figure, verdicts: set[str]) -> None:
+    marks = [
+        Line2D([], [], color=SOFT, marker="|", markersize=9, markeredgewidth=1.8, linestyle="", label="then"),
+        Line2D([], [], color=GRID, linewidth=5, label="interval then"),
+    ]
+    marks += [
+        Line2D([], [], color=INK, marker="o", markersize=6.5, linestyle="", fillstyle=VERDICT_FILL[v],
+               markerfacecoloralt="white", label=f"now, {v}")
+        for v in VERDICT_FILL if v in verdicts
+    ]  # fmt: skip
+    figure.legend(handles=marks, loc="outside lower right", ncols=len(marks), handlelength=2.0, columnspacing=1.4)
+
+
+def _published(rows: pd.DataFrame) -> pd.DataFrame:
+    """Published numbers: policies (rows, in the order of the first step) by steps (columns, in order)."""
+    steps, policies = list(dict.fromkeys(rows.step)), list(dict.fromkeys(rows.policy))
+    return rows.pivot(index="policy", columns="step", values="published").loc[policies, steps]
+
+
+def incident_steps_finding(paths: Paths) -> str:
+    """Which targets rank first at each step with injected values, and where they all tie."""
+    firsts: dict[str, list[str]] = {}
+    for rows in paths.values():
+        for step, hit in rows[rows.injected > 0].groupby("step", sort=False):
+            tied = len(hit) > 1 and np.ptp(hit.published) < 1e-3
+            name = "all" if tied else hit.policy[hit.published.idxmax()]
+            firsts.setdefault(step, []).append(name)
+    told = [f"{listed(list(dict.fromkeys(names)))} ({step})" for step, names in firsts.items()]
+    return (
+        f"First among the targets: {', then '.join(told)}" if told else "No injected value reaches a published number"
+    )
+
+
+def incident_steps_alt(paths: Paths) -> str:
+    """The highest and the lowest number of each step in words; all of them are too many for a text alternative."""
+    told = []
+    for name, rows in paths.items():
+        ranked = {step: values.round(6).sort_values(kind="stable") for step, values in _published(rows).items()}
+        steps = [f"{step} {v.index[-1]} {v.iloc[-1]:.3f} to {v.index[0]} {v.iloc[0]:.3f}" for step, v in ranked.items()]
+        told.append(f"{name}, highest to lowest: {', '.join(steps)}")
+    return f"Published number of every policy at every step. {sentences(incident_steps_finding(paths), *told)}"
+
+
+@styled
+def incident_steps(paths: Paths) -> Figure:
+    """Published number by step, one line per policy, one panel per geometry; shaded: injected values in place."""
+    figure, axes = panels(len(paths), 1, incident_steps_finding(paths), 2.9, sharey=True)
+    for axis, (name, rows) in zip(axes, paths.items(), strict=True):
+        table = _published(rows)
+        shown, at = looks(sorted(table.index)), np.arange(table.shape[1])
+        axis.axvspan(0.5, table.shape[1] - 1.5, color=BAND, zorder=0)
+        for policy, values in table.iterrows():
+            look = shown[policy]
+            axis.plot(at, values, color=look.colour, linestyle=look.line, marker=look.marker, markersize=6.5,
+                      linewidth=1.6, label=policy)  # fmt: skip
+        axis.set_title(name, loc="left", fontweight="bold")
+        axis.set_xticks(at, list(table.columns))
+        axis.set_xlim(-0.25, table.shape[1] - 0.75)
+        axis.grid(axis="y")
+        axis.text(0.55, 0.98, "injected values in place", transform=axis.get_xaxis_transform(), va="top", fontsize=9)
+        axis.margins(y=0.14)
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3)
+    figure.supylabel("SNIPS on judge scores", fontsize=10)
+    return figure

@@ -1,9 +1,8 @@
-"""Figures of the evidence beside the attribution: the permutation null, and all intervals of one policy side by
-side."""
+"""Figures of the evidence beside the attribution: the permutation null, and how each policy talks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from arena10k.plots.style import (
-    BAND,
     INK,
     SOFT,
-    VERDICT_FILL,
-    VERDICT_LINE,
     listed,
     looks,
     number,
@@ -49,9 +45,9 @@ def permutation_alt(nulls: Nulls) -> str:
 
 
 @styled
-def permutation(nulls: Nulls, title: str | None = None) -> Figure:
+def permutation(nulls: Nulls) -> Figure:
     """Values under weights dealt at random, with the observed value and the logged mean, one panel per policy."""
-    figure, axes = panels(len(nulls), 3, title or permutation_finding(nulls), 1.9)
+    figure, axes = panels(len(nulls), 3, permutation_finding(nulls), 1.9)
     shown = looks(nulls)
     for axis, (policy, n) in zip(axes, nulls.items(), strict=True):
         axis.set_title(policy, loc="left", fontweight="bold")
@@ -68,70 +64,6 @@ def permutation(nulls: Nulls, title: str | None = None) -> Figure:
         axis.margins(x=0.15, y=0.3)
         axis.text(0.02, 0.98, f"p = {number(n.p_value)}", transform=axis.transAxes, va="top", fontsize=9)
     figure.supxlabel("self-normalised value; solid: observed, dashed: mean of the logged rewards", fontsize=10)
-    return figure
-
-
-def intervals_finding(policy: str, rows: Sequence[Mapping[str, Any]], trusted: tuple[float, float] | None) -> str:
-    """How many intervals of a policy meet the trusted one, and what their verdicts are."""
-    known = [r for r in rows if r["ci_low"] is not None and r["value"] is not None]
-    if trusted is None:
-        return f"{policy}: {len(known)} intervals and no trusted one to hold them against"
-    outside = [r for r in known if r["ci_high"] < trusted[0] or r["ci_low"] > trusted[1]]
-    refused = sum(r["verdict"] == "REFUSE" for r in outside)
-    if not outside:
-        return f"{policy}: all {len(known)} intervals meet the trusted {trusted[0]:.2f} to {trusted[1]:.2f}"
-    stand = [f"{r['estimator']} ({r['verdict']})" for r in outside if r["verdict"] != "REFUSE"]
-    each = f"not refused among them: {listed(stand)}" if refused < len(outside) else "all of them are refused"
-    miss = f"{'misses' if len(outside) == 1 else 'miss'} the trusted {trusted[0]:.2f} to {trusted[1]:.2f}"
-    return f"{policy}: {len(outside)} of {len(known)} intervals {miss}; {each}"
-
-
-def intervals_alt(policy: str, rows: Sequence[Mapping[str, Any]], trusted: tuple[float, float] | None) -> str:
-    """The intervals in words."""
-    told = [
-        f"{r['estimator']} {r['ci_low']:.2f} to {r['ci_high']:.2f} ({r['verdict']})"
-        for r in rows
-        if r["ci_low"] is not None
-    ]
-    return sentences(f"Intervals of {policy} side by side", intervals_finding(policy, rows, trusted), "; ".join(told))
-
-
-@styled
-def intervals(
-    policy: str,
-    rows: Sequence[Mapping[str, Any]],
-    trusted: tuple[float, float] | None = None,
-    truth: float | None = None,
-    title: str | None = None,
-) -> Figure:
-    """All estimates of one policy; `rows` are rows of estimates.json. Hollow and dotted: refused. `trusted` is
-    shaded."""
-    figure, (axis,) = panels(1, 1, title or intervals_finding(policy, rows, trusted), 0.27 * len(rows) + 0.9)
-    if trusted is not None:
-        axis.axvspan(*trusted, color=BAND, zorder=0)
-    if truth is not None:
-        axis.axvline(truth, color=INK, linewidth=1.6)
-    shown = looks(dict.fromkeys(r["estimator"] for r in rows))
-    for y, r in enumerate(rows):
-        refused = r["verdict"] == "REFUSE"
-        colour = SOFT if refused else shown[r["estimator"]].colour
-        if r["value"] is None:
-            axis.text(0.01, y, "no value", transform=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=SOFT)
-            continue
-        if r["ci_low"] is not None:
-            axis.plot(
-                [r["ci_low"], r["ci_high"]], [y, y], color=colour, linewidth=1.8, linestyle=VERDICT_LINE[r["verdict"]]
-            )
-        axis.plot(r["value"], y, color=colour, marker=shown[r["estimator"]].marker, markersize=7, linestyle="",
-                  fillstyle=VERDICT_FILL[r["verdict"]], markerfacecolor="white" if refused else colour,
-                  markerfacecoloralt="white")  # fmt: skip
-    axis.set_yticks(range(len(rows)), [f"{r['estimator']} · {r['verdict']}" for r in rows])
-    notes = ["shaded: trusted interval"] * (trusted is not None) + ["upright line: measured value"] * (
-        truth is not None
-    )
-    axis.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"policy value{'; ' if notes else ''}{', '.join(notes)}")
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="x")
     return figure
 
 
@@ -174,10 +106,10 @@ def _middle(values: np.ndarray) -> str:
 
 
 @styled
-def profiles(profiles: Profiles, title: str | None = None) -> Figure:
+def profiles(profiles: Profiles) -> Figure:
     """Length of own responses (left) and log-prob of the logged responses (right) by policy: median, half of the
     responses (thick), four fifths (thin)."""
-    figure, axes = panels(2, 2, title or profiles_finding(profiles), 0.8 + 0.33 * len(profiles), sharey=True)
+    figure, axes = panels(2, 2, profiles_finding(profiles), 0.8 + 0.33 * len(profiles), sharey=True)
     shown = looks(profiles)
     for axis, name in zip(axes, ("chars", "nats"), strict=True):
         for y, (policy, own) in enumerate(profiles.items()):

@@ -7,8 +7,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import BAND, INK, SOFT, looks, number, panels, styled
+from arena10k.plots.style import BAND, SOFT, looks, number, panels, styled
 from arena10k.statistics.diagnostics import reliability_curve
+
+#: Groups of judge scores, at most; nats by which scoring may depart from generation.
+_BINS, _TOLERANCE = 8, 1e-3
 
 
 def _pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -17,22 +20,22 @@ def _pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return first[both], second[both]
 
 
-def _groups(score: np.ndarray, label: np.ndarray, bins: int) -> pd.DataFrame:
+def _groups(score: np.ndarray, label: np.ndarray) -> pd.DataFrame:
     """The reliability curve, with a standard error that is not zero where all labels of a group agree.
 
     Two labels of each kind are added for it (Agresti and Coull 1998); an upper bound for graded labels.
     """
-    groups = pd.DataFrame(reliability_curve(score, label, bins))
+    groups = pd.DataFrame(reliability_curve(score, label, _BINS))
     near = (groups.label * groups.n + 2) / (groups.n + 4)
     return groups.assign(se=np.sqrt(near * (1 - near) / (groups.n + 4)))
 
 
-def reliability_finding(score: np.ndarray, label: np.ndarray, bins: int = 8) -> str:
+def reliability_finding(score: np.ndarray, label: np.ndarray) -> str:
     """Where the judge departs most from the oracle."""
     x, y = _pairs(score, label)
     if not x.size:
         return "No response has both a judge score and an oracle label"
-    groups = _groups(x, y, bins)
+    groups = _groups(x, y)
     gap = groups.label - groups.judge
     worst = gap.abs().idxmax()
     if abs(gap[worst]) < 0.05:
@@ -48,9 +51,7 @@ def reliability_finding(score: np.ndarray, label: np.ndarray, bins: int = 8) -> 
 def reliability(
     score: np.ndarray,
     label: np.ndarray,
-    bins: int = 8,
     curve: tuple[np.ndarray, np.ndarray] | None = None,
-    title: str | None = None,
 ) -> Figure:
     """Mean oracle label by judge score, with 95% intervals and the number of labels in each group.
 
@@ -60,15 +61,13 @@ def reliability(
     curve : the fitted calibration as grid and values, drawn as a line.
     """
     x, y = _pairs(score, label)
-    figure, (axis, below) = panels(
-        2, 1, title or reliability_finding(score, label, bins), 2.35, sharex=True, height_ratios=[3.4, 1]
-    )
+    figure, (axis, below) = panels(2, 1, reliability_finding(score, label), 2.35, sharex=True, height_ratios=[3.4, 1])
     look = looks(["labels", "curve"])
     axis.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle="--", label="judge = oracle")
     if curve is not None:
         axis.plot(*curve, color=look["curve"].colour, linewidth=2.2, drawstyle="steps-mid", label="calibration")
     if x.size:
-        groups = _groups(x, y, bins)
+        groups = _groups(x, y)
         axis.errorbar(groups.judge, groups.label, 1.96 * groups.se, color=look["labels"].colour, marker="o",
                       linestyle="", capsize=3, linewidth=1.6, label="mean label, 95% interval")  # fmt: skip
         sns.histplot(x=x, bins=np.linspace(0, 1, 41), ax=below, color=look["labels"].colour, alpha=1, linewidth=0.2)
@@ -79,71 +78,39 @@ def reliability(
     return figure
 
 
-def judge_histograms_finding(score: np.ndarray, label: np.ndarray) -> str:
-    """How far apart the judge puts right and wrong responses."""
-    x, y = _pairs(score, label)
-    right, wrong = x[y >= 0.5], x[y < 0.5]
-    if not (right.size and wrong.size):
-        return f"All {x.size:,} labelled responses are of one kind: the judge cannot be compared"
-    return (
-        f"The judge scores right responses {right.mean():.2f} and wrong ones {wrong.mean():.2f} on average; "
-        f"{(wrong >= np.median(right)).mean():.0%} of the wrong reach the median of the right"
-    )
-
-
-@styled
-def judge_histograms(score: np.ndarray, label: np.ndarray, title: str | None = None) -> Figure:
-    """Judge scores of responses the oracle calls right (label of at least one half) and wrong. (n,), in [0, 1]."""
-    x, y = _pairs(score, label)
-    shown = looks(["right", "wrong"])
-    figure, axes = panels(2, 1, title or judge_histograms_finding(score, label), 1.35, sharex=True)
-    for axis, name, values in zip(axes, shown, (x[y >= 0.5], x[y < 0.5]), strict=True):
-        if values.size:
-            fill = {"color": shown[name].colour, "hatch": shown[name].hatch, "alpha": 1, "linewidth": 0.2}
-            sns.histplot(x=values, bins=np.linspace(0, 1, 41), ax=axis, stat="percent", **fill)
-            axis.axvline(np.median(values), color=INK, linewidth=1.2, linestyle="--")
-        axis.set_title(f"{name} ({values.size:,})", loc="left", fontweight="bold")
-        axis.set(ylabel="% of responses", xlabel="judge score (dashed: median)")
-        axis.label_outer()
-    return figure
-
-
-def self_consistency_finding(generation: np.ndarray, teacher_forced: np.ndarray, tolerance: float = 1e-3) -> str:
+def self_consistency_finding(generation: np.ndarray, teacher_forced: np.ndarray) -> str:
     """Whether scoring reproduces generation."""
     x, y = _pairs(generation, teacher_forced)
     if not x.size:
         return "No response has both a generation and a teacher-forced log-prob"
     gap = np.abs(y - x)
-    inside = int((gap <= tolerance).sum())
+    inside = int((gap <= _TOLERANCE).sum())
     if inside == x.size:
         reach = f"largest difference {number(gap.max())} nats"
         return f"Teacher forcing reproduces generation on all {x.size:,} rows ({reach})"
     return (
-        f"Teacher forcing departs from generation by more than {number(tolerance)} nats on {x.size - inside:,} of "
+        f"Teacher forcing departs from generation by more than {number(_TOLERANCE)} nats on {x.size - inside:,} of "
         f"{x.size:,} rows (largest difference {number(gap.max())})"
     )
 
 
 @styled
-def self_consistency(
-    generation: np.ndarray, teacher_forced: np.ndarray, tolerance: float = 1e-3, title: str | None = None
-) -> Figure:
+def self_consistency(generation: np.ndarray, teacher_forced: np.ndarray) -> Figure:
     """Teacher-forced against generation log-prob of the same responses, and their difference. (n,), in nats."""
     x, y = _pairs(generation, teacher_forced)
-    title = title or self_consistency_finding(generation, teacher_forced, tolerance)
-    figure, (left, right) = panels(2, 2, title, 2.9)
+    figure, (left, right) = panels(2, 2, self_consistency_finding(generation, teacher_forced), 2.9)
     look = looks(["rows"])["rows"]
     if x.size:
         ends = [min(x.min(), y.min()), max(x.max(), y.max())]
         left.plot(ends, ends, color=SOFT, linewidth=1, linestyle="--")
     left.scatter(x, y, s=14, color=look.colour, alpha=0.5, linewidth=0)
     left.set(xlabel="generation log-prob (nats)", ylabel="teacher-forced log-prob (nats)")
-    right.axhspan(-tolerance, tolerance, color=BAND, zorder=0)
+    right.axhspan(-_TOLERANCE, _TOLERANCE, color=BAND, zorder=0)
     right.axhline(0, color=SOFT, linewidth=1)
     right.scatter(x, y - x, s=14, color=look.colour, alpha=0.5, linewidth=0)
-    reach = max(float(np.abs(y - x).max()) if x.size else 0.0, tolerance)
+    reach = max(float(np.abs(y - x).max()) if x.size else 0.0, _TOLERANCE)
     right.set(ylim=(-1.35 * reach, 1.35 * reach), xlabel="generation log-prob (nats)",
-              ylabel=f"difference (nats; shaded: {number(tolerance)})")  # fmt: skip
+              ylabel=f"difference (nats; shaded: {number(_TOLERANCE)})")  # fmt: skip
     right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
     for axis in (left, right):
         axis.grid()

@@ -38,13 +38,12 @@ def planning(
     width: float,
     confidence: float = 0.95,
     direct: pd.DataFrame | None = None,
-    title: str | None = None,
 ) -> Figure:
     """Width of the PPI++ interval against the number of labels, both axes logarithmic; the wanted width is dashed.
 
     `direct` are rows of `planning.direct_plan` with `policy`, drawn as marks of the direct method.
     """
-    figure, (axis,) = panels(1, 1, title or planning_finding(pilots, width, confidence), 3.3)
+    figure, (axis,) = panels(1, 1, planning_finding(pilots, width, confidence), 3.3)
     shown = looks(pilots)
     most = max((labels_needed(p, width / 4, confidence) for p in pilots.values()), default=10_000)
     grid = np.unique(np.geomspace(5, max(most, 50), 120).round())
@@ -93,7 +92,7 @@ def coverage_alt(table: pd.DataFrame, confidence: float = 0.95) -> str:
 
 
 @styled
-def coverage(table: pd.DataFrame, confidence: float = 0.95, title: str | None = None) -> Figure:
+def coverage(table: pd.DataFrame, confidence: float = 0.95) -> Figure:
     """Coverage of intervals that stand, one panel per case, one mark per population; hollow where over half is refused.
 
     A population whose every interval is refused has no mark. `table` as from `rehearsal.rehearse`.
@@ -101,9 +100,7 @@ def coverage(table: pd.DataFrame, confidence: float = 0.95, title: str | None = 
     cases = list(dict.fromkeys(table.case))
     names = list(dict.fromkeys(table.estimator))
     shown = looks(dict.fromkeys(table.population))
-    figure, axes = panels(
-        len(cases), 3, title or coverage_finding(table, confidence), 0.27 * len(names) + 1.0, sharey=True
-    )
+    figure, axes = panels(len(cases), 3, coverage_finding(table, confidence), 0.27 * len(names) + 1.0, sharey=True)
     replicates = int(table.replicates.max())
     spread = 2 * np.sqrt(confidence * (1 - confidence) / replicates)
     for axis, case in zip(axes, cases, strict=True):

@@ -1,4 +1,4 @@
-"""Figures of what has been measured: progress by job, and where measurements are missing."""
+"""Figures of what has been measured: progress by job, and where measurements are missing, by job and by length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import INK, SOFT, ink_on, listed, looks, panels, styled
+from arena10k.plots.style import INK, SOFT, ink_on, listed, looks, panels, sentences, styled
 
 
 def _counted(jobs: pd.DataFrame) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def missing_heatmap_finding(jobs: pd.DataFrame) -> str:
 
 
 @styled
-def missing_heatmap(jobs: pd.DataFrame, title: str | None = None) -> Figure:
+def missing_heatmap(jobs: pd.DataFrame) -> Figure:
     """Share of measurements that are missing, by job and policy; the numbers are counts of missing of due.
 
     Parameters
@@ -59,7 +59,7 @@ def missing_heatmap(jobs: pd.DataFrame, title: str | None = None) -> Figure:
         ["" if pd.isna(t) else f"{int(t - k):,}\nof {int(t):,}" for t, k in zip(*line, strict=True)]
         for line in zip(total.to_numpy(), ok.to_numpy(), strict=True)
     ]
-    figure, (axis,) = panels(1, 1, title or missing_heatmap_finding(jobs), 0.9 + 0.5 * len(total))
+    figure, (axis,) = panels(1, 1, missing_heatmap_finding(jobs), 0.9 + 0.5 * len(total))
     top = max(0.1, np.nanmax(share))
     sns.heatmap(share, ax=axis, annot=np.array(words), fmt="", cmap="cividis_r", vmin=0, vmax=top, linewidths=2,
                 linecolor="white", annot_kws={"fontsize": 8.5},
@@ -85,10 +85,10 @@ def progress_finding(jobs: pd.DataFrame) -> str:
 
 
 @styled
-def progress(jobs: pd.DataFrame, title: str | None = None) -> Figure:
+def progress(jobs: pd.DataFrame) -> Figure:
     """One bar per job: done, failed or set aside, to do, as shares of what is due. Columns as for `missing_heatmap`."""
     by_job = _counted(jobs).groupby("job", sort=False)[["total", "ok", "bad", "open"]].sum()
-    figure, (axis,) = panels(1, 1, title or progress_finding(jobs), 0.9 + 0.34 * len(by_job))
+    figure, (axis,) = panels(1, 1, progress_finding(jobs), 0.9 + 0.34 * len(by_job))
     look = looks(["done", "failed or set aside"])
     rows, start = np.arange(len(by_job))[::-1], np.zeros(len(by_job))
     due = by_job.total.clip(lower=1)
@@ -106,4 +106,44 @@ def progress(jobs: pd.DataFrame, title: str | None = None) -> Figure:
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     figure.legend(loc="outside lower left", ncols=3)
+    return figure
+
+
+def missing_by_length_finding(strata: pd.DataFrame) -> str:
+    """Where measurements are missing most, by length of the response."""
+    if strata.empty or not strata.bad.sum():
+        return "No measurement of a response failed or was set aside, whatever its length"
+    worst, best = strata.loc[strata.share.idxmax()], strata.loc[strata.share.idxmin()]
+    return (
+        f"{worst.share:.1%} of measurements of responses of {worst.lowest:,.0f} to {worst.highest:,.0f} characters "
+        f"are bad, {best.share:.1%} at {best.lowest:,.0f} to {best.highest:,.0f}"
+    )
+
+
+def missing_by_length_alt(strata: pd.DataFrame) -> str:
+    """The figure in words."""
+    told = [f"{r.lowest:,.0f} to {r.highest:,.0f}: {r.bad:,.0f} of {r.rows:,.0f}" for r in strata.itertuples()]
+    finding = missing_by_length_finding(strata)
+    return sentences("Bad measurements by length of the response in characters", finding, "; ".join(told))
+
+
+@styled
+def missing_by_length(strata: pd.DataFrame) -> Figure:
+    """Share of measurements that failed or were set aside, by length of the response.
+
+    Parameters
+    ----------
+    strata : `missingness.strata`: `lowest`, `highest` (characters), `rows`, `bad`, `share`.
+    """
+    figure, (axis,) = panels(1, 1, missing_by_length_finding(strata), 2.2)
+    look = looks(["bad"])["bad"]
+    place = np.arange(len(strata))
+    axis.bar(place, strata.share.astype(float), color=look.colour, width=0.7)
+    for x, r in zip(place, strata.itertuples(), strict=True):
+        axis.annotate(f"{r.bad:,.0f} of {r.rows:,.0f}", (x, r.share), (0, 3), textcoords="offset points", ha="center",
+                      fontsize=9)  # fmt: skip
+    axis.set_xticks(place, [f"{r.lowest:,.0f} to {r.highest:,.0f}" for r in strata.itertuples()])
+    axis.set(xlabel="length of the response (characters)", ylabel="bad measurements")
+    axis.set_ylim(0, max(0.05, 1.15 * float(strata.share.max() if len(strata) else 0)))
+    axis.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     return figure

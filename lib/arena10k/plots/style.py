@@ -174,16 +174,6 @@ def _wrapped(title: str, width: float) -> list[str]:
     return lines
 
 
-def by_policy(axis: Axes, ticks: Sequence[tuple[float, str]], bottom: float, margin: float) -> None:
-    """Finish a panel of estimates in rows: names at `ticks` from the top down, values of policies along the bottom."""
-    axis.set(ylim=(bottom, -0.7), xlabel="policy value")
-    axis.set_yticks([t for t, _ in ticks], [label for _, label in ticks])
-    axis.tick_params(axis="y", length=0)
-    axis.spines["left"].set_visible(False)
-    axis.grid(axis="x")
-    axis.margins(x=margin)
-
-
 def head(axis: Axes, name: str, note: str) -> None:
     """A panel's name with a note of one or more lines between it and the axes."""
     lines = note.count("\n") + 1

@@ -17,6 +17,9 @@ STRUCK = ("value", "se", "ci_low", "ci_high", "interval")
 #: The classes of a table that a page lets its reader search.
 SEARCHABLE = "dataframe arena searchable"
 
+#: Characters of a long text that a cell shows.
+_LIMIT = 400
+
 #: What stands in place of rows where there is none.
 _NO_ROWS = "No rows."
 
@@ -114,9 +117,7 @@ def table(
     columns: Mapping[str, str] | Iterable[str] | None = None,
     formats: Mapping[str, Format] | None = None,
     text: Iterable[str] = (),
-    verdict: str = "verdict",
     strike: Iterable[str] = STRUCK,
-    limit: int = 400,
     max_rows: int | None = None,
     searchable: bool = False,
 ) -> Table:
@@ -129,9 +130,8 @@ def table(
     formats : per column a format spec such as ``".1%"`` or a function of the value; otherwise integers (and float
         columns that hold only whole numbers) get thousands separators, other numbers three decimals, missing values a
         dash.
-    text : columns of long text, such as responses: shown with their line breaks, cut after `limit` characters.
-    verdict : the column with REPORT, CAUTION or REFUSE, if there is one. On a refused row the columns in `strike` are
-        struck through.
+    text : columns of long text, such as responses: shown with their line breaks, cut after `_LIMIT` characters.
+    strike : columns that are struck through on a row whose `verdict` is REFUSE.
     max_rows : show so many rows and say how many are left out.
     searchable : on a page, a search field above the table; where no script runs it is a table like any other.
     """
@@ -144,8 +144,8 @@ def table(
     if frame.empty:
         frame = frame.reindex(columns=list(labels))
     shown = frame if max_rows is None else frame.head(max_rows)
-    refused = shown[verdict].eq("REFUSE").to_numpy(bool) if verdict in shown else np.zeros(len(shown), bool)
-    writers = {c: _writer(shown[c], (formats or {}).get(c), c in set(text), c == verdict, limit) for c in labels}
+    refused = shown.verdict.eq("REFUSE").to_numpy(bool) if "verdict" in shown else np.zeros(len(shown), bool)
+    writers = {c: _writer(shown[c], (formats or {}).get(c), c in set(text), c == "verdict") for c in labels}
     struck = set(strike)
     rows = [
         [_cell(writers[c], frame_row[i], refused[n] and c in struck) for i, c in enumerate(labels)]
@@ -156,29 +156,26 @@ def table(
     return Table([visible(label) for label in labels.values()], rows, caption, note, searchable)
 
 
-def text_table(
-    frame: pd.DataFrame | Iterable[Mapping[str, Any]], *, text: Iterable[str] | None = None, **options: Any
-) -> Table:
-    """As `table`, for frames that hold prompts and responses: those columns (or `text`) are laid out as long text."""
+def text_table(frame: pd.DataFrame | Iterable[Mapping[str, Any]], **options: Any) -> Table:
+    """As `table`, for frames that hold prompts and responses: those columns are laid out as long text."""
     frame = frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(list(frame))
     known = [
         c
         for c in frame.columns
         if str(c).split("_")[0] in ("prompt", "response", "answer", "text") and c != "prompt_id"
     ]
-    longs = [c for c in known if pd.api.types.is_string_dtype(frame[c])] if text is None else text
-    return table(frame, text=longs, **options)
+    return table(frame, text=[c for c in known if pd.api.types.is_string_dtype(frame[c])], **options)
 
 
 Writer = tuple[str, Callable[[Any], str]]
 
 
-def _writer(column: pd.Series, spec: Format | None, is_text: bool, is_verdict: bool, limit: int) -> Writer:
+def _writer(column: pd.Series, spec: Format | None, is_text: bool, is_verdict: bool) -> Writer:
     """How the cells of a column are written: their kind and the function from value to text."""
     if is_verdict:
         return "verdict", format_value
     if is_text:
-        return "text", lambda value: _cut(format_value(value), limit)
+        return "text", lambda value: _cut(format_value(value))
     numeric = _is_numeric(column)
     kind = "num" if numeric else ""
     if callable(spec):
@@ -196,8 +193,8 @@ def _cell(writer: Writer, value: Any, struck: bool) -> _Cell:
     )
 
 
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[:limit].rstrip()} … ({len(text) - limit:,} more characters)"
+def _cut(text: str) -> str:
+    return text if len(text) <= _LIMIT else f"{text[:_LIMIT].rstrip()} … ({len(text) - _LIMIT:,} more characters)"
 
 
 def _is_numeric(column: pd.Series) -> bool:

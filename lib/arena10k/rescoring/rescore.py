@@ -19,6 +19,7 @@ from arena10k.collection.client import answered_by
 from arena10k.collection.collect import Watch, collect
 from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, SHUFFLED, TRUTH, contexts
 from arena10k.collection.ledger import Row
+from arena10k.collection.records import key_of
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import Measurement, Task
 from arena10k.errors import ArenaError, CallError
@@ -78,7 +79,7 @@ def rescore(run: Run, policy: str | None = None, code: str | None = None) -> dic
     # What a killed call left: its responses may have replaced others, and its entry is still open.
     _retire_replaced(run)
     rescore_audit.close(run)
-    rows = {_key(row): row for row in _chosen(run, policy, code)}
+    rows = {key_of(row): row for row in _chosen(run, policy, code)}
     _check_definition(run, policy, rows.values())
     if not rows:
         return None
@@ -94,10 +95,6 @@ def rescore(run: Run, policy: str | None = None, code: str | None = None) -> dic
     finally:
         entry = rescore_audit.close(run, stopped)
     return entry
-
-
-def _key(row: dict[str, Any]) -> Row:
-    return row["job"], row["prompt_id"], row["request_hash"]
 
 
 def _chosen(run: Run, policy: str | None, code: str | None) -> list[dict[str, Any]]:
@@ -148,7 +145,7 @@ def _models(store: Store) -> dict[tuple[str, str], set[str]]:
             (usable if clean else others).setdefault((row["job"], row["policy"]), set()).add(row["model"])
     for attempt in store.attempts():
         # Attempts are of the records' keys, which alone say whose they are.
-        record = store.get(*_key(attempt)) if attempt["model"] else None
+        record = store.get(*key_of(attempt)) if attempt["model"] else None
         if record:
             others.setdefault((record["job"], record["policy"]), set()).add(attempt["model"])
     return others | usable
@@ -168,20 +165,20 @@ def _retire_replaced(run: Run) -> None:
     """Set apart what was measured of responses that are no longer the run's: the scores of a replaced text are not
     those of the new one."""
     store, logging = run.store, run.params.logging_policy
-    old = {_key(a): a for a in store.attempts(RESPONSES) if a["status"] == "ok"}
+    old = {key_of(a): a for a in store.attempts(RESPONSES) if a["status"] == "ok"}
     if not old:
         return
     since = {
         (row["policy"], row["prompt_id"], row["draw"]): row["created"]
         for row in store.rows(RESPONSES)
-        if _key(row) in old and row["status"] == "ok" and not _same_response(old[_key(row)], row)
+        if key_of(row) in old and row["status"] == "ok" and not _same_response(old[key_of(row)], row)
     }
     stale = []
     for job in (LOGPROBS, SHUFFLED, *JUDGE, ORACLE, TRUTH):
         for row in store.rows(job):
             whose = logging if job in (LOGPROBS, SHUFFLED) else row["policy"]
             if row["created"] < since.get((whose, row["prompt_id"], row["draw"]), 0.0):
-                stale.append(_key(row))
+                stale.append(key_of(row))
     store.retire(stale, REPLACED)
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from arena10k import paths
 from arena10k.audit import quality
 from arena10k.collection.jobs import contexts
+from arena10k.collection.records import key_of
 from arena10k.rescoring import changes
 from arena10k.run import Run
 
@@ -62,9 +63,9 @@ def close(run: Run, stopped: str | None = None) -> dict[str, Any] | None:
         return None
     entry = entries[-1]
     quality.quarantine(run.store, quality.scan(run.params, run.store))
-    there = {(r["job"], r["prompt_id"], r["request_hash"]): r for r in run.store.rows()}
+    there = {key_of(r): r for r in run.store.rows()}
     for row in entry["rows"]:
-        after = there.get((row["job"], row["prompt_id"], row["request_hash"]))
+        after = there.get(key_of(row))
         row["after"] = _state(after) if after else None
         row["outcome"] = _outcome(row["before"], row["after"])
         row["difference"] = _difference(row["before"], row["after"])

@@ -1,1 +1,1 @@
-"""Data with a known truth, data like a run's own, faults of known place."""
+"""Data with a known truth and data like a run's own."""

@@ -17,6 +17,8 @@ from arena10k.simulation.simulate import Design, LogNormal, Population, Resample
 
 #: Standard deviations of the log-weights beside the run's own: little and much lost overlap.
 SIGMAS = (1.0, 3.0)
+#: Logged rows of a data set, at most.
+MAX_ROWS = 1000
 #: Share of rows whose log-prob is lost and replaced, in the corrupted cells.
 CORRUPTED = 0.02
 #: Everything that is on the oracle's scale, and SNIPS with the interval usually printed.
@@ -36,22 +38,21 @@ def populations(data: PolicyData, transports: bool) -> Resampled | None:
     return Resampled(prep.log_weight[keep], prep.logged.judge[keep], transports, chance=prep.reward[keep])
 
 
-def design(data: PolicyData, rows: int, corrupted: float) -> Design:
-    """As many rows, draws and labels as the run has, but at most `rows` logged rows and as many draws. What is not
+def design(data: PolicyData, corrupted: float) -> Design:
+    """As many rows, draws and labels as the run has, but at most `MAX_ROWS` logged rows and as many draws. What is not
     judged is no row and no draw."""
     n = max(int((~(np.isnan(data.log_weight) | np.isnan(data.judge))).sum()), 2)
     judged = ~np.isnan(data.fresh_judge)
-    m = min(int(judged.sum()), rows)
+    m = min(int(judged.sum()), MAX_ROWS)
     share = float((~np.isnan(data.label)).sum()) / max(data.n, 1)
     labels = int((judged & ~np.isnan(data.fresh_label)).sum())
-    return Design(min(n, rows), m, share, min(labels, m), corrupted)
+    return Design(min(n, MAX_ROWS), m, share, min(labels, m), corrupted)
 
 
 def rehearse(
     data: Mapping[str, PolicyData],
     replicates: int,
-    rows: int = 1000,
-    seed: int = 0,
+    seed: int,
     width: float = 0.2,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
@@ -66,10 +67,10 @@ def rehearse(
     found = []
     for case, (transports, corrupted) in CASES.items():
         cells: list[tuple[str, Population | None, Design]] = [
-            (name, populations(d, transports), design(d, rows, corrupted)) for name, d in targets.items()
+            (name, populations(d, transports), design(d, corrupted)) for name, d in targets.items()
         ]
         if sized is not None:
-            cells += [(f"log-normal {s:g}", LogNormal(s, transports), design(sized, rows, corrupted)) for s in SIGMAS]
+            cells += [(f"log-normal {s:g}", LogNormal(s, transports), design(sized, corrupted)) for s in SIGMAS]
         for name, population, wanted in cells:
             if population is None:
                 continue
@@ -82,12 +83,11 @@ def rehearse(
 
 def pooled(table: pd.DataFrame) -> pd.DataFrame:
     """Per case and estimator over all populations: mean bias, RMSE, coverage, coverage of what was not refused, width,
-    refused share; `lowest` is the worst coverage of a population among those not refused, `where` it is."""
+    refused share."""
     out = []
     for (case, estimator), cell in table.groupby(["case", "estimator"], sort=False):
         shown = cell[cell.coverage_reported.notna()]
         kept = (1 - shown.refused) * shown.replicates
-        worst = shown.loc[shown.coverage_reported.idxmin()] if len(shown) else None
         out.append(
             {
                 "case": case,
@@ -100,8 +100,6 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
                 else np.nan,
                 "width": cell.width.mean(),
                 "refused": cell.refused.mean(),
-                "lowest": np.nan if worst is None else worst.coverage_reported,
-                "where": None if worst is None else worst.population,
             }
         )
     return pd.DataFrame(out)

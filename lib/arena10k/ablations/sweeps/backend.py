@@ -21,14 +21,14 @@ _LIBRARY = Path(__file__).resolve().parents[2]
 
 
 @cache
-def library_digest(root: Path = _LIBRARY) -> str:
+def library_digest() -> str:
     """Digest of every module of the library as this process found it at its first sweep: workers must run the same
     code, and what is edited later is not what runs."""
     import hashlib
 
     state = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        state.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    for path in sorted(_LIBRARY.rglob("*.py")):
+        state.update(str(path.relative_to(_LIBRARY)).encode() + b"\0" + path.read_bytes())
     return state.hexdigest()
 
 
