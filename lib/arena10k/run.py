@@ -193,6 +193,7 @@ class Run(Exploring):
         return head | {
             "judge": e.judge,
             "belief": e.belief,
+            "logging_policy": table.logging_policy,
             "ranking": [dataclasses.asdict(place) for place in compare.ranking(contexts, e.confidence, pairs)],
             "contrasts": [dataclasses.asdict(pair) for pair in pairs],
             "breakdown": [dataclasses.asdict(row) for row in compare.breakdowns(contexts)],

@@ -22,7 +22,7 @@ LOGGED_ONLY = "snips"
 Row = Mapping[str, Any]
 
 
-def headline(rows: Iterable[Row], belief: str = "weights") -> list[Row]:
+def headline(rows: Iterable[Row], belief: str = "weights", logging_policy: str | None = None) -> list[Row]:
     """The row that speaks for each policy (`statistics.headline`), or, where none is accepted, one that says why.
 
     Policies come by value, those without an accepted estimate last: their number has no place in a ranking.
@@ -30,7 +30,7 @@ def headline(rows: Iterable[Row], belief: str = "weights") -> list[Row]:
     by_policy: dict[str, list[Row]] = {}
     for row in rows:
         by_policy.setdefault(row["policy"], []).append(row)
-    chosen = [headline_row(mine, belief) or _stand_in(mine) for mine in by_policy.values()]
+    chosen = [headline_row(mine, belief, p == logging_policy) or _stand_in(mine) for p, mine in by_policy.items()]
     return sorted(chosen, key=lambda r: (not accepted(r), -(r["value"] if not is_missing(r["value"]) else -1e300)))
 
 
@@ -93,7 +93,7 @@ def index(
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     estimates = dict(estimates or {})
     estimates["rows"] = headline_rows(estimates)
-    best = headline(estimates["rows"], estimates.get("belief", "weights"))
+    best = headline(estimates["rows"], estimates.get("belief", "weights"), estimates.get("logging_policy"))
     facts = {"run": run, "created": estimates.get("created")} | dict(provenance or {})
     html = environment.get_template("overview.html.j2").render(
         run=run,

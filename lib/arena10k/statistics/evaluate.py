@@ -148,7 +148,7 @@ def study(
             if judge in kept:
                 ctx.prep.memo.clear()
                 if estimators is None:
-                    ctx.prep.memo["headline"] = headline_row(mine, belief)
+                    ctx.prep.memo["headline"] = headline_row(mine, belief, ctx.prep.is_logging)
                 compared[policy, judge] = ctx
     return Study(rows, found, compared)
 

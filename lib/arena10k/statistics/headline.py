@@ -19,17 +19,22 @@ def belief_of(row: Mapping[str, Any]) -> str:
     return known.belief if known else BELIEFS[-1]
 
 
-def headline_row(rows: Iterable[Mapping[str, Any]], belief: str = "weights") -> dict[str, Any] | None:
+def headline_row(
+    rows: Iterable[Mapping[str, Any]], belief: str = "weights", is_logging: bool = False
+) -> dict[str, Any] | None:
     """The row that speaks for a policy, of its rows in one judge mode; None where none is accepted.
 
     Of the accepted ones up to `belief` (labels alone, or also weights, or also the judge): one to REPORT before one
     with CAUTION, then the narrowest interval, so that more labels never widen it. Of those that share an interval the
-    value nearest to its middle. What rests on the judge beyond `belief` speaks only where nothing else does.
+    value nearest to its middle. What rests on the judge beyond `belief` speaks only where nothing else does. The logging
+    policy (`is_logging`) needs no weights: its log is labelled.
     """
     usable = [row for row in rows if accepted(row)]
     trusted = [row for row in usable if BELIEFS.index(belief_of(row)) <= BELIEFS.index(belief)]
     if belief == "labels":
         usable = trusted
+    if is_logging:
+        trusted = [row for row in trusted if belief_of(row) == "labels"] or trusted
 
     def place(row: Mapping[str, Any]) -> tuple[bool, float, bool, float]:
         middle, known = (row["ci_low"] + row["ci_high"]) / 2, ESTIMATORS.get(row["estimator"])
@@ -45,6 +50,6 @@ def headline(ctx: PolicyContext) -> dict[str, Any] | None:
 
     def make(_: Any) -> dict[str, Any] | None:
         rows = [estimate_row(ctx, e, plan=False) for e in ESTIMATORS.values() if not e.judge_scale]
-        return headline_row(rows, ctx.belief)
+        return headline_row(rows, ctx.belief, ctx.prep.is_logging)
 
     return ctx.prep.once("headline", make)
