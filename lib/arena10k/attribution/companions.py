@@ -37,15 +37,11 @@ class MassIdentity:
     high: float
 
 
-def mass_identity(log_weight: np.ndarray, reward: np.ndarray, value: float) -> MassIdentity:
-    """The identity for log-weights (n,) (-inf: not in use), rewards in [0, 1] and a trusted `value` (NaN when
-    unknown)."""
-    used = np.isfinite(log_weight)
-    mean = audit_weights(log_weight[used]).mean_weight * used.mean() / max((~np.isneginf(log_weight)).mean(), _TIE)
-    covered = min(1.0, mean)
-    on = float(self_normalised(log_weight) @ reward)
+def mass_identity(mean_weight: float, on: float, value: float) -> MassIdentity:
+    """The identity for a raw mean weight, SNIPS `on` of rewards in [0, 1] and a trusted `value` (NaN when unknown)."""
+    covered = min(1.0, mean_weight)
     off = (value - covered * on) / (1 - covered) if covered < 1 else float("nan")
-    return MassIdentity(covered, on, off, *missing_mass_interval(mean, on))
+    return MassIdentity(covered, on, off, *missing_mass_interval(mean_weight, on))
 
 
 def rank_first(published: np.ndarray) -> np.ndarray:

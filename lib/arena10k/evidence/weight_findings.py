@@ -7,12 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from arena10k.attribution.words import share_words
 from arena10k.estimators.calibration import LevelFit
 from arena10k.statistics.diagnostics import PermutationNull
 from arena10k.statistics.evaluate import PolicyContext, PolicyReport
 from arena10k.statistics.verdicts import IMPOSSIBLE
-from arena10k.wording import number
+from arena10k.wording import number, percent
 
 Reports = Iterable[PolicyReport]
 
@@ -73,7 +72,7 @@ def audit_sentence(reports: Reports, judge: str) -> str:
     if most.missing_mass < 0.001:
         return first
     # 1 - E[w] rounds to 1 for tiny weights; that all is missing is never known.
-    share = share_words(min(most.missing_mass, np.nextafter(1, 0)))
+    share = percent(min(most.missing_mass, np.nextafter(1, 0)))
     return f"{first} By its {most.audit.n:,} weights {share} of what {most.policy} would say is not in the logs."
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from arena10k.attribution.words import figure, share_words
 from arena10k.statistics.evaluate import PolicyContext, PolicyReport
 from arena10k.statistics.intervals import MAX_KHAT, MAX_WIDTH, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION
 from arena10k.statistics.verdicts import FEW_LABELS
+from arena10k.wording import number, percent
 
 #: By reason, a sentence that may name: `mean` (of the raw weights), `p`, `ess` and `n` (rows), `share` (ESS of rows),
 #: `khat`, `tied`, `labels` (on the policy's own draws), `evidence` (of transport), `residual`, `low`,
@@ -53,22 +53,22 @@ def sentence(reason: str, ctx: PolicyContext, report: PolicyReport) -> str:
     audit, transport, prep = report.audit, report.transport, ctx.prep
     trained = int(prep.sample(prep.source or "logged").labelled.sum())
     return WORDS.get(reason, reason.replace("_", " ") + ".").format(
-        mean=figure(audit.mean_weight),
+        mean=number(audit.mean_weight),
         range_low=MEAN_WEIGHT_RANGE[0],
         range_high=MEAN_WEIGHT_RANGE[1],
-        p=figure(report.mean_weight_p),
-        missing=share_words(min(report.missing_mass, 1 - 1e-15)),
-        ess=figure(audit.ess),
+        p=number(report.mean_weight_p),
+        missing=percent(min(report.missing_mass, 1 - 1e-15)),
+        ess=number(audit.ess),
         n=audit.n,
-        share=share_words(audit.ess / audit.n) if audit.n else "none",
+        share=percent(audit.ess / audit.n) if audit.n else "none",
         min_ess=MIN_ESS_FRACTION,
-        khat=figure(audit.khat),
+        khat=number(audit.khat),
         max_khat=MAX_KHAT,
         tied=audit.ceiling,
         labels=transport.n_labels,
         evidence=EVIDENCE.get(transport.evidence, transport.evidence),
         few=FEW_LABELS,
-        effective=figure(report.effective_labels),
+        effective=number(report.effective_labels),
         trained=trained,
         residual=f"{transport.residual:+.3f}",
         low=f"{transport.low:+.3f}",

@@ -10,10 +10,9 @@ import pandas as pd
 
 from arena10k.attribution import Finding
 from arena10k.attribution.game import CAUSE_WORDS
-from arena10k.attribution.words import figure3, listed, share_words
 from arena10k.incidents.incident import CLEAN, FIXED, TIE, Outcome, frame, rejected
 from arena10k.params.incident import IncidentParams
-from arena10k.wording import number
+from arena10k.wording import listed, number, percent, rounded
 
 
 def ranking_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
@@ -28,7 +27,7 @@ def ranking_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
 
 def _placed(o: Outcome, policy: str) -> str:
     f = o.inv.findings[policy]
-    return f"{figure3(f.published.value)} ({o.rank(policy)})" if np.isfinite(f.published.value) else "no value"
+    return f"{rounded(f.published.value)} ({o.rank(policy)})" if np.isfinite(f.published.value) else "no value"
 
 
 def gates_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
@@ -71,7 +70,7 @@ def step_sentence(o: Outcome) -> str:
     whose = "their" if tied else "its"
     if not f.corrupted:
         return f"{first}."
-    text = f"{first}, on weights of which {share_words(f.corrupted_share)} belong to {f.corrupted} injected rows"
+    text = f"{first}, on weights of which {percent(f.corrupted_share)} belong to {f.corrupted} injected rows"
     gate = o.gates[f.policy]
     if gate["clip_dominated"]:
         text += f"; {whose} effective sample size, {number(gate['ess'])}, is the {gate['tied']} rows at the ceiling"

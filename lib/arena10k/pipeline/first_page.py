@@ -10,14 +10,13 @@ from typing import Any
 
 from arena10k import paths, report
 from arena10k.attribution.game import CAUSE_WORDS
-from arena10k.attribution.words import listed
 from arena10k.audit import checks
 from arena10k.estimators import ESTIMATORS
 from arena10k.inputs.prompts import FILTERS
 from arena10k.params.config import Params
 from arena10k.pipeline import failures, stages
 from arena10k.rescoring import effect
-from arena10k.wording import number
+from arena10k.wording import listed, number
 
 
 def _share(value: float) -> str:

@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from arena10k.attribution.words import share_words
 from arena10k.estimators.pareto import tail_fit
 from arena10k.plots.style import INK, SOFT, looks, number, panels, sentences, styled
 from arena10k.plots.weights import LogWeights, measured_weights
 from arena10k.statistics.diagnostics import top_shares
 from arena10k.statistics.intervals import MAX_KHAT
+from arena10k.wording import percent
 
 #: Points of a curve, at most: more cannot be seen and make a page large.
 _POINTS = 400
@@ -24,7 +24,7 @@ def ccdf_finding(log_weight: LogWeights) -> str:
     if not single:
         return "No policy has a usable log-weight"
     worst = max(single, key=single.__getitem__)
-    told = f"One row alone holds {share_words(single[worst])} of the weight of {worst}"
+    told = f"One row alone holds {percent(single[worst])} of the weight of {worst}"
     shapes = {p: fit.shape for p, v in usable.items() if (fit := tail_fit(v[np.isfinite(v)])) is not None}
     if not shapes:
         return told
