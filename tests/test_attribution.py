@@ -127,7 +127,9 @@ def test_values_of_states_match_a_naive_recomputation():
     lw, judge, reward = data.log_weight[clean], data.judge[clean], prep.reward[clean]
     smooth = np.log(pareto.smooth(lw))
     published = np.clip(case.raw_log_weight, -3, 3)
-    assert values["published"] == pytest.approx([snips(published, data.judge), snips(published, prep.reward)], abs=1e-13)
+    assert values["published"] == pytest.approx(
+        [snips(published, data.judge), snips(published, prep.reward)], abs=1e-13
+    )
     assert values["S"] == pytest.approx([snips(np.clip(lw, -3, 3), r) for r in (judge, reward)], abs=1e-13)
     assert values["C"] == pytest.approx([snips(lw, r) for r in (judge, reward)], abs=1e-13)
     assert values["T"] == pytest.approx([snips(smooth, r) for r in (judge, reward)], abs=1e-13)

@@ -13,7 +13,7 @@ from arena10k.evidence import findings
 from arena10k.inputs.prompts import FILTERS
 from arena10k.params import config
 from arena10k.pipeline import first_page, stages
-from arena10k.simulation import rehearsal
+from arena10k.simulation import coverage
 
 #: An estimate that no label puts on the oracle's scale.
 RAW = {"estimator": "direct", "judge": "d", "verdict": "CAUTION", "value": 0.5, "reasons": ["not_on_oracle_scale"]}
@@ -21,7 +21,7 @@ RAW = {"estimator": "direct", "judge": "d", "verdict": "CAUTION", "value": 0.5, 
 UNPACKED = {
     "{name: n for name, n in counts.items() if n}": {"read", "kept", *FILTERS},
     "checks.counts(found)": set(checks.counts([])),
-    "rehearsal.held(cells, wanted.confidence)": set(rehearsal.JUDGES),
+    "coverage.held(cells, wanted.confidence)": set(coverage.JUDGES),
     "controls": set(checks.counts([])),
     "findings.verdict_counts(result['rows'], judge)": set(findings.verdict_counts([RAW], RAW["judge"])),
     "matrix.key_numbers(result)": {"rmse", "coverage", "refused", "misranked"},

@@ -3,7 +3,7 @@ ceiling."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,11 @@ from arena10k.attribution.game import normalised
 from arena10k.statistics.intervals import audit_weights, missing_mass_interval
 
 _TIE = 1e-12
+
+
+def rank(value: float, values: Iterable[float]) -> int:
+    """Place of a value among `values`, its own among them or not; those that are equal as printed share a place."""
+    return 1 + sum(round(other, 3) > round(value, 3) for other in values)
 
 
 def self_normalised(log_weight: np.ndarray) -> np.ndarray:

@@ -202,7 +202,7 @@ def investigate(
     first = dict(zip(usable, companions.rank_first(np.column_stack([drawn[p].published for p in usable])), strict=True))
     findings = {}
     for p in games:
-        rank = 1 + sum(pub[q].value > pub[p].value + 1e-12 for q in usable)
+        rank = companions.rank(pub[p].value, (pub[q].value for q in usable))
         findings[p] = _finding(
             p, cases[p], games[p], contexts[p], trusted[p], pub[p], drawn[p], detected, rank,
             first.get(p, float("nan")), confidence,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from arena10k.attribution.companions import rank
 from arena10k.attribution.game import CAUSES
 from arena10k.attribution.investigation import Investigation
 from arena10k.wording import JUDGE_SNIPS, listed, number, percent, rounded
@@ -21,7 +22,7 @@ def rank_frame(inv: Investigation) -> pd.DataFrame:
             "rank": f.rank if np.isfinite(f.published.value) else None,
             "published": f.published.value,
             "rank_first": f.rank_first,
-            "trusted_rank": 1 + sum(v > known[p] for v in known.values()) if p in known else None,
+            "trusted_rank": rank(known[p], known.values()) if p in known else None,
             "trusted": known.get(p, float("nan")),
         }
         for p, f in inv.findings.items()

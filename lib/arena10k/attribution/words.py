@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from arena10k.attribution.companions import rank
 from arena10k.attribution.game import CAUSE_WORDS, CAUSES
 from arena10k.attribution.investigation import Finding, Investigation
 from arena10k.wording import ESTIMATOR_WORDS, JUDGE_SNIPS, listed, number, percent, rounded, with_interval
@@ -103,8 +104,8 @@ def _trusted_place(row: Mapping[str, Any], inv: Investigation) -> str:
     known = [g.trusted["value"] for g in inv.findings.values() if g.trusted is not None]
     if len(known) < 2:
         return ""
-    rank = 1 + sum(value > row["value"] for value in known)
-    return f", last of {len(known)}" if rank == len(known) else f", {place(rank, len(known))}"
+    at = rank(row["value"], known)
+    return f", last of {len(known)}" if at == len(known) else f", {place(at, len(known))}"
 
 
 def sentence(f: Finding, inv: Investigation) -> str:

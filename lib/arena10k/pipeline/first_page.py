@@ -63,7 +63,7 @@ LABELS: dict[str, dict[str, str]] = {
     "10_simulation": {
         "replicates": "data sets of each kind",
         "transports": "intervals that hold the truth, with a judge that transports",
-        "fooled": "with a judge that the target fools",
+        "fooled": "with a judge that overrates the target",
     },
     "11_incident": {"steps": "steps", "anomalies": "SNIPS values that are wrong at the last step"},
 }

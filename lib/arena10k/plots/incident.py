@@ -1,4 +1,4 @@
-"""The figure of a reproduced incident: published numbers before, during and after."""
+"""The figure of a reproduced incident: SNIPS on judge scores before, during and after."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from arena10k.plots.style import BAND, listed, looks, panels, sentences, styled
+from arena10k.wording import JUDGE_SNIPS
 
 #: Rows of `incident.frame` of one geometry, by the words for it.
 Paths = Mapping[str, pd.DataFrame]
 
 
 def _table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Published numbers: policies (rows, in the order of the first step) by steps (columns, in order)."""
+    """SNIPS on judge scores: policies (rows, in the order of the first step) by steps (columns, in order)."""
     steps, policies = list(dict.fromkeys(rows.step)), list(dict.fromkeys(rows.policy))
     return rows.pivot(index="policy", columns="step", values="published").loc[policies, steps]
 
@@ -25,13 +26,11 @@ def incident_steps_finding(paths: Paths) -> str:
     firsts: dict[str, list[str]] = {}
     for rows in paths.values():
         for step, hit in rows[rows.injected > 0].groupby("step", sort=False):
-            tied = len(hit) > 1 and np.ptp(hit.published) < 1e-3
-            name = "all" if tied else hit.policy[hit.published.idxmax()]
-            firsts.setdefault(step, []).append(name)
+            shown = hit.published.round(3)
+            best = list(hit.policy[shown == shown.max()])
+            firsts.setdefault(step, []).append("all" if 1 < len(best) == len(hit) else " = ".join(best))
     told = [f"{listed(list(dict.fromkeys(names)))} ({step})" for step, names in firsts.items()]
-    return (
-        f"First among the targets: {', then '.join(told)}" if told else "No injected value reaches a published number"
-    )
+    return f"First among the targets: {', then '.join(told)}" if told else "No injected value reaches a ranking"
 
 
 def incident_steps_alt(paths: Paths) -> str:
@@ -43,12 +42,12 @@ def incident_steps_alt(paths: Paths) -> str:
             for step, ranked in ((step, values.sort_values()) for step, values in _table(rows).items())
         ]
         told.append(f"{name}, highest to lowest: {', '.join(steps)}")
-    return f"Published number of every policy at every step. {sentences(incident_steps_finding(paths), *told)}"
+    return f"{JUDGE_SNIPS} of every policy at every step. {sentences(incident_steps_finding(paths), *told)}"
 
 
 @styled
 def incident_steps(paths: Paths, title: str | None = None) -> Figure:
-    """Published number by step, one line per policy, one panel per geometry; shaded: injected values in place."""
+    """SNIPS on judge scores by step, one line per policy, one panel per geometry; shaded: injected values in place."""
     figure, axes = panels(len(paths), 1, title or incident_steps_finding(paths), 2.9, sharey=True)
     for axis, (name, rows) in zip(axes, paths.items(), strict=True):
         table = _table(rows)
@@ -65,5 +64,5 @@ def incident_steps(paths: Paths, title: str | None = None) -> Figure:
         axis.text(0.55, 0.98, "injected values in place", transform=axis.get_xaxis_transform(), va="top", fontsize=9)
         axis.margins(y=0.14)
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3)
-    figure.supylabel("SNIPS on judge scores", fontsize=10)
+    figure.supylabel(JUDGE_SNIPS, fontsize=10)
     return figure
