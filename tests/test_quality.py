@@ -6,13 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arena10k.audit import consistency, quality
+from arena10k.audit import consistency, quality, status
 from arena10k.audit.status import progress
 from arena10k.collection.jobs import contexts
 from arena10k.collection.records import Record
 from arena10k.collection.store import Store
 from arena10k.inputs.policies import policies
 from arena10k.inputs.prompts import load, write
+from arena10k.rescoring import effect
+from arena10k.run import Run
 from arena10k.tables import table
 from arena10k.wording import factor
 from test_collect import make_params
@@ -87,6 +89,25 @@ def test_a_quarantined_row_is_missing_in_the_table_and_nothing_else_changes(fill
     assert after.logged.logp_pi_clone[hit].isna().all()
     assert after.logged.loc[~hit, before.logged.columns].equals(before.logged[~hit])
     assert (after.missing["pi_clone"], after.quarantined["pi_clone"]) == (1, 1)
+
+
+def test_a_logged_row_whose_response_is_quarantined_is_counted_as_missing_everywhere():
+    run = Run("sample")
+    flag = next(
+        quality.Flag(r["prompt_id"], "p0", "responses", r["request_hash"], "duplicate_row")
+        for r in run.store.rows("responses")
+        if (r["policy"], r["draw"]) == ("p0", 0)
+    )
+    quality.quarantine(run.store, [flag])
+    made = run.table()
+    assert flag.prompt_id not in set(made.logged.prompt_id)
+    assert set(made.missing.values()) == set(made.quarantined.values()) == {1}
+    assert {row["n_quarantined"] for row in run.estimates(made)["rows"]} == {1}
+    found = status.coverage(run.params, run.store)
+    assert found["rows_with_all_logprobs"] == status.progress(run.params, run.store)["rows_with_all_logprobs"] == 119
+    measured = effect.measure(run, effect.failures(run))
+    assert {row["n_set_aside"] for row in measured} == {1}
+    assert [q["job"] for q in quality.report(run.params, run.store, [flag], 120)["quarantined"][:1]] == ["responses"]
 
 
 def test_records_of_another_definition_are_kept_told_and_not_used(filled):
