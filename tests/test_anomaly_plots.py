@@ -150,7 +150,12 @@ def test_profiles_name_the_policies_of_other_lengths():
 
 
 def test_incident_names_the_first_at_each_step_and_the_ties():
-    steps = [("clean", 0, 0.5, 0.6), ("stored 0.0", 3, 0.7, 0.6), ("clipped", 3, 0.5, 0.5), ("set aside", 0, 0.5, 0.6)]
+    steps = [
+        ("clean", 0, 0.5, 0.6),
+        ("stored 0.0", 3, 0.7, 0.6),
+        ("clipped", 3, 0.5, 0.5),
+        ("fixed", 0, 0.5, 0.6),
+    ]
     rows = [
         {"step": step, "policy": policy, "published": value, "injected": n}
         for step, n, *values in steps

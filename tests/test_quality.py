@@ -1,4 +1,4 @@
-"""Bad values are found by structure and set aside; estimates change only by the rows left out."""
+"""Bad values are found by structure and quarantined; estimates change only by the rows left out."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_self_consistency_and_clone_control_measure_what_is_stored(filled):
     assert control["max |log-weight|"] == np.abs(lw).max() > 1
     assert control["exactly 0"] == 0
     told = quality.clone_sentence(params, made)
-    assert told.startswith("pi_clone is meant as a copy of p0, so that its weights must be 1. They lie between ")
+    assert told.startswith("The weights of pi_clone, a copy of p0, must be 1. They lie between ")
     assert told.endswith(f" by up to {factor(control['max |log-weight|'])}.")
 
 
@@ -158,7 +158,7 @@ def test_scores_outside_the_scale_are_set_aside(filled):
 def test_models_definitions_and_prompts_that_change_are_told(filled):
     params, store, frame = filled
     assert [(f["finding"], f["policy"]) for f in consistency.findings(params, store, [], frame)] == [OF_ITS_OWN]
-    assert f"from {consistency.ENOUGH} of a policy on" in consistency.sentence([])
+    assert f"policies with at least {consistency.ENOUGH}" in consistency.sentence([])
     logged = next(r for r in store.rows("logprobs") if r["policy"] == "pi_clone")
     for i, (model, fingerprint) in enumerate([("first", None), ("second", None), ("first", "another")]):
         made = {"fingerprint": fingerprint or logged["fingerprint"], "context": logged["context"], "model": model}
@@ -172,7 +172,7 @@ def test_models_definitions_and_prompts_that_change_are_told(filled):
         ("duplicate_prompts", None, 1),
         ("near_duplicate_prompts", None, 1),
     }
-    assert consistency.sentence(found).startswith("5 findings")
+    assert consistency.sentence(found).startswith("5 set-level checks failed")
 
 
 def test_one_score_for_everything_is_told(filled):

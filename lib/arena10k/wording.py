@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-#: How sentences name estimators. SNIPS on judge scores, which no label calibrates, is another number than `snips`.
+#: How sentences name estimators. `JUDGE_SNIPS`, which no label calibrates, is another number than `snips`.
 ESTIMATOR_WORDS = {
     "naive": "the judge's mean",
     "direct": "direct (judge, calibrated)",
     "ppi_pp": "PPI++ (labels + judge)",
     "snips": "SNIPS (calibrated)",
 }
+#: How a verdict is written, where not by its own word: what was never collected is no verdict on the data.
+VERDICT_WORDS = {"NOT_ASKED": "not collected"}
 JUDGE_SNIPS = "SNIPS on judge scores"
 #: An interval wider than this has no use for a third decimal of its value.
 _FINE = 0.05

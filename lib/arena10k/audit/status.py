@@ -151,7 +151,7 @@ def _complete(params: Params, store: Store, totals: dict[Key, int], n: int) -> t
 
 
 def coverage(params: Params, store: Store) -> dict[str, Any]:
-    """How much of what is due can be used: what failed or is set aside does not count.
+    """How much of what is due can be used: what failed or is quarantined does not count.
 
     Returns
     -------

@@ -26,7 +26,7 @@ from arena10k.errors import ArenaError
 
 #: Rows that are read at once.
 _PAGE = 256
-#: The outcome of a row that has a value which is set aside.
+#: The outcome of a row that has a value which is quarantined.
 QUARANTINED = "quarantined"
 _FIELDS = attrgetter(*COLUMNS)
 
@@ -259,7 +259,7 @@ class Store:
         return row[0], row[1]
 
     def set_quarantine(self, rows: list[tuple[str, str, str, str]]) -> None:
-        """Set aside exactly the given (job, prompt_id, request_hash, reason); all other rows are released."""
+        """Quarantine exactly the given (job, prompt_id, request_hash, reason); all other rows are released."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("UPDATE records SET quarantine = NULL WHERE quarantine IS NOT NULL")

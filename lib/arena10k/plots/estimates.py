@@ -25,7 +25,7 @@ from arena10k.plots.style import (
     panels,
     styled,
 )
-from arena10k.statistics.verdicts import NOT_ON_ORACLE_SCALE
+from arena10k.statistics.verdicts import NOT_ASKED, NOT_ON_ORACLE_SCALE
 
 #: How far from [0, 1] a value is still drawn where it is: beyond, it would leave no room for the others.
 EDGES = (-0.25, 1.25)
@@ -35,8 +35,9 @@ Rows: TypeAlias = pd.DataFrame | Sequence[Mapping[str, Any]]
 
 def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
     """How many estimates are refused and, where the truth is known, how many other intervals hold it. Those on the
-    judge's scale are drawn and not counted."""
+    judge's scale, and those that were not asked for, are drawn and not counted."""
     frame = _frame(rows)
+    frame = frame[frame.verdict != NOT_ASKED]
     refused = frame[frame.verdict == "REFUSE"]
     raw = frame.get("reasons", pd.Series("", frame.index)).map(_raw).astype(bool)
     uncounted = raw & (frame.verdict != "REFUSE")
@@ -114,7 +115,8 @@ def _estimate(axis: Axes, at: float, row: pd.Series, look: Look) -> None:
     refused = row.verdict == "REFUSE"
     colour = SOFT if refused else look.colour
     if not np.isfinite(row.value):
-        axis.text(0.01, at, "no value", transform=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=SOFT)
+        why = "not collected" if row.verdict == NOT_ASKED else "no value"
+        axis.text(0.01, at, why, transform=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=SOFT)
         return
     if np.isfinite(row.ci_low) and np.isfinite(row.ci_high):
         axis.plot(np.clip([row.ci_low, row.ci_high], *EDGES), [at, at], color=colour, linewidth=1.8,

@@ -12,7 +12,7 @@ from arena10k.plots.style import looks, panels, sentences, styled
 def missing_by_length_finding(strata: pd.DataFrame) -> str:
     """Where measurements are missing most, by length of the response."""
     if strata.empty or not strata.bad.sum():
-        return "No measurement of a response failed or was set aside, whatever its length"
+        return "No measurement of a response failed or was quarantined, whatever its length"
     worst, best = strata.loc[strata.share.idxmax()], strata.loc[strata.share.idxmin()]
     return (
         f"{worst.share:.1%} of measurements of responses of {worst.lowest:,.0f} to {worst.highest:,.0f} characters "
@@ -29,7 +29,7 @@ def missing_by_length_alt(strata: pd.DataFrame) -> str:
 
 @styled
 def missing_by_length(strata: pd.DataFrame, title: str | None = None) -> Figure:
-    """Share of measurements that failed or were set aside, by length of the response.
+    """Share of measurements that failed or were quarantined, by length of the response.
 
     Parameters
     ----------

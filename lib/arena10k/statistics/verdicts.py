@@ -23,6 +23,7 @@ from arena10k.statistics.intervals import (
 )
 
 REPORT, CAUTION, REFUSE = "REPORT", "CAUTION", "REFUSE"
+NOT_ASKED = "NOT_ASKED"
 FEW_LABELS = 20
 IMPOSSIBLE = 0.01
 #: The reason of a number that no label puts on the oracle's scale: it is no policy value.

@@ -60,7 +60,7 @@ class Table:
         return rows.astype("string").drop_duplicates("prompt_id", ignore_index=True)
 
     def of_prompts(self, prompt_ids: Iterable[str]) -> Table:
-        """The rows of some prompts; how many of those were set aside is not known of a table that was given."""
+        """The rows of some prompts; how many of those were quarantined is not known of a table that was given."""
         kept = set(prompt_ids)
         logged, fresh = (
             f[f.prompt_id.astype(str).isin(kept)].reset_index(drop=True) for f in (self.logged, self.fresh)
@@ -76,7 +76,7 @@ class Table:
 
 
 def _records(store: Store, job: str, quarantined: bool = False) -> pd.DataFrame:
-    """Records of one job with a value: the clean ones, or those that are set aside."""
+    """Records of one job with a value: the clean ones, or those that are quarantined."""
     rows = [r for r in store.rows(job) if r["status"] == "ok" and (r["quarantine"] is not None) == quarantined]
     return pd.DataFrame(rows, columns=["policy", "prompt_id", "draw", "value", "payload"])
 
@@ -151,7 +151,7 @@ def _with_logprobs(params: Params, logged: pd.DataFrame, store: Store) -> pd.Dat
 
 
 def _with_stored(logged: pd.DataFrame, aside: pd.DataFrame) -> pd.DataFrame:
-    """Add `raw_logp_<policy>` where values are set aside: what a reader without the quality stage would have used."""
+    """Add `raw_logp_<policy>` where values are quarantined: what a reader without the quality stage would have used."""
     for policy, mine in aside.groupby("policy", sort=False):
         clean = f"logp_{policy}"
         if clean not in logged:
@@ -164,7 +164,7 @@ def _with_stored(logged: pd.DataFrame, aside: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_stored(made: Table) -> Table:
-    """The table with the log-probs that are set aside in their places, to show what using them would do."""
+    """The table with the log-probs that are quarantined in their places, to show what using them would do."""
     raw = {c: made.logged[f"raw_{c}"] for c in made.logged.columns if f"raw_{c}" in made.logged}
     return replace(made, logged=made.logged.assign(**raw))
 
