@@ -165,7 +165,10 @@ def test_a_mean_weight_that_holds_is_no_approval_of_a_policy_the_log_does_not_re
         assert c["n"] == len(weights[c["policy"]]) == 120
         assert c["value"] == pytest.approx(np.exp(weights[c["policy"]]).mean())
     assert "mean_weight_out_of_range" in verdicts["pi_bad"]
-    assert "pi_bad 0.208, 120 logged rows" in checks.sentence(found)
+    assert (
+        "120 logged rows outside of 0.8 to 1.25 (pi_cot 0.471, pi_more_shots 1.42, pi_terse 0.568, pi_bad 0.208)"
+        in checks.sentence(found)
+    )
 
 
 def test_what_was_not_measured_neither_holds_nor_fails():

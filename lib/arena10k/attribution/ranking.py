@@ -9,7 +9,7 @@ import pandas as pd
 from arena10k.attribution.companions import rank
 from arena10k.attribution.game import CAUSES
 from arena10k.attribution.investigation import Investigation
-from arena10k.wording import JUDGE_SNIPS, listed, number, percent, rounded
+from arena10k.wording import JUDGE_SNIPS, listed, percent, rounded
 
 
 def rank_frame(inv: Investigation) -> pd.DataFrame:
@@ -106,7 +106,7 @@ def mass_sentence(inv: Investigation) -> str:
     if f.trusted is None:
         return start
     worth = (
-        f"For the trusted {rounded(f.trusted['value'])} the unseen responses would be worth {number(f.mass.off)}"
+        f"For the trusted {rounded(f.trusted['value'])} the unseen responses would be worth {rounded(f.mass.off)}"
         + ("" if 0 <= f.mass.off <= 1 else ", which nothing is: missing mass alone does not explain the gap")
     )
     part = rounded(f.parts[CAUSES.index("off_support")])

@@ -143,11 +143,14 @@ def sentence(checks: list[dict[str, Any]]) -> str:
     """How many controls were measured and failed, and which; those that were not measured, and what one that holds does
     not mean."""
     told = [summary(checks, named=True)]
-    if far := [f"{c['policy']} {number(c['value'])}{_rows(c)}" for c in checks if _is_far(c)]:
+    if far := [c for c in checks if _is_far(c)]:
         low, high = MEAN_WEIGHT_RANGE
+        names = ", ".join(f"{c['policy']} {number(c['value'])}" for c in far)
+        rows = " or ".join(f"{n:,}" for n in sorted({c["n"] for c in far}))
         told.append(
-            f"Mean weights outside of {low:g} to {high:g} ({'; '.join(far)}) do not contradict the log-probs, but say "
-            "that the logged responses do not represent the policy: the verdicts of page 06 judge them."
+            f"Mean weights of the {rows} logged rows outside of {low:g} to {high:g} ({names}) do not contradict the "
+            "log-probs, but say that the logged responses do not represent the policy: the verdicts of page 06 judge "
+            "them, on the judged rows."
         )
     return " ".join(told)
 
@@ -199,15 +202,16 @@ def _is_far(check: dict[str, Any]) -> bool:
     return check["check"] == "mean_weight" and bool(check["ok"]) and not low <= check["value"] <= high
 
 
-def _rows(check: dict[str, Any]) -> str:
-    return f", {check['n']:,} logged rows" if check.get("n") else ""
-
-
 def frame(checks: list[dict[str, Any]]) -> pd.DataFrame:
     """The checks for a table, in words."""
     says = {True: "holds", False: "FAILED", None: "not measured"}
     rows = [
-        {"what": WORDS[c["check"]] + _rows(c), "policy": c["policy"], "value": c["value"], "must be": _required(c)}
+        {
+            "what": WORDS[c["check"]] + (f", {c['n']:,} logged rows" if "n" in c else ""),
+            "policy": c["policy"],
+            "value": c["value"],
+            "must be": _required(c),
+        }
         | {"outcome": "not contradicted, but not near 1: see page 06" if _is_far(c) else says[c["ok"]]}
         for c in checks
     ]
