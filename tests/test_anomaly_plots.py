@@ -15,7 +15,7 @@ from arena10k.plots import anomaly, estimates, evidence
 from arena10k.statistics.diagnostics import permutation_null
 
 
-def row(values=(0.0, 0.0, -0.02, 0.06, 0.36), **more) -> dict:
+def row(values=(0.0, 0.0, -0.02, 0.06, 0.36, 0.0), **more) -> dict:
     parts = [
         {"cause": c, "value": v, "ci_low": None if v is None else v - 0.03, "ci_high": None if v is None else v + 0.03}
         for c, v in zip(CAUSES, values, strict=True)
@@ -47,7 +47,7 @@ def test_waterfall_names_the_main_cause():
     drawn(anomaly.waterfall(row()))
     assert "off-support mass accounts for +0.36" in anomaly.waterfall_finding(row())
     assert "judge bias +0.060" in anomaly.waterfall_alt(row())
-    lost = row((None,) * 5, trusted=None, trusted_ci=None, gap=None, main_cause=None)
+    lost = row((None,) * 6, trusted=None, trusted_ci=None, gap=None, main_cause=None)
     drawn(anomaly.waterfall(lost))
     assert "no trusted value" in anomaly.waterfall_finding(lost)
 
@@ -56,17 +56,15 @@ def test_waterfall_says_why_corrupted_log_probs_come_first_where_another_part_is
     def told(*values):
         return anomaly.waterfall_finding(row(values, main_cause="corrupted_logprobs", corrupted_weight_share=0.91))
 
-    assert told(0.07, 0.0, 0.0, 0.09, 0.21).endswith(
-        "; corrupted log-probs hold 91.0 % of the weight and come first, whatever else is wrong: off-support mass is "
+    assert told(0.07, 0.0, 0.0, 0.09, 0.21, 0.0).endswith(
+        "; corrupted log-probs hold 91% of the weight and come first, whatever else is wrong: off-support mass is "
         "+0.21 of the gap of +0.40"
     )
-    assert told(0.02, 0.0, 0.0, 0.0, 0.01).endswith(
-        "weight; that this moves the number by +0.02 does not stand out from noise"
-    )
-    assert told(0.3, 0.0, 0.0, 0.0, 0.1).endswith("; corrupted log-probs account for +0.30 of the gap of +0.40")
+    assert told(0.02, 0.0, 0.0, 0.0, 0.01, 0.0).endswith("weight; that this moves the number by +0.02 could be chance")
+    assert told(0.3, 0.0, 0.0, 0.0, 0.1, 0.0).endswith("; corrupted log-probs account for +0.30 of the gap of +0.40")
     drawn(
         anomaly.waterfall(
-            row((0.07, 0.0, 0.0, 0.09, 0.21), main_cause="corrupted_logprobs", corrupted_weight_share=0.91)
+            row((0.07, 0.0, 0.0, 0.09, 0.21, 0.0), main_cause="corrupted_logprobs", corrupted_weight_share=0.91)
         )
     )
 
@@ -136,7 +134,12 @@ def test_profiles_name_the_policies_of_other_lengths():
 
 
 def test_incident_names_the_first_at_each_step_and_the_ties():
-    steps = [("clean", 0, 0.5, 0.6), ("stored 0.0", 3, 0.7, 0.6), ("clipped", 3, 0.5, 0.5), ("set aside", 0, 0.5, 0.6)]
+    steps = [
+        ("clean", 0, 0.5, 0.6),
+        ("stored 0.0", 3, 0.7, 0.6),
+        ("clipped", 3, 0.5, 0.5),
+        ("fixed", 0, 0.5, 0.6),
+    ]
     rows = [
         {"step": step, "policy": policy, "published": value, "injected": n}
         for step, n, *values in steps

@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from arena10k import attribution as at
 from arena10k.attribution.detection import detect, published
-from arena10k.attribution.game import N_SUBSETS, C, J, M, S, T, normalised
+from arena10k.attribution.game import STATES, game_values, normalised
 from arena10k.attribution.resample import bootstrap, calibration_shift, prompt_counts
 from arena10k.audit import quality
 from arena10k.estimators import ESTIMATORS, PolicyData, pareto, prepare
@@ -71,56 +71,158 @@ def snips(log_weight: np.ndarray, reward: np.ndarray) -> float:
     return float((w * reward).sum() / w.sum())
 
 
-def test_shapley_parts_are_the_average_over_all_orders():
-    values = np.random.default_rng(0).random(N_SUBSETS)
-    orders = list(permutations(range(5)))
-    expected = np.zeros(5)
+def point_values(game) -> np.ndarray:
+    """The values (2, 5) of a game: the judge's and the oracle's scale, by states."""
+    prep = game.prep
+    ends = np.array([prep.fresh.judge.mean()]), np.array([game.trusted.value])
+    return game_values(game, np.ones((1, len(prep.logged))), prep.reward, *ends)[0]
+
+
+def test_parts_are_the_average_over_all_orders_that_repair_weights_first():
+    """Asymmetric Shapley values by brute force: all orders of S, C, T, M and J in which S, C and T come first, in that
+    order."""
+    values = np.random.default_rng(0).random((2, 5))
+    orders = [o for o in permutations("SCTJM") if "".join(o).startswith("SCT")]
+    expected = dict.fromkeys("SCTJM", 0.0)
     for order in orders:
-        done = 0
-        for j in order:
-            expected[j] += (values[done] - values[done | 1 << j]) / len(orders)
-            done |= 1 << j
-    assert np.allclose(at.shapley_parts(values), expected, atol=1e-14)
-    with pytest.raises(ValueError, match="power of two"):
-        at.shapley_parts(values[:30])
+        scale = state = 0
+        for repair in order:
+            before = values[scale, state]
+            scale, state = (1, state) if repair == "J" else (scale, state + 1)
+            expected[repair] += (before - values[scale, state]) / len(orders)
+    assert np.allclose(at.gap_parts(values, 1.0), [*expected.values(), 0.0], atol=1e-14)
+
+
+def test_off_support_is_credited_with_what_the_missing_mass_can_explain():
+    cap = 0.3
+    for seed in range(20):
+        judge, oracle = np.random.default_rng(seed).random((2, 5))
+        parts = dict(zip(at.CAUSES, at.gap_parts(np.stack([judge, oracle]), cap), strict=True))
+        assert abs(sum(parts.values()) - (judge[0] - oracle[-1])) < 1e-12
+        lows, highs = -cap * (1 - np.array([judge[3], oracle[3]])), cap * np.array([judge[3], oracle[3]])
+        assert lows.mean() - 1e-12 <= parts["off_support"] <= highs.mean() + 1e-12
+        fall = judge[3] - judge[4]
+        assert parts["weights_do_not_match_draws"] == pytest.approx(fall - np.clip(fall, lows[0], highs[0]))
+    nothing = dict(zip(at.CAUSES, at.gap_parts(np.stack([judge, oracle]), 0.0), strict=True))
+    assert nothing["off_support"] == 0
+    assert nothing["judge_bias"] == pytest.approx(judge[4] - oracle[4])
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_parts_sum_to_the_gap_and_the_ends_are_published_and_trusted(seed):
     case = corrupted(run(seed)["t2"], seed)
     game = game_of(case)
-    values, parts = at.point_values(game), at.shapley_parts(at.point_values(game))
+    values, parts = point_values(game), at.point_parts(game)
     expected = snips(np.clip(case.raw_log_weight, -3, 3), case.data.judge)
-    assert values[0] == pytest.approx(expected, abs=1e-13)
-    assert values[-1] == game.trusted.value
-    assert abs(parts.sum() - (values[0] - values[-1])) < 1e-12
+    assert values[0, 0] == pytest.approx(expected, abs=1e-13)
+    assert values[1, -1] == game.trusted.value
+    assert abs(parts.sum() - (values[0, 0] - values[1, -1])) < 1e-12
 
 
-def test_values_of_subsets_match_a_naive_recomputation():
+def test_values_of_states_match_a_naive_recomputation():
     case = corrupted(run(3)["t2"], 3)
     game, data, prep = game_of(case), case.data, prepare(case.data)
-    values = at.point_values(game)
+    values = dict(zip(STATES, point_values(game).T, strict=True))
     clean = ~np.isnan(data.log_weight)
-    lw, judge = data.log_weight[clean], data.judge[clean]
+    lw, judge, reward = data.log_weight[clean], data.judge[clean], prep.reward[clean]
     smooth = np.log(pareto.smooth(lw))
-    assert values[S | C] == pytest.approx(snips(lw, judge), abs=1e-13)
-    assert values[S] == pytest.approx(snips(np.clip(lw, -3, 3), judge), abs=1e-13)
-    assert values[S | C | T | J] == pytest.approx(snips(smooth, prep.reward[clean]), abs=1e-13)
-    assert values[S | M] == pytest.approx(data.fresh_judge.mean(), abs=1e-13)
-    mixed = np.where(clean, data.log_weight, np.clip(case.raw_log_weight, -3, 3))
-    w = np.exp(mixed) / np.exp(mixed).sum()
-    stays = (w * data.judge)[~clean].sum()
-    assert values[C | J | M] == pytest.approx(stays + w[clean].sum() * game.trusted.value, abs=1e-13)
-    assert values[C | J] == pytest.approx(stays + (w * prep.reward)[clean].sum(), abs=1e-13)
+    published = np.clip(case.raw_log_weight, -3, 3)
+    assert values["published"] == pytest.approx(
+        [snips(published, data.judge), snips(published, prep.reward)], abs=1e-13
+    )
+    assert values["S"] == pytest.approx([snips(np.clip(lw, -3, 3), r) for r in (judge, reward)], abs=1e-13)
+    assert values["C"] == pytest.approx([snips(lw, r) for r in (judge, reward)], abs=1e-13)
+    assert values["T"] == pytest.approx([snips(smooth, r) for r in (judge, reward)], abs=1e-13)
+    assert values["M"] == pytest.approx([data.fresh_judge.mean(), game.trusted.value], abs=1e-13)
 
 
 def test_a_repair_with_nothing_to_repair_contributes_exactly_zero():
     clean = run(1)["t1"]
-    parts = at.shapley_parts(at.point_values(game_of(at.Case(clean.data, clip=50.0))))
-    assert parts[0] == 0.0
-    assert parts[1] == 0.0
+    assert (at.point_parts(game_of(at.Case(clean.data, clip=50.0)))[:2] == 0.0).all()
     drawn = bootstrap(game_of(clean), prompt_counts(clean.data.n, 20, 0))
-    assert (at.shapley_parts(drawn.values)[:, :2] == 0.0).all()
+    assert (drawn.parts[:, :2] == 0.0).all()
+
+
+def shifted(seed: int, tilt: float, n: int = 500, overrated: float = 0.0, unseen: float = 0.0) -> dict:
+    """P0 and one target, log w = tilt z - tilt^2 / 2 + log(1 - unseen). `unseen` is the share of the target's responses
+    that P0 never gives, all wrong; the judge adds `overrated` to wrong responses of z > -1, whoever gave them."""
+    rng = np.random.default_rng(seed)
+
+    def respond(shift: float, new: np.ndarray) -> tuple[np.ndarray, ...]:
+        z = rng.standard_normal(n) + shift
+        y = ((rng.random(n) < expit(1.2 * z - 0.4)) & ~new).astype(float)
+        judge = 0.1 + 0.8 * y + overrated * (z > -1) * (1 - y) + 0.05 * rng.standard_normal(n)
+        return z, y, np.clip(np.round(20 * judge) / 20, 0, 1)
+
+    def some(y: np.ndarray) -> np.ndarray:
+        return np.where(rng.random(n) < 0.4, y, np.nan)
+
+    z, y, judge = respond(0.0, np.zeros(n, bool))
+    own = {"judge": judge, "label": some(y), "cluster": np.arange(n)}
+    fresh = {"fresh_judge": judge, "fresh_label": own["label"], "fresh_cluster": np.arange(n)}
+    out = {"p0": at.Case(PolicyData(np.zeros(n), **own, **fresh, is_logging=True))}
+    _, y_new, s_new = respond(tilt, rng.random(n) < unseen)
+    fresh = {"fresh_judge": s_new, "fresh_label": some(y_new), "fresh_cluster": np.arange(n)}
+    lw = tilt * z - tilt**2 / 2 + np.log1p(-unseen)
+    return out | {"t": at.Case(PolicyData(lw, **own, **fresh))}
+
+
+def clipped(seed: int) -> dict:
+    cases = shifted(seed, 1.5)
+    return cases | {"t": replace(cases["t"], clip=0.3)}
+
+
+def permuted(seed: int) -> dict:
+    """Weights of another policy than the one that was drawn from: the same numbers, dealt to other rows."""
+    cases = shifted(seed, 1.0)
+    data = cases["t"].data
+    lw = np.random.default_rng(seed).permutation(data.log_weight)
+    return cases | {"t": at.Case(replace(data, log_weight=lw))}
+
+
+@pytest.mark.parametrize(
+    ("make", "mismatch", "cause"),
+    [
+        (clipped, False, "clipping"),
+        (permuted, True, "weights_do_not_match_draws"),
+        (lambda seed: shifted(seed, 0.5, overrated=0.8), False, "judge_bias"),
+        (lambda seed: shifted(seed, 0.3, unseen=0.6), False, "off_support"),
+    ],
+)
+def test_the_cause_that_was_put_in_is_the_one_that_is_named(make, mismatch, cause):
+    found = []
+    for seed in range(12):
+        finding = at.investigate(make(seed), "p0", replicates=100, mismatch={"t": mismatch}).findings["t"]
+        found.append(finding.main_cause)
+        assert abs(finding.parts.sum() - finding.gap) < 1e-12
+    assert found.count(cause) >= 11
+
+
+def test_weights_that_no_test_calls_wrong_are_not_called_wrong():
+    found = [at.investigate(permuted(seed), "p0", replicates=50).findings["t"] for seed in range(8)]
+    assert "weights_do_not_match_draws" not in {f.main_cause for f in found}
+    assert [f.main_cause for f in found].count("off_support") <= 1
+
+
+def test_a_gap_to_the_trusted_value_is_an_anomaly_where_the_judge_agrees_with_itself():
+    """The judge overrates the target in the log and in its own draws alike: SNIPS and the mean score of the draws
+    agree, and both are far from the labels."""
+    found = at.investigate(shifted(0, 0.5, overrated=0.8), "p0", replicates=50).findings["t"]
+    data = found.game.prep
+    assert abs(found.published.value - data.fresh.judge.mean()) < 0.05
+    assert found.gap > 0.15
+    assert (found.anomaly, found.main_cause) == (True, "judge_bias")
+
+
+def test_no_anomaly_is_not_said_beside_a_gap_that_counts():
+    inv = Run("sample").investigate(Run("sample").table())
+    found = inv.findings["pi_terse"]
+    assert found.anomaly is False
+    assert found.gap > inv.detection.tolerance
+    assert found.unsettled
+    shown = at.frame(at.anomaly_json(inv)).set_index("policy").anomaly
+    assert shown["pi_clone"] == "no"
+    assert shown["pi_terse"] != "no"
 
 
 def test_off_support_mass_takes_the_whole_error_where_nothing_else_is_wrong():
@@ -129,20 +231,18 @@ def test_off_support_mass_takes_the_whole_error_where_nothing_else_is_wrong():
         data, log_weight=data.log_weight - 9, fresh_judge=np.full(data.n, 0.1), fresh_label=np.full(data.n, np.nan)
     )
     game = game_of(at.Case(far), "naive")
-    parts = dict(zip(at.CAUSES, at.shapley_parts(at.point_values(game)), strict=True))
-    gap = at.point_values(game)[0] - at.point_values(game)[-1]
-    assert parts["off_support"] / gap > 0.9
+    parts = dict(zip(at.CAUSES, at.point_parts(game), strict=True))
+    assert parts["off_support"] / sum(parts.values()) > 0.9
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_mass_identity(seed):
     case = run(seed)["t2"]
     lw, reward = case.data.log_weight - 1.5, prepare(case.data).reward
-    mass = at.mass_identity(lw, reward, 0.2)
-    assert mass.covered == pytest.approx(min(1, np.exp(lw).mean()), rel=1e-12)
+    mass = at.mass_identity(np.exp(lw).mean(), snips(lw, reward), 0.2)
     assert abs((snips(lw, reward) - 0.2) - (1 - mass.covered) * (mass.on - mass.off)) < 1e-12
     assert (mass.low, mass.high) == (mass.covered * mass.on, mass.covered * mass.on + 1 - mass.covered)
-    assert np.isnan(at.mass_identity(lw + 10, reward, 0.2).off)
+    assert np.isnan(at.mass_identity(1.2, 0.5, 0.2).off)
 
 
 def test_resampled_values_equal_those_of_the_resampled_rows():
@@ -150,15 +250,16 @@ def test_resampled_values_equal_those_of_the_resampled_rows():
     game = game_of(case, "direct")
     counts = prompt_counts(game.prep.n_clusters, 3, 7)
     drawn = bootstrap(game, counts)
-    for times, values in zip(counts, drawn.values, strict=True):
+    for times, published_value, parts in zip(counts, drawn.published, drawn.parts, strict=True):
         rows = np.repeat(np.arange(case.data.n), times.astype(int))
         d = case.data
         same = prepare(replace(
             d, **{name: getattr(d, name)[rows] for name in vars(d) if name != "is_logging"}
         ))  # fmt: skip
-        assert values[0] == pytest.approx(snips(np.clip(case.raw_log_weight, -3, 3)[rows], d.judge[rows]), abs=1e-12)
-        assert values[S | M] == pytest.approx(d.fresh_judge[rows].mean(), abs=1e-12)
-        assert values[-1] == pytest.approx(same.fresh_reward.mean(), abs=1e-12)
+        assert published_value == pytest.approx(
+            snips(np.clip(case.raw_log_weight, -3, 3)[rows], d.judge[rows]), abs=1e-12
+        )
+        assert parts.sum() == pytest.approx(published_value - same.fresh_reward.mean(), abs=1e-12)
     assert np.abs(calibration_shift(game.prep, np.ones((1, game.prep.n_clusters)))).max() < 1e-12
 
 
@@ -276,7 +377,7 @@ def test_no_anomaly_reads_as_such_and_names_play_no_part():
     inv = at.investigate(cases, "p0", replicates=50)
     assert not inv.anomalies
     assert at.lead(inv)[0].startswith("No anomaly")
-    assert "no published order contradicts" in at.lead(inv)[0]
+    assert "no order of two policies contradicts" in at.lead(inv)[0]
     renamed = at.investigate({{"t2": "pi_bad"}.get(p, p): c for p, c in cases.items()}, "p0", replicates=50)
     assert at.verdict_paragraph(renamed) == at.verdict_paragraph(inv).replace("t2", "pi_bad")
     assert at.anomaly_json(inv) == at.anomaly_json(at.investigate(cases, "p0", replicates=50))
@@ -352,8 +453,8 @@ def test_mismatch_finds_what_a_policy_prefers():
     assert found.category["short"] == "odd"
     assert np.isnan(found.by_length["same"])
     told = at.mismatch_sentence(at.mismatch(table), {"short": "model big", "same": "model big"})
-    assert "short (model big) prefers shorter responses" in told
-    assert "same (model big) prefers nothing that stands out" in told
+    assert "short (model big) upweights shorter responses" in told
+    assert "same (model big) upweights no kind" in told
     bare = table.logged.drop(columns=["response_tokens", "category"])
     assert (at.mismatch(SimpleNamespace(**{**vars(table), "logged": bare})).unit == "character").all()
 
@@ -375,7 +476,7 @@ def test_the_ranking_in_tables_and_sentences():
     mass = at.mass_frame(inv).set_index("policy").loc["t0"]
     assert mass.covered * mass.on + (1 - mass.covered) * mass.off == pytest.approx(mass.trusted, abs=1e-12)
     assert (mass.low, mass.high) == (mass.covered * mass.on, mass.covered * mass.on + 1 - mass.covered)
-    assert "unseen responses are worth" in at.mass_sentence(inv)
+    assert "unseen responses would be worth" in at.mass_sentence(inv)
     assert inv.flip.rival in at.flip_sentence(inv)
 
 
@@ -428,7 +529,7 @@ def test_the_public_sample_decomposes_into_off_support_mass(sample):
     assert parts["corrupted_logprobs"] == 0
     assert parts["clipping"] == 0
     assert parts["off_support"] / row["gap"] > 0.8
-    assert sorted(parts, key=lambda c: -abs(parts[c]))[:2] == ["off_support", "judge_bias"]
+    assert max(parts, key=lambda c: abs(parts[c])) == "off_support"
     assert abs(sum(parts.values()) - row["gap"]) < 1e-12
     assert row["published"] == pytest.approx(0.844, abs=5e-4)
     assert (row["main_cause"], row["verdict"]) == ("off_support", "REFUSE")

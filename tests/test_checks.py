@@ -155,12 +155,20 @@ def test_a_recording_is_not_asked_and_says_what_it_lacks():
 def test_a_mean_weight_that_holds_is_no_approval_of_a_policy_the_log_does_not_represent():
     run = Run("sample")
     found = checks.measure(run.params, run.table(), run.store)
-    says = checks.frame(found).set_index(["what", "policy"]).outcome
-    verdicts = {p: audit_weights(lw[np.isfinite(lw)]).failures for p, lw in run.table().log_weights().items()}
+    outcomes = checks.frame(found)
+    says = outcomes[outcomes.what.str.startswith("mean weight, 120 logged rows")].set_index("policy").outcome
+    weights = {p: lw[np.isfinite(lw)] for p, lw in run.table().log_weights().items()}
+    verdicts = {p: audit_weights(lw).failures for p, lw in weights.items()}
     for policy, failures in verdicts.items():
-        assert (says["mean weight", policy] == "holds") == ("mean_weight_out_of_range" not in failures)
+        assert (says[policy] == "holds") == ("mean_weight_out_of_range" not in failures)
+    for c in (c for c in found if c["check"] == "mean_weight"):
+        assert c["n"] == len(weights[c["policy"]]) == 120
+        assert c["value"] == pytest.approx(np.exp(weights[c["policy"]]).mean())
     assert "mean_weight_out_of_range" in verdicts["pi_bad"]
-    assert "(pi_cot 0.471, pi_more_shots 1.42, pi_terse 0.568, pi_bad 0.208)" in checks.sentence(found)
+    assert (
+        "120 logged rows outside of 0.8 to 1.25 (pi_cot 0.471, pi_more_shots 1.42, pi_terse 0.568, pi_bad 0.208)"
+        in checks.sentence(found)
+    )
 
 
 def test_what_was_not_measured_neither_holds_nor_fails():

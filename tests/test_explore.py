@@ -46,7 +46,7 @@ def table(run):
 
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory):
-    """A live run whose first prompt has a hostile response by every policy, with failures and values set aside."""
+    """A live run whose first prompt has a hostile response by every policy, with failures and quarantined values."""
     home = tmp_path_factory.mktemp("home")
 
     def change(record):
@@ -93,11 +93,11 @@ class Tags(HTMLParser):
 def test_frames_have_every_record_of_the_store(spoiled):
     store = Counter()
     for row in spoiled.reading.rows():
-        status = "set aside" if row["quarantine"] else {"ok": "ok", "error": "failed"}[row["status"]]
+        status = "quarantined" if row["quarantine"] else {"ok": "ok", "error": "failed"}[row["status"]]
         store[row["job"], row["policy"], status, row["quarantine"] or row["code"]] += 1
     assert {
         ("logprobs", "pi_cot", "failed", "http_500"),
-        ("logprobs", "pi_terse", "set aside", "planted"),
+        ("logprobs", "pi_terse", "quarantined", "planted"),
     } <= set(store)
     jobs = {"oracle": "oracle", "truth": "truth"}
     jobs |= {"deterministic": "judge_deterministic", "uncertainty": "judge_uncertainty"}
@@ -113,7 +113,7 @@ def test_frames_have_every_record_of_the_store(spoiled):
 
 
 def test_what_failed_or_is_set_aside_has_no_value_to_average(spoiled):
-    aside = spoiled.logprobs[spoiled.logprobs.status == "set aside"]
+    aside = spoiled.logprobs[spoiled.logprobs.status == "quarantined"]
     gone = spoiled.logprobs[spoiled.logprobs.status == "failed"]
     assert aside.logp.isna().all()
     assert aside.raw_logp.notna().all()
@@ -297,7 +297,7 @@ def test_intervals_are_named_by_the_level_they_have(run):
         update={"estimation": run.params.estimation.model_copy(update={"confidence": 0.5})}
     )
     told = repr(half.explain("pi_bad"))
-    assert "50 % interval" in told
+    assert "50% interval" in told
     assert "95 %" not in told
 
 
@@ -332,7 +332,7 @@ def test_one_prompt_has_every_response_and_weight(spoiled):
     weight = found.logged.set_index("policy").weight
     assert weight["pi_bad"] == pytest.approx(np.exp(one.logp_pi_bad - one.logp_p0))
     assert np.isnan(weight["pi_terse"])
-    assert "set aside" in repr(found)
+    assert "quarantined" in repr(found)
 
 
 def test_what_a_model_wrote_stays_text(spoiled):

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import ast
 import json
+from itertools import combinations
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from arena10k import paths
+from arena10k import paths, plots, report
 from arena10k.audit import checks
 from arena10k.evidence import findings
+from arena10k.evidence.weight_findings import audit_frame, concentration_frame
 from arena10k.inputs.prompts import FILTERS
 from arena10k.params import config
 from arena10k.pipeline import first_page, stages
-from arena10k.simulation import rehearsal
+from arena10k.report import headline, index
+from arena10k.report.overview import summary
+from arena10k.simulation import coverage
+from arena10k.statistics import evaluate
+from arena10k.statistics.verdicts import NOT_ASKED
+from statistics_data import example
 
 #: An estimate that no label puts on the oracle's scale.
 RAW = {"estimator": "direct", "judge": "d", "verdict": "CAUTION", "value": 0.5, "reasons": ["not_on_oracle_scale"]}
@@ -21,7 +30,7 @@ RAW = {"estimator": "direct", "judge": "d", "verdict": "CAUTION", "value": 0.5, 
 UNPACKED = {
     "{name: n for name, n in counts.items() if n}": {"read", "kept", *FILTERS},
     "checks.counts(found)": set(checks.counts([])),
-    "rehearsal.held(cells, wanted.confidence)": set(rehearsal.JUDGES),
+    "coverage.held(cells, wanted.confidence)": set(coverage.JUDGES),
     "controls": set(checks.counts([])),
     "findings.verdict_counts(result['rows'], judge)": set(findings.verdict_counts([RAW], RAW["judge"])),
     "matrix.key_numbers(result)": {"rmse", "coverage", "refused", "misranked"},
@@ -117,10 +126,13 @@ def test_a_control_that_failed_is_told_with_the_values_that_rest_on_it(rows, res
 
 
 def test_measurements_that_are_missing_by_what_they_measure_are_told():
-    test = {"job": "judge", "policy": "a", "bad": 7, "rows": 90, "prompt_chars": 0.5, "language": None}
-    found = {"missing": {"tests": [test | {"response_chars": 1e-4}]}}
-    told = first_page.missing(found)
-    assert told == "Missing, and not at random: 7 measurements of judge. Page 05 says what that depends on."
+    test = {"job": "judge_uncertainty", "policy": "a", "bad": 7, "rows": 90, "prompt_chars": 0.5, "language": None}
+    tests = [test | {"response_chars": 1e-4}, test | {"policy": "b", "bad": 2, "response_chars": 0.6}]
+    long_, even = ([{"bad": 1}, {"bad": 8}], [{"bad": 4}, {"bad": 4}, {"bad": 1}])
+    for by_length, most in ((long_, True), (even, False)):
+        told = first_page.missing({"missing": {"tests": tests, "by_length": by_length}})
+        assert told.startswith("The judge failed on 9 of 180 ratings")
+        assert ("mostly long answers" in told) == most
     assert first_page.missing({"missing": {"tests": [test | {"response_chars": 0.4}]}}) == first_page.missing({}) == ""
 
 
@@ -137,3 +149,50 @@ def test_a_run_without_estimates_to_come_says_what_it_is_about(home):
     for name in ("sample", "ablations", "arena10k"):
         assert "06_estimates" in stages.of(config.load(name))
         assert first_page.about(config.load(name)) == ""
+
+
+def row(policy, estimator, verdict, value=0.5):
+    ends = (None, None) if value is None else (value - 0.1, value + 0.1)
+    return {"policy": policy, "estimator": estimator, "judge": "deterministic", "verdict": verdict, "value": value,
+            "ci_low": ends[0], "ci_high": ends[1], "reasons": [], "labels_needed": None}  # fmt: skip
+
+
+def test_who_is_worse_than_all_that_may_be_first_is_read_off_the_contrasts():
+    values = {"a": 0.7, "b": 0.69, "c": 0.5, "d": 0.2}
+    rows = [row(p, "ppi_pp", "REPORT", v) for p, v in values.items()]
+    ranking = [{"policy": p, "rank": 1 if p in "ab" else 2} for p in values]
+    worse = {("a", "c"), ("a", "d"), ("b", "d")}
+    contrasts = [
+        {"a": p, "b": q, "difference": values[p] - values[q], "significant": (p, q) in worse}
+        for p, q in combinations(values, 2)
+    ]
+    told = summary({"n": 9, "rows": rows, "ranking": ranking, "contrasts": contrasts}, headline(rows))
+    assert "a and b are not distinguishable; d is worse than both." in told
+
+
+def test_what_was_not_collected_is_named_so_and_counted_nowhere(tmp_path):
+    """Draws with labels, and no log-probs: weights were never asked for."""
+    rows = [row(p, "ppi_pp", "REPORT") for p in "ab"] + [row(p, "snips", NOT_ASKED, None) for p in "ab"]
+    told = summary({"n": 80, "rows": rows, "ranking": []}, headline(rows))
+    assert "The log alone is not enough" not in told
+    assert "No policy is refused." in told
+    assert "Log-probs were not collected" in told
+    page = index("run", [], {"n": 80, "rows": rows}, tmp_path / "index.html").read_text(encoding="utf-8")
+    assert page.count('<span class="badge other">not collected</span>') == 2
+    assert 'class="badge refuse"' not in page
+    assert findings.verdict_counts(rows) == {"report": 2, "caution": 0, "refuse": 0}
+    counted = findings.estimates_sentence(rows)
+    assert counted.startswith("2 of 2 estimates are accepted, 0 are refused")
+    assert "2 more were not collected" in counted
+    assert plots.forest_finding(rows).startswith("0 of 2 estimates are refused")
+    assert "not collected" in repr(report.table(rows))
+
+
+def test_numbers_of_weights_that_are_not_there_are_none():
+    no_weights = example(200, log_weight=np.full(200, np.nan))
+    found = [evaluate.report("pi", "deterministic", no_weights, evaluate.context(no_weights))]
+    audit, tails = (f(found, "deterministic").iloc[0] for f in (audit_frame, concentration_frame))
+    for name in ("mean_weight", "missing_mass"):
+        assert pd.isna(audit[name])
+    for name in ("ess", "ess_share", "khat", "at_ceiling", "clip_dominated"):
+        assert pd.isna(tails[name])

@@ -12,6 +12,7 @@ import yaml
 
 from arena10k import paths
 from arena10k.errors import ArenaError, ParamsError
+from arena10k.estimators.prepare import CALIBRATIONS
 from arena10k.incidents import incident
 from arena10k.incidents import incident_words as words
 from arena10k.params import config
@@ -128,7 +129,7 @@ def test_record_checks_refuse_what_cannot_be_and_say_what_they_let_pass(run, run
     assert (targets[targets.step == "stored 0.0"].caught == 0).all()
     assert (targets[targets.step != "stored 0.0"].caught == targets[targets.step != "stored 0.0"].injected).all()
     assert set(targets.step) == {"stored 0.0", "stored -50.0", "clipped at ±20"}
-    assert "let a single 0.0 pass" in words.checks_sentence(run.params.incident)
+    assert "accept a single 0.0" in words.checks_sentence(run.params.incident)
 
 
 def test_what_is_told_is_computed_and_marked_as_made_up(run, runs):
@@ -139,7 +140,7 @@ def test_what_is_told_is_computed_and_marked_as_made_up(run, runs):
     told = result["paragraph"]
     assert told.startswith("Every injected value on this page is made up")
     assert "9 of 120 log-probs of p0 and 10 of each target" in told
-    assert "all of them (clipped at ±20" in told
+    assert "all targets (clipped at ±20" in told
     assert "is not the clean one, as the rows are not: it is pi_bad, pi_cot, pi_clone, p0, pi_more_shots" in told
     assert "and was pi_bad, p0 = pi_clone, pi_cot, pi_more_shots, pi_terse. Only measuring" in told
     clean = [runs[0][0]]
@@ -151,6 +152,29 @@ def test_what_is_told_is_computed_and_marked_as_made_up(run, runs):
     assert f"{first.policy} (stored -50.0: {first.published.value:.3f})" in told
     assert words.ranking_frame(runs[0]).shape == (6, 6)
     assert list(words.gates_frame(runs[1]).step) == [o.step.name for o in runs[1]]
+
+
+def test_policies_whose_numbers_print_alike_share_a_place(runs):
+    for o in (o for outcomes in runs for o in outcomes):
+        places = {p: (f"{f.published.value:.3f}", o.rank(p)) for p, f in o.inv.findings.items()}
+        assert len(set(places.values())) == len({printed for printed, _ in places.values()})
+        for printed, place in places.values():
+            assert place == 1 + sum(float(other) > float(printed) for other, _ in places.values())
+
+
+def test_calibration_and_folds_of_the_params_are_those_of_every_step(run, monkeypatch):
+    seen = []
+
+    def spy(logged, fresh, source):
+        seen.append(1 + max(int(logged.fold.max()), int(fresh.fold.max())))
+        return real(logged, fresh, source)
+
+    real = CALIBRATIONS["two_stage"]
+    monkeypatch.setitem(CALIBRATIONS, "two_stage", spy)
+    monkeypatch.setitem(CALIBRATIONS, "isotonic", None)
+    wanted = run.params.estimation.model_copy(update={"calibration": "two_stage", "folds": 3})
+    incident.play(Run.of(run.params.model_copy(update={"estimation": wanted})), "shared", replicates=2)
+    assert set(seen) == {3}
 
 
 def test_params_that_cannot_be_are_refused_in_one_line(tmp_path):

@@ -113,7 +113,7 @@ def test_failures_that_come_together_are_told_from_those_that_do_not():
     assert (told.observed, told.p_value < 0.01) == (int(alone[:, 0].sum()), True)
     assert "a common cause" in effect.shared_sentence(dataclasses.asdict(told))
     clean = missingness.shared(np.zeros((5, 2)))
-    assert effect.shared_sentence(dataclasses.asdict(clean)) == "None of 5 rows is bad in several policies at once."
+    assert effect.shared_sentence(dataclasses.asdict(clean)) == "No row of 5 failed for more than one policy."
     assert np.isnan(missingness.shared(np.empty((0, 1))).p_value)
 
 

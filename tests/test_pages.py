@@ -189,7 +189,7 @@ def overview(rendered) -> Path:
 
 def test_the_index_says_what_is_known_and_links_what_is_there(overview):
     html = overview.read_text(encoding="utf-8")
-    assert "3 policies evaluated from 120 prompts. pi_bad ranks first: 0.312, 95% interval 0.262 to 0.362." in html
+    assert "3 policies evaluated from 120 prompts. pi_bad ranks first: 0.31 (95% interval 0.26 to 0.36)." in html
     assert "With caution: pi_cot. Refused: pi_&lt;b&gt;." in html
     assert re.findall(r'<h3><a href="([^"]+)">', html) == ["06_estimates.html", "06_estimates.html"]
     assert "<h3>Missing page</h3>" in html
@@ -310,5 +310,5 @@ def test_the_first_line_of_the_index_never_names_a_winner_by_chance():
     best = report.headline(ROWS)
     tied = [ROWS[1] | {"rank": 1}, ROWS[3] | {"rank": 1}]
     told = summary({"n": 5, "rows": ROWS, "ranking": tied}, best)
-    assert "Any of these may be the best: pi_bad (0.312" in told
-    assert "No policy can be ranked; pi_cot stands at 0.610" in summary({"n": 5, "rows": ROWS, "ranking": []}, best)
+    assert told.startswith("3 policies evaluated from 5 prompts. No clear winner: pi_bad and ")
+    assert "No policy can be ranked; pi_cot has 0.61" in summary({"n": 5, "rows": ROWS, "ranking": []}, best)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 
 import matplotlib as mpl
@@ -15,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from arena10k import plots
+from arena10k import paths, plots
 from arena10k.plots import style
+from arena10k.run import Run
 from arena10k.statistics.diagnostics import permutation_null
 from arena10k.statistics.planning import Pilot, labels_needed
 
@@ -142,11 +144,11 @@ def test_weight_findings_follow_the_data(log_weight):
     assert "every policy is near one" in plots.log_weights_finding(near)
     assert "Every policy passes" in plots.overlap_finding(near)
     one_heavy = {"pi_x": np.r_[np.log(300.0), np.zeros(100)]}
-    assert "holds 75 % of the weight of pi_x" in plots.ccdf_finding(one_heavy)
+    assert "holds 75% of the weight of pi_x" in plots.ccdf_finding(one_heavy)
     even = {"pi_x": np.zeros(5000)}
-    assert "One row alone holds under 0.1 % of the weight of pi_x" in plots.ccdf_finding(even)
+    assert "One row alone holds under 0.1% of the weight of pi_x" in plots.ccdf_finding(even)
     assert plots.ccdf_finding({"pi_x": np.full(3, np.nan)}) == "No policy has a usable log-weight"
-    assert plots.permutation_alt({}).endswith("No policy has weights to permute.")
+    assert plots.permutation_alt({}).endswith("No policy has weights to shuffle.")
     assert plots.planning_alt({}, 0.2).endswith("There is no policy to plan for.")
     rewards = {"pi_x": np.ones(101)}
     assert "10 heaviest rows hold 77%" in plots.reward_by_weight_finding(one_heavy, rewards)
@@ -159,10 +161,10 @@ def test_coverage_finding_names_what_chance_cannot_explain():
     told = plots.coverage_finding(cells)
     assert (
         told
-        == "The usual SNIPS interval holds the truth too seldom in 1 of 2 cells; no interval that stands does so in any"
+        == "The usual SNIPS interval under-covers in 1 of 2 settings; no accepted interval does in any, beyond chance"
     )
     cells.loc[1, "coverage_reported"] = 0.4
-    assert "of those that stand ppi_pp in 1, worst ppi_pp: 40% (pi_near, judge transports)" in plots.coverage_finding(
+    assert "of the accepted ones ppi_pp in 1, worst ppi_pp: 40% (pi_near, judge transports)" in plots.coverage_finding(
         cells
     )
 
@@ -231,7 +233,7 @@ def test_judge_findings_follow_the_data():
     score = np.repeat([0.2, 0.8], 100)
     honest = np.r_[np.zeros(80), np.ones(20), np.ones(80), np.zeros(20)]
     assert "agrees with the oracle" in plots.reliability_finding(score, honest)
-    assert "0.80: 0.80 too high" in plots.reliability_finding(score, np.zeros(200))
+    assert "0.80 too high at scores near 0.80" in plots.reliability_finding(score, np.zeros(200))
 
 
 def test_self_consistency_finding_counts_rows_beyond_the_tolerance():
@@ -307,3 +309,44 @@ def test_long_titles_are_wrapped_inside_the_figure_without_losing_words():
     box = figure.texts[0].get_window_extent(FigureCanvasAgg(figure).get_renderer())
     assert box.x1 <= figure.bbox.x1
     assert len(re.findall("Wide WORDS", " ".join(figure.texts[0].get_text().split()))) == 30
+
+
+def jobs_with(bad: dict[tuple[str, str], int]) -> pd.DataFrame:
+    rows = [(job, policy, 120, 120 - bad.get((job, policy), 0)) for job in "ab" for policy in ("p0", "p1", "p2")]
+    frame = pd.DataFrame(rows, columns=["job", "policy", "total", "ok"])
+    return frame.assign(errors=frame.total - frame.ok)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_most_are_missing_in_one_place_only_where_more_than_half_are(seed):
+    rng = np.random.default_rng(seed)
+    bad = {(job, policy): int(rng.integers(0, 4) ** 3) for job in "ab" for policy in ("p0", "p1", "p2")}
+    total, most = sum(bad.values()), max(bad.values())
+    told = plots.missing_heatmap_finding(jobs_with(bad))
+    assert ("most of them" in told) == (2 * most > total)
+    if total:
+        named = [f"{job} of {policy}" for (job, policy), n in bad.items() if n == most][:3]
+        assert all(name in told for name in named)
+
+
+def test_one_statement_of_the_judges_errors_is_made_of_one_set_of_rows():
+    """Pages 04 and 06 say it of the labelled logged responses, whose number it names."""
+    logged = Run("sample").table().logged
+    score, label = logged.judge_uncertainty, logged.label
+    both = int((score.notna() & label.notna()).sum())
+    assert f"{both} labelled logged responses" in plots.reliability_finding(score, label)
+    for stage in ("04_judge", "06_estimates"):
+        cells = json.loads(paths.notebook(stage).read_text(encoding="utf-8"))["cells"]
+        source = "\n".join("".join(c["source"]) for c in cells)
+        assert re.search(r"score, label = (table\.)?logged\[.*\], (table\.)?logged\.label", source)
+        assert re.findall(r"reliability_finding\((.*)\)", source) == ["score, label"]
+
+
+def test_shuffled_weights_tell_what_weights_add_and_not_what_a_value_is():
+    """Few rows with uneven weights: a value far from the logging policy's mean, which shuffled weights give as well."""
+    rng = np.random.default_rng(0)
+    made = (permutation_null(rng.normal(0, 1.5, 20), rng.random(20)) for _ in range(50))
+    null = next(n for n in made if n.p_value > 0.05 and abs(n.value - n.logging_mean) > 0.05)
+    found = plots.permutation_finding({"pi": null})
+    assert "pi: the weights add no visible information" in found or "every policy" in found
+    assert "is the logging policy's mean" not in found

@@ -1,4 +1,4 @@
-"""Bad values are found by structure and set aside; estimates change only by the rows left out."""
+"""Bad values are found by structure and quarantined; estimates change only by the rows left out."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arena10k.audit import consistency, quality
+from arena10k.audit import consistency, quality, status
 from arena10k.audit.status import progress
 from arena10k.collection.jobs import contexts
 from arena10k.collection.records import Record
 from arena10k.collection.store import Store
 from arena10k.inputs.policies import policies
 from arena10k.inputs.prompts import load, write
+from arena10k.rescoring import effect
+from arena10k.run import Run
 from arena10k.tables import table
 from arena10k.wording import factor
 from test_collect import make_params
@@ -89,6 +91,25 @@ def test_a_quarantined_row_is_missing_in_the_table_and_nothing_else_changes(fill
     assert (after.missing["pi_clone"], after.quarantined["pi_clone"]) == (1, 1)
 
 
+def test_a_logged_row_whose_response_is_quarantined_is_counted_as_missing_everywhere():
+    run = Run("sample")
+    flag = next(
+        quality.Flag(r["prompt_id"], "p0", "responses", r["request_hash"], "duplicate_row")
+        for r in run.store.rows("responses")
+        if (r["policy"], r["draw"]) == ("p0", 0)
+    )
+    quality.quarantine(run.store, [flag])
+    made = run.table()
+    assert flag.prompt_id not in set(made.logged.prompt_id)
+    assert set(made.missing.values()) == set(made.quarantined.values()) == {1}
+    assert {row["n_quarantined"] for row in run.estimates(made)["rows"]} == {1}
+    found = status.coverage(run.params, run.store)
+    assert found["rows_with_all_logprobs"] == status.progress(run.params, run.store)["rows_with_all_logprobs"] == 119
+    measured = effect.measure(run, effect.failures(run))
+    assert {row["n_set_aside"] for row in measured} == {1}
+    assert [q["job"] for q in quality.report(run.params, run.store, [flag], 120)["quarantined"][:1]] == ["responses"]
+
+
 def test_records_of_another_definition_are_kept_told_and_not_used(filled):
     params, store, frame = filled
     before = table.build(params, frame, store)
@@ -121,7 +142,7 @@ def test_self_consistency_and_clone_control_measure_what_is_stored(filled):
     assert control["max |log-weight|"] == np.abs(lw).max() > 1
     assert control["exactly 0"] == 0
     told = quality.clone_sentence(params, made)
-    assert told.startswith("pi_clone is meant as a copy of p0, so that its weights must be 1. They lie between ")
+    assert told.startswith("The weights of pi_clone, a copy of p0, must be 1. They lie between ")
     assert told.endswith(f" by up to {factor(control['max |log-weight|'])}.")
 
 
@@ -137,7 +158,7 @@ def test_scores_outside_the_scale_are_set_aside(filled):
 def test_models_definitions_and_prompts_that_change_are_told(filled):
     params, store, frame = filled
     assert [(f["finding"], f["policy"]) for f in consistency.findings(params, store, [], frame)] == [OF_ITS_OWN]
-    assert f"from {consistency.ENOUGH} of a policy on" in consistency.sentence([])
+    assert f"policies with at least {consistency.ENOUGH}" in consistency.sentence([])
     logged = next(r for r in store.rows("logprobs") if r["policy"] == "pi_clone")
     for i, (model, fingerprint) in enumerate([("first", None), ("second", None), ("first", "another")]):
         made = {"fingerprint": fingerprint or logged["fingerprint"], "context": logged["context"], "model": model}
@@ -151,7 +172,7 @@ def test_models_definitions_and_prompts_that_change_are_told(filled):
         ("duplicate_prompts", None, 1),
         ("near_duplicate_prompts", None, 1),
     }
-    assert consistency.sentence(found).startswith("5 findings")
+    assert consistency.sentence(found).startswith("5 set-level checks failed")
 
 
 def test_one_score_for_everything_is_told(filled):

@@ -167,7 +167,7 @@ def test_reports_audit_the_raw_weights_of_the_sample(shared_data, reference):
     largest = np.abs(public_sample(shared_data, "clone").log_weight).max()
     assert f"and {largest:.2f} nats (largest), its mean weight is {ref['clone']['mean_raw_w']:.2f}" in said
     said = weight_findings.audit_sentence(study.reports.values(), "deterministic")
-    assert "By its 1,000 weights 99.6 % of what unhelpful would say is not in the logs" in said
+    assert "The mean weight of unhelpful (0.00429, 1,000 judged rows) implies that 99.6% of its probability" in said
 
 
 def test_target_labels_make_ppi_report_and_hold_the_probe_mean(shared_data, reference):

@@ -1,4 +1,4 @@
-"""Rehearsals on data like a run's: the truth is known, so what they say of coverage can be checked."""
+"""The coverage simulation on data like a run's: the truth is known, so what it says of coverage can be checked."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from arena10k.estimators import PolicyData, prepare
-from arena10k.simulation import rehearsal
+from arena10k.estimators.prepare import CALIBRATIONS
+from arena10k.plots import coverage_finding
+from arena10k.plots.planning import coverage as drawn
+from arena10k.run import Run
+from arena10k.simulation import coverage
+from arena10k.wording import percent
 from statistics_data import example
 
 #: Few rows, where their number does not matter.
@@ -20,20 +26,20 @@ FRESH = [f for f in dataclasses.fields(PolicyData) if f.name.startswith("fresh_"
 @pytest.fixture(scope="module", autouse=True)
 def few_rows():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rehearsal, "MAX_ROWS", ROWS)
+        patch.setattr(coverage, "MAX_ROWS", ROWS)
         yield
 
 
 @pytest.fixture(scope="module")
 def table():
     own = dataclasses.replace(example(300, target_labels=40), is_logging=True)
-    return rehearsal.rehearse({"p0": own, "pi": example(300, target_labels=40)}, replicates=4, seed=1)
+    return coverage.simulated({"p0": own, "pi": example(300, target_labels=40)}, replicates=4, seed=1)
 
 
 def test_population_is_the_runs_own_rows_with_weights_of_mean_one():
     data = example(300)
     lw = np.where(np.arange(300) < 7, np.nan, data.log_weight - 2)
-    population = rehearsal.populations(dataclasses.replace(data, log_weight=lw), True)
+    population = coverage.populations(dataclasses.replace(data, log_weight=lw), True)
     prep = prepare(dataclasses.replace(data, log_weight=lw))
     assert len(population.score) == 293
     # With a calibrated judge that transports, the truth of this population is the run's own SNIPS value.
@@ -41,29 +47,29 @@ def test_population_is_the_runs_own_rows_with_weights_of_mean_one():
     assert population.truth() == pytest.approx(w @ prep.reward[7:] / w.sum(), abs=1e-12)
     rng = np.random.default_rng(0)
     assert np.exp(population.logged(200_000, rng)[0]).mean() == pytest.approx(1, abs=0.02)
-    assert rehearsal.populations(example(20, log_weight=np.full(20, np.nan)), True) is None
+    assert coverage.populations(example(20, log_weight=np.full(20, np.nan)), True) is None
 
 
 def test_design_keeps_the_runs_shares_when_scaled_down():
     data = example(1000, target_labels=60)
-    small = rehearsal.design(data, 0.02)
+    small = coverage.design(data, 0.02)
     assert (small.n, small.m, small.target_labels, small.corrupted) == (ROWS, ROWS, 60, 0.02)
     assert small.label_share == pytest.approx((~np.isnan(data.label)).mean())
-    assert rehearsal.design(example(100), 0.0).n == 100
+    assert coverage.design(example(100), 0.0).n == 100
 
 
 def test_design_keeps_few_draws_of_a_large_run_and_none_that_nobody_judged():
     few = example(4000, target_labels=40, fresh_judge=np.where(np.arange(4000) < 30, 0.5, np.nan))
-    small = rehearsal.design(few, 0.0)
+    small = coverage.design(few, 0.0)
     assert (small.n, small.m, small.target_labels) == (ROWS, 30, 30)
     unjudged = example(400, fresh_judge=np.full(400, np.nan))
-    assert (rehearsal.design(unjudged, 0.0).m, rehearsal.design(unjudged, 0.0).target_labels) == (0, 0)
+    assert (coverage.design(unjudged, 0.0).m, coverage.design(unjudged, 0.0).target_labels) == (0, 0)
 
 
 def test_no_fresh_draw_is_invented_for_a_policy_that_has_none():
     alone = dataclasses.replace(example(300), **{f.name: None for f in FRESH})
-    assert rehearsal.design(alone, 0.0).m == 0
-    cells = rehearsal.rehearse({"pi": alone}, replicates=3, seed=1).set_index("estimator")
+    assert coverage.design(alone, 0.0).m == 0
+    cells = coverage.simulated({"pi": alone}, replicates=3, seed=1).set_index("estimator")
     for name in ("direct", "dr_cpo", "ppi_pp"):
         assert (cells.refused[name] == 1).all()
         assert cells.loc[name, ["bias", "coverage", "width"]].isna().all(axis=None)
@@ -73,46 +79,88 @@ def test_no_fresh_draw_is_invented_for_a_policy_that_has_none():
 def test_every_cell_has_every_estimator_and_the_logging_policy_is_none(table):
     cells = table.groupby(["population", "case"]).estimator.nunique()
     assert len(cells) == 9
-    assert set(cells) == {len(rehearsal.NAMES)}
+    assert set(cells) == {len(coverage.NAMES)}
     assert set(table[table.own].population) == {"pi"}
     assert set(table.n) == {150}
-    json.dumps(rehearsal.json_rows(table), allow_nan=False)
+    json.dumps(coverage.json_rows(table), allow_nan=False)
 
 
-def test_the_same_seed_gives_the_same_cells_whatever_else_is_rehearsed(table):
+def test_the_same_seed_gives_the_same_cells_whatever_else_is_simulated(table):
     more = {"pi": example(300, target_labels=40), "pj": example(300, seed=2)}
-    again = rehearsal.rehearse(more, replicates=4, seed=1)
-    mine = [row for row in rehearsal.json_rows(again) if row["population"] == "pi"]
-    assert mine == [row for row in rehearsal.json_rows(table) if row["population"] == "pi"]
+    again = coverage.simulated(more, replicates=4, seed=1)
+    mine = [row for row in coverage.json_rows(again) if row["population"] == "pi"]
+    assert mine == [row for row in coverage.json_rows(table) if row["population"] == "pi"]
 
 
 def test_pooled_coverage_counts_intervals_that_stand(table):
-    pooled = rehearsal.pooled(table).set_index(["case", "estimator"])
+    pooled = coverage.pooled(table).set_index(["case", "estimator"])
     some = table[(table.case == "transports") & (table.estimator == "snips") & table.coverage_reported.notna()]
     stand = (1 - some.refused) * some.replicates
     expected = (some.coverage_reported * stand).sum() / stand.sum()
     assert pooled.coverage_reported["transports", "snips"] == pytest.approx(expected)
-    held, standing, fine = rehearsal.covered(table[table.own])
+    held, standing, fine = coverage.covered(table[table.own])
     assert 0 < held <= standing
     assert fine == (held / standing > 0.93)
 
 
 def test_shares_that_hold_the_truth_are_told_by_judge_and_not_where_all_is_refused(table):
     own = table[table.own & (table.case == "transports")]
-    hits, standing, _ = rehearsal.covered(own)
-    assert rehearsal.held(table)["transports"].startswith(f"{hits / standing:.1%}")
-    poor = rehearsal.held(table.assign(coverage_reported=0.5, refused=0.0, replicates=50))
-    assert poor == dict.fromkeys(rehearsal.JUDGES, "50.0% (95% is wanted)")
-    assert rehearsal.held(table.assign(refused=1.0)) == {"transports": None, "fooled": None}
+    hits, standing, _ = coverage.covered(own)
+    assert coverage.held(table)["transports"].startswith(percent(hits / standing))
+    poor = coverage.held(table.assign(coverage_reported=0.5, refused=0.0, replicates=50))
+    assert poor == dict.fromkeys(coverage.JUDGES, "50% (95% is wanted)")
+    assert coverage.held(table.assign(refused=1.0)) == {"transports": None, "fooled": None}
 
 
-def test_sentence_says_when_there_is_nothing_to_rehearse(table):
-    assert "of the" in rehearsal.sentence(table)
-    assert "nothing to rehearse" in rehearsal.sentence(table[~table.own])
+def test_sentence_says_when_there_is_nothing_to_simulate(table):
+    assert "of the" in coverage.sentence(table)
+    assert "nothing to simulate" in coverage.sentence(table[~table.own])
 
 
 def test_too_few_hits_are_found_and_chance_is_not(table):
     cells = table.assign(replicates=100, refused=0.0, coverage_reported=0.93)
-    assert rehearsal.short_of(cells).empty
+    assert not coverage.judged(cells).under.any()
     cells.loc[5, "coverage_reported"] = 0.75
-    assert list(rehearsal.short_of(cells).index) == [5]
+    found = coverage.judged(cells)
+    assert list(found[found.under].index) == [5]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_title_and_marks_tell_of_the_same_settings(table, seed):
+    """What the title calls under-covering is what lies left of the line with its whole interval."""
+    rng = np.random.default_rng(seed)
+    share = rng.binomial(50, rng.choice([0.5, 0.8, 0.9, 0.95], len(table))) / 50
+    cells = table.assign(replicates=50, refused=rng.choice([0.0, 0.4, 1.0], len(table)), coverage_reported=share)
+    found = coverage.judged(cells)
+    assert (found.under == (found.high < 0.95)).all()
+    assert len(found) == (cells.refused < 1).sum()
+    axes = drawn(cells).axes
+    bars = [line.get_xdata() for axis in axes for line in axis.lines if len(line.get_xdata()) == 2]
+    ends = [x[1] for x in bars if x[0] != x[1]]
+    assert sum(end < 0.95 for end in ends) == found.under.sum()
+    usual = found[found.under & (found.estimator == "plain_snips")]
+    assert f"under-covers in {len(usual)} of 9 settings" in coverage_finding(cells)
+
+
+def test_the_intervals_of_the_marks_are_exact_binomial_ones(table):
+    cells = table.assign(replicates=40, refused=0.0, coverage_reported=0.9)
+    row, alpha = coverage.judged(cells).iloc[0], 0.05 / len(cells)
+    assert stats.binom.cdf(36, 40, row.high) == pytest.approx(alpha)
+    assert stats.binom.sf(35, 40, row.low) == pytest.approx(alpha)
+
+
+def test_calibration_and_folds_of_the_params_are_those_that_are_simulated(monkeypatch):
+    run, seen = Run("sample"), []
+
+    def spy(logged, fresh, source):
+        seen.append(1 + max(int(logged.fold.max()), int(fresh.fold.max())))
+        return real(logged, fresh, source)
+
+    real = CALIBRATIONS["two_stage"]
+    monkeypatch.setitem(CALIBRATIONS, "two_stage", spy)
+    monkeypatch.setitem(CALIBRATIONS, "isotonic", None)
+    wanted = run.params.estimation.model_copy(
+        update={"calibration": "two_stage", "folds": 3, "replicates": 1, "replicate_rows": 60}
+    )
+    Run.of(run.params.model_copy(update={"estimation": wanted})).simulate(run.table())
+    assert set(seen) == {3}

@@ -138,7 +138,7 @@ def test_a_row_that_fails_again_stays_failed_and_a_sentinel_that_cannot_be_repla
         fail(run, prompts=("p0004",))
         broken |= {str(ids[p]["prompt_token_ids"] + ids[p]["token_ids"]) for p in ("p0003", "p0004")}
         entry = rescore(run)
-        assert outcomes(entry) == {("pi_clone", "p0003"): "kept aside", ("pi_clone", "p0004"): "failed again"}
+        assert outcomes(entry) == {("pi_clone", "p0003"): "still quarantined", ("pi_clone", "p0004"): "failed again"}
         rows = {r["prompt_id"]: r for r in run.store.rows("logprobs") if r["policy"] == "pi_clone"}
         assert (rows["p0003"]["status"], rows["p0003"]["value"], rows["p0003"]["quarantine"]) == (
             "ok", -50.0, "below_floor",
@@ -191,7 +191,7 @@ def test_a_bad_answer_again_is_set_aside_again(home):
 
         stub.fault = far
         entry = rescore(run)
-    assert outcomes(entry) == {("pi_clone", "p0003"): "set aside again"}
+    assert outcomes(entry) == {("pi_clone", "p0003"): "quarantined again"}
     (row,) = [r for r in run.store.rows("logprobs") if r["quarantine"]]
     assert row["quarantine"] != "below_floor"
     assert row["value"] < -50.0

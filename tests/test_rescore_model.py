@@ -114,5 +114,5 @@ def test_the_same_command_again_asks_nothing_and_changes_nothing(restored):
 
     before = state()
     done = rescore(restored["home"])
-    assert (done.returncode, done.stdout) == (0, "Nothing to measure again: no such row failed or is set aside.\n")
+    assert (done.returncode, done.stdout) == (0, "Nothing to measure again: no such row failed or is quarantined.\n")
     assert state() == before

@@ -16,14 +16,14 @@ FLOOR = 0.893
 @pytest.mark.parametrize("sigma", [0.5, 2.0])
 def test_truth_is_the_mean_outcome_of_fresh_draws(sigma, transports):
     population = LogNormal(sigma, transports)
-    _, outcome = population.fresh(400_000, np.random.default_rng(0))
+    _, outcome, _ = population.fresh(400_000, np.random.default_rng(0))
     assert population.truth() == pytest.approx(outcome.mean(), abs=4 * 0.5 / np.sqrt(400_000))
 
 
 def test_weights_have_mean_one_and_carry_the_truth():
     rng = np.random.default_rng(0)
     for population in (LogNormal(1.0), LogNormal(1.0, False)):
-        lw, _, outcome = population.logged(400_000, rng)
+        lw, _, outcome, _ = population.logged(400_000, rng)
         w = np.exp(lw)
         assert w.mean() == pytest.approx(1, abs=0.02)
         assert (w * outcome).mean() == pytest.approx(population.truth(), abs=0.02)
@@ -86,10 +86,10 @@ def test_weights_shaped_like_a_run(transports):
     lw = rng.normal(0, 1, 500) - 3
     score = np.round(np.clip(0.5 + 0.2 * lw + 0.6, 0, 1), 1)
     population = Resampled(lw, score, transports)
-    big, _, outcome = population.logged(200_000, rng)
+    big, _, outcome, _ = population.logged(200_000, rng)
     assert np.exp(big).mean() == pytest.approx(1, abs=0.03)
     assert (np.exp(big) * outcome).mean() == pytest.approx(population.truth(), abs=0.02)
-    _, fresh = population.fresh(200_000, rng)
+    _, fresh, _ = population.fresh(200_000, rng)
     assert fresh.mean() == pytest.approx(population.truth(), abs=0.006)
     snips, ppi = replicate(population, Design(n=500, m=500, target_labels=60), ["snips", "ppi_pp"], 80)
     assert snips.coverage >= 0.86

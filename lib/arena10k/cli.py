@@ -201,7 +201,7 @@ def export(run: str, params_file: str | None, to: Path | None) -> None:
 @click.option("--code", default=None, help="Only rows with this error code or quarantine reason.")
 @click.option("--yes", is_flag=True, help="Spend what the params' prices say without asking.")
 def rescore(run: str, params_file: str | None, policy: str | None, code: str | None, yes: bool) -> None:
-    """Measure again what failed or was set aside, under the same definition, and say what changed."""
+    """Measure again what failed or was quarantined, under the same definition, and say what changed."""
     from arena10k.pipeline import stages
     from arena10k.rescoring import rescore as again
     from arena10k.rescoring import rescore_audit
@@ -219,7 +219,7 @@ def rescore(run: str, params_file: str | None, policy: str | None, code: str | N
                 names = (stage.name for stage in stages.STAGES.values() if stage.jobs)
                 stages.out_of_date(params.run, *names, "00_status")
     if entry is None:
-        click.echo("Nothing to measure again: no such row failed or is set aside.")
+        click.echo("Nothing to measure again: no such row failed or is quarantined.")
         return
     for line in rescore_audit.lines(entry):
         click.echo(line)

@@ -220,14 +220,15 @@ class Run(Exploring):
 
     def simulate(self, table: Table) -> pd.DataFrame:
         """Whether intervals would have covered on data like this run's, and on log-normal weights: see
-        `rehearsal.rehearse`."""
-        from arena10k.simulation import rehearsal
+        `coverage.simulated`."""
+        from arena10k.simulation import coverage
 
         e = self.params.estimation
         data = {policy: modes[e.judge] for policy, modes in self.arrays(table).items()}
         if len(data) < 2:
             raise NothingToShow(f"run {self.name!r} has one policy: there is no other whose data could be simulated")
-        return rehearsal.rehearse(data, e.replicates, self.params.seed, e.width, e.confidence)
+        options = (e.replicates, self.params.seed, e.width, e.confidence, e.calibration, e.folds)
+        return coverage.simulated(data, *options)
 
     def investigate(self, table: Table) -> Investigation:
         """Why published numbers are wrong, where they are: see `arena10k.attribution`.

@@ -16,6 +16,7 @@ from arena10k.collection import costs
 from arena10k.errors import section
 from arena10k.plots.style import listed
 from arena10k.run import Run
+from arena10k.statistics.verdicts import NOT_ASKED
 from arena10k.tables.table import Table
 
 CELL = ["judge", "estimator", "calibration", "treatment"]
@@ -142,7 +143,8 @@ def accuracy(rows: Sequence[dict[str, Any]], truth: Sequence[Truth], confidence:
     """Scores of `sweeps.summary` per estimator and judge mode over the policies of known value, the closest first."""
     by = ["estimator", "judge"]
     known = {t.policy for t in truth}
-    frame = pd.DataFrame([row for row in rows if row["policy"] in known], columns=[*by, "policy", *MEASURES])
+    asked = [row for row in rows if row["policy"] in known and row["verdict"] != NOT_ASKED]
+    frame = pd.DataFrame(asked, columns=[*by, "policy", *MEASURES])
     if frame.empty:
         return frame[by]
     shown = ["rmse", "bias", "coverage", "refused", "pairwise", "misranked", "misranked_standing", "interval_score"]

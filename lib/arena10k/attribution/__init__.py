@@ -1,4 +1,4 @@
-"""Why a published number is wrong: exact attribution of the gap to five causes, and what may be believed instead."""
+"""Why a published number is wrong: exact attribution of the gap to six causes, and what may be believed instead."""
 
 from arena10k.attribution.companions import (
     ceiling_audit,
@@ -10,9 +10,8 @@ from arena10k.attribution.companions import (
     shrinkage_paths,
 )
 from arena10k.attribution.detection import Detection, Inversion, detect
-from arena10k.attribution.game import CAUSE_WORDS, CAUSES, Case, make_game, point_values, shapley_parts
+from arena10k.attribution.game import CAUSE_WORDS, CAUSES, Case, gap_parts, make_game, point_parts
 from arena10k.attribution.investigation import Finding, Investigation, cases, investigate, investigate_table
-from arena10k.attribution.lead import lead, verdict_paragraph
 from arena10k.attribution.mismatch import Profile, mismatch, mismatch_sentence, profiles
 from arena10k.attribution.ranking import (
     flip_sentence,
@@ -23,7 +22,7 @@ from arena10k.attribution.ranking import (
     rank_frame,
 )
 from arena10k.attribution.result import anomaly_json, anomaly_row, frame, parts_frame
-from arena10k.attribution.words import sentence
+from arena10k.attribution.words import lead, sentence, verdict_paragraph
 
 __all__ = [
     "CAUSES",
@@ -41,6 +40,7 @@ __all__ = [
     "detect",
     "flip_sentence",
     "frame",
+    "gap_parts",
     "heavy_rows",
     "inversions_frame",
     "inversions_sentence",
@@ -55,13 +55,12 @@ __all__ = [
     "mismatch",
     "mismatch_sentence",
     "parts_frame",
-    "point_values",
+    "point_parts",
     "profiles",
     "rank_first",
     "rank_frame",
     "rows_to_flip",
     "sentence",
-    "shapley_parts",
     "shrinkage_paths",
     "verdict_paragraph",
 ]

@@ -3,7 +3,7 @@ ceiling."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,11 @@ from arena10k.statistics.intervals import audit_weights, missing_mass_interval
 _TIE = 1e-12
 #: Rows that are taken out, at most, to change who ranks first; groups of response lengths; strengths of a shrinkage.
 _MOST, _BINS, _POINTS = 200, 5, 60
+
+
+def rank(value: float, values: Iterable[float]) -> int:
+    """Place of a value among `values`, its own among them or not; those that are equal as printed share a place."""
+    return 1 + sum(round(other, 3) > round(value, 3) for other in values)
 
 
 def self_normalised(log_weight: np.ndarray) -> np.ndarray:
@@ -39,15 +44,11 @@ class MassIdentity:
     high: float
 
 
-def mass_identity(log_weight: np.ndarray, reward: np.ndarray, value: float) -> MassIdentity:
-    """The identity for log-weights (n,) (-inf: not in use), rewards in [0, 1] and a trusted `value` (NaN when
-    unknown)."""
-    used = np.isfinite(log_weight)
-    mean = audit_weights(log_weight[used]).mean_weight * used.mean() / max((~np.isneginf(log_weight)).mean(), _TIE)
-    covered = min(1.0, mean)
-    on = float(self_normalised(log_weight) @ reward)
+def mass_identity(mean_weight: float, on: float, value: float) -> MassIdentity:
+    """The identity for a raw mean weight, SNIPS `on` of rewards in [0, 1] and a trusted `value` (NaN when unknown)."""
+    covered = min(1.0, mean_weight)
     off = (value - covered * on) / (1 - covered) if covered < 1 else float("nan")
-    return MassIdentity(covered, on, off, *missing_mass_interval(mean, on))
+    return MassIdentity(covered, on, off, *missing_mass_interval(mean_weight, on))
 
 
 def rank_first(published: np.ndarray) -> np.ndarray:

@@ -1,13 +1,10 @@
-"""When is a published number an anomaly? Two tests against the target's own draws, with a stated false alarm rate.
+"""When is a published number (SNIPS on judge scores) an anomaly? Three tests, with a stated false alarm rate.
 
-A policy's published SNIPS is an anomaly when (1) the mean judge score of its own draws, on the same judge scale,
-contradicts it, or (2) the published order of two policies is the reverse of their trusted order and the policy is the
-one further from the truth. The false alarm rate of a run is split between the two tests and, within each, over
-policies and pairs (Bonferroni). In both, a difference must exceed `TOLERANCE`; and where the published weights are
-healthy, also the noise of the published number: unhealthy weights have no noise estimate that deserves the name, and
-do not excuse a wrong number.
-
-A third test needs no truth at all: log-probs that fail on the same rows for several policies have one common cause.
+It is one when it contradicts (1) the mean judge score of the policy's own draws, or (2) its trusted value, or when (3)
+the order of two policies by it is the reverse of their trusted order and the policy is the one further from the truth.
+The false alarm rate of a run is split between the tests and, within each, over policies and pairs (Bonferroni). In all,
+a difference must exceed `TOLERANCE`; and where the published weights are healthy, also the noise of the published
+number: unhealthy weights have no noise estimate that deserves the name, and do not excuse a wrong number.
 """
 
 from __future__ import annotations
@@ -75,11 +72,11 @@ def _noise(deviation: np.ndarray, level: float, audits: tuple[WeightAudit, ...])
     return float(half) if np.isfinite(half) else 0.0
 
 
-def contradicted(game: Game, pub: Published, level: float) -> bool | None:
-    """Test (1) at two-sided `level`; None without fresh draws or published number."""
-    if not len(game.prep.fresh) or not np.isfinite(pub.value):
+def contradicted(game: Game, pub: Published, score: Score | None, level: float) -> bool | None:
+    """Whether a published number lies outside of a score's interval at two-sided `level`, by more than `TOLERANCE` and
+    its own noise; None where one of them is not there."""
+    if score is None or not np.isfinite(pub.value):
         return None
-    score = ESTIMATORS["naive"].score(game.prep)
     interval = score_interval(game.prep, score, 1 - level)
     margin = max(TOLERANCE, _noise(pub.deviation, level / 2, (pub.audit,)))
     return bool(pub.value > interval.high + margin or pub.value < interval.low - margin)
@@ -98,11 +95,11 @@ def _wrong(above: str, below: str, excess: Mapping[str, float], logging_policy: 
 
 
 def inversions(games: Mapping[str, Game], pub: Mapping[str, Published], logging_policy: str) -> list[Inversion]:
-    """Test (2) over all pairs with trusted values, at half of the family-wise rate; every inversion, whether beyond
+    """Test (3) over all pairs with trusted values, at a third of the family-wise rate; every inversion, whether beyond
     noise or not."""
     known = {p: g.trusted for p, g in games.items() if g.trusted is not None and np.isfinite(pub[p].value)}
     pairs = list(combinations(known, 2))
-    level = FALSE_ALARM_RATE / 2 / max(len(pairs), 1)
+    level = FALSE_ALARM_RATE / 3 / max(len(pairs), 1)
     trusted = {p: score.value for p, score in known.items()}
     interval = {p: score_interval(games[p].prep, score, 1 - 2 * level) for p, score in known.items()}
     excess = {p: pub[p].value - trusted[p] for p in known}
@@ -122,18 +119,20 @@ def inversions(games: Mapping[str, Game], pub: Mapping[str, Published], logging_
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """Outcome of both tests: by policy True, False, or None where nothing can be tested."""
+    """Outcome of the tests: by policy True, False, or None where nothing can be tested."""
 
     anomaly: dict[str, bool | None]
     inversions: list[Inversion]
 
 
 def detect(games: Mapping[str, Game], pub: Mapping[str, Published], logging_policy: str) -> Detection:
-    """Both tests on all policies of a run."""
-    targets = [p for p in games if p != logging_policy]
-    level = FALSE_ALARM_RATE / 2 / max(len(targets), 1)
-    against = {p: contradicted(games[p], pub[p], level) for p in games}
+    """All tests on all policies of a run."""
+    level = FALSE_ALARM_RATE / 3 / max(len(games), 1)
     inverted = inversions(games, pub, logging_policy)
     wrong = {i.wrong for i in inverted if i.beyond_noise}
-    anomaly = {p: None if c is None else c or p in wrong for p, c in against.items()}
+    anomaly: dict[str, bool | None] = {}
+    for p, game in games.items():
+        judged = ESTIMATORS["naive"].score(game.prep) if len(game.prep.fresh) else None
+        tests = [contradicted(game, pub[p], score, level) for score in (judged, game.trusted)]
+        anomaly[p] = None if tests == [None, None] else any(tests) or p in wrong
     return Detection(anomaly, inverted)

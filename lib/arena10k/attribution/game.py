@@ -1,14 +1,18 @@
-"""The repair game: what the estimate is after any subset of five repairs, and exact Shapley parts of the gap.
+"""The repair game: what the estimate is as its faults are repaired, and what each repair takes from the gap.
 
-Repairs: S sets corrupted log-probs aside, C removes clipping, T smooths the tail (PSIS), J maps the judge to the
-oracle's scale, M replaces off-support mass by the target's own draws. v(nothing repaired) is the published number,
-v(all) the trusted value; parts are contributions to *published minus trusted*, so a positive part is overvaluation
-that its repair removes.
+Repairs, in this order: S quarantines corrupted log-probs, C removes clipping, T smooths the tail (PSIS); then M puts
+the target's own draws in the place of the logged rows, and J the oracle's scale in the place of the judge's. S, C and T
+fix the weights as they stand, so they come first, on the scale that was published: M would repair whatever is wrong
+with a weight, and be credited with it. M and J act on each other, so both orders are averaged: asymmetric Shapley
+values (Frye et al. 2020). Parts are contributions to *published minus trusted*; a positive part is overvaluation.
+
+M is credited with what the missing mass 1 - E[w] can explain: that mass is worth something between 0 and 1. What is
+beyond it on the judge's own scale is no matter of calibration: weights and draws are not of the same policy, or it is
+chance. What is beyond it on the oracle's scale alone is the judge's: its calibration does not carry over to the draws.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,37 +20,39 @@ import numpy as np
 from arena10k.estimators import PolicyData, Prepared, Score, pareto, prepare
 from arena10k.estimators.data import LEFT_OUT
 
-#: What each repair mends, in words.
+#: The parts of a gap, in words.
 CAUSE_WORDS = {
     "corrupted_logprobs": "corrupted log-probs",
     "clipping": "clipping",
     "tail": "heavy tail",
     "judge_bias": "judge bias",
     "off_support": "off-support mass",
+    "weights_do_not_match_draws": "weights that do not match the draws",
 }
 CAUSES = tuple(CAUSE_WORDS)
-S, C, T, J, M = (1 << i for i in range(5))
-N_SUBSETS = 32
+#: The states a number goes through: as published, after S, C and T, and the target's own draws.
+STATES = ("published", "S", "C", "T", "M")
 _SAME = 1e-9
 
 
-def shapley_parts(values: np.ndarray) -> np.ndarray:
-    """Exact Shapley parts (..., p) of v(none) - v(all) from the values (..., 2^p) of all subsets of p repairs.
+def gap_parts(values: np.ndarray, missing: np.ndarray | float) -> np.ndarray:
+    """Parts (..., 6) of the gap by `CAUSES` from `values` (..., 2, 5), see `game_values`, and the `missing` mass (...).
 
-    Subsets are bit masks: entry 5 is the value after repairs 0 and 2. Part j is the average, over all orders of
-    repairing, of the fall v(before) - v(after) when j is applied (Shapley 1953). A repair that never changes the
-    value has part exactly 0.
+    They sum to values[..., 0, 0] - values[..., 1, 4]. A repair that changes nothing has part exactly 0.
     """
-    p = int(values.shape[-1]).bit_length() - 1
-    if values.shape[-1] != 1 << p:
-        raise ValueError(f"values: last axis must be a power of two, got {values.shape[-1]}")
-    subsets = np.arange(1 << p)
-    parts = []
-    for j in range(p):
-        before = subsets[subsets >> j & 1 == 0]
-        share = [1 / (p * math.comb(p - 1, int(b).bit_count())) for b in before]
-        parts.append((values[..., before] - values[..., before | 1 << j]) @ np.array(share))
-    return np.stack(parts, axis=-1)
+    judge, oracle = values[..., 0, :], values[..., 1, :]
+
+    def off_support(on: np.ndarray, fall: np.ndarray) -> np.ndarray:
+        return np.asarray(np.clip(fall, -missing * (1 - on), missing * on))
+
+    fall = judge[..., 3] - judge[..., 4]
+    first = off_support(judge[..., 3], fall)
+    beyond = fall - first
+    fall = oracle[..., 3] - oracle[..., 4] - beyond
+    last = off_support(oracle[..., 3], fall)
+    judged = (judge[..., 4] - oracle[..., 4] + judge[..., 3] - oracle[..., 3] + fall - last) / 2
+    weights = judge[..., :3] - judge[..., 1:4]
+    return np.stack([*np.moveaxis(weights, -1, 0), judged, (first + last) / 2, beyond], axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,20 +79,6 @@ class Case:
         object.__setattr__(self, "raw_log_weight", raw)
 
 
-@dataclass(frozen=True, eq=False)
-class States:
-    """The distinct weightings of the logged rows over the subsets of {S, C, T}.
-
-    `log_weight` (k, n), -inf for rows not in use; `concealing` (k, n) marks the rows whose weight is corrupted;
-    `index` (8,) maps a subset of {S, C, T} to its weighting. Subsets that give the same weights share one entry, so
-    that a repair with nothing to repair contributes exactly 0.
-    """
-
-    log_weight: np.ndarray
-    concealing: np.ndarray
-    index: np.ndarray
-
-
 def corrupted_rows(case: Case) -> np.ndarray:
     """Rows (n,) whose published log-weight is not the repaired one."""
     raw, clean = case.raw_log_weight, case.data.log_weight
@@ -109,59 +101,42 @@ def _clipped(log_weight: np.ndarray, clip: float | None) -> np.ndarray:
     return log_weight if clip is None else np.clip(log_weight, -clip, clip)
 
 
-def states(case: Case, keep: np.ndarray) -> States:
-    """All weightings of the rows `keep` (n,), a mask.
-
-    C and T act on measured log-probs. A corrupted one has no unclipped value to go back to and no place in a tail:
-    until S sets it aside its weight stays as published.
-    """
-    raw, clean = case.raw_log_weight[keep], case.data.log_weight[keep]
-    bad = corrupted_rows(case)[keep]
-    published = _clipped(raw, case.clip)
-    found: list[np.ndarray] = []
-    concealing: list[np.ndarray] = []
-    index = np.zeros(8, dtype=int)
-    for subset in range(8):
-        lw = clean if subset & S else np.where(bad, np.nan, clean)
-        lw = lw if subset & C else _clipped(lw, case.clip)
-        lw = np.where(np.isnan(lw), -np.inf, lw)
-        lw = _smoothed(lw) if subset & T else lw
-        hides = np.zeros(len(lw), dtype=bool) if subset & S else bad
-        lw = np.where(hides, published, lw)
-        matches = [
-            k for k in range(len(found)) if np.array_equal(found[k], lw) and np.array_equal(concealing[k], hides)
-        ]
-        if not matches:
-            found.append(lw)
-            concealing.append(hides)
-        index[subset] = matches[0] if matches else len(found) - 1
-    return States(np.vstack(found), np.vstack(concealing), index)
+def weightings(case: Case, keep: np.ndarray) -> np.ndarray:
+    """Log-weights (4, rows) of the rows `keep` (n,), a mask: as published, after S, C and T; -inf for rows not in
+    use."""
+    clean = case.data.log_weight[keep]
+    published = np.where(corrupted_rows(case)[keep], case.raw_log_weight[keep], clean)
+    found = np.stack([_clipped(published, case.clip), _clipped(clean, case.clip), clean, clean])
+    found = np.where(np.isnan(found), -np.inf, found)
+    found[3] = _smoothed(found[2])
+    return found
 
 
 @dataclass(frozen=True, eq=False)
 class Game:
     """A case ready to be valued: prepared arrays, weightings, and the score of the trusted estimator (None: no such
-    value)."""
+    value). `mismatch`: the weights are known not to be those of the draws, so that they tell of no missing mass."""
 
     prep: Prepared
-    states: States
+    log_weight: np.ndarray
     trusted: Score | None
+    mismatch: bool = False
 
     @property
     def published_log_weight(self) -> np.ndarray:
         """Log-weights (n,) of the published number, -inf for rows it did not use."""
-        return np.asarray(self.states.log_weight[self.states.index[0]])
+        return np.asarray(self.log_weight[0])
 
     @property
     def clean_log_weight(self) -> np.ndarray:
-        """Log-weights (n,) with corrupted values set aside and no clipping, -inf for rows without one."""
-        return np.asarray(self.states.log_weight[self.states.index[S | C]])
+        """Log-weights (n,) with corrupted values quarantined and no clipping, -inf for rows without one."""
+        return np.asarray(self.log_weight[2])
 
 
-def make_game(case: Case, trusted: Score | None = None, prep: Prepared | None = None) -> Game:
+def make_game(case: Case, trusted: Score | None = None, prep: Prepared | None = None, mismatch: bool = False) -> Game:
     """The game of a case; `prep` is `prepare(case.data)` if it is at hand already."""
     keep = ~np.isnan(case.data.judge)
-    return Game(prepare(case.data) if prep is None else prep, states(case, keep), trusted)
+    return Game(prepare(case.data) if prep is None else prep, weightings(case, keep), trusted, mismatch)
 
 
 def normalised(counts: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
@@ -187,42 +162,38 @@ def normalised(counts: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
 def game_values(
     game: Game, counts: np.ndarray, calibrated: np.ndarray, fresh_judge: np.ndarray, trusted: np.ndarray
 ) -> np.ndarray:
-    """v of every subset of repairs for b resamples: (b, 32).
+    """The values (b, 2, 5) of b resamples on the judge's and on the oracle's scale, by `STATES`.
 
     Parameters
     ----------
     counts : (b, n) times each logged row occurs.
     calibrated : (b, n) or (n,) f(S) of the logged rows.
     fresh_judge, trusted : (b,) mean judge score of the target's draws; trusted value.
-
-    Notes
-    -----
-    Without M the value is the self-normalised mean; M puts the mean of the fresh draws in its place. Repairs act on
-    measured rows only: until S sets the corrupted rows aside, their weight looks like support and what they
-    contribute stays as published, q times their mean, while the other repairs reach the share 1 - q. In the language
-    of cooperative games S has to permit the other repairs (conjunctive permission value, Gilles, Owen & van den Brink
-    1992), in proportion to q; with nothing corrupted q = 0 and the game is plain.
     """
-    judge = game.prep.logged.judge
-    values = np.empty((len(counts), N_SUBSETS))
-    parts = []
-    for lw, hides in zip(game.states.log_weight, game.states.concealing, strict=True):
-        mass = normalised(counts, lw)
-        plain, scaled = mass @ judge, (mass * calibrated).sum(axis=1)
-        hidden = mass[:, hides]
-        share, stays = hidden.sum(axis=1), hidden @ judge[hides]
-        scaled = scaled - (hidden * calibrated[..., hides]).sum(axis=1) + stays
-        parts.append((plain, scaled, stays + (1 - share) * fresh_judge, stays + (1 - share) * trusted))
-    for subset in range(N_SUBSETS):
-        state = parts[game.states.index[subset & (S | C | T)]]
-        values[:, subset] = state[bool(subset & J) + 2 * bool(subset & M)]
+    values = np.empty((len(counts), 2, len(STATES)))
+    for k, log_weight in enumerate(game.log_weight):
+        mass = normalised(counts, log_weight)
+        values[:, 0, k], values[:, 1, k] = mass @ game.prep.logged.judge, (mass * calibrated).sum(axis=1)
+    values[:, 0, -1], values[:, 1, -1] = fresh_judge, trusted
     return values
 
 
-def point_values(game: Game) -> np.ndarray:
-    """v of every subset on the data as they are: (32,); NaN for subsets with M where there is no trusted value."""
-    prep, nan = game.prep, float("nan")
-    fresh = float(prep.fresh.judge.mean()) if len(prep.fresh) else nan
-    trusted = nan if game.trusted is None else game.trusted.value
+def missing_mass(game: Game, counts: np.ndarray) -> np.ndarray:
+    """1 - E[w] (b,) over the rows with a clean weight in b resamples, at least 0; 0 where weights are known not to be
+    those of the draws."""
+    if game.mismatch:
+        return np.zeros(len(counts))
+    weights = np.exp(np.minimum(game.prep.log_weight, 700))
+    with np.errstate(all="ignore"):
+        mean = counts @ weights / (counts @ game.prep.has_weight)
+    return np.asarray(np.clip(1 - mean, 0, 1))
+
+
+def point_parts(game: Game) -> np.ndarray:
+    """The parts (6,) of the gap on the data as they are, by `CAUSES`; NaN where there is no trusted value."""
+    prep, nan = game.prep, np.full(1, np.nan)
+    fresh = np.array([prep.fresh.judge.mean()]) if len(prep.fresh) else nan
+    trusted = nan if game.trusted is None else np.array([game.trusted.value])
     ones = np.ones((1, len(prep.logged)))
-    return np.asarray(game_values(game, ones, prep.reward, np.array([fresh]), np.array([trusted]))[0])
+    parts = gap_parts(game_values(game, ones, prep.reward, fresh, trusted), missing_mass(game, ones))[0]
+    return parts if game.trusted is not None else np.full(len(CAUSES), np.nan)

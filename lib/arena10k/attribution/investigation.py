@@ -9,36 +9,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arena10k.attribution import companions, detection
-from arena10k.attribution.game import CAUSES, Case, Game, corrupted_rows, make_game, point_values, shapley_parts
+from arena10k.attribution.game import CAUSES, Case, Game, corrupted_rows, make_game, missing_mass, point_parts
 from arena10k.attribution.resample import Replicates, bootstrap, percentile_interval, prompt_counts
 from arena10k.estimators import ESTIMATORS, N_FOLDS, policy_data
 from arena10k.estimators.data import LEFT_OUT
 from arena10k.statistics.context import PolicyContext, context
-from arena10k.statistics.verdicts import accepted, estimate_row
+from arena10k.statistics.headline import headline
+from arena10k.statistics.verdicts import estimate_row
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from arena10k.tables.table import Table
 
-TRUSTED = ("ppi_pp", "direct")
 
 
 @dataclass(frozen=True, eq=False)
 class Finding:
     """One policy.
 
-    `parts`, `part_low`, `part_high` (5,) follow `CAUSES` and are contributions to `published - trusted`, NaN without
-    a trusted value; `values` (32,) is v of every subset of repairs. `trusted` is a row of estimates.json or None.
-    `anomaly` is None where it cannot be tested. `corrupted` counts logged rows whose published log-weight was
-    corrupted, `corrupted_share` is their share of the published weight. `estimate` is the SNIPS row on repaired data;
-    `labels_needed` are labels on the target's own draws for the requested width.
+    `parts`, `part_low`, `part_high` (6,) follow `CAUSES` and are contributions to `published - trusted`, NaN without
+    a trusted value. `trusted` is a row of estimates.json or None. `anomaly` is None where it cannot be tested;
+    `unsettled`: it is not shown, and the gap is larger than what counts. `corrupted` counts logged rows whose published
+    log-weight was corrupted, `corrupted_share` is their share of the published weight. `estimate` is the row of SNIPS
+    (calibrated) on repaired data; `labels_needed` are labels on the target's own draws for the requested width.
     """
 
     policy: str
     game: Game
-    values: np.ndarray
-    replicates: Replicates
     published: detection.Published
     rank: int
     rank_first: float
@@ -47,6 +45,7 @@ class Finding:
     part_low: np.ndarray
     part_high: np.ndarray
     anomaly: bool | None
+    unsettled: bool
     main_cause: str | None
     corrupted: int
     corrupted_share: float
@@ -87,36 +86,32 @@ class Investigation:
 
     @property
     def focus(self) -> Finding:
-        """The policy to look at closely: the anomaly with the highest published number, else the target whose
-        published number is furthest from its trusted value."""
+        """The policy to look at closely: the target with an anomaly and the highest published number, else the one
+        whose published number is furthest from its trusted value."""
         targets = [f for f in self.findings.values() if f.policy != self.logging_policy]
-        return self.anomalies[0] if self.anomalies else max(targets, key=lambda f: abs(np.nan_to_num(f.gap)))
-
-
-def trusted_row(ctx: PolicyContext) -> dict[str, Any] | None:
-    """The row of the trusted value: PPI++ where the target has labels, else the calibrated direct mean; None when
-    neither stands. Raw judge means never do: no label puts them on the oracle's scale."""
-    for name in TRUSTED:
-        row = estimate_row(ctx, ESTIMATORS[name])
-        if accepted(row):
-            return row
-    return None
+        wrong = [f for f in self.anomalies if f.policy != self.logging_policy] or self.anomalies
+        return wrong[0] if wrong else max(targets, key=lambda f: abs(np.nan_to_num(f.gap)))
 
 
 def main_cause(
-    anomaly: bool | None, parts: np.ndarray, low: np.ndarray, high: np.ndarray, corrupted_share: float
+    anomaly: bool | None, parts: np.ndarray, low: np.ndarray, high: np.ndarray, corrupted_share: float, mismatch: bool
 ) -> str | None:
     """Name of the main cause, None without an anomaly.
 
     Where corrupted rows hold more than half of the published weight the number is their mean, and that comes first
-    whatever else is wrong. Otherwise the largest part in absolute value among those whose interval excludes 0.
+    whatever else is wrong. Otherwise the largest part among those that go the way of the gap and whose interval
+    excludes 0. Where that is what no other cause explains, weights that do not match the draws are named only if a
+    test says so: chance leaves a rest as well.
     """
     if not anomaly:
         return None
     if corrupted_share > 0.5:
         return "corrupted_logprobs"
-    clear = np.flatnonzero((low > 0) | (high < 0))
-    return CAUSES[max(clear, key=lambda j: abs(parts[j]))] if len(clear) else None
+    clear = ((low > 0) | (high < 0)) & (parts * parts.sum() > 0)
+    if not clear.any():
+        return None
+    largest = CAUSES[int(np.argmax(np.where(clear, np.abs(parts), -1)))]
+    return largest if mismatch or largest != "weights_do_not_match_draws" else None
 
 
 def cases(
@@ -176,12 +171,13 @@ def investigate(
     replicates : bootstrap resamples, the same prompts for every policy. calibration : as for `prepare`.
     """
     contexts = {p: context(c.data, width, confidence, (flags or {}).get(p, ()), calibration) for p, c in cases.items()}
-    trusted = {p: trusted_row(ctx) for p, ctx in contexts.items()}
+    trusted = {p: headline(ctx) for p, ctx in contexts.items()}
     games = {}
     for p, case in cases.items():
         prep, row = contexts[p].prep, trusted[p]
         score = None if row is None else ESTIMATORS[row["estimator"]].score(prep)
-        games[p] = make_game(case, score, prep)
+        mismatch = "weights_do_not_match_draws" in contexts[p].wrong_weights
+        games[p] = make_game(case, score, prep, mismatch)
     pub = {p: detection.published(g) for p, g in games.items()}
     detected = detection.detect(games, pub, logging_policy)
     counts = prompt_counts(max(g.prep.n_clusters for g in games.values()), replicates, seed=0)
@@ -190,9 +186,9 @@ def investigate(
     first = dict(zip(usable, companions.rank_first(np.column_stack([drawn[p].published for p in usable])), strict=True))
     findings = {}
     for p in games:
-        rank = 1 + sum(pub[q].value > pub[p].value + 1e-12 for q in usable)
+        rank = companions.rank(pub[p].value, (pub[q].value for q in usable))
         findings[p] = _finding(
-            p, cases[p], games[p], contexts[p], trusted[p], pub[p], drawn[p], detected.anomaly[p], rank,
+            p, cases[p], games[p], contexts[p], trusted[p], pub[p], drawn[p], detected, rank,
             first.get(p, float("nan")), confidence,
         )  # fmt: skip
     return Investigation(findings, detected, _flip(games, usable), logging_policy, dict(truth or {}), judge_mode)
@@ -206,23 +202,25 @@ def _finding(
     trusted: dict[str, Any] | None,
     pub: detection.Published,
     drawn: Replicates,
-    anomaly: bool | None,
+    detected: detection.Detection,
     rank: int,
     first: float,
     confidence: float,
 ) -> Finding:
-    values = point_values(game)
-    parts = shapley_parts(values)
-    low, high = percentile_interval(shapley_parts(drawn.values), confidence)
+    parts, anomaly = point_parts(game), detected.anomaly[policy]
+    low, high = percentile_interval(drawn.parts, confidence)
     bad = corrupted_rows(case)[~np.isnan(case.data.judge)]
     share = float(companions.self_normalised(game.published_log_weight)[bad].sum())
     value = float("nan") if trusted is None else trusted["value"]
     ppi = estimate_row(ctx, ESTIMATORS["ppi_pp"])
+    ones, on = np.ones((1, len(game.prep.logged))), companions.self_normalised(game.clean_log_weight)
     return Finding(
-        policy=policy, game=game, values=values, replicates=drawn, published=pub, rank=rank, rank_first=first,
+        policy=policy, game=game, published=pub, rank=rank, rank_first=first,
         trusted=trusted, parts=parts, part_low=low, part_high=high, anomaly=anomaly,
-        main_cause=main_cause(anomaly, parts, low, high, share), corrupted=int(bad.sum()), corrupted_share=share,
-        mass=companions.mass_identity(game.clean_log_weight, ctx.prep.reward, value),
+        unsettled=anomaly is False and abs(pub.value - value) > detection.TOLERANCE,
+        main_cause=main_cause(anomaly, parts, low, high, share, game.mismatch),
+        corrupted=int(bad.sum()), corrupted_share=share,
+        mass=companions.mass_identity(1 - float(missing_mass(game, ones)[0]), float(on @ ctx.prep.reward), value),
         estimate=estimate_row(ctx, ESTIMATORS["snips"]), labels_needed=ppi["labels_needed"], clip=case.clip,
         confidence=confidence,
     )  # fmt: skip

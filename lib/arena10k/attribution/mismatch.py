@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from arena10k.attribution.words import listed
+from arena10k.wording import listed
 
 if TYPE_CHECKING:
     from arena10k.tables.table import Table
@@ -109,7 +109,7 @@ def _category(logged: pd.DataFrame, log_weight: np.ndarray) -> str | None:
 
 
 def preference(row: Mapping[str, Any]) -> str:
-    """What a policy would rather say than P0: `shorter responses, and ...`; empty where nothing stands out."""
+    """What a policy gives more weight than P0 does: `shorter responses and ...`; empty where nothing is clear."""
     told = [
         (row["by_length"], "longer responses", "shorter responses"),
         (row["by_judge"], "responses the judge likes", "responses the judge dislikes"),
@@ -118,12 +118,12 @@ def preference(row: Mapping[str, Any]) -> str:
     words = [up if r > 0 else down for r, up, down in sorted(told, key=lambda t: -abs(np.nan_to_num(t[0])))
              if abs(np.nan_to_num(r)) >= WEAK]  # fmt: skip
     if pd.notna(row["category"]):
-        words.append(f"answers to {row['category']} prompts")
+        words.append(f"prompts of category {row['category']!r}")
     return listed(words)
 
 
 def mismatch_sentence(frame: pd.DataFrame, bigger: Mapping[str, str] | None = None) -> str:
-    """Which policy talks least like the log, and what the bigger models prefer.
+    """Whose response lengths are the least similar to the log, and what the bigger models upweight.
 
     `bigger` maps policies that are (or stand for) another model to a word for it.
     """
@@ -133,7 +133,7 @@ def mismatch_sentence(frame: pd.DataFrame, bigger: Mapping[str, str] | None = No
     else:
         worst, base = known.loc[known.length_distance.idxmax()], frame.iloc[0]
         parts = [
-            f"By length, {worst.policy} talks least like the log: {worst.chars:,.0f} characters (median) against "
+            f"{worst.policy} has the least similar response lengths: {worst.chars:,.0f} characters (median) against "
             f"{base.chars:,.0f}, a Kolmogorov-Smirnov distance of {worst.length_distance:.2f} (0 alike, 1 apart)."
         ]
     likely = frame.iloc[1:].dropna(subset=["nats"])
@@ -142,5 +142,5 @@ def mismatch_sentence(frame: pd.DataFrame, bigger: Mapping[str, str] | None = No
         parts.append(f"{least.policy} finds the logged responses least likely, {least.nats:.2f} nats per {least.unit}.")
     for policy, word in (bigger or {}).items():
         prefers = preference(frame[frame.policy == policy].iloc[0])
-        parts.append(f"{policy} ({word}) prefers {prefers or 'nothing that stands out among the logged responses'}.")
+        parts.append(f"{policy} ({word}) upweights {prefers or 'no kind of logged responses clearly'}.")
     return " ".join(parts)

@@ -1,13 +1,15 @@
-"""The published ranking as tables and sentences: how stable it is, where it is upside down, what is missing."""
+"""The ranking by SNIPS on judge scores, in tables and sentences: how stable it is, where it is upside down, what is
+missing."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
+from arena10k.attribution.companions import rank
 from arena10k.attribution.game import CAUSES
 from arena10k.attribution.investigation import Investigation
-from arena10k.attribution.words import figure, listed, share_words
+from arena10k.wording import JUDGE_SNIPS, listed, percent, rounded
 
 
 def rank_frame(inv: Investigation) -> pd.DataFrame:
@@ -20,7 +22,7 @@ def rank_frame(inv: Investigation) -> pd.DataFrame:
             "rank": f.rank if np.isfinite(f.published.value) else None,
             "published": f.published.value,
             "rank_first": f.rank_first,
-            "trusted_rank": 1 + sum(v > known[p] for v in known.values()) if p in known else None,
+            "trusted_rank": rank(known[p], known.values()) if p in known else None,
             "trusted": known.get(p, float("nan")),
         }
         for p, f in inv.findings.items()
@@ -32,16 +34,16 @@ def flip_sentence(inv: Investigation) -> str:
     """How few logged rows decide who is first."""
     flip = inv.flip
     if flip is None:
-        return "No small set of logged rows decides which policy SNIPS ranks first."
+        return f"No small set of logged rows decides which policy {JUDGE_SNIPS} ranks first."
     n = len(next(iter(inv.findings.values())).game.prep.logged)
     size = len(flip.rows)
-    rows = "one logged row" if size == 1 else f"{size} logged rows"
-    best = "" if flip.exact else " (no single row does; fewer than these might)"
-    return f"Without {rows} of the {n:,} judged, {flip.rival} overtakes {flip.winner} by SNIPS{best}."
+    best = "" if flip.exact else "; no single row does, fewer than these might"
+    dropping = f"Dropping {'one' if size == 1 else size} of {n:,} judged rows"
+    return f"{dropping} puts {flip.rival} above {flip.winner} by {JUDGE_SNIPS}{best}."
 
 
 def inversions_frame(inv: Investigation) -> pd.DataFrame:
-    """Pairs of policies whose published order is the reverse of their trusted order, beyond chance."""
+    """Pairs of policies whose order by SNIPS on judge scores is the reverse of their trusted order, beyond chance."""
     rows = [
         {
             "published_above": i.above,
@@ -58,19 +60,18 @@ def inversions_frame(inv: Investigation) -> pd.DataFrame:
 
 
 def inversions_sentence(inv: Investigation) -> str:
-    """How many pairs of policies stand the wrong way round."""
+    """How many pairs of policies are in the wrong order."""
     known = [f for f in inv.findings.values() if f.trusted is not None and np.isfinite(f.published.value)]
     pairs, found = len(known) * (len(known) - 1) // 2, inv.detection.inversions
     if not pairs:
-        return "No two policies have both a published and a trusted value, so no order can be checked."
+        return f"No two policies have both {JUDGE_SNIPS} and a trusted value, so no order can be checked."
     if not found:
-        told = f"None of the {pairs} pairs of policies stands the wrong way round beyond chance"
+        told = f"None of the {pairs} pairs of policies is in the wrong order beyond chance"
         wrong = listed([f.policy for f in inv.anomalies])
         return f"{told}; the number of {wrong} is wrong all the same." if wrong else f"{told}."
-    which = "all of them with" if len({i.above for i in found}) == 1 and len(found) > 1 else "with"
     above = listed(list(dict.fromkeys(i.above for i in found)))
-    wrong = f"{len(found)} of the {pairs} pairs of policies stand the wrong way round beyond chance"
-    return f"{wrong}, {which} {above} on top."
+    wrong = f"{len(found)} of the {pairs} pairs of policies are in the wrong order beyond chance"
+    return f"{wrong}, with {above} on top."
 
 
 def mass_frame(inv: Investigation) -> pd.DataFrame:
@@ -87,29 +88,27 @@ def mass_frame(inv: Investigation) -> pd.DataFrame:
 
 
 def mass_sentence(inv: Investigation) -> str:
-    """What the missing mass of the focus must be worth."""
+    """What the missing mass of the focus must be worth, and the part of the gap that it is given."""
     f = inv.focus
     if not np.isfinite(f.mass.on):
         return f"{f.policy} has no usable log-weight, so nothing is known of its mass."
+    if f.game.mismatch:
+        return f"The weights of {f.policy} do not match its draws, so they say nothing of its missing mass."
     if f.mass.covered >= 1:
-        return f"The weights of {f.policy} average at least 1: no mass is missing, and its error has another cause."
+        return (
+            f"The weights of {f.policy} average at least 1: no mass is missing, and none of its gap is put down to it."
+        )
+    low, high = rounded(f.mass.low), rounded(f.mass.high)
     start = (
-        f"The log holds {share_words(f.mass.covered)} of what {f.policy} says, worth {f.mass.on:.2f} on the oracle's "
-        f"scale; the rest is worth something between 0 and 1, so by the weights its value lies between "
-        f"{f.mass.low:.2f} and {f.mass.high:.2f}."
+        f"The log holds {percent(f.mass.covered)} of what {f.policy} says, worth {rounded(f.mass.on)} on the oracle's "
+        f"scale; the rest is worth something between 0 and 1, so by the weights its value lies between {low} and "
+        f"{high}."
     )
     if f.trusted is None:
         return start
-    error = (1 - f.mass.covered) * (f.mass.on - f.mass.off)
-    missing = share_words(1 - f.mass.covered)
-    part = f.parts[CAUSES.index("off_support")]
-    shared = (
-        f" The part of the gap that off-support mass is given, {part:.2f}, is not the same: on the judge's scale the "
-        "unseen responses are worth something else, and the parts average over both."
-        if abs(part - error) >= 0.01
-        else ""
+    worth = (
+        f"For the trusted {rounded(f.trusted['value'])} the unseen responses would be worth {rounded(f.mass.off)}"
+        + ("" if 0 <= f.mass.off <= 1 else ", which nothing is: missing mass alone does not explain the gap")
     )
-    return (
-        f"{start} For the trusted {f.trusted['value']:.2f} the unseen responses are worth {figure(f.mass.off)}: "
-        f"SNIPS on that scale is off by {missing} x ({f.mass.on:.2f} - {figure(f.mass.off)}) = {error:.2f}.{shared}"
-    )
+    part = rounded(f.parts[CAUSES.index("off_support")])
+    return f"{start} {worth}. Of the gap of {rounded(f.gap)}, {part} is put down to them."

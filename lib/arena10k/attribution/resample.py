@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arena10k.attribution.game import N_SUBSETS, Game, game_values
+from arena10k.attribution.game import Game, game_values, gap_parts, missing_mass
 from arena10k.estimators import Prepared, Score
 from arena10k.estimators.calibration import LevelFit, pava
 
@@ -32,16 +32,10 @@ def prompt_counts(n_clusters: int, replicates: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Replicates:
-    """Bootstrap values of one policy: `values` (b, 32) by subset of repairs, `fresh_judge` and `trusted` (b,)."""
+    """Bootstrap values of one policy: the `published` number (b,) and the `parts` (b, 6) of the gap."""
 
-    values: np.ndarray
-    fresh_judge: np.ndarray
-    trusted: np.ndarray
-
-    @property
-    def published(self) -> np.ndarray:
-        """Published number (b,)."""
-        return self.values[:, 0]
+    published: np.ndarray
+    parts: np.ndarray
 
 
 def calibration_shift(prep: Prepared, counts: np.ndarray) -> np.ndarray | None:
@@ -79,7 +73,7 @@ def resampled_score(prep: Prepared, score: Score, counts: np.ndarray, shift: np.
     return total
 
 
-def _chunk(game: Game, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _chunk(game: Game, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     prep = game.prep
     shift = calibration_shift(prep, counts)
     calibrated = prep.reward
@@ -93,8 +87,9 @@ def _chunk(game: Game, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     else:
         fresh = nan
     trusted = nan if game.trusted is None else resampled_score(prep, game.trusted, counts, shift)
-    values = game_values(game, counts[:, prep.logged.cluster], calibrated, fresh, trusted)
-    return values, fresh, trusted
+    logged = counts[:, prep.logged.cluster]
+    values = game_values(game, logged, calibrated, fresh, trusted)
+    return values[:, 0, 0], gap_parts(values, missing_mass(game, logged))
 
 
 def bootstrap(game: Game, counts: np.ndarray) -> Replicates:
@@ -106,8 +101,7 @@ def bootstrap(game: Game, counts: np.ndarray) -> Replicates:
     rows = max(len(game.prep.logged), len(game.prep.fresh), 1)
     step = max(1, _CHUNK // rows)
     parts = [_chunk(game, counts[i : i + step]) for i in range(0, len(counts), step)]
-    values, fresh, trusted = (np.concatenate(p) for p in zip(*parts, strict=True))
-    return Replicates(values.reshape(-1, N_SUBSETS), fresh, trusted)
+    return Replicates(*(np.concatenate(p) for p in zip(*parts, strict=True)))
 
 
 def percentile_interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,7 @@ import numpy as np
 from arena10k.attribution.detection import FALSE_ALARM_RATE, TOLERANCE
 from arena10k.attribution.game import CAUSE_WORDS, CAUSES
 from arena10k.attribution.investigation import Finding, Investigation
-from arena10k.attribution.lead import verdict_paragraph
-from arena10k.attribution.words import own_draws, sentence
+from arena10k.attribution.words import own_draws, sentence, verdict_paragraph
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +21,8 @@ def _number(x: float) -> float | None:
 
 
 def anomaly_row(f: Finding, inv: Investigation) -> dict[str, Any]:
-    """The row of one policy in anomaly.json; numbers are numbers or None."""
+    """The row of one policy in anomaly.json; numbers are numbers or None. `published` is SNIPS on judge scores;
+    `calibrated` and `verdict` are those of SNIPS (calibrated)."""
     row = f.trusted
     parts = zip(CAUSES, f.parts, f.part_low, f.part_high, strict=True)
     return {
@@ -40,11 +40,13 @@ def anomaly_row(f: Finding, inv: Investigation) -> dict[str, Any]:
         ],
         "main_cause": f.main_cause,
         "anomaly": f.anomaly,
+        "unsettled": f.unsettled,
         "rank": f.rank,
         "rank_first_probability": _number(f.rank_first),
         "mean_weight": f.estimate["mean_weight"],
         "corrupted_rows": f.corrupted,
         "corrupted_weight_share": _number(f.corrupted_share),
+        "calibrated": f.estimate["value"],
         "verdict": f.estimate["verdict"],
         "sentence": sentence(f, inv),
     }
@@ -76,14 +78,14 @@ def anomaly_json(inv: Investigation) -> dict[str, Any]:
 
 def frame(result: Mapping[str, Any]) -> pd.DataFrame:
     """The policies of anomaly.json as a frame, the trusted interval in two columns; `anomaly` in words: its main cause,
-    "no", or that it cannot be tested."""
+    "no", or that chance or lack of data does not let it be told."""
     import pandas as pd
 
     rows = []
     for row in result["policies"]:
         low, high = row["trusted_ci"] or (None, None)
         cause = CAUSE_WORDS[row["main_cause"]] if row["main_cause"] else "cause unclear"
-        told = {True: cause, False: "no", None: "not testable"}[row["anomaly"]]
+        told = {True: cause, False: "not settled" if row["unsettled"] else "no", None: "not testable"}[row["anomaly"]]
         rows.append(row | {"trusted_low": low, "trusted_high": high, "anomaly": told})
     return pd.DataFrame(rows)
 

@@ -1,4 +1,4 @@
-"""The findings in words: numbers as sentences write them, and a sentence per policy."""
+"""The findings in words: a sentence per policy, and the verdict of a run: answer, why, what to do."""
 
 from __future__ import annotations
 
@@ -7,32 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from arena10k.attribution.companions import rank
+from arena10k.attribution.detection import FALSE_ALARM_RATE, TOLERANCE
 from arena10k.attribution.game import CAUSE_WORDS, CAUSES
 from arena10k.attribution.investigation import Finding, Investigation
-from arena10k.wording import number
+from arena10k.wording import ESTIMATOR_WORDS, JUDGE_SNIPS, listed, number, percent, rounded, with_interval
 
-_ESTIMATOR = {"ppi_pp": "labels on its own draws", "direct": "its own draws, judged and calibrated"}
-
-
-def figure(value: float) -> str:
-    """A value in a sentence: two decimals near one, three digits for weights far from it."""
-    if not np.isfinite(value):
-        return "unknown"
-    size = abs(value)
-    if size >= 1e4 or 0 < size < 1e-3:
-        return number(value)
-    return f"{value:.0f}" if size >= 100 else f"{value:.2g}" if size < 0.095 else f"{value:.2f}"
-
-
-def share_words(x: float) -> str:
-    """A share in per cent, never rounded to all or nothing."""
-    if x in (0, 1):
-        return f"{100 * x:.0f} %"
-    if 0 < x < 0.001:
-        return "under 0.1 %"
-    if 0.999 < x < 1:
-        return "over 99.9 %"
-    return f"{100 * x:.1f} %" if x < 0.1 or x > 0.9 else f"{100 * x:.0f} %"
+_ORIGIN = {"ppi_pp": "labels on its own draws", "direct": "its own draws, judged and calibrated"}
 
 
 def place(rank: int, n: int) -> str:
@@ -41,52 +22,39 @@ def place(rank: int, n: int) -> str:
     return f"{words[rank - 1] if rank <= len(words) else f'number {rank}'} of {n}"
 
 
-def level(confidence: float) -> str:
-    """`95 %`."""
-    return f"{100 * confidence:g} %"
-
-
-def listed(names: list[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "")))
-
-
 def trusted_words(row: Mapping[str, Any], confidence: float) -> str:
     """The trusted value with interval and origin, from its row (`Finding.trusted`)."""
-    origin = _ESTIMATOR[row["estimator"]]
     caution = ", with caution: " + " and ".join(r.replace("_", " ") for r in row["reasons"]) if row["reasons"] else ""
-    return (
-        f"{row['value']:.3f} ({level(confidence)} interval {row['ci_low']:.3f} to {row['ci_high']:.3f}, from {origin}"
-        f"{caution if row['verdict'] == 'CAUTION' else ''})"
-    )
+    told = with_interval(row["value"], row["ci_low"], row["ci_high"], confidence).removesuffix(")")
+    return f"{told}, from {_ORIGIN.get(row['estimator'], ESTIMATOR_WORDS.get(row['estimator'], row['estimator']))}{caution if row['verdict'] == 'CAUTION' else ''})"
 
 
 def cause_words(f: Finding) -> str:
     """The main cause in plain words, with the fact behind it."""
-    mean = f.estimate["mean_weight"]
     if f.main_cause == "corrupted_logprobs":
         rows = f"{f.corrupted} logged rows" if f.corrupted != 1 else "one logged row"
         return (
             f"corrupted log-probabilities: {rows} with a number in place of a measurement carry "
-            f"{share_words(f.corrupted_share)} of the weight, so the published number is about them, not the policy"
+            f"{percent(f.corrupted_share)} of the weight, so the number is about them, not the policy"
         )
     if f.main_cause == "clipping":
         return f"clipping of the log-weights at ±{f.clip:g}, which replaces what the heaviest rows say by a constant"
     if f.main_cause == "tail":
         return (
-            f"the heavy tail of the weights: {figure(f.published.audit.ess)} rows' worth of evidence decide the number"
+            f"the heavy tail of the weights: {number(f.published.audit.ess)} rows' worth of evidence decide the number"
         )
     if f.main_cause == "judge_bias":
-        return "the judge's bias: on the oracle's scale the same responses are worth something else"
-    if mean is not None and mean < 0.8:
+        return f"the judge's bias: the judge gives the policy's own draws {rounded(own_draws(f))}"
+    if f.main_cause == "weights_do_not_match_draws":
         return (
-            f"off-support mass: the weights average {figure(mean)} instead of 1, so about {share_words(1 - mean)} of "
-            f"what this policy says is never seen in the log; self-normalising hides it by averaging rewards of logged "
-            f"responses alone (unnormalised, the same weights give {figure(mean * f.mass.on)})"
+            f"weights that do not match the draws: the judge gives the policy's own draws {rounded(own_draws(f))}, "
+            "which the weights do not explain; they are of another policy or another definition of it"
         )
+    covered = f.mass.covered
     return (
-        f"off-support mass: the judge gives the policy's own draws {figure(own_draws(f))}, which no weighting of the "
-        f"logged responses reproduces (mean weight {'unknown' if mean is None else figure(mean)})"
+        f"off-support mass: the weights average {number(covered)} instead of 1, so about {percent(1 - covered)} of "
+        f"what this policy says is never seen in the log; self-normalising hides it by averaging scores of logged "
+        f"responses alone (not normalised, the same weights give {rounded(covered * f.mass.on)})"
     )
 
 
@@ -94,8 +62,8 @@ def _contribution(f: Finding) -> str:
     j = CAUSES.index(f.main_cause)
     if not np.isfinite(f.parts[j]):
         return ""
-    span = f"{level(f.confidence)} interval {f.part_low[j]:.2f} to {f.part_high[j]:.2f}"
-    text = f" It contributes {f.parts[j]:.2f} ({span}) to the gap of {f.gap:.2f} between published and trusted"
+    part = with_interval(f.parts[j], f.part_low[j], f.part_high[j], f.confidence)
+    text = f" It contributes {part} to the gap of {rounded(f.gap)} between {JUDGE_SNIPS} and the trusted value"
     others = [i for i in range(len(CAUSES)) if i != j and abs(f.parts[i]) > 0.25 * abs(f.parts[j])]
     clear = [i for i in others if f.part_low[i] > 0 or f.part_high[i] < 0]
     if clear:
@@ -110,7 +78,7 @@ def needs(f: Finding) -> str:
     if not len(f.game.prep.fresh):
         return f"draws from {f.policy} itself, judged, and {labels} on them"
     there, draws = int(f.game.prep.fresh.labelled.sum()), len(f.game.prep.fresh)
-    told = f"{labels} on the policy's own draws" + (f" in all, where {there:,} are" if there else "")
+    told = f"{labels} on the policy's own draws" + (f" in total, {there:,} existing ones included" if there else "")
     return told + (f", and more draws than the {draws:,} there are" if (f.labels_needed or 0) > draws else "")
 
 
@@ -122,42 +90,47 @@ def _truth(f: Finding, inv: Investigation) -> str:
 
 
 def _ranked(f: Finding, inv: Investigation) -> str:
-    return f"{f.policy} ranks {place(f.rank, len(inv.findings))} by SNIPS on judge scores, at {f.published.value:.3f}"
+    return f"{f.policy} ranks {place(f.rank, len(inv.findings))} by {JUDGE_SNIPS}, at {rounded(f.published.value)}"
 
 
 def _refused(f: Finding) -> str:
-    return " (verdict REFUSE)" if f.estimate["verdict"] == "REFUSE" else ""
+    """That the weights are refused. The verdict is that of SNIPS (calibrated), whose value is another."""
+    if f.estimate["verdict"] != "REFUSE":
+        return ""
+    why = ": " + listed([r.replace("_", " ") for r in f.estimate["reasons"]]) if f.estimate["reasons"] else ""
+    return f" Its weights are not accepted: {ESTIMATOR_WORDS['snips']} is refused{why}."
 
 
 def _trusted_place(row: Mapping[str, Any], inv: Investigation) -> str:
     known = [g.trusted["value"] for g in inv.findings.values() if g.trusted is not None]
     if len(known) < 2:
         return ""
-    rank = 1 + sum(value > row["value"] for value in known)
-    return f", last of {len(known)}" if rank == len(known) else f", {place(rank, len(known))}"
+    at = rank(row["value"], known)
+    return f", last of {len(known)}" if at == len(known) else f", {place(at, len(known))}"
 
 
 def sentence(f: Finding, inv: Investigation) -> str:
     """What is known about one policy."""
     if not np.isfinite(f.published.value):
         return f"{f.policy} has no SNIPS value: no logged row carries a usable log-weight.{_truth(f, inv)}"
-    start, verdict = _ranked(f, inv), _refused(f)
+    start = _ranked(f, inv)
     if f.anomaly is None:
         return (
-            f"{start}{verdict}; whether that is right cannot be told without a trusted value, which takes {needs(f)}."
-            f"{_truth(f, inv)}"
+            f"{start}; whether that is right cannot be told without a trusted value, which takes {needs(f)}."
+            f"{_refused(f)}{_truth(f, inv)}"
         )
     if f.anomaly:
         return " ".join(filter(None, anomaly_words(f, inv)))
     if f.policy == inv.logging_policy:
-        agrees = "; it is the logging policy, so this is the plain mean of the judge's scores"
-    else:
-        agrees = f"{verdict}, and its own draws do not contradict that: the judge gives them {own_draws(f):.3f}"
+        start += "; it is the logging policy, so this is the plain mean of the judge's scores"
+    elif len(f.game.prep.fresh):
+        start += f"; the judge gives its own draws {rounded(own_draws(f))}"
     if f.trusted is None:
-        return f"{start}{agrees}. Its value on the oracle's scale takes {needs(f)}.{_truth(f, inv)}"
-    return (
-        f"{start}{agrees}. On the oracle's scale its value is {trusted_words(f.trusted, f.confidence)}.{_truth(f, inv)}"
-    )
+        return f"{start}. Its value on the oracle's scale takes {needs(f)}.{_refused(f)}{_truth(f, inv)}"
+    told = f"{start}. Its trusted value is {trusted_words(f.trusted, f.confidence)}."
+    if f.unsettled:
+        told += f" The gap of {rounded(f.gap)} could be chance; it takes {needs(f)} to tell."
+    return f"{told}{_refused(f)}{_truth(f, inv)}"
 
 
 def own_draws(f: Finding) -> float:
@@ -168,19 +141,86 @@ def own_draws(f: Finding) -> float:
 def anomaly_words(f: Finding, inv: Investigation) -> tuple[str, str]:
     """What is wrong about the number of a policy with an anomaly, and why; the latter empty where no cause is clear
     and none can be."""
-    what, cause = f"{_ranked(f, inv)}{_refused(f)}", ""
+    what, cause = _ranked(f, inv), ""
     if f.trusted is None:
-        what += f". That cannot be right: the judge gives the policy's own draws {own_draws(f):.3f}."
+        what += f". That cannot be right: the judge gives the policy's own draws {rounded(own_draws(f))}."
         if f.main_cause:
             cause = f"The main cause is {cause_words(f)}."
-        return f"{what}{_truth(f, inv)}", f"{cause} A value on the oracle's scale takes {needs(f)}.".strip()
+        cause = f"{cause} A value on the oracle's scale takes {needs(f)}.".strip()
+        return f"{what}{_refused(f)}{_truth(f, inv)}", cause
     value = f"{trusted_words(f.trusted, f.confidence)}{_trusted_place(f.trusted, inv)}"
-    what += f". Its trusted value is {value}.{_truth(f, inv)}"
-    if f.main_cause is None:
-        return what, f"No single cause of the gap of {f.gap:.2f} stands out from its noise."
-    return what, f"The main cause is {cause_words(f)}.{_contribution(f)}"
+    what += f". Its trusted value is {value}.{_refused(f)}{_truth(f, inv)}"
+    if f.main_cause:
+        return what, f"The main cause is {cause_words(f)}.{_contribution(f)}"
+    rest = f.parts[CAUSES.index("weights_do_not_match_draws")]
+    beyond = f" {rounded(rest)} of it is more than missing mass explains." if abs(rest) > 0.5 * abs(f.gap) else ""
+    return what, f"No single cause of the gap of {rounded(f.gap)} is clear from its noise.{beyond}"
 
 
-def figure3(value: float) -> str:
-    """Three decimals, or the word for a missing value."""
-    return f"{value:.3f}" if np.isfinite(value) else "no value"
+def _advice(found: list[Finding]) -> str:
+    worst = found[0]
+    steps = []
+    if any(f.main_cause == "corrupted_logprobs" for f in found):
+        steps.append("quarantine the corrupted rows and score them again")
+    steps.append(f"leave {'this number' if len(found) == 1 else 'these numbers'} out of every ranking")
+    if worst.trusted is not None and worst.trusted["verdict"] == "REPORT":
+        steps.append(f"use the trusted value of {worst.policy}")
+    else:
+        steps.append(f"collect {needs(worst)}")
+    return f"What to do: {listed(steps)}."
+
+
+def _best_trusted(findings: list[Finding]) -> str:
+    known = {f.policy: f.trusted for f in findings if f.trusted is not None}
+    if not known:
+        return ""
+    best = max(known, key=lambda policy: known[policy]["value"])
+    return f"The highest trusted value is that of {best}: {trusted_words(known[best], findings[0].confidence)}."
+
+
+def _order(order: list[Finding]) -> str:
+    ranking = listed([f"{f.policy} ({rounded(f.published.value)})" for f in order])
+    return f"The ranking by {JUDGE_SNIPS} is {ranking}."
+
+
+def _unchecked(order: list[Finding]) -> str:
+    unknown = [f.policy for f in order if f.anomaly is None]
+    return f"Not checked for lack of draws of their own: {listed(unknown)}." if unknown else ""
+
+
+def _unsettled(order: list[Finding]) -> str:
+    open_ = [f"{f.policy} ({rounded(f.gap)})" for f in order if f.unsettled]
+    return f"Not settled, as chance could explain the gap to the trusted value: {listed(open_)}." if open_ else ""
+
+
+def _nothing_found(order: list[Finding], inv: Investigation) -> list[str]:
+    rate, tolerance = FALSE_ALARM_RATE, TOLERANCE
+    if not any(f.anomaly is not None and f.policy != inv.logging_policy for f in order):
+        return [f"Whether the ranking by {JUDGE_SNIPS} is right cannot be told.", _unchecked(order)]
+    ordered = sum(f.trusted is not None for f in order) > 1 and not inv.detection.inversions
+    order_too = ", and no order of two policies contradicts the trusted one beyond chance" if ordered else ""
+    answer = (
+        f"No anomaly is shown: no value of {JUDGE_SNIPS} differs from what the policy's own draws say by more than "
+        f"{tolerance:g} and chance{order_too} (a false alarm in at most {percent(rate)} of such runs)."
+    )
+    refused = [f.policy for f in order if f.estimate["verdict"] == "REFUSE"]
+    still = f"{ESTIMATOR_WORDS['snips']} is refused all the same for {listed(refused)}." if refused else ""
+    return [answer, _unsettled(order), _best_trusted(order), still, _unchecked(order)]
+
+
+def lead(inv: Investigation) -> list[str]:
+    """The verdict of a run as paragraphs of plain text: the answer, why it is so, what to do, the ranking."""
+    order = sorted(inv.findings.values(), key=lambda f: -np.nan_to_num(f.published.value, nan=-1))
+    found = sorted(inv.anomalies, key=lambda f: f is not inv.focus)
+    if not found:
+        told = _nothing_found(order, inv)
+    else:
+        rest = [f"{f.policy} ({CAUSE_WORDS[f.main_cause] if f.main_cause else 'cause unclear'})" for f in found[1:]]
+        more = f"Found by the same tests: {listed(rest)}." if rest else ""
+        told = [*anomaly_words(found[0], inv), more, _unsettled(order), _advice(found), _unchecked(order)]
+    return [text for text in (*told, _order(order)) if text]
+
+
+def verdict_paragraph(inv: Investigation) -> str:
+    """The paragraphs of `lead` as one."""
+    return " ".join(lead(inv))

@@ -61,13 +61,13 @@ _UNMEASURED = {
 
 
 def measure(params: Params, table: Table, store: Store) -> list[dict[str, Any]]:
-    """Every check: ``check``, ``policy``, ``value``, ``limit``, ``p_value``, ``ok``; value and ok are None where
-    nothing could be measured.
+    """Every check: ``check``, ``policy``, ``value``, ``limit``, ``p_value``, ``ok``; value and ok are None
+    where nothing could be measured.
 
     A value must not exceed its limit, except that of `shuffled_prompt`, which must reach it. `mean_weight` has no limit
-    of its own: it fails where the verdicts call it impossible, by the ``p_value`` that only this check has. There is no
-    such check where the logging policy was sampled at another temperature than it was scored at, since 1 is not the
-    mean then.
+    of its own: it fails where the verdicts call it impossible, by the ``p_value`` that only this check has; its ``n``
+    logged rows are all with a weight, judged or not. There is no such check where the logging policy was sampled at
+    another temperature than it was scored at, since 1 is not the mean then.
     """
     p0, difference = params.logging_policy, quality.self_consistency(table.logged)
     size = difference.abs()
@@ -95,7 +95,8 @@ def _mean_weight(target: str, log_weight: pd.Series, prompt_id: pd.Series) -> di
     with np.errstate(over="ignore"):
         weight = np.exp(log_weight).clip(upper=np.finfo(float).max / len(log_weight))
     p = mean_weight_p_value(log_weight.to_numpy(), pd.factorize(prompt_id)[0])
-    return _check("mean_weight", target, float(weight.mean()), None, p >= WRONG) | {"p_value": p}
+    found = _check("mean_weight", target, float(weight.mean()), None, p >= WRONG)
+    return found | {"p_value": p, "n": len(log_weight)}
 
 
 def _of(values: pd.Series, number: float) -> float | None:
@@ -110,7 +111,7 @@ def _check(name: str, policy: str, value: float | None, limit: float | None, ok:
 
 def shuffled(params: Params, store: Store) -> pd.Series:
     """By how many nats each response of the control is less likely as the answer to another question than to its own,
-    by prompt; set-aside records left out."""
+    by prompt; quarantined records left out."""
     own, other = (
         {
             (row["prompt_id"], row["draw"]): row["value"]
@@ -141,11 +142,14 @@ def sentence(checks: list[dict[str, Any]]) -> str:
     """How many controls were measured and failed, and which; those that were not measured, and what one that holds does
     not mean."""
     told = [summary(checks, named=True)]
-    if far := [f"{c['policy']} {number(c['value'])}" for c in checks if _is_far(c)]:
+    if far := [c for c in checks if _is_far(c)]:
         low, high = MEAN_WEIGHT_RANGE
+        names = ", ".join(f"{c['policy']} {number(c['value'])}" for c in far)
+        rows = " or ".join(f"{n:,}" for n in sorted({c["n"] for c in far}))
         told.append(
-            f"Mean weights outside of {low:g} to {high:g} ({', '.join(far)}) do not contradict the log-probs, but say "
-            "that the logged responses do not represent the policy: the verdicts of page 06 judge them."
+            f"Mean weights of the {rows} logged rows outside of {low:g} to {high:g} ({names}) do not contradict the "
+            "log-probs, but say that the logged responses do not represent the policy: the verdicts of page 06 judge "
+            "them, on the judged rows."
         )
     return " ".join(told)
 
@@ -201,7 +205,12 @@ def frame(checks: list[dict[str, Any]]) -> pd.DataFrame:
     """The checks for a table, in words."""
     says = {True: "holds", False: "FAILED", None: "not measured"}
     rows = [
-        {"what": WORDS[c["check"]], "policy": c["policy"], "value": c["value"], "must be": _required(c)}
+        {
+            "what": WORDS[c["check"]] + (f", {c['n']:,} logged rows" if "n" in c else ""),
+            "policy": c["policy"],
+            "value": c["value"],
+            "must be": _required(c),
+        }
         | {"outcome": "not contradicted, but not near 1: see page 06" if _is_far(c) else says[c["ok"]]}
         for c in checks
     ]

@@ -1,6 +1,6 @@
 """What shows only in the whole set: is every policy the one it was, and do log-probs belong to their rows?
 
-A finding names no row that could be set aside. Each is a dict: ``finding`` (a key of `WORDS`), ``job``, ``policy``,
+A finding names no row that could be quarantined. Each is a dict: ``finding`` (a key of `WORDS`), ``job``, ``policy``,
 ``rows`` it concerns, ``p_value`` (None where it is certain), ``detail``.
 """
 
@@ -34,7 +34,7 @@ WORDS = {
     "definition_drift": "generated and scored under different definitions",
     "model_change": "answered by more than one model",
     "mode_share": "one score covers nearly everything",
-    "duplicate_prompts": "prompts that stand twice",
+    "duplicate_prompts": "duplicate prompts",
     "near_duplicate_prompts": "prompts equal but for case, spaces or character forms",
     "odd_texts": "log-probs unusual for the length of the text (kept)",
     "no_length_relation": "log-probs do not fall with length: they may be those of other rows",
@@ -159,7 +159,7 @@ def _mean_weights(names: list[str], values: np.ndarray, base: int, prompt: np.nd
         p = mean_weight_p_value(log_weight[known], prompt[known])
         if p < WRONG:
             mean = audit_weights(log_weight[known]).mean_weight
-            told = f"mean weight {number(mean)} before anything is set aside"
+            told = f"mean weight {number(mean)} before anything is quarantined"
             out.append(_finding("mean_weight", LOGPROBS, name, known.sum(), p, told))
     return out
 
@@ -174,12 +174,12 @@ def sentence(found: list[dict[str, Any]]) -> str:
     """What shows in the whole set, or that nothing does and what could have shown."""
     if not found:
         return (
-            "Nothing is wrong with the whole set as far as it can be tested: definitions and models where the records "
-            f"name them, the spread of the scores of a job from {WATCH_FROM} on, prompts that stand twice, and how "
-            f"log-probs go with length and with those of the logging policy from {ENOUGH} of a policy on."
+            "No set-level check failed. Checked were: definitions and models where the records name them, the spread "
+            f"of scores (jobs with at least {WATCH_FROM}), duplicate prompts, mean weights, and how log-probs go with "
+            f"length and with those of the logging policy (policies with at least {ENOUGH})."
         )
     where: dict[str, list[str]] = {}
     for f in found:
         where.setdefault(f["finding"], []).append(str(f["policy"] or f["job"] or f"{f['rows']} prompts"))
     told = [f"{WORDS[name]} ({', '.join(dict.fromkeys(places))})" for name, places in where.items()]
-    return f"{len(found)} findings that no single row can be blamed for: {'; '.join(told)}."
+    return f"{len(found)} set-level {'check' if len(found) == 1 else 'checks'} failed: {'; '.join(told)}."

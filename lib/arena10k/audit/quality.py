@@ -1,6 +1,6 @@
 """Data quality: what was measured, what failed and why, and which stored values cannot be trusted.
 
-A bad value is found by structure and set aside (quarantine: a reason beside the record, reversible); it is never
+A bad value is found by structure and quarantined (a reason beside the record, reversible); it is never
 deleted and never replaced by another number.
 """
 
@@ -22,9 +22,23 @@ from arena10k.tables.table import Table
 from arena10k.wording import factor, number
 
 __all__ = [
-    "Flag", "clone_control", "clone_sentence", "clones", "drift", "drift_sentence", "frame", "jobs", "largest",
-    "quarantine", "reasons_sentence", "report", "scan", "self_consistency", "self_consistency_sentence", "sentence",
-    "set_aside",
+    "Flag",
+    "clone_control",
+    "clone_sentence",
+    "clones",
+    "drift",
+    "drift_sentence",
+    "frame",
+    "jobs",
+    "largest",
+    "quarantine",
+    "quarantined",
+    "reasons_sentence",
+    "report",
+    "scan",
+    "self_consistency",
+    "self_consistency_sentence",
+    "sentence",
 ]  # fmt: skip
 
 
@@ -34,7 +48,7 @@ def quarantine(store: Store, flags: list[Flag]) -> None:
 
 
 def jobs(store: Store, totals: dict[tuple[str, str], int]) -> list[dict[str, Any]]:
-    """Per job and policy: how many records were due, ok, failed by code, set aside by reason."""
+    """Per job and policy: how many records were due, ok, failed by code, quarantined by reason."""
     out: dict[tuple[str, str], dict[str, Any]] = {
         key: {"job": key[0], "policy": key[1], "total": total, "ok": 0, "errors": Counter(), "quarantined": Counter()}
         | {"rescored": 0, "merged": 0}
@@ -134,13 +148,12 @@ def clone_sentence(params: Params, table: Table) -> str:
             "the log-probs is not measured."
         )
     worst = known.loc[known["max |log-weight|"].idxmax()]
-    told = f"{worst['copy']} is meant as a copy of {params.logging_policy}, so that its weights must be 1"
-    noise = worst["max |log-weight|"]
+    noise, copy = worst["max |log-weight|"], f"{worst['copy']}, a copy of {params.logging_policy},"
     if not noise:
-        return f"{told}, and they are, exactly."
+        return f"All {worst['rows']:,} weights of {copy} are exactly 1, as they must be."
     low, high = number(worst["lowest weight"]), number(worst["highest weight"])
     between = "" if low == high == "1" else f" They lie between {low} and {high}."
-    return f"{told}.{between} Noise of the log-probs moves a weight by up to {factor(noise)}."
+    return f"The weights of {copy} must be 1.{between} Noise of the log-probs moves a weight by up to {factor(noise)}."
 
 
 def report(params: Params, store: Store, flags: list[Flag], n_prompts: int) -> dict[str, Any]:
@@ -162,13 +175,13 @@ def frame(result: dict[str, Any]) -> pd.DataFrame:
     rows = []
     for job in result["jobs"]:
         reasons = {**job["errors"], **job["quarantined"]}
-        counts = {"failed": sum(job["errors"].values()), "set aside": sum(job["quarantined"].values())}
+        counts = {"failed": sum(job["errors"].values()), "quarantined": sum(job["quarantined"].values())}
         rows.append(job | counts | {"reasons": ", ".join(f"{c} {n:,}" for c, n in sorted(reasons.items()))})
     return pd.DataFrame(rows)
 
 
-def set_aside(store: Store, flags: list[Flag]) -> pd.DataFrame:
-    """The rows set aside, each with its reason and the value it had."""
+def quarantined(store: Store, flags: list[Flag]) -> pd.DataFrame:
+    """The quarantined rows, each with its reason and the value it had."""
     jobs = sorted({flag.job for flag in flags})
     values = {(job, r["prompt_id"], r["request_hash"]): r["value"] for job in jobs for r in store.rows(job)}
     rows = [
@@ -187,11 +200,11 @@ def sentence(result: dict[str, Any]) -> str:
     aside = sum(sum(j["quarantined"].values()) for j in result["jobs"])
     return (
         f"{ok:,} of {due:,} records can be used ({ok / due:.1%}); {failed:,} failed with a code, "
-        f"{aside:,} are set aside, {due - ok - failed - aside:,} have not been asked."
+        f"{aside:,} are quarantined, {due - ok - failed - aside:,} have not been asked."
     )
 
 
-#: What a reason to set a value aside means.
+#: What a reason to quarantine a value means.
 REASONS = {
     "below_floor": "a known sentinel, or less than any token can have",
     "constant": "one value for every token, or 0.0 where the text cannot be certain",
@@ -203,18 +216,18 @@ REASONS = {
     "nats_per_token_outlier": "out of line with the policy's other nats per token",
     "nats_per_character_outlier": "out of line with the length and with the other policies' values of the same text",
     "duplicate_answer": "one answer under several prompts",
-    "duplicate_row": "a row that stands twice",
+    "duplicate_row": "a duplicate row",
     "out_of_range": "a score outside 0 to 1",
 }
 
 
 def reasons_sentence(result: dict[str, Any]) -> str:
-    """Why values were set aside, most frequent reason first."""
+    """Why values were quarantined, most frequent reason first."""
     counts = Counter(q["code"] for q in result["quarantined"] if q["status"] == "quarantined")
     if not counts:
-        return "No stored value was set aside."
+        return "No stored value was quarantined."
     told = [f"{n:,} {code} ({REASONS.get(code, code)})" for code, n in counts.most_common()]
-    return f"Set aside, each with its value and free to be released: {'; '.join(told)}."
+    return f"Quarantined, each with its value and free to be released: {'; '.join(told)}."
 
 
 def drift_sentence(found: list[dict[str, Any]]) -> str:

@@ -1,6 +1,6 @@
 """Which stored values cannot be trusted: the record checks on every row, and the checks that need the whole set.
 
-What can be blamed on a row becomes a `Flag` (the row is set aside); what shows only in the whole becomes a finding.
+What can be blamed on a row becomes a `Flag` (the row is quarantined); what shows only in the whole becomes a finding.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def wide(params: Params, store: Store, prompts: pd.DataFrame | None = None) -> W
 
 
 def scan(params: Params, store: Store, prompts: pd.DataFrame | None = None) -> list[Flag]:
-    """Everything that is to be set aside, in the order of the store, one flag per record; independent of earlier
+    """Everything that is to be quarantined, in the order of the store, one flag per record; independent of earlier
     quarantine.
 
     Parameters
@@ -135,24 +135,24 @@ def _of_the_whole(params: Params, table: Wide, known: dict[tuple[str, str, str],
             values[i, k] = np.nan
     found: list[Flag] = []
 
-    def set_aside(code: str, hit: np.ndarray) -> None:
+    def flag_all(code: str, hit: np.ndarray) -> None:
         for i, k in zip(*np.nonzero(hit & np.isfinite(values)), strict=True):
             found.append(Flag(table.ids[i], table.policies[k], LOGPROBS, table.hashes[i, k], code))
             values[i, k] = np.nan
 
     whole = table.whole
     listed = outliers.sentinels(values, SENTINELS) | outliers.floor(values, table.bytes, FLOOR_PER_TOKEN)
-    set_aside("below_floor", whole & listed)
-    set_aside("constant", whole & outliers.zeros(values, table.chars, table.copied))
-    set_aside("repeated_value", outliers.repeated(values, table.text))
-    set_aside("whole_number", whole & outliers.whole(values))
-    set_aside("another_policys", outliers.copied_values(values, table.chars))
+    flag_all("below_floor", whole & listed)
+    flag_all("constant", whole & outliers.zeros(values, table.chars, table.copied))
+    flag_all("repeated_value", outliers.repeated(values, table.text))
+    flag_all("whole_number", whole & outliers.whole(values))
+    flag_all("another_policys", outliers.copied_values(values, table.chars))
     # What follows takes P0's log-probs for the probabilities with which the responses were drawn.
     drawn = not policies(params)[params.logging_policy].temperature_mismatch
     if drawn:
-        set_aside("impossible_weight", outliers.impossible_weights(values, table.chars, table.base))
+        flag_all("impossible_weight", outliers.impossible_weights(values, table.chars, table.base))
     odd = outliers.lengths(values, table.chars) & outliers.contradicted(values, table.chars)
-    set_aside("nats_per_character_outlier", whole & odd)
+    flag_all("nats_per_character_outlier", whole & odd)
     twice, replayed = outliers.repeats(values, table.prompt, table.text, table.base)
     for code, rows in (("duplicate_row", twice & drawn), (DUPLICATE, replayed & whole[:, table.base])):
         found += [
@@ -187,7 +187,7 @@ def _scores(store: Store) -> list[Flag]:
 
 def _replayed(params: Params, store: Store) -> list[Flag]:
     """Responses with the same text and token log-probs under different prompts. Which of them is the original cannot
-    be told, so all are set aside; so is the one that is left when another was refused while collecting."""
+    be told, so all are quarantined; so is the one that is left when another was refused while collecting."""
     asked = {name: digest(p.messages("{prompt}")) for name, p in policies(params).items()}
     groups: dict[str, list[tuple[Flag, tuple[str, str]]]] = {}
     refused = set()

@@ -146,12 +146,12 @@ def _complete(params: Params, store: Store, totals: dict[Key, int], n: int) -> t
     if params.imported:
         # A source may have fresh draws of more prompts than were logged; their log-probs are missing all the same.
         everywhere |= {key: max(total // n, 1) for key, total in totals.items() if key[0] == LOGPROBS}
-    complete, scored = store.complete_prompts(everywhere, LOGPROBS)
+    complete, scored = store.complete_prompts(everywhere, LOGPROBS, params.logging_policy)
     return complete, scored if params.imported or any(job == LOGPROBS for job, _ in totals) else None
 
 
 def coverage(params: Params, store: Store) -> dict[str, Any]:
-    """How much of what is due can be used: what failed or is set aside does not count.
+    """How much of what is due can be used: what failed or is quarantined does not count.
 
     Returns
     -------

@@ -57,7 +57,7 @@ def collect(
     retry_errors : also ask again for rows that ended in an error; never-tried rows go first. None: as
         `arena10k report --retry-errors` was told.
     watch : sees every new measurement; an ArenaError that it raises stops the run, and the measurement is stored.
-    quarantined : also ask again for rows whose value is set aside; a new measurement takes its place.
+    quarantined : also ask again for rows whose value is quarantined; a new measurement takes its place.
     pilot : only the preflight, the first tasks of every kind.
 
     Raises

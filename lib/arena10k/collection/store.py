@@ -26,7 +26,7 @@ from arena10k.errors import ArenaError
 
 #: Rows that are read at once.
 _PAGE = 256
-#: The outcome of a row that has a value which is set aside.
+#: The outcome of a row that has a value which is quarantined.
 QUARANTINED = "quarantined"
 _FIELDS = attrgetter(*COLUMNS)
 
@@ -236,10 +236,13 @@ class Store:
                    WHERE context NOT IN (SELECT context FROM temp.current) GROUP BY job, policy, fingerprint"""
         return [dict(row) for row in self._db.execute(query)]
 
-    def complete_prompts(self, wanted: dict[tuple[str, str], int], job: str) -> tuple[int, int]:
-        """Prompts with every wanted record ok and not set aside: in all jobs, and in `job` alone.
+    def complete_prompts(
+        self, wanted: dict[tuple[str, str], int], job: str, logging_policy: str = ""
+    ) -> tuple[int, int]:
+        """Prompts with every wanted record ok and not quarantined: in all jobs, and in `job` alone.
 
-        `wanted` gives the number of draws by (job, policy); each draw has one record in the current contexts.
+        `wanted` gives the number of draws by (job, policy); each draw has one record in the current contexts. A
+        log-prob is not usable where the response of the `logging_policy` that it is of is quarantined.
         """
         if not wanted:
             return 0, 0
@@ -247,14 +250,16 @@ class Store:
         query = f"""SELECT COALESCE(SUM(n = ?), 0), COALESCE(SUM(of_job = ?), 0) FROM (
                       SELECT COUNT(*) AS n, SUM(job = ?) AS of_job FROM {self._live}
                       WHERE status = 'ok' AND quarantine IS NULL AND draw < CASE job || ' ' || policy {sizes} END
+                      AND NOT (job = 'logprobs' AND (prompt_id, draw) IN (SELECT prompt_id, draw FROM {self._live}
+                               WHERE job = 'responses' AND policy = ? AND quarantine IS NOT NULL))
                       GROUP BY prompt_id)"""
         cells = [part for (name, policy), size in wanted.items() for part in (f"{name} {policy}", size)]
         all_of_job = sum(size for (name, _), size in wanted.items() if name == job)
-        row = self._db.execute(query, [sum(wanted.values()), all_of_job or -1, job, *cells]).fetchone()
+        row = self._db.execute(query, [sum(wanted.values()), all_of_job or -1, job, *cells, logging_policy]).fetchone()
         return row[0], row[1]
 
     def set_quarantine(self, rows: list[tuple[str, str, str, str]]) -> None:
-        """Set aside exactly the given (job, prompt_id, request_hash, reason); all other rows are released."""
+        """Quarantine exactly the given (job, prompt_id, request_hash, reason); all other rows are released."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("UPDATE records SET quarantine = NULL WHERE quarantine IS NOT NULL")

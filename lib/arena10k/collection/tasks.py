@@ -114,7 +114,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Again:
-    """Which rows that were tried are asked again: those that failed, those whose value is set aside."""
+    """Which rows that were tried are asked again: those that failed, those whose value is quarantined."""
 
     errors: bool = False
     quarantined: bool = False

@@ -10,7 +10,8 @@ import pandas as pd
 from arena10k.estimators import ESTIMATORS
 from arena10k.report import VERDICTS, headline
 from arena10k.statistics import diagnostics
-from arena10k.statistics.verdicts import REFUSE, accepted
+from arena10k.statistics.verdicts import NOT_ASKED, REFUSE, accepted
+from arena10k.wording import ESTIMATOR_WORDS, listed, rounded
 
 
 def agreement(both: pd.DataFrame, logging_policy: str) -> pd.DataFrame:
@@ -58,9 +59,11 @@ def headline_frame(rows: Iterable[dict[str, Any]], judge: str) -> pd.DataFrame:
 
 
 def counted(rows: Iterable[dict[str, Any]], judge: str | None = None) -> list[dict[str, Any]]:
-    """The rows that sentences count: of one judge mode, and without raw judge means, which are no policy values."""
+    """The rows that sentences count: of one judge mode, without raw judge means, which are no policy values, and
+    without estimates whose inputs were not collected."""
     raw = {name for name, estimator in ESTIMATORS.items() if estimator.judge_scale}
-    return [r for r in rows if r["estimator"] not in raw and (judge is None or r["judge"] == judge)]
+    kept = [r for r in rows if r["estimator"] not in raw and r["verdict"] != NOT_ASKED]
+    return [r for r in kept if judge is None or r["judge"] == judge]
 
 
 def verdict_counts(rows: Iterable[dict[str, Any]], judge: str | None = None) -> dict[str, int]:
@@ -71,27 +74,26 @@ def verdict_counts(rows: Iterable[dict[str, Any]], judge: str | None = None) -> 
 
 
 def estimates_sentence(rows: list[dict[str, Any]], judge: str | None = None) -> str:
-    """How many of the `counted` estimates stand, and which policies have none."""
+    """How many of the `counted` estimates are accepted, and which policies have none."""
     kept = counted(rows, judge)
     if not kept:
         return "There is no estimate to count."
     counts = verdict_counts(rows, judge)
-    standing, refused, raw = counts["report"] + counts["caution"], counts["refuse"], counts.get("judges_scale", 0)
-    uncounted = " (naive, the judge's mean, is not counted)" if any(r["estimator"] == "naive" for r in rows) else ""
-    told = (
-        f"{standing:,} of {len(kept):,} estimates{f' in the {judge} mode' if judge else ''} stand"
-        f"{'s' * (standing == 1)}{uncounted}; "
-        f"{refused:,} {'is' if refused == 1 else 'are'} refused"
-    )
+    taken, refused, raw = counts["report"] + counts["caution"], counts["refuse"], counts.get("judges_scale", 0)
+    told = f"{taken:,} of {len(kept):,} estimates {'is' if taken == 1 else 'are'} accepted"
+    told += f", {refused:,} {'is' if refused == 1 else 'are'} refused"
     if raw:
         told += f", {raw:,} {'is' if raw == 1 else 'are'} on the judge's scale, as no labels calibrate it"
+    unasked = sum(r["verdict"] == NOT_ASKED and judge in (None, r["judge"]) for r in rows)
+    if unasked:
+        told += f"; the inputs of {unasked:,} more were not collected"
     weights = [r["policy"] for r in kept if r["estimator"] == "snips" and r["verdict"] == "REFUSE"]
     if weights:
-        told += f". Importance weights alone are refused for {', '.join(dict.fromkeys(weights))}"
+        told += f". {ESTIMATOR_WORDS['snips']} is refused for {listed(list(dict.fromkeys(weights)))}"
     some = {r["policy"] for r in kept if accepted(r)}
-    none = [p for p in dict.fromkeys(r["policy"] for r in rows) if p not in some]
+    none = [p for p in dict.fromkeys(r["policy"] for r in kept) if p not in some]
     return told + (
-        f". No estimate stands for {', '.join(none)}." if none else "; every policy has at least one that stands."
+        f". No estimate is accepted for {listed(none)}." if none else "; every policy has at least one accepted."
     )
 
 
@@ -106,15 +108,15 @@ def against_truth(rows: list[dict[str, Any]], truth: Mapping[str, float]) -> pd.
 
 
 def truth_sentence(rows: list[dict[str, Any]], truth: Mapping[str, float], judge: str | None = None) -> str:
-    """How often the intervals of `counted` estimates that stand hold the true value."""
+    """How often the intervals of `counted` estimates that are accepted hold the true value."""
     if not truth:
         return "The true values of this run are not known."
     kept = counted(rows, judge)
     standing = against_truth([r for r in kept if accepted(r)], truth)
     refused = against_truth([r for r in kept if r["verdict"] == "REFUSE"], truth)
-    told = "No estimate of a policy whose true value is known stands"
+    told = "No estimate of a policy whose true value is known is accepted"
     if len(standing):
-        told = f"{int(standing.covers.sum())} of {len(standing)} intervals of estimates that stand hold the true value"
+        told = f"{int(standing.covers.sum())} of {len(standing)} accepted intervals hold the true value"
     if len(refused):
         worst = refused.loc[refused.error.abs().idxmax()]
         told += f"; the refused ones are off by up to {abs(worst.error):.2f} ({worst.estimator} for {worst.policy})"
@@ -131,7 +133,7 @@ def contrasts_sentence(contrasts: list[dict[str, Any]], ranking: list[dict[str, 
     told = f"{len(apart)} of {len(contrasts)} pairs of policies differ by more than chance"
     first = [r["policy"] for r in ranking if r["rank"] == 1]
     if len(first) > 1:
-        return f"{told}; any of {', '.join(first[:-1])} and {first[-1]} may be the best."
+        return f"{told}; there is no clear winner: any of {listed(first)} may be the best."
     return f"{told}; {first[0]} alone is first."
 
 
@@ -153,6 +155,6 @@ def judge_noise_sentence(rows: list[dict[str, Any]]) -> str:
     frame["width"] = (frame.ci_high - frame.ci_low).astype(float)
     pairs = frame.pivot_table(index=["policy", "estimator"], columns="judge", values="width").dropna()
     if pairs.shape[1] < 2 or pairs.empty:
-        return "Only one judge mode has estimates that stand."
-    told = " and ".join(f"{pairs[mode].median():.3f} ({mode})" for mode in pairs)
-    return f"Where an estimate stands in both judge modes, the median width of its interval is {told}."
+        return "Only one judge mode has accepted estimates."
+    told = listed([f"{rounded(pairs[mode].median())} ({mode})" for mode in pairs])
+    return f"Where an estimate is accepted in both judge modes, the median width of its interval is {told}."

@@ -7,13 +7,12 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from arena10k.attribution.words import share_words
 from arena10k.estimators.calibration import LevelFit
 from arena10k.statistics.context import PolicyContext
 from arena10k.statistics.diagnostics import PermutationNull
 from arena10k.statistics.evaluate import PolicyReport
 from arena10k.statistics.thresholds import WRONG
-from arena10k.wording import number
+from arena10k.wording import listed, number, percent
 
 Reports = Iterable[PolicyReport]
 
@@ -48,7 +47,7 @@ def audit_frame(reports: Reports, judge: str) -> pd.DataFrame:
                 "missing": r.n_missing_weight,
                 "mean_weight": r.audit.mean_weight,
                 "p_value": r.mean_weight_p,
-                "missing_mass": r.missing_mass,
+                "missing_mass": r.missing_mass if r.audit.n else None,
                 "mass_low": r.missing_mass_interval[0],
                 "mass_high": r.missing_mass_interval[1],
                 "el_low": r.el.low,
@@ -63,19 +62,22 @@ def audit_sentence(reports: Reports, judge: str) -> str:
     """Whose mean weight cannot come from two real policies, and whose mass is missing most."""
     found = [r for r in _targets(reports, judge) if r.audit.n]
     if not found:
-        return "No judged row has a usable log-weight."
+        return "No judged row has a log-weight: there is nothing to audit."
     impossible = [r.policy for r in found if r.mean_weight_p < WRONG]
     most = max(found, key=lambda r: r.missing_mass)
     first = (
-        f"The mean weight of {', '.join(impossible)} is above 1 by more than chance: log-probs are wrong."
+        f"The mean weight of {listed(impossible)} is above 1 by more than chance: log-probs are wrong."
         if impossible
         else "No mean weight is above 1 by more than chance."
     )
     if most.missing_mass < 0.001:
         return first
     # 1 - E[w] rounds to 1 for tiny weights; that all is missing is never known.
-    share = share_words(min(most.missing_mass, np.nextafter(1, 0)))
-    return f"{first} By its {most.audit.n:,} weights {share} of what {most.policy} would say is not in the logs."
+    missing = percent(min(most.missing_mass, float(np.nextafter(1, 0))))
+    return (
+        f"{first} The mean weight of {most.policy} ({number(most.audit.mean_weight)}, {most.audit.n:,} judged rows) "
+        f"implies that {missing} of its probability, by estimate, lies on responses absent from the log."
+    )
 
 
 def concentration_frame(reports: Reports, judge: str) -> pd.DataFrame:
@@ -83,9 +85,14 @@ def concentration_frame(reports: Reports, judge: str) -> pd.DataFrame:
     rows = []
     for r in _targets(reports, judge):
         a = r.audit
-        row = {"policy": r.policy, "ess": a.ess, "ess_share": a.ess / a.n if a.n else np.nan, "khat": a.khat}
-        row |= {"hill": r.hill} | r.top_shares | {"at_ceiling": a.ceiling}
-        row["clip_dominated"] = "yes" if a.clip_dominated else "no"
+        row = {
+            "policy": r.policy,
+            "ess": a.ess if a.n else None,
+            "ess_share": a.ess / a.n if a.n else np.nan,
+            "khat": a.khat,
+        }
+        row |= {"hill": r.hill} | r.top_shares | {"at_ceiling": a.ceiling if a.n else None}
+        row["clip_dominated"] = ("yes" if a.clip_dominated else "no") if a.n else None
         rows.append(row | {"sqrt_overlap": r.overlap["raw"], "typicality": r.typicality})
     return pd.DataFrame(rows)
 
@@ -175,7 +182,7 @@ def calibration_sentence(ctx: PolicyContext) -> str:
         if calibrated < judge
         else (
             ", which predicts single labels no better than the score; "
-            + ("what it mends is the mean" if closer else "nor is its mean closer: on these labels it brings nothing")
+            + ("what it fixes is the mean" if closer else "nor is its mean closer: on these labels it brings nothing")
         )
     )
     return (
@@ -191,10 +198,15 @@ def plan_sentence(plans: pd.DataFrame, width: float, priced: bool, prompts: int)
     if wanted.empty:
         return "There is no policy to plan for."
     there = wanted[wanted.more == 0]
-    told = f"At width {width:g}, {len(there)} of {len(wanted)} policies have the labels that PPI++ needs already"
+    have = "has" if len(there) == 1 else "have"
+    told = f"For an interval of width {width:g} by PPI++, {len(there)} of {len(wanted)} policies {have} enough labels"
     short = wanted[wanted.more > 0]
     if len(short):
-        told += f"; the others lack {int(short.more.sum()):,} in all"
+        told += (
+            f"; the other {len(short)} need {int(short.more.sum()):,} more"
+            if len(there)
+            else (f": together they need {int(short.more.sum()):,} more")
+        )
         if priced and short.cost.notna().all():
             told += f", at most ${short.cost.sum():,.2f} with the draws they are of"
     more = (

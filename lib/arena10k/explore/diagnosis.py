@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from arena10k import plots, report
-from arena10k.attribution.words import listed
 from arena10k.evidence import findings
 from arena10k.explore import reasons
 from arena10k.explore.selection import Slice
@@ -17,6 +16,7 @@ from arena10k.explore.view import Figures, View
 from arena10k.statistics.context import PolicyContext
 from arena10k.statistics.evaluate import PolicyReport, Study
 from arena10k.statistics.verdicts import accepted
+from arena10k.wording import listed
 
 
 class Diagnosis(View):
@@ -46,7 +46,7 @@ class Diagnosis(View):
 
 
 def _verdicts(policy: str, rows: list[dict[str, Any]]) -> str:
-    """Which estimates stand, and whether weights alone may be used."""
+    """Which estimates are accepted, and whether weights alone may be used."""
     by = {v: [r["estimator"] for r in rows if r["verdict"] == v] for v in report.VERDICTS}
     by["CAUTION"] = [r["estimator"] for r in rows if r["verdict"] == "CAUTION" and accepted(r)]
     raw = [r["estimator"] for r in rows if r["verdict"] != "REFUSE" and not accepted(r)]
@@ -67,8 +67,8 @@ def _missing(policy: str, part: Slice) -> list[str]:
         return [f"{policy} is the logging policy: its weights are 1 by definition."]
     if not gone:
         return []
-    set_aside = f", {aside:,} of them because a value is set aside" if aside else ""
-    return [f"{gone:,} of {len(part.table.logged):,} logged rows have no usable weight{set_aside}."]
+    quarantined = f", {aside:,} of them because a value is quarantined" if aside else ""
+    return [f"{gone:,} logged rows have no usable weight{quarantined}."]
 
 
 def _problems(rows: list[dict[str, Any]], ctx: PolicyContext, found: PolicyReport) -> pd.DataFrame:
@@ -88,10 +88,10 @@ def _facts(r: PolicyReport, ctx: PolicyContext, rows: list[dict[str, Any]]) -> d
     weights = {
         "judged rows with a weight": r.audit.n,
         "mean weight (1 where the log represents the policy)": r.audit.mean_weight,
-        "effective sample size": r.audit.ess,
+        "effective sample size": r.audit.ess if r.audit.n else None,
         "weight of the ten heaviest rows": r.top_shares["top_10"],
         "k-hat of the tail": r.audit.khat,
-        "share of the policy that by them is not in the log": r.missing_mass,
+        "share of the policy that by them is not in the log": r.missing_mass if r.audit.n else None,
     }
     judging = {
         "AUC of the judge on logged labels (0.5 is guessing)": r.auc_logged,

@@ -6,10 +6,10 @@ from typing import Any
 
 from arena10k import attribution, plots, report
 from arena10k.attribution import Investigation
-from arena10k.attribution.words import level
 from arena10k.explore.looking import heavy_table
 from arena10k.explore.selection import Slice
 from arena10k.explore.view import Picture, View
+from arena10k.wording import level
 
 
 class Explanation(View):

@@ -1,4 +1,4 @@
-"""The records of a run as tidy frames: everything that was measured, what failed and what is set aside included."""
+"""The records of a run as tidy frames: everything that was measured, what failed and what is quarantined included."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _KEY = {
     "draw": "0 for a policy's first response to the prompt",
 }
 _STATUS = {
-    "status": "ok, failed (there is no value) or set aside (there is one that may not be used)",
-    "reason": "why it failed or is set aside",
+    "status": "ok, failed (there is no value) or quarantined (there is one that may not be used)",
+    "reason": "why it failed or is quarantined",
 }
 #: The columns of each frame, with what they hold.
 COLUMNS: dict[str, dict[str, str]] = {
@@ -34,7 +34,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "logprobs": _KEY
     | {
         "logp": "log-prob of P0's response under the policy, in nats; missing unless the status is ok",
-        "raw_logp": "the same as it is stored, also where it is set aside",
+        "raw_logp": "the same as it is stored, also where it is quarantined",
         "tokens": "how many were scored",
     }
     | _STATUS,
@@ -75,7 +75,7 @@ def read(name: str, params: Params, prompts: pd.DataFrame, store: Store) -> pd.D
 
 def _told(row: Row) -> dict[str, Any]:
     aside = row["quarantine"] is not None
-    status = "set aside" if aside else "ok" if row["status"] == "ok" else "failed"
+    status = "quarantined" if aside else "ok" if row["status"] == "ok" else "failed"
     return {c: row[c] for c in _KEY} | {"status": status, "reason": row["quarantine"] if aside else row["code"]}
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from arena10k import attribution, report
-from arena10k.attribution.words import share_words
 from arena10k.errors import NothingToShow, unknown
 from arena10k.explore.view import Rows, View
 from arena10k.statistics import diagnostics
 from arena10k.tables.table import KEY, Table
+from arena10k.wording import percent
 
 #: A judge that is off by more than this says the opposite of the oracle.
 FAR_OFF = 0.5
@@ -88,7 +88,7 @@ def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Rows:
     half = int((every.cumulative < 0.5).sum()) + 1
     said = (
         f"{half:,} of {len(every):,} judged responses with a weight carry half of that of {policy}; the heaviest alone "
-        f"carries {share_words(every.share.iloc[0])}."
+        f"carries {percent(every.share.iloc[0])}."
     )
     first = every.head(top)
     return Rows(first, [said], heavy_table(first, f"The {len(first)} heaviest for {policy}"))

@@ -95,7 +95,7 @@ class Exploring(ABC):
     @cached_property
     def responses(self) -> pd.DataFrame:
         """One row per response, also those that failed: `policy`, `prompt_id`, `draw`, `response`, `tokens`, `chars`,
-        `finish_reason`, `status` (ok, failed, set aside), `reason`.
+        `finish_reason`, `status` (ok, failed, quarantined), `reason`.
 
         >>> len(run.responses) == len(run.prompts) * len(run.policies) * run.params.responses.draws
         True

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from arena10k.attribution.words import figure, share_words
 from arena10k.statistics.context import PolicyContext
 from arena10k.statistics.evaluate import PolicyReport
 from arena10k.statistics.thresholds import FEW_LABELS, MAX_KHAT, MAX_WIDTH, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION
+from arena10k.wording import number, percent
 
 #: By reason, a sentence that may name: `mean` (of the raw weights), `p`, `ess` and `n` (rows), `share` (ESS of rows),
 #: `khat`, `tied`, `labels` (on the policy's own draws), `evidence` (of transport), `residual`, `low`,
@@ -29,7 +29,7 @@ WORDS = {
     "weights allow.",
     "no_judge_scores": "No response has a judge score.",
     "no_fresh_draws": "The policy has no responses of its own with a judge score.",
-    "no_labels": "There are no oracle labels where they are needed.",
+    "no_labels": "No oracle label is of a response that this estimate could use.",
     "not_on_oracle_scale": "The number is on the judge's scale; what that is worth to the oracle is not known.",
     "few_labels": "Labels are few: {labels} on the policy's own draws, {trained} to train the calibration on ({few} "
     "are wanted of each).",
@@ -53,22 +53,22 @@ def sentence(reason: str, ctx: PolicyContext, report: PolicyReport) -> str:
     audit, transport, prep = report.audit, report.transport, ctx.prep
     trained = int(prep.sample(prep.source or "logged").labelled.sum())
     return WORDS.get(reason, reason.replace("_", " ") + ".").format(
-        mean=figure(audit.mean_weight),
+        mean=number(audit.mean_weight),
         range_low=MEAN_WEIGHT_RANGE[0],
         range_high=MEAN_WEIGHT_RANGE[1],
-        p=figure(report.mean_weight_p),
-        missing=share_words(min(report.missing_mass, 1 - 1e-15)),
-        ess=figure(audit.ess),
+        p=number(report.mean_weight_p),
+        missing=percent(min(report.missing_mass, 1 - 1e-15)),
+        ess=number(audit.ess),
         n=audit.n,
-        share=share_words(audit.ess / audit.n) if audit.n else "none",
+        share=percent(audit.ess / audit.n) if audit.n else "none",
         min_ess=MIN_ESS_FRACTION,
-        khat=figure(audit.khat),
+        khat=number(audit.khat),
         max_khat=MAX_KHAT,
         tied=audit.ceiling,
         labels=transport.n_labels,
         evidence=EVIDENCE.get(transport.evidence, transport.evidence),
         few=FEW_LABELS,
-        effective=figure(report.effective_labels),
+        effective=number(report.effective_labels),
         trained=trained,
         residual=f"{transport.residual:+.3f}",
         low=f"{transport.low:+.3f}",

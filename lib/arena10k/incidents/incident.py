@@ -25,10 +25,8 @@ from arena10k.tables.table import Table
 
 #: Which rows fail: the same ones for every target, or drawn for each target by itself.
 GEOMETRIES = ("shared", "independent")
-CLEAN, FIXED = "clean", "set aside"
+CLEAN, FIXED = "clean", "quarantined"
 _LABEL = "injected"
-#: Published numbers closer than this are equal to a reader.
-TIE = 1e-6
 #: Bootstrap resamples of each investigation.
 REPLICATES = 300
 
@@ -113,8 +111,8 @@ def rejected(value: float) -> str | None:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A step with its investigation and, per policy, the row of estimates.json that SNIPS would have had if nothing had
-    been set aside."""
+    """A step with its investigation and, per policy, the row of estimates.json that SNIPS (calibrated) would have had
+    if nothing had been quarantined."""
 
     geometry: str
     step: Step
@@ -131,9 +129,8 @@ class Outcome:
         return sorted(self.inv.findings.values(), key=lambda f: -np.nan_to_num(f.published.value, nan=-1))
 
     def rank(self, policy: str) -> int:
-        """Place by published number; numbers that agree to six digits share it."""
-        value = self.inv.findings[policy].published.value
-        return 1 + sum(f.published.value > value + TIE for f in self.inv.findings.values())
+        """Place by published number; numbers that are equal as printed share it."""
+        return self.inv.findings[policy].rank
 
 
 def play(run: Run, geometry: str) -> list[Outcome]:
@@ -143,17 +140,18 @@ def play(run: Run, geometry: str) -> list[Outcome]:
     failed = failures(table, told, geometry, run.params.seed)
     out = []
     for step in steps(table, told, failed):
-        options: dict[str, Any] = {"width": e.width, "confidence": e.confidence, "replicates": REPLICATES}
-        inv = attribution.investigate_table(step.table, e.judge, step.raw, step.clip, **options)
-        cases = attribution.cases(step.table, e.judge, step.raw, step.clip)
-        out.append(Outcome(geometry, step, inv, {p: _gate(c, e.width, e.confidence) for p, c in cases.items()}))
+        options: dict[str, Any] = {"width": e.width, "confidence": e.confidence, "calibration": e.calibration}
+        cases = attribution.cases(step.table, e.judge, step.raw, step.clip, folds=e.folds)
+        judged: dict[str, Any] = {"judge_mode": e.judge, "replicates": REPLICATES}
+        inv = attribution.investigate(cases, table.logging_policy, **judged, **options)
+        out.append(Outcome(geometry, step, inv, {p: _gate(c, **options) for p, c in cases.items()}))
     return out
 
 
-def _gate(case: attribution.Case, width: float, confidence: float) -> dict[str, Any]:
-    """SNIPS with its verdict on the log-weights as they were published, corrupted and clipped."""
+def _gate(case: attribution.Case, **options: Any) -> dict[str, Any]:
+    """SNIPS (calibrated) with its verdict on the log-weights as they were published, corrupted and clipped."""
     lw = case.raw_log_weight if case.clip is None else np.clip(case.raw_log_weight, -case.clip, case.clip)
-    ctx = context(replace(case.data, log_weight=lw), width, confidence)
+    ctx = context(replace(case.data, log_weight=lw), **options)
     return estimate_row(ctx, ESTIMATORS["snips"]) | {
         "tied": ctx.audit.ceiling,
         "clip_dominated": ctx.audit.clip_dominated,
@@ -164,8 +162,8 @@ def frame(outcomes: list[Outcome]) -> pd.DataFrame:
     """One row per geometry, step and policy: the published number and what each gate says of it.
 
     `injected` corrupted rows of the policy's weights, `injected_share` their share of its weight, `caught` those of
-    them the record checks refuse, `verdict`, `reasons` of SNIPS on the weights as they stand, `main_cause` of the
-    investigation.
+    them the record checks refuse, `calibrated`, `verdict`, `reasons` of SNIPS (calibrated) on the weights as they are,
+    `main_cause` of the investigation.
     """
     rows = []
     for o in outcomes:
@@ -174,7 +172,8 @@ def frame(outcomes: list[Outcome]) -> pd.DataFrame:
             row = {"geometry": o.geometry, "step": o.step.name, "policy": f.policy, "rank": o.rank(f.policy)}
             row |= {"published": f.published.value, _LABEL: f.corrupted, f"{_LABEL}_share": f.corrupted_share}
             row |= {"caught": _caught(o, f), "mean_weight": gate["mean_weight"], "ess": gate["ess"]}
-            row |= {"tied": gate["tied"], "clip_dominated": gate["clip_dominated"], "verdict": gate["verdict"]}
+            row |= {"tied": gate["tied"], "clip_dominated": gate["clip_dominated"]}
+            row |= {"calibrated": gate["value"], "verdict": gate["verdict"]}
             rows.append(row | {"reasons": gate["reasons"], "anomaly": f.anomaly, "main_cause": f.main_cause})
     return pd.DataFrame(rows)
 

@@ -10,14 +10,13 @@ import pandas as pd
 
 from arena10k.attribution import Finding
 from arena10k.attribution.game import CAUSE_WORDS
-from arena10k.attribution.words import figure3, listed, share_words
-from arena10k.incidents.incident import CLEAN, FIXED, TIE, Outcome, frame, rejected
+from arena10k.incidents.incident import CLEAN, FIXED, Outcome, frame, rejected
 from arena10k.params.sections import IncidentParams
-from arena10k.wording import number
+from arena10k.wording import ESTIMATOR_WORDS, JUDGE_SNIPS, listed, number, percent
 
 
 def ranking_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """Published number and rank of every policy (rows) at every step (columns) of one geometry."""
+    """SNIPS on judge scores and rank of every policy (rows) at every step (columns) of one geometry."""
     return pd.DataFrame(
         [
             {"policy": p} | {o.step.name: _placed(o, p) for o in outcomes}
@@ -28,13 +27,13 @@ def ranking_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
 
 def _placed(o: Outcome, policy: str) -> str:
     f = o.inv.findings[policy]
-    return f"{figure3(f.published.value)} ({o.rank(policy)})" if np.isfinite(f.published.value) else "no value"
+    return f"{f.published.value:.3f} ({o.rank(policy)})" if np.isfinite(f.published.value) else "no value"
 
 
 def gates_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """One row per step, about the policy the investigation looks at: `injected` rows of its weights, how many the
-    record checks `caught`, their `share` of the weight, the audit of the weights as they stand, verdict and reasons of
-    SNIPS on them, and the main cause the investigation names."""
+    record checks `caught`, their `share` of the weight, the audit of the weights as they stand, value, verdict
+    and reasons of SNIPS (calibrated) on them, and the main cause the investigation names."""
     rows = []
     for o in outcomes:
         f = o.inv.focus
@@ -42,6 +41,7 @@ def gates_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
         hit = mine.injected > 0
         rows.append(
             {"step": o.step.name, "policy": f.policy, "published": f.published.value, "verdict": mine.verdict}
+            | {"calibrated": mine.calibrated}
             | {"injected": mine.injected, "caught": mine.caught if hit else None}
             | {"share": mine.injected_share if hit else None, "main_cause": _cause(f)}
             | {"mean_weight": mine.mean_weight, "ess": mine.ess, "tied": mine.tied}
@@ -58,20 +58,21 @@ def _first_target(o: Outcome) -> Finding:
     return next(f for f in o.order if f.policy != o.inv.logging_policy)
 
 
-def _spread(o: Outcome) -> float:
-    values = [f.published.value for f in o.inv.findings.values() if f.policy != o.inv.logging_policy]
-    return float(np.ptp(values))
+def _leading(o: Outcome) -> str:
+    """Who has the first place among the targets; `all targets` where they share it."""
+    best = o.rank(_first_target(o).policy)
+    names = [f.policy for f in o.order if f.policy != o.inv.logging_policy and f.rank == best]
+    return "all targets" if 1 < len(names) == len(o.inv.findings) - 1 else listed(names)
 
 
 def step_sentence(o: Outcome) -> str:
     """Who is first at a step, and on what it rests."""
-    f = _first_target(o)
-    tied = _spread(o) < TIE
-    first = f"{'all targets tie' if tied else f'{f.policy} is the first of the targets'} ({f.published.value:.3f})"
-    whose = "their" if tied else "its"
+    f, who = _first_target(o), _leading(o)
+    first = f"first among the targets: {who} ({f.published.value:.3f})"
     if not f.corrupted:
         return f"{first}."
-    text = f"{first}, on weights of which {share_words(f.corrupted_share)} belong to {f.corrupted} injected rows"
+    whose = "their" if who != f.policy else "its"
+    text = f"{first}, on weights of which {percent(f.corrupted_share)} belong to {f.corrupted} injected rows"
     gate = o.gates[f.policy]
     if gate["clip_dominated"]:
         text += f"; {whose} effective sample size, {number(gate['ess'])}, is the {gate['tied']} rows at the ceiling"
@@ -86,7 +87,7 @@ def gates_sentence(outcomes: Sequence[Outcome]) -> str:
     heavy = int((hit.injected_share > 0.5).sum())
     many = f"all {len(hit)}" if refused == len(hit) else f"{refused} of {len(hit)}"
     return (
-        f"With injected values in place, the weights alone get REFUSE for {many} published numbers of targets; in "
+        f"With injected values in place, {ESTIMATOR_WORDS['snips']} is refused in {many} cases (targets by step); in "
         f"{heavy} of them the injected rows hold over half of the weight."
     )
 
@@ -94,12 +95,13 @@ def gates_sentence(outcomes: Sequence[Outcome]) -> str:
 def checks_sentence(params: IncidentParams) -> str:
     """What the record checks make of each stand-in."""
     told = []
-    for value in params.stand_ins:
-        code = rejected(value)
+    for stand_in in params.stand_ins:
+        code = rejected(stand_in)
         told.append(
-            f"refuse {value:.1f} ({code})"
+            f"refuse {stand_in:.1f} ({code})"
             if code
-            else f"let a single {value:.1f} pass (a certain answer can have it), so that only its weight gives it away,"
+            else f"accept a single {stand_in:.1f}, which a certain token legitimately has, so that only its weight "
+            "gives it away,"
         )
     return f"The checks of single records {listed(told).rstrip(',')}."
 
@@ -109,17 +111,17 @@ _MADE_UP = "Every injected value on this page is made up; the clean run is not t
 
 
 def lead(runs: Sequence[Sequence[Outcome]], params: IncidentParams) -> list[str]:
-    """The incident in paragraphs: what the numbers did, what setting them aside does, what the checks say, what to do.
+    """The incident in paragraphs: what the numbers did, what quarantine does, what the checks say, what to do.
     One sequence of outcomes per geometry, the first of them told step by step."""
     before, *during, after = runs[0]
     first, again = _first_target(before), _first_target(after)
     same = " again" if again.policy == first.policy else ""
     left = listed([f"{f.policy} ({_cause(f)})" for f in after.inv.anomalies])
     return [
-        f"As measured, SNIPS ranks {first.policy} first among the targets ({first.published.value:.3f}). "
+        f"As measured, {JUDGE_SNIPS} ranks {first.policy} first among the targets ({first.published.value:.3f}). "
         f"{_failed(during[0])} With failures on the same rows for every target, the first is then "
         f"{'; '.join(map(_first, during))}.",
-        f"Setting the failures aside puts {again.policy} first{same} ({again.published.value:.3f}); "
+        f"Quarantining the failures puts {again.policy} first{same} ({again.published.value:.3f}); "
         f"{f'what remains is {left}' if left else 'no anomaly remains'}. {_restored(before, after)}",
         f"{gates_sentence([o for outcomes in runs for o in outcomes])} {checks_sentence(params)}",
         "What to do: store a failure as a failure, and ask again for it; no number in its place is harmless, and "
@@ -158,8 +160,7 @@ def _failed(o: Outcome) -> str:
 
 
 def _first(o: Outcome) -> str:
-    f = _first_target(o)
-    return f"{'all of them' if _spread(o) < TIE else f.policy} ({o.step.name}: {f.published.value:.3f})"
+    return f"{_leading(o)} ({o.step.name}: {_first_target(o).published.value:.3f})"
 
 
 def incident_json(name: str, clean: str, runs: Sequence[Sequence[Outcome]], params: IncidentParams) -> dict[str, Any]:

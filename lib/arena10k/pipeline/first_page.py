@@ -10,14 +10,14 @@ from typing import Any
 
 from arena10k import paths, report
 from arena10k.attribution.game import CAUSE_WORDS
-from arena10k.attribution.words import listed
 from arena10k.audit import checks
 from arena10k.estimators import ESTIMATORS
 from arena10k.inputs.prompts import FILTERS
 from arena10k.params.config import Params
 from arena10k.pipeline import failures, stages
 from arena10k.rescoring import effect
-from arena10k.wording import number
+from arena10k.statistics.verdicts import CAUTION, NOT_ASKED, REPORT
+from arena10k.wording import listed, number
 
 
 def _share(value: float) -> str:
@@ -39,7 +39,7 @@ LABELS: dict[str, dict[str, str]] = {
     "04_judge": {"graded": "judge scores", "labels": "oracle labels", "auc": "AUC of the judge (0.5 is guessing)"},
     "05_data_quality": {
         "failed": "measurements that failed",
-        "set_aside": "values set aside",
+        "set_aside": "values quarantined",
         "controls_failed": "controls failed",
         "controls_hold": "controls that hold",
         "controls_not_measured": "controls not measured",
@@ -64,7 +64,7 @@ LABELS: dict[str, dict[str, str]] = {
     "10_simulation": {
         "replicates": "data sets of each kind",
         "transports": "intervals that hold the truth, with a judge that transports",
-        "fooled": "with a judge that the target fools",
+        "fooled": "with a judge that overrates the target",
     },
     "11_incident": {"steps": "steps", "anomalies": "SNIPS values that are wrong at the last step"},
 }
@@ -96,14 +96,30 @@ def _written(key: str, value: Any) -> Any:
     return _WRITTEN[key](value) if key in _WRITTEN else value
 
 
+#: What is said of measurements of a job that are missing.
+_LOST = {
+    "logprobs": "Log-probs are missing for {bad:,} of {rows:,} logged responses and policies",
+    "judge": "The judge failed on {bad:,} of {rows:,} ratings",
+    "oracle": "Labels are missing for {bad:,} of {rows:,} responses",
+}
+
+
 def missing(quality: Mapping[str, Any]) -> str:
-    """Whether measurements are missing in a way that depends on what was measured; nothing where none shows."""
-    tests = (quality.get("missing") or {}).get("tests", [])
-    jobs = list(dict.fromkeys(test["job"] for test, _ in effect.dependent(tests)))
-    if not jobs:
+    """Which measurements are missing in a way that depends on what was measured; nothing where none shows."""
+    found = quality.get("missing") or {}
+    tests = found.get("tests", [])
+    dependent = effect.dependent(tests)
+    told = []
+    for kind in dict.fromkeys(test["job"].split("_")[0] for test, _ in dependent):
+        mine = [test for test in tests if test["job"].split("_")[0] == kind]
+        told.append(_LOST[kind].format(bad=sum(t["bad"] for t in mine), rows=sum(t["rows"] for t in mine)))
+    if not told:
         return ""
-    bad = sum(test["bad"] for test in tests if test["job"] in jobs)
-    return f"Missing, and not at random: {bad:,} measurements of {listed(jobs)}. Page 05 says what that depends on."
+    by_length = found.get("by_length", [])
+    total = sum(part["bad"] for part in by_length)
+    long_ = by_length and 2 * by_length[-1]["bad"] > total and any(key == "response_chars" for _, key in dependent)
+    most = ", mostly long answers" if long_ else ", not at random"
+    return f"{'; '.join(told)}{most}. See page 05."
 
 
 def controls(found: list[dict[str, Any]], estimates: Mapping[str, Any], logging_policy: str) -> tuple[str, bool]:
@@ -123,7 +139,9 @@ def _resting(shown: Sequence[Mapping[str, Any]], logging_policy: str) -> str:
         row["policy"]
         for row in shown
         # The logging policy's own weights are 1 whatever its log-probs are.
-        if ESTIMATORS[row["estimator"]].uses_weights and row["verdict"] != "REFUSE" and row["policy"] != logging_policy
+        if ESTIMATORS[row["estimator"]].uses_weights
+        and row["verdict"] in (REPORT, CAUTION)
+        and row["policy"] != logging_policy
     ]
     names = list(dict.fromkeys(resting))
     if not names:
@@ -170,7 +188,7 @@ def about(params: Params) -> str:
 def _row(params: Params, stage: stages.Stage) -> Mapping[str, Any]:
     """The row of a stage in the index; an ablation's has its verdicts."""
     rows = (_result(params.run, f"ablations/{stage.cell}/estimates.json") or {}).get("rows", ()) if stage.cell else ()
-    given = [row["verdict"] for row in rows]
+    given = [row["verdict"] for row in rows if row["verdict"] != NOT_ASKED]
     return {
         "stage": stage.name,
         "title": stage.cell.replace(".", " · ") or title(stage.notebook),

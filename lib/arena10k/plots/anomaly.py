@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from arena10k.attribution.game import CAUSE_WORDS
-from arena10k.attribution.words import level, share_words
 from arena10k.plots.style import BAND, INK, SOFT, listed, looks, number, panels, sentences, styled
+from arena10k.wording import JUDGE_SNIPS, level, percent
 
 METHOD_NAMES = {"clip": "clipping", "power": "power", "dros": "optimistic shrinkage"}
 _TAKES, _GIVES = "#d55e00", "#0173b2"
@@ -33,31 +33,31 @@ def _known(parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def waterfall_finding(row: Mapping[str, Any]) -> str:
-    """Which cause makes up most of the gap between published and trusted value."""
+    """Which cause makes up most of the gap between SNIPS on judge scores and the trusted value."""
     if row["gap"] is None:
-        return f"{row['policy']} has no trusted value: the published number cannot be taken apart"
+        return f"{row['policy']} has no trusted value: its {JUDGE_SNIPS} cannot be taken apart"
     main = [p for p in _known(row["parts"]) if p["cause"] == row.get("main_cause")]
     known = main or [p for p in _known(row["parts"]) if _clear(p)]
-    start = f"{row['policy']}: published {row['published']:.2f}, trusted {row['trusted']:.2f}"
+    start = f"{row['policy']}: {JUDGE_SNIPS} {row['published']:.2f}, trusted {row['trusted']:.2f}"
     if not known:
-        return f"{start}; no cause stands out from its noise"
+        return f"{start}; no cause is clear from its noise"
     named = max(known, key=lambda p: abs(p["value"]))
     name = CAUSE_WORDS[named["cause"]]
     if row.get("main_cause") == "corrupted_logprobs" and (told := _corrupted(row, named)):
         return f"{start}; {told}"
-    verb = "account" if name.endswith("log-probs") else "accounts"
+    verb = "account" if name.endswith(("log-probs", "draws")) else "accounts"
     return f"{start}; {name} {verb} for {named['value']:+.2f} of the gap of {row['gap']:+.2f}"
 
 
 def _corrupted(row: Mapping[str, Any], named: Mapping[str, Any]) -> str:
     """Why corrupted log-probs are the main cause where the size of their part does not say so."""
     largest = max(_known(row["parts"]), key=lambda p: abs(p["value"]))
-    held = f"corrupted log-probs hold {share_words(row['corrupted_weight_share'])} of the weight"
+    held = f"corrupted log-probs hold {percent(row['corrupted_weight_share'])} of the weight"
     if largest["cause"] != named["cause"]:
         of = f"{largest['value']:+.2f} of the gap of {row['gap']:+.2f}"
         return f"{held} and come first, whatever else is wrong: {CAUSE_WORDS[largest['cause']]} is {of}"
     if not _clear(named):
-        return f"{held}; that this moves the number by {named['value']:+.2f} does not stand out from noise"
+        return f"{held}; that this moves the number by {named['value']:+.2f} could be chance"
     return ""
 
 
@@ -68,19 +68,19 @@ def waterfall_alt(row: Mapping[str, Any]) -> str:
         for p in _known(row["parts"])
     ]
     return (
-        f"Waterfall from published to trusted value. {waterfall_finding(row)}. "
+        f"Waterfall from {JUDGE_SNIPS} to the trusted value. {waterfall_finding(row)}. "
         f"Parts with {level(row['confidence'])} intervals: {'; '.join(told) or 'none'}."
     )
 
 
 @styled
 def waterfall(row: Mapping[str, Any]) -> Figure:
-    """From the published to the trusted value, one step per cause; `row` is a row of anomaly.json.
+    """From SNIPS on judge scores to the trusted value, one step per cause; `row` is a row of anomaly.json.
 
     A bar that goes left is overvaluation that the repair takes away; the whisker is the interval of the part,
     drawn around the end of its bar.
     """
-    figure, (axis,) = panels(1, 1, waterfall_finding(row), 2.9)
+    figure, (axis,) = panels(1, 1, waterfall_finding(row), 3.2)
     parts = _known(row["parts"])
     if row["gap"] is None or not parts:
         _empty(axis, "no trusted value")
@@ -97,7 +97,8 @@ def waterfall(row: Mapping[str, Any]) -> Figure:
     low, high = row["trusted_ci"]
     axis.plot([low, high], [len(ends) - 1] * 2, color="white", linewidth=4.2, solid_capstyle="butt")
     axis.plot([low, high], [len(ends) - 1] * 2, color=INK, linewidth=1.6, marker="|", markersize=9)
-    axis.set_yticks(range(len(ends)), [CAUSE_WORDS.get(name, name) for name, _ in ends])
+    names = CAUSE_WORDS | {"published": JUDGE_SNIPS}
+    axis.set_yticks(range(len(ends)), [names.get(name, name) for name, _ in ends])
     axis.set(ylim=(len(ends) - 0.4, -0.6), xlabel="policy value")
     low, high = axis.get_xlim()
     axis.set_xlim(min(low, 0.0), high + 0.55 * (high - min(low, 0.0)))

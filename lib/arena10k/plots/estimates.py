@@ -27,7 +27,8 @@ from arena10k.plots.style import (
     sentences,
     styled,
 )
-from arena10k.statistics.verdicts import NOT_ON_ORACLE_SCALE
+from arena10k.statistics.verdicts import NOT_ASKED, NOT_ON_ORACLE_SCALE
+from arena10k.wording import JUDGE_SNIPS
 
 #: How far from [0, 1] a value is still drawn where it is: beyond, it would leave no room for the others.
 EDGES = (-0.25, 1.25)
@@ -39,8 +40,9 @@ Paths = Mapping[str, pd.DataFrame]
 
 def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
     """How many estimates are refused and, where the truth is known, how many other intervals hold it. Those on the
-    judge's scale are drawn and not counted."""
+    judge's scale, and those that were not asked for, are drawn and not counted."""
     frame = _frame(rows)
+    frame = frame[frame.verdict != NOT_ASKED]
     refused = frame[frame.verdict == "REFUSE"]
     raw = frame.get("reasons", pd.Series("", frame.index)).map(_raw).astype(bool)
     uncounted = raw & (frame.verdict != "REFUSE")
@@ -136,7 +138,8 @@ def _estimate(axis: Axes, at: float, row: Any, look: Look) -> None:
     refused = row.verdict == "REFUSE"
     colour = SOFT if refused else look.colour
     if not np.isfinite(row.value):
-        axis.text(0.01, at, "no value", transform=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=SOFT)
+        why = "not collected" if row.verdict == NOT_ASKED else "no value"
+        axis.text(0.01, at, why, transform=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=SOFT)
         return
     if np.isfinite(row.ci_low) and np.isfinite(row.ci_high):
         axis.plot(np.clip([row.ci_low, row.ci_high], *EDGES), [at, at], color=colour, linewidth=1.8,
@@ -232,7 +235,7 @@ def _legend_of_both(figure: Figure, verdicts: set[str]) -> None:
 
 
 def _published(rows: pd.DataFrame) -> pd.DataFrame:
-    """Published numbers: policies (rows, in the order of the first step) by steps (columns, in order)."""
+    """SNIPS on judge scores: policies (rows, in the order of the first step) by steps (columns, in order)."""
     steps, policies = list(dict.fromkeys(rows.step)), list(dict.fromkeys(rows.policy))
     return rows.pivot(index="policy", columns="step", values="published").loc[policies, steps]
 
@@ -242,13 +245,11 @@ def incident_steps_finding(paths: Paths) -> str:
     firsts: dict[str, list[str]] = {}
     for rows in paths.values():
         for step, hit in rows[rows.injected > 0].groupby("step", sort=False):
-            tied = len(hit) > 1 and np.ptp(hit.published) < 1e-3
-            name = "all" if tied else hit.policy[hit.published.idxmax()]
-            firsts.setdefault(step, []).append(name)
+            shown = hit.published.round(3)
+            best = list(hit.policy[shown == shown.max()])
+            firsts.setdefault(step, []).append("all" if 1 < len(best) == len(hit) else " = ".join(best))
     told = [f"{listed(list(dict.fromkeys(names)))} ({step})" for step, names in firsts.items()]
-    return (
-        f"First among the targets: {', then '.join(told)}" if told else "No injected value reaches a published number"
-    )
+    return f"First among the targets: {', then '.join(told)}" if told else "No injected value reaches a ranking"
 
 
 def incident_steps_alt(paths: Paths) -> str:
@@ -258,12 +259,12 @@ def incident_steps_alt(paths: Paths) -> str:
         ranked = {step: values.round(6).sort_values(kind="stable") for step, values in _published(rows).items()}
         steps = [f"{step} {v.index[-1]} {v.iloc[-1]:.3f} to {v.index[0]} {v.iloc[0]:.3f}" for step, v in ranked.items()]
         told.append(f"{name}, highest to lowest: {', '.join(steps)}")
-    return f"Published number of every policy at every step. {sentences(incident_steps_finding(paths), *told)}"
+    return f"{JUDGE_SNIPS} of every policy at every step. {sentences(incident_steps_finding(paths), *told)}"
 
 
 @styled
 def incident_steps(paths: Paths) -> Figure:
-    """Published number by step, one line per policy, one panel per geometry; shaded: injected values in place."""
+    """SNIPS on judge scores by step, one line per policy, one panel per geometry; shaded: injected values in place."""
     figure, axes = panels(len(paths), 1, incident_steps_finding(paths), 2.9, sharey=True)
     for axis, (name, rows) in zip(axes, paths.items(), strict=True):
         table = _published(rows)
@@ -280,5 +281,5 @@ def incident_steps(paths: Paths) -> Figure:
         axis.text(0.55, 0.98, "injected values in place", transform=axis.get_xaxis_transform(), va="top", fontsize=9)
         axis.margins(y=0.14)
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3)
-    figure.supylabel("SNIPS on judge scores", fontsize=10)
+    figure.supylabel(JUDGE_SNIPS, fontsize=10)
     return figure

@@ -25,28 +25,26 @@ Nulls = Mapping[str, Any]
 
 
 def permutation_finding(nulls: Nulls) -> str:
-    """For which policies the weights say nothing that weights dealt at random would not say."""
+    """For which policies shuffled weights give values as far from the logging policy's mean as their own do."""
     usable = {p: n for p, n in nulls.items() if np.isfinite(n.value)}
     blind = [p for p, n in usable.items() if n.p_value > 0.05]
     if not usable:
-        return "No policy has weights to permute"
+        return "No policy has weights to shuffle"
     if not blind:
-        return "Every policy's weights say something that weights dealt at random would not"
-    if len(blind) == len(usable):
-        return "Weights dealt at random would give the same values: each number is the logging policy's mean"
-    names = blind[0] if len(blind) == 1 else f"{', '.join(blind[:-1])} and {blind[-1]}"
-    return f"Weights dealt at random would give the same value for {names}: it is the logging policy's mean"
+        return "No policy's value is one that shuffled weights give: every policy's weights add information"
+    names = "every policy" if len(blind) == len(usable) else listed(blind)
+    return f"Shuffled weights give values as far off for {names}: the weights add no visible information"
 
 
 def permutation_alt(nulls: Nulls) -> str:
     """The permutation null in words."""
     told = [f"{p}: value {n.value:.3f}, p {number(n.p_value)}" for p, n in nulls.items() if np.isfinite(n.value)]
-    return sentences("Histograms of the value under permuted weights", permutation_finding(nulls), "; ".join(told))
+    return sentences("Histograms of the value under shuffled weights", permutation_finding(nulls), "; ".join(told))
 
 
 @styled
 def permutation(nulls: Nulls) -> Figure:
-    """Values under weights dealt at random, with the observed value and the logged mean, one panel per policy."""
+    """Values under shuffled weights, with the observed value and the logged mean, one panel per policy."""
     figure, axes = panels(len(nulls), 3, permutation_finding(nulls), 1.9)
     shown = looks(nulls)
     for axis, (policy, n) in zip(axes, nulls.items(), strict=True):

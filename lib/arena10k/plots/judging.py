@@ -12,6 +12,8 @@ from arena10k.statistics.diagnostics import reliability_curve
 
 #: Groups of judge scores, at most; nats by which scoring may depart from generation.
 _BINS, _TOLERANCE = 8, 1e-3
+#: The rows that calibrations are trained on; what is said of a judge's errors is said of these.
+LOGGED = "logged responses"
 
 
 def _pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -30,21 +32,19 @@ def _groups(score: np.ndarray, label: np.ndarray) -> pd.DataFrame:
     return groups.assign(se=np.sqrt(near * (1 - near) / (groups.n + 4)))
 
 
-def reliability_finding(score: np.ndarray, label: np.ndarray) -> str:
-    """Where the judge departs most from the oracle."""
+def reliability_finding(score: np.ndarray, label: np.ndarray, rows: str = LOGGED) -> str:
+    """Where the judge departs most from the oracle, on which `rows`."""
     x, y = _pairs(score, label)
     if not x.size:
-        return "No response has both a judge score and an oracle label"
+        return f"None of the {rows} has both a judge score and an oracle label"
     groups = _groups(x, y)
     gap = groups.label - groups.judge
-    worst = gap.abs().idxmax()
+    worst, of = gap.abs().idxmax(), f"{x.size:,} labelled {rows}"
     if abs(gap[worst]) < 0.05:
-        return "The judge agrees with the oracle within 0.05 at every score"
-    way = "too low" if gap[worst] > 0 else "too high"
-    return (
-        f"The judge is furthest off at scores near {groups.judge[worst]:.2f}: {abs(gap[worst]):.2f} {way} "
-        f"against the oracle ({x.size:,} labels)"
-    )
+        return f"On {of} the judge agrees with the oracle within 0.05 at every score"
+    way = "low" if gap[worst] > 0 else "high"
+    at = f"{abs(gap[worst]):.2f} too {way} at scores near {groups.judge[worst]:.2f}"
+    return f"On {of} the judge is furthest off, {at}"
 
 
 @styled

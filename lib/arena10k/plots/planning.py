@@ -1,4 +1,4 @@
-"""Figures of plans and rehearsals: what a wanted width takes, and how often intervals would have held the truth."""
+"""Figures of plans and of the coverage simulation: what a width takes, and how often intervals hold the truth."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import BAND, INK, SOFT, listed, looks, panels, sentences, styled
-from arena10k.simulation.rehearsal import short_of
+from arena10k.plots.style import INK, SOFT, listed, looks, panels, sentences, styled
+from arena10k.simulation.coverage import judged
 from arena10k.statistics.planning import Pilot, labels_needed, ppi_width
 
 
@@ -67,20 +67,21 @@ def planning(
     return figure
 
 
-_CASES = {"transports": "judge transports", "fooled": "judge is fooled", "corrupted": "log-probs corrupted"}
+_CASES = {"transports": "judge transports", "fooled": "judge overrates target", "corrupted": "log-probs corrupted"}
 
 
 def coverage_finding(table: pd.DataFrame, confidence: float = 0.95) -> str:
-    """In how many cells the usual interval, and any other that stands, holds the truth too seldom to be chance."""
-    low = short_of(table, confidence)
-    usual, ours = low[low.estimator == "plain_snips"], low[low.estimator != "plain_snips"]
-    cells = len(table[["population", "case"]].drop_duplicates())
-    first = f"The usual SNIPS interval holds the truth too seldom in {len(usual)} of {cells} cells"
+    """In how many settings the usual interval, and any other that is accepted, under-covers by more than chance."""
+    cells = judged(table, confidence)
+    under = cells[cells.under]
+    usual, ours = under[under.estimator == "plain_snips"], under[under.estimator != "plain_snips"]
+    settings = len(table[["population", "case"]].drop_duplicates())
+    first = f"The usual SNIPS interval under-covers in {len(usual)} of {settings} settings"
     if ours.empty:
-        return f"{first}; no interval that stands does so in any"
-    worst = ours.loc[ours.coverage_reported.idxmin()]
+        return f"{first}; no accepted interval does in any, beyond chance"
+    worst = ours.sort_values("coverage_reported").iloc[0]
     return (
-        f"{first}; of those that stand {listed(list(dict.fromkeys(ours.estimator)))} in {len(ours)}, worst "
+        f"{first}; of the accepted ones {listed(list(dict.fromkeys(ours.estimator)))} in {len(ours)}, worst "
         f"{worst.estimator}: {worst.coverage_reported:.0%} ({worst.population}, {_CASES[worst.case]})"
     )
 
@@ -93,28 +94,25 @@ def coverage_alt(table: pd.DataFrame, confidence: float = 0.95) -> str:
 
 @styled
 def coverage(table: pd.DataFrame, confidence: float = 0.95) -> Figure:
-    """Coverage of intervals that stand, one panel per case, one mark per population; hollow where over half is refused.
+    """Coverage of accepted intervals with its binomial interval, one panel per case, one mark per population; hollow
+    where over half is refused. An estimator under-covers where the whole of a mark's interval lies left of the line.
 
-    A population whose every interval is refused has no mark. `table` as from `rehearsal.rehearse`.
+    A population whose every interval is refused has no mark. `table` as from `coverage.simulated`.
     """
-    cases = list(dict.fromkeys(table.case))
-    names = list(dict.fromkeys(table.estimator))
-    shown = looks(dict.fromkeys(table.population))
-    figure, axes = panels(len(cases), 3, coverage_finding(table, confidence), 0.27 * len(names) + 1.0, sharey=True)
-    replicates = int(table.replicates.max())
-    spread = 2 * np.sqrt(confidence * (1 - confidence) / replicates)
+    cases, names = list(dict.fromkeys(table.case)), list(dict.fromkeys(table.estimator))
+    shown, cells = looks(dict.fromkeys(table.population)), judged(table, confidence)
+    height = 0.27 * len(names) + 1.0
+    figure, axes = panels(len(cases), 3, coverage_finding(table, confidence), height, sharey=True)
     for axis, case in zip(axes, cases, strict=True):
         axis.set_title(_CASES[case], loc="left", fontweight="bold")
-        axis.axvspan(confidence - spread, 1.0, color=BAND, zorder=0)
         axis.axvline(confidence, color=INK, linewidth=1, linestyle="--")
         for i, (population, look) in enumerate(shown.items()):
-            rows = table[(table.case == case) & (table.population == population) & table.coverage_reported.notna()]
             shift = (i + 0.5) / len(shown) * 0.7 - 0.35
-            for refused in (False, True):
-                some = rows[(rows.refused > 0.5) == refused]
-                face = "white" if refused else look.colour
-                axis.plot(some.coverage_reported, [names.index(e) + shift for e in some.estimator], linestyle="",
-                          marker=look.marker, markersize=5, color=look.colour, markerfacecolor=face)  # fmt: skip
+            for r in cells[(cells.case == case) & (cells.population == population)].itertuples():
+                y, face = names.index(r.estimator) + shift, "white" if r.refused > 0.5 else look.colour
+                axis.plot([r.low, r.high], [y, y], color=look.colour, linewidth=0.9, alpha=1 if r.under else 0.35)
+                axis.plot(r.coverage_reported, y, linestyle="", marker=look.marker, markersize=5, color=look.colour,
+                          markerfacecolor=face)  # fmt: skip
         axis.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], ylim=(len(names) - 0.4, -0.6))
         axis.set_yticks(range(len(names)), names)
         axis.tick_params(axis="y", length=0)
@@ -122,6 +120,6 @@ def coverage(table: pd.DataFrame, confidence: float = 0.95) -> Figure:
     for population, look in shown.items():
         axes[0].plot([], [], linestyle="", marker=look.marker, color=look.colour, label=population)
     figure.legend(loc="outside lower center", ncols=min(len(shown), 5), handletextpad=0.3, columnspacing=1.2)
-    note = f"intervals that hold the truth, of those not refused among {replicates} (hollow: over half is refused)"
+    note = "accepted intervals that hold the truth, binomial intervals over all marks (hollow: over half is refused)"
     axes[len(axes) // 2].set_xlabel(note)
     return figure

@@ -13,7 +13,7 @@ from arena10k.plots.style import INK, SOFT, ink_on, listed, looks, panels, sente
 
 
 def _counted(jobs: pd.DataFrame) -> pd.DataFrame:
-    """`job`, `policy`, `total`, `ok`, `bad` (failed or set aside) and `open` as numbers.
+    """`job`, `policy`, `total`, `ok`, `bad` (failed or quarantined) and `open` as numbers.
 
     `errors` and `quarantined` may be numbers or, as in `status.json` and `quality.json`, numbers by code.
     """
@@ -28,17 +28,19 @@ def _total(value: int | Mapping[str, int]) -> int:
 
 
 def missing_heatmap_finding(jobs: pd.DataFrame) -> str:
-    """How many measurements are missing, and where most of them are."""
+    """How many measurements are missing, and where more than half of them are, else where more than anywhere else."""
     counts = _counted(jobs)
-    missing = int((counts.total - counts.ok).sum())
+    lost = counts.total - counts.ok
+    missing, total = int(lost.sum()), int(counts.total.sum())
     if not missing:
-        return f"Nothing is missing: all {int(counts.total.sum()):,} measurements are there"
-    worst = counts.loc[(counts.total - counts.ok).idxmax()]
-    share = (worst.total - worst.ok) / worst.total
-    return (
-        f"{missing:,} of {int(counts.total.sum()):,} measurements are missing, most of them in {worst.job} of "
-        f"{worst.policy} ({share:.0%} of its rows)"
-    )
+        return f"Nothing is missing: all {total:,} measurements are there"
+    told = f"{missing:,} of {total:,} measurements are missing"
+    worst = counts[lost == lost.max()]
+    where = listed([f"{r.job} of {r.policy}" for r in worst.itertuples()])
+    most = int(lost.max())
+    if 2 * most > missing:
+        return f"{told}, most of them in {where} ({most / worst.total.iloc[0]:.0%} of its rows)"
+    return f"{told}; the largest number in one job and policy is {most:,}, in {where}"
 
 
 @styled
@@ -86,13 +88,13 @@ def progress_finding(jobs: pd.DataFrame) -> str:
 
 @styled
 def progress(jobs: pd.DataFrame) -> Figure:
-    """One bar per job: done, failed or set aside, to do, as shares of what is due. Columns as for `missing_heatmap`."""
+    """One bar per job: done, failed or quarantined, to do, as shares of what is due; columns as `missing_heatmap`."""
     by_job = _counted(jobs).groupby("job", sort=False)[["total", "ok", "bad", "open"]].sum()
     figure, (axis,) = panels(1, 1, progress_finding(jobs), 0.9 + 0.34 * len(by_job))
-    look = looks(["done", "failed or set aside"])
+    look = looks(["done", "failed or quarantined"])
     rows, start = np.arange(len(by_job))[::-1], np.zeros(len(by_job))
     due = by_job.total.clip(lower=1)
-    for name, column in (("done", "ok"), ("failed or set aside", "bad"), ("to do", "open")):
+    for name, column in (("done", "ok"), ("failed or quarantined", "bad"), ("to do", "open")):
         fill = {"color": look[name].colour, "hatch": look[name].hatch} if name in look else {"color": "#eceeee"}
         part = (by_job[column] / due).to_numpy(float)
         axis.barh(rows, part, left=start, height=0.62, label=name, color=fill["color"], hatch=fill.get("hatch"))
@@ -112,7 +114,7 @@ def progress(jobs: pd.DataFrame) -> Figure:
 def missing_by_length_finding(strata: pd.DataFrame) -> str:
     """Where measurements are missing most, by length of the response."""
     if strata.empty or not strata.bad.sum():
-        return "No measurement of a response failed or was set aside, whatever its length"
+        return "No measurement of a response failed or was quarantined, whatever its length"
     worst, best = strata.loc[strata.share.idxmax()], strata.loc[strata.share.idxmin()]
     return (
         f"{worst.share:.1%} of measurements of responses of {worst.lowest:,.0f} to {worst.highest:,.0f} characters "
@@ -129,7 +131,7 @@ def missing_by_length_alt(strata: pd.DataFrame) -> str:
 
 @styled
 def missing_by_length(strata: pd.DataFrame) -> Figure:
-    """Share of measurements that failed or were set aside, by length of the response.
+    """Share of measurements that failed or were quarantined, by length of the response.
 
     Parameters
     ----------

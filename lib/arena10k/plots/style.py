@@ -17,6 +17,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.textpath import text_to_path
 
+from arena10k import wording
+
 #: Inches; at 96 pixels per inch the width of a report's text column.
 WIDTH = 7.6
 INK, SOFT, GRID, BAND = "#1b2126", "#56616b", "#dfe3e4", "#dceee6"
@@ -199,8 +201,5 @@ def sentences(*parts: str) -> str:
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """`a, b and c`; beyond `most`, the rest is counted."""
-    names = list(names)
-    if len(names) > most:
-        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} others"
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "")))
+    """`a, b and c`; beyond `most`, the rest is counted: a title has little room."""
+    return wording.listed(names, most)

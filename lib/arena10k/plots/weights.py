@@ -12,11 +12,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from arena10k.attribution.words import share_words
 from arena10k.estimators.pareto import tail_fit
 from arena10k.plots.style import BAND, INK, SOFT, head, listed, looks, number, panels, styled
 from arena10k.statistics.diagnostics import audit_weights, top_shares
 from arena10k.statistics.thresholds import MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION
+from arena10k.wording import percent
 
 #: Per policy the log-weights (n,), in nats: NaN where missing, -inf for a weight of zero.
 LogWeights = Mapping[str, np.ndarray]
@@ -207,7 +207,7 @@ def ccdf_finding(log_weight: LogWeights) -> str:
     if not single:
         return "No policy has a usable log-weight"
     worst = max(single, key=single.__getitem__)
-    told = f"One row alone holds {share_words(single[worst])} of the weight of {worst}"
+    told = f"One row alone holds {percent(single[worst])} of the weight of {worst}"
     shapes = {p: fit.shape for p, v in usable.items() if (fit := tail_fit(v[np.isfinite(v)])) is not None}
     if not shapes:
         return told

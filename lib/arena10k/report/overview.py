@@ -15,6 +15,7 @@ from arena10k.report.tables import badge
 from arena10k.report.text import MISSING, format_number, format_value, is_missing, visible
 from arena10k.statistics.headline import BELIEFS, belief_of, headline_row
 from arena10k.statistics.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
+from arena10k.wording import ESTIMATOR_WORDS, level, listed, rounded, with_interval
 
 #: The estimate that uses logged responses alone, shown beside the trusted one.
 LOGGED_ONLY = "snips"
@@ -53,7 +54,7 @@ def headline_rows(estimates: Mapping[str, Any]) -> list[Row]:
 
 
 def _refused(row: Row) -> bool:
-    return row["verdict"] == "REFUSE" or is_missing(row["value"])
+    return row["verdict"] != NOT_ASKED and (row["verdict"] == "REFUSE" or is_missing(row["value"]))
 
 
 def index(
@@ -103,7 +104,7 @@ def index(
         summary=visible(about) if about else summary(estimates, best, confidence),
         controls=visible(controls),
         alarm=alarm,
-        level=f"{100 * confidence:g}%",
+        level=level(confidence),
         rows=_table_rows(best, estimates.get("rows", ()), truth or {}, estimates.get("n")),
         with_truth=bool(truth),
         groups=_groups(pages, out.parent),
@@ -119,51 +120,64 @@ def summary(estimates: Mapping[str, Any], best: Sequence[Row], confidence: float
     count = estimates.get("n")
     over = f" from {format_number(count)} prompts" if not is_missing(count) else ""
     given, refused = [r for r in best if accepted(r)], [r for r in best if _refused(r)]
-    raw = [r for r in best if not (accepted(r) or _refused(r))]
+    unasked = [r for r in best if r["verdict"] == NOT_ASKED]
+    raw = [r for r in best if not (accepted(r) or _refused(r) or r["verdict"] == NOT_ASKED)]
     parts = [f"{len(best)} {_plural('policy', len(best))} evaluated{over}."]
     if given:
-        parts.append(_leaders(estimates.get("ranking", ()), given, confidence))
+        parts.append(_leaders(estimates, given, confidence))
         careful = [r["policy"] for r in given if r["verdict"] == "CAUTION"]
         if careful:
-            parts.append(f"With caution: {_listed(careful)}.")
+            parts.append(f"With caution: {_names(careful)}.")
     if raw:
-        parts.append(f"Only on the judge's scale, which no labels calibrate: {_listed([r['policy'] for r in raw])}.")
-    parts.append(f"Refused: {_listed([r['policy'] for r in refused])}." if refused else "No policy is refused.")
-    logged = [r for r in estimates["rows"] if r["estimator"] == LOGGED_ONLY and _refused(r)]
-    blind = list(dict.fromkeys(r["policy"] for r in logged))
+        parts.append(f"Only on the judge's scale, which no labels calibrate: {_names([r['policy'] for r in raw])}.")
+    if unasked:
+        parts.append(f"Not collected, so no value: {_names([r['policy'] for r in unasked])}.")
+    parts.append(f"Refused: {_names([r['policy'] for r in refused])}." if refused else "No policy is refused.")
+    logged = [r for r in estimates["rows"] if r["estimator"] == LOGGED_ONLY]
+    blind = list(dict.fromkeys(r["policy"] for r in logged if _refused(r)))
     if blind:
-        parts.append(f"Logged responses alone cannot answer for {_listed(blind)}.")
+        parts.append(f"The log alone is not enough to judge {_names(blind)}.")
+    if any(r["verdict"] == NOT_ASKED for r in logged):
+        parts.append("Log-probs were not collected, so nothing is said from the log alone.")
     return " ".join(parts)
 
 
-def _leaders(ranking: Sequence[Row], given: Sequence[Row], confidence: float) -> str:
-    """Who is first, and who cannot be told apart from the first."""
+def _leaders(estimates: Mapping[str, Any], given: Sequence[Row], confidence: float) -> str:
+    """Who is first, or who cannot be told apart, and whom all of those are better than."""
+    ranking = estimates.get("ranking", ())
     first = [r for r in ranking if r["rank"] == 1]
     if not first:
-        return f"No policy can be ranked; {visible(given[0]['policy'])} stands at {_worth(given[0], confidence)}."
+        return f"No policy can be ranked; {visible(given[0]['policy'])} has {_worth(given[0], confidence)}."
     if len(first) == 1:
         return f"{visible(first[0]['policy'])} ranks first: {_worth(first[0], confidence)}."
-    told = _listed([f"{visible(r['policy'])} ({_worth(r, confidence)})" for r in first])
-    return f"Any of these may be the best: {told}."
+    names = [r["policy"] for r in first]
+    worse = {
+        (c["a"], c["b"]) if c["difference"] < 0 else (c["b"], c["a"])
+        for c in estimates.get("contrasts", ())
+        if c["significant"]
+    }
+    below = [r["policy"] for r in ranking if all((r["policy"], name) in worse for name in names)]
+    told = f"No clear winner: {_names(names)} are not distinguishable"
+    if len(names) > 2 and any((a, b) in worse for a in names for b in names):
+        told = f"No clear winner: each of {_names(names)} may be the best"
+    if not below:
+        return f"{told}."
+    verb, every = "is" if len(below) == 1 else "are", {2: "both", 3: "all three", 4: "all four"}.get(len(names), "all")
+    return f"{told}; {_names(below)} {verb} worse than {every}{' of them' if every == 'all' else ''}."
 
 
 def _worth(row: Row, confidence: float) -> str:
-    return f"{format_number(row['value'])}{_interval(row, confidence)}"
+    if is_missing(row["ci_low"]) or is_missing(row["ci_high"]):
+        return rounded(row["value"])
+    return with_interval(row["value"], row["ci_low"], row["ci_high"], confidence)
 
 
 def _plural(noun: str, n: int) -> str:
     return noun if n == 1 else noun.removesuffix("y") + "ies"
 
 
-def _listed(names: Sequence[str]) -> str:
-    names = [visible(n) for n in names]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _interval(row: Row, confidence: float) -> str:
-    if is_missing(row["ci_low"]) or is_missing(row["ci_high"]):
-        return ""
-    return f", {100 * confidence:g}% interval {format_number(row['ci_low'])} to {format_number(row['ci_high'])}"
+def _names(names: Sequence[str]) -> str:
+    return listed([visible(name) for name in names])
 
 
 def _needed(row: Row, prompts: Any) -> str:
@@ -191,7 +205,7 @@ def _table_rows(
         {
             "policy": visible(row["policy"]),
             "estimate": _shown(row),
-            "estimator": " · ".join(filter(None, (row["estimator"], row.get("judge")))),
+            "estimator": ESTIMATOR_WORDS.get(row["estimator"], row["estimator"]),
             "reasons": format_value([reason.replace("_", " ") for reason in row.get("reasons") or ()])
             if row["verdict"] != "REPORT"
             else "",

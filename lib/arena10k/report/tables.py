@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from arena10k.report.text import VERDICTS, format_number, format_value, is_missing, visible
+from arena10k.wording import VERDICT_WORDS
 
 #: Columns that hold the number a verdict is about; struck through where the verdict is REFUSE.
 STRUCK = ("value", "se", "ci_low", "ci_high", "interval")
@@ -28,7 +29,7 @@ Format = str | Callable[[Any], str]
 
 def badge(verdict: str) -> str:
     """The HTML of a verdict mark: its word, never colour alone."""
-    word = str(verdict)
+    word = VERDICT_WORDS.get(verdict, str(verdict))
     kind = word.lower() if word in VERDICTS else "other"
     return f'<span class="badge {kind}">{escape(visible(word))}</span>'
 
@@ -173,7 +174,7 @@ Writer = tuple[str, Callable[[Any], str]]
 def _writer(column: pd.Series, spec: Format | None, is_text: bool, is_verdict: bool) -> Writer:
     """How the cells of a column are written: their kind and the function from value to text."""
     if is_verdict:
-        return "verdict", format_value
+        return "verdict", lambda value: VERDICT_WORDS.get(value, format_value(value))
     if is_text:
         return "text", lambda value: _cut(format_value(value))
     numeric = _is_numeric(column)

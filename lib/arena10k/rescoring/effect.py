@@ -1,4 +1,4 @@
-"""What setting measurements aside does: are they missing at random, and where do estimates stand with and without."""
+"""What quarantine does: are measurements missing at random, and what do estimates say with and without them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ WHAT = dict(zip((*LENGTHS, "language"), ("response length", "prompt length", "la
 
 
 def failures(run: Run) -> pd.DataFrame:
-    """Every record of `JOBS` as it is now: `job`, `policy`, `prompt_id`, `draw`, `bad` (1.0 where it failed or was set
-    aside, else 0.0), and of what it measures `response_chars`, `prompt_chars`, `language`.
+    """Every record of `JOBS` as it is now: `job`, `policy`, `prompt_id`, `draw`, `bad` (1.0 where it failed or was
+    quarantined, else 0.0), and of what it measures `response_chars`, `prompt_chars`, `language`.
 
     Log-probs measure the logged responses, scores and labels the policy's own. A log-prob of a logged response that is
-    itself set aside is bad.
+    itself quarantined is bad.
     """
     p0 = run.params.logging_policy
     texts = [
@@ -107,7 +107,7 @@ def randomness_sentence(found: dict[str, Any]) -> str:
     """Whether measurements are missing at random, as far as length, language and the other policies tell."""
     tests = found["tests"]
     if not any(t["bad"] for t in tests):
-        return "No log-prob, score or label failed or was set aside: nothing is missing."
+        return "No log-prob, score or label failed or was quarantined: nothing is missing."
     told = [f"{t['job']} of {t['policy']} on {WHAT[key]} (p {number(t[key])})" for t, key in dependent(tests)]
     shared, out = found["shared"], []
     if told:
@@ -123,9 +123,9 @@ def shared_sentence(shared: dict[str, Any]) -> str:
     if p is None:
         return "Fewer than two policies were scored on the same rows: whether failures come together is not known."
     if not shared["observed"]:
-        return f"None of {shared['rows']:,} rows is bad in several policies at once."
+        return f"No row of {shared['rows']:,} failed for more than one policy."
     told = (
-        f"{shared['observed']:,} rows are bad in several policies at once, where independent failures give "
+        f"{shared['observed']:,} of {shared['rows']:,} rows failed for more than one policy; independent failures give "
         f"{shared['expected']:.1f} (p {number(p)})"
     )
     return told + (": they have a common cause." if p < missingness.DEPENDS else ".")
@@ -170,7 +170,7 @@ def measure(run: Run, found: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def n_quarantined(made: Table) -> int:
-    """Log-probs that are set aside with a value."""
+    """Log-probs that are quarantined with a value."""
     return sum(made.quarantined.values())
 
 
@@ -194,13 +194,14 @@ def _aside(pair: np.ndarray) -> int:
 def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The effect for a table: clean and all finite rows side by side, and the bounds of SNIPS."""
     out = [
-        {k: r[k] for k in ("policy", "judge", "estimator", "n_set_aside", "value", "verdict")}
+        {k: r[k] for k in ("policy", "judge", "estimator")}
+        | {"rows left out": r["n_set_aside"], "value": r["value"], "verdict": r["verdict"]}
         | {"interval": _range((r["ci_low"], r["ci_high"]))}
         | {"all finite rows": r["all"]["value"], "their verdict": r["all"]["verdict"]}
         | {"bounds by share": _range(r["bounds_by_share"]), "bounds by weight": _range(r["bounds_by_weight"])}
         for r in rows
     ]
-    columns = ["policy", "judge", "estimator", "n_set_aside", "value", "interval", "verdict", "all finite rows"]
+    columns = ["policy", "judge", "estimator", "rows left out", "value", "interval", "verdict", "all finite rows"]
     return pd.DataFrame(out, columns=[*columns, "their verdict", "bounds by share", "bounds by weight"])
 
 
@@ -209,22 +210,22 @@ def _range(pair: tuple[float | None, float | None] | list[float] | None) -> str:
 
 
 def sentence(rows: list[dict[str, Any]], found: dict[str, Any]) -> str:
-    """What setting rows aside does to the estimates, and how much can hide in them."""
+    """What quarantine does to the estimates, and how much can hide in them."""
     moved = [r for r in rows if r["value"] is not None and r["all"]["value"] is not None]
     if not rows:
-        return "Nothing was judged, so that there is no estimate that setting rows aside could move."
+        return "Nothing was judged, so that there is no estimate that quarantine could move."
     if not any(r["n_set_aside"] for r in rows):
         bad = sum(t["bad"] for t in found["tests"])
-        told = f"; {bad:,} scores or labels failed or were set aside, and estimates leave them out" if bad else ""
-        return f"No log-prob was set aside: every estimate stands on all rows that were scored{told}."
+        told = f"; {bad:,} scores or labels failed or were quarantined, and estimates leave them out" if bad else ""
+        return f"No log-prob was quarantined: every estimate rests on all rows that were scored{told}."
     if not moved:
-        return "No estimate can be made on what is left, so that the effect of setting rows aside is not known."
+        return "No estimate can be made on what is left, so that the effect of quarantine is not known."
     if all(r["all"]["n_used"] == r["n_used"] for r in moved):
-        out = "What the rows set aside would do to the estimates is not known: they failed and have no value."
+        out = "What the rows left out would do to the estimates is not known: they failed and have no value."
     else:
         worst = max(moved, key=lambda r: abs(r["value"] - r["all"]["value"]))
         out = (
-            f"Setting rows aside moves an estimate by at most {abs(worst['value'] - worst['all']['value']):.3f} "
+            f"Quarantine moves an estimate by at most {abs(worst['value'] - worst['all']['value']):.3f} "
             f"({worst['estimator']} of {worst['policy']}: {worst['value']:.3f} on clean rows, "
             f"{worst['all']['value']:.3f} on all finite ones)."
         )

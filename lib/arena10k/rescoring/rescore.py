@@ -1,4 +1,4 @@
-"""Rows that failed or were set aside, measured again under the same definition and by the same model, with an audit.
+"""Rows that failed or were quarantined, measured again under the same definition and by the same model, with an audit.
 
 What is measured takes the place of an error or of a quarantined value; both are kept as attempts. A row that fails
 again stays failed, and a quarantined value whose new measurement fails stays quarantined. A clean value is never asked
@@ -58,7 +58,7 @@ def _steps(run: Run) -> list[_Step]:
 
 
 def rescore(run: Run, policy: str | None = None, code: str | None = None) -> dict[str, Any] | None:
-    """Measure again the rows that failed or are set aside, and write down what came of it.
+    """Measure again the rows that failed or are quarantined, and write down what came of it.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def rescore(run: Run, policy: str | None = None, code: str | None = None) -> dic
 
 
 def _chosen(run: Run, policy: str | None, code: str | None) -> list[dict[str, Any]]:
-    """The rows that failed or are set aside by a scan made now."""
+    """The rows that failed or are quarantined by a scan made now."""
     quality.quarantine(run.store, quality.scan(run.params, run.store))
     rows = (row for job in ASKED for row in run.store.rows(job) if row["status"] != "ok" or row["quarantine"])
     return [

@@ -25,7 +25,7 @@ FILE = "rescore.json"
 #: Texts in the audit end here; the store keeps them whole.
 TEXT = 200
 #: What may come of a row, as `outcome` says it.
-OUTCOMES = ("restored", "failed again", "set aside again", "kept aside", "released", "not asked", "replaced")
+OUTCOMES = ("restored", "failed again", "quarantined again", "still quarantined", "released", "not asked", "replaced")
 
 
 def read(run: str) -> list[dict[str, Any]]:
@@ -109,11 +109,11 @@ def _outcome(before: dict[str, Any], after: dict[str, Any] | None) -> str:
         return "restored"
     if after["status"] != "ok":
         return "failed again"
-    return "kept aside" if after["created"] == before["created"] else "set aside again"
+    return "still quarantined" if after["created"] == before["created"] else "quarantined again"
 
 
 def _measured(row: dict[str, Any]) -> bool:
-    return row["outcome"] in ("restored", "set aside again")
+    return row["outcome"] in ("restored", "quarantined again")
 
 
 def _difference(before: dict[str, Any], after: dict[str, Any] | None) -> float | None:

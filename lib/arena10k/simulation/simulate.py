@@ -20,13 +20,15 @@ CLIP = 20.0
 @dataclass(frozen=True)
 class Design:
     """What is observed of a population: logged rows, fresh draws, labels. `corrupted`: share of logged rows whose
-    target log-prob was lost and replaced, so that the log-weight sits at the clip of 20 nats."""
+    target log-prob was lost and replaced, so that the log-weight sits at the clip of 20 nats; `folds` of the
+    calibration."""
 
     n: int = 1000
     m: int = 1000
     label_share: float = 0.5
     target_labels: int = 0
     corrupted: float = 0.0
+    folds: int = N_FOLDS
 
 
 @dataclass(frozen=True)
@@ -64,26 +66,26 @@ class LogNormal:
             mean = mean * np.where(z > self.sigma / 2, 1 - self.loss, 1.0)
         return float((density * mean).sum() / density.sum())
 
-    def logged(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Log-weight, score and outcome of n responses of P0."""
+    def logged(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Log-weight, score, outcome and length of n responses of P0; all are of one length."""
         z = rng.standard_normal(n)
         s = self._score(z, rng)
-        return self.sigma * z - self.sigma**2 / 2, s, self._outcome(z, s, rng)
+        return self.sigma * z - self.sigma**2 / 2, s, self._outcome(z, s, rng), np.ones(n)
 
-    def fresh(self, m: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Score and outcome of m responses of the target."""
+    def fresh(self, m: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Score, outcome and length of m responses of the target."""
         z = self.sigma + rng.standard_normal(m)
         s = self._score(z, rng)
-        return s, self._outcome(z, s, rng)
+        return s, self._outcome(z, s, rng), np.ones(m)
 
 
 @dataclass(frozen=True, eq=False)
 class Resampled:
     """Weights shaped like a run's own: P0 is uniform over its logged rows, the target proportional to their weights.
 
-    `log_weight`, `score` (rows,) without NaN; weights are scaled to mean one, the identity a true pair of policies
-    obeys. Y ~ Bernoulli(`chance`), the score itself where it is None, less `loss` on the rows of the heavier half of
-    the target when the judge does not transport.
+    `log_weight`, `score` (rows,) without NaN, `length` where it is known; weights are scaled to mean one, the identity
+    a true pair of policies obeys. Y ~ Bernoulli(`chance`), the score itself where it is None, less `loss` on the rows
+    of the heavier half of the target when the judge does not transport.
     """
 
     log_weight: np.ndarray
@@ -91,6 +93,7 @@ class Resampled:
     transports: bool = True
     loss: float = 0.5
     chance: np.ndarray | None = None
+    length: np.ndarray | None = None
 
     @cached_property
     def _share(self) -> np.ndarray:
@@ -116,17 +119,20 @@ class Resampled:
         """V(target) = sum of the target's shares times outcome probabilities; exact."""
         return float(self._share @ self._probability)
 
-    def logged(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Log-weight, score and outcome of n responses of P0."""
+    def logged(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Log-weight, score, outcome and length of n responses of P0."""
         rows = rng.integers(0, len(self.score), n)
         with np.errstate(divide="ignore"):
             lw = np.log(self._share[rows] * len(self.score))
-        return lw, self.score[rows], (rng.random(n) < self._probability[rows]).astype(np.float64)
+        return lw, *self._drawn(rows, rng)
 
-    def fresh(self, m: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Score and outcome of m responses of the target."""
-        rows = np.searchsorted(self._cumulative, rng.random(m), side="right")
-        return self.score[rows], (rng.random(m) < self._probability[rows]).astype(np.float64)
+    def fresh(self, m: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Score, outcome and length of m responses of the target."""
+        return self._drawn(np.searchsorted(self._cumulative, rng.random(m), side="right"), rng)
+
+    def _drawn(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        length = np.full(len(rows), np.nan) if self.length is None else self.length[rows]
+        return self.score[rows], (rng.random(len(rows)) < self._probability[rows]).astype(np.float64), length
 
 
 Population = LogNormal | Resampled
@@ -134,20 +140,22 @@ Population = LogNormal | Resampled
 
 def draw(population: Population, design: Design, rng: np.random.Generator) -> PolicyData:
     """One data set of a population: labels on a random slice of logged rows and on the first target draws."""
-    lw, s, y = population.logged(design.n, rng)
-    s_fresh, y_fresh = population.fresh(design.m, rng)
+    lw, s, y, length = population.logged(design.n, rng)
+    s_fresh, y_fresh, fresh_length = population.fresh(design.m, rng)
     if design.corrupted:
         lw = np.where(rng.random(design.n) < design.corrupted, CLIP, lw)
     return PolicyData(
         log_weight=lw,
         judge=s,
+        length=length,
         label=np.where(rng.random(design.n) < design.label_share, y, np.nan),
         cluster=np.arange(design.n),
-        fold=np.arange(design.n) % N_FOLDS,
+        fold=np.arange(design.n) % design.folds,
         fresh_judge=s_fresh,
+        fresh_length=fresh_length,
         fresh_label=np.where(np.arange(design.m) < design.target_labels, y_fresh, np.nan),
         fresh_cluster=np.arange(design.m),
-        fresh_fold=np.arange(design.m) % N_FOLDS,
+        fresh_fold=np.arange(design.m) % design.folds,
     )
 
 
@@ -208,6 +216,7 @@ def replicate(
     seed: int = 0,
     width: float = 0.2,
     confidence: float = 0.95,
+    calibration: str = "isotonic",
 ) -> list[Performance]:
     """Draw data sets and summarise each estimator; "plain_snips" is SNIPS with the interval usually printed."""
     names = list(estimators)
@@ -215,7 +224,7 @@ def replicate(
     values = np.empty((len(names), replicates, 4))
     verdicts = np.empty((len(names), replicates), dtype="<U8")
     for r in range(replicates):
-        ctx = context(draw(population, design, rng), width, confidence)
+        ctx = context(draw(population, design, rng), width, confidence, calibration=calibration)
         for j, name in enumerate(names):
             *values[j, r], verdicts[j, r] = _one(ctx, name)
     truth = population.truth()

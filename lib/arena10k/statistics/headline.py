@@ -26,8 +26,8 @@ def headline_row(
 
     Of the accepted ones up to `belief` (labels alone, or also weights, or also the judge): one to REPORT before one
     with CAUTION, then the narrowest interval, so that more labels never widen it. Of those that share an interval the
-    value nearest to its middle. What rests on the judge beyond `belief` speaks only where nothing else does. The logging
-    policy (`is_logging`) needs no weights: its log is labelled.
+    value nearest to its middle. What rests on the judge beyond `belief` speaks only where nothing else does. The
+    logging policy (`is_logging`) needs no weights: its log is labelled.
     """
     usable = [row for row in rows if accepted(row)]
     trusted = [row for row in usable if BELIEFS.index(belief_of(row)) <= BELIEFS.index(belief)]

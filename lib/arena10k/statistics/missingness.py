@@ -1,6 +1,6 @@
 """Are measurements missing at random? Tests, strata, and what the answer may hide.
 
-Arrays in, small dataclasses and frames out. `bad` (rows, policies): 1.0 where a measurement failed or was set aside,
+Arrays in, small dataclasses and frames out. `bad` (rows, policies): 1.0 where a measurement failed or was quarantined,
 0.0 where it can be used, NaN where it was never asked for.
 """
 
@@ -80,7 +80,7 @@ def strata(bad: np.ndarray, x: np.ndarray, parts: int = 5) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Where the policy value may lie when nothing is known of the rows set aside; rewards in [0, 1]."""
+    """Where the policy value may lie when nothing is known of the quarantined rows; rewards in [0, 1]."""
 
     by_share: tuple[float, float]
     by_weight: tuple[float, float] | None

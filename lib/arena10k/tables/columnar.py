@@ -43,8 +43,8 @@ def read(logged: str | Path, fresh: str | Path | None = None, logging_policy: st
     """Read the analysis table; targets are the `logp_<policy>` columns, in the order of the file.
 
     A log-prob that cannot be a measurement (above `echo.CEILING` or infinite, a sentinel, a 0.0 that is no certain
-    answer, a value that unrelated rows share) is set aside and counted in `quarantined`; a null or NaN is missing. What
-    `outliers` asks of the texts is asked where they are there.
+    answer, a value that unrelated rows share) is quarantined and counted in `quarantined`; a null or NaN is missing.
+    What `outliers` asks of the texts is asked where they are there.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def read(logged: str | Path, fresh: str | Path | None = None, logging_policy: st
     if logging_policy not in names:
         raise ArenaError(f"{logged.name}: no column {_LOGP}{logging_policy}: the logging policy's own log-probs")
     columns = _load(logged, [_LOGP + name for name in names])
-    quarantined = _set_aside(columns, names)
+    quarantined = _quarantined(columns, names)
     rows = _frame(columns)
     base = rows[_LOGP + logging_policy]
     targets = [name for name in names if name != logging_policy]
@@ -141,7 +141,7 @@ def _inside(path: Path, name: str, column: pa.ChunkedArray) -> None:
         )
 
 
-def _set_aside(columns: dict[str, pa.ChunkedArray], names: list[str]) -> dict[str, int]:
+def _quarantined(columns: dict[str, pa.ChunkedArray], names: list[str]) -> dict[str, int]:
     """Make log-probs null that cannot be measurements; how many there were of each policy. What one check finds, the
     next leaves out."""
     values = np.column_stack([columns[_LOGP + name].to_numpy() for name in names])

@@ -30,7 +30,8 @@ class Table:
     `fresh`: the same for fresh draws of the targets, with `policy`.
     `truth`: `policy`, `value`, `se`, `prompts`, `draws`: mean label over all draws, clustered by prompt; empty unless
     the oracle labels everything. Never an input of an estimator.
-    `missing`: logged rows without a usable log-ratio, by policy; `quarantined`: those of them set aside with a value.
+    `missing`: logged rows without a usable log-ratio, by policy; `quarantined`: those of them with a value, see
+    `quarantined_rows`.
     """
 
     logged: pd.DataFrame
@@ -59,7 +60,7 @@ class Table:
         return rows.astype("string").drop_duplicates("prompt_id", ignore_index=True)
 
     def of_prompts(self, prompt_ids: Iterable[str]) -> Table:
-        """The rows of some prompts; how many of those were set aside is not known of a table that was given."""
+        """The rows of some prompts; how many of those were quarantined is not known of a table that was given."""
         kept = set(prompt_ids)
         logged, fresh = (
             f[f.prompt_id.astype(str).isin(kept)].reset_index(drop=True) for f in (self.logged, self.fresh)
@@ -75,7 +76,7 @@ class Table:
 
 
 def _records(store: Store, job: str, quarantined: bool = False) -> pd.DataFrame:
-    """Records of one job with a value: the clean ones, or those that are set aside."""
+    """Records of one job with a value: the clean ones, or those that are quarantined."""
     rows = [r for r in store.rows(job) if r["status"] == "ok" and (r["quarantine"] is not None) == quarantined]
     return pd.DataFrame(rows, columns=["policy", "prompt_id", "draw", "value", "payload"])
 
@@ -97,14 +98,15 @@ def build(params: Params, prompts: pd.DataFrame, store: Store) -> Table:
         KEY, key=lambda c: c.map(rank) if c.name == "policy" else c.map(order) if c.name == "prompt_id" else c
     )
     logged = logged.sort_values(["prompt_id", "draw"], key=lambda c: c.map(order) if c.name == "prompt_id" else c)
-    base = logged[f"logp_{params.logging_policy}"]
-    missing = {t: int((logged[f"logp_{t}"].isna() | base.isna()).sum()) for t in params.policies}
+    base, aside = logged[f"logp_{params.logging_policy}"], quarantined_rows(params, store)
+    gone = len(_quarantined_responses(params, store))  # no longer among the rows
+    missing = {t: gone + int((logged[f"logp_{t}"].isna() | base.isna()).sum()) for t in params.policies}
     return Table(
         logged.drop(columns="policy").reset_index(drop=True),
         fresh.reset_index(drop=True),
         _truth(params, store),
         missing,
-        _quarantined(params, store),
+        {policy: len(rows) for policy, rows in aside.items()},
         params.logging_policy,
         params.targets,
     )
@@ -149,7 +151,7 @@ def _with_logprobs(params: Params, logged: pd.DataFrame, store: Store) -> pd.Dat
 
 
 def _with_stored(logged: pd.DataFrame, aside: pd.DataFrame) -> pd.DataFrame:
-    """Add `raw_logp_<policy>` where values are set aside: what a reader without the quality stage would have used."""
+    """Add `raw_logp_<policy>` where values are quarantined: what a reader without the quality stage would have used."""
     for policy, mine in aside.groupby("policy", sort=False):
         clean = f"logp_{policy}"
         if clean not in logged:
@@ -162,7 +164,7 @@ def _with_stored(logged: pd.DataFrame, aside: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_stored(made: Table) -> Table:
-    """The table with the log-probs that are set aside in their places, to show what using them would do."""
+    """The table with the log-probs that are quarantined in their places, to show what using them would do."""
     raw = {c: made.logged[f"raw_{c}"] for c in made.logged.columns if f"raw_{c}" in made.logged}
     return replace(made, logged=made.logged.assign(**raw))
 
@@ -173,13 +175,21 @@ def _end_logp(payload: dict[str, Any]) -> float:
     return sum(payload["token_logprobs"][-ends:]) if ends else 0.0
 
 
-def _quarantined(params: Params, store: Store) -> dict[str, int]:
-    """Logged rows whose log-ratio is missing because a value is set aside: the policy's own or the logging policy's."""
-    aside: dict[str, set[tuple[str, int]]] = {policy: set() for policy in params.policies}
-    for row in store.rows(LOGPROBS):
-        if row["quarantine"] is not None and row["policy"] in aside:
-            aside[row["policy"]].add((row["prompt_id"], row["draw"]))
-    return {policy: len(rows | aside[params.logging_policy]) for policy, rows in aside.items()}
+def quarantined_rows(params: Params, store: Store) -> dict[str, set[tuple[str, int]]]:
+    """By policy the logged rows (prompt and draw) that have no log-ratio because a value is quarantined: the response,
+    its log-prob under the policy or the one under the logging policy."""
+    rows: dict[str, set[tuple[str, int]]] = {policy: set() for policy in params.policies}
+    for r in store.rows(LOGPROBS):
+        if r["quarantine"] is not None and r["policy"] in rows:
+            rows[r["policy"]].add((r["prompt_id"], r["draw"]))
+    everywhere = rows[params.logging_policy] | _quarantined_responses(params, store)
+    return {policy: own | everywhere for policy, own in rows.items()}
+
+
+def _quarantined_responses(params: Params, store: Store) -> set[tuple[str, int]]:
+    mine = _records(store, RESPONSES, quarantined=True)
+    mine = mine[(mine.policy == params.logging_policy) & (mine.draw < params.responses.logged_draws)]
+    return set(zip(mine.prompt_id, mine.draw, strict=True))
 
 
 def labelled_judgments(store: Store) -> pd.DataFrame:
