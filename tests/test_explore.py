@@ -158,7 +158,7 @@ def by_hand(run, table, ids, policies=None) -> list[dict]:
     judge = run.params.estimation.judge
     data = {p: {judge: modes[judge]} for p, modes in run.arrays(part).items()}
     e = run.params.estimation
-    return evaluate.estimates(data, width=e.width, confidence=e.confidence, calibration=e.calibration)
+    return evaluate.estimates(data, e.analysis)
 
 
 def test_a_part_is_estimated_as_if_the_run_had_no_other_prompt(run, table):

@@ -24,6 +24,7 @@ from arena10k.ablations.sweeps.backend import library_digest, one_thread
 from arena10k.ablations.sweeps.factors import FACTORS, corrupted_rows, generator, n_prompts, treat
 from arena10k.ablations.sweeps.kept import Kept
 from arena10k.ablations.sweeps.scores import known_order, score, summary
+from arena10k.analysis import Analysis
 from arena10k.errors import ArenaError
 from arena10k.estimators import ESTIMATORS, Estimator, Score, Term
 from arena10k.statistics.evaluate import estimates
@@ -252,11 +253,11 @@ def test_shared_code_counts_for_every_estimator_and_comments_for_none(monkeypatc
     assert digest["a"] == digest["b"] != digest["c"]
 
 
-LIMIT = Settings(width=0.1)
+LIMIT = Settings(Analysis(width=0.1))
 
 
 def reads_a_constant(prep):
-    return LIMIT.width
+    return LIMIT.analysis.width
 
 
 def reads_a_module(prep):
@@ -266,7 +267,7 @@ def reads_a_module(prep):
 
 
 def has_a_default(prep, limit=LIMIT):
-    return limit.width
+    return limit.analysis.width
 
 
 @pytest.mark.parametrize("change", ["constant", "module", "default"])
@@ -274,7 +275,7 @@ def test_values_that_code_reads_count(monkeypatch, change):
     from arena10k.statistics import verdicts
 
     function = {"constant": reads_a_constant, "module": reads_a_module, "default": has_a_default}[change]
-    before, other = fingerprint.code_digest(function), replace(LIMIT, width=0.3)
+    before, other = fingerprint.code_digest(function), Settings(Analysis(width=0.3))
     assert fingerprint.code_digest(function) == before
     monkeypatch.setattr(sys.modules[__name__], "LIMIT", other)
     monkeypatch.setattr(verdicts, "FEW_LABELS", 21)

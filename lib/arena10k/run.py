@@ -165,17 +165,13 @@ class Run(Exploring):
         chosen = {p: {m: data for m, data in arrays[p].items() if modes is None or m in modes} for p in names}
         return evaluate.study(
             chosen,
+            e.analysis,
             table.quarantined,
             self._flags,
-            e.width,
-            e.confidence,
             estimators,
-            e.calibration,
             clones=self._clones(table),
             reports=reports,
             contexts=[e.judge] if modes is None else modes,
-            judge_shift=e.judge_shift,
-            belief=e.belief,
         )
 
     def estimates(self, table: Table, study: Study | None = None) -> dict[str, Any]:
@@ -188,13 +184,13 @@ class Run(Exploring):
 
         e, study = self.params.estimation, study or self.study(table, reports=False)
         contexts = study.of_judge(e.judge)
-        pairs = compare.contrasts(contexts, e.confidence)
+        pairs = compare.contrasts(contexts)
         head = {"run": self.name, "n": len(table.logged), "created": self.created}
         return head | {
             "judge": e.judge,
             "belief": e.belief,
             "logging_policy": table.logging_policy,
-            "ranking": [dataclasses.asdict(place) for place in compare.ranking(contexts, e.confidence, pairs)],
+            "ranking": [dataclasses.asdict(place) for place in compare.ranking(contexts, pairs)],
             "contrasts": [dataclasses.asdict(pair) for pair in pairs],
             "breakdown": [dataclasses.asdict(row) for row in compare.breakdowns(contexts)],
             "rows": study.rows,
@@ -253,15 +249,7 @@ class Run(Exploring):
             )
 
         e = self.params.estimation
-        return attribution.investigate_table(
-            table,
-            e.judge,
-            folds=e.folds,
-            width=e.width,
-            confidence=e.confidence,
-            flags=self._flags,
-            calibration=e.calibration,
-        )
+        return attribution.investigate_table(table, e.judge, analysis=e.analysis, flags=self._flags)
 
     def _clones(self, table: Table) -> list[str]:
         from arena10k.audit import quality

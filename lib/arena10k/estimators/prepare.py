@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from arena10k.analysis import Analysis
 from arena10k.estimators import calibration
 from arena10k.estimators.data import PolicyData
 from arena10k.estimators.labelling import Labelling, labelling
@@ -228,7 +229,7 @@ def _fit(logged: Sample, fresh: Sample, source: str | None, kind: str) -> calibr
     return variant(logged, fresh, source)
 
 
-def prepare(data: PolicyData, kind: str = "isotonic") -> Prepared:
+def prepare(data: PolicyData, kind: str = Analysis.calibration) -> Prepared:
     """Select the usable rows and fit the calibration.
 
     Labels of logged rows train f where there are enough; otherwise labels on the target's own draws do; otherwise, or

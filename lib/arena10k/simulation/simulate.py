@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from scipy import stats
 
+from arena10k.analysis import Analysis
 from arena10k.estimators import ESTIMATORS, N_FOLDS, PolicyData, Prepared, deviations
 from arena10k.statistics.context import PolicyContext, context
 from arena10k.statistics.verdicts import REFUSE, REPORT, interval_of, missing_inputs, verdict
@@ -195,7 +196,7 @@ def plain_interval(prep: Prepared, name: str = "snips", confidence: float = 0.95
 def _one(ctx: PolicyContext, name: str) -> tuple[float, float, float, float, str]:
     """Value, centre, low, high and verdict of one estimate."""
     if name == "plain_snips":
-        low, high = plain_interval(ctx.prep, "snips", ctx.confidence)
+        low, high = plain_interval(ctx.prep, "snips", ctx.analysis.confidence)
         value = ctx.prep.once("snips", ESTIMATORS["snips"].score).value
         return value, value, low, high, REPORT
     estimator = ESTIMATORS[name]
@@ -224,7 +225,7 @@ def replicate(
     values = np.empty((len(names), replicates, 4))
     verdicts = np.empty((len(names), replicates), dtype="<U8")
     for r in range(replicates):
-        ctx = context(draw(population, design, rng), width, confidence, calibration=calibration)
+        ctx = context(draw(population, design, rng), Analysis(width, confidence, calibration))
         for j, name in enumerate(names):
             *values[j, r], verdicts[j, r] = _one(ctx, name)
     truth = population.truth()

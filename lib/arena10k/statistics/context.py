@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimators import PolicyData, Prepared, prepare
 from arena10k.statistics import diagnostics, planning
 from arena10k.statistics.diagnostics import Transport, transport
@@ -25,8 +26,7 @@ class PolicyContext:
     """What the verdicts of one policy and judge mode share.
 
     `mean_weight_p` tests E[w] <= 1, `match_p` that weights and draws are of one policy (NaN: not testable);
-    `mean_weight` are limits of E[w]; `el` the interval of what re-weights logged rows; `budget` how far the judge may
-    be off on the target where nothing says how far it is; `belief` the most that a reader wants to believe.
+    `mean_weight` are limits of E[w]; `el` the interval of what re-weights logged rows.
     """
 
     prep: Prepared
@@ -39,10 +39,7 @@ class PolicyContext:
     pilot: planning.Pilot
     effective_labels: float
     flags: frozenset[str]
-    width: float
-    confidence: float
-    budget: float
-    belief: str
+    analysis: Analysis
     w_max: float
 
     @cached_property
@@ -77,19 +74,15 @@ class PolicyContext:
 
 def context(
     data: PolicyData,
-    width: float = 0.2,
-    confidence: float = 0.95,
+    analysis: Analysis = DEFAULT,
     flags: Iterable[str] = (),
-    calibration: str = "isotonic",
     w_max: float = float("inf"),
-    judge_shift: float = 0.1,
-    belief: str = "weights",
 ) -> PolicyContext:
     """Prepare one policy: calibration, weight audit, tests of weights and transport, EL interval, planning values.
 
     `flags` are facts about the policy that the arrays do not show: `WRONG_WEIGHTS`, `LOGPROBS_ASKED`.
     """
-    prep = prepare(data, calibration)
+    prep = prepare(data, analysis.calibration)
     lw, keep = prep.raw_log_weight, prep.has_weight > 0
     p = diagnostics.mean_weight_p_value(
         lw, None if prep.logged.unique else lambda values: prep.logged.by_cluster(values, keep)
@@ -101,15 +94,12 @@ def context(
         audit_weights(lw),
         p,
         match,
-        diagnostics.mean_weight_limits(prep, confidence),
-        transport(prep, judge_shift, confidence, not contradicted, w_max),
-        el_score_interval(prep, confidence, w_max),
+        diagnostics.mean_weight_limits(prep, analysis.confidence),
+        transport(prep, analysis.judge_shift, analysis.confidence, not contradicted, w_max),
+        el_score_interval(prep, analysis.confidence, w_max),
         planning.pilot(prep),
         diagnostics.effective_labels(prep),
         flags,
-        width,
-        confidence,
-        judge_shift,
-        belief,
+        analysis,
         w_max,
     )
