@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from arena10k.tables.table import Table
 
 
-
 @dataclass(frozen=True, eq=False)
 class Finding:
     """One policy.

@@ -26,7 +26,8 @@ def trusted_words(row: Mapping[str, Any], confidence: float) -> str:
     """The trusted value with interval and origin, from its row (`Finding.trusted`)."""
     caution = ", with caution: " + " and ".join(r.replace("_", " ") for r in row["reasons"]) if row["reasons"] else ""
     told = with_interval(row["value"], row["ci_low"], row["ci_high"], confidence).removesuffix(")")
-    return f"{told}, from {_ORIGIN.get(row['estimator'], ESTIMATOR_WORDS.get(row['estimator'], row['estimator']))}{caution if row['verdict'] == 'CAUTION' else ''})"
+    origin = _ORIGIN.get(row["estimator"], ESTIMATOR_WORDS.get(row["estimator"], row["estimator"]))
+    return f"{told}, from {origin}{caution if row['verdict'] == 'CAUTION' else ''})"
 
 
 def cause_words(f: Finding) -> str:
