@@ -10,7 +10,7 @@ import numpy as np
 from arena10k.attribution.detection import FALSE_ALARM_RATE, TOLERANCE
 from arena10k.attribution.game import CAUSE_WORDS, CAUSES
 from arena10k.attribution.investigation import Finding, Investigation
-from arena10k.attribution.words import own_draws, sentence, verdict_paragraph
+from arena10k.attribution.words import sentence, verdict_paragraph
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ def anomaly_row(f: Finding, inv: Investigation) -> dict[str, Any]:
         "trusted_ci": [row["ci_low"], row["ci_high"]] if row else None,
         "trusted_estimator": row["estimator"] if row else None,
         "confidence": f.confidence,
-        "on_own_draws": _number(own_draws(f)),
+        "on_own_draws": _number(f.own_draws),
         "measured": inv.truth.get(f.policy, (None,))[0],
         "gap": _number(f.gap),
         "parts": [

@@ -146,7 +146,7 @@ def accepted(row: Mapping[str, Any]) -> bool:
 
 def width_of(row: Mapping[str, Any]) -> float:
     """Width of a row's interval; infinite where it has none."""
-    return float("inf") if row["ci_low"] is None else float(row["ci_high"] - row["ci_low"])
+    return float("inf") if row.get("ci_low") is None else float(row["ci_high"] - row["ci_low"])
 
 
 def planned_width(n_labels: int, confidence: float = 0.95) -> float:
