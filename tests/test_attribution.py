@@ -356,7 +356,7 @@ def test_a_wrong_number_is_found_and_a_missing_one_is_not_invented():
     cases["t0"] = at.Case(replace(data, log_weight=data.log_weight - 5, fresh_judge=np.round(data.fresh_judge * 6) / 20,
                                   fresh_label=np.where(np.isnan(data.fresh_label), np.nan, 0.0)))  # fmt: skip
     fresh = {f.name: np.empty(0) for f in fields(data) if f.name.startswith("fresh_")}
-    cases["t1"] = at.Case(replace(cases["t1"].data, **fresh))
+    cases["t1"] = at.Case(replace(cases["t1"].data, label=np.full(data.n, np.nan), **fresh))
     inv = at.investigate(cases, "p0", truth={"t0": (0.0, 0.01)}, replicates=100)
     rows = {r["policy"]: r for r in at.anomaly_json(inv)["policies"]}
     json.dumps(at.anomaly_json(inv), allow_nan=False)
