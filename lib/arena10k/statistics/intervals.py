@@ -236,11 +236,11 @@ def _radii(
 
 def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]:
     """How far below and above its average the weighted label residual E[w (Y - f)] may lie because of an outcome that
-    no labelled row shows: such a one has a chance of at most -log(1 - confidence) / k under P0, k labels, and at most
+    no labelled row shows: such a one has a chance of at most -log(1 - confidence) / k under P0, k clusters, and at most
     the weight of the heaviest such share of the logged rows (all of them, labelled or not): the rule of three with
     weights."""
     has = prep.logged.labelled * prep.has_weight > 0
-    k = int(has.sum())
+    k = len(np.unique(prep.logged.cluster[has]))
     if k == 0:
         return 1.0, 1.0
     share = min(1.0, -np.log(1 - confidence) / k)
