@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from arena10k.ablations.sweeps import MEASURES, Truth, summary
-from arena10k.plots.style import listed
 from arena10k.run import Run
 from arena10k.statistics.verdicts import NOT_ASKED
 from arena10k.tables.table import Table
+from arena10k.wording import listed
 
 
 def truth_of(table: Table) -> list[Truth]:
@@ -45,8 +45,8 @@ def accuracy_sentence(table: pd.DataFrame) -> str:
     wrong, held = (list(dict.fromkeys(table[table[c] > 0].estimator)) for c in ("misranked", "misranked_standing"))
     if not wrong:
         return f"{told}; no estimator would have put a worse policy first."
-    told += f"; {listed(wrong, 12)} would have put a worse policy first"
-    return f"{told}, and {listed(held, 12)} even after refusals." if held else f"{told}, and are refused there."
+    told += f"; {listed(wrong)} would have put a worse policy first"
+    return f"{told}, and {listed(held)} even after refusals." if held else f"{told}, and are refused there."
 
 
 def first_prompts(run: Run, table: Table, share: float) -> Table:

@@ -12,8 +12,8 @@ from arena10k.ablations import matrix
 from arena10k.ablations.sweeps import MARGIN, Truth
 from arena10k.collection import costs
 from arena10k.errors import section
-from arena10k.plots.style import listed
 from arena10k.run import Run
+from arena10k.wording import listed
 
 CELL = ["judge", "estimator", "calibration", "treatment"]
 #: The columns of `per_cell` about values and intervals, and those about order and cost.
@@ -82,14 +82,14 @@ def misranking_sentence(scores: pd.DataFrame) -> str:
     wrong = by[by.misranked > 0].sort_values("misranked", ascending=False, kind="stable")
     right = [name for name in by.index if name not in wrong.index]
     alone = [name for name in dict.fromkeys(scores.estimator) if name not in by.index]
-    never = f" Never with {listed(right, 12)}." if right else ""
-    never += f" With {listed(alone, 12)} there are no two policies of known order to compare." if alone else ""
+    never = f" Never with {listed(right)}." if right else ""
+    never += f" With {listed(alone)} there are no two policies of known order to compare." if alone else ""
     if wrong.empty:
         return "No worse policy comes first on any part of the data." + never
     told = f"A policy that is truly worse (by more than {MARGIN:g}, or by construction) comes first with "
     told += listed([f"{name} ({row.misranked:.0%})" for name, row in wrong.iterrows()], 12) + " of replicates"
     held = [f"{name} ({row.misranked_standing:.0%})" for name, row in wrong.iterrows() if row.misranked_standing > 0]
-    told += f"; after refusals it still does with {listed(held, 12)}" if held else "; refusals prevent all of that"
+    told += f"; after refusals it still does with {listed(held)}" if held else "; refusals prevent all of that"
     return f"{told}.{never}"
 
 

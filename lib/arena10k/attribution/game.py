@@ -78,14 +78,6 @@ class Case:
             raise ValueError(f"clip: must be positive, got {self.clip}")
         object.__setattr__(self, "raw_log_weight", raw)
 
-    @classmethod
-    def masked(cls, data: PolicyData, corrupted: np.ndarray, clip: float | None = None) -> Case:
-        """From arrays that still hold the raw values, and a mask (n,) of the logged rows that are corrupted."""
-        from dataclasses import replace
-
-        corrupted = np.asarray(corrupted, dtype=bool)
-        return cls(replace(data, log_weight=np.where(corrupted, np.nan, data.log_weight)), data.log_weight, clip)
-
 
 def corrupted_rows(case: Case) -> np.ndarray:
     """Rows (n,) whose published log-weight is not the repaired one."""

@@ -11,21 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from arena10k.plots.style import (
-    GRID,
-    INK,
-    SOFT,
-    VERDICT_FILL,
-    VERDICT_LINE,
-    Look,
-    by_policy,
-    listed,
-    looks,
-    number,
-    panels,
-    styled,
-)
+from arena10k.plots.style import GRID, INK, SOFT, VERDICT_FILL, VERDICT_LINE, Look, by_policy, looks, panels, styled
 from arena10k.statistics.verdicts import NOT_ASKED, NOT_ON_ORACLE_SCALE
+from arena10k.wording import listed, number
 
 #: How far from [0, 1] a value is still drawn where it is: beyond, it would leave no room for the others.
 EDGES = (-0.25, 1.25)

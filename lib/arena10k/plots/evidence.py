@@ -10,20 +10,8 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import (
-    BAND,
-    INK,
-    SOFT,
-    VERDICT_FILL,
-    VERDICT_LINE,
-    listed,
-    looks,
-    number,
-    panels,
-    sentences,
-    styled,
-)
-from arena10k.wording import VERDICT_WORDS
+from arena10k.plots.style import BAND, INK, SOFT, VERDICT_FILL, VERDICT_LINE, looks, panels, sentences, styled
+from arena10k.wording import VERDICT_WORDS, listed, number
 
 #: Per policy: `value`, `logging_mean`, `p_value`, `null` (b,), as in `diagnostics.PermutationNull`.
 Nulls = Mapping[str, Any]

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import BAND, listed, looks, panels, sentences, styled
-from arena10k.wording import JUDGE_SNIPS
+from arena10k.plots.style import BAND, looks, panels, sentences, styled
+from arena10k.wording import JUDGE_SNIPS, listed
 
 #: Rows of `incident.frame` of one geometry, by the words for it.
 Paths = Mapping[str, pd.DataFrame]

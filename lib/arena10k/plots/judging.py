@@ -7,8 +7,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import BAND, INK, SOFT, looks, number, panels, styled
+from arena10k.plots.style import BAND, INK, SOFT, looks, panels, styled
 from arena10k.statistics.diagnostics import reliability_curve
+from arena10k.wording import number
 
 #: The rows that calibrations are trained on; what is said of a judge's errors is said of these.
 LOGGED = "logged responses"

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from arena10k.plots.style import GRID, INK, SOFT, VERDICT_FILL, by_policy, listed, panels, styled
+from arena10k.plots.style import GRID, INK, SOFT, VERDICT_FILL, by_policy, panels, styled
+from arena10k.wording import listed
 
 
 def then_and_now_finding(both: pd.DataFrame) -> str:

@@ -7,11 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arena10k.estimators.pareto import tail_fit
-from arena10k.plots.style import INK, SOFT, looks, number, panels, sentences, styled
+from arena10k.plots.style import INK, SOFT, looks, panels, sentences, styled
 from arena10k.plots.weights import LogWeights, measured_weights
 from arena10k.statistics.diagnostics import top_shares
 from arena10k.statistics.intervals import MAX_KHAT
-from arena10k.wording import percent
+from arena10k.wording import number, percent
 
 #: Points of a curve, at most: more cannot be seen and make a page large.
 _POINTS = 400

@@ -10,9 +10,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import BAND, INK, head, listed, looks, number, panels, styled
+from arena10k.plots.style import BAND, INK, head, looks, panels, styled
 from arena10k.statistics.diagnostics import audit_weights
 from arena10k.statistics.intervals import MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION
+from arena10k.wording import listed, number
 
 #: Per policy the log-weights (n,), in nats: NaN where missing, -inf for a weight of zero.
 LogWeights = Mapping[str, np.ndarray]

@@ -88,27 +88,16 @@ def simulated(
 
 def pooled(table: pd.DataFrame) -> pd.DataFrame:
     """Per case and estimator over all populations: mean bias, RMSE, coverage, coverage of what was not refused, width,
-    refused share; `lowest` is the worst coverage of a population among those not refused, `where` it is."""
+    refused share."""
     out = []
     for (case, estimator), cell in table.groupby(["case", "estimator"], sort=False):
         shown = cell[cell.coverage_reported.notna()]
         kept = (1 - shown.refused) * shown.replicates
-        worst = shown.loc[shown.coverage_reported.idxmin()] if len(shown) else None
+        reported = float((shown.coverage_reported * kept).sum() / kept.sum()) if len(shown) else np.nan
         out.append(
-            {
-                "case": case,
-                "estimator": estimator,
-                "bias": cell.bias.mean(),
-                "rmse": float(np.sqrt((cell.rmse**2).mean())),
-                "coverage": cell.coverage.mean(),
-                "coverage_reported": float((shown.coverage_reported * kept).sum() / kept.sum())
-                if len(shown)
-                else np.nan,
-                "width": cell.width.mean(),
-                "refused": cell.refused.mean(),
-                "lowest": np.nan if worst is None else worst.coverage_reported,
-                "where": None if worst is None else worst.population,
-            }
+            {"case": case, "estimator": estimator, "bias": cell.bias.mean()}
+            | {"rmse": float(np.sqrt((cell.rmse**2).mean())), "coverage": cell.coverage.mean()}
+            | {"coverage_reported": reported, "width": cell.width.mean(), "refused": cell.refused.mean()}
         )
     return pd.DataFrame(out)
 
