@@ -98,6 +98,10 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[
 
 def _weight_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
     """Verdict and reasons of what rests on the belief that weights are right."""
+    return ctx.prep.once(("weight reasons", estimator.label_residual), lambda _: _judged_weights(ctx, estimator))
+
+
+def _judged_weights(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
     lw = ctx.rests_on(estimator.label_residual)
     if ctx.wrong_weights or ctx.audit.clip_dominated:
         return REFUSE, [*ctx.wrong_weights, *["clip_dominated"] * ctx.audit.clip_dominated]
