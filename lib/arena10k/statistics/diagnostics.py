@@ -83,10 +83,10 @@ def mean_weight_limits(prep: Prepared, confidence: float = 0.95) -> tuple[float,
     """Confidence limits of E[w], the part of the target that the log represents; an unseen row has a weight between 0
     and the largest there is. (0, inf) without weights."""
     keep = prep.has_weight > 0
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         w = np.exp(prep.log_weight[keep])
-    if not len(w) or not np.isfinite(w @ w):
-        return 0.0, float("inf")
+        if not len(w) or not np.isfinite(w @ w):
+            return 0.0, float("inf")
     w = prep.logged.by_cluster(w, keep)
     down, up = bounded_mean_radii(w, 0.0, float(w.max()), confidence)
     return max(0.0, float(w.mean()) - down), float(w.mean()) + up

@@ -244,7 +244,7 @@ def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]
     if k == 0:
         return 1.0, 1.0
     share = min(1.0, -np.log(1 - confidence) / k)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         w = np.exp(prep.raw_log_weight)
         size = max(1, int(np.ceil(share * len(w))))
         heavy = float(np.partition(w, len(w) - size)[len(w) - size :].sum()) / len(w)
@@ -408,7 +408,7 @@ def weighted_residual_limits(
     ends = (-float(f.max()), 1 - float(f.min()))
     residual = _spread_residual(prep)[keep]
     low, high = el_interval(prep.log_weight[keep], residual, confidence, w_max, _clustered(prep, keep), ends)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return float(_clustered(prep, keep)(np.exp(prep.log_weight[keep]) * residual).mean()), low, high
 
 
