@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import INK, SOFT, listed, looks, panels, sentences, styled
+from arena10k.plots.style import INK, SOFT, looks, panels, sentences, styled
 from arena10k.simulation.coverage import judged
 from arena10k.statistics.planning import Pilot, labels_needed, ppi_width
+from arena10k.wording import listed
 
 
 def planning_finding(pilots: Mapping[str, Pilot], width: float, confidence: float = 0.95) -> str:

@@ -93,19 +93,11 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
     for (case, estimator), cell in table.groupby(["case", "estimator"], sort=False):
         shown = cell[cell.coverage_reported.notna()]
         kept = (1 - shown.refused) * shown.replicates
+        reported = float((shown.coverage_reported * kept).sum() / kept.sum()) if len(shown) else np.nan
         out.append(
-            {
-                "case": case,
-                "estimator": estimator,
-                "bias": cell.bias.mean(),
-                "rmse": float(np.sqrt((cell.rmse**2).mean())),
-                "coverage": cell.coverage.mean(),
-                "coverage_reported": float((shown.coverage_reported * kept).sum() / kept.sum())
-                if len(shown)
-                else np.nan,
-                "width": cell.width.mean(),
-                "refused": cell.refused.mean(),
-            }
+            {"case": case, "estimator": estimator, "bias": cell.bias.mean()}
+            | {"rmse": float(np.sqrt((cell.rmse**2).mean())), "coverage": cell.coverage.mean()}
+            | {"coverage_reported": reported, "width": cell.width.mean(), "refused": cell.refused.mean()}
         )
     return pd.DataFrame(out)
 
