@@ -30,7 +30,7 @@ RAW = {"estimator": "direct", "judge": "d", "verdict": "CAUTION", "value": 0.5, 
 UNPACKED = {
     "{name: n for name, n in counts.items() if n}": {"read", "kept", *FILTERS},
     "checks.counts(found)": set(checks.counts([])),
-    "coverage.held(cells, wanted.confidence)": set(coverage.JUDGES),
+    "coverage.held(cells, wanted.confidence)": set(coverage.CASES),
     "controls": set(checks.counts([])),
     "findings.verdict_counts(result['rows'], judge)": set(findings.verdict_counts([RAW], RAW["judge"])),
     "matrix.key_numbers(result)": {"rmse", "coverage", "refused", "misranked"},

@@ -219,7 +219,7 @@ class Run(Exploring):
         return pd.DataFrame(rows)
 
     def simulate(self, table: Table) -> pd.DataFrame:
-        """Whether intervals would have covered on data like this run's, and on log-normal weights: see
+        """Whether intervals would have covered on data like this run's, and where they are known to fail: see
         `coverage.simulated`."""
         from arena10k.simulation import coverage
 
@@ -227,8 +227,10 @@ class Run(Exploring):
         data = {policy: modes[e.judge] for policy, modes in self.arrays(table).items()}
         if len(data) < 2:
             raise NothingToShow(f"run {self.name!r} has one policy: there is no other whose data could be simulated")
-        options = (e.replicates, self.params.seed, e.width, e.confidence, e.calibration, e.folds)
-        return coverage.simulated(data, *options)
+        return coverage.simulated(
+            data, e.replicates, self.params.seed, e.folds, width=e.width, confidence=e.confidence,
+            calibration=e.calibration, judge_shift=e.judge_shift, belief=e.belief,
+        )  # fmt: skip
 
     def investigate(self, table: Table) -> Investigation:
         """Why published numbers are wrong, where they are: see `arena10k.attribution`.
