@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from arena10k.plots.style import INK, SOFT, VERDICT_FILL, listed, looks, panels, sentences, styled
-from arena10k.simulation.coverage import judged
+from arena10k.simulation.coverage import DISTINCT, judged
 from arena10k.simulation.simulate import PLAIN
 from arena10k.statistics.planning import ASSURANCE, Pilot, labels_needed, ppi_width
 
@@ -104,10 +105,13 @@ def coverage(table: pd.DataFrame, confidence: float = 0.95) -> Figure:
     verdict: filled for REPORT, half filled for CAUTION, of which less is wanted (dotted line). One under-covers where
     the whole of its mark's interval lies left of its line.
 
-    What is always refused has no mark. `table` as from `coverage.simulated`.
+    Estimators are `DISTINCT` and those that under-cover. What is always refused has no mark. `table` as from
+    `coverage.simulated`.
     """
-    cases, names = list(dict.fromkeys(table.case)), list(dict.fromkeys(table.estimator))
     shown, cells = looks(dict.fromkeys(table.population)), judged(table, confidence)
+    drawn = {*DISTINCT, *cells.estimator[cells.under]}
+    cases, names = list(dict.fromkeys(table.case)), [n for n in dict.fromkeys(table.estimator) if n in drawn]
+    cells = cells[cells.estimator.isin(drawn)]
     height = 0.27 * len(names) + 1.0
     figure, axes = panels(len(cases), 3, coverage_finding(table, confidence), height, sharey=True)
     for axis, case in zip(axes, cases, strict=True):
@@ -115,20 +119,22 @@ def coverage(table: pd.DataFrame, confidence: float = 0.95) -> Figure:
         axis.axvline(confidence, color=INK, linewidth=1, linestyle="--")
         axis.axvline(2 * confidence - 1, color=SOFT, linewidth=1, linestyle=":")
         mine = cells[cells.case == case]
-        drawn = list(dict.fromkeys(mine.population))
-        for r in mine.itertuples():
-            y = names.index(r.estimator) + (drawn.index(r.population) + 0.5) / len(drawn) * 0.7 - 0.35
-            look = shown[r.population]
-            axis.plot([r.low, r.high], [y, y], color=look.colour, linewidth=0.9, alpha=1 if r.under else 0.35)
-            axis.plot(r.held / r.n, y, linestyle="", marker=look.marker, markersize=5, color=look.colour,
-                      fillstyle=VERDICT_FILL[r.verdict], markerfacecoloralt="white")  # fmt: skip
+        for i, (population, part) in enumerate(mine.groupby("population", sort=False)):
+            look, shift = shown[population], (i + 0.5) / mine.population.nunique() * 0.7 - 0.35
+            y = np.array([names.index(name) for name in part.estimator]) + shift
+            faint = [to_rgba(look.colour, 1 if under else 0.35) for under in part.under]
+            axis.hlines(y, part.low, part.high, colors=faint, linewidth=0.9)
+            for verdict in part.verdict.unique():
+                given = part.verdict == verdict
+                axis.plot((part.held / part.n)[given], y[given], linestyle="", marker=look.marker, markersize=5,
+                          color=look.colour, fillstyle=VERDICT_FILL[verdict], markerfacecoloralt="white")  # fmt: skip
         axis.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], ylim=(len(names) - 0.4, -0.6))
         axis.set_yticks(range(len(names)), names)
         axis.tick_params(axis="y", length=0)
         axis.grid(axis="x")
     for population, look in shown.items():
         axes[0].plot([], [], linestyle="", marker=look.marker, color=look.colour, label=population)
-    figure.legend(loc="outside lower center", ncols=min(len(shown), 4), handletextpad=0.3, columnspacing=1.2)
     note = "accepted intervals that hold the truth (half filled: CAUTION), binomial intervals over all marks"
-    figure.supxlabel(note, fontsize=10)
+    figure.legend(loc="outside lower center", ncols=min(len(shown), 4), handletextpad=0.3, columnspacing=1.2,
+                  title=note, title_fontsize=10)  # fmt: skip
     return figure

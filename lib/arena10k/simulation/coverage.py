@@ -35,6 +35,9 @@ CORRUPTED = 0.02
 SHIFT, UNSEEN = 0.1, 0.1
 #: Everything that is on the oracle's scale, SNIPS with the interval usually printed, and the headline.
 NAMES = (PLAIN, *(name for name, e in ESTIMATORS.items() if not e.judge_scale), HEADLINE)
+#: Those of which tables and figures by population are: `ips`, `psis` and `calibrated_ips` have the interval of `snips`,
+#: the other doubly robust ones nearly that of `dr_cpo`.
+DISTINCT = (PLAIN, "direct", "dr_cpo", "ppi_pp", "dr_oracle", "snips", HEADLINE)
 #: The cases in which the run's own rows are simulated.
 CASES = {
     "transports": "a judge that transports",
