@@ -17,8 +17,8 @@ STAGE = "07_pi_bad_anomaly"
 ALTS = [
     "Judge score against log-weight",
     "Bars of ESS and mean weight",
-    "Histograms of the value under permuted weights",
-    "Waterfall from published to trusted",
+    "Histograms of the value under shuffled weights",
+    "Waterfall from SNIPS on judge scores to the trusted",
     "Self-normalised value of pi_bad against",
     "Intervals of pi_bad side by side",
     "Share of weight by response length",
@@ -59,7 +59,7 @@ def test_the_verdict_comes_first_and_every_figure_is_there(pages):
 
 def test_a_run_without_anomaly_says_so_and_shows_no_empty_figure(pages):
     text = pages["clean"].read_text()
-    assert text.index("No anomaly:") < text.index("<h2 id=")
+    assert text.index("No anomaly is shown:") < text.index("<h2 id=")
     for heading in ("Where the gap comes from", "Whether shrinking", "Which logged responses"):
         pattern = rf"<h2[^>]*>{heading}"
         assert re.search(pattern, pages["anomaly"].read_text())

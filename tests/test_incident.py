@@ -173,7 +173,7 @@ def test_calibration_and_folds_of_the_params_are_those_of_every_step(run, monkey
     monkeypatch.setitem(CALIBRATIONS, "two_stage", spy)
     monkeypatch.setitem(CALIBRATIONS, "isotonic", None)
     wanted = run.params.estimation.model_copy(update={"calibration": "two_stage", "folds": 3})
-    incident.play(Run.of(run.params.model_copy(update={"estimation": wanted})), "shared", replicates=2)
+    incident.play(Run.of(run.params.model_copy(update={"estimation": wanted})), "shared")
     assert set(seen) == {3}
 
 

@@ -294,14 +294,6 @@ def test_series_differ_without_colour():
     assert len({k.marker for k in looks[:8]}) == len({k.hatch for k in looks[:8]}) == 8
 
 
-@pytest.mark.parametrize(
-    ("value", "written"),
-    [(1.0, "1"), (0.0421, "0.0421"), (4.2e-7, "4e-7"), (2.1e12, "2e12"), (1234.5, "1,234"), (np.nan, "—")],
-)
-def test_label_numbers_are_short(value, written):
-    assert style.number(value) == written
-
-
 def test_long_titles_are_wrapped_inside_the_figure_without_losing_words():
     figure, _ = style.panels(1, 1, "Wide WORDS " * 30, 2.0)
     box = figure.texts[0].get_window_extent(FigureCanvasAgg(figure).get_renderer())

@@ -52,7 +52,8 @@ def gap_parts(values: np.ndarray, missing: np.ndarray | float) -> np.ndarray:
     last = off_support(oracle[..., 3], fall)
     judged = (judge[..., 4] - oracle[..., 4] + judge[..., 3] - oracle[..., 3] + fall - last) / 2
     weights = judge[..., :3] - judge[..., 1:4]
-    return np.stack([*np.moveaxis(weights, -1, 0), judged, (first + last) / 2, beyond], axis=-1)
+    parts = np.stack([*np.moveaxis(weights, -1, 0), judged, (first + last) / 2, beyond], axis=-1)
+    return np.where(np.isnan(oracle[..., 4, None]), np.nan, parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +116,8 @@ def weightings(case: Case, keep: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True, eq=False)
 class Game:
     """A case ready to be valued: prepared arrays, weightings, and the score of the trusted estimator (None: no such
-    value). `mismatch`: the weights are known not to be those of the draws, so that they tell of no missing mass."""
+    value, so that all stays on the judge's scale). `mismatch`: the weights are known not to be those of the draws, so
+    that they tell of no missing mass."""
 
     prep: Prepared
     log_weight: np.ndarray
@@ -174,7 +176,9 @@ def game_values(
     for k, log_weight in enumerate(game.log_weight):
         mass = normalised(counts, log_weight)
         values[:, 0, k], values[:, 1, k] = mass @ game.prep.logged.judge, (mass * calibrated).sum(axis=1)
-    values[:, 0, -1], values[:, 1, -1] = fresh_judge, trusted
+    # Without draws nothing takes the place of the logged rows.
+    values[:, 0, -1] = np.where(np.isnan(fresh_judge), values[:, 0, -2], fresh_judge)
+    values[:, 1, -1] = trusted
     return values
 
 
@@ -190,10 +194,13 @@ def missing_mass(game: Game, counts: np.ndarray) -> np.ndarray:
 
 
 def point_parts(game: Game) -> np.ndarray:
-    """The parts (6,) of the gap on the data as they are, by `CAUSES`; NaN where there is no trusted value."""
+    """The parts (6,) of the gap on the data as they are, by `CAUSES`; where there is no trusted value, of the gap to
+    the judge's mean of the target's own draws, on the judge's scale. NaN where there is no draw either."""
     prep, nan = game.prep, np.full(1, np.nan)
     fresh = np.array([prep.fresh.judge.mean()]) if len(prep.fresh) else nan
-    trusted = nan if game.trusted is None else np.array([game.trusted.value])
+    trusted, calibrated = fresh, prep.logged.judge
+    if game.trusted is not None:
+        trusted, calibrated = np.array([game.trusted.value]), prep.reward
     ones = np.ones((1, len(prep.logged)))
-    parts = gap_parts(game_values(game, ones, prep.reward, fresh, trusted), missing_mass(game, ones))[0]
-    return parts if game.trusted is not None else np.full(len(CAUSES), np.nan)
+    values = game_values(game, ones, calibrated, fresh, trusted)
+    return np.asarray(gap_parts(values, missing_mass(game, ones))[0])

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from arena10k.tables.table import Table
 
 
-
 @dataclass(frozen=True, eq=False)
 class Finding:
     """One policy.
@@ -63,8 +62,14 @@ class Finding:
 
     @property
     def gap(self) -> float:
-        """Published minus trusted; NaN without a trusted value."""
-        return self.published.value - (float("nan") if self.trusted is None else self.trusted["value"])
+        """Published minus trusted, or, without a trusted value, minus the judge's mean of the policy's own draws; NaN
+        without either."""
+        return self.published.value - (self.own_draws if self.trusted is None else self.trusted["value"])
+
+    @property
+    def own_draws(self) -> float:
+        """The judge's mean score of the policy's own draws; NaN where there is none."""
+        return float(self.game.prep.fresh.judge.mean()) if len(self.game.prep.fresh) else float("nan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +166,7 @@ def investigate(
     confidence: float = 0.95,
     replicates: int = 500,
     calibration: str = "isotonic",
+    mismatch: Mapping[str, bool] | None = None,
 ) -> Investigation:
     """Investigate the policies of a run; prompt codes (`cluster`) must mean the same prompt in every case.
 
@@ -169,6 +175,7 @@ def investigate(
     truth : measured values, stated but never used. flags : as for `evaluate.estimates`.
     width : requested width of an interval, for the number of labels needed.
     replicates : bootstrap resamples, the same prompts for every policy. calibration : as for `prepare`.
+    mismatch : by policy, whether weights and draws are of different policies; by its own test where left out.
     """
     contexts = {p: context(c.data, width, confidence, (flags or {}).get(p, ()), calibration) for p, c in cases.items()}
     trusted = {p: headline(ctx) for p, ctx in contexts.items()}
@@ -176,8 +183,8 @@ def investigate(
     for p, case in cases.items():
         prep, row = contexts[p].prep, trusted[p]
         score = None if row is None else ESTIMATORS[row["estimator"]].score(prep)
-        mismatch = "weights_do_not_match_draws" in contexts[p].wrong_weights
-        games[p] = make_game(case, score, prep, mismatch)
+        rejected = "weights_do_not_match_draws" in contexts[p].wrong_weights
+        games[p] = make_game(case, score, prep, (mismatch or {}).get(p, rejected))
     pub = {p: detection.published(g) for p, g in games.items()}
     detected = detection.detect(games, pub, logging_policy)
     counts = prompt_counts(max(g.prep.n_clusters for g in games.values()), replicates, seed=0)

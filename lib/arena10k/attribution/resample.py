@@ -86,7 +86,10 @@ def _chunk(game: Game, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             fresh = times @ prep.fresh.judge / times.sum(axis=1)
     else:
         fresh = nan
-    trusted = nan if game.trusted is None else resampled_score(prep, game.trusted, counts, shift)
+    if game.trusted is None:
+        trusted, calibrated = fresh, prep.logged.judge
+    else:
+        trusted = resampled_score(prep, game.trusted, counts, shift)
     logged = counts[:, prep.logged.cluster]
     values = game_values(game, logged, calibrated, fresh, trusted)
     return values[:, 0, 0], gap_parts(values, missing_mass(game, logged))

@@ -26,7 +26,8 @@ def trusted_words(row: Mapping[str, Any], confidence: float) -> str:
     """The trusted value with interval and origin, from its row (`Finding.trusted`)."""
     caution = ", with caution: " + " and ".join(r.replace("_", " ") for r in row["reasons"]) if row["reasons"] else ""
     told = with_interval(row["value"], row["ci_low"], row["ci_high"], confidence).removesuffix(")")
-    return f"{told}, from {_ORIGIN.get(row['estimator'], ESTIMATOR_WORDS.get(row['estimator'], row['estimator']))}{caution if row['verdict'] == 'CAUTION' else ''})"
+    origin = _ORIGIN.get(row["estimator"], ESTIMATOR_WORDS.get(row["estimator"], row["estimator"]))
+    return f"{told}, from {origin}{caution if row['verdict'] == 'CAUTION' else ''})"
 
 
 def cause_words(f: Finding) -> str:
@@ -44,10 +45,10 @@ def cause_words(f: Finding) -> str:
             f"the heavy tail of the weights: {number(f.published.audit.ess)} rows' worth of evidence decide the number"
         )
     if f.main_cause == "judge_bias":
-        return f"the judge's bias: the judge gives the policy's own draws {rounded(own_draws(f))}"
+        return f"the judge's bias: the judge gives the policy's own draws {rounded(f.own_draws)}"
     if f.main_cause == "weights_do_not_match_draws":
         return (
-            f"weights that do not match the draws: the judge gives the policy's own draws {rounded(own_draws(f))}, "
+            f"weights that do not match the draws: the judge gives the policy's own draws {rounded(f.own_draws)}, "
             "which the weights do not explain; they are of another policy or another definition of it"
         )
     covered = f.mass.covered
@@ -63,7 +64,8 @@ def _contribution(f: Finding) -> str:
     if not np.isfinite(f.parts[j]):
         return ""
     part = with_interval(f.parts[j], f.part_low[j], f.part_high[j], f.confidence)
-    text = f" It contributes {part} to the gap of {rounded(f.gap)} between {JUDGE_SNIPS} and the trusted value"
+    against = "what the judge gives its own draws" if f.trusted is None else "the trusted value"
+    text = f" It contributes {part} to the gap of {rounded(f.gap)} between {JUDGE_SNIPS} and {against}"
     others = [i for i in range(len(CAUSES)) if i != j and abs(f.parts[i]) > 0.25 * abs(f.parts[j])]
     clear = [i for i in others if f.part_low[i] > 0 or f.part_high[i] < 0]
     if clear:
@@ -124,7 +126,7 @@ def sentence(f: Finding, inv: Investigation) -> str:
     if f.policy == inv.logging_policy:
         start += "; it is the logging policy, so this is the plain mean of the judge's scores"
     elif len(f.game.prep.fresh):
-        start += f"; the judge gives its own draws {rounded(own_draws(f))}"
+        start += f"; the judge gives its own draws {rounded(f.own_draws)}"
     if f.trusted is None:
         return f"{start}. Its value on the oracle's scale takes {needs(f)}.{_refused(f)}{_truth(f, inv)}"
     told = f"{start}. Its trusted value is {trusted_words(f.trusted, f.confidence)}."
@@ -133,19 +135,14 @@ def sentence(f: Finding, inv: Investigation) -> str:
     return f"{told}{_refused(f)}{_truth(f, inv)}"
 
 
-def own_draws(f: Finding) -> float:
-    """The judge's mean score of the policy's own draws; NaN where there is none."""
-    return float(f.game.prep.fresh.judge.mean()) if len(f.game.prep.fresh) else float("nan")
-
-
 def anomaly_words(f: Finding, inv: Investigation) -> tuple[str, str]:
     """What is wrong about the number of a policy with an anomaly, and why; the latter empty where no cause is clear
     and none can be."""
     what, cause = _ranked(f, inv), ""
     if f.trusted is None:
-        what += f". That cannot be right: the judge gives the policy's own draws {rounded(own_draws(f))}."
+        what += f". That cannot be right: the judge gives the policy's own draws {rounded(f.own_draws)}."
         if f.main_cause:
-            cause = f"The main cause is {cause_words(f)}."
+            cause = f"The main cause is {cause_words(f)}.{_contribution(f)}"
         cause = f"{cause} A value on the oracle's scale takes {needs(f)}.".strip()
         return f"{what}{_refused(f)}{_truth(f, inv)}", cause
     value = f"{trusted_words(f.trusted, f.confidence)}{_trusted_place(f.trusted, inv)}"

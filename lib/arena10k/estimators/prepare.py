@@ -44,6 +44,10 @@ class Sample:
         share = 1 / draws[self.prompt]
         return np.asarray(share / share.mean())
 
+    def clusters(self, rows: np.ndarray) -> int:
+        """How many clusters have any of `rows` (a mask)."""
+        return int(rows.sum()) if self.unique else len(np.unique(self.cluster[rows]))
+
     @cached_property
     def labelling(self) -> Labelling:
         """How the labelled rows were chosen."""

@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from arena10k.attribution.game import CAUSE_WORDS
-from arena10k.plots.style import BAND, INK, SOFT, listed, looks, number, panels, sentences, styled
-from arena10k.wording import JUDGE_SNIPS, level, percent
+from arena10k.plots.style import BAND, INK, SOFT, looks, panels, sentences, styled
+from arena10k.wording import JUDGE_SNIPS, level, listed, number, percent
 
 METHOD_NAMES = {"clip": "clipping", "power": "power", "dros": "optimistic shrinkage"}
 _TAKES, _GIVES = "#d55e00", "#0173b2"
@@ -35,10 +35,11 @@ def _known(parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def waterfall_finding(row: Mapping[str, Any]) -> str:
     """Which cause makes up most of the gap between SNIPS on judge scores and the trusted value."""
     if row["gap"] is None:
-        return f"{row['policy']} has no trusted value: its {JUDGE_SNIPS} cannot be taken apart"
+        return f"{row['policy']} has neither a trusted value nor draws: its {JUDGE_SNIPS} cannot be taken apart"
     main = [p for p in _known(row["parts"]) if p["cause"] == row.get("main_cause")]
     known = main or [p for p in _known(row["parts"]) if _clear(p)]
-    start = f"{row['policy']}: {JUDGE_SNIPS} {row['published']:.2f}, trusted {row['trusted']:.2f}"
+    end, value, _ = _end(row)
+    start = f"{row['policy']}: {JUDGE_SNIPS} {row['published']:.2f}, {end} {value:.2f}"
     if not known:
         return f"{start}; no cause is clear from its noise"
     named = max(known, key=lambda p: abs(p["value"]))
@@ -47,6 +48,13 @@ def waterfall_finding(row: Mapping[str, Any]) -> str:
         return f"{start}; {told}"
     verb = "account" if name.endswith(("log-probs", "draws")) else "accounts"
     return f"{start}; {name} {verb} for {named['value']:+.2f} of the gap of {row['gap']:+.2f}"
+
+
+def _end(row: Mapping[str, Any]) -> tuple[str, float, list[float] | None]:
+    """What the gap leads to, its value and its interval: the trusted value, else the judge's mean of the own draws."""
+    if row["trusted"] is None:
+        return "own draws by the judge", row["on_own_draws"], None
+    return "trusted", row["trusted"], row["trusted_ci"]
 
 
 def _corrupted(row: Mapping[str, Any], named: Mapping[str, Any]) -> str:
@@ -68,14 +76,15 @@ def waterfall_alt(row: Mapping[str, Any]) -> str:
         for p in _known(row["parts"])
     ]
     return (
-        f"Waterfall from {JUDGE_SNIPS} to the trusted value. {waterfall_finding(row)}. "
+        f"Waterfall from {JUDGE_SNIPS} to what is trusted. {waterfall_finding(row)}. "
         f"Parts with {level(row['confidence'])} intervals: {'; '.join(told) or 'none'}."
     )
 
 
 @styled
 def waterfall(row: Mapping[str, Any]) -> Figure:
-    """From SNIPS on judge scores to the trusted value, one step per cause; `row` is a row of anomaly.json.
+    """From SNIPS on judge scores to the trusted value, or, without one, to what the judge gives the policy's own draws,
+    one step per cause; `row` is a row of anomaly.json.
 
     A bar that goes left is overvaluation that the repair takes away; the whisker is the interval of the part,
     drawn around the end of its bar.
@@ -83,20 +92,21 @@ def waterfall(row: Mapping[str, Any]) -> Figure:
     figure, (axis,) = panels(1, 1, waterfall_finding(row), 3.2)
     parts = _known(row["parts"])
     if row["gap"] is None or not parts:
-        _empty(axis, "no trusted value")
+        _empty(axis, "nothing to compare with")
         return figure
-    ends = [("published", row["published"]), *((p["cause"], None) for p in parts), ("trusted", row["trusted"])]
+    end, last, ci = _end(row)
+    ends = [("published", row["published"]), *((p["cause"], None) for p in parts), (end, last)]
     at = row["published"]
     for y, (name, value) in enumerate(ends):
         if value is not None:
-            span = "" if name == "published" else "  ({:.3f} to {:.3f})".format(*row["trusted_ci"])
+            span = "" if name == "published" or ci is None else "  ({:.3f} to {:.3f})".format(*ci)
             axis.barh(y, value, height=0.62, color=INK if name == "published" else SOFT)
             _told(axis, y, f"{value:.3f}{span}", bold=True)
             continue
         at = _step(axis, y, at, parts[y - 1])
-    low, high = row["trusted_ci"]
-    axis.plot([low, high], [len(ends) - 1] * 2, color="white", linewidth=4.2, solid_capstyle="butt")
-    axis.plot([low, high], [len(ends) - 1] * 2, color=INK, linewidth=1.6, marker="|", markersize=9)
+    if ci is not None:
+        axis.plot(ci, [len(ends) - 1] * 2, color="white", linewidth=4.2, solid_capstyle="butt")
+        axis.plot(ci, [len(ends) - 1] * 2, color=INK, linewidth=1.6, marker="|", markersize=9)
     names = CAUSE_WORDS | {"published": JUDGE_SNIPS}
     axis.set_yticks(range(len(ends)), [names.get(name, name) for name, _ in ends])
     axis.set(ylim=(len(ends) - 0.4, -0.6), xlabel="policy value")

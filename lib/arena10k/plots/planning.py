@@ -9,10 +9,11 @@ import pandas as pd
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import INK, SOFT, VERDICT_FILL, listed, looks, panels, sentences, styled
+from arena10k.plots.style import INK, SOFT, VERDICT_FILL, looks, panels, sentences, styled
 from arena10k.simulation.coverage import DISTINCT, judged
 from arena10k.simulation.simulate import PLAIN
 from arena10k.statistics.planning import ASSURANCE, Pilot, labels_needed, ppi_width
+from arena10k.wording import listed
 
 
 def planning_finding(pilots: Mapping[str, Pilot], width: float, confidence: float = 0.95) -> str:

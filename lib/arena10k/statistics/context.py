@@ -66,13 +66,19 @@ class PolicyContext:
         return bool(heaviest >= NO_TAIL_SHARE or self.audit.ess <= AMPLE_ESS * len(lw))
 
     def rests_on(self, labels: bool) -> np.ndarray:
-        """Log-weights of the rows that a weighted estimate rests on: the labelled ones where their residual is in it
-        (`labels`) or they train f, all weighted ones elsewhere; chances of labels included."""
-        prep, has = self.prep, self.prep.has_weight > 0
-        if not (labels or prep.source == "logged"):
-            return prep.raw_log_weight
-        has = has & (prep.logged.labelled > 0)
-        return np.asarray(prep.log_weight[has] + np.log(prep.logged.label_weight[has]))
+        """Log-weights, by cluster, of the rows that a weighted estimate rests on: the labelled ones where their
+        residual is in it (`labels`) or they train f, all weighted ones elsewhere; chances of labels included."""
+        rows, has = self.prep.logged, self.prep.has_weight > 0
+        lw = self.prep.log_weight
+        if labels or self.prep.source == "logged":
+            has = has & (rows.labelled > 0)
+            with np.errstate(divide="ignore"):
+                lw = lw + np.log(rows.label_weight)
+        if rows.unique or not has.any() or not np.isfinite(top := float(lw[has].max())):
+            return np.asarray(lw[has])
+        total = np.bincount(np.unique(rows.cluster[has], return_inverse=True)[1], weights=np.exp(lw[has] - top))
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(total) + top)
 
 
 def context(

@@ -178,6 +178,7 @@ def evaluate(
     }  # fmt: skip
     if not frames:
         raise DataError("evaluate: neither `logged` nor `fresh` was given")
+    _check_named(frames, names)
     data = _arrays(frames, logging_policy)
     flags = {policy: ["logprobs_asked"] for policy, arrays in data.items() if arrays[1]}
     found = study(
@@ -185,6 +186,19 @@ def evaluate(
         confidence=confidence, reports=False, contexts=[_MODE], judge_shift=judge_shift / size, belief=belief,
     )  # fmt: skip
     return Evaluation(found, label_scale, confidence, width)
+
+
+def _check_named(frames: dict[str, _Rows], names: dict[str, str | None]) -> None:
+    """Every column that was named is in a frame. Without any judge's scores labels and weights speak alone: a score
+    that is the same everywhere says nothing."""
+    for key, name in names.items():
+        if name is None or any(name in rows.frame for rows in frames.values()):
+            continue
+        if name != key:
+            raise DataError(f"{key}: there is no column {name!r} in {' or '.join(frames)}")
+        if key == "judge":
+            for rows in frames.values():
+                rows.columns["judge"] = np.full(len(rows.frame), 0.5)
 
 
 class _Rows:
@@ -200,8 +214,6 @@ class _Rows:
     ):
         self.which, self.frame = which, frame.reset_index(drop=True)
         self._require("prompt_id", *([] if which == "logged" else ["policy"]), *([cluster] if cluster else []))
-        for name in ("judge_var", "label_propensity"):
-            self._require(*filter(None, [names[name]]))
         self.prompts = self.frame["prompt_id"].astype(str)
         self.clusters = self.prompts if cluster is None else self.frame[cluster].astype(str)
         self.columns = {key: self._scaled(key, name, scales.get(key)) for key, name in names.items() if name}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from arena10k.estimators import ESTIMATORS
 from arena10k.statistics.context import PolicyContext
 from arena10k.statistics.verdicts import REPORT, accepted, estimate_row, width_of
@@ -37,9 +39,9 @@ def headline_row(
         trusted = [row for row in trusted if belief_of(row) == "labels"] or trusted
 
     def place(row: Mapping[str, Any]) -> tuple[bool, float, bool, float]:
-        middle, known = (row["ci_low"] + row["ci_high"]) / 2, ESTIMATORS.get(row["estimator"])
-        biased = bool(known and known.biased)
-        return row["verdict"] != REPORT, round(width_of(row), 9), biased, abs(row["value"] - middle)
+        known, width = ESTIMATORS.get(row["estimator"]), width_of(row)
+        off = abs(row["value"] - (row["ci_low"] + row["ci_high"]) / 2) if np.isfinite(width) else 0.0
+        return row["verdict"] != REPORT, round(width, 9), bool(known and known.biased), off
 
     best = min(trusted or usable, key=place, default=None)
     return None if best is None else dict(best)

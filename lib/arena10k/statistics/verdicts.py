@@ -98,6 +98,10 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[
 
 def _weight_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
     """Verdict and reasons of what rests on the belief that weights are right."""
+    return ctx.prep.once(("weight reasons", estimator.label_residual), lambda _: _judged_weights(ctx, estimator))
+
+
+def _judged_weights(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
     lw = ctx.rests_on(estimator.label_residual)
     if ctx.wrong_weights or ctx.audit.clip_dominated:
         return REFUSE, [*ctx.wrong_weights, *["clip_dominated"] * ctx.audit.clip_dominated]
@@ -146,7 +150,7 @@ def accepted(row: Mapping[str, Any]) -> bool:
 
 def width_of(row: Mapping[str, Any]) -> float:
     """Width of a row's interval; infinite where it has none."""
-    return float("inf") if row["ci_low"] is None else float(row["ci_high"] - row["ci_low"])
+    return float("inf") if row.get("ci_low") is None else float(row["ci_high"] - row["ci_low"])
 
 
 def planned_width(n_labels: int, confidence: float = 0.95) -> float:
