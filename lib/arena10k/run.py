@@ -116,11 +116,15 @@ class Run(Exploring):
         """The analysis table, built anew from the records, or read where params name a `table`: see
         `arena10k.tables.table.Table`."""
         if self.params.table:
+            from arena10k.audit import consistency
             from arena10k.tables import columnar
 
             given = self.params.table
             fresh = paths.home() / given.fresh if given.fresh else None
-            return columnar.read(paths.home() / given.logged, fresh, self.params.logging_policy)
+            made = columnar.read(paths.home() / given.logged, fresh, self.params.logging_policy)
+            # Here, so that a file of a million rows is not read for them again.
+            vars(self).setdefault("_facts", consistency.facts_of_table(made))
+            return made
         return build(self.params, self.prompts, self.reading)
 
     def table_of(self, prompt_ids: pd.Series) -> Table:
@@ -277,12 +281,23 @@ class Run(Exploring):
 
     @property
     def _flags(self) -> dict[str, list[str]]:
+        """What is known of policies and shows in no array: see `statistics.context`."""
+        facts = self._facts
         if self.params.table:
-            return {}
+            return facts
         # A weight is a ratio: where the logging policy's half is of another distribution, every weight is wrong.
         everywhere = self.policies[self.params.logging_policy].temperature_mismatch
-        names = [name for name, p in self.policies.items() if everywhere or p.temperature_mismatch]
-        return {name: ["temperature_mismatch"] for name in names}
+        flags = {n: ["temperature_mismatch"] * (everywhere or p.temperature_mismatch) for n, p in self.policies.items()}
+        return {name: found for name, mine in flags.items() if (found := [*mine, *facts.get(name, ())])}
+
+    @cached_property
+    def _facts(self) -> dict[str, list[str]]:
+        """What the whole set of log-probs says of each policy, read once as frames are."""
+        from arena10k.audit import consistency
+
+        if self.params.table:
+            return consistency.facts_of_table(self._table)
+        return consistency.facts(self.params, self.reading, self.prompts)
 
     def labelled_judgments(self) -> pd.DataFrame:
         """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `judge_*`, `label`."""
