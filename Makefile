@@ -13,7 +13,7 @@ ifneq ($(strip $(MISSPELT)),)
 $(error $(strip $(MISSPELT)) sets nothing here: the variables are PARAMS, RUN, PROFILE and PYTHON)
 endif
 
-.PHONY: report test browser coverage lock help
+.PHONY: report test faults browser coverage lock help
 report: .venv/ready  ## run the experiment of PARAMS (default: the local model), print where the report is
 	@.venv/bin/arena10k report --params "$(PARAMS)" --run "$(RUN)" --profile "$(PROFILE)"
 
@@ -23,6 +23,9 @@ test: .venv/ready  ## lint, types, unit tests, end-to-end tests, notebooks compa
 	.venv/bin/mypy
 	.venv/bin/pytest -n 2 --dist loadfile
 	.venv/bin/pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
+
+faults: .venv/ready  ## faults of servers and kills at the size of a real experiment (minutes)
+	ARENA10K_FAULT_ITEMS=10000 ARENA10K_FAULT_KILLS=10 .venv/bin/pytest -n 2 --dist loadfile tests/test_wire.py tests/test_batch.py
 
 browser:  ## install what the tests of pages need, Chromium (on Debian, as root) and axe-core (with npm)
 	@{ command -v chromium || command -v chromium-browser || command -v google-chrome || \

@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 
 from arena10k import paths
+from stub_run import make_params
 from stub_server import MODEL, Stub, error, unit
-from test_collect import make_params
 
 CANARY = "sk-canary-8c41d7e2"
 

@@ -21,8 +21,8 @@ from arena10k.run import Run
 from arena10k.statistics.diagnostics import audit_weights, mean_weight_p_value
 from arena10k.statistics.verdicts import IMPOSSIBLE
 from arena10k.tables import table
+from stub_run import make_params, run_responses
 from stub_server import Stub, chat_answer, echo_answer
-from test_collect import make_params, run_responses
 from test_text_scoring import TEXT
 
 

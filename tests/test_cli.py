@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from arena10k import paths
+from stub_run import make_params
 from stub_server import Stub
-from test_collect import make_params
 
 
 def arena(*arguments, **options):

@@ -15,7 +15,7 @@ from arena10k.inputs.policies import policies
 from arena10k.inputs.prompts import load, write
 from arena10k.tables import table
 from arena10k.wording import factor
-from test_collect import make_params
+from stub_run import make_params
 
 #: The clone of `filled` has log-probs of its own, so that the mean of its weights is not 1.
 OF_ITS_OWN = ("mean_weight", "pi_clone")

@@ -24,9 +24,9 @@ from arena10k.params.config import load as load_params
 from arena10k.pipeline import failures, runner
 from arena10k.run import Run
 from arena10k.tables import table
+from stub_run import make_params
 from stub_server import Stub, error
 from test_cli import arena
-from test_collect import make_params
 from test_quality import put
 
 

@@ -15,9 +15,9 @@ import pytest
 from arena10k import paths
 from arena10k.collection.store import Store
 from arena10k.pipeline import failures, stages, stopping
+from stub_run import make_params
 from stub_server import Stub
 from test_cli import arena
-from test_collect import make_params
 
 SAID = "stopped on request, what was collected is kept; to go on: python -m arena10k report --params"
 

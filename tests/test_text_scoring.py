@@ -18,8 +18,8 @@ from arena10k.inputs.policies import policies
 from arena10k.params.config import load
 from arena10k.run import Run
 from arena10k.tables import table
+from stub_run import make_params, run_responses
 from stub_server import MODEL, Stub, text_answer, text_logprobs, text_tokens
-from test_collect import make_params, run_responses
 
 TEXT = {"capabilities": {"echo_logprobs": True}, "chat_template": "chatml"}
 TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
