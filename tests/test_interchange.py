@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
-from IPython.display import display
 
 from arena10k import interchange, paths
 from arena10k.audit import quality, status
@@ -23,6 +22,7 @@ from arena10k.inputs import prompts
 from arena10k.params import config
 from arena10k.pipeline import failures, stages
 from arena10k.run import Run
+from in_process import run_cells
 
 POLICIES = ("clone", "parallel_universe_prompt", "unhelpful")
 PARAMS = paths.source_root() / "params" / "imported.yaml"
@@ -182,16 +182,6 @@ def test_no_definition_is_known_and_that_is_said(public):
     assert shown[["model", "example turns", "fingerprint"]].isna().all(axis=None)
 
 
-def notebook(stage, run_name):
-    """Run a stage's notebook here, cell by cell, as its page would be made."""
-    cells = json.loads(paths.notebook(stage).read_text())["cells"]
-    names = {"display": display}
-    for cell in (c for c in cells if c["cell_type"] == "code"):
-        exec("".join(cell["source"]), names)
-        if "parameters" in cell["metadata"].get("tags", ()):
-            names |= {"params_file": str(PARAMS), "run_name": run_name}
-
-
 def judged(number, **changed):
     return logged(number, judge_score=round(0.05 * (number % 20), 2), **changed)
 
@@ -218,7 +208,7 @@ SHAPES = {
 def test_every_stage_runs_on_an_imported_run(bring, shape, capsys):
     bring(SHAPES[shape])
     for stage in stages.STAGES:
-        notebook(stage, "mine")
+        run_cells(stage, PARAMS, "mine")
     told = capsys.readouterr().out
     assert "mine: imported " in told
     assert told.count("'text/plain': 'Nothing is to be asked.'") == 3
@@ -230,7 +220,7 @@ def test_stages_without_log_probs_run_or_say_in_a_line_why_not(bring):
     base = [fresh(n, oracle_label=n % 2, judge_score=n / 40) for n in range(40)]
     run, _ = bring({"fresh_draws/base_responses.jsonl": base, "fresh_draws/terse_responses.jsonl": base})
     for stage in ("00_status", "03_teacher_forcing", "05_data_quality", "06_estimates", "09_ablation_summary"):
-        notebook(stage, "mine")
+        run_cells(stage, PARAMS, "mine")
     with pytest.raises(NothingToShow, match="no logged response has log-probs of a target and of base"):
         run.investigate(run.table())
     paths.result_file("mine", "anomaly.json").write_text("{}")

@@ -18,8 +18,8 @@ from arena10k.params.config import load
 from arena10k.params.sections import PromptsParams
 from arena10k.run import Run
 from arena_export import as_json, conversation, row, write_parquet
+from in_process import arena
 from stub_run import make_params
-from test_cli import arena
 
 
 def with_lines(home, lines, **wanted):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
-import signal
+import re
 import sqlite3
-import subprocess
-import sys
 import time
 from functools import partial
 
 import pytest
 import yaml
 
-from arena10k import paths
+from arena10k import options, paths
 from arena10k.audit import quality
 from arena10k.collection import teacher_forcing
 from arena10k.collection.collect import collect
@@ -24,6 +22,8 @@ from arena10k.pipeline import stages
 from arena10k.rescoring import rescore_audit
 from arena10k.rescoring.rescore import REPLACED, rescore
 from arena10k.run import Run
+from in_process import arena
+from stub_run import forked
 from stub_server import MODEL, Stub, chat_answer, echo_answer, error
 from test_judge import CHAT, grade, make_params, respond
 
@@ -359,7 +359,7 @@ def test_scores_of_a_replaced_response_go_with_it(home):
     assert len(run.table().logged) == 12
 
 
-def test_money_is_spent_only_when_agreed_to_and_the_pages_are_out_of_date_only_then(home):
+def test_money_is_spent_only_when_agreed_to_and_the_pages_are_out_of_date_only_then(home, monkeypatch):
     with Stub() as stub:
         run = collected(home, stub.url)
         fail(run)
@@ -371,14 +371,14 @@ def test_money_is_spent_only_when_agreed_to_and_the_pages_are_out_of_date_only_t
         for stamp in stamps.values():
             stamp.parent.mkdir(parents=True, exist_ok=True)
             stamp.write_text("{}")
-        command = [sys.executable, "-m", "arena10k", "rescore", "stub", "--params", str(home / "stub.yaml")]
-        refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        monkeypatch.delenv(options.VARIABLES["yes"], raising=False)
+        refused = arena("rescore", "stub", "--params", home / "stub.yaml")
         assert (refused.returncode, stub.requests) == (2, asked)
-        assert refused.stderr.startswith("error: teacher forcing: 1 measurements would cost up to $")
-        assert "confirm with `--yes`" in refused.stderr
+        assert re.match(r"error: teacher forcing: 1 measurements .*\$.*--yes", refused.stderr)
         assert rescore_audit.read("stub") == []
         assert all(stamp.is_file() for stamp in stamps.values())
-        agreed = subprocess.run([*command, "--yes"], capture_output=True, text=True, check=False, timeout=120)
+        agreed = arena("rescore", "stub", "--params", home / "stub.yaml", "--yes")
+        os.environ.pop(options.VARIABLES["yes"])
     assert (agreed.returncode, stub.requests) == (0, asked + 1)
     assert "1 restored" in agreed.stdout
     again = {name for name, stamp in stamps.items() if not stamp.is_file()}
@@ -391,11 +391,10 @@ def test_a_kill_loses_nothing_of_what_was_measured_nor_of_the_audit(home):
         right = values(run)
         fail(run, prompts=tuple(f"p{i:04d}" for i in range(40)))
         stub.delay, before = 0.3, stub.requests
-        command = [sys.executable, "-m", "arena10k", "rescore", "stub", "--params", str(home / "stub.yaml")]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as job:
-            while stub.requests < before + 20 and job.poll() is None:
+        with forked(arena, "rescore", "stub", "--params", home / "stub.yaml") as job:
+            while stub.requests < before + 20 and job.is_alive():
                 time.sleep(0.02)
-            os.kill(job.pid, signal.SIGKILL)
+            job.kill()
         stub.delay = 0.0
         first = sum(r["attempts"] == 2 for r in run.store.rows("logprobs"))
         assert 0 < first < 40

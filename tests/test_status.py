@@ -24,9 +24,9 @@ from arena10k.params.config import load as load_params
 from arena10k.pipeline import failures, runner
 from arena10k.run import Run
 from arena10k.tables import table
-from stub_run import make_params
+from in_process import arena
+from stub_run import make_params, prepared
 from stub_server import Stub, error
-from test_cli import arena
 from test_quality import put
 
 
@@ -179,20 +179,13 @@ def test_where_one_policy_cannot_be_scored_the_others_are_counted(home):
 
 
 def test_what_stopped_a_run_is_told_until_it_goes_through(home):
-    make_params(home, "http://127.0.0.1:9/v1", n_prompts=4, draws=1, max_attempts=1)
-    goes_on = f"his goes on: arena10k report --params {home / 'stub.yaml'}"
-    assert arena("report", "--params", home / "stub.yaml").returncode == 1
-    (line,) = stopped()
-    assert re.match(
-        r"stopped at \d{4}-\d\d-\d\d \d\d:\d\d UTC: 02_responses: providers\.stub: http://127.* connection", line
-    )
-    assert line.endswith(f"is the endpoint at work, and http://127.0.0.1:9/v1 its base_url? T{goes_on}")
     with Stub(lambda body, n: error(401, "bad key")) as stub:
         make_params(home, stub.url, n_prompts=4, draws=1)
-        assert arena("report", "--params", home / "stub.yaml").returncode == 1
+        prepared(load_params(home / "stub.yaml"))
+        assert arena("stage", "02_responses", "--params", home / "stub.yaml").returncode == 2
         (line,) = stopped()
-        assert "http_401: bad key" in line
-        assert line.endswith(f"nothing was spent by that refusal; t{goes_on}")
+        assert re.match(r"stopped at \d{4}-\d\d-\d\d \d\d:\d\d UTC: 02_responses: .*http_401: bad key", line)
+        assert line.endswith(f"arena10k report --params {home / 'stub.yaml'}")
         stub.fault = None
         with runner.only_one("stub"):
             (line,) = stopped()
