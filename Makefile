@@ -13,16 +13,21 @@ ifneq ($(strip $(MISSPELT)),)
 $(error $(strip $(MISSPELT)) sets nothing here: the variables are PARAMS, RUN, PROFILE and PYTHON)
 endif
 
-.PHONY: report test faults browser coverage lock help
+.PHONY: report test types tests faults browser coverage lock help
 report: .venv/ready  ## run the experiment of PARAMS (default: the local model), print where the report is
 	@.venv/bin/arena10k report --params "$(PARAMS)" --run "$(RUN)" --profile "$(PROFILE)"
 
 test: .venv/ready  ## lint, types, unit tests, end-to-end tests, notebooks compared with their outputs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	@$(MAKE) --no-print-directory --jobs=2 types tests
+
+types: .venv/ready  ## the types alone
 	.venv/bin/mypy
-	.venv/bin/pytest -n 2 --dist loadfile
-	.venv/bin/pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
+
+# One run for both, the longest files first (tests/conftest.py): workers that wait for a process leave their core to others.
+tests: .venv/ready  ## the tests and the notebooks alone
+	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg tests notebooks
 
 faults: .venv/ready  ## faults of servers and kills at the size of a real experiment (minutes)
 	ARENA10K_FAULT_ITEMS=10000 ARENA10K_FAULT_KILLS=10 .venv/bin/pytest -n 2 --dist loadfile tests/test_wire.py tests/test_batch.py
