@@ -42,7 +42,7 @@ browser:  ## install what the tests of pages need, Chromium (on Debian, as root)
 		echo "No axe-core, and npm could not install it: tests of accessibility are skipped."
 
 coverage: .venv/ready  ## lines of lib/ that the tests run (in processes of their own too), as a table
-	.venv/bin/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 lock: .venv/ready  ## write requirements.lock anew, keeping the versions that pyproject.toml still allows
 	@.venv/bin/python -m uv pip compile --quiet --universal --all-extras --no-header --no-annotate \

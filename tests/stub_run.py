@@ -16,6 +16,7 @@ from arena10k.collection.collect import collect
 from arena10k.collection.store import Store
 from arena10k.inputs import prompts
 from arena10k.params.config import load
+from arena10k.pipeline import stages
 from stub_server import MODEL
 
 
@@ -41,6 +42,14 @@ def prepared(params):
     frame, _ = prompts.load(params)
     prompts.write(params, frame)
     return frame, Store.open(paths.store_file(params.run))
+
+
+def past_the_prompts(params):
+    """The run as its pipeline has it after the stage that chooses the prompts."""
+    prepared(params)[1].close()
+    for done in (stages.page_file(params.run, "01_prompts"), stages.stamp_file(params.run, "01_prompts")):
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.write_text("{}")
 
 
 def run_responses(params, **options):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from arena10k.params.config import load
 from arena10k.pipeline import runner, stages
-from stub_run import make_params
+from stub_run import make_params, past_the_prompts
 from stub_server import MODEL, Stub, error, unit
 
 CANARY = "sk-canary-8c41d7e2"
@@ -50,6 +51,7 @@ def test_a_key_leaves_no_trace(home):
         params = yaml.safe_load((home / "stub.yaml").read_text())
         params["judge"] = {"provider": "stub", "model": MODEL, "case": "{response}:", "ratings": {"1": 1, "0": 0}}
         (home / "stub.yaml").write_text(yaml.safe_dump(params))
+        past_the_prompts(load(home / "stub.yaml"))
         environment = os.environ | {"ARENA_CANARY": CANARY}
         command = [sys.executable, "-m", "arena10k", "report", "--params", str(home / "stub.yaml")]
         refused = subprocess.run(command, env=environment, capture_output=True, check=False)

@@ -15,7 +15,7 @@ import pytest
 from arena10k import paths
 from arena10k.collection.store import Store
 from arena10k.pipeline import failures, stages, stopping
-from stub_run import make_params
+from stub_run import make_params, past_the_prompts
 from stub_server import Stub
 
 
@@ -55,11 +55,11 @@ def stop(child, *signals, group=True):
 
 
 @contextmanager
-def collecting(home):
-    """A run that has got some way with its responses, and goes on."""
+def collecting(home, *words):
+    """A command that has got some way with its responses, and goes on."""
     with Stub(delay=0.3) as stub:
-        make_params(home, stub.url, n_prompts=300, concurrency=2)
-        with report(home / "stub.yaml") as child:
+        past_the_prompts(make_params(home, stub.url, n_prompts=300, concurrency=2))
+        with command(*words, "--params", home / "stub.yaml") as child:
             until(lambda: stub.requests >= 12, child)
             yield child
 
@@ -84,11 +84,11 @@ def records():
 
 
 def test_every_signal_however_it_comes_stops_a_collection_which_the_command_takes_up_again(home):
-    """SIGTERM to the command alone is in `test_a_kernel_that_hears_nothing_is_killed`."""
-    ways = [(signal.SIGINT, True, False), (signal.SIGTERM, True, False), (signal.SIGINT, False, True)]
+    """Ctrl-C in a terminal and SIGTERM to the command alone are in the two tests below."""
+    ways = [(signal.SIGTERM, True, False), (signal.SIGINT, False, True)]
     before = {}
     with Stub(delay=0.3) as stub:
-        make_params(home, stub.url, n_prompts=300, concurrency=2)
+        past_the_prompts(make_params(home, stub.url, n_prompts=300, concurrency=2))
         for number, group, deaf in ways:
             asked = stub.requests
             with report(home / "stub.yaml", deaf=deaf) as child:
@@ -111,7 +111,7 @@ def test_every_signal_however_it_comes_stops_a_collection_which_the_command_take
 
 def test_requests_that_take_long_are_dropped_at_a_second_ctrl_c(home):
     with Stub(delay=300) as stub:
-        make_params(home, stub.url, n_prompts=50, timeout_seconds=600)
+        past_the_prompts(make_params(home, stub.url, n_prompts=50, timeout_seconds=600))
         with report(home / "stub.yaml") as child:
             until(lambda: stub.requests >= 5, child)
             told, took, _, left = stop(child, signal.SIGINT, signal.SIGINT)
@@ -138,7 +138,7 @@ def test_a_kernel_is_told_again_after_a_while_and_then_killed(monkeypatch):
 
 
 def test_a_kernel_that_hears_nothing_is_killed(home):
-    with collecting(home) as child:
+    with collecting(home, "report") as child:
         kernel(child).suspend()
         told, took, _, left = stop(child, signal.SIGTERM, group=False)
     check_stopped(child, told, home / "stub.yaml")
@@ -148,11 +148,11 @@ def test_a_kernel_that_hears_nothing_is_killed(home):
 
 
 def test_a_kernel_that_dies_is_the_fault_that_is_told(home):
-    with collecting(home) as child:
+    with collecting(home, "stage", "02_responses") as child:
         kernel(child).kill()
         told = child.communicate(timeout=60)[1]
-    assert child.returncode == 1
-    assert "error: 02_responses: DeadKernelError" in told
+    assert child.returncode == 2
+    assert told.splitlines()[-1].startswith("error: 02_responses: DeadKernelError")
     (failed,) = failures.lines("stub")
     assert failed.startswith("02_responses: DeadKernelError")
 
