@@ -11,10 +11,10 @@ from browser import browser
 
 #: Files that take longest, of tests and of notebooks: they begin first, so that all workers are busy to the end.
 LONGEST = (
-    "test_stopping.py",
     "test_pipeline.py",
     "10_simulation.ipynb",
     "test_report_pages.py",
+    "test_stopping.py",
     "test_local_server.py",
     "11_incident.ipynb",
     "07_pi_bad_anomaly.ipynb",

