@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import linecache
-import os
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -29,6 +26,7 @@ from arena10k.errors import ArenaError
 from arena10k.estimators import ESTIMATORS, Estimator, Score, Term
 from arena10k.statistics.evaluate import estimates
 from statistics_data import example
+from stub_run import forked
 
 LEVELS = {"prompts": [60, None], "labels": [0.3, None]}
 VARIANTS = [Variant("snips"), Variant("direct"), Variant("stacked_dr"), Variant("dr_oracle"), Variant("direct", "none")]
@@ -145,18 +143,14 @@ def long_sweep(folder):
 
 
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
-    here, folder = str(Path(__file__).parent), str(tmp_path)
-    code = f"import sys; sys.path.insert(0, {here!r}); import test_sweeps as t; t.long_sweep({folder!r})"
-    command = [sys.executable, "-c", code]
-
     def lines():
         return {p.name: p.read_bytes().splitlines(keepends=True) for p in tmp_path.glob("*.jsonl")}
 
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as job:
+    with forked(long_sweep, tmp_path) as job:
         deadline = time.monotonic() + 120
-        while sum(map(len, lines().values())) < 40 and job.poll() is None and time.monotonic() < deadline:
+        while sum(map(len, lines().values())) < 40 and job.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.kill(job.pid, signal.SIGKILL)
+        job.kill()
     before = lines()
     assert 40 <= sum(map(len, before.values())) < 480
     for name in before:

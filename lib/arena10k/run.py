@@ -116,11 +116,15 @@ class Run(Exploring):
         """The analysis table, built anew from the records, or read where params name a `table`: see
         `arena10k.tables.table.Table`."""
         if self.params.table:
+            from arena10k.audit import consistency
             from arena10k.tables import columnar
 
             given = self.params.table
             fresh = paths.home() / given.fresh if given.fresh else None
-            return columnar.read(paths.home() / given.logged, fresh, self.params.logging_policy)
+            made = columnar.read(paths.home() / given.logged, fresh, self.params.logging_policy)
+            # Here, so that a file of a million rows is not read for them again.
+            vars(self).setdefault("_facts", consistency.facts_of_table(made))
+            return made
         return build(self.params, self.prompts, self.reading)
 
     def table_of(self, prompt_ids: pd.Series) -> Table:
@@ -215,7 +219,7 @@ class Run(Exploring):
         return pd.DataFrame(rows)
 
     def simulate(self, table: Table) -> pd.DataFrame:
-        """Whether intervals would have covered on data like this run's, and on log-normal weights: see
+        """Whether intervals would have covered on data like this run's, and where they are known to fail: see
         `coverage.simulated`."""
         from arena10k.simulation import coverage
 
@@ -223,8 +227,7 @@ class Run(Exploring):
         data = {policy: modes[e.judge] for policy, modes in self.arrays(table).items()}
         if len(data) < 2:
             raise NothingToShow(f"run {self.name!r} has one policy: there is no other whose data could be simulated")
-        options = (e.replicates, self.params.seed, e.width, e.confidence, e.calibration, e.folds)
-        return coverage.simulated(data, *options)
+        return coverage.simulated(data, e.replicates, self.params.seed, e.analysis)
 
     def investigate(self, table: Table) -> Investigation:
         """Why published numbers are wrong, where they are: see `arena10k.attribution`.
@@ -263,12 +266,23 @@ class Run(Exploring):
 
     @property
     def _flags(self) -> dict[str, list[str]]:
+        """What is known of policies and shows in no array: see `statistics.context`."""
+        facts = self._facts
         if self.params.table:
-            return {}
+            return facts
         # A weight is a ratio: where the logging policy's half is of another distribution, every weight is wrong.
         everywhere = self.policies[self.params.logging_policy].temperature_mismatch
-        names = [name for name, p in self.policies.items() if everywhere or p.temperature_mismatch]
-        return {name: ["temperature_mismatch"] for name in names}
+        flags = {n: ["temperature_mismatch"] * (everywhere or p.temperature_mismatch) for n, p in self.policies.items()}
+        return {name: found for name, mine in flags.items() if (found := [*mine, *facts.get(name, ())])}
+
+    @cached_property
+    def _facts(self) -> dict[str, list[str]]:
+        """What the whole set of log-probs says of each policy, read once as frames are."""
+        from arena10k.audit import consistency
+
+        if self.params.table:
+            return consistency.facts_of_table(self._table)
+        return consistency.facts(self.params, self.reading, self.prompts)
 
     def labelled_judgments(self) -> pd.DataFrame:
         """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `judge_*`, `label`."""

@@ -1,6 +1,7 @@
 """Checks on a run: controls with a known answer that the log-probs must give before any weight is believed.
 
-Each check is measured and compared with its limit; one that could not be measured says so and passes nothing.
+Each check is measured and held against what sound log-probs show: it fails where they would show that in one of a
+hundred runs at most (`WRONG`), and holds or is not settled otherwise. One that was not measured passes nothing.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from arena10k.audit import quality
+from arena10k.audit.screening import by_prompt
 from arena10k.collection.jobs import LOGPROBS, SHUFFLED
 from arena10k.collection.store import Store
 from arena10k.inputs.policies import policies
@@ -25,9 +28,11 @@ from arena10k.wording import number
 CONSISTENT = 0.1
 #: A difference that moves a weight by a factor of e, and the share of responses that may have one.
 TAIL, TAIL_SHARE = 1.0, 0.05
-#: A response does not always read less likely after another question, but three of four times: by chance, one run of
-#: 20 responses in 48 gets there.
-LOWER_SHARE = 0.75
+#: The share of responses less likely after another question where log-probs do not depend on it.
+CHANCE = 0.5
+
+HOLDS, NOT_SETTLED, FAILED, NOT_MEASURED = "holds", "not settled", "failed", "not measured"
+_OK = {HOLDS: True, FAILED: False}
 
 WORDS = {
     "self_consistency_median": "teacher forcing against generation, median |difference| (nats)",
@@ -45,8 +50,8 @@ _FAILED = {
     "nats (mean; limit {limit})",
     "self_consistency_tail": f"the share of responses of {{p0}} that, scored again, have log-probs that differ by over "
     f"{TAIL:g} nat is {{value}} (limit {{limit}})",
-    "shuffled_prompt": "the share of responses of {p0} that are less likely after another question is only {value} "
-    "({limit} is needed)",
+    "shuffled_prompt": "the share of responses of {p0} that are less likely after another question is {value}: they do "
+    "not change as log-probs of answers to their questions do",
     "clone": "{policy}, meant as a copy of {p0}, differs from it by up to {value} nats (limit {limit})",
 }
 _AGAIN = "whether the responses of {p0}, scored again, have the log-probs they were generated with"
@@ -60,53 +65,108 @@ _UNMEASURED = {
 }
 
 
-def measure(params: Params, table: Table, store: Store) -> list[dict[str, Any]]:
-    """Every check: ``check``, ``policy``, ``value``, ``limit``, ``p_value``, ``ok``; value and ok are None
-    where nothing could be measured.
+#: What is told of a control that is neither shown to hold nor to fail.
+_UNSETTLED = _FAILED | {
+    "shuffled_prompt": "the share of responses of {p0} that are less likely after another question is {value}",
+}
+RUNS = round(1 / WRONG)
 
-    A value must not exceed its limit, except that of `shuffled_prompt`, which must reach it. `mean_weight` has no limit
-    of its own: it fails where the verdicts call it impossible, by the ``p_value`` that only this check has; its ``n``
+
+def measure(params: Params, table: Table, store: Store) -> list[dict[str, Any]]:
+    """Every check: ``check``, ``policy``, ``value``, ``limit``, ``p_value``, ``outcome``, ``ok`` (True where it holds,
+    False where it failed, else None); value is None where nothing could be measured.
+
+    ``p_value`` is the chance of such a value at sound log-probs, None where there is no chance in it; a check fails
+    below `WRONG`. A value within its limit holds; one over it by no more than chance is not settled.
+    `shuffled_prompt` takes evidence to hold, too: see `_shuffled`. `mean_weight` has no limit of its own; its ``n``
     logged rows are all with a weight, judged or not. There is no such check where the logging policy was sampled at
     another temperature than it was scored at, since 1 is not the mean then.
     """
     p0, difference = params.logging_policy, quality.self_consistency(table.logged)
-    size = difference.abs()
+    size, n = difference.abs(), len(difference)
+    over, far = (int((size > limit).sum()) for limit in (CONSISTENT, TAIL))
     out = [
-        _check("self_consistency_median", p0, _of(size, size.median()), CONSISTENT),
-        _check("self_consistency_mean", p0, _of(size, abs(difference.mean())), CONSISTENT),
-        _check("self_consistency_tail", p0, _of(size, (size > TAIL).mean()), TAIL_SHARE),
+        _limited("self_consistency_median", p0, _of(size, size.median()), CONSISTENT, _over(over, n, 0.5)),
+        _limited("self_consistency_mean", p0, _of(size, abs(difference.mean())), CONSISTENT, _off(difference)),
+        _limited("self_consistency_tail", p0, _of(size, (size > TAIL).mean()), TAIL_SHARE, _over(far, n, TAIL_SHARE)),
+        _shuffled(p0, shuffled(params, store), _drawn(params)),
     ]
-    drop = shuffled(params, store)
-    share = _of(drop, (drop > 0).mean())
-    out.append(_check("shuffled_prompt", p0, share, LOWER_SHARE, None if share is None else share >= LOWER_SHARE))
-    clones, drawn = quality.clones(params), not policies(params)[p0].temperature_mismatch
+    clones = quality.clones(params)
     for target, values in table.log_weights().items():
         log_weight = pd.Series(values).dropna()
         if target in clones:
-            out.append(_check("clone", target, quality.largest(log_weight), NOISE))
-        if drawn:
+            out.append(_limited("clone", target, quality.largest(log_weight), NOISE, None))
+        if _drawn(params):
             out.append(_mean_weight(target, log_weight, table.logged.prompt_id[log_weight.index]))
     return out
 
 
+def _drawn(params: Params) -> bool:
+    """Whether P0's log-probs are the probabilities its responses were drawn with."""
+    return not policies(params)[params.logging_policy].temperature_mismatch
+
+
+def _over(k: int, n: int, share: float) -> float:
+    """The chance of at least `k` of `n` rows where each has at most the chance `share`."""
+    return float(stats.binom.sf(k - 1, n, share))
+
+
+def _off(difference: pd.Series) -> float:
+    """p-value for a mean of at most `CONSISTENT` in size (t-test of the nearer end); 1 for a single row."""
+    error = difference.std() / np.sqrt(len(difference))
+    excess = abs(difference.mean()) - CONSISTENT
+    if not error > 0:
+        return float(excess <= 0 or len(difference) < 2)
+    return float(stats.t.sf(excess / error, len(difference) - 1))
+
+
 def _mean_weight(target: str, log_weight: pd.Series, prompt_id: pd.Series) -> dict[str, Any]:
     if log_weight.empty:
-        return _check("mean_weight", target, None, None)
+        return _check("mean_weight", target, None, None, None, NOT_MEASURED)
     with np.errstate(over="ignore"):
         weight = np.exp(log_weight).clip(upper=np.finfo(float).max / len(log_weight))
-    p = mean_weight_p_value(log_weight.to_numpy(), pd.factorize(prompt_id)[0])
-    found = _check("mean_weight", target, float(weight.mean()), None, p >= WRONG)
-    return found | {"p_value": p, "n": len(log_weight)}
+    p = mean_weight_p_value(log_weight.to_numpy(), by_prompt(pd.factorize(prompt_id)[0]))
+    outcome = HOLDS if p >= WRONG else FAILED
+    return _check("mean_weight", target, float(weight.mean()), None, p, outcome) | {"n": len(log_weight)}
+
+
+def _shuffled(p0: str, drop: pd.Series, drawn: bool) -> dict[str, Any]:
+    """The shuffled-prompt control by what `drop` (nats) can show.
+
+    It holds where drops are above 0 by more than chance (signed-rank test: log-probs that have nothing to do with the
+    question are as often higher by so much after another one). It fails where P0 after another question would be a
+    policy that cannot be (`exp(-drop)` has a mean of at most 1 under P0, as any weight has), or where fewer than
+    half of the responses move by over `CONSISTENT`, beyond chance, and nothing says that those fall: no model answers
+    all questions alike to a tenth of a nat. Each at half of `WRONG`.
+    """
+    if drop.empty:
+        return _check("shuffled_prompt", p0, None, CHANCE, None, NOT_MEASURED)
+    moved = int((drop.abs() > CONSISTENT).sum())
+    unrelated = float(stats.wilcoxon(drop, alternative="greater").pvalue) if (drop != 0).any() else 1.0
+    same = float(stats.binom.cdf(moved, len(drop), 0.5)) if unrelated >= WRONG else 1.0
+    impossible = mean_weight_p_value(-drop.to_numpy()) if drawn else 1.0
+    p = min(1.0, 2 * min(same, impossible))
+    outcome = FAILED if p < WRONG else HOLDS if unrelated < WRONG else NOT_SETTLED
+    return _check("shuffled_prompt", p0, float((drop > 0).mean()), CHANCE, p, outcome)
 
 
 def _of(values: pd.Series, number: float) -> float | None:
     return float(number) if len(values) else None
 
 
-def _check(name: str, policy: str, value: float | None, limit: float | None, ok: bool | None = None) -> dict[str, Any]:
-    if ok is None and value is not None and limit is not None:
-        ok = value <= limit
-    return {"check": name, "policy": policy, "value": value, "limit": limit, "p_value": None, "ok": ok}
+def _limited(name: str, policy: str, value: float | None, limit: float, p: float | None) -> dict[str, Any]:
+    """A check whose value must not exceed its limit, beyond chance where `p` is known."""
+    if value is None:
+        return _check(name, policy, None, limit, None, NOT_MEASURED)
+    failed = p is None or p < WRONG
+    return _check(name, policy, value, limit, p, HOLDS if value <= limit else FAILED if failed else NOT_SETTLED)
+
+
+def _check(
+    name: str, policy: str, value: float | None, limit: float | None, p: float | None, outcome: str
+) -> dict[str, Any]:
+    row = {"check": name, "policy": policy, "value": value, "limit": limit, "p_value": p}
+    return row | {"outcome": outcome, "ok": _OK.get(outcome)}
 
 
 def shuffled(params: Params, store: Store) -> pd.Series:
@@ -123,19 +183,24 @@ def shuffled(params: Params, store: Store) -> pd.Series:
     return pd.Series({key[0]: own[key] - value for key, value in other.items() if key in own}, dtype=float)
 
 
-def shuffled_sentence(drop: pd.Series) -> str:
-    """Whether the log-probs depend on the question that is asked."""
+def shuffled_sentence(params: Params, store: Store) -> str:
+    """Whether the log-probs depend on the question that is asked, and how often chance says so."""
+    drop = shuffled(params, store)
+    outcome = _shuffled(params.logging_policy, drop, _drawn(params))["outcome"]
     if drop.empty:
         return "Shuffled prompts: not measured in this run."
-    lower = int((drop > 0).sum())
     told = (
-        f"{lower:,} of {len(drop):,} responses are less likely after another question (median {drop.median():.2f} nats)"
+        f"{int((drop > 0).sum()):,} of {len(drop):,} responses are less likely after another question (median "
+        f"{drop.median():.2f} nats)"
     )
-    if lower >= LOWER_SHARE * len(drop):
-        return f"{told}: the log-probs are those of answers to their questions."
-    return (
-        f"FAILED: only {told}; {LOWER_SHARE:.0%} are needed. The log-probs do not depend on the question as they must."
-    )
+    if outcome == HOLDS:
+        return f"{told}: the log-probs depend on the question. Of others this is said in at most 1 of {RUNS} runs."
+    if outcome == FAILED:
+        return (
+            f"FAILED: {told}. The log-probs do not depend on the question as they must; of sound ones this is said in "
+            f"at most 1 of {RUNS} runs."
+        )
+    return f"{told}: too little to say whether the log-probs depend on the question."
 
 
 def sentence(checks: list[dict[str, Any]]) -> str:
@@ -156,27 +221,42 @@ def sentence(checks: list[dict[str, Any]]) -> str:
 
 def summary(checks: list[dict[str, Any]], named: bool = False) -> str:
     """What was measured, what failed of it and by how much, and how many were not; with `named`, which these are."""
-    failed, held, missing = counts(checks).values()
-    measured = failed + held
-    which = Counter(_UNMEASURED[c["check"]].format(**_names(c, checks)) for c in checks if c["ok"] is None)
+    failed, held, open_, missing = ([c["outcome"] for c in checks].count(o) for o in _COUNTED.values())
+    measured = failed + held + open_
+    which = Counter(_UNMEASURED[c["check"]].format(**_names(c, checks)) for c in checks if c["outcome"] == NOT_MEASURED)
     told = [f"{words} ({k} checks)" if k > 1 else words for words, k in which.items()]
     names = f": {'; '.join(told)}" if named and told else ""
     if not measured:
         return f"None of the {len(checks)} controls of the log-probs was measured{names}."
     if failed:
         said = f"{failed} of {measured} measured controls of the log-probs failed: {'; '.join(_failures(checks))}."
-        said += " What rests on these log-probs is not to be believed."
+        said += (
+            f" Sound log-probs fail a control in at most 1 of {RUNS} runs: what rests on these is not to be believed."
+        )
+    elif open_:
+        said = f"{held} of {measured} measured controls of the log-probs hold, none failed."
     elif measured == 1:
         said = "The only measured control of the log-probs holds."
     else:
         said = f"All {measured} measured controls of the log-probs hold."
+    if open_:
+        unsettled = [_UNSETTLED[c["check"]].format(**_names(c, checks)) for c in checks if c["outcome"] == NOT_SETTLED]
+        said += f" Not settled, since it may be chance: {'; '.join(unsettled)}."
     return said + (f" {missing} {'was' if missing == 1 else 'were'} not measured{names}." if missing else "")
 
 
+_COUNTED = {
+    "controls_failed": FAILED,
+    "controls_hold": HOLDS,
+    "controls_not_settled": NOT_SETTLED,
+    "controls_not_measured": NOT_MEASURED,
+}
+
+
 def counts(checks: list[dict[str, Any]]) -> dict[str, int]:
-    """How many checks failed, hold and were not measured, under names for `Run.note`."""
-    outcomes = {"controls_failed": False, "controls_hold": True, "controls_not_measured": None}
-    return {name: [c["ok"] for c in checks].count(ok) for name, ok in outcomes.items()}
+    """How many checks failed, hold, are not settled (where any is) and were not measured; names for `Run.note`."""
+    found = {name: [c["outcome"] for c in checks].count(outcome) for name, outcome in _COUNTED.items()}
+    return {name: n for name, n in found.items() if n or name != "controls_not_settled"}
 
 
 def _names(check: dict[str, Any], checks: list[dict[str, Any]]) -> dict[str, str]:
@@ -186,7 +266,7 @@ def _names(check: dict[str, Any], checks: list[dict[str, Any]]) -> dict[str, str
 
 
 def _failures(checks: list[dict[str, Any]]) -> list[str]:
-    failed = [c for c in checks if c["ok"] is False]
+    failed = [c for c in checks if c["outcome"] == FAILED]
     told = [_FAILED[c["check"]].format(**_names(c, checks)) for c in failed if c["check"] in _FAILED]
     if heavy := [
         f"{c['policy']} ({number(c['value'], apart_from=1.0)})" for c in failed if c["check"] == "mean_weight"
@@ -203,21 +283,28 @@ def _is_far(check: dict[str, Any]) -> bool:
 
 def frame(checks: list[dict[str, Any]]) -> pd.DataFrame:
     """The checks for a table, in words."""
-    says = {True: "holds", False: "FAILED", None: "not measured"}
     rows = [
         {
             "what": WORDS[c["check"]] + (f", {c['n']:,} logged rows" if "n" in c else ""),
             "policy": c["policy"],
             "value": c["value"],
             "must be": _required(c),
+            "outcome": _says(c),
         }
-        | {"outcome": "not contradicted, but not near 1: see page 06" if _is_far(c) else says[c["ok"]]}
         for c in checks
     ]
     return pd.DataFrame(rows, columns=["what", "policy", "value", "must be", "outcome"])
 
 
+def _says(check: dict[str, Any]) -> str:
+    if _is_far(check):
+        return "not contradicted, but not near 1: see page 06"
+    return "FAILED" if check["outcome"] == FAILED else str(check["outcome"])
+
+
 def _required(check: dict[str, Any]) -> str:
     if check["limit"] is None:
         return "at most 1, up to chance"
-    return f"at {'least' if check['check'] == 'shuffled_prompt' else 'most'} {check['limit']:g}"
+    if check["check"] == "shuffled_prompt":
+        return "above 0.5, beyond chance"
+    return f"at most {check['limit']:g}" + ("" if check["check"] == "clone" else ", up to chance")

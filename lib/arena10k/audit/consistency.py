@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arena10k.audit.screening import SCORES, Flag, wide
+from arena10k.audit.screening import SCORES, Flag, by_prompt, wide
 from arena10k.collection.jobs import LOGPROBS, ORACLE, TRUTH, UNCERTAINTY
 from arena10k.collection.judge import CONTINUOUS_SHARE, RUBRIC_SHARE, WATCH_FROM
 from arena10k.collection.store import Store
@@ -20,9 +20,11 @@ from arena10k.inputs.policies import policies
 from arena10k.inputs.prompts import normalised
 from arena10k.params.config import Params
 from arena10k.statistics import outliers
+from arena10k.statistics.context import DOUBTFUL_WEIGHTS, WRONG_WEIGHTS
 from arena10k.statistics.diagnostics import mean_weight_p_value
 from arena10k.statistics.intervals import audit_weights
 from arena10k.statistics.thresholds import WRONG
+from arena10k.tables.table import Table
 from arena10k.wording import number
 
 #: Codes that compare policies: without the rows that disagree most, the rest of two unrelated columns would agree.
@@ -37,8 +39,9 @@ WORDS = {
     "duplicate_prompts": "duplicate prompts",
     "near_duplicate_prompts": "prompts equal but for case, spaces or character forms",
     "odd_texts": "log-probs unusual for the length of the text (kept)",
+    "logprobs_not_summed": "log-probs do not fall with length and are near 0: means per token, not sums",
     "no_length_relation": "log-probs do not fall with length: they may be those of other rows",
-    "no_agreement": "log-probs unrelated to the logging policy's, length apart: they may be those of other rows",
+    "no_agreement": "log-probs unrelated to the logging policy's, length apart: they are those of other rows",
     "likelier_than_p0": "responses likelier under the target than under their author: the two may be swapped",
     "mean_weight": "mean weights above 1 by more than chance",
 }
@@ -123,29 +126,73 @@ def _logprobs(params: Params, store: Store, flags: list[Flag], prompts: pd.DataF
     values[np.array(bad, dtype=bool).reshape(values.shape)] = np.nan
     flagged = {(f.prompt_id, f.request_hash) for f in flags if f.job == LOGPROBS}
     kept = [[(i, h) not in flagged for h in row] for i, row in zip(table.ids, table.hashes, strict=True)]
-    same = outliers.one_policy(values)
     odd = outliers.lengths(values, table.chars) & table.whole & np.array(kept, dtype=bool).reshape(values.shape)
     for k, name in enumerate(table.policies):
         if odd[:, k].any():
             out.append(_finding("odd_texts", LOGPROBS, name, odd[:, k].sum()))
-        tests = {"no_length_relation": outliers.length_p(values[:, k], table.chars)}
-        if k != base and not same[k, base]:
-            tests["no_agreement"] = outliers.agreement_p(values[:, k], values[:, base], table.chars)
-        rows = int(np.isfinite(values[:, k]).sum())
-        # Absence of a relation is a finding where there is enough to show one.
-        out += [
-            _finding(test, LOGPROBS, name, rows, p)
-            for test, p in tests.items()
-            if rows >= ENOUGH and np.isfinite(p) and p > LEVEL
-        ]
-        likelier = outliers.likelier_p(values[:, k] - values[:, base])
-        if k != base and likelier < LEVEL:
-            out.append(_finding("likelier_than_p0", LOGPROBS, name, rows, likelier))
+    for (k, test), p in _tests(values, table.chars, base).items():
+        out.append(_finding(test, LOGPROBS, table.policies[k], np.isfinite(values[:, k]).sum(), p))
     return out
 
 
 #: Rows from which a correlation of .3 shows below `LEVEL` nearly always.
 ENOUGH = 200
+#: Rows that are compared at most: evenly taken, they show all that is to be seen.
+AT_MOST = 20_000
+
+
+def _tests(values: np.ndarray, chars: np.ndarray, base: int) -> dict[tuple[int, str], float]:
+    """By policy's column and finding the p-values of what does not hold of log-probs (rows, policies)."""
+    step = -(-len(values) // AT_MOST) or 1
+    values, chars = values[::step], chars[::step]
+    same = outliers.one_policy(values)
+    out: dict[tuple[int, str], float] = {}
+    for k, column in enumerate(values.T):
+        against = {"logprobs_not_summed": outliers.not_summed_p(column, chars)}
+        if k != base and not same[k, base]:
+            against["no_agreement"] = outliers.agreement_p(column, values[:, base], chars)
+        if k != base:
+            against["likelier_than_p0"] = outliers.likelier_p(column - values[:, base])
+        out |= {(k, test): p for test, p in against.items() if p < LEVEL}
+        # Absence of a relation is a finding where there is enough to show one.
+        p = outliers.length_p(column, chars)
+        if p > LEVEL and np.isfinite(column).sum() >= ENOUGH and (k, "logprobs_not_summed") not in out:
+            out[k, "no_length_relation"] = p
+    return out
+
+
+def _facts(values: np.ndarray, chars: np.ndarray, names: list[str], base: int) -> dict[str, list[str]]:
+    """By policy the findings that say its weights are wrong or may be. What is wrong with the logging policy's half of
+    a weight is wrong with every weight."""
+    found = [(k, test) for k, test in _tests(values, chars, base) if test in (*WRONG_WEIGHTS, *DOUBTFUL_WEIGHTS)]
+    per_policy = {name: [test for at, test in found if at in (k, base)] for k, name in enumerate(names)}
+    return {name: list(dict.fromkeys(tests)) for name, tests in per_policy.items() if tests}
+
+
+def facts(params: Params, store: Store, prompts: pd.DataFrame) -> dict[str, list[str]]:
+    """What the verdicts have to know of a run's log-probs, by policy: the findings that every weight hangs on, with
+    what is quarantined left out."""
+    table = wide(params, store, prompts)
+    values = table.values.copy()
+    aside = {
+        (r["prompt_id"], r["request_hash"])
+        for r in store.rows(LOGPROBS)
+        if r["quarantine"] is not None and r["quarantine"] not in RELATIVE
+    }
+    for i, k in zip(*np.nonzero(np.isfinite(values)), strict=True):
+        if (table.ids[i], table.hashes[i, k]) in aside:
+            values[i, k] = np.nan
+    return _facts(values, table.chars, table.policies, table.base)
+
+
+def facts_of_table(table: Table) -> dict[str, list[str]]:
+    """The same of a table that was given; nothing where it does not tell how long its responses are."""
+    names = [table.logging_policy, *table.targets]
+    chars = table.logged.response_chars.to_numpy(float)
+    if not np.isfinite(chars).any():
+        chars = table.logged.response.str.len().to_numpy(float, na_value=np.nan)
+    values = np.column_stack([table.logged[f"logp_{name}"].to_numpy(float) for name in names])
+    return _facts(values, chars, names, 0)
 
 
 def _mean_weights(names: list[str], values: np.ndarray, base: int, prompt: np.ndarray) -> list[dict[str, Any]]:
@@ -156,7 +203,7 @@ def _mean_weights(names: list[str], values: np.ndarray, base: int, prompt: np.nd
         known = np.isfinite(log_weight)
         if k == base or not known.any():
             continue
-        p = mean_weight_p_value(log_weight[known], prompt[known])
+        p = mean_weight_p_value(log_weight[known], by_prompt(prompt[known]))
         if p < WRONG:
             mean = audit_weights(log_weight[known]).mean_weight
             told = f"mean weight {number(mean)} before anything is quarantined"

@@ -5,6 +5,7 @@ What can be blamed on a row becomes a `Flag` (the row is quarantined); what show
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +93,13 @@ def wide(params: Params, store: Store, prompts: pd.DataFrame | None = None) -> W
         np.array([bool(t.strip()) and t.strip() in p for t, p in zip(texts, told, strict=True)], dtype=bool),
         [r["request_hash"] for r in logged],
     )  # fmt: skip
+
+
+def by_prompt(prompt: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """What turns values (rows,) into their means by prompt, which are independent; `prompt` (rows,) are codes."""
+    codes = np.unique(prompt, return_inverse=True)[1]
+    rows = np.bincount(codes)
+    return lambda values: np.asarray(np.bincount(codes, weights=values) / rows)
 
 
 def scan(params: Params, store: Store, prompts: pd.DataFrame | None = None) -> list[Flag]:

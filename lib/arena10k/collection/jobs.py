@@ -17,8 +17,9 @@ from arena10k.params.judge import JudgeParams
 RESPONSES, LOGPROBS = "responses", "logprobs"
 #: A control: responses of the logging policy, scored as answers to other questions.
 SHUFFLED = "logprobs_shuffled"
-#: How many responses the control scores.
-SHUFFLED_ROWS = 20
+#: How many responses the control scores at most: no more than the logging policy's own log-probs take. They swap
+#: questions in groups of so many.
+SHUFFLED_ROWS, SHUFFLED_GROUP = 100, 20
 DETERMINISTIC, UNCERTAINTY = "judge_deterministic", "judge_uncertainty"
 JUDGE = (DETERMINISTIC, UNCERTAINTY)
 #: ``oracle`` labels a slice, which estimators may use; ``truth`` labels every draw and is only ever compared with.

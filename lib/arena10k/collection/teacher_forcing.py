@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any
 
 from arena10k.collection.echo import read_ids, read_text
 from arena10k.collection.generate import ENDED
-from arena10k.collection.jobs import LOGPROBS, RESPONSES, SHUFFLED, SHUFFLED_ROWS, can_score, contexts
+from arena10k.collection.jobs import LOGPROBS, RESPONSES, SHUFFLED, SHUFFLED_GROUP, SHUFFLED_ROWS, can_score, contexts
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import COMPLETIONS, Measurement, Request, Task, refuse
 from arena10k.inputs.policies import Policy, digest, policies, unit_hash
@@ -51,8 +51,9 @@ def tasks(params: Params, store: Store) -> Iterator[Task]:
 
 
 def control_tasks(params: Params, store: Store) -> Iterator[Task]:
-    """The shuffled-prompt control: responses of P0 scored by P0 as answers to another question, each of up to
-    `SHUFFLED_ROWS` questions to the next. A recording is not asked: it has the control or it does not."""
+    """The shuffled-prompt control: up to `SHUFFLED_ROWS` responses of P0 scored by P0 as answers to another question,
+    that of the next response in their group: more rows change no pair. A recording is not asked: it has the control or
+    it does not."""
     if params.recording or not can_score(params, params.logging_policy):
         return
     policy = policies(params)[params.logging_policy]
@@ -60,13 +61,15 @@ def control_tasks(params: Params, store: Store) -> Iterator[Task]:
     def first_draws() -> Iterator[dict[str, Any]]:
         return (r for r in _usable(store) if r["policy"] == policy.name and r["draw"] == 0)
 
-    # Of ten thousand responses with their log-probs, twenty are held.
-    ids = (r["prompt_id"] for r in first_draws())
-    chosen = sorted(ids, key=lambda prompt_id: unit_hash(params.seed, SHUFFLED, prompt_id))[:SHUFFLED_ROWS]
+    # Of ten thousand responses with their log-probs, a hundred are held.
+    able = (r["prompt_id"] for r in first_draws())
+    chosen = sorted(able, key=lambda prompt_id: unit_hash(params.seed, SHUFFLED, prompt_id))[:SHUFFLED_ROWS]
     logged = {r["prompt_id"]: r for r in first_draws() if r["prompt_id"] in chosen}
     context = contexts(params)[SHUFFLED, policy.name]
     if len(chosen) > 1:
-        for prompt_id, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True):
+        groups = [chosen[i : i + SHUFFLED_GROUP] for i in range(0, len(chosen), SHUFFLED_GROUP)]
+        pairs = (zip(ids, [*ids[1:], (ids if len(ids) > 1 else chosen)[0]], strict=True) for ids in groups)
+        for prompt_id, other in chain.from_iterable(pairs):
             if (prompt := _prompt(logged[other])) is not None:
                 yield _task(params, SHUFFLED, context, policy, prompt, logged[prompt_id])
 

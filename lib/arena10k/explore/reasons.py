@@ -25,6 +25,14 @@ WORDS = {
     "clip_dominated": "{tied:,} rows are tied at the largest weight and decide the number: it is their mean.",
     "temperature_mismatch": "Responses were drawn at another temperature than their log-probs were measured at: the "
     "weights are of another distribution.",
+    "logprobs_not_summed": "Log-probs do not fall with the length of a response and are near 0: they are means per "
+    "token, and a weight takes the sum.",
+    "no_length_relation": "Log-probs do not fall with the length of a response: they may be those of other rows.",
+    "no_agreement": "Log-probs have nothing to do with the logging policy's of the same responses, length apart: they "
+    "are those of other rows.",
+    "likelier_than_p0": "The logged responses are likelier under the policy than under the logging policy by more than "
+    "chance: the logging policy did not write them, or the two are swapped.",
+    "constant_labels": "All labels are one number, of responses that the judge scores differently.",
     "value_outside_interval": "The value lies outside of its own interval: outside of [0, 1], or of what the "
     "weights allow.",
     "no_judge_scores": "No response has a judge score.",

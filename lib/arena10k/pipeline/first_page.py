@@ -33,6 +33,7 @@ LABELS: dict[str, dict[str, str]] = {
         "scored": "log-probs of responses",
         "controls_failed": "controls failed",
         "controls_hold": "controls that hold",
+        "controls_not_settled": "controls not settled",
         "controls_not_measured": "controls not measured",
         "self_consistency_max_nats": "largest difference from generation (nats)",
     },
@@ -42,6 +43,7 @@ LABELS: dict[str, dict[str, str]] = {
         "set_aside": "values quarantined",
         "controls_failed": "controls failed",
         "controls_hold": "controls that hold",
+        "controls_not_settled": "controls not settled",
         "controls_not_measured": "controls not measured",
     },
     "06_estimates": {"report": "estimates to report", "caution": "with caution", "refuse": "refused"}
@@ -65,6 +67,7 @@ LABELS: dict[str, dict[str, str]] = {
         "replicates": "data sets of each kind",
         "transports": "intervals that hold the truth, with a judge that transports",
         "fooled": "with a judge that overrates the target",
+        "unseen": "with a part of the target that no log shows",
     },
     "11_incident": {"steps": "steps", "anomalies": "SNIPS values that are wrong at the last step"},
 }

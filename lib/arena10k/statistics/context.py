@@ -16,7 +16,9 @@ from arena10k.statistics.intervals import Interval, WeightAudit, audit_weights, 
 from arena10k.statistics.thresholds import AMPLE_ESS, NO_TAIL_SHARE, WRONG
 
 #: Facts about a policy that its arrays do not show, by which its weights are of another distribution than its draws.
-WRONG_WEIGHTS = ("temperature_mismatch", "sampler_mismatch", "logprobs_not_summed")
+WRONG_WEIGHTS = ("temperature_mismatch", "sampler_mismatch", "logprobs_not_summed", "no_agreement", "likelier_than_p0")
+#: Facts by which they may be: what rests on weights is CAUTION at best.
+DOUBTFUL_WEIGHTS = ("no_length_relation",)
 #: Fact: log-probs were asked for, so that a policy without any has failed ones.
 LOGPROBS_ASKED = "logprobs_asked"
 
@@ -49,6 +51,11 @@ class PolicyContext:
         # E[w] = 1 is what every interval rests on; significantly more cannot come from two real policies.
         reasons += ["mean_weight_impossible"] * int(self.mean_weight_p < WRONG)
         return reasons + ["weights_do_not_match_draws"] * int(self.match_p < WRONG)
+
+    @cached_property
+    def doubtful_weights(self) -> list[str]:
+        """Why the weights may not be those of the target, where nothing says that they are not."""
+        return [] if self.prep.is_logging else [flag for flag in DOUBTFUL_WEIGHTS if flag in self.flags]
 
     @cached_property
     def unseen(self) -> bool:
@@ -86,7 +93,8 @@ def context(
 ) -> PolicyContext:
     """Prepare one policy: calibration, weight audit, tests of weights and transport, EL interval, planning values.
 
-    `flags` are facts about the policy that the arrays do not show: `WRONG_WEIGHTS`, `LOGPROBS_ASKED`.
+    `flags` are facts about the policy that the arrays do not show: `WRONG_WEIGHTS`, `DOUBTFUL_WEIGHTS`,
+    `LOGPROBS_ASKED`.
     """
     prep = prepare(data, analysis.calibration)
     lw, keep = prep.raw_log_weight, prep.has_weight > 0

@@ -32,6 +32,14 @@ COARSE = 0.01
 COPIED_STEP = 1e-4
 #: Two policies whose values are equal on more than this share of rows are one policy under two names.
 SAME = 0.5
+#: Standard deviation of log length below which lengths are too alike to show a relation (all cut at one limit).
+SPREAD = 0.3
+#: The surprise of a text grows with its length at least to this power; a mean per token does not grow.
+GROWS = 0.25
+#: Nats per character: every token (four characters) has a chance of .95. Means of long texts lie below.
+CERTAIN_RATE = 0.0125
+#: Policies agree at least this much (rank correlation) on which texts of a length are likely; real ones by .5 to .9.
+AGREES = 0.3
 
 
 def typical(x: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -59,14 +67,14 @@ def rates(values: np.ndarray, tokens: np.ndarray, group: np.ndarray) -> np.ndarr
 
 
 def zeros(values: np.ndarray, chars: np.ndarray, copied: np.ndarray) -> np.ndarray:
-    """Values of exactly 0.0 that are no certain answers.
+    """Values of 0.0, or above it by what is taken for rounding, that are no certain answers.
 
     A text over `CERTAIN_CHARS` that does not repeat the prompt (`copied`, (rows,)) cannot be certain to the last digit,
     unless values are rounded to `COARSE` or worse. Among the others isolated zeros are left. Certain answers come with
     nearly certain ones: where a policy has more zeros than values in (`NEARLY_CERTAIN`, 0) by a one-sided sign test,
     none of its zeros can be told from a failure; nor can a zero of another policy on the same row.
     """
-    zero = values == 0
+    zero = values >= 0
     step = steps(values)
     possible = ((chars <= CERTAIN_CHARS) | copied)[:, None] | (step >= COARSE)
     out = zero & ~possible
@@ -230,31 +238,60 @@ def contradicted(values: np.ndarray, chars: np.ndarray) -> np.ndarray:
 
 def length_p(values: np.ndarray, chars: np.ndarray) -> float:
     """One-sided p-value (values, chars (rows,)) for longer texts being *no* less likely (Spearman); NaN where fewer
-    than `FEW` rows are known. Log-probs of the rows they stand in fall with length."""
-    known = np.isfinite(values) & np.isfinite(chars)
-    if known.sum() < FEW or np.ptp(chars[known]) == 0 or np.ptp(values[known]) == 0:
+    than `FEW` rows are known or lengths are too alike to tell. Log-probs of the rows they stand in fall with length."""
+    known = np.isfinite(values) & (chars > 0)
+    if known.sum() < FEW or np.log(chars[known]).std() < SPREAD or np.ptp(values[known]) == 0:
         return float("nan")
     return float(stats.spearmanr(chars[known], values[known], alternative="less").pvalue)
 
 
+def not_summed_p(values: np.ndarray, chars: np.ndarray) -> float:
+    """One-sided p-value for the surprise -values growing with length at least as length ** `GROWS`; small: it does not,
+    as the mean of a text's tokens does not.
+
+    Slope of log surprise on log length, with a standard error for unequal variances. Sums can be as flat (a policy to
+    which every answer is as odd), but not where texts are as good as certain: 1 above `CERTAIN_RATE`. NaN as for
+    `length_p`.
+    """
+    known = np.isfinite(values) & (chars > 0) & (values < 0)
+    if known.sum() < FEW or np.log(chars[known]).std() < SPREAD:
+        return float("nan")
+    if np.median(-values[known] / chars[known]) >= CERTAIN_RATE:
+        return 1.0
+    x, y = np.log(chars[known]), np.log(-values[known])
+    x = x - x.mean()
+    slope = x @ y / (x @ x)
+    residual = (y - y.mean() - slope * x) / (1 - 1 / len(x) - x**2 / (x @ x))
+    error = float(np.sqrt((x * residual) @ (x * residual)) / (x @ x))
+    return float(stats.t.cdf((slope - GROWS) / error, len(x) - 2)) if error > 0 else float(slope >= GROWS)
+
+
 def agreement_p(first: np.ndarray, second: np.ndarray, chars: np.ndarray) -> float:
-    """One-sided p-value for two policies agreeing no better than chance on which texts of a length are likely; NaN
-    where fewer than `FEW` rows are known."""
+    """One-sided p-value for two policies agreeing on which texts of a length are likely, by a rank correlation of
+    `AGREES` at least; NaN where fewer than `FEW` rows are known. Small: the values are not of the same texts."""
     a, b = typical(root(first), chars), typical(root(second), chars)
     known = np.isfinite(a) & np.isfinite(b)
     if known.sum() < FEW or np.ptp(a[known]) == 0 or np.ptp(b[known]) == 0:
         return float("nan")
-    return float(stats.spearmanr(a[known], b[known], alternative="greater").pvalue)
+    rho = float(np.clip(stats.spearmanr(a[known], b[known]).statistic, -1 + 1e-15, 1 - 1e-15))
+    # Fisher's z; 1.06 / (n - 3) is its variance for ranks (Fieller, Hartley & Pearson 1957).
+    return float(stats.norm.cdf((np.arctanh(rho) - np.arctanh(AGREES)) * np.sqrt((known.sum() - 3) / 1.06)))
 
 
 def likelier_p(log_weight: np.ndarray) -> float:
-    """One-sided p-value for E_P0[log w] > 0, which cannot be: it is minus a Kullback-Leibler divergence. Small: the
-    columns of P0 and the target are swapped, or P0 did not write the responses. z-test of the mean."""
+    """p-value for P0 having written the responses, against the target. Small: their columns are swapped, or P0 did not
+    write the responses. NaN where fewer than `FEW` rows are known or all are 0.
+
+    The larger of two: the inverse likelihood ratio, valid for any weights and any n by Markov's inequality (the product
+    of weights has a mean of at most 1 under P0), and a z-test of the mean log-weight, which noise of log-probs does not
+    move (E_P0[log w] is minus a Kullback-Leibler divergence).
+    """
     known = log_weight[np.isfinite(log_weight)]
     if len(known) < FEW or not known.any():
         return float("nan")
+    ratio = float(np.exp(-max(0.0, known.sum())))
     mean, error = known.mean(), known.std(ddof=1) / np.sqrt(len(known))
-    return float(stats.norm.sf(mean / error)) if error > 0 else float(mean <= 0)
+    return max(ratio, float(stats.norm.sf(mean / error)) if error > 0 else float(mean <= 0))
 
 
 def repeats(values: np.ndarray, prompt: np.ndarray, text: np.ndarray, base: int) -> tuple[np.ndarray, np.ndarray]:

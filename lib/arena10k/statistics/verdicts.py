@@ -13,6 +13,7 @@ import numpy as np
 
 from arena10k.estimators import ESTIMATORS, Estimator, Score, pareto
 from arena10k.estimators.calibration import enough_labels
+from arena10k.estimators.prepare import Sample
 from arena10k.statistics import diagnostics, planning, quantiles
 from arena10k.statistics.context import LOGPROBS_ASKED, PolicyContext
 from arena10k.statistics.intervals import (
@@ -74,6 +75,13 @@ def _lacking_labels(ctx: PolicyContext) -> list[str]:
     return [] if enough else ["few_labels"]
 
 
+def _constant(rows: Sample) -> bool:
+    """Whether all of enough labels are one number, of responses between which the judge sees a difference."""
+    known = rows.labelled > 0
+    enough = known.sum() >= FEW_LABELS
+    return bool(enough and np.ptp(rows.label[known]) == 0 and np.ptp(rows.judge[known]) > 0)
+
+
 def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
     """Verdict and reasons from the labels: how many, how chosen, and whether they put the number on their scale."""
     prep = ctx.prep
@@ -90,6 +98,8 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[
         rows = prep.sample(prep.source)
         few = bool(rows.labelled.sum() < FEW_LABELS)
         verdict, reasons = CAUTION if few else REPORT, ["few_labels"] * few
+    if _constant(rows):
+        verdict, reasons = _worst(verdict, CAUTION), [*reasons, "constant_labels"]
     if rows.labelling.kind == "by_score":
         # Corrected by chances estimated from the score, on the belief that nothing else decided.
         return _worst(verdict, CAUTION), [*reasons, "labels_not_random"]
@@ -110,6 +120,8 @@ def _judged_weights(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list
     w = np.exp(lw - lw.max())
     ess = float(w.sum() ** 2 / (w @ w))
     verdict, reasons = _by_number(ess, "few_weighted_labels")
+    if ctx.doubtful_weights:
+        verdict, reasons = _worst(verdict, CAUTION), [*ctx.doubtful_weights, *reasons]
     if ctx.has_tail:
         shape = pareto.khat(lw)
         tail = ["khat_high"] if shape >= HEAVY_KHAT else []
