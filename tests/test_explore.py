@@ -23,11 +23,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from arena10k import attribution, errors, paths
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
-from arena10k.estimators import ESTIMATORS
 from arena10k.explore import frames, methods, reasons, selection
 from arena10k.explore.view import View
 from arena10k.run import Run
-from arena10k.statistics import diagnostics, evaluate, intervals, verdicts
+from arena10k.statistics import context, diagnostics, evaluate, verdicts
 from sample_copy import copied, failed
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> | **bold** \u202e"
@@ -256,7 +255,8 @@ def test_problems_are_the_reasons_of_the_estimates_in_words(run):
         }
         assert {r.reason: set(r.concerns.split(", ")) for r in found.problems.itertuples()} == wanted
         assert set(wanted) <= set(reasons.WORDS)
-    assert not len(run.diagnose("pi_clone").problems)  # a clone's weights are 1
+    weighted = {"off_support", "few_weighted_labels", "khat_high", "weights_do_not_match_draws"}
+    assert not weighted & set(run.diagnose("pi_clone").problems.reason)  # a clone's weights are 1
     for reason in reasons.WORDS:
         told = reasons.sentence(reason, found.context, found.report)
         assert told.endswith(".")
@@ -264,11 +264,15 @@ def test_problems_are_the_reasons_of_the_estimates_in_words(run):
 
 
 def test_every_reason_a_verdict_can_have_has_words():
-    """Reasons are the words of several parts that stand in the code of verdicts and of the weight audit."""
+    """Reasons are the words of several parts that stand in the code of verdicts and of what they share."""
     makers = [f for f in vars(verdicts).values() if inspect.isfunction(f) and f.__module__ == verdicts.__name__]
-    code = "".join(textwrap.dedent(inspect.getsource(f)) for f in (*makers, intervals.WeightAudit.failures.fget))
+    makers = [f for f in makers if f not in (verdicts.estimate_row, verdicts.accepted, verdicts.width_of)]
+    code = "".join(textwrap.dedent(inspect.getsource(f)) for f in makers)
     constants = {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
-    found = {c for c in constants if isinstance(c, str) and re.fullmatch("[a-z]+(_[a-z]+)+", c)} - set(ESTIMATORS)
+    found = {c for c in constants if isinstance(c, str) and re.fullmatch("[a-z]+(_[a-z]+)+", c)}
+    found -= {"by_score", "ci_low", "ci_high"}
+    shared = inspect.getsource(context.PolicyContext.wrong_weights.func)
+    found |= set(re.findall(r'\["(\w+)"\]', shared)) | {*context.WRONG_WEIGHTS, *context.DOUBTFUL_WEIGHTS}
     assert found | {verdicts.NOT_ON_ORACLE_SCALE} == set(reasons.WORDS)
 
 
@@ -381,7 +385,7 @@ def test_a_run_with_prompts_alone_says_what_it_lacks(home):
     copied(home, lambda record: None)
     run = Run(home / "copy.yaml")
     assert all(getattr(run, name).empty for name in FRAMES)
-    assert set(run.estimate().frame.verdict) == {"REFUSE"}
+    assert set(run.estimate().frame.verdict) == {"NOT_ASKED"}
     for ask in (run.disagreements, lambda: run.explain("pi_bad"), lambda: run.heavy_rows("pi_bad")):
         with pytest.raises(ArenaError):
             ask()

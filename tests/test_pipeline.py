@@ -138,7 +138,7 @@ def test_results_have_their_stable_shapes(run):
     anomaly = json.loads((folder / "anomaly.json").read_text())
     wanted = {"policy", "published", "trusted", "trusted_ci", "gap", "parts", "main_cause", "rank_first_probability"}
     assert all(wanted | {"verdict", "sentence"} <= set(p) for p in anomaly["policies"])
-    causes = ["corrupted_logprobs", "clipping", "tail", "judge_bias", "off_support"]
+    causes = ["corrupted_logprobs", "clipping", "tail", "judge_bias", "off_support", "weights_do_not_match_draws"]
     assert all([part["cause"] for part in p["parts"]] == causes for p in anomaly["policies"])
 
 
