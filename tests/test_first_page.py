@@ -166,14 +166,14 @@ def test_who_is_worse_than_all_that_may_be_first_is_read_off_the_contrasts():
         {"a": p, "b": q, "difference": values[p] - values[q], "significant": (p, q) in worse}
         for p, q in combinations(values, 2)
     ]
-    told = summary({"n": 9, "rows": rows, "ranking": ranking, "contrasts": contrasts}, headline(rows))
+    told = summary({"n": 9, "rows": rows, "ranking": ranking, "contrasts": contrasts}, headline({"rows": rows}))
     assert "a and b are not distinguishable; d is worse than both." in told
 
 
 def test_what_was_not_collected_is_named_so_and_counted_nowhere(tmp_path):
     """Draws with labels, and no log-probs: weights were never asked for."""
     rows = [row(p, "ppi_pp", "REPORT") for p in "ab"] + [row(p, "snips", NOT_ASKED, None) for p in "ab"]
-    told = summary({"n": 80, "rows": rows, "ranking": []}, headline(rows))
+    told = summary({"n": 80, "rows": rows, "ranking": []}, headline({"rows": rows}))
     assert "The log alone is not enough" not in told
     assert "No policy is refused." in told
     assert "Log-probs were not collected" in told

@@ -161,12 +161,12 @@ ROWS = [
 
 def test_the_headline_is_the_first_to_report_as_in_the_ranking():
     rows = [_row("a", "ppi_pp", 0.6, "CAUTION"), _row("a", "dr_oracle", 0.5, "REPORT")]
-    assert [r["estimator"] for r in report.headline(rows)] == ["dr_oracle"]
-    assert [r["estimator"] for r in report.headline(rows[:1])] == ["ppi_pp"]
+    assert [r["estimator"] for r in report.headline({"rows": rows})] == ["dr_oracle"]
+    assert [r["estimator"] for r in report.headline({"rows": rows[:1]})] == ["ppi_pp"]
 
 
 def test_the_headline_is_the_most_trusted_estimate_that_is_not_refused():
-    best = report.headline(ROWS)
+    best = report.headline({"rows": ROWS})
     assert [(r["policy"], r["estimator"]) for r in best] == [
         ("pi_cot", "snips"),
         ("pi_bad", "ppi_pp"),
@@ -306,7 +306,7 @@ def test_a_long_table_is_searched_in_the_page_and_plain_without_its_script(tab, 
 def test_the_first_line_of_the_index_never_names_a_winner_by_chance():
     from arena10k.report.overview import summary
 
-    best = report.headline(ROWS)
+    best = report.headline({"rows": ROWS})
     tied = [ROWS[1] | {"rank": 1}, ROWS[3] | {"rank": 1}]
     told = summary({"n": 5, "rows": ROWS, "ranking": tied}, best)
     assert told.startswith("3 policies evaluated from 5 prompts. No clear winner: pi_bad and ")

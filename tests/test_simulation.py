@@ -96,7 +96,7 @@ def test_what_is_simulated_is_what_the_pages_say():
     population, design = Unseen(LogNormal(0.7), 0.03), Design(300, 300, target_labels=40)
     data = draw(population, design, np.random.default_rng(9))
     (cell,) = replicate(population, design, ["snips"], 1, seed=9, analysis=Analysis(judge_shift=0.05))
-    (row,) = evaluate.study({"t": {"j": data}}, estimators=["snips"], judge_shift=0.05).rows
+    (row,) = evaluate.study({"t": {"j": data}}, Analysis(judge_shift=0.05), estimators=["snips"]).rows
     assert cell.bias == pytest.approx(row["value"] - population.truth())
     assert cell.width == pytest.approx(row["ci_high"] - row["ci_low"])
     *_, head = replicate(population, design, [*ESTIMATORS, HEADLINE], 1, seed=9)

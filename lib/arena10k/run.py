@@ -179,8 +179,9 @@ class Run(Exploring):
         )
 
     def estimates(self, table: Table, study: Study | None = None) -> dict[str, Any]:
-        """The content of `estimates.json`: one row per policy, estimator and judge mode; who ranks where (reportable
-        policies only, ties share a rank) and the difference of every two of them, in the headline judge mode.
+        """The content of `estimates.json`: one row per policy, estimator and judge mode; who ranks where (policies
+        with an accepted one, ties share a rank), the difference of every two of them and what would turn their order
+        round, in the headline judge mode.
 
         `study` is that of `table`, where it is there already.
         """

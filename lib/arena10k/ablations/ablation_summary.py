@@ -101,7 +101,7 @@ def refusal_sentence(scores: pd.DataFrame) -> str:
     """How often each estimator is refused, over all cells, policies and parts of the data."""
     if "refused" not in scores or scores.empty:
         return "No cell has been run."
-    by = scores.groupby("estimator", sort=False).refused.mean().sort_values(ascending=False, kind="stable")
+    by = scores.groupby("estimator", sort=False).refused.mean().dropna().sort_values(ascending=False, kind="stable")
     return "Refused: " + ", ".join(f"{name} {share:.0%}" for name, share in by.items()) + " of the estimates."
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from arena10k.estimators import ESTIMATORS
 from arena10k.report import VERDICTS, headline
 from arena10k.statistics import diagnostics
-from arena10k.statistics.verdicts import NOT_ASKED, REFUSE, accepted
+from arena10k.statistics.verdicts import CAUTION, NOT_ASKED, REFUSE, accepted
 from arena10k.wording import ESTIMATOR_WORDS, listed, rounded
 
 
@@ -53,9 +53,9 @@ def estimates_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame
 
 
-def headline_frame(rows: Iterable[dict[str, Any]], judge: str) -> pd.DataFrame:
-    """The estimate that speaks for each policy in one judge mode, as `estimates_frame`; empty where there is none."""
-    return estimates_frame([dict(row) for row in headline(r for r in rows if r["judge"] == judge)])
+def headline_frame(estimates: Mapping[str, Any]) -> pd.DataFrame:
+    """The estimate that speaks for each policy (of the content of `estimates.json`), as `estimates_frame`."""
+    return estimates_frame([dict(row) for row in headline(estimates)])
 
 
 def counted(rows: Iterable[dict[str, Any]], judge: str | None = None) -> list[dict[str, Any]]:
@@ -126,19 +126,27 @@ def truth_sentence(rows: list[dict[str, Any]], truth: Mapping[str, float], judge
 def contrasts_sentence(contrasts: list[dict[str, Any]], ranking: list[dict[str, Any]]) -> str:
     """How many policies can be told apart, and which may be the best."""
     if not ranking:
-        return "No policy has an estimate that can be reported: there is no ranking."
+        return "No policy has an accepted estimate: there is no ranking."
+    careful = {r["policy"]: " (with caution)" * (r.get("verdict") == CAUTION) for r in ranking}
     if not contrasts:
-        return f"Only {ranking[0]['policy']} can be reported: there is nothing to compare it with."
+        return f"Only {ranking[0]['policy']} has an accepted estimate: there is nothing to compare it with."
     apart = [c for c in contrasts if c["significant"]]
     told = f"{len(apart)} of {len(contrasts)} pairs of policies differ by more than chance"
     first = [r["policy"] for r in ranking if r["rank"] == 1]
     if len(first) > 1:
-        return f"{told}; there is no clear winner: any of {listed(first)} may be the best."
-    return f"{told}; {first[0]} alone is first."
+        return f"{told}; there is no clear winner: any of {listed([p + careful[p] for p in first])} may be the best."
+    return f"{told}; {first[0]}{careful[first[0]]} alone is first."
+
+
+def breakdown_frame(breakdown: list[dict[str, Any]]) -> pd.DataFrame:
+    """What would turn round the order of each two policies, the easiest to turn first."""
+    columns = ["better", "worse", "difference", "judge_error", "unseen_mass", "unseen_of"]
+    frame = pd.DataFrame(breakdown, columns=columns).sort_values("unseen_mass", kind="stable", ignore_index=True)
+    return frame.assign(worth=["nothing" if r.unseen_of == r.better else "everything" for r in frame.itertuples()])
 
 
 def contrasts_frame(contrasts: list[dict[str, Any]]) -> pd.DataFrame:
-    """Every pair of reportable policies: difference of values with its interval, and whether it is a tie."""
+    """Every pair of ranked policies: difference of values with its interval, and whether it is a tie."""
     columns = ["a", "b", "difference", "se", "low", "high", "significant"]
     frame = pd.DataFrame(contrasts, columns=columns)
     frame["result"] = [

@@ -28,6 +28,7 @@ AUDIT_COLUMNS = {
     "missing": "missing",
     "mean_weight": "mean weight",
     "p_value": "p (mean above 1)",
+    "match": "weights match the draws",
     "missing_mass": "missing mass",
     "mass_low": "mass low",
     "mass_high": "mass high",
@@ -37,8 +38,8 @@ AUDIT_COLUMNS = {
 
 
 def audit_frame(reports: Reports, judge: str) -> pd.DataFrame:
-    """E[w] = 1 is an identity: rows, missing rows, E[w], p-value against E[w] <= 1, missing mass, and what the missing
-    mass and empirical likelihood leave of the value."""
+    """E[w] = 1 is an identity: rows, missing rows, E[w], p-value against E[w] <= 1, whether weights match the draws,
+    missing mass, and what the missing mass and empirical likelihood leave of the value."""
     return pd.DataFrame(
         [
             {
@@ -47,6 +48,7 @@ def audit_frame(reports: Reports, judge: str) -> pd.DataFrame:
                 "missing": r.n_missing_weight,
                 "mean_weight": r.audit.mean_weight,
                 "p_value": r.mean_weight_p,
+                "match": _match(r.match_p),
                 "missing_mass": r.missing_mass if r.audit.n else None,
                 "mass_low": r.missing_mass_interval[0],
                 "mass_high": r.missing_mass_interval[1],
@@ -78,6 +80,27 @@ def audit_sentence(reports: Reports, judge: str) -> str:
         f"{first} The mean weight of {most.policy} ({number(most.audit.mean_weight)}, {most.audit.n:,} judged rows) "
         f"implies that {missing} of its probability, by estimate, lies on responses absent from the log."
     )
+
+
+def _match(p: float) -> str:
+    if np.isnan(p):
+        return "not testable"
+    return f"{'no' if p < WRONG else 'not contradicted'}, p {number(p) if p >= 0.001 else 'under 0.001'}"
+
+
+def match_sentence(reports: Reports, judge: str) -> str:
+    """Whose weights are not those of the policy that was drawn from, by the judge's scores of both."""
+    found = _targets(reports, judge)
+    wrong = [r.policy for r in found if r.match_p < WRONG]
+    unknown = [r.policy for r in found if np.isnan(r.match_p)]
+    if len(unknown) == len(found):
+        return "Whether weights and draws are of the same policy cannot be tested: it takes both, of ten prompts each."
+    told = "For no policy do the judge's scores contradict that weights and draws are of the same policy"
+    if wrong:
+        whose = "its" if len(wrong) == 1 else "their"
+        told = f"The weights of {listed(wrong)} do not match {whose} draws: policy, temperature or text is another"
+    untested = f"; not testable: {listed(unknown)}" if unknown else ""
+    return f"{told}{untested}. A judge that scores two policies alike sees no difference between them."
 
 
 def concentration_frame(reports: Reports, judge: str) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -44,8 +43,10 @@ class Estimates(Rows):
             said.append(f"Where more labels are needed than the {part.n:,} prompts asked about, it takes more prompts.")
         if len(contexts) > 1:
             said.append(findings.contrasts_sentence(contrasts, ranking))
+        told = {"judge": judges[0], "belief": study.analysis.belief, "logging_policy": part.table.logging_policy}
+        best = findings.headline_frame(told | {"rows": self.rows})
         super().__init__(
-            frame, said, *_tables(frame, self.rows, judges),
+            frame, said, *_tables(frame, best, judges),
             figures={
                 "forest": lambda: (
                     plots.forest(frame, truth),
@@ -55,13 +56,10 @@ class Estimates(Rows):
         )  # fmt: skip
 
 
-def _tables(
-    frame: pd.DataFrame, rows: list[dict[str, Any]], judges: Sequence[str]
-) -> list[report.Table | report.Folded]:
+def _tables(frame: pd.DataFrame, best: pd.DataFrame, judges: Sequence[str]) -> list[report.Table | report.Folded]:
     columns = _COLUMNS if len(judges) == 1 else ["judge", *_COLUMNS]
     told = f"judge mode {judges[0]}" if len(judges) == 1 else f"judge modes {' and '.join(judges)}"
     every = report.table(frame, columns=columns, caption=f"Every estimate ({told})")
-    best = findings.headline_frame(rows, judges[0])
     if len(frame) <= _ALL_SHOWN or best.empty:
         return [every]
     caption = f"The headline estimate of each policy (judge mode {judges[0]})"

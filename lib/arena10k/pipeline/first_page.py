@@ -132,7 +132,7 @@ def controls(found: list[dict[str, Any]], estimates: Mapping[str, Any], logging_
         return "", False
     told, failed = checks.summary(found), bool(checks.counts(found)["controls_failed"])
     rows = report.headline_rows(estimates)
-    if failed and (best := report.headline(rows)):
+    if failed and (best := report.headline(estimates)):
         told += f" {_resting([*best, *(r for r in rows if r['estimator'] == report.LOGGED_ONLY)], logging_policy)}"
     return f"{told} Page 03 shows each.", failed
 

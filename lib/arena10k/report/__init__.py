@@ -7,7 +7,7 @@
 
 from arena10k.report.display import say, show
 from arena10k.report.files import write_json, write_text
-from arena10k.report.overview import LOGGED_ONLY, headline, headline_rows, index
+from arena10k.report.overview import LOGGED_ONLY, breakdown_sentence, headline, headline_rows, index
 from arena10k.report.page import Page, render
 from arena10k.report.tables import Folded, Table, badge, table, text_table
 from arena10k.report.text import MISSING, VERDICTS, format_number, format_value, visible
@@ -20,6 +20,7 @@ __all__ = [
     "Page",
     "Table",
     "badge",
+    "breakdown_sentence",
     "format_number",
     "format_value",
     "headline",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from arena10k.analysis import Analysis
 from arena10k.estimators import ESTIMATORS
 from arena10k.report.files import write_text
 from arena10k.report.page import TEMPLATES, footer_facts, icon, style_sheet
@@ -15,7 +16,7 @@ from arena10k.report.tables import badge
 from arena10k.report.text import MISSING, format_number, format_value, is_missing, visible
 from arena10k.statistics.headline import BELIEFS, belief_of, headline_row
 from arena10k.statistics.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
-from arena10k.wording import ESTIMATOR_WORDS, level, listed, rounded, with_interval
+from arena10k.wording import ESTIMATOR_WORDS, level, listed, percent, rounded, with_interval
 
 #: The estimate that uses logged responses alone, shown beside the trusted one.
 LOGGED_ONLY = "snips"
@@ -23,15 +24,17 @@ LOGGED_ONLY = "snips"
 Row = Mapping[str, Any]
 
 
-def headline(rows: Iterable[Row], belief: str = "weights", logging_policy: str | None = None) -> list[Row]:
-    """The row that speaks for each policy (`statistics.headline`), or, where none is accepted, one that says why.
+def headline(estimates: Mapping[str, Any]) -> list[Row]:
+    """The row of `estimates.json` that speaks for each policy (`statistics.headline`), or, where none is accepted, one
+    that says why.
 
     Policies come by value, those without an accepted estimate last: their number has no place in a ranking.
     """
     by_policy: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in headline_rows(estimates):
         by_policy.setdefault(row["policy"], []).append(row)
-    chosen = [headline_row(mine, belief, p == logging_policy) or _stand_in(mine) for p, mine in by_policy.items()]
+    belief, own = estimates.get("belief", Analysis.belief), estimates.get("logging_policy")
+    chosen = [headline_row(mine, belief, p == own) or _stand_in(mine) for p, mine in by_policy.items()]
     return sorted(chosen, key=lambda r: (not accepted(r), -(r["value"] if not is_missing(r["value"]) else -1e300)))
 
 
@@ -93,8 +96,7 @@ def index(
     out, pages = Path(out_path), list(pages)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     estimates = dict(estimates or {})
-    estimates["rows"] = headline_rows(estimates)
-    best = headline(estimates["rows"], estimates.get("belief", "weights"), estimates.get("logging_policy"))
+    estimates["rows"], best = headline_rows(estimates), headline(estimates)
     facts = {"run": run, "created": estimates.get("created")} | dict(provenance or {})
     html = environment.get_template("overview.html.j2").render(
         run=run,
@@ -124,7 +126,7 @@ def summary(estimates: Mapping[str, Any], best: Sequence[Row], confidence: float
     raw = [r for r in best if not (accepted(r) or _refused(r) or r["verdict"] == NOT_ASKED)]
     parts = [f"{len(best)} {_plural('policy', len(best))} evaluated{over}."]
     if given:
-        parts.append(_leaders(estimates, given, confidence))
+        parts += [_leaders(estimates, given, confidence), breakdown_sentence(estimates)]
         careful = [r["policy"] for r in given if r["verdict"] == "CAUTION"]
         if careful:
             parts.append(f"With caution: {_names(careful)}.")
@@ -139,7 +141,22 @@ def summary(estimates: Mapping[str, Any], best: Sequence[Row], confidence: float
         parts.append(f"The log alone is not enough to judge {_names(blind)}.")
     if any(r["verdict"] == NOT_ASKED for r in logged):
         parts.append("Log-probs were not collected, so nothing is said from the log alone.")
-    return " ".join(parts)
+    return " ".join(filter(None, parts))
+
+
+def breakdown_sentence(estimates: Mapping[str, Any]) -> str:
+    """What would turn round the order of the first policy and its nearest rival; empty where there is no such order."""
+    leader = next((r["policy"] for r in estimates.get("ranking", ())), None)
+    rivals = [r for r in estimates.get("breakdown", ()) if r["better"] == leader]
+    if not rivals:
+        return ""
+    nearest = min(rivals, key=lambda r: float(r["difference"]))
+    better, worse = visible(nearest["better"]), visible(nearest["worse"])
+    of, worth = (better, "nothing") if nearest["unseen_of"] == nearest["better"] else (worse, "everything")
+    told = [f"{percent(nearest['unseen_mass'])} of {of}'s responses were unlike anything seen and worth {worth}"]
+    if not is_missing(nearest["judge_error"]):
+        told.insert(0, f"the judge overrated {better} against {worse} by {rounded(nearest['judge_error'])}")
+    return f"The order of {better} and {worse} would turn if {', or if '.join(told)}."
 
 
 def _leaders(estimates: Mapping[str, Any], given: Sequence[Row], confidence: float) -> str:
@@ -149,7 +166,8 @@ def _leaders(estimates: Mapping[str, Any], given: Sequence[Row], confidence: flo
     if not first:
         return f"No policy can be ranked; {visible(given[0]['policy'])} has {_worth(given[0], confidence)}."
     if len(first) == 1:
-        return f"{visible(first[0]['policy'])} ranks first: {_worth(first[0], confidence)}."
+        careful = ", with caution" if first[0].get("verdict") == CAUTION else ""
+        return f"{visible(first[0]['policy'])} ranks first{careful}: {_worth(first[0], confidence)}."
     names = [r["policy"] for r in first]
     worse = {
         (c["a"], c["b"]) if c["difference"] < 0 else (c["b"], c["a"])
@@ -225,7 +243,8 @@ def _shown(row: Row) -> dict[str, Any]:
         "value": format_number(row["value"]),
         "interval": f"{format_number(row['ci_low'])} to {format_number(row['ci_high'])}" if known else MISSING,
         "verdict": badge(row["verdict"]),
-        "refused": row["verdict"] == "REFUSE",
+        "kind": {REFUSE: "refused", NOT_ASKED: "unasked"}.get(row["verdict"], ""),
+        "refused": row["verdict"] == REFUSE,
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from arena10k.report.text import VERDICTS, format_number, format_value, is_missing, visible
+from arena10k.statistics.verdicts import NOT_ASKED
 from arena10k.wording import VERDICT_WORDS
 
 #: Columns that hold the number a verdict is about; struck through where the verdict is REFUSE.
@@ -65,7 +66,7 @@ class Table:
             f'<th scope="col"{_class("num" if self._numeric(i) else "")}>{escape(name)}</th>'
             for i, name in enumerate(self._header)
         )
-        body = "\n".join("<tr>" + "".join(cell.html() for cell in row) + "</tr>" for row in self._rows)
+        body = "\n".join(f"<tr{_unasked(row)}>" + "".join(cell.html() for cell in row) + "</tr>" for row in self._rows)
         body = body or f'<tr><td colspan="{len(self._header)}">{_NO_ROWS}</td></tr>'
         note = f'<p class="note">{escape(self._note)}</p>' if self._note else ""
         return (
@@ -107,6 +108,11 @@ class _Cell:
         return f"<td{_class(self.kind)}{direction}>{f'<s>{inner}</s>' if self.struck else inner}</td>"
 
 
+def _unasked(row: list[_Cell]) -> str:
+    """The class of a row of what was not collected."""
+    return _class("unasked" if any(c.kind == "verdict" and c.text == VERDICT_WORDS[NOT_ASKED] for c in row) else "")
+
+
 def _class(name: str) -> str:
     return f' class="{name}"' if name else ""
 
@@ -146,7 +152,7 @@ def table(
         frame = frame.reindex(columns=list(labels))
     shown = frame if max_rows is None else frame.head(max_rows)
     refused = shown.verdict.eq("REFUSE").to_numpy(bool) if "verdict" in shown else np.zeros(len(shown), bool)
-    writers = {c: _writer(shown[c], (formats or {}).get(c), c in set(text), c == "verdict") for c in labels}
+    writers = {c: _writer(c, shown[c], (formats or {}).get(c), c in set(text)) for c in labels}
     struck = set(strike)
     rows = [
         [_cell(writers[c], frame_row[i], refused[n] and c in struck) for i, c in enumerate(labels)]
@@ -171,10 +177,10 @@ def text_table(frame: pd.DataFrame | Iterable[Mapping[str, Any]], **options: Any
 Writer = tuple[str, Callable[[Any], str]]
 
 
-def _writer(column: pd.Series, spec: Format | None, is_text: bool, is_verdict: bool) -> Writer:
+def _writer(name: str, column: pd.Series, spec: Format | None, is_text: bool) -> Writer:
     """How the cells of a column are written: their kind and the function from value to text."""
-    if is_verdict:
-        return "verdict", lambda value: VERDICT_WORDS.get(value, format_value(value))
+    if "verdict" in str(name):
+        return "verdict" if name == "verdict" else "", lambda value: VERDICT_WORDS.get(value, format_value(value))
     if is_text:
         return "text", lambda value: _cut(format_value(value))
     numeric = _is_numeric(column)

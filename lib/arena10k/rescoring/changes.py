@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from arena10k.statistics.verdicts import NOT_ASKED
+
 _KEY = ["policy", "estimator", "judge"]
 _KEPT = ["value", "ci_low", "ci_high", "verdict"]
 
@@ -14,14 +16,16 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def estimates(before: Rows, after: Rows) -> pd.DataFrame:
-    """Rows of `estimates.json` then and now, one row per policy, estimator and judge mode that is in either.
+    """Rows of `estimates.json` then and now, one row per policy, estimator and judge mode that is in either, where what
+    was not collected is not.
 
     Columns ``policy``, ``estimator``, ``judge``; ``value``, ``ci_low``, ``ci_high`` and ``verdict`` each with
     ``_before`` and ``_after`` (missing where there was none); ``change`` of the value; ``differs``: value, interval or
     verdict is another; ``verdict_changed``; ``outside``: the value has left the interval of before (where it
     lay in it).
     """
-    then, now = (pd.DataFrame(list(rows), columns=_KEY + _KEPT) for rows in (before, after))
+    asked = ([row for row in rows if row["verdict"] != NOT_ASKED] for rows in (before, after))
+    then, now = (pd.DataFrame(rows, columns=_KEY + _KEPT) for rows in asked)
     order = {key: i for i, key in enumerate(dict.fromkeys(map(tuple, pd.concat([now, then])[_KEY].to_numpy())))}
     both = then.merge(now, on=_KEY, how="outer", suffixes=("_before", "_after"))
     both = both.sort_values(_KEY, key=lambda _: [order[tuple(row)] for row in both[_KEY].to_numpy()], kind="stable")

@@ -53,14 +53,15 @@ class Ranked:
 class Breakdown:
     """What would turn the order of two policies round, `better` above `worse` by `difference`: the judge overrating
     `better` against `worse` by `judge_error` on the outcome scale (NaN where both values rest on labels alone), or a
-    share `unseen_mass` of the responses of `better` unlike all that was seen and worth nothing, or of `worse` worth
-    everything, whichever is smaller."""
+    share `unseen_mass` of the responses of `unseen_of` unlike all that was seen: those of `better` worth nothing, or of
+    `worse` worth everything, whichever takes less."""
 
     better: str
     worse: str
     difference: float
     judge_error: float
     unseen_mass: float
+    unseen_of: str
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def breakdowns(contexts: Mapping[str, PolicyContext]) -> list[Breakdown]:
     for a, b in permutations(rows, 2):
         d, judged = rows[a]["value"] - rows[b]["value"], [belief_of(rows[p]) != "labels" for p in (a, b)]
         if d > 0 or (d == 0 and a < b):
-            ends = (rows[a]["value"], 1 - rows[b]["value"])
-            mass = min((d / end for end in ends if end > 0), default=float("inf"))
-            found.append(Breakdown(a, b, d, d if any(judged) else float("nan"), min(1.0, mass)))
+            room, of = max((rows[a]["value"], a), (1 - rows[b]["value"], b), key=lambda end: end[0])
+            mass = min(1.0, d / room) if room > 0 else 1.0
+            found.append(Breakdown(a, b, d, d if any(judged) else float("nan"), mass, of))
     return found

@@ -95,11 +95,12 @@ def report(
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Rows of estimates.json; diagnostics, and what verdicts share, by (policy, judge mode)."""
+    """Rows of estimates.json; diagnostics, and what verdicts share, by (policy, judge mode); what was asked for."""
 
     rows: list[dict[str, Any]]
     reports: dict[tuple[str, str], PolicyReport]
     contexts: dict[tuple[str, str], PolicyContext]
+    analysis: Analysis = DEFAULT
 
     def of_judge(self, judge: str) -> dict[str, PolicyContext]:
         """By policy the contexts of one judge mode, as `compare.ranking` and `compare.contrasts` take them."""
@@ -144,7 +145,7 @@ def study(
                 if estimators is None:
                     ctx.prep.memo["headline"] = headline_row(mine, analysis.belief, ctx.prep.is_logging)
                 compared[policy, judge] = ctx
-    return Study(rows, found, compared)
+    return Study(rows, found, compared, analysis)
 
 
 def estimates(

@@ -33,7 +33,6 @@ class Evaluation:
 
     study: Study
     scale: tuple[float, float]
-    analysis: Analysis
     _frames: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -82,8 +81,8 @@ class Evaluation:
 
         size, rows = self.scale[1] - self.scale[0], []
         for policy, ctx in self.study.of_judge(_MODE).items():
-            wanted = [self.analysis.width] if widths is None else [w / size for w in widths]
-            found = planning.plan(ctx.pilot, wanted, confidence=self.analysis.confidence)
+            wanted = [self.study.analysis.width] if widths is None else [w / size for w in widths]
+            found = planning.plan(ctx.pilot, wanted, confidence=self.study.analysis.confidence)
             rows += [{"policy": policy} | row for row in found]
         frame = pd.DataFrame(rows).drop(columns="cost")
         frame["width"] *= size
@@ -191,7 +190,7 @@ def evaluate(
     )
     policies = {policy: {_MODE: arrays} for policy, (arrays, _) in data.items()}
     found = study(policies, analysis, flags=flags, reports=False, contexts=[_MODE])
-    return Evaluation(found, label_scale, analysis)
+    return Evaluation(found, label_scale)
 
 
 def _check_named(frames: dict[str, _Rows], names: dict[str, str | None]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from arena10k.statistics.verdicts import REFUSE
+from arena10k.statistics.verdicts import NOT_ASKED, REFUSE
 
 #: A policy that is put first and truly below the best by more than this misranks (on the oracle's scale).
 MARGIN = 0.05
@@ -34,7 +34,7 @@ class Truth:
 
 def score(frame: pd.DataFrame, truth: Sequence[Truth], confidence: float = 0.95) -> pd.DataFrame:
     """The rows of a sweep with `truth`, `error`, `covers` and `interval_score` (NaN where the truth is not known) and
-    `refused`.
+    `refused` (NaN where nothing was asked for).
 
     The interval score (Gneiting & Raftery 2007, eq. 43) is the width plus 2 / alpha times the distance by which the
     interval misses; smaller is better.
@@ -48,7 +48,7 @@ def score(frame: pd.DataFrame, truth: Sequence[Truth], confidence: float = 0.95)
     out["covers"] = ((low <= target) & (target <= high)).astype(float).where(seen)
     missed = (low - target).clip(lower=0) + (target - high).clip(lower=0)
     out["interval_score"] = (high - low) + 2 / (1 - confidence) * missed
-    out["refused"] = out.verdict == REFUSE
+    out["refused"] = (out.verdict == REFUSE).astype(float).where(out.verdict != NOT_ASKED)
     return out
 
 
@@ -82,9 +82,9 @@ def summary(frame: pd.DataFrame, truth: Sequence[Truth], by: Sequence[str], conf
 
 def _values(group: pd.DataFrame) -> dict[str, float]:
     known = group.dropna(subset=["error"])
-    standing = known[~known.refused]
+    standing = known[known.refused == 0]
     return {
-        "refused": float(group.refused.mean()),
+        "refused": _mean(group.refused.dropna()),
         "rmse": _rms(known.error),
         "bias": _mean(known.error),
         "coverage": _mean(known.covers),
@@ -140,7 +140,7 @@ def _order(group: pd.DataFrame, replicate: Sequence[str], truth: Sequence[Truth]
     stands = value.copy()
     at = rows[known], column[known].to_numpy(int)
     value[at] = group.value.to_numpy(float)[known]
-    stands[at] = np.where(group.refused.to_numpy(bool), np.nan, group.value.to_numpy(float))[known]
+    stands[at] = np.where(group.refused == 1, np.nan, group.value.to_numpy(float))[known]
     i, j = np.triu_indices(len(truth), 1)
     right = np.sign(value[:, i] - value[:, j]) * sign[i, j]
     pairs = np.isfinite(right).sum(axis=1)
