@@ -13,16 +13,24 @@ ifneq ($(strip $(MISSPELT)),)
 $(error $(strip $(MISSPELT)) sets nothing here: the variables are PARAMS, RUN, PROFILE and PYTHON)
 endif
 
-.PHONY: report test environments golden browser coverage lock help
+.PHONY: report test types tests faults environments golden browser coverage lock help
 report: .venv/ready  ## run the experiment of PARAMS (default: the local model), print where the report is
 	@.venv/bin/arena10k report --params "$(PARAMS)" --run "$(RUN)" --profile "$(PROFILE)"
 
 test: .venv/ready  ## lint, types, unit tests, end-to-end tests, notebooks compared with their outputs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	@$(MAKE) --no-print-directory --jobs=2 types tests
+
+types: .venv/ready  ## the types alone
 	.venv/bin/mypy
-	.venv/bin/pytest -n 2 --dist loadfile
-	.venv/bin/pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
+
+# One run for both, the longest files first (tests/conftest.py): workers that wait for a process leave their core to others.
+tests: .venv/ready  ## the tests and the notebooks alone
+	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg tests notebooks
+
+faults: .venv/ready  ## faults of servers and kills at the size of a real experiment (minutes)
+	ARENA10K_FAULT_ITEMS=10000 ARENA10K_FAULT_KILLS=10 .venv/bin/pytest -n 2 --dist loadfile tests/test_wire.py tests/test_batch.py
 
 # numpy without what it found on this processor; OpenBLAS as on others; both, and the C library without fused steps.
 environments: .venv/ready  ## the notebooks and the frozen results under the arithmetic of other processors
@@ -47,7 +55,7 @@ browser:  ## install what the tests of pages need, Chromium (on Debian, as root)
 		echo "No axe-core, and npm could not install it: tests of accessibility are skipped."
 
 coverage: .venv/ready  ## lines of lib/ that the tests run (in processes of their own too), as a table
-	.venv/bin/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 lock: .venv/ready  ## write requirements.lock anew, keeping the versions that pyproject.toml still allows
 	@.venv/bin/python -m uv pip compile --quiet --universal --all-extras --no-header --no-annotate \

@@ -13,24 +13,24 @@ import math
 from arena10k.simulation.simulate import Design, LogNormal, replicate
 
 CASES = {
-    "known": (True, Design(label_share=0.0)),
-    "transports": (True, Design()),
-    "fooled": (False, Design()),
+    "known": (0.0, Design(label_share=0.0)),
+    "transports": (0.0, Design()),
+    "fooled": (1.0, Design()),
 }
 SIGMAS = (1.0, 2.0, 3.0, 5.0)
 
 
 def cell(case: str, sigma: float, replicates: int) -> dict[str, float | str]:
     """One row of the table."""
-    transports, design = CASES[case]
-    population = LogNormal(sigma, transports)
+    shift, design = CASES[case]
+    population = LogNormal(sigma, shift)
     plain, snips, direct = replicate(population, design, ("plain_snips", "snips", "direct"), replicates, int(sigma))
     return {
         "case": case,
         "sigma": sigma,
         "plain": plain.coverage,
         "composite": snips.coverage,
-        "reported_only": snips.coverage_reported,
+        "reported_only": snips.held_report,
         "refused": snips.refused,
         "width": snips.width,
         "width_over_best": snips.width / snips.best_width,

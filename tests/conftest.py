@@ -1,4 +1,4 @@
-"""Shared fixtures: a home of their own for runs, and the location of the shared real data."""
+"""Shared fixtures: a home of their own for runs, the browser, the shared real data; and what is tested first."""
 
 from __future__ import annotations
 
@@ -7,12 +7,46 @@ from pathlib import Path
 
 import pytest
 
+from browser import browser
+
+#: Files that take longest, of tests and of notebooks: they begin first, so that all workers are busy to the end.
+LONGEST = (
+    "test_pipeline.py",
+    "10_simulation.ipynb",
+    "test_report_pages.py",
+    "test_stopping.py",
+    "test_local_server.py",
+    "11_incident.ipynb",
+    "07_pi_bad_anomaly.ipynb",
+    "test_engine.py",
+    "test_canary.py",
+    "test_rescore_model.py",
+    "explore.ipynb",
+    "06_estimates.ipynb",
+    "test_batch.py",
+    "test_interchange.py",
+    "test_ablations.py",
+    "test_corruption.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A folder that takes the place of the repository for `data/` and `reports/`."""
     monkeypatch.setenv("ARENA10K_HOME", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def browsing():
+    """The browser, started once: a test opens the page that it looks at."""
+    with browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

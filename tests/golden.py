@@ -14,7 +14,7 @@ from arena10k.audit import checks, consistency, quality
 from arena10k.incidents import incident, incident_words
 from arena10k.report.files import plain
 from arena10k.rescoring import effect
-from arena10k.simulation import rehearsal
+from arena10k.simulation import coverage
 
 FOLDER = Path(__file__).parent / "golden"
 TOLERANCE = 1e-9
@@ -53,7 +53,7 @@ def _simulation() -> Any:
     run = Run("sample")
     estimation = run.params.estimation.model_copy(update={"replicates": 5})
     few = Run.of(run.params.model_copy(update={"estimation": estimation}))
-    return {"rows": rehearsal.json_rows(few.simulate(few.table()))}
+    return {"rows": coverage.json_rows(few.simulate(few.table()))}
 
 
 def _incident() -> Any:

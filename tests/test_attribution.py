@@ -198,6 +198,21 @@ def test_the_cause_that_was_put_in_is_the_one_that_is_named(make, mismatch, caus
     assert found.count(cause) >= 11
 
 
+def test_a_part_and_the_sentence_of_the_mass_do_not_contradict_each_other():
+    """Where no mass is missing, none of the gap is put down to it, whatever else is wrong."""
+    for seed in range(4):
+        inv = at.investigate(clipped(seed), "p0", replicates=20)
+        part = inv.focus.parts[at.CAUSES.index("off_support")]
+        assert ("no mass is missing" in at.mass_sentence(inv)) == (inv.focus.mass.covered >= 1)
+        if inv.focus.mass.covered >= 1:
+            assert part == 0
+        else:
+            assert f"{part:.2f} is put down to them" in at.mass_sentence(inv)
+    flagged = at.investigate(permuted(0), "p0", replicates=20, mismatch={"t": True})
+    assert flagged.focus.parts[at.CAUSES.index("off_support")] == 0
+    assert "say nothing of its missing mass" in at.mass_sentence(flagged)
+
+
 def test_weights_that_no_test_calls_wrong_are_not_called_wrong():
     told = {"t": False}
     found = [at.investigate(permuted(seed), "p0", replicates=50, mismatch=told).findings["t"] for seed in range(8)]
@@ -472,7 +487,7 @@ def test_the_ranking_in_tables_and_sentences():
     assert ranks.rank_first.sum() == pytest.approx(1)
     assert ranks.set_index("policy").trusted_rank["t0"] == len(cases)
     pairs = at.inversions_frame(inv)
-    assert set(pairs.published_above) == {"t0"}
+    assert set(pairs.above) == {"t0"}
     assert f"{len(pairs)} of the 6 pairs" in at.inversions_sentence(inv)
     mass = at.mass_frame(inv).set_index("policy").loc["t0"]
     assert mass.covered * mass.on + (1 - mass.covered) * mass.off == pytest.approx(mass.trusted, abs=1e-12)
@@ -519,12 +534,26 @@ def test_pi_bad_of_the_recording_is_explained_and_its_measured_value_is_held():
     assert found.trusted["ci_low"] <= inv.truth["pi_bad"][0] <= found.trusted["ci_high"]
 
 
-def rows_of(inv: at.Investigation) -> dict:
-    return {r["policy"]: r for r in at.anomaly_json(inv)["policies"]}
+def test_each_snips_has_its_own_value_and_the_verdict_is_that_of_the_calibrated_one():
+    run = Run("sample")
+    table = run.table()
+    inv = run.investigate(table)
+    rows = [r for r in run.estimates(table)["rows"] if (r["estimator"], r["judge"]) == ("snips", inv.judge_mode)]
+    estimates = {r["policy"]: r for r in rows}
+    for policy, row in rows_of(at.anomaly_json(inv)).items():
+        assert (row["calibrated"], row["verdict"]) == (estimates[policy]["value"], estimates[policy]["verdict"])
+        lw = {**table.log_weights(), "p0": np.zeros(len(table.logged))}[policy]
+        judge = table.logged[f"judge_{inv.judge_mode}"].to_numpy(float)
+        assert row["published"] == pytest.approx(snips(lw[~np.isnan(judge)], judge[~np.isnan(judge)]))
+        assert f"{row['published']:.2f} (verdict" not in row["sentence"]
+
+
+def rows_of(result: dict) -> dict:
+    return {r["policy"]: r for r in result["policies"]}
 
 
 def test_the_public_sample_decomposes_into_off_support_mass(sample):
-    rows = rows_of(at.investigate_table(sample))
+    rows = rows_of(at.anomaly_json(at.investigate_table(sample)))
     row = rows["unhelpful"]
     parts = {p["cause"]: p["value"] for p in row["parts"]}
     assert parts["corrupted_logprobs"] == 0
@@ -550,7 +579,7 @@ def test_sentinels_that_carry_the_weight_are_the_main_cause(sample, sentinel, sa
         raw.loc[rows, f"logp_{policy}"] = sentinel
         clean.loc[rows, f"logp_{policy}"] = np.nan
     table = SimpleNamespace(**{**vars(sample), "logged": clean})
-    result = rows_of(at.investigate_table(table, raw_logp=raw, clip=clip, replicates=100))
+    result = rows_of(at.anomaly_json(at.investigate_table(table, raw_logp=raw, clip=clip, replicates=100)))
     row = result["unhelpful"]
     assert row["corrupted_weight_share"] > 0.9
     assert row["main_cause"] == "corrupted_logprobs"

@@ -7,8 +7,7 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -23,8 +22,8 @@ from arena10k.collection.store import Store
 from arena10k.collection.tasks import PREFLIGHT, Measurement
 from arena10k.errors import ArenaError
 from arena10k.inputs import prompts
+from stub_run import forked, make_params, run_responses
 from stub_server import Stub, error
-from test_collect import RESUMABLE, make_params, run_responses
 
 BATCH = {"mode": "batch", "batch_poll_seconds": 0.02, "timeout_seconds": 1.0}
 
@@ -249,6 +248,7 @@ def test_more_than_one_batch_holds_is_asked_in_several(home, elsewhere):
 
 
 # "lost": the request to create a batch dies with the run; "late": it is heard after the next run looked for its batch.
+KILLS = int(os.environ.get("ARENA10K_FAULT_KILLS", "1"))
 MOMENTS = ["upload", "uploaded", "lost", "late", "create", "created", "retrieve", "content"]
 
 
@@ -262,9 +262,9 @@ def test_kill_9_at_any_moment_pays_nothing_twice_and_loses_nothing(home, elsewhe
         async def strike(name):
             if name == "list":
                 looked.set()
-            if name == {"lost": "create", "late": "create"}.get(moment, moment) and len(struck) < 2:
+            if name == {"lost": "create", "late": "create"}.get(moment, moment) and not struck:
                 struck.append(name)
-                os.kill(children[-1].pid, signal.SIGKILL)
+                children[-1].kill()
                 if moment == "late":
                     looked.clear()
                     await looked.wait()
@@ -272,11 +272,11 @@ def test_kill_9_at_any_moment_pays_nothing_twice_and_loses_nothing(home, elsewhe
             return None
 
         stub.batches.moment = strike
-        for _ in range(2):
-            command = [sys.executable, "-c", RESUMABLE, str(home / "stub.yaml")]
-            with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
+        for _ in range(KILLS):
+            struck.clear()
+            with forked(run_responses, params) as child:
                 children.append(child)
-            assert child.returncode == -signal.SIGKILL
+            assert child.exitcode == -signal.SIGKILL
         store, outcome = run_responses(params)
         assert outcome.stored + outcome.ok == 120
         paid = stub.ledger.copy()
@@ -290,11 +290,10 @@ def test_kill_9_at_any_moment_pays_nothing_twice_and_loses_nothing(home, elsewhe
 def test_kill_9_while_answers_are_stored_reads_the_rest_and_counts_no_attempt_twice(home):
     with Stub(lambda body, n: {"choices": []} if n % 3 == 0 and n > PREFLIGHT else None) as stub:
         params = make_params(home, stub.url, n_prompts=500, **BATCH)
-        command = [sys.executable, "-c", RESUMABLE, str(home / "stub.yaml")]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
-            while child.poll() is None and _stored(paths.store_file("stub")) <= PREFLIGHT:
+        with forked(run_responses, params) as child:
+            while child.is_alive() and _stored(paths.store_file("stub")) <= PREFLIGHT:
                 time.sleep(0.001)
-            os.kill(child.pid, signal.SIGKILL)
+            child.kill()
         assert PREFLIGHT < _stored(paths.store_file("stub")) < 2000
         store, outcome = run_responses(params)
         assert outcome.stored + outcome.ok + outcome.failed == 2000
@@ -310,7 +309,7 @@ def _stored(path):
         return 0
 
 
-def test_ctrl_c_while_waiting_stops_and_the_same_command_picks_the_batch_up(home):
+def test_ctrl_c_while_waiting_stops_and_the_same_command_picks_the_batch_up(home, capfd):
     with Stub() as stub:
         stub.batches.hold = True
         params = make_params(home, stub.url, **BATCH | {"batch_poll_seconds": 3600.0})
@@ -321,17 +320,20 @@ def test_ctrl_c_while_waiting_stops_and_the_same_command_picks_the_batch_up(home
                 stub._loop.call_soon(waiting.set)
 
         stub.batches.moment = note
-        script = RESUMABLE.replace("collect(params", "import arena10k.errors\ntry:\n  collect(params")
-        script += "except arena10k.errors.ArenaError as error:\n  print(error)\n"
-        command = [sys.executable, "-c", script, str(home / "stub.yaml")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+
+        def strike():
             while not waiting.is_set():
                 time.sleep(0.01)
             time.sleep(0.2)
-            child.send_signal(signal.SIGINT)
-            out, err = child.communicate(timeout=60)  # an hour before the next look
-        assert "stopped on request" in out
-        assert "batch batch_0 goes on at the provider; the same command picks it up" in err
+            os.kill(os.getpid(), signal.SIGINT)
+
+        (striking := threading.Thread(target=strike)).start()
+        begun = time.monotonic()
+        with pytest.raises(ArenaError, match="stopped on request"):
+            run_responses(params)
+        striking.join()
+        assert time.monotonic() - begun < 60, "an hour before the next look"
+        assert "batch batch_0 " in capfd.readouterr().err
         stub.batches.hold = False
         # Also where the provider is asked by single requests from now on.
         store, outcome = run_responses(params.model_copy(update={"providers": make_params(home, stub.url).providers}))

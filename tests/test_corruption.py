@@ -22,8 +22,8 @@ suite = importlib.util.module_from_spec(_file)
 sys.modules[_file.name] = suite
 _file.loader.exec_module(suite)
 
-#: Those of a real incident, and far lower ones.
-CASES = [("independent", 140 / 1824), ("short", 0.08), ("independent", 0.01), ("short", 0.01)]
+#: That of a real incident, and a far lower rate; `benchmarks/corruption.py` has every rate at every place.
+CASES = [("short", 0.08), ("independent", 0.01)]
 CERTAIN = ("-50.0", "-100.0", "NaN string", "null", "positive", "unlisted sentinel")
 
 
@@ -163,7 +163,7 @@ def snips_and_dr(sample):
 
 
 @pytest.mark.parametrize("geometry", suite.GEOMETRIES)
-@pytest.mark.parametrize("kind", ["-50.0 and 0.0", "-50.0", "0.0", "-100.0", "null", "positive", "duplicated rows"])
+@pytest.mark.parametrize("kind", ["-50.0 and 0.0", "null", "duplicated rows"])
 def test_estimates_after_quarantine_hold_the_clean_runs(home, sample, clean, kind, geometry):
     planted = suite.plant(sample.values, sample.chars, kind, geometry, 140 / 1824)
     run = analysed(sample, planted, "planted")
@@ -183,10 +183,8 @@ def test_estimates_after_quarantine_hold_the_clean_runs(home, sample, clean, kin
         assert told["shared"]["expected"] == pytest.approx(1000 * (1 - 0.923**4 - 4 * 0.077 * 0.923**3), rel=0.02)
         assert told["shared"]["p_value"] < 1e-6
         assert [s["bad"] > 0 for s in told["by_length"]] == [True, False, False, False, False]
-        assert "not missing at random" in effect.randomness_sentence(told)
         moved = max(abs(r["value"] - r["all"]["value"]) for r in rows if r["estimator"] == "snips")
         assert moved > 0.001
-        assert "not missing at random" in effect.sentence(rows, told)
 
 
 def test_a_failure_without_a_value_and_one_with_are_both_listed(home, sample):

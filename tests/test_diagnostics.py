@@ -195,7 +195,7 @@ def test_transport_by_weights_finds_a_judge_that_the_target_fools():
     data = example(3000, target_labels=0, sigma=0.7)
     assert transported(data).evidence == "weights"
     assert transported(data).status == "passed"
-    fooled = drawn(LogNormal(0.5, transports=False), Design(4000, 1000, 1.0), np.random.default_rng(0))
+    fooled = drawn(LogNormal(0.5, shift=1.0), Design(4000, 1000, 1.0), np.random.default_rng(0))
     assert transported(fooled).status == "failed"
     assert transported(fooled).residual < -0.05
     assert transported(example(3000, target_labels=0, sigma=3.0)).status == "weak"

@@ -98,9 +98,12 @@ def test_the_users_packages_are_really_used():
 
 
 def recipe(target: str) -> list[str]:
-    """The commands of a Makefile target, without the folder that their programs are in."""
+    """The commands of a Makefile target, and of those that it makes, without the folder that their programs are in."""
     rule = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    return [line.strip().removeprefix(".venv/bin/") for line in rule[1].splitlines()]
+    lines = [line.strip() for line in rule[1].splitlines()]
+    made = [[command for name in line.split()[3:] for command in recipe(name)] if "$(MAKE)" in line else [line]
+            for line in lines]  # fmt: skip
+    return [line.removeprefix(".venv/bin/") for some in made for line in some]
 
 
 def test_the_workflow_runs_what_is_run_here():

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from arena10k.analysis import Analysis
 from arena10k.estimators import ESTIMATORS, PolicyData, policy_data, prepare, prompt_fold
 from arena10k.evidence import findings, weight_findings
 from arena10k.statistics import compare, planning
@@ -68,7 +69,7 @@ def test_rows_are_json_without_nan_for_any_data():
 
 def test_one_row_per_policy_judge_and_estimator_with_quarantine_counts():
     data = {"a": {"deterministic": example(), "uncertainty": example(seed=1)}, "b": {"deterministic": example(seed=2)}}
-    got = estimates(data, {"a": 7})
+    got = estimates(data, n_quarantined={"a": 7})
     assert len(got) == 3 * len(ESTIMATORS)
     assert {(r["policy"], r["n_quarantined"]) for r in got} == {("a", 7), ("b", 0)}
 
@@ -184,7 +185,7 @@ def test_without_labels_to_calibrate_nothing_that_needs_them_stands(labels, reas
 
 
 def test_labels_that_are_not_used_are_not_said_to_be_missing():
-    ctx = context(example(1000, target_labels=100), calibration="none")
+    ctx = context(example(1000, target_labels=100), Analysis(calibration="none"))
     got = {name: estimate_row(ctx, ESTIMATORS[name]) for name in ("direct", "dr_oracle", "ppi_pp")}
     assert got["direct"]["reasons"] == ["not_on_oracle_scale"]
     assert got["dr_oracle"]["verdict"] == got["ppi_pp"]["verdict"] == REPORT
@@ -236,7 +237,7 @@ def test_the_logging_policy_and_a_clone():
 
 
 def test_wider_confidence_widens_every_interval():
-    narrow, wide = (rows(example(600, target_labels=100), confidence=c) for c in (0.8, 0.99))
+    narrow, wide = (rows(example(600, target_labels=100), analysis=Analysis(confidence=c)) for c in (0.8, 0.99))
     for name in ESTIMATORS:
         a, b = (r[name]["ci_high"] - r[name]["ci_low"] for r in (narrow, wide))
         assert a < b
@@ -396,7 +397,7 @@ def test_prompt_folds_are_fixed_for_ever():
 
 
 def test_two_stage_calibration_runs_through_every_estimator():
-    for row in rows(example(500, target_labels=100), calibration="two_stage").values():
+    for row in rows(example(500, target_labels=100), analysis=Analysis(calibration="two_stage")).values():
         assert row["value"] is not None
         assert row["ci_low"] < row["ci_high"]
 

@@ -242,6 +242,16 @@ def test_bad_columns_are_named(change, told):
         assert word in str(error.value)
 
 
+def test_without_a_judge_labels_speak_alone():
+    y = (np.arange(100) < 60).astype(float)
+    fresh = pd.DataFrame({"policy": "t", "prompt_id": np.arange(100), "label": y})
+    row = evaluate(None, fresh).headline.loc["t"]
+    assert row.value == pytest.approx(0.6)
+    assert row.ci_low < 0.51 < 0.69 < row.ci_high
+    with pytest.raises(DataError, match="grade"):
+        evaluate(None, fresh, judge="grade")
+
+
 def test_neither_frame_and_a_frame_without_prompts_are_errors():
     with pytest.raises(DataError):
         evaluate()

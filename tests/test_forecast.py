@@ -18,8 +18,8 @@ from arena10k.inputs import prompts
 from arena10k.inputs.policies import policies
 from arena10k.params.config import load
 from arena10k.params.provider import Capabilities
+from in_process import arena
 from stub_server import Stub
-from test_cli import arena
 
 CASE = "Q: {prompt} A: {response} ({reference})"
 GRADER = {"provider": "shop", "model": "grader", "case": CASE}

@@ -14,8 +14,8 @@ from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.inputs import prompts
 from arena10k.params import config
+from stub_run import make_params
 from stub_server import Stub
-from test_collect import make_params
 
 CAPITAL = {"kind": "contains_any", "values": ["Paris"]}
 

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from arena10k import report
 from arena10k.report import display, page
-from browser import browser, needs_chromium
+from browser import needs_chromium
 
 HOSTILE = "<script>document.title='pwned'</script><img src=x onerror=alert(1)> </td><|im_end|>\u202e & \x1b[31m"
 PIXEL = base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg' width='900' height='20'/>").decode()
@@ -241,10 +241,9 @@ def test_colours_have_the_contrast_of_wcag_aa(mode):
         assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, ground)
 
 
-@pytest.fixture(scope="module")
-def tab():
-    with browser() as opened:
-        yield opened
+@pytest.fixture
+def tab(browsing):
+    return browsing
 
 
 @needs_chromium

@@ -21,7 +21,9 @@ from arena10k.params import config
 from arena10k.pipeline import first_page, stages
 from arena10k.run import Run
 
-PROMPTS = 8
+PROMPTS = 6
+#: A secret of the user that no stage has to do with.
+CANARY = "sk-canary-in-the-environment"
 REPORT = [sys.executable, "-m", "arena10k", "report", "--params"]
 
 
@@ -33,7 +35,7 @@ def run(tmp_path_factory):
     tiny = {"extends": "local.yaml", "run": "tiny", "prompts": {"max_prompts": PROMPTS}, "responses": {"draws": 1}}
     tiny |= {"oracle": {"target_labels": 4}}
     (home / "tiny.yaml").write_text(yaml.safe_dump(tiny))
-    environment = os.environ | {"ARENA10K_HOME": str(home)}
+    environment = os.environ | {"ARENA10K_HOME": str(home), "OPENAI_API_KEY": CANARY}
     command = [*REPORT, str(home / "tiny.yaml")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARENA10K_HOME", str(home))
@@ -81,7 +83,7 @@ def test_nothing_is_lost_or_doubled_by_the_kill(run):
     assert PROMPTS * 6 <= run["killed_at"] < len(rows)
     keys = [(r["job"], r["policy"], r["prompt_id"], r["draw"]) for r in rows]
     assert len(keys) == len(set(keys))
-    assert {job: len(by_key(store, job)) for job in ("responses", "logprobs")} == {"responses": 48, "logprobs": 48}
+    assert [len(by_key(store, job)) for job in ("responses", "logprobs")] == [PROMPTS * 6] * 2
 
 
 def test_the_records_are_those_of_the_committed_recording(run):
@@ -93,7 +95,7 @@ def test_the_records_are_those_of_the_committed_recording(run):
     scored, rescored = by_key(sample, "logprobs"), by_key(mine, "logprobs")
     logged = {key[1] for key in same if key[0] == "p0"}
     compared = [key for key in rescored if key[1] in logged]
-    assert len(compared) >= 40
+    assert len(compared) >= 0.8 * PROMPTS * 6
     assert max(abs(scored[key]["value"] - rescored[key]["value"]) for key in compared) < 1e-3
 
 
@@ -136,7 +138,7 @@ def test_results_have_their_stable_shapes(run):
     anomaly = json.loads((folder / "anomaly.json").read_text())
     wanted = {"policy", "published", "trusted", "trusted_ci", "gap", "parts", "main_cause", "rank_first_probability"}
     assert all(wanted | {"verdict", "sentence"} <= set(p) for p in anomaly["policies"])
-    causes = ["corrupted_logprobs", "clipping", "tail", "judge_bias", "off_support"]
+    causes = ["corrupted_logprobs", "clipping", "tail", "judge_bias", "off_support", "weights_do_not_match_draws"]
     assert all([part["cause"] for part in p["parts"]] == causes for p in anomaly["policies"])
 
 
@@ -164,7 +166,5 @@ def test_a_stage_that_is_out_of_date_runs_again_between_pages_that_are_there(run
     assert stages.unstamped(run["params"]) == []
 
 
-def test_status_can_be_read_from_another_process(run):
-    command = [sys.executable, "-m", "arena10k", "status", "tiny", "--params", str(run["home"] / "tiny.yaml")]
-    told = subprocess.run(command, env=run["environment"], check=True, capture_output=True, text=True).stdout
-    assert f"prompts with all target log-probs: {PROMPTS}/{PROMPTS} (100%)" in told
+def test_no_stage_writes_down_its_environment(run):
+    assert [p.name for p in run["home"].rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()] == []

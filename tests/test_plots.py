@@ -65,14 +65,14 @@ def _estimates() -> list[dict]:
 
 def _cells() -> pd.DataFrame:
     """Two estimators in two cells: the usual interval fails in one, the other is refused in one."""
-    columns = ["population", "case", "estimator", "replicates", "coverage_reported", "refused"]
+    columns = ["population", "case", "estimator", "report", "held_report", "caution", "held_caution"]
     rows = [
-        ("pi_near", "transports", "plain_snips", 50, 0.5, 0.0),
-        ("pi_near", "transports", "ppi_pp", 50, 0.96, 0.1),
-        ("pi_near", "fooled", "plain_snips", 50, 0.92, 0.0),
-        ("pi_near", "fooled", "ppi_pp", 50, np.nan, 1.0),
+        ("pi_near", "transports", "plain_snips", 1.0, 0.5, 0.0, np.nan),
+        ("pi_near", "transports", "ppi_pp", 0.5, 0.96, 0.4, 0.9),
+        ("pi_near", "fooled", "plain_snips", 1.0, 0.92, 0.0, np.nan),
+        ("pi_near", "fooled", "ppi_pp", 0.0, np.nan, 0.0, np.nan),
     ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).assign(own=True, replicates=50)
 
 
 def _drawings(log_weight, jobs) -> dict[str, Figure]:
@@ -86,7 +86,7 @@ def _drawings(log_weight, jobs) -> dict[str, Figure]:
         "reward_by_weight": plots.reward_by_weight(log_weight, {p: rng.integers(0, 3, N) / 2 for p in log_weight}),
         "ccdf": plots.ccdf(log_weight),
         "permutation": plots.permutation({"pi_near": permutation_null(log_weight["pi_near"], score)}),
-        "planning": plots.planning({"pi_near": Pilot(0.4, 0.1, 0.45, 0.5, "target", 100)}, 0.2),
+        "planning": plots.planning({"pi_near": Pilot(0.4, 0.0, 0.45, 0.0, 0.1, 0.5, "target", 100)}, 0.2),
         "coverage": plots.coverage(_cells()),
         "forest": plots.forest(_estimates(), {"pi_a": 0.45}),
         "reliability": plots.reliability(score, label, curve=(np.array([0.0, 1.0]), np.array([0.2, 0.8]))),
@@ -159,21 +159,19 @@ def test_weight_findings_follow_the_data(log_weight):
 def test_coverage_finding_names_what_chance_cannot_explain():
     cells = _cells()
     told = plots.coverage_finding(cells)
-    assert (
-        told
-        == "The usual SNIPS interval under-covers in 1 of 2 settings; no accepted interval does in any, beyond chance"
-    )
-    cells.loc[1, "coverage_reported"] = 0.4
-    assert "of the accepted ones ppi_pp in 1, worst ppi_pp: 40% (pi_near, judge transports)" in plots.coverage_finding(
-        cells
-    )
+    usual = "The usual SNIPS interval under-covers in 1 of 2 settings"
+    assert told == f"{usual}; no REPORT and no CAUTION does in any, beyond chance"
+    cells.loc[1, "held_caution"] = 0.4
+    told = plots.coverage_finding(cells)
+    assert "of the accepted ones ppi_pp in 1, worst ppi_pp, CAUTION: 40% (pi_near, judge transports)" in told
 
 
 def test_planning_finding_counts_labels_and_a_pilot_without_labels_needs_most():
-    pilots = {"pi_a": Pilot(0.2, 0.0, 0.3, 0.5, "target", 100), "pi_b": Pilot(0.5, 0.0, 0.5, 0.5, "worst_case", 100)}
+    worst = Pilot(0.25, 0.0, 0.25, 0.0, 0.0, 0.5, "worst_case", 100)
+    pilots = {"pi_a": Pilot(0.2, 0.0, 0.24, 0.0, 0.0, 0.5, "target", 100), "pi_b": worst}
     fewest, most = (labels_needed(pilots[name], 0.2) for name in ("pi_a", "pi_b"))
     assert 10 < fewest < most
-    told = f"A PPI++ interval of width 0.2 takes {fewest} to {most} labels, most for pi_b"
+    told = f"A PPI++ interval of width 0.2 takes {fewest} to {most} labels (assurance 80%), most for pi_b"
     assert plots.planning_finding(pilots, 0.2) == told
 
 
@@ -294,14 +292,6 @@ def test_series_differ_without_colour():
     looks = list(style.looks([f"p{i}" for i in range(16)]).values())
     assert len({(k.marker, k.hatch, str(k.line), k.colour) for k in looks}) == 16
     assert len({k.marker for k in looks[:8]}) == len({k.hatch for k in looks[:8]}) == 8
-
-
-@pytest.mark.parametrize(
-    ("value", "written"),
-    [(1.0, "1"), (0.0421, "0.0421"), (4.2e-7, "4e-7"), (2.1e12, "2e12"), (1234.5, "1,234"), (np.nan, "—")],
-)
-def test_label_numbers_are_short(value, written):
-    assert style.number(value) == written
 
 
 def test_long_titles_are_wrapped_inside_the_figure_without_losing_words():

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
-import signal
+import re
 import sqlite3
-import subprocess
-import sys
 import time
 from functools import partial
 
 import pytest
 import yaml
 
-from arena10k import paths
+from arena10k import options, paths
 from arena10k.audit import quality
 from arena10k.collection import teacher_forcing
 from arena10k.collection.collect import collect
@@ -24,6 +22,8 @@ from arena10k.pipeline import stages
 from arena10k.rescoring import rescore_audit
 from arena10k.rescoring.rescore import REPLACED, rescore
 from arena10k.run import Run
+from in_process import arena
+from stub_run import forked
 from stub_server import MODEL, Stub, chat_answer, echo_answer, error
 from test_judge import CHAT, grade, make_params, respond
 
@@ -222,8 +222,8 @@ def by_another(changes):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"system_fingerprint": "fp_2"}, "another_model: the other rows were measured by stub, now stub fp_2 answers"),
-        ({"model": "other"}, "wrong_model: asked stub, the answer is from other"),
+        ({"system_fingerprint": "fp_2"}, "another_model: .*stub fp_2"),
+        ({"model": "other"}, "wrong_model: .*other"),
     ],
 )
 def test_another_model_is_refused_and_nothing_is_stored(home, changes, says):
@@ -258,7 +258,7 @@ def test_another_model_is_refused_where_no_row_is_usable(home, kept):
             fail(run, prompts=everyone)
             edit(run, "model = NULL", prompts=everyone)
         stub.fault = by_another({"system_fingerprint": "fp_2"})
-        with pytest.raises(FatalCallError, match="measured by stub, now stub fp_2 answers"):
+        with pytest.raises(FatalCallError, match="stub fp_2"):
             rescore(run)
         stub.fault = None
         assert set(outcomes(rescore(run)).values()) == {"restored"}
@@ -285,9 +285,9 @@ def colder(raw):
         (
             longer,
             None,
-            r"logprobs of pi_clone were measured under another definition \(its fingerprint was \w{8}, now",
+            r"logprobs of pi_clone .*fingerprint \w+ \w{8}",
         ),
-        (colder, "pi_clone", r"logprobs of pi_clone .* \(what it is scored with, by or against has changed\)"),
+        (colder, "pi_clone", "logprobs of pi_clone"),
     ],
 )
 def test_another_definition_is_refused(home, change, policy, says):
@@ -301,18 +301,18 @@ def test_another_definition_is_refused(home, change, policy, says):
 
 
 def test_a_recording_and_a_run_without_requests_behind_its_rows_are_refused(home):
-    with pytest.raises(ArenaError, match="run 'sample' is a recording: nothing can be asked again"):
+    with pytest.raises(ArenaError, match="run 'sample'"):
         rescore(Run("sample"))
     with Stub() as stub:
         run = collected(home, stub.url)
         fail(run)
         edit(run, "request_hash = 'from elsewhere'", policy="pi_clone")
-        with pytest.raises(ArenaError, match="none of the 1 rows can be measured again: the responses they belong to"):
+        with pytest.raises(ArenaError, match=r" 1 .*responses"):
             rescore(run)
         (paths.data_dir("stub") / "import.json").write_text("{}")
-        with pytest.raises(ArenaError, match="none of the 1 rows can be measured again: it was imported"):
+        with pytest.raises(ArenaError, match=r" 1 .*imported"):
             rescore(run)
-    with pytest.raises(ArenaError, match="run 'none' has no records"):
+    with pytest.raises(ArenaError, match="run 'none'"):
         rescore(Run.of(config.load(home / "stub.yaml", "none")))
 
 
@@ -359,7 +359,7 @@ def test_scores_of_a_replaced_response_go_with_it(home):
     assert len(run.table().logged) == 12
 
 
-def test_money_is_spent_only_when_agreed_to_and_the_pages_are_out_of_date_only_then(home):
+def test_money_is_spent_only_when_agreed_to_and_the_pages_are_out_of_date_only_then(home, monkeypatch):
     with Stub() as stub:
         run = collected(home, stub.url)
         fail(run)
@@ -371,14 +371,14 @@ def test_money_is_spent_only_when_agreed_to_and_the_pages_are_out_of_date_only_t
         for stamp in stamps.values():
             stamp.parent.mkdir(parents=True, exist_ok=True)
             stamp.write_text("{}")
-        command = [sys.executable, "-m", "arena10k", "rescore", "stub", "--params", str(home / "stub.yaml")]
-        refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        monkeypatch.delenv(options.VARIABLES["yes"], raising=False)
+        refused = arena("rescore", "stub", "--params", home / "stub.yaml")
         assert (refused.returncode, stub.requests) == (2, asked)
-        assert refused.stderr.startswith("error: teacher forcing: 1 measurements would cost up to $")
-        assert "confirm with `--yes`" in refused.stderr
+        assert re.match(r"error: teacher forcing: 1 measurements .*\$.*--yes", refused.stderr)
         assert rescore_audit.read("stub") == []
         assert all(stamp.is_file() for stamp in stamps.values())
-        agreed = subprocess.run([*command, "--yes"], capture_output=True, text=True, check=False, timeout=120)
+        agreed = arena("rescore", "stub", "--params", home / "stub.yaml", "--yes")
+        os.environ.pop(options.VARIABLES["yes"])
     assert (agreed.returncode, stub.requests) == (0, asked + 1)
     assert "1 restored" in agreed.stdout
     again = {name for name, stamp in stamps.items() if not stamp.is_file()}
@@ -391,11 +391,10 @@ def test_a_kill_loses_nothing_of_what_was_measured_nor_of_the_audit(home):
         right = values(run)
         fail(run, prompts=tuple(f"p{i:04d}" for i in range(40)))
         stub.delay, before = 0.3, stub.requests
-        command = [sys.executable, "-m", "arena10k", "rescore", "stub", "--params", str(home / "stub.yaml")]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as job:
-            while stub.requests < before + 20 and job.poll() is None:
+        with forked(arena, "rescore", "stub", "--params", home / "stub.yaml") as job:
+            while stub.requests < before + 20 and job.is_alive():
                 time.sleep(0.02)
-            os.kill(job.pid, signal.SIGKILL)
+            job.kill()
         stub.delay = 0.0
         first = sum(r["attempts"] == 2 for r in run.store.rows("logprobs"))
         assert 0 < first < 40

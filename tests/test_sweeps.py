@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import linecache
-import os
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -24,10 +21,12 @@ from arena10k.ablations.sweeps.backend import library_digest, one_thread
 from arena10k.ablations.sweeps.factors import FACTORS, corrupted_rows, generator, n_prompts, treat
 from arena10k.ablations.sweeps.kept import Kept
 from arena10k.ablations.sweeps.scores import known_order, score, summary
+from arena10k.analysis import Analysis
 from arena10k.errors import ArenaError
 from arena10k.estimators import ESTIMATORS, Estimator, Score, Term
 from arena10k.statistics.evaluate import estimates
 from statistics_data import example
+from stub_run import forked
 
 LEVELS = {"prompts": [60, None], "labels": [0.3, None]}
 VARIANTS = [Variant("snips"), Variant("direct"), Variant("stacked_dr"), Variant("dr_oracle"), Variant("direct", "none")]
@@ -144,18 +143,14 @@ def long_sweep(folder):
 
 
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
-    here, folder = str(Path(__file__).parent), str(tmp_path)
-    code = f"import sys; sys.path.insert(0, {here!r}); import test_sweeps as t; t.long_sweep({folder!r})"
-    command = [sys.executable, "-c", code]
-
     def lines():
         return {p.name: p.read_bytes().splitlines(keepends=True) for p in tmp_path.glob("*.jsonl")}
 
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as job:
+    with forked(long_sweep, tmp_path) as job:
         deadline = time.monotonic() + 120
-        while sum(map(len, lines().values())) < 40 and job.poll() is None and time.monotonic() < deadline:
+        while sum(map(len, lines().values())) < 40 and job.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.kill(job.pid, signal.SIGKILL)
+        job.kill()
     before = lines()
     assert 40 <= sum(map(len, before.values())) < 480
     for name in before:
@@ -252,11 +247,11 @@ def test_shared_code_counts_for_every_estimator_and_comments_for_none(monkeypatc
     assert digest["a"] == digest["b"] != digest["c"]
 
 
-LIMIT = Settings(width=0.1)
+LIMIT = Settings(Analysis(width=0.1))
 
 
 def reads_a_constant(prep):
-    return LIMIT.width
+    return LIMIT.analysis.width
 
 
 def reads_a_module(prep):
@@ -266,7 +261,7 @@ def reads_a_module(prep):
 
 
 def has_a_default(prep, limit=LIMIT):
-    return limit.width
+    return limit.analysis.width
 
 
 @pytest.mark.parametrize("change", ["constant", "module", "default"])
@@ -274,7 +269,7 @@ def test_values_that_code_reads_count(monkeypatch, change):
     from arena10k.statistics import verdicts
 
     function = {"constant": reads_a_constant, "module": reads_a_module, "default": has_a_default}[change]
-    before, other = fingerprint.code_digest(function), replace(LIMIT, width=0.3)
+    before, other = fingerprint.code_digest(function), Settings(Analysis(width=0.3))
     assert fingerprint.code_digest(function) == before
     monkeypatch.setattr(sys.modules[__name__], "LIMIT", other)
     monkeypatch.setattr(verdicts, "FEW_LABELS", 21)

@@ -18,8 +18,8 @@ from arena10k.inputs.policies import policies
 from arena10k.params.config import load
 from arena10k.run import Run
 from arena10k.tables import table
+from stub_run import make_params, run_responses
 from stub_server import MODEL, Stub, text_answer, text_logprobs, text_tokens
-from test_collect import make_params, run_responses
 
 TEXT = {"capabilities": {"echo_logprobs": True}, "chat_template": "chatml"}
 TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
@@ -47,25 +47,25 @@ def test_a_template_file_is_rendered_as_hugging_face_publishes_it_and_cannot_rea
         "[INST]", "</s>", "<|im_end|>", None,
     ]  # fmt: skip
     for text, says in (
-        ("{{ messages.__class__.__mro__ }}{{ messages }}", "cannot be rendered"),
-        ("{% for m in messages %}", "cannot be rendered"),
-        ("Hello", "leaves messages out"),
+        ("{{ messages.__class__.__mro__ }}{{ messages }}", "chat_template"),
+        ("{% for m in messages %}", "chat_template"),
+        ("Hello", "messages"),
     ):
         (home / "bad.jinja").write_text(text)
         with pytest.raises(ParamsError, match=says):
             chat_templates.load("providers.a.chat_template", "bad.jinja", end_of_turn="</s>")
     with pytest.raises(ParamsError, match=r"no file 'none\.jinja'"):
         chat_templates.load("x", "none.jinja", end_of_turn="</s>")
-    with pytest.raises(ParamsError, match="end_of_turn is needed"):
+    with pytest.raises(ParamsError, match="end_of_turn"):
         chat_templates.load("x", "own.jinja")
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"capabilities": {"echo_logprobs": True}}, "echo_logprobs needs capabilities.token_ids: true"),
-        (TEXT | {"capabilities": {"echo_logprobs": True, "token_ids": True}}, "leave out one of the two"),
-        ({"end_of_turn": "</s>", "capabilities": {}}, "end_of_turn goes with a chat_template"),
+        ({"capabilities": {"echo_logprobs": True}}, "capabilities.token_ids"),
+        (TEXT | {"capabilities": {"echo_logprobs": True, "token_ids": True}}, "chat_template"),
+        ({"end_of_turn": "</s>", "capabilities": {}}, "end_of_turn"),
     ],
 )
 def test_params_say_what_is_missing(home, change, says):
@@ -84,7 +84,7 @@ def mixed(home, urls, logging, target):
 
 
 def test_ids_are_never_made_up_for_text(home):
-    with pytest.raises(ParamsError, match=r"pi_other\.provider 'ids' scores token ids, and p0 responds in text"):
+    with pytest.raises(ParamsError, match=r"pi_other\.provider 'ids' .*p0"):
         mixed(home, "http://127.0.0.1:9/v1", "text", "ids")
 
 
@@ -194,7 +194,7 @@ def test_a_prompt_that_holds_a_control_token_is_not_asked(home):
         assert outcome.errors == {"control_token_in_text": 4}
         assert stub.requests == 44
     bad = params.policies["p0"].model_copy(update={"system": "never say <|im_end|>"})
-    with pytest.raises(ArenaError, match=r"policies\.p0: holds <\|im_end\|>, a control token"):
+    with pytest.raises(ArenaError, match=r"policies\.p0: .*<\|im_end\|>"):
         policies(params.model_copy(update={"policies": {"p0": bad}}))
 
 

@@ -169,17 +169,13 @@ class Run(Exploring):
         chosen = {p: {m: data for m, data in arrays[p].items() if modes is None or m in modes} for p in names}
         return evaluate.study(
             chosen,
+            e.analysis,
             table.quarantined,
             self._flags,
-            e.width,
-            e.confidence,
             estimators,
-            e.calibration,
             clones=self._clones(table),
             reports=reports,
             contexts=[e.judge] if modes is None else modes,
-            judge_shift=e.judge_shift,
-            belief=e.belief,
         )
 
     def estimates(self, table: Table, study: Study | None = None) -> dict[str, Any]:
@@ -192,13 +188,13 @@ class Run(Exploring):
 
         e, study = self.params.estimation, study or self.study(table, reports=False)
         contexts = study.of_judge(e.judge)
-        pairs = compare.contrasts(contexts, e.confidence)
+        pairs = compare.contrasts(contexts)
         head = {"run": self.name, "n": len(table.logged), "created": self.created}
         return head | {
             "judge": e.judge,
             "belief": e.belief,
             "logging_policy": table.logging_policy,
-            "ranking": [dataclasses.asdict(place) for place in compare.ranking(contexts, e.confidence, pairs)],
+            "ranking": [dataclasses.asdict(place) for place in compare.ranking(contexts, pairs)],
             "contrasts": [dataclasses.asdict(pair) for pair in pairs],
             "breakdown": [dataclasses.asdict(row) for row in compare.breakdowns(contexts)],
             "rows": study.rows,
@@ -223,7 +219,7 @@ class Run(Exploring):
         return pd.DataFrame(rows)
 
     def simulate(self, table: Table) -> pd.DataFrame:
-        """Whether intervals would have covered on data like this run's, and on log-normal weights: see
+        """Whether intervals would have covered on data like this run's, and where they are known to fail: see
         `coverage.simulated`."""
         from arena10k.simulation import coverage
 
@@ -231,8 +227,7 @@ class Run(Exploring):
         data = {policy: modes[e.judge] for policy, modes in self.arrays(table).items()}
         if len(data) < 2:
             raise NothingToShow(f"run {self.name!r} has one policy: there is no other whose data could be simulated")
-        options = (e.replicates, self.params.seed, e.width, e.confidence, e.calibration, e.folds)
-        return coverage.simulated(data, *options)
+        return coverage.simulated(data, e.replicates, self.params.seed, e.analysis)
 
     def investigate(self, table: Table) -> Investigation:
         """Why published numbers are wrong, where they are: see `arena10k.attribution`.
@@ -257,15 +252,7 @@ class Run(Exploring):
             )
 
         e = self.params.estimation
-        return attribution.investigate_table(
-            table,
-            e.judge,
-            folds=e.folds,
-            width=e.width,
-            confidence=e.confidence,
-            flags=self._flags,
-            calibration=e.calibration,
-        )
+        return attribution.investigate_table(table, e.judge, analysis=e.analysis, flags=self._flags)
 
     def _clones(self, table: Table) -> list[str]:
         from arena10k.audit import quality

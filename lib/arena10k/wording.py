@@ -102,9 +102,9 @@ def level(confidence: float) -> str:
     return f"{100 * confidence:g}%"
 
 
-def listed(names: Sequence[str], most: int | None = None) -> str:
+def listed(names: Sequence[str], most: int = 12) -> str:
     """`a, b and c`; beyond `most`, the rest is counted."""
     names = list(names)
-    if most is not None and len(names) > most:
+    if len(names) > most:
         return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} others"
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "")))

@@ -14,10 +14,10 @@ from arena10k.ablations import matrix
 from arena10k.ablations.sweeps import MARGIN, MEASURES, Truth, summary
 from arena10k.collection import costs
 from arena10k.errors import section
-from arena10k.plots.style import listed
 from arena10k.run import Run
 from arena10k.statistics.verdicts import NOT_ASKED
 from arena10k.tables.table import Table
+from arena10k.wording import listed
 
 CELL = ["judge", "estimator", "calibration", "treatment"]
 #: The columns of `per_cell` about values and intervals, and those about order and cost.
@@ -86,14 +86,14 @@ def misranking_sentence(scores: pd.DataFrame) -> str:
     wrong = by[by.misranked > 0].sort_values("misranked", ascending=False, kind="stable")
     right = [name for name in by.index if name not in wrong.index]
     alone = [name for name in dict.fromkeys(scores.estimator) if name not in by.index]
-    never = f" Never with {listed(right, 12)}." if right else ""
-    never += f" With {listed(alone, 12)} there are no two policies of known order to compare." if alone else ""
+    never = f" Never with {listed(right)}." if right else ""
+    never += f" With {listed(alone)} there are no two policies of known order to compare." if alone else ""
     if wrong.empty:
         return "No worse policy comes first on any part of the data." + never
     told = f"A policy that is truly worse (by more than {MARGIN:g}, or by construction) comes first with "
-    told += listed([f"{name} ({row.misranked:.0%})" for name, row in wrong.iterrows()], 12) + " of replicates"
+    told += listed([f"{name} ({row.misranked:.0%})" for name, row in wrong.iterrows()]) + " of replicates"
     held = [f"{name} ({row.misranked_standing:.0%})" for name, row in wrong.iterrows() if row.misranked_standing > 0]
-    told += f"; after refusals it still does with {listed(held, 12)}" if held else "; refusals prevent all of that"
+    told += f"; after refusals it still does with {listed(held)}" if held else "; refusals prevent all of that"
     return f"{told}.{never}"
 
 
@@ -163,8 +163,8 @@ def accuracy_sentence(table: pd.DataFrame) -> str:
     wrong, held = (list(dict.fromkeys(table[table[c] > 0].estimator)) for c in ("misranked", "misranked_standing"))
     if not wrong:
         return f"{told}; no estimator would have put a worse policy first."
-    told += f"; {listed(wrong, 12)} would have put a worse policy first"
-    return f"{told}, and {listed(held, 12)} even after refusals." if held else f"{told}, and are refused there."
+    told += f"; {listed(wrong)} would have put a worse policy first"
+    return f"{told}, and {listed(held)} even after refusals." if held else f"{told}, and are refused there."
 
 
 def first_prompts(run: Run, table: Table, share: float) -> Table:

@@ -20,7 +20,7 @@ from arena10k.estimators.prepare import CALIBRATIONS
 from arena10k.params.config import Params
 from arena10k.report.files import write_json
 from arena10k.run import Run
-from arena10k.statistics.context import context
+from arena10k.statistics.context import PolicyContext, context
 from arena10k.statistics.evaluate import PolicyReport, report
 from arena10k.statistics.verdicts import estimate_row
 from arena10k.tables.table import JUDGE_MODES, Table
@@ -211,10 +211,9 @@ def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
         raise NothingToShow(f"run {run.name!r}: no response has a score of the {cell.judge} judge mode")
     arrays = {p: modes[cell.judge] for p, modes in run.arrays(seen).items() if p != seen.logging_policy}
     arrays = treat(arrays, cell.treatment, a.corrupted)
-    flags = run._flags
-    rows, reports = complete(arrays, cell, e.width, e.confidence, flags)
+    settings = Settings(e.analysis, run.params.seed, run._flags)
+    rows, reports = complete(arrays, cell, settings)
     levels = {name: [None if level == "all" else level for level in some] for name, some in a.sweep.items()}
-    settings = Settings(e.width, e.confidence, run.params.seed, flags)
     kept = folder(run.name, cell.name) / "sweep"
     frame = sweep(arrays, [cell.variant], levels, a.seeds, settings, kept)
     scores = summary(frame, truth, ["estimator", "calibration", *levels], e.confidence)
@@ -223,16 +222,12 @@ def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
 
 
 def complete(
-    arrays: Mapping[str, PolicyData],
-    cell: Cell,
-    width: float,
-    confidence: float,
-    flags: Mapping[str, Sequence[str]],
+    arrays: Mapping[str, PolicyData], cell: Cell, settings: Settings
 ) -> tuple[list[dict[str, Any]], list[PolicyReport]]:
     """Rows as in estimates.json, of one estimator and calibration on all of the data, and the diagnostics."""
     rows, reports = [], []
     for policy, data in arrays.items():
-        ctx = context(data, width, confidence, flags.get(policy, ()), cell.calibration)
+        ctx = _context(policy, data, cell, settings)
         rows.append({"policy": policy, "judge": cell.judge, **estimate_row(ctx, ESTIMATORS[cell.estimator])})
         reports.append(report(policy, cell.judge, data, ctx))
     return rows, reports
@@ -258,10 +253,13 @@ _NUMBERS = ("value", "ci_low", "ci_high")
 
 
 def _numbers(policy: str, data: PolicyData, cell: Cell, settings: Settings) -> list[float | None]:
-    flags = (settings.flags or {}).get(policy, ())
-    ctx = context(data, settings.width, settings.confidence, flags, cell.calibration)
-    row = estimate_row(ctx, ESTIMATORS[cell.estimator], plan=False)
+    row = estimate_row(_context(policy, data, cell, settings), ESTIMATORS[cell.estimator], plan=False)
     return [row[name] for name in _NUMBERS]
+
+
+def _context(policy: str, data: PolicyData, cell: Cell, settings: Settings) -> PolicyContext:
+    analysis = replace(settings.analysis, calibration=cell.calibration)
+    return context(data, analysis, (settings.flags or {}).get(policy, ()))
 
 
 def write(run: Run, result: CellResult) -> None:

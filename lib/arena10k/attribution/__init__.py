@@ -9,8 +9,7 @@ from arena10k.attribution.companions import (
     rows_to_flip,
     shrinkage_paths,
 )
-from arena10k.attribution.detection import Detection, Inversion, detect
-from arena10k.attribution.game import CAUSE_WORDS, CAUSES, Case, gap_parts, make_game, point_parts
+from arena10k.attribution.game import CAUSES, Case, gap_parts, make_game, point_parts
 from arena10k.attribution.investigation import Finding, Investigation, cases, investigate, investigate_table
 from arena10k.attribution.mismatch import Profile, mismatch, mismatch_sentence, profiles
 from arena10k.attribution.ranking import (
@@ -26,18 +25,14 @@ from arena10k.attribution.words import lead, sentence, verdict_paragraph
 
 __all__ = [
     "CAUSES",
-    "CAUSE_WORDS",
     "Case",
-    "Detection",
     "Finding",
-    "Inversion",
     "Investigation",
     "Profile",
     "anomaly_json",
     "anomaly_row",
     "cases",
     "ceiling_audit",
-    "detect",
     "flip_sentence",
     "frame",
     "gap_parts",

@@ -52,7 +52,8 @@ def gap_parts(values: np.ndarray, missing: np.ndarray | float) -> np.ndarray:
     last = off_support(oracle[..., 3], fall)
     judged = (judge[..., 4] - oracle[..., 4] + judge[..., 3] - oracle[..., 3] + fall - last) / 2
     weights = judge[..., :3] - judge[..., 1:4]
-    return np.stack([*np.moveaxis(weights, -1, 0), judged, (first + last) / 2, beyond], axis=-1)
+    parts = np.stack([*np.moveaxis(weights, -1, 0), judged, (first + last) / 2, beyond], axis=-1)
+    return np.where(np.isnan(oracle[..., 4, None]), np.nan, parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +176,9 @@ def game_values(
     for k, log_weight in enumerate(game.log_weight):
         mass = normalised(counts, log_weight)
         values[:, 0, k], values[:, 1, k] = mass @ game.prep.logged.judge, (mass * calibrated).sum(axis=1)
-    values[:, 0, -1], values[:, 1, -1] = fresh_judge, trusted
+    # Without draws nothing takes the place of the logged rows.
+    values[:, 0, -1] = np.where(np.isnan(fresh_judge), values[:, 0, -2], fresh_judge)
+    values[:, 1, -1] = trusted
     return values
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.attribution import companions, detection
 from arena10k.attribution.game import CAUSES, Case, Game, corrupted_rows, make_game, missing_mass, point_parts
 from arena10k.attribution.resample import Replicates, bootstrap, percentile_interval, prompt_counts
@@ -162,10 +163,8 @@ def investigate(
     truth: Mapping[str, tuple[float, float]] | None = None,
     flags: Mapping[str, Iterable[str]] | None = None,
     judge_mode: str = "deterministic",
-    width: float = 0.2,
-    confidence: float = 0.95,
+    analysis: Analysis = DEFAULT,
     replicates: int = 500,
-    calibration: str = "isotonic",
     mismatch: Mapping[str, bool] | None = None,
 ) -> Investigation:
     """Investigate the policies of a run; prompt codes (`cluster`) must mean the same prompt in every case.
@@ -173,11 +172,10 @@ def investigate(
     Parameters
     ----------
     truth : measured values, stated but never used. flags : as for `evaluate.estimates`.
-    width : requested width of an interval, for the number of labels needed.
-    replicates : bootstrap resamples, the same prompts for every policy. calibration : as for `prepare`.
+    replicates : bootstrap resamples, the same prompts for every policy.
     mismatch : by policy, whether weights and draws are of different policies; by its own test where left out.
     """
-    contexts = {p: context(c.data, width, confidence, (flags or {}).get(p, ()), calibration) for p, c in cases.items()}
+    contexts = {p: context(c.data, analysis, (flags or {}).get(p, ())) for p, c in cases.items()}
     trusted = {p: headline(ctx) for p, ctx in contexts.items()}
     games = {}
     for p, case in cases.items():
@@ -196,7 +194,7 @@ def investigate(
         rank = companions.rank(pub[p].value, (pub[q].value for q in usable))
         findings[p] = _finding(
             p, cases[p], games[p], contexts[p], trusted[p], pub[p], drawn[p], detected, rank,
-            first.get(p, float("nan")), confidence,
+            first.get(p, float("nan")),
         )  # fmt: skip
     return Investigation(findings, detected, _flip(games, usable), logging_policy, dict(truth or {}), judge_mode)
 
@@ -212,9 +210,8 @@ def _finding(
     detected: detection.Detection,
     rank: int,
     first: float,
-    confidence: float,
 ) -> Finding:
-    parts, anomaly = point_parts(game), detected.anomaly[policy]
+    parts, anomaly, confidence = point_parts(game), detected.anomaly[policy], ctx.analysis.confidence
     low, high = percentile_interval(drawn.parts, confidence)
     bad = corrupted_rows(case)[~np.isnan(case.data.judge)]
     share = float(companions.self_normalised(game.published_log_weight)[bad].sum())
@@ -246,10 +243,10 @@ def investigate_table(
     judge_mode: str = "deterministic",
     raw_logp: pd.DataFrame | None = None,
     clip: float | None = None,
-    folds: int = N_FOLDS,
+    analysis: Analysis = DEFAULT,
     **options: Any,
 ) -> Investigation:
     """`investigate` on a table: see `cases` for `raw_logp` and `clip`, `investigate` for the options."""
     truth = {r.policy: (float(r.value), float(r.se)) for r in table.truth.itertuples()}
-    found = cases(table, judge_mode, raw_logp, clip, folds=folds)
-    return investigate(found, table.logging_policy, truth=truth, judge_mode=judge_mode, **options)
+    found = cases(table, judge_mode, raw_logp, clip, analysis.folds)
+    return investigate(found, table.logging_policy, truth, judge_mode=judge_mode, analysis=analysis, **options)

@@ -3,6 +3,8 @@ missing."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 
@@ -44,19 +46,9 @@ def flip_sentence(inv: Investigation) -> str:
 
 def inversions_frame(inv: Investigation) -> pd.DataFrame:
     """Pairs of policies whose order by SNIPS on judge scores is the reverse of their trusted order, beyond chance."""
-    rows = [
-        {
-            "published_above": i.above,
-            "trusted_above": i.below,
-            "published_difference": i.published_difference,
-            "trusted_difference": i.trusted_difference,
-            "radius": i.radius,
-        }
-        for i in inv.detection.inversions
-    ]
-    columns = ["published_above", "trusted_above", "published_difference", "trusted_difference", "radius"]
-    frame = pd.DataFrame(rows, columns=columns)
-    return frame.sort_values("trusted_difference", ascending=False, kind="stable", ignore_index=True)
+    columns = ["above", "below", "published_difference", "trusted_difference", "radius"]
+    rows = pd.DataFrame([asdict(i) for i in inv.detection.inversions], columns=columns)
+    return rows.sort_values("trusted_difference", ascending=False, kind="stable", ignore_index=True)
 
 
 def inversions_sentence(inv: Investigation) -> str:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from arena10k.attribution.detection import FALSE_ALARM_RATE, TOLERANCE
 from arena10k.attribution.game import CAUSE_WORDS, CAUSES
 from arena10k.attribution.investigation import Finding, Investigation
 from arena10k.attribution.words import sentence, verdict_paragraph
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def _number(x: float) -> float | None:
@@ -64,12 +62,8 @@ def anomaly_json(inv: Investigation) -> dict[str, Any]:
         if flip is None
         else {"winner": flip.winner, "rival": flip.rival, "rows": len(flip.rows), "exact": flip.exact},
         "inversions": [
-            {
-                "published_above": i.above,
-                "trusted_above": i.below,
-                "trusted_difference": i.trusted_difference,
-                "beyond_noise": i.beyond_noise,
-            }
+            {"published_above": i.above, "trusted_above": i.below}
+            | {"trusted_difference": i.trusted_difference, "beyond_noise": i.beyond_noise}
             for i in inv.detection.inversions
         ],
         "policies": [anomaly_row(f, inv) for f in inv.findings.values()],
@@ -79,8 +73,6 @@ def anomaly_json(inv: Investigation) -> dict[str, Any]:
 def frame(result: Mapping[str, Any]) -> pd.DataFrame:
     """The policies of anomaly.json as a frame, the trusted interval in two columns; `anomaly` in words: its main cause,
     "no", or that chance or lack of data does not let it be told."""
-    import pandas as pd
-
     rows = []
     for row in result["policies"]:
         low, high = row["trusted_ci"] or (None, None)
@@ -92,6 +84,4 @@ def frame(result: Mapping[str, Any]) -> pd.DataFrame:
 
 def parts_frame(row: Mapping[str, Any]) -> pd.DataFrame:
     """What the gap of one policy is made of: `cause` in words, `value`, `ci_low`, `ci_high`."""
-    import pandas as pd
-
     return pd.DataFrame([part | {"cause": CAUSE_WORDS[part["cause"]]} for part in row["parts"]])

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from arena10k.analysis import Analysis
+
 if TYPE_CHECKING:
     import pandas as pd
 
-N_FOLDS = 5
-_LOGGED = (
+N_FOLDS = Analysis.folds
+#: The arrays of `PolicyData` by the rows they are of.
+LOGGED = (
     "log_weight", "judge", "judge_var", "label", "label_propensity", "cluster", "prompt", "fold", "length",
     "logp_target",
 )  # fmt: skip
+FRESH = tuple(f"fresh_{name}" for name in LOGGED if name not in ("log_weight", "logp_target"))
 #: What `PolicyData` fills in when it is made, so that whoever reads its arrays finds arrays.
 LEFT_OUT = cast("np.ndarray", None)
 _INTEGER = ("cluster", "prompt", "fold", "fresh_cluster", "fresh_prompt", "fresh_fold")
@@ -66,7 +70,7 @@ class PolicyData:
                 continue
             dtype = np.int64 if field.name in _INTEGER else np.float64
             value = np.ascontiguousarray(value, dtype=dtype)
-            expected = n if field.name in _LOGGED else m
+            expected = n if field.name in LOGGED else m
             if value.shape != (expected,):
                 raise ValueError(f"{field.name}: expected shape ({expected},), got {value.shape}")
             object.__setattr__(self, field.name, value)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from arena10k.estimators.calibration import level_codes
+
 #: Chance of calling random labels chosen.
 LEVEL = 0.01
 #: Fewer labels, or fewer rows without one, test nothing.
@@ -37,7 +39,9 @@ def randomness_p_value(judge: np.ndarray, labelled: np.ndarray, cluster: np.ndar
     k = int(labelled.sum())
     if k < MIN_ROWS or len(judge) - k < MIN_ROWS:
         return float("nan")
-    rank = (stats.rankdata(judge) - 0.5) / len(judge) - 0.5
+    levels, (code,) = level_codes(judge)
+    count = np.bincount(code, minlength=len(levels))
+    rank = ((np.cumsum(count) - count / 2) / len(judge) - 0.5)[code]
     features = np.stack([rank, rank**2], 1)
     features -= features.mean(0)
     u = (labelled - labelled.mean())[:, None] * features

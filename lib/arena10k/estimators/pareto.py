@@ -38,13 +38,23 @@ def ceiling_count(log_weight: np.ndarray, tolerance: float = 1e-9) -> int:
     return int((log_weight >= log_weight.max() - tolerance).sum())
 
 
+def heaviest(values: np.ndarray, size: int) -> np.ndarray:
+    """Row numbers of the `size` largest values, ascending by value, ties in the order of the rows; as a stable sort
+    gives them, in linear time."""
+    if size >= len(values):
+        return np.argsort(values, kind="stable")
+    cut = np.partition(values, len(values) - size)[len(values) - size]
+    above, tied = np.flatnonzero(values > cut), np.flatnonzero(values == cut)
+    return np.append(tied[len(tied) - (size - len(above)) :], above[np.argsort(values[above], kind="stable")])
+
+
 def _tail(log_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Rows of the tail, ascending by weight, their exceedances, and the cut-off, weights relative to the maximum."""
     n = len(log_weight)
     size = tail_size(n)
     if size < 5 or ceiling_count(log_weight) > 1:
         return None
-    rows = np.argsort(log_weight, kind="stable")[n - size - 1 :]
+    rows = heaviest(log_weight, size + 1)
     shifted = np.exp(log_weight[rows] - log_weight[rows[-1]])
     excess = shifted[1:] - shifted[0]
     positive = excess > 0

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from arena10k.analysis import Analysis
 from arena10k.estimators import calibration
 from arena10k.estimators.data import PolicyData
 from arena10k.estimators.labelling import Labelling, labelling
@@ -43,6 +44,10 @@ class Sample:
             return None
         share = 1 / draws[self.prompt]
         return np.asarray(share / share.mean())
+
+    def clusters(self, rows: np.ndarray) -> int:
+        """How many clusters have any of `rows` (a mask)."""
+        return int(rows.sum()) if self.unique else len(np.unique(self.cluster[rows]))
 
     @cached_property
     def labelling(self) -> Labelling:
@@ -228,7 +233,7 @@ def _fit(logged: Sample, fresh: Sample, source: str | None, kind: str) -> calibr
     return variant(logged, fresh, source)
 
 
-def prepare(data: PolicyData, kind: str = "isotonic") -> Prepared:
+def prepare(data: PolicyData, kind: str = Analysis.calibration) -> Prepared:
     """Select the usable rows and fit the calibration.
 
     Labels of logged rows train f where there are enough; otherwise labels on the target's own draws do; otherwise, or

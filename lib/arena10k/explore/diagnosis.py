@@ -100,7 +100,7 @@ def _facts(r: PolicyReport, ctx: PolicyContext, rows: list[dict[str, Any]]) -> d
         f"its error on {reasons.EVIDENCE.get(r.transport.evidence, 'nothing')}": r.transport.residual,
         "labels' worth of calibration where its draws score": r.effective_labels,
         "labels on the policy's own draws": r.transport.n_labels,
-        f"labels there that a width of {ctx.width:g} takes (PPI++)": needed,
+        f"labels there that a width of {ctx.analysis.width:g} takes (PPI++)": needed,
     }
     return judging if r.is_logging else weights | judging
 

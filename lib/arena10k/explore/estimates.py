@@ -29,11 +29,11 @@ class Estimates(Rows):
     `n`: prompts used.
     """
 
-    def __init__(self, study: Study, part: Slice, judges: Sequence[str], confidence: float):
+    def __init__(self, study: Study, part: Slice, judges: Sequence[str]):
         self.study, self.rows, self.n = study, study.rows, part.n
         contexts = study.of_judge(judges[0])
-        ranking = [dataclasses.asdict(place) for place in compare.ranking(contexts, confidence)]
-        contrasts = [dataclasses.asdict(c) for c in compare.contrasts(contexts, confidence=confidence)]
+        ranking = [dataclasses.asdict(place) for place in compare.ranking(contexts)]
+        contrasts = [dataclasses.asdict(c) for c in compare.contrasts(contexts)]
         self.ranking = pd.DataFrame(ranking, columns=[f.name for f in dataclasses.fields(compare.Ranked)])
         self.contrasts = findings.contrasts_frame(contrasts)
         frame = findings.estimates_frame(self.rows)

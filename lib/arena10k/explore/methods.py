@@ -186,7 +186,7 @@ class Exploring(ABC):
             estimators=_some("estimator", estimators, ESTIMATORS),
             judges=judges,
         )
-        return Estimates(study, part, judges, self.params.estimation.confidence)
+        return Estimates(study, part, judges)
 
     def diagnose(self, policy: str, judge: str | None = None, where: Where = None) -> Diagnosis:
         """What is wrong with a policy's weights or its judge, in words, with the measures behind them.

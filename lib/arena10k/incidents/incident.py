@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from arena10k import attribution
+from arena10k.analysis import Analysis
 from arena10k.attribution import Finding, Investigation
 from arena10k.collection.echo import check_logprobs, check_structure
 from arena10k.errors import ArenaError, CallError, section
@@ -140,18 +141,17 @@ def play(run: Run, geometry: str) -> list[Outcome]:
     failed = failures(table, told, geometry, run.params.seed)
     out = []
     for step in steps(table, told, failed):
-        options: dict[str, Any] = {"width": e.width, "confidence": e.confidence, "calibration": e.calibration}
-        cases = attribution.cases(step.table, e.judge, step.raw, step.clip, folds=e.folds)
-        judged: dict[str, Any] = {"judge_mode": e.judge, "replicates": REPLICATES}
-        inv = attribution.investigate(cases, table.logging_policy, **judged, **options)
-        out.append(Outcome(geometry, step, inv, {p: _gate(c, **options) for p, c in cases.items()}))
+        cases = attribution.cases(step.table, e.judge, step.raw, step.clip, e.folds)
+        options: dict[str, Any] = {"judge_mode": e.judge, "analysis": e.analysis, "replicates": REPLICATES}
+        inv = attribution.investigate(cases, table.logging_policy, **options)
+        out.append(Outcome(geometry, step, inv, {p: _gate(c, e.analysis) for p, c in cases.items()}))
     return out
 
 
-def _gate(case: attribution.Case, **options: Any) -> dict[str, Any]:
+def _gate(case: attribution.Case, analysis: Analysis) -> dict[str, Any]:
     """SNIPS (calibrated) with its verdict on the log-weights as they were published, corrupted and clipped."""
     lw = case.raw_log_weight if case.clip is None else np.clip(case.raw_log_weight, -case.clip, case.clip)
-    ctx = context(replace(case.data, log_weight=lw), **options)
+    ctx = context(replace(case.data, log_weight=lw), analysis)
     return estimate_row(ctx, ESTIMATORS["snips"]) | {
         "tied": ctx.audit.ceiling,
         "clip_dominated": ctx.audit.clip_dominated,

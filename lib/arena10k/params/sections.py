@@ -3,10 +3,12 @@ incident is reproduced."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from arena10k.analysis import Analysis
 from arena10k.params.schema import Name, Section
 
 
@@ -78,12 +80,12 @@ class ResponsesParams(Section):
 
 
 class EstimationParams(Section):
-    width: Annotated[float, Field(gt=0, le=1)] = 0.2
-    folds: Annotated[int, Field(ge=2, le=50)] = 5
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    width: Annotated[float, Field(gt=0, le=1)] = Analysis.width
+    folds: Annotated[int, Field(ge=2, le=50)] = Analysis.folds
+    confidence: Annotated[float, Field(gt=0, lt=1)] = Analysis.confidence
     judge: Literal["deterministic", "uncertainty"] = Field("uncertainty", description="the mode that headlines use")
     judge_shift: Annotated[float, Field(ge=0, le=1, strict=False)] = Field(
-        0.1, description="how far the judge may be off on a policy of which nothing says how far it is"
+        Analysis.judge_shift, description="how far the judge may be off on a policy of which nothing says how far it is"
     )
     belief: Literal["labels", "weights", "judge"] = Field("weights", description="the most a headline rests on")
     calibration: Literal["isotonic", "two_stage"] = Field("isotonic", description="two_stage also uses response length")
@@ -91,6 +93,11 @@ class EstimationParams(Section):
         None, description="US dollars per oracle label, where no provider has a price for it (people)"
     )
     replicates: Annotated[int, Field(ge=1)] = Field(50, description="simulated data sets per cell of 10_simulation")
+
+    @property
+    def analysis(self) -> Analysis:
+        """What all pages ask of the statistics."""
+        return Analysis(**{field.name: getattr(self, field.name) for field in fields(Analysis)})
 
 
 class TableParams(Section):

@@ -67,6 +67,7 @@ LABELS: dict[str, dict[str, str]] = {
         "replicates": "data sets of each kind",
         "transports": "intervals that hold the truth, with a judge that transports",
         "fooled": "with a judge that overrates the target",
+        "unseen": "with a part of the target that no log shows",
     },
     "11_incident": {"steps": "steps", "anomalies": "SNIPS values that are wrong at the last step"},
 }

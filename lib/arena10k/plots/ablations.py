@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.api.types import is_numeric_dtype
 
-from arena10k.plots.style import SOFT, ink_on, number, panels, styled
+from arena10k.plots.style import SOFT, ink_on, panels, styled
+from arena10k.wording import number
 
 _BETWEEN = " · "
 

@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from arena10k.attribution.game import CAUSE_WORDS
-from arena10k.plots.style import BAND, INK, SOFT, listed, looks, number, panels, sentences, styled
-from arena10k.wording import JUDGE_SNIPS, level, percent
+from arena10k.plots.style import BAND, INK, SOFT, looks, panels, sentences, styled
+from arena10k.wording import JUDGE_SNIPS, level, listed, number, percent
 
 METHOD_NAMES = {"clip": "clipping", "power": "power", "dros": "optimistic shrinkage"}
 _TAKES, _GIVES = "#d55e00", "#0173b2"

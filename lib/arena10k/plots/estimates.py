@@ -20,15 +20,13 @@ from arena10k.plots.style import (
     VERDICT_FILL,
     VERDICT_LINE,
     Look,
-    listed,
     looks,
-    number,
     panels,
     sentences,
     styled,
 )
 from arena10k.statistics.verdicts import NOT_ASKED, NOT_ON_ORACLE_SCALE
-from arena10k.wording import JUDGE_SNIPS
+from arena10k.wording import JUDGE_SNIPS, listed, number
 
 #: How far from [0, 1] a value is still drawn where it is: beyond, it would leave no room for the others.
 EDGES = (-0.25, 1.25)

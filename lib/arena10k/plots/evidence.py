@@ -9,16 +9,8 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import (
-    INK,
-    SOFT,
-    listed,
-    looks,
-    number,
-    panels,
-    sentences,
-    styled,
-)
+from arena10k.plots.style import INK, SOFT, looks, panels, sentences, styled
+from arena10k.wording import listed, number
 
 #: Per policy: `value`, `logging_mean`, `p_value`, `null` (b,), as in `diagnostics.PermutationNull`.
 Nulls = Mapping[str, Any]

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import INK, SOFT, listed, looks, panels, sentences, styled
-from arena10k.simulation.coverage import judged
-from arena10k.statistics.planning import Pilot, labels_needed, ppi_width
+from arena10k.plots.style import INK, SOFT, VERDICT_FILL, looks, panels, sentences, styled
+from arena10k.simulation.coverage import DISTINCT, judged
+from arena10k.simulation.simulate import PLAIN
+from arena10k.statistics.planning import ASSURANCE, Pilot, labels_needed, ppi_width
+from arena10k.wording import listed
 
 
 def planning_finding(pilots: Mapping[str, Pilot], width: float, confidence: float = 0.95) -> str:
@@ -19,10 +22,9 @@ def planning_finding(pilots: Mapping[str, Pilot], width: float, confidence: floa
     if not need:
         return "There is no policy to plan for"
     low, high = min(need.values()), max(need.values())
-    most = max(need, key=need.__getitem__)
-    if low == high:
-        return f"A PPI++ interval of width {width:g} takes {low:,} labels of the policy's own draws"
-    return f"A PPI++ interval of width {width:g} takes {low:,} to {high:,} labels, most for {most}"
+    most = "" if low == high else f", most for {max(need, key=need.__getitem__)}"
+    labels = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"A PPI++ interval of width {width:g} takes {labels} labels (assurance {ASSURANCE:.0%}){most}"
 
 
 def planning_alt(pilots: Mapping[str, Pilot], width: float, confidence: float = 0.95) -> str:
@@ -67,59 +69,73 @@ def planning(
     return figure
 
 
-_CASES = {"transports": "judge transports", "fooled": "judge overrates target", "corrupted": "log-probs corrupted"}
+_CASES = {
+    "transports": "judge transports",
+    "fooled": "judge overrates target",
+    "unseen": "target partly unseen",
+    "rare": "rare failures",
+    "corrupted": "log-probs corrupted",
+}
 
 
 def coverage_finding(table: pd.DataFrame, confidence: float = 0.95) -> str:
     """In how many settings the usual interval, and any other that is accepted, under-covers by more than chance."""
     cells = judged(table, confidence)
     under = cells[cells.under]
-    usual, ours = under[under.estimator == "plain_snips"], under[under.estimator != "plain_snips"]
+    usual, ours = under[under.estimator == PLAIN], under[under.estimator != PLAIN]
     settings = len(table[["population", "case"]].drop_duplicates())
     first = f"The usual SNIPS interval under-covers in {len(usual)} of {settings} settings"
     if ours.empty:
-        return f"{first}; no accepted interval does in any, beyond chance"
-    worst = ours.sort_values("coverage_reported").iloc[0]
+        return f"{first}; no REPORT and no CAUTION does in any, beyond chance"
+    worst = ours.loc[(ours.held / ours.n).idxmin()]
     return (
         f"{first}; of the accepted ones {listed(list(dict.fromkeys(ours.estimator)))} in {len(ours)}, worst "
-        f"{worst.estimator}: {worst.coverage_reported:.0%} ({worst.population}, {_CASES[worst.case]})"
+        f"{worst.estimator}, {worst.verdict}: {worst.held / worst.n:.0%} ({worst.population}, {_CASES[worst.case]})"
     )
 
 
 def coverage_alt(table: pd.DataFrame, confidence: float = 0.95) -> str:
     """The panels in words."""
     finding = coverage_finding(table, confidence)
-    return f"Share of replicates whose interval holds the truth, by estimator and population. {finding}."
+    return f"Share of accepted intervals that hold the truth, by case, estimator and population. {finding}."
 
 
 @styled
 def coverage(table: pd.DataFrame, confidence: float = 0.95) -> Figure:
-    """Coverage of accepted intervals with its binomial interval, one panel per case, one mark per population; hollow
-    where over half is refused. An estimator under-covers where the whole of a mark's interval lies left of the line.
+    """Coverage of accepted intervals with its binomial interval, one panel per case, one mark per population and
+    verdict: filled for REPORT, half filled for CAUTION, of which less is wanted (dotted line). One under-covers where
+    the whole of its mark's interval lies left of its line.
 
-    A population whose every interval is refused has no mark. `table` as from `coverage.simulated`.
+    Estimators are `DISTINCT` and those that under-cover. What is always refused has no mark. `table` as from
+    `coverage.simulated`.
     """
-    cases, names = list(dict.fromkeys(table.case)), list(dict.fromkeys(table.estimator))
     shown, cells = looks(dict.fromkeys(table.population)), judged(table, confidence)
+    drawn = {*DISTINCT, *cells.estimator[cells.under]}
+    cases, names = list(dict.fromkeys(table.case)), [n for n in dict.fromkeys(table.estimator) if n in drawn]
+    cells = cells[cells.estimator.isin(drawn)]
     height = 0.27 * len(names) + 1.0
     figure, axes = panels(len(cases), 3, coverage_finding(table, confidence), height, sharey=True)
     for axis, case in zip(axes, cases, strict=True):
         axis.set_title(_CASES[case], loc="left", fontweight="bold")
         axis.axvline(confidence, color=INK, linewidth=1, linestyle="--")
-        for i, (population, look) in enumerate(shown.items()):
-            shift = (i + 0.5) / len(shown) * 0.7 - 0.35
-            for r in cells[(cells.case == case) & (cells.population == population)].itertuples():
-                y, face = names.index(r.estimator) + shift, "white" if r.refused > 0.5 else look.colour
-                axis.plot([r.low, r.high], [y, y], color=look.colour, linewidth=0.9, alpha=1 if r.under else 0.35)
-                axis.plot(r.coverage_reported, y, linestyle="", marker=look.marker, markersize=5, color=look.colour,
-                          markerfacecolor=face)  # fmt: skip
+        axis.axvline(2 * confidence - 1, color=SOFT, linewidth=1, linestyle=":")
+        mine = cells[cells.case == case]
+        for i, (population, part) in enumerate(mine.groupby("population", sort=False)):
+            look, shift = shown[population], (i + 0.5) / mine.population.nunique() * 0.7 - 0.35
+            y = np.array([names.index(name) for name in part.estimator]) + shift
+            faint = [to_rgba(look.colour, 1 if under else 0.35) for under in part.under]
+            axis.hlines(y, part.low, part.high, colors=faint, linewidth=0.9)
+            for verdict in part.verdict.unique():
+                given = part.verdict == verdict
+                axis.plot((part.held / part.n)[given], y[given], linestyle="", marker=look.marker, markersize=5,
+                          color=look.colour, fillstyle=VERDICT_FILL[verdict], markerfacecoloralt="white")  # fmt: skip
         axis.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], ylim=(len(names) - 0.4, -0.6))
         axis.set_yticks(range(len(names)), names)
         axis.tick_params(axis="y", length=0)
         axis.grid(axis="x")
     for population, look in shown.items():
         axes[0].plot([], [], linestyle="", marker=look.marker, color=look.colour, label=population)
-    figure.legend(loc="outside lower center", ncols=min(len(shown), 5), handletextpad=0.3, columnspacing=1.2)
-    note = "accepted intervals that hold the truth, binomial intervals over all marks (hollow: over half is refused)"
-    axes[len(axes) // 2].set_xlabel(note)
+    note = "accepted intervals that hold the truth (half filled: CAUTION), binomial intervals over all marks"
+    figure.legend(loc="outside lower center", ncols=min(len(shown), 4), handletextpad=0.3, columnspacing=1.2,
+                  title=note, title_fontsize=10)  # fmt: skip
     return figure

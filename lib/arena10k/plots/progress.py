@@ -9,7 +9,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from arena10k.plots.style import INK, SOFT, ink_on, listed, looks, panels, sentences, styled
+from arena10k.plots.style import INK, SOFT, ink_on, looks, panels, sentences, styled
+from arena10k.wording import listed
 
 
 def _counted(jobs: pd.DataFrame) -> pd.DataFrame:

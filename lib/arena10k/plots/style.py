@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -16,8 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.textpath import text_to_path
-
-from arena10k import wording
 
 #: Inches; at 96 pixels per inch the width of a report's text column.
 WIDTH = 7.6
@@ -184,22 +182,6 @@ def head(axis: Axes, name: str, note: str) -> None:
                   va="bottom", linespacing=1.25)  # fmt: skip
 
 
-def number(value: float) -> str:
-    """A number for a label: three significant digits, or scientific form far from one."""
-    if value is None or not np.isfinite(value):
-        return "—"
-    size = abs(value)
-    if size >= 1e5 or 0 < size < 1e-3:
-        digits, exponent = f"{value:.0e}".split("e")
-        return f"{digits}e{int(exponent)}"
-    return f"{value:,.0f}" if size >= 100 else f"{value:.3g}"
-
-
 def sentences(*parts: str) -> str:
     """`A. B.`: the parts that say something, each with its full stop."""
     return " ".join(f"{part}." for part in parts if part)
-
-
-def listed(names: Sequence[str], most: int = 4) -> str:
-    """`a, b and c`; beyond `most`, the rest is counted: a title has little room."""
-    return wording.listed(names, most)

@@ -175,15 +175,12 @@ def n_quarantined(made: Table) -> int:
 
 
 def _rows(run: Run, made: Table) -> dict[tuple[str, str, str], dict[str, Any]]:
-    e = run.params.estimation
     arrays = {
         policy: {judge: data for judge, data in modes.items() if np.isfinite(data.judge).any()}
         for policy, modes in run.arrays(made).items()
         if policy != made.logging_policy
     }
-    found = evaluate.study(
-        arrays, made.quarantined, run._flags, e.width, e.confidence, SHOWN, calibration=e.calibration, reports=False
-    )
+    found = evaluate.study(arrays, run.params.estimation.analysis, made.quarantined, run._flags, SHOWN, reports=False)
     return {(r["policy"], r["judge"], r["estimator"]): r for r in found.rows}
 
 

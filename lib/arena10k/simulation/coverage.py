@@ -1,46 +1,65 @@
-"""Would these intervals have covered on data like this run's? Every estimator on populations whose value is known:
-the run's own weights and scores, and log-normal weights beside them."""
+"""Would these intervals have covered? Every estimator and the headline on populations whose value is known: the run's
+own weights and scores, and populations beside them in which intervals are known to fail."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimators import ESTIMATORS, N_FOLDS, PolicyData, prepare
-from arena10k.simulation.simulate import Design, LogNormal, Population, Resampled, replicate
+from arena10k.simulation.simulate import (
+    HEADLINE,
+    PLAIN,
+    Design,
+    LogNormal,
+    Population,
+    RareFailures,
+    Resampled,
+    Unseen,
+    replicate,
+)
+from arena10k.statistics.verdicts import CAUTION, REPORT
 from arena10k.wording import percent
 
-#: Standard deviations of the log-weights beside the run's own: little and much lost overlap.
-SIGMAS = (1.0, 3.0)
-#: Logged rows of a data set, at most.
+#: Logged rows of a data set, at most; those of the populations beside the run's own.
 MAX_ROWS = 1000
-#: Share of rows whose log-prob is lost and replaced, in the corrupted cells.
+#: Share of rows whose log-prob is lost and replaced.
 CORRUPTED = 0.02
-#: Everything that is on the oracle's scale, and SNIPS with the interval usually printed.
-NAMES = ("plain_snips", *(name for name, e in ESTIMATORS.items() if not e.judge_scale))
-CASES = {"transports": (True, 0.0), "fooled": (False, 0.0), "corrupted": (True, CORRUPTED)}
-#: The judges of the cases whose log-probs are right.
-JUDGES = {"transports": "a judge that transports", "fooled": "a judge that overrates the target"}
+#: On the run's own rows: by how much the judge overrates the target, and the share of it that the log never shows.
+SHIFT, UNSEEN = 0.1, 0.1
+#: Everything that is on the oracle's scale, SNIPS with the interval usually printed, and the headline.
+NAMES = (PLAIN, *(name for name, e in ESTIMATORS.items() if not e.judge_scale), HEADLINE)
+#: Those of which tables and figures by population are: `ips`, `psis` and `calibrated_ips` have the interval of `snips`,
+#: the other doubly robust ones nearly that of `dr_cpo`.
+DISTINCT = (PLAIN, "direct", "dr_cpo", "ppi_pp", "dr_oracle", "snips", HEADLINE)
+#: The cases in which the run's own rows are simulated.
+CASES = {
+    "transports": "a judge that transports",
+    "fooled": "a judge that overrates the target",
+    "unseen": "a target that also says what the log never shows",
+}
 
 
-def populations(data: PolicyData, transports: bool, calibration: str = "isotonic") -> Resampled | None:
-    """The population of one policy: its logged rows, with weights scaled to mean one, and f(S) as chance of a good
-    outcome. None without weighted rows. What the logs never show is not in it, so it flatters weights of E[w] < 1."""
+def populations(data: PolicyData, calibration: str = "isotonic") -> dict[str, Population]:
+    """By case the population of one policy: its logged rows, with weights scaled to mean one, and f(S) as chance of a
+    good outcome. Empty without weighted rows."""
     prep = prepare(data, calibration)
     keep = (prep.has_weight > 0) & np.isfinite(prep.log_weight)
     if keep.sum() < 2:
-        return None
+        return {}
     own = {"chance": prep.reward[keep], "length": prep.logged.length[keep]}
-    return Resampled(prep.log_weight[keep], prep.logged.judge[keep], transports, **own)
+    fair = Resampled(prep.log_weight[keep], prep.logged.judge[keep], **own)
+    return {"transports": fair, "fooled": replace(fair, shift=SHIFT), "unseen": Unseen(fair, UNSEEN)}
 
 
-def design(data: PolicyData, corrupted: float, folds: int = N_FOLDS) -> Design:
+def design(data: PolicyData, folds: int = N_FOLDS) -> Design:
     """As many rows, draws and labels as the run has, but at most `MAX_ROWS` logged rows and as many draws. What is not
     judged is no row and no draw."""
     n = max(int((~(np.isnan(data.log_weight) | np.isnan(data.judge))).sum()), 2)
@@ -48,122 +67,136 @@ def design(data: PolicyData, corrupted: float, folds: int = N_FOLDS) -> Design:
     m = min(int(judged.sum()), MAX_ROWS)
     share = float((~np.isnan(data.label)).sum()) / max(data.n, 1)
     labels = int((judged & ~np.isnan(data.fresh_label)).sum())
-    return Design(min(n, MAX_ROWS), m, share, min(labels, m), corrupted, folds)
+    return Design(min(n, MAX_ROWS), m, share, min(labels, m), folds=folds)
 
 
-def simulated(
-    data: Mapping[str, PolicyData],
-    replicates: int,
-    seed: int,
-    width: float = 0.2,
-    confidence: float = 0.95,
-    calibration: str = "isotonic",
-    folds: int = N_FOLDS,
-) -> pd.DataFrame:
-    """One row per population, case and estimator: the fields of `simulate.Performance`.
+def beside(folds: int = N_FOLDS) -> list[tuple[str, str, Population, Design]]:
+    """Case, name, population and design of what is simulated beside the run's own rows: few or no labels of the
+    target's draws, so that estimates rest on weights or on the judge."""
+    many, few = (Design(MAX_ROWS, MAX_ROWS, share, folds=folds) for share in (0.4, 0.1))
+    return [
+        ("transports", "log-normal", LogNormal(_SIGMA), many),
+        ("fooled", "judge +0.03", LogNormal(_SIGMA, 0.03), many),
+        ("fooled", "judge +0.07, 15 labels", LogNormal(_SIGMA, 0.07), replace(many, target_labels=15)),
+        ("fooled", "judge +0.1", LogNormal(_SIGMA, 0.1), many),
+        ("unseen", "3% unseen", Unseen(LogNormal(_SIGMA), 0.03), many),
+        ("unseen", "15% unseen", Unseen(LogNormal(_SIGMA), 0.15), many),
+        ("rare", "1% fail, of the target 5%", RareFailures(0.01, 0.05), few),
+        ("rare", "5% fail, of the target 15%", RareFailures(0.05, 0.15), few),
+        ("corrupted", "log-normal", LogNormal(_SIGMA), replace(many, corrupted=CORRUPTED)),
+    ]
 
-    `case`: "transports", "fooled" (the responses that the target favours deserve less than the judge gives) or
-    "corrupted" (log-probs lost and replaced). Seeds depend on `seed` and the names alone, so a cell does not change
-    when another is added.
+
+#: Standard deviation of the log-weights beside the run's own.
+_SIGMA = 0.7
+
+
+def simulated(data: Mapping[str, PolicyData], replicates: int, seed: int, analysis: Analysis = DEFAULT) -> pd.DataFrame:
+    """One row per population, case and estimator: the fields of `simulate.Performance`. `own`: the population is
+    that of the run's own rows.
+
+    Seeds depend on `seed` and the names alone, so a cell does not change when another is added.
     """
-    targets = {name: d for name, d in data.items() if not d.is_logging}
-    sized = next(iter(targets.values()), None)
+    cells = []
+    for name, policy in data.items():
+        if not policy.is_logging:
+            made, wanted = populations(policy, analysis.calibration), design(policy, analysis.folds)
+            cells += [(True, case, name, population, wanted) for case, population in made.items()]
+    if len(data) > sum(policy.is_logging for policy in data.values()):
+        cells += [(False, *cell) for cell in beside(analysis.folds)]
     found = []
-    for case, (transports, corrupted) in CASES.items():
-        cells: list[tuple[str, Population | None, Design]] = [
-            (name, populations(d, transports, calibration), design(d, corrupted, folds)) for name, d in targets.items()
-        ]
-        if sized is not None:
-            shape = design(sized, corrupted, folds)
-            cells += [(f"log-normal {s:g}", LogNormal(s, transports), shape) for s in SIGMAS]
-        for name, population, wanted in cells:
-            if population is None:
-                continue
-            own = zlib.crc32(f"{seed} {case} {name}".encode())
-            results = replicate(population, wanted, NAMES, replicates, own, width, confidence, calibration)
-            head = {"population": name, "case": case, "n": wanted.n, "own": isinstance(population, Resampled)}
-            found += [head | asdict(result) for result in results]
+    for own, case, name, population, wanted in cells:
+        results = replicate(
+            population, wanted, NAMES, replicates, zlib.crc32(f"{seed} {case} {name}".encode()), analysis
+        )
+        head = {"population": name, "case": case, "n": wanted.n, "own": own}
+        found += [head | asdict(result) for result in results]
     return pd.DataFrame(found)
 
 
-def pooled(table: pd.DataFrame) -> pd.DataFrame:
-    """Per case and estimator over all populations: mean bias, RMSE, coverage, coverage of what was not refused, width,
-    refused share."""
-    out = []
-    for (case, estimator), cell in table.groupby(["case", "estimator"], sort=False):
-        shown = cell[cell.coverage_reported.notna()]
-        kept = (1 - shown.refused) * shown.replicates
-        out.append(
-            {
-                "case": case,
-                "estimator": estimator,
-                "bias": cell.bias.mean(),
-                "rmse": float(np.sqrt((cell.rmse**2).mean())),
-                "coverage": cell.coverage.mean(),
-                "coverage_reported": float((shown.coverage_reported * kept).sum() / kept.sum())
-                if len(shown)
-                else np.nan,
-                "width": cell.width.mean(),
-                "refused": cell.refused.mean(),
-            }
-        )
-    return pd.DataFrame(out)
+def claims(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """One row per population, case, estimator and verdict that was given: `n` intervals, `held` of them hold the truth,
+    and the share that is `wanted`: `confidence` of a REPORT, of a CAUTION less (.9 at .95)."""
+    parts = []
+    for verdict, wanted in ((REPORT, confidence), (CAUTION, 2 * confidence - 1)):
+        column = verdict.lower()
+        n = (table[column] * table.replicates).round()
+        held = (table[f"held_{column}"].fillna(0) * n).round()
+        parts.append(table[_CELL].assign(verdict=verdict, wanted=wanted, n=n, held=held))
+    every = pd.concat(parts, ignore_index=True)
+    return every[every.n > 0]
 
 
-def _counts(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Per cell the intervals that are not refused, and those of them that hold the truth."""
-    accepted = ((1 - table.refused) * table.replicates).round()
-    return accepted, (table.coverage_reported.fillna(0) * accepted).round()
+_CELL = ["population", "case", "own", "estimator"]
 
 
 def judged(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
-    """The cells with an accepted interval, with `low` and `high`, the exact binomial interval of the share that holds
-    the truth, and `under`: it is below `confidence` by more than chance, which is where `high` is.
+    """`claims` with `low` and `high`, the exact binomial interval of the share that holds the truth, and `under`: it is
+    below what is wanted by more than chance, which is where `high` is.
 
-    One-sided tests at 5 % over all cells together (Bonferroni).
+    One-sided tests at 5 % over all together (Bonferroni).
     """
-    accepted, held = _counts(table)
-    alpha = 0.05 / max(len(table), 1)
-    low = np.where(held > 0, stats.beta.ppf(alpha, held, accepted - held + 1), 0.0)
-    high = np.where(held < accepted, stats.beta.isf(alpha, held + 1, accepted - held), 1.0)
-    cells = table.assign(low=low, high=high, under=stats.binom.cdf(held, accepted, confidence) < alpha)
-    return cells[accepted > 0]
+    cells = claims(table, confidence)
+    n, held, alpha = cells.n, cells.held, 0.05 / max(len(cells), 1)
+    low = np.where(held > 0, stats.beta.ppf(alpha, held, n - held + 1), 0.0)
+    high = np.where(held < n, stats.beta.isf(alpha, held + 1, n - held), 1.0)
+    return cells.assign(low=low, high=high, under=stats.binom.cdf(held, n, cells.wanted) < alpha)
 
 
-def covered(table: pd.DataFrame, confidence: float = 0.95) -> tuple[int, int, bool]:
-    """Accepted intervals that hold the truth, all that are accepted, and whether their share could be `confidence`.
+def covered(cells: pd.DataFrame) -> tuple[int, int, bool]:
+    """Of `claims`, but those of the usual interval: how many intervals hold the truth, how many there are, and whether
+    REPORT and CAUTION may each do so as often as wanted (one-sided, 1 %, as if replicates were independent)."""
+    ours = cells[cells.estimator != PLAIN]
+    by = ours.groupby("verdict").agg(n=("n", "sum"), held=("held", "sum"), wanted=("wanted", "first"))
+    fine = bool((stats.binom.cdf(by.held, by.n, by.wanted) >= 0.01).all())
+    return int(by.held.sum()), int(by.n.sum()), fine
 
-    Over all cells but the usual interval; the binomial bound is one-sided at 1 %, as if replicates were independent.
-    """
-    accepted, held = _counts(table[table.estimator != "plain_snips"])
-    n, k = int(accepted.sum()), int(held.sum())
-    return k, n, bool(stats.binom.cdf(k, n, confidence) >= 0.01) if n else True
+
+def pooled(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """Per case and estimator over all populations: the share of each verdict and of its intervals that hold the truth;
+    mean bias, RMSE, and mean width of what is not refused."""
+    by = ["case", "estimator"]
+    square = table.assign(rmse=table.rmse**2, width=table.width_accepted)
+    found = square.groupby(by, sort=False)[["report", "caution", "refused", "bias", "rmse", "width"]].mean()
+    found["rmse"] = np.sqrt(found.rmse)
+    total = claims(table, confidence).groupby([*by, "verdict"])[["n", "held"]].sum()
+    share = (total.held / total.n).unstack().reindex(found.index)
+    for verdict in (REPORT, CAUTION):
+        found[f"held_{verdict.lower()}"] = share.get(verdict, np.nan)
+    order = ["report", "held_report", "caution", "held_caution", "refused", "bias", "rmse", "width"]
+    return found[order].reset_index()
 
 
 def held(table: pd.DataFrame, confidence: float = 0.95) -> dict[str, str | None]:
-    """By case, the share of the intervals on this run's own data that hold the truth among those not refused, and that
-    it is too low where it is; None where all are refused."""
-    own, told = table[table.own], {}
-    for case in JUDGES:
-        k, n, fine = covered(own[own.case == case], confidence)
-        told[case] = (percent(k / n) + ("" if fine else f" ({percent(confidence)} is wanted)")) if n else None
+    """By case, the share of the accepted intervals on this run's own data that hold the truth, and that it is too low
+    where it is; None where all are refused."""
+    own, told = claims(table[table.own], confidence), {}
+    for case in CASES:
+        k, n, fine = covered(own[own.case == case])
+        told[case] = (percent(k / n) + ("" if fine else f" ({_wanted(confidence)})")) if n else None
     return told
 
 
+def _wanted(confidence: float) -> str:
+    return f"{percent(confidence)} of REPORT and {percent(2 * confidence - 1)} of CAUTION are wanted"
+
+
 def sentence(table: pd.DataFrame, confidence: float = 0.95) -> str:
-    """What the coverage simulation says of this run's own data, and of the interval usually printed."""
+    """What the simulation says of this run's own data, of the headline, and of the interval usually printed."""
     own = table[table.own]
     if own.empty:
         return "No policy of this run has weights, so there is nothing to simulate."
     told = []
-    for case, judge in JUDGES.items():
-        k, n, fine = covered(own[own.case == case], confidence)
+    for case, words in CASES.items():
+        k, n, fine = covered(claims(own[own.case == case], confidence))
         share = f"{percent(k / n)} of the {n:,} accepted intervals" if n else "no interval, for all were refused,"
-        told.append(f"with {judge}, {share} held the truth" + ("" if fine else f" (wanted: {percent(confidence)})"))
-    usual = own[(own.estimator == "plain_snips") & (own.case != "corrupted")].coverage.mean()
+        told.append(f"with {words}, {share} held the truth" + ("" if fine else f" ({_wanted(confidence)})"))
+    k, n, _ = covered(claims(own[own.estimator == HEADLINE], confidence))
+    head = f"Headlines held it in {percent(k / n)} of {n:,}. " if n else ""
+    usual = own[own.estimator == PLAIN].coverage.mean()
     return (
-        f"On data shaped like this run's own: {'; '.join(told)}. The interval usually printed beside SNIPS, never "
-        f"refused, held it in {percent(usual)}."
+        f"On data shaped like this run's own: {'; '.join(told)}. {head}The interval usually printed beside SNIPS, "
+        f"never refused, held it in {percent(usual)}."
     )
 
 

@@ -162,7 +162,7 @@ def _by_intervals(a: tuple[PolicyContext, dict[str, Any]], b: tuple[PolicyContex
     dev_a, dev_b, _ = _joint_deviations(*scores)
     norm = float(np.sqrt((dev_a @ dev_a) * (dev_b @ dev_b)))
     correlation = min(0.0, float(dev_a @ dev_b) / norm) if norm > 0 and np.isfinite(norm) else 0.0
-    z = quantiles.normal(ctx_a.confidence)
+    z = quantiles.normal(ctx_a.analysis.confidence)
 
     def reach(first: float, second: float) -> float:
         return float(np.sqrt(first**2 + second**2 - 2 * correlation * first * second)) / z
@@ -184,14 +184,15 @@ def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> Difference | None:
         scores = [(c.prep, c.prep.once(r["estimator"], ESTIMATORS[r["estimator"]].score))
                   for c, r in ((ctx_a, own_a), (ctx_b, own_b))]  # fmt: skip
         found.append(paired(*scores))
-    return min(found, key=lambda d: sum(d.reach(ctx_a.confidence)))
+    return min(found, key=lambda d: sum(d.reach(ctx_a.analysis.confidence)))
 
 
-def contrasts(contexts: Mapping[str, PolicyContext], confidence: float = 0.95) -> list[Contrast]:
-    """Every pair of policies with a headline; family-wise error at most 1 - `confidence` (Holm 1979)."""
+def contrasts(contexts: Mapping[str, PolicyContext]) -> list[Contrast]:
+    """Every pair of policies with a headline; family-wise error at most 1 - confidence (Holm 1979)."""
     pairs = [(a, b, contrast(contexts[a], contexts[b])) for a, b in combinations(contexts, 2)]
     known = [(a, b, d, d.p_value()) for a, b, d in pairs if d is not None]
-    levels, alpha, open_ = {}, 1 - confidence, True
+    levels, open_ = {}, True
+    alpha = 1 - min((ctx.analysis.confidence for ctx in contexts.values()), default=1.0)
     for place, (a, b, _, p) in enumerate(sorted(known, key=lambda pair: pair[3])):
         if open_:
             level = alpha / (len(known) - place)
@@ -206,14 +207,12 @@ def _as_contrast(a: str, b: str, d: Difference, p: float, level: float) -> Contr
     return Contrast(a, b, d.value, d.se, low, high, low > 0 or high < 0, p)
 
 
-def ranking(
-    contexts: Mapping[str, PolicyContext], confidence: float = 0.95, pairs: list[Contrast] | None = None
-) -> list[Ranked]:
+def ranking(contexts: Mapping[str, PolicyContext], pairs: list[Contrast] | None = None) -> list[Ranked]:
     """Policies with a headline, best first. `pairs` are their `contrasts`, where they are there already."""
     rows = {policy: row for policy, ctx in contexts.items() if (row := headline(ctx))}
     better = dict.fromkeys(rows, 0)
     worse = dict.fromkeys(rows, 0)
-    for c in contrasts(contexts, confidence) if pairs is None else pairs:
+    for c in contrasts(contexts) if pairs is None else pairs:
         if c.significant:
             winner, loser = (c.a, c.b) if c.difference > 0 else (c.b, c.a)
             better[loser] += 1

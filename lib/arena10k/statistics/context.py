@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimators import PolicyData, Prepared, prepare
 from arena10k.statistics import diagnostics, planning
 from arena10k.statistics.diagnostics import Transport, transport
@@ -27,8 +28,7 @@ class PolicyContext:
     """What the verdicts of one policy and judge mode share.
 
     `mean_weight_p` tests E[w] <= 1, `match_p` that weights and draws are of one policy (NaN: not testable);
-    `mean_weight` are limits of E[w]; `el` the interval of what re-weights logged rows; `budget` how far the judge may
-    be off on the target where nothing says how far it is; `belief` the most that a reader wants to believe.
+    `mean_weight` are limits of E[w]; `el` the interval of what re-weights logged rows.
     """
 
     prep: Prepared
@@ -41,10 +41,7 @@ class PolicyContext:
     pilot: planning.Pilot
     effective_labels: float
     flags: frozenset[str]
-    width: float
-    confidence: float
-    budget: float
-    belief: str
+    analysis: Analysis
     w_max: float
 
     @cached_property
@@ -73,31 +70,33 @@ class PolicyContext:
         return bool(heaviest >= NO_TAIL_SHARE or self.audit.ess <= AMPLE_ESS * len(lw))
 
     def rests_on(self, labels: bool) -> np.ndarray:
-        """Log-weights of the rows that a weighted estimate rests on: the labelled ones where their residual is in it
-        (`labels`) or they train f, all weighted ones elsewhere; chances of labels included."""
-        prep, has = self.prep, self.prep.has_weight > 0
-        if not (labels or prep.source == "logged"):
-            return prep.raw_log_weight
-        has = has & (prep.logged.labelled > 0)
-        return np.asarray(prep.log_weight[has] + np.log(prep.logged.label_weight[has]))
+        """Log-weights, by cluster, of the rows that a weighted estimate rests on: the labelled ones where their
+        residual is in it (`labels`) or they train f, all weighted ones elsewhere; chances of labels included."""
+        rows, has = self.prep.logged, self.prep.has_weight > 0
+        lw = self.prep.log_weight
+        if labels or self.prep.source == "logged":
+            has = has & (rows.labelled > 0)
+            with np.errstate(divide="ignore"):
+                lw = lw + np.log(rows.label_weight)
+        if rows.unique or not has.any() or not np.isfinite(top := float(lw[has].max())):
+            return np.asarray(lw[has])
+        total = np.bincount(np.unique(rows.cluster[has], return_inverse=True)[1], weights=np.exp(lw[has] - top))
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(total) + top)
 
 
 def context(
     data: PolicyData,
-    width: float = 0.2,
-    confidence: float = 0.95,
+    analysis: Analysis = DEFAULT,
     flags: Iterable[str] = (),
-    calibration: str = "isotonic",
     w_max: float = float("inf"),
-    judge_shift: float = 0.1,
-    belief: str = "weights",
 ) -> PolicyContext:
     """Prepare one policy: calibration, weight audit, tests of weights and transport, EL interval, planning values.
 
     `flags` are facts about the policy that the arrays do not show: `WRONG_WEIGHTS`, `DOUBTFUL_WEIGHTS`,
     `LOGPROBS_ASKED`.
     """
-    prep = prepare(data, calibration)
+    prep = prepare(data, analysis.calibration)
     lw, keep = prep.raw_log_weight, prep.has_weight > 0
     p = diagnostics.mean_weight_p_value(
         lw, None if prep.logged.unique else lambda values: prep.logged.by_cluster(values, keep)
@@ -109,15 +108,12 @@ def context(
         audit_weights(lw),
         p,
         match,
-        diagnostics.mean_weight_limits(prep, confidence),
-        transport(prep, judge_shift, confidence, not contradicted, w_max),
-        el_score_interval(prep, confidence, w_max),
+        diagnostics.mean_weight_limits(prep, analysis.confidence),
+        transport(prep, analysis.judge_shift, analysis.confidence, not contradicted, w_max),
+        el_score_interval(prep, analysis.confidence, w_max),
         planning.pilot(prep),
         diagnostics.effective_labels(prep),
         flags,
-        width,
-        confidence,
-        judge_shift,
-        belief,
+        analysis,
         w_max,
     )

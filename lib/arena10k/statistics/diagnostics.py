@@ -27,6 +27,8 @@ from arena10k.statistics.thresholds import MIN_LABELS, WRONG
 
 __all__ = ["WeightAudit", "audit_weights", "ceiling_count", "hill", "khat"]
 
+#: Scores, at most, at which a response absent from the log is imagined.
+_GRID = 32
 #: Independent rows on each side that a comparison of weights with draws takes.
 MIN_MATCHED = 10
 _BETS = np.linspace(0.05, 0.95, 10)
@@ -81,10 +83,10 @@ def mean_weight_limits(prep: Prepared, confidence: float = 0.95) -> tuple[float,
     """Confidence limits of E[w], the part of the target that the log represents; an unseen row has a weight between 0
     and the largest there is. (0, inf) without weights."""
     keep = prep.has_weight > 0
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         w = np.exp(prep.log_weight[keep])
-    if not len(w) or not np.isfinite(w @ w):
-        return 0.0, float("inf")
+        if not len(w) or not np.isfinite(w @ w):
+            return 0.0, float("inf")
     w = prep.logged.by_cluster(w, keep)
     down, up = bounded_mean_radii(w, 0.0, float(w.max()), confidence)
     return max(0.0, float(w.mean()) - down), float(w.mean()) + up
@@ -106,8 +108,8 @@ def match_p_value(prep: Prepared) -> float:
         if not np.isfinite(w @ w):
             return float("nan")
     logged, fresh = prep.logged.judge[keep], prep.fresh.judge
-    seen = np.unique(np.concatenate([logged, fresh]))
-    scores = seen if len(seen) <= 32 else np.quantile(seen, np.linspace(0, 1, 32))
+    seen = prep.fit.levels if isinstance(prep.fit, LevelFit) else level_codes(logged, fresh)[0]
+    scores = seen if len(seen) <= _GRID else np.quantile(seen, np.linspace(0, 1, _GRID))
     powers = range(3)
     a = np.stack([prep.logged.by_cluster(w * logged**k, keep) for k in powers], 1)
     b = np.stack([prep.fresh.by_cluster(fresh**k) for k in powers], 1)
@@ -199,7 +201,7 @@ class Transport:
 def label_clusters(prep: Prepared) -> int:
     """How many independent labels the target's draws have; where their chances differ, Kish's size of them."""
     has = prep.fresh.labelled > 0
-    n = len(np.unique(prep.fresh.cluster[has]))
+    n = prep.fresh.clusters(has)
     weight = prep.fresh.label_weight[has]
     return n if prep.fresh.labelling.kind == "random" else min(n, int(weight.sum() ** 2 / (weight @ weight)))
 

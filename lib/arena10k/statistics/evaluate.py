@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimators import ESTIMATORS, PolicyData
 from arena10k.statistics import diagnostics, planning
 from arena10k.statistics.context import LOGPROBS_ASKED, PolicyContext, context
@@ -107,17 +108,13 @@ class Study:
 
 def study(
     policies: Mapping[str, Mapping[str, PolicyData]],
+    analysis: Analysis = DEFAULT,
     n_quarantined: Mapping[str, int] | None = None,
     flags: Mapping[str, Iterable[str]] | None = None,
-    width: float = 0.2,
-    confidence: float = 0.95,
     estimators: Iterable[str] | None = None,
-    calibration: str = "isotonic",
     clones: Iterable[str] = (),
     reports: bool = True,
     contexts: Iterable[str] = (),
-    judge_shift: float = 0.1,
-    belief: str = "weights",
 ) -> Study:
     """All estimators and diagnostics for every policy and judge mode.
 
@@ -126,9 +123,6 @@ def study(
     policies : `{policy: {judge_mode: PolicyData}}`; the logging policy may be among them (log-weights 0).
     n_quarantined : logged rows quarantined per policy.
     flags : facts per policy that arrays do not show (`context.WRONG_WEIGHTS`).
-    width : requested total width of an interval.
-    judge_shift, belief : how far the judge may be off where nothing says how far it is, and the most that a headline
-        takes to be believed ("labels", "weights", "judge").
     clones : policies identical to the logging policy; their report carries the noise floor of the log-probs.
     reports : False leaves the diagnostics out.
     contexts : judge modes whose contexts are kept for comparisons; the others' memory is released on the way.
@@ -140,7 +134,7 @@ def study(
         for judge, data in modes.items():
             quarantined = int((n_quarantined or {}).get(policy, 0))
             facts = [*(flags or {}).get(policy, ()), *[LOGPROBS_ASKED] * (quarantined > 0)]
-            ctx = context(data, width, confidence, facts, calibration, judge_shift=judge_shift, belief=belief)
+            ctx = context(data, analysis, facts)
             mine = [estimate_row(ctx, ESTIMATORS[name]) for name in names]
             rows += [{"policy": policy, "judge": judge, "n_quarantined": quarantined, **row} for row in mine]
             if reports:
@@ -148,19 +142,17 @@ def study(
             if judge in kept:
                 ctx.prep.memo.clear()
                 if estimators is None:
-                    ctx.prep.memo["headline"] = headline_row(mine, belief, ctx.prep.is_logging)
+                    ctx.prep.memo["headline"] = headline_row(mine, analysis.belief, ctx.prep.is_logging)
                 compared[policy, judge] = ctx
     return Study(rows, found, compared)
 
 
 def estimates(
     policies: Mapping[str, Mapping[str, PolicyData]],
+    analysis: Analysis = DEFAULT,
     n_quarantined: Mapping[str, int] | None = None,
     flags: Mapping[str, Iterable[str]] | None = None,
-    width: float = 0.2,
-    confidence: float = 0.95,
     estimators: Iterable[str] | None = None,
-    calibration: str = "isotonic",
 ) -> list[dict[str, Any]]:
     """Rows of estimates.json (see `study`); numbers are floats, ints or None, never NaN."""
-    return study(policies, n_quarantined, flags, width, confidence, estimators, calibration, reports=False).rows
+    return study(policies, analysis, n_quarantined, flags, estimators, reports=False).rows

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arena10k.analysis import Analysis
 from arena10k.errors import DataError
 from arena10k.estimators import PolicyData, prompt_fold
 from arena10k.statistics import compare, planning
@@ -32,8 +33,7 @@ class Evaluation:
 
     study: Study
     scale: tuple[float, float]
-    confidence: float
-    width: float
+    analysis: Analysis
     _frames: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -62,7 +62,7 @@ class Evaluation:
     @cached_property
     def ranking(self) -> pd.DataFrame:
         """policy, rank, worst_rank and the headline's value and interval, best first; equal ranks are ties."""
-        places = compare.ranking(self.study.of_judge(_MODE), self.confidence, self._pairs)
+        places = compare.ranking(self.study.of_judge(_MODE), self._pairs)
         rows = [dataclasses.asdict(place) for place in places]
         return self._scaled(_frame(rows, [f.name for f in dataclasses.fields(compare.Ranked)]))
 
@@ -82,15 +82,16 @@ class Evaluation:
 
         size, rows = self.scale[1] - self.scale[0], []
         for policy, ctx in self.study.of_judge(_MODE).items():
-            wanted = [w / size for w in ([self.width] if widths is None else widths)]
-            rows += [{"policy": policy} | row for row in planning.plan(ctx.pilot, wanted, confidence=self.confidence)]
+            wanted = [self.analysis.width] if widths is None else [w / size for w in widths]
+            found = planning.plan(ctx.pilot, wanted, confidence=self.analysis.confidence)
+            rows += [{"policy": policy} | row for row in found]
         frame = pd.DataFrame(rows).drop(columns="cost")
         frame["width"] *= size
         return frame
 
     @cached_property
     def _pairs(self) -> list[compare.Contrast]:
-        return compare.contrasts(self.study.of_judge(_MODE), self.confidence)
+        return compare.contrasts(self.study.of_judge(_MODE))
 
     def _scaled(self, frame: pd.DataFrame) -> pd.DataFrame:
         low, high = self.scale
@@ -139,10 +140,10 @@ def evaluate(
     label_propensity: str | None = None,
     judge_scale: tuple[float, float] = (0.0, 1.0),
     label_scale: tuple[float, float] = (0.0, 1.0),
-    width: float = 0.2,
-    confidence: float = 0.95,
-    judge_shift: float = 0.1,
-    belief: str = "weights",
+    width: float | None = None,
+    confidence: float = Analysis.confidence,
+    judge_shift: float | None = None,
+    belief: str = Analysis.belief,
     seed: int = 0,
 ) -> Evaluation:
     """How good each policy is, from its fresh draws, the logging policy's responses, or both.
@@ -157,8 +158,9 @@ def evaluate(
     judge_variance : column with the variance of the judge's score, on the judge's scale.
     cluster : column that names groups of prompts that are not independent; the prompt where None.
     judge_scale, label_scale : the ends of both scales; declared, never guessed. Values are on the label's scale.
-    width : wanted total width of an interval, on the label's scale.
-    judge_shift : how far the judge may be off on a policy of which nothing says how far it is, on the label's scale.
+    width : wanted total width of an interval, on the label's scale; a fifth of it where None.
+    judge_shift : how far the judge may be off on a policy of which nothing says how far it is, on the label's scale; a
+        tenth of it where None.
     belief : the most a headline takes to be believed: "labels", "weights" or "judge".
     seed : of the permutations among the diagnostics.
 
@@ -178,13 +180,31 @@ def evaluate(
     }  # fmt: skip
     if not frames:
         raise DataError("evaluate: neither `logged` nor `fresh` was given")
+    _check_named(frames, names)
     data = _arrays(frames, logging_policy)
     flags = {policy: ["logprobs_asked"] for policy, arrays in data.items() if arrays[1]}
-    found = study(
-        {policy: {_MODE: arrays} for policy, (arrays, _) in data.items()}, flags=flags, width=width / size,
-        confidence=confidence, reports=False, contexts=[_MODE], judge_shift=judge_shift / size, belief=belief,
-    )  # fmt: skip
-    return Evaluation(found, label_scale, confidence, width)
+    analysis = Analysis(
+        width=Analysis.width if width is None else width / size,
+        confidence=confidence,
+        judge_shift=Analysis.judge_shift if judge_shift is None else judge_shift / size,
+        belief=belief,
+    )
+    policies = {policy: {_MODE: arrays} for policy, (arrays, _) in data.items()}
+    found = study(policies, analysis, flags=flags, reports=False, contexts=[_MODE])
+    return Evaluation(found, label_scale, analysis)
+
+
+def _check_named(frames: dict[str, _Rows], names: dict[str, str | None]) -> None:
+    """Every column that was named is in a frame. Without any judge's scores labels and weights speak alone: a score
+    that is the same everywhere says nothing."""
+    for key, name in names.items():
+        if name is None or any(name in rows.frame for rows in frames.values()):
+            continue
+        if name != key:
+            raise DataError(f"{key}: there is no column {name!r} in {' or '.join(frames)}")
+        if key == "judge":
+            for rows in frames.values():
+                rows.columns["judge"] = np.full(len(rows.frame), 0.5)
 
 
 class _Rows:
@@ -200,8 +220,6 @@ class _Rows:
     ):
         self.which, self.frame = which, frame.reset_index(drop=True)
         self._require("prompt_id", *([] if which == "logged" else ["policy"]), *([cluster] if cluster else []))
-        for name in ("judge_var", "label_propensity"):
-            self._require(*filter(None, [names[name]]))
         self.prompts = self.frame["prompt_id"].astype(str)
         self.clusters = self.prompts if cluster is None else self.frame[cluster].astype(str)
         self.columns = {key: self._scaled(key, name, scales.get(key)) for key, name in names.items() if name}

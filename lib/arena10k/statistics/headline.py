@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from arena10k.analysis import Analysis
 from arena10k.estimators import ESTIMATORS
 from arena10k.statistics.context import PolicyContext
 from arena10k.statistics.verdicts import REPORT, accepted, estimate_row, width_of
@@ -22,7 +23,7 @@ def belief_of(row: Mapping[str, Any]) -> str:
 
 
 def headline_row(
-    rows: Iterable[Mapping[str, Any]], belief: str = "weights", is_logging: bool = False
+    rows: Iterable[Mapping[str, Any]], belief: str = Analysis.belief, is_logging: bool = False
 ) -> dict[str, Any] | None:
     """The row that speaks for a policy, of its rows in one judge mode; None where none is accepted.
 
@@ -52,6 +53,6 @@ def headline(ctx: PolicyContext) -> dict[str, Any] | None:
 
     def make(_: Any) -> dict[str, Any] | None:
         rows = [estimate_row(ctx, e, plan=False) for e in ESTIMATORS.values() if not e.judge_scale]
-        return headline_row(rows, ctx.belief, ctx.prep.is_logging)
+        return headline_row(rows, ctx.analysis.belief, ctx.prep.is_logging)
 
     return ctx.prep.once("headline", make)

@@ -236,17 +236,18 @@ def _radii(
 
 def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]:
     """How far below and above its average the weighted label residual E[w (Y - f)] may lie because of an outcome that
-    no labelled row shows: such a one has a chance of at most -log(1 - confidence) / k under P0, k labels, and at most
+    no labelled row shows: such a one has a chance of at most -log(1 - confidence) / k under P0, k clusters, and at most
     the weight of the heaviest such share of the logged rows (all of them, labelled or not): the rule of three with
     weights."""
     has = prep.logged.labelled * prep.has_weight > 0
-    k = int(has.sum())
+    k = prep.logged.clusters(has)
     if k == 0:
         return 1.0, 1.0
     share = min(1.0, -np.log(1 - confidence) / k)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         w = np.exp(prep.raw_log_weight)
-        heavy = float(np.sort(w)[-max(1, int(np.ceil(share * len(w)))) :].sum()) / len(w)
+        size = max(1, int(np.ceil(share * len(w))))
+        heavy = float(np.partition(w, len(w) - size)[len(w) - size :].sum()) / len(w)
     f = prep.reward_oof[has]
     return min(1.0, heavy * float(f.max())), min(1.0, heavy * float(1 - f.min()))
 
@@ -256,10 +257,10 @@ def success_interval(prep: Prepared, confidence: float) -> tuple[float, float] |
     and one to a cluster; else None."""
     rows = prep.fresh
     has = rows.labelled > 0
-    label, cluster = rows.label[has], rows.cluster[has]
+    label = rows.label[has]
     if not len(label) or rows.labelling.kind != "random" or not np.isin(label, (0.0, 1.0)).all():
         return None
-    if rows.share is not None or len(np.unique(cluster)) < len(cluster):
+    if rows.share is not None or rows.clusters(has) < len(label):
         return None
     k, hits, tail = len(label), float(label.sum()), (1 - confidence) / 2
     low = 0.0 if hits == 0 else float(special.betaincinv(hits, k - hits + 1, tail))
@@ -407,7 +408,7 @@ def weighted_residual_limits(
     ends = (-float(f.max()), 1 - float(f.min()))
     residual = _spread_residual(prep)[keep]
     low, high = el_interval(prep.log_weight[keep], residual, confidence, w_max, _clustered(prep, keep), ends)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return float(_clustered(prep, keep)(np.exp(prep.log_weight[keep]) * residual).mean()), low, high
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
+from arena10k.estimators.pareto import heaviest
+
 HEAD = 200
 
 
@@ -30,7 +32,7 @@ def split_head(weight: np.ndarray, head: int = HEAD) -> tuple[np.ndarray, np.nda
     """Row numbers of the `head` largest weights, and a boolean mask of the bulk."""
     n = len(weight)
     bulk = np.ones(n, dtype=bool)
-    top = np.arange(n) if n <= head else np.argsort(weight, kind="stable")[n - head :]
+    top = np.arange(n) if n <= head else heaviest(weight, head)
     bulk[top] = False
     return top, bulk
 

@@ -108,6 +108,10 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[
 
 def _weight_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
     """Verdict and reasons of what rests on the belief that weights are right."""
+    return ctx.prep.once(("weight reasons", estimator.label_residual), lambda _: _judged_weights(ctx, estimator))
+
+
+def _judged_weights(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
     lw = ctx.rests_on(estimator.label_residual)
     if ctx.wrong_weights or ctx.audit.clip_dominated:
         return REFUSE, [*ctx.wrong_weights, *["clip_dominated"] * ctx.audit.clip_dominated]
@@ -172,7 +176,7 @@ def _too_wide(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> b
         return False
     # Not the luck of the draw decides whether labels may speak.
     n = ctx.transport.n_labels
-    return not (estimator.uses_target_labels and planned_width(n, ctx.confidence) <= MAX_WIDTH)
+    return not (estimator.uses_target_labels and planned_width(n, ctx.analysis.confidence) <= MAX_WIDTH)
 
 
 def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> tuple[str, list[str]]:
@@ -209,26 +213,26 @@ def _reaches(ctx: PolicyContext) -> list[Reach]:
         return [Reach(0.0, 0.0)]
     found = []
     if ctx.transport.n_labels >= MIN_LABELS:
-        _, low, high = diagnostics.residual_limits(ctx.prep, (1 + ctx.confidence) / 2)
+        _, low, high = diagnostics.residual_limits(ctx.prep, (1 + ctx.analysis.confidence) / 2)
         found.append(Reach(low, high, labels=True))
     if ctx.transport.status != "failed" or not found:
         unseen = 1 - ctx.mean_weight[0] if ctx.audit.n and not ctx.wrong_weights else 0.0
-        found.append(Reach(-ctx.budget, ctx.budget, max(0.0, unseen)))
+        found.append(Reach(-ctx.analysis.judge_shift, ctx.analysis.judge_shift, max(0.0, unseen)))
     return found
 
 
 def interval_of(ctx: PolicyContext, estimator: Estimator, score: Score) -> Interval:
     """The interval that carries what the belief behind the estimator leaves open."""
     if estimator.judge_scale:
-        return score_interval(ctx.prep, score, ctx.confidence)
+        return score_interval(ctx.prep, score, ctx.analysis.confidence)
     if estimator.belief == "labels":
-        return labelled_interval(ctx.prep, score, ctx.confidence)
+        return labelled_interval(ctx.prep, score, ctx.analysis.confidence)
     if estimator.label_residual:
-        return el_residual_interval(ctx.prep, score, ctx.confidence, ctx.w_max)
+        return el_residual_interval(ctx.prep, score, ctx.analysis.confidence, ctx.w_max)
     if estimator.belief == "weights":
         return ctx.el
     reaches = ctx.prep.once("reaches", lambda _: _reaches(ctx))
-    return transported_interval(ctx.prep, score, reaches, ctx.confidence)
+    return transported_interval(ctx.prep, score, reaches, ctx.analysis.confidence)
 
 
 def _number(x: float) -> float | None:
@@ -246,7 +250,7 @@ def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) ->
         value, interval = score.value, interval_of(ctx, estimator, score)
     result, reasons = verdict(ctx, estimator, value, interval)
     weighted = estimator.uses_weights
-    wide = plan and result != NOT_ASKED and (result != REPORT or not interval.width <= ctx.width)
+    wide = plan and result != NOT_ASKED and (result != REPORT or not interval.width <= ctx.analysis.width)
     return {
         "estimator": estimator.name,
         "value": _number(value),
@@ -275,5 +279,6 @@ def own_estimate(ctx: PolicyContext) -> dict[str, Any] | None:
 
 def _labels_needed(ctx: PolicyContext) -> int:
     """The same for every estimator of the policy."""
-    key = ("labels needed", ctx.width, ctx.confidence)
-    return ctx.prep.once(key, lambda _: planning.labels_needed(ctx.pilot, ctx.width, ctx.confidence))
+    width, confidence = ctx.analysis.width, ctx.analysis.confidence
+    key = ("labels needed", width, confidence)
+    return ctx.prep.once(key, lambda _: planning.labels_needed(ctx.pilot, width, confidence))

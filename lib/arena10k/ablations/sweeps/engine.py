@@ -10,7 +10,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from arena10k.ablations.sweeps.backend import one_thread, run_tasks
 from arena10k.ablations.sweeps.factors import FACTORS, Data
 from arena10k.ablations.sweeps.kept import Kept, Point
 from arena10k.ablations.sweeps.scores import MEASURES
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.errors import ArenaError, one_line
 from arena10k.estimators import ESTIMATORS, Estimator, PolicyData
 from arena10k.estimators.prepare import CALIBRATIONS, Calibration
@@ -39,7 +40,7 @@ class Variant:
     """An estimator with the calibration of its rewards."""
 
     estimator: str
-    calibration: str = "isotonic"
+    calibration: str = Analysis.calibration
 
     @property
     def name(self) -> str:
@@ -55,10 +56,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all cells of a sweep share. `flags`: facts about policies that arrays do not show."""
+    """What all cells of a sweep share; the calibration is the variant's. `flags`: facts about policies that arrays do
+    not show."""
 
-    width: float = 0.2
-    confidence: float = 0.95
+    analysis: Analysis = DEFAULT
     seed: int = 1
     flags: Mapping[str, Sequence[str]] | None = None
 
@@ -212,7 +213,7 @@ class _Part:
     def _context(self, policy: str, calibration: str) -> PolicyContext:
         if (policy, calibration) not in self._contexts:
             s, flags = self._settings, (self._settings.flags or {}).get(policy, ())
-            made = context(self._data[policy], s.width, s.confidence, flags, calibration)
+            made = context(self._data[policy], replace(s.analysis, calibration=calibration), flags)
             self._contexts[policy, calibration] = made
         return self._contexts[policy, calibration]
 

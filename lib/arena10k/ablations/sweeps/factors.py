@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from arena10k.estimators import PolicyData
+from arena10k.estimators.data import FRESH, LOGGED
 from arena10k.estimators.prepare import adder
 
 #: One policy's arrays by policy; all policies share their logged rows.
@@ -20,9 +21,6 @@ Data = Mapping[str, PolicyData]
 
 #: What a missing log-prob became where it was not left missing, in nats, and the bounds log-ratios were clipped to.
 SENTINEL, CLIP = 0.0, 20.0
-
-_LOGGED = ("log_weight", "judge", "judge_var", "label", "cluster", "fold", "length", "logp_target")
-_FRESH = tuple(f"fresh_{name}" for name in ("judge", "judge_var", "label", "cluster", "fold", "length"))
 
 Treatment = Callable[[PolicyData, np.ndarray], PolicyData]
 Factor = Callable[[Data, float | None, np.random.Generator], Data]
@@ -136,7 +134,7 @@ def prompts(data: Data, level: float | None, rng: np.random.Generator) -> Data:
 
 def _taken(data: PolicyData, keep: np.ndarray, code: np.ndarray) -> PolicyData:
     changes: dict[str, Any] = {}
-    for names, cluster in ((_LOGGED, data.cluster), (_FRESH, data.fresh_cluster)):
+    for names, cluster in ((LOGGED, data.cluster), (FRESH, data.fresh_cluster)):
         rows = np.flatnonzero(keep[cluster])
         changes |= {name: getattr(data, name)[rows] for name in names}
     changes["cluster"], changes["fresh_cluster"] = code[changes["cluster"]], code[changes["fresh_cluster"]]

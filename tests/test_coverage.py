@@ -15,6 +15,7 @@ from arena10k.plots import coverage_finding
 from arena10k.plots.planning import coverage as drawn
 from arena10k.run import Run
 from arena10k.simulation import coverage
+from arena10k.simulation.simulate import PLAIN
 from arena10k.wording import percent
 from statistics_data import example
 
@@ -39,7 +40,7 @@ def table():
 def test_population_is_the_runs_own_rows_with_weights_of_mean_one():
     data = example(300)
     lw = np.where(np.arange(300) < 7, np.nan, data.log_weight - 2)
-    population = coverage.populations(dataclasses.replace(data, log_weight=lw), True)
+    population = coverage.populations(dataclasses.replace(data, log_weight=lw))["transports"]
     prep = prepare(dataclasses.replace(data, log_weight=lw))
     assert len(population.score) == 293
     # With a calibrated judge that transports, the truth of this population is the run's own SNIPS value.
@@ -47,38 +48,48 @@ def test_population_is_the_runs_own_rows_with_weights_of_mean_one():
     assert population.truth() == pytest.approx(w @ prep.reward[7:] / w.sum(), abs=1e-12)
     rng = np.random.default_rng(0)
     assert np.exp(population.logged(200_000, rng)[0]).mean() == pytest.approx(1, abs=0.02)
-    assert coverage.populations(example(20, log_weight=np.full(20, np.nan)), True) is None
+    assert coverage.populations(example(20, log_weight=np.full(20, np.nan))) == {}
+
+
+def test_the_runs_own_cases_differ_in_what_the_judge_and_the_log_get_wrong():
+    found = coverage.populations(example(300))
+    assert list(found) == list(coverage.CASES)
+    truth = {case: population.truth() for case, population in found.items()}
+    assert truth["fooled"] < truth["transports"] - coverage.SHIFT / 2
+    assert truth["unseen"] == pytest.approx((1 - coverage.UNSEEN) * truth["transports"])
 
 
 def test_design_keeps_the_runs_shares_when_scaled_down():
     data = example(1000, target_labels=60)
-    small = coverage.design(data, 0.02)
-    assert (small.n, small.m, small.target_labels, small.corrupted) == (ROWS, ROWS, 60, 0.02)
+    small = coverage.design(data)
+    assert (small.n, small.m, small.target_labels) == (ROWS, ROWS, 60)
     assert small.label_share == pytest.approx((~np.isnan(data.label)).mean())
-    assert coverage.design(example(100), 0.0).n == 100
+    assert coverage.design(example(100)).n == 100
 
 
 def test_design_keeps_few_draws_of_a_large_run_and_none_that_nobody_judged():
     few = example(4000, target_labels=40, fresh_judge=np.where(np.arange(4000) < 30, 0.5, np.nan))
-    small = coverage.design(few, 0.0)
+    small = coverage.design(few)
     assert (small.n, small.m, small.target_labels) == (ROWS, 30, 30)
     unjudged = example(400, fresh_judge=np.full(400, np.nan))
-    assert (coverage.design(unjudged, 0.0).m, coverage.design(unjudged, 0.0).target_labels) == (0, 0)
+    assert (coverage.design(unjudged).m, coverage.design(unjudged).target_labels) == (0, 0)
 
 
 def test_no_fresh_draw_is_invented_for_a_policy_that_has_none():
     alone = dataclasses.replace(example(300), **{f.name: None for f in FRESH})
-    assert coverage.design(alone, 0.0).m == 0
-    cells = coverage.simulated({"pi": alone}, replicates=3, seed=1).set_index("estimator")
+    assert coverage.design(alone).m == 0
+    cells = coverage.simulated({"pi": alone}, replicates=3, seed=1)
+    cells = cells[cells.own].set_index("estimator")
     for name in ("direct", "dr_cpo", "ppi_pp"):
         assert (cells.refused[name] == 1).all()
         assert cells.loc[name, ["bias", "coverage", "width"]].isna().all(axis=None)
     assert cells.coverage["snips"].notna().all()
+    assert cells.truth.notna().all()
 
 
 def test_every_cell_has_every_estimator_and_the_logging_policy_is_none(table):
     cells = table.groupby(["population", "case"]).estimator.nunique()
-    assert len(cells) == 9
+    assert len(cells) == len(coverage.CASES) + len(coverage.beside())
     assert set(cells) == {len(coverage.NAMES)}
     assert set(table[table.own].population) == {"pi"}
     assert set(table.n) == {150}
@@ -92,24 +103,32 @@ def test_the_same_seed_gives_the_same_cells_whatever_else_is_simulated(table):
     assert mine == [row for row in coverage.json_rows(table) if row["population"] == "pi"]
 
 
-def test_pooled_coverage_counts_intervals_that_stand(table):
+def test_reports_and_cautions_are_counted_apart(table):
     pooled = coverage.pooled(table).set_index(["case", "estimator"])
-    some = table[(table.case == "transports") & (table.estimator == "snips") & table.coverage_reported.notna()]
-    stand = (1 - some.refused) * some.replicates
-    expected = (some.coverage_reported * stand).sum() / stand.sum()
-    assert pooled.coverage_reported["transports", "snips"] == pytest.approx(expected)
-    held, standing, fine = coverage.covered(table[table.own])
-    assert 0 < held <= standing
-    assert fine == (held / standing > 0.93)
+    for key, cells in table.groupby(["case", "estimator"]):
+        for verdict in ("report", "caution"):
+            given, held = cells[verdict].sum(), (cells[f"held_{verdict}"].fillna(0) * cells[verdict]).sum()
+            expected = held / given if given else np.nan
+            assert pooled.loc[key, f"held_{verdict}"] == pytest.approx(expected, nan_ok=True)
+    claims = coverage.claims(table)
+    counted = ((table.report + table.caution) * table.replicates).sum()
+    assert claims.n.sum() == pytest.approx(counted)
+    assert set(zip(claims.verdict, claims.wanted.round(9), strict=True)) == {("REPORT", 0.95), ("CAUTION", 0.9)}
 
 
-def test_shares_that_hold_the_truth_are_told_by_judge_and_not_where_all_is_refused(table):
+def of(table, share, n=50, caution=0.0):
+    """The table with `n` replicates a cell, of which `share` hold the truth."""
+    return table.assign(replicates=n, report=1 - caution, caution=caution, held_report=share, held_caution=share)
+
+
+def test_shares_that_hold_the_truth_are_told_by_case_and_not_where_all_is_refused(table):
     own = table[table.own & (table.case == "transports")]
-    hits, standing, _ = coverage.covered(own)
-    assert coverage.held(table)["transports"].startswith(percent(hits / standing))
-    poor = coverage.held(table.assign(coverage_reported=0.5, refused=0.0, replicates=50))
-    assert poor == dict.fromkeys(coverage.JUDGES, "50% (95% is wanted)")
-    assert coverage.held(table.assign(refused=1.0)) == {"transports": None, "fooled": None}
+    hits, accepted, _ = coverage.covered(coverage.claims(own))
+    assert coverage.held(table)["transports"].startswith(percent(hits / accepted))
+    told = "50% (95% of REPORT and 90% of CAUTION are wanted)"
+    assert coverage.held(of(table, 0.5)) == dict.fromkeys(coverage.CASES, told)
+    assert coverage.held(of(table, 0.92, caution=1.0)) == dict.fromkeys(coverage.CASES, "92%")
+    assert coverage.held(table.assign(report=0.0, caution=0.0)) == dict.fromkeys(coverage.CASES)
 
 
 def test_sentence_says_when_there_is_nothing_to_simulate(table):
@@ -118,11 +137,14 @@ def test_sentence_says_when_there_is_nothing_to_simulate(table):
 
 
 def test_too_few_hits_are_found_and_chance_is_not(table):
-    cells = table.assign(replicates=100, refused=0.0, coverage_reported=0.93)
+    cells = of(table, 0.93, 100)
     assert not coverage.judged(cells).under.any()
-    cells.loc[5, "coverage_reported"] = 0.75
+    cells.loc[5, "held_report"] = 0.75
     found = coverage.judged(cells)
     assert list(found[found.under].index) == [5]
+    # Of cautions less is wanted.
+    assert coverage.judged(of(table, 0.84, 150)).under.all()
+    assert not coverage.judged(of(table, 0.84, 150, 1.0)).under.any()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -130,20 +152,20 @@ def test_title_and_marks_tell_of_the_same_settings(table, seed):
     """What the title calls under-covering is what lies left of the line with its whole interval."""
     rng = np.random.default_rng(seed)
     share = rng.binomial(50, rng.choice([0.5, 0.8, 0.9, 0.95], len(table))) / 50
-    cells = table.assign(replicates=50, refused=rng.choice([0.0, 0.4, 1.0], len(table)), coverage_reported=share)
+    cells = of(table, share, caution=rng.choice([0.0, 1.0], len(table)))
     found = coverage.judged(cells)
-    assert (found.under == (found.high < 0.95)).all()
-    assert len(found) == (cells.refused < 1).sum()
+    assert (found.under == (found.high < found.wanted)).all()
+    assert len(found) == len(cells)
     axes = drawn(cells).axes
-    bars = [line.get_xdata() for axis in axes for line in axis.lines if len(line.get_xdata()) == 2]
-    ends = [x[1] for x in bars if x[0] != x[1]]
-    assert sum(end < 0.95 for end in ends) == found.under.sum()
-    usual = found[found.under & (found.estimator == "plain_snips")]
-    assert f"under-covers in {len(usual)} of 9 settings" in coverage_finding(cells)
+    bars = [segment for axis in axes for lines in axis.collections for segment in lines.get_segments()]
+    shown = found[found.estimator.isin({*coverage.DISTINCT, *found.estimator[found.under]})]
+    assert sorted(x for _, (x, _) in bars) == pytest.approx(sorted(shown.high))
+    usual = found[found.under & (found.estimator == PLAIN)]
+    assert f"under-covers in {len(usual)} of {len(cells) // len(coverage.NAMES)} settings" in coverage_finding(cells)
 
 
 def test_the_intervals_of_the_marks_are_exact_binomial_ones(table):
-    cells = table.assign(replicates=40, refused=0.0, coverage_reported=0.9)
+    cells = of(table, 0.9, 40)
     row, alpha = coverage.judged(cells).iloc[0], 0.05 / len(cells)
     assert stats.binom.cdf(36, 40, row.high) == pytest.approx(alpha)
     assert stats.binom.sf(35, 40, row.low) == pytest.approx(alpha)
