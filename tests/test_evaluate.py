@@ -495,3 +495,13 @@ def test_with_prices_costs_are_shown():
     assert "$" in weight_findings.plan_sentence(plans, 0.02, priced=True, prompts=1)
     assert weight_findings.plan_frame(plans, priced=True).equals(plans)
     assert "cost" in weight_findings.plan_caption(priced=True)
+
+
+def test_labels_that_are_one_number_are_a_caution_unless_they_are_at_an_end():
+    """At an end they are what a rare failure looks like, and the interval holds the one that was not seen."""
+    data = example(400, target_labels=100)
+    for constant, told in ((0.5, True), (1.0, False), (0.0, False)):
+        same = np.where(np.isnan(data.fresh_label), np.nan, constant)
+        row = rows(dataclasses.replace(data, fresh_label=same))["ppi_pp"]
+        assert ("constant_labels" in row["reasons"]) == told
+        assert row["ci_high"] - row["ci_low"] > 0.02

@@ -17,8 +17,8 @@ WORDS = {
     "cannot do that, so log-probs are wrong.",
     "weights_do_not_match_draws": "Scores of the policy's own draws are not those that the weights foretell, nor "
     "explained by what the log does not show (p {match_p}): weights and draws are of two policies.",
-    "off_support": "The raw weights average {mean} ({mean_low} to {mean_high}), below 1: the log does not show {missing} "
-    "of what the policy says, and no weighting brings it back.",
+    "off_support": "The raw weights average {mean} ({mean_low} to {mean_high}), below 1: the log does not show "
+    "{missing} of what the policy says, and no weighting brings it back.",
     "khat_high": "The tail of the weights is too heavy for a mean to settle (k-hat of all {n:,} {khat}; at least "
     "{max_khat:g} for the rows that the estimate rests on).",
     "khat_undefined": "How heavy the tail of the weights is cannot be said: {tied:,} of {n:,} rows share the largest "
@@ -91,6 +91,6 @@ def sentence(reason: str, ctx: PolicyContext, report: PolicyReport) -> str:
         residual=f"{transport.residual:+.3f}",
         low=f"{transport.low:+.3f}",
         high=f"{transport.high:+.3f}",
-        shift=ctx.budget,
+        shift=ctx.analysis.judge_shift,
         max_width=MAX_WIDTH,
     )

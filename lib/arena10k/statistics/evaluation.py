@@ -162,7 +162,7 @@ def evaluate(
     judge_shift : how far the judge may be off on a policy of which nothing says how far it is, on the label's scale; a
         tenth of it where None.
     belief : the most a headline takes to be believed: "labels", "weights" or "judge".
-    seed : of the permutations among the diagnostics.
+    seed : of whatever is drawn at random; no estimate is.
 
     Raises
     ------

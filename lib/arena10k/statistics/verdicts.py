@@ -76,10 +76,10 @@ def _lacking_labels(ctx: PolicyContext) -> list[str]:
 
 
 def _constant(rows: Sample) -> bool:
-    """Whether all of enough labels are one number, of responses between which the judge sees a difference."""
-    known = rows.labelled > 0
-    enough = known.sum() >= FEW_LABELS
-    return bool(enough and np.ptp(rows.label[known]) == 0 and np.ptp(rows.judge[known]) > 0)
+    """Whether all of enough labels are one number, of responses between which the judge sees a difference. At an end
+    of the scale that is what rare failures or rare successes look like, and the interval carries the unseen one."""
+    label, judge = rows.label[rows.labelled > 0], rows.judge[rows.labelled > 0]
+    return bool(len(label) >= FEW_LABELS and 0 < label.min() == label.max() < 1 and np.ptp(judge) > 0)
 
 
 def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
