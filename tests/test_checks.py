@@ -79,7 +79,9 @@ def test_a_server_that_ignores_the_question_fails_the_control_and_nothing_else(h
     assert [key for key, check in found.items() if not check["ok"]] == [("shuffled_prompt", "p0")]
     assert found["shuffled_prompt", "p0"]["value"] == 0
     assert found["shuffled_prompt", "p0"]["p_value"] == 2 * 0.5 ** len(stub_rows), "no row moves: a fair coin's chance"
-    assert checks.counts(list(found.values())) == {"controls_failed": 1, "controls_hold": 5, "controls_not_measured": 0}
+    assert checks.counts(list(found.values())) == {
+        "controls_failed": 1, "controls_hold": 5, "controls_not_settled": 0, "controls_not_measured": 0
+    }  # fmt: skip
 
 
 def test_text_policies_have_the_control_too(home):
@@ -184,8 +186,11 @@ def test_what_was_not_measured_neither_holds_nor_fails():
     copy = check("clone", "copy", 4.00665, False, 1e-3)
     heavy = [check("mean_weight", "copy", 1.28, False), check("mean_weight", "a", 21.4, False)]
     found = [*unknown, copy, *heavy, check("mean_weight", "b", 1.0, True)]
-    assert checks.counts(found) == {"controls_failed": 3, "controls_hold": 1, "controls_not_measured": 4}
-    assert re.findall(r"\d[\d.]*\d|\d", checks.summary(found)) == ["3", "4", "4.01", "0.001", "1", "1.28", "21.4", "4"]
+    assert checks.counts(found) == {
+        "controls_failed": 3, "controls_hold": 1, "controls_not_settled": 0, "controls_not_measured": 4
+    }  # fmt: skip
+    numbers = ["3", "4", "4.01", "0.001", "1", "1.28", "21.4", "1", "100", "4"]
+    assert re.findall(r"\d[\d.]*\d|\d", checks.summary(found)) == numbers
     assert {"copy", "base", "a"} <= set(re.findall(r"\w+", checks.summary(found)))
     assert re.findall(r"\d+|base", checks.sentence(unknown)) == ["4", "base", "3", "base"]
     assert checks.frame(found).outcome.tolist() == ["not measured"] * 4 + ["FAILED"] * 3 + ["holds"]
@@ -212,7 +217,7 @@ def test_sound_log_probs_do_not_fail_the_shuffled_control_and_unrelated_ones_do_
     for scale in (0, 1e-5, 0.05, 0.3, 1, 8):
         unrelated = outcomes(lambda scale=scale: scale * rng.laplace(size=n))
         assert unrelated[checks.HOLDS] <= 0.025
-        assert scale in (0.3, 1) or unrelated[checks.FAILED] > 0.95
+        assert scale in (0.05, 0.3, 1) or unrelated[checks.FAILED] > 0.95
 
 
 def test_thirteen_of_twenty_lower_is_no_failure_and_more_rows_settle_it():

@@ -79,7 +79,16 @@ def test_numbers_come_in_the_order_of_reading_and_words_in_place_of_names():
 
 
 def check(name, policy, value, ok, limit=None):
-    return {"check": name, "policy": policy, "value": value, "limit": limit, "p_value": None, "ok": ok}
+    outcome = {True: checks.HOLDS, False: checks.FAILED, None: checks.NOT_MEASURED}[ok]
+    return {
+        "check": name,
+        "policy": policy,
+        "value": value,
+        "limit": limit,
+        "p_value": None,
+        "outcome": outcome,
+        "ok": ok,
+    }
 
 
 def estimates(estimators):
@@ -91,7 +100,7 @@ def estimates(estimators):
     return {"judge": "d", "rows": rows}
 
 
-UNKNOWN = check("shuffled_prompt", "p0", None, None, 0.75)
+UNKNOWN = check("shuffled_prompt", "p0", None, None, 0.5)
 
 
 def test_controls_that_hold_raise_no_alarm():

@@ -230,9 +230,8 @@ def summary(checks: list[dict[str, Any]], named: bool = False) -> str:
         return f"None of the {len(checks)} controls of the log-probs was measured{names}."
     if failed:
         said = f"{failed} of {measured} measured controls of the log-probs failed: {'; '.join(_failures(checks))}."
-        said += (
-            f" Sound log-probs fail a control in at most 1 of {RUNS} runs: what rests on these is not to be believed."
-        )
+        said += f" Sound log-probs fail each control in at most 1 of {RUNS} runs: what rests on these is not to be "
+        said += "believed."
     elif open_:
         said = f"{held} of {measured} measured controls of the log-probs hold, none failed."
     elif measured == 1:
@@ -254,9 +253,8 @@ _COUNTED = {
 
 
 def counts(checks: list[dict[str, Any]]) -> dict[str, int]:
-    """How many checks failed, hold, are not settled (where any is) and were not measured; names for `Run.note`."""
-    found = {name: [c["outcome"] for c in checks].count(outcome) for name, outcome in _COUNTED.items()}
-    return {name: n for name, n in found.items() if n or name != "controls_not_settled"}
+    """How many checks failed, hold, are not settled and were not measured, under names for `Run.note`."""
+    return {name: [c["outcome"] for c in checks].count(outcome) for name, outcome in _COUNTED.items()}
 
 
 def _names(check: dict[str, Any], checks: list[dict[str, Any]]) -> dict[str, str]:
