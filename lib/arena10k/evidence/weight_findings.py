@@ -28,7 +28,7 @@ AUDIT_COLUMNS = {
     "missing": "missing",
     "mean_weight": "mean weight",
     "p_value": "p (mean above 1)",
-    "match": "weights match the draws",
+    "match": "p (weights match the draws)",
     "missing_mass": "missing mass",
     "mass_low": "mass low",
     "mass_high": "mass high",
@@ -85,7 +85,7 @@ def audit_sentence(reports: Reports, judge: str) -> str:
 def _match(p: float) -> str:
     if np.isnan(p):
         return "not testable"
-    return f"{'no' if p < WRONG else 'not contradicted'}, p {number(p) if p >= 0.001 else 'under 0.001'}"
+    return f"{'no, ' if p < WRONG else ''}{f'{p:.2g}' if p >= 0.001 else 'under 0.001'}"
 
 
 def match_sentence(reports: Reports, judge: str) -> str:

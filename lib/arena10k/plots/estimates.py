@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from arena10k.estimators import ESTIMATORS
 from arena10k.plots.style import (
     BAND,
     GRID,
@@ -41,11 +42,11 @@ def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
     judge's scale, and those that were not asked for, are drawn and not counted."""
     frame = _frame(rows)
     frame = frame[frame.verdict != NOT_ASKED]
-    refused = frame[frame.verdict == "REFUSE"]
     raw = frame.get("reasons", pd.Series("", frame.index)).map(_raw).astype(bool)
-    uncounted = raw & (frame.verdict != "REFUSE")
+    means = frame.estimator.map(lambda name: name in ESTIMATORS and ESTIMATORS[name].judge_scale).astype(bool)
+    uncounted = means | (raw & (frame.verdict != "REFUSE"))
     frame = frame[~uncounted]
-    kept = frame[frame.verdict != "REFUSE"]
+    refused, kept = frame[frame.verdict == "REFUSE"], frame[frame.verdict != "REFUSE"]
     policies = listed(list(dict.fromkeys(refused.policy)))
     first = f"{len(refused)} of {len(frame)} estimates are refused" + (f" ({policies})" if len(refused) else "")
     if not truth:

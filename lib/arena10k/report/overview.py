@@ -21,6 +21,13 @@ from arena10k.wording import ESTIMATOR_WORDS, level, listed, percent, rounded, w
 #: The estimate that uses logged responses alone, shown beside the trusted one.
 LOGGED_ONLY = "snips"
 
+#: What a headline may rest on, by the belief asked for.
+_RESTS = {
+    "labels": "labels alone",
+    "weights": "labels or weights, or, where neither answers, on the judge",
+    "judge": "labels, weights or the judge",
+}
+
 Row = Mapping[str, Any]
 
 
@@ -108,6 +115,7 @@ def index(
         alarm=alarm,
         level=level(confidence),
         rows=_table_rows(best, estimates.get("rows", ()), truth or {}, estimates.get("n")),
+        rests=_RESTS[estimates.get("belief", Analysis.belief)],
         with_truth=bool(truth),
         groups=_groups(pages, out.parent),
         provenance=footer_facts(facts | {"Size": _size(pages, out.parent)}, None),
