@@ -127,6 +127,8 @@ def test_intervals_count_those_that_miss_the_trusted_one():
     estimates = estimates.astype(object).where(estimates.notna(), None).to_dict("records")
     drawn(evidence.intervals("a", estimates, (0.35, 0.45), truth=0.4))
     found = evidence.intervals_finding("a", estimates, (0.35, 0.45))
+    told = evidence.intervals_alt("a", estimates, (0.35, 0.45))
+    assert all(row["estimator"] in told for row in estimates if row["ci_low"] is not None)
     assert "1 of 2 intervals miss" in found
     assert "all of them are refused" in found
 
