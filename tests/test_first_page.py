@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import html
 import json
 import re
 from itertools import combinations
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from arena10k import paths, plots, report
+from arena10k import Run, attribution, paths, plots, report
+from arena10k.ablations.sweeps import Truth
+from arena10k.ablations.sweeps import summary as scores
 from arena10k.audit import checks
 from arena10k.evidence import findings
-from arena10k.evidence.weight_findings import audit_frame, concentration_frame
+from arena10k.evidence.weight_findings import audit_frame, concentration_frame, match_sentence
 from arena10k.inputs.prompts import FILTERS
 from arena10k.params import config
 from arena10k.pipeline import first_page, stages
-from arena10k.report import headline, index
+from arena10k.report import breakdown_sentence, headline, index
 from arena10k.report.overview import summary
+from arena10k.rescoring import changes
 from arena10k.simulation import coverage
 from arena10k.statistics import evaluate
+from arena10k.statistics.headline import headline as of_context
 from arena10k.statistics.verdicts import NOT_ASKED
 from statistics_data import example
 
@@ -122,7 +128,7 @@ def test_controls_that_hold_raise_no_alarm():
             ["a"],
         ),
         ({"a": ("direct", "CAUTION"), "b": ("dr_cpo", "CAUTION")}, ["b"]),
-        ({"a": ("dr_cpo", "CAUTION"), "b": ("snips", "REPORT")}, ["b", "a"]),
+        ({"a": ("dr_cpo", "CAUTION"), "b": ("snips", "REPORT")}, ["a", "b"]),
     ],
 )
 def test_a_control_that_failed_is_told_with_the_values_that_rest_on_it(rows, rests):
@@ -140,7 +146,7 @@ def test_measurements_that_are_missing_by_what_they_measure_are_told():
     long_, even = ([{"bad": 1}, {"bad": 8}], [{"bad": 4}, {"bad": 4}, {"bad": 1}])
     for by_length, most in ((long_, True), (even, False)):
         told = first_page.missing({"missing": {"tests": tests, "by_length": by_length}})
-        assert re.findall(r"\d+", told) == ["9", "180"]
+        assert re.findall(r"\d+", told) == ["9", "180", "05"]
         assert ("long" in told) == most
     assert first_page.missing({"missing": {"tests": [test | {"response_chars": 0.4}]}}) == first_page.missing({}) == ""
 
@@ -177,6 +183,86 @@ def test_who_is_worse_than_all_that_may_be_first_is_read_off_the_contrasts():
     ]
     told = summary({"n": 9, "rows": rows, "ranking": ranking, "contrasts": contrasts}, headline({"rows": rows}))
     assert "a and b are not distinguishable; d is worse than both." in told
+
+
+def told_of(rows, ranking, **more):
+    return summary({"n": 9, "rows": rows, "ranking": ranking} | more, headline({"rows": rows}))
+
+
+def test_what_would_turn_the_order_of_the_first_and_its_nearest_rival_is_said():
+    rows = [row(p, "snips", "CAUTION", v) for p, v in (("a", 0.6), ("b", 0.56), ("c", 0.2))]
+    ranking = [{"policy": r["policy"], "rank": 1 + (r["policy"] == "c"), "verdict": r["verdict"]} for r in rows]
+    turned = {"worse": "b", "difference": 0.04, "judge_error": 0.04, "unseen_mass": 0.0667, "unseen_of": "a"}
+    far = {"worse": "c", "difference": 0.4, "judge_error": 0.4, "unseen_mass": 0.5, "unseen_of": "c"}
+    breakdown = [{"better": "a"} | far, {"better": "a"} | turned, {"better": "b"} | far]
+    told = told_of(rows, ranking, breakdown=breakdown)
+    assert "overrated a against b by 0.04," in told
+    assert "6.7% of a's responses" in told
+    assert "worth nothing" in told
+    # Labels alone: no judge that could be wrong.
+    alone = breakdown_sentence({"ranking": ranking, "breakdown": [breakdown[0] | {"judge_error": None}]})
+    assert "overrated" not in alone
+    assert "50% of c's responses" in alone
+    assert "worth everything" in alone
+    assert breakdown_sentence({"ranking": ranking[:1], "breakdown": []}) == breakdown_sentence({}) == ""
+
+
+@pytest.mark.parametrize(("verdict", "careful"), [("REPORT", False), ("CAUTION", True)])
+def test_a_leader_with_caution_is_named_so(verdict, careful):
+    rows = [row("a", "snips", verdict, 0.8), row("b", "ppi_pp", "REPORT", 0.2)]
+    ranking = [r | {"rank": k} for k, r in enumerate(rows, 1)]
+    pairs = [{"a": "a", "b": "b", "difference": 0.6, "significant": True}]
+    assert ("with caution" in told_of(rows, ranking).split("ranks first")[1].split(":")[0]) == careful
+    assert ("with caution" in findings.contrasts_sentence(pairs, ranking)) == careful
+
+
+def test_whether_weights_match_the_draws_is_shown_and_a_mismatch_is_told():
+    data = example(400)
+    shuffled = dataclasses.replace(data, log_weight=np.random.default_rng(1).permutation(data.log_weight))
+    of = {"right": data, "none": example(200, log_weight=np.full(200, np.nan)), "wrong": shuffled}
+    found = [evaluate.report(name, "d", d, evaluate.context(d)) for name, d in of.items()]
+    wrong = found[-1] = dataclasses.replace(found[-1], match_p=0.0004)
+    audit = audit_frame(found, "d").set_index("policy").match
+    assert audit["none"] == "not testable"
+    assert audit["right"].startswith("not contradicted, p ")
+    assert audit["wrong"] == "no, p under 0.001"
+    told = match_sentence(found, "d")
+    assert told.startswith("The weights of wrong do not match its draws")
+    assert "not testable: none" in told
+    assert "wrong" not in match_sentence([f for f in found if f is not wrong], "d")
+
+
+def test_rows_that_were_not_collected_are_grey_and_count_nowhere():
+    rows = [row("a", "snips", NOT_ASKED, None), row("a", "ppi_pp", "REPORT"), row("b", "snips", "REFUSE")]
+    assert report.table(rows)._repr_html_().count('<tr class="unasked">') == 1
+    assert len(changes.estimates(rows, rows)) == 2
+    truth = [Truth("a", 0.5, 0.01, "measured"), Truth("b", 0.4, 0.01, "measured")]
+    for some, refused in ((rows, 1.0), (rows[:1], np.nan)):
+        scored = scores(pd.DataFrame(some).assign(seed=0), truth, ["estimator"]).set_index("estimator")
+        assert scored.refused["snips"] == pytest.approx(refused, nan_ok=True)
+
+
+def test_every_page_names_the_same_headline_of_every_policy():
+    run = Run("sample")
+    table = run.table()
+    study = run.study(table)
+    result = run.estimates(table, study)
+    ranked = {r["policy"]: (r["estimator"], r["value"]) for r in result["ranking"]}
+    places = {
+        "first page": [(r["policy"], r["estimator"], r["value"]) for r in headline(result)],
+        "page 06": findings.headline_frame(result)[["policy", "estimator", "value"]].itertuples(index=False, name=None),
+        "page 07": [
+            (r["policy"], r["trusted_estimator"], r["trusted"])
+            for r in attribution.anomaly_json(run.investigate(table))["policies"]
+        ],
+        "ablations and figures": [
+            (p, *itemgetter("estimator", "value")(of_context(ctx)))
+            for p, ctx in study.of_judge(result["judge"]).items()
+        ],
+    }
+    assert len(ranked) == 6
+    for place, shown in places.items():
+        assert {p: (estimator, pytest.approx(value)) for p, estimator, value in shown} == ranked, place
 
 
 def test_what_was_not_collected_is_named_so_and_counted_nowhere(tmp_path):

@@ -14,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from arena10k import report
 from arena10k.report import display, page
+from arena10k.statistics.verdicts import accepted
 from browser import needs_chromium
 
 HOSTILE = "<script>document.title='pwned'</script><img src=x onerror=alert(1)> </td><|im_end|>\u202e & \x1b[31m"
@@ -155,7 +156,6 @@ ROWS = [
     _row("pi_cot", "snips", 0.61, "CAUTION"),
     _row("pi_cot", "ppi_pp", None, "REFUSE"),
     _row("pi_<b>", "snips", 0.95, "REFUSE"),
-    _row("pi_<b>", "direct", 0.96, "CAUTION", reasons=["no_labels", "not_on_oracle_scale"]),
 ]
 
 
@@ -172,6 +172,8 @@ def test_the_headline_is_the_most_trusted_estimate_that_is_not_refused():
         ("pi_bad", "ppi_pp"),
         ("pi_<b>", "snips"),
     ]
+    raw = _row("a", "direct", 0.96, "CAUTION", reasons=["no_labels", "not_on_oracle_scale"])
+    assert not accepted(report.headline({"rows": [_row("a", "snips", 0.95, "REFUSE"), raw]})[0])
 
 
 @pytest.fixture(scope="module")
