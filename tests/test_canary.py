@@ -57,7 +57,7 @@ def test_a_key_leaves_no_trace(home):
         refused = subprocess.run(command, env=environment, capture_output=True, check=False)
         assert refused.returncode == 1
         (line,) = [line for line in refused.stderr.decode().splitlines() if line.startswith("error:")]
-        assert line.startswith("error: 02_responses: responses: stopped: ")
+        assert line.startswith("error: 02_responses: ")
         assert "http_401: Incorrect API key provided: <ARENA_CANARY>." in line
         assert b"Traceback" not in refused.stderr
         stub.fault = judge

@@ -4,6 +4,7 @@ stays as it is."""
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -138,18 +139,19 @@ def test_what_is_told_is_computed_and_marked_as_made_up(run, runs):
     assert {row["geometry"] for row in result["rows"]} == set(incident.GEOMETRIES)
     assert len(result["rows"]) == 2 * 5 * len(runs[0][0].inv.findings)
     told = result["paragraph"]
-    assert told.startswith("Every injected value on this page is made up")
-    assert "9 of 120 log-probs of p0 and 10 of each target" in told
-    assert "all targets (clipped at ±20" in told
-    assert "is not the clean one, as the rows are not: it is pi_bad, pi_cot, pi_clone, p0, pi_more_shots" in told
-    assert "and was pi_bad, p0 = pi_clone, pi_cot, pi_more_shots, pi_terse. Only measuring" in told
+    assert re.search(r"\b9 of 120 .* p0 and 10 ", told)
+    assert "(clipped at ±20" in told
+    assert "pi_bad, pi_cot, pi_clone, p0, pi_more_shots" in told
+    assert "pi_bad, p0 = pi_clone, pi_cot, pi_more_shots, pi_terse" in told
     clean = [runs[0][0]]
-    assert "The ranking is the clean one;" in " ".join(
-        words.lead([[*clean, *runs[0][1:4], *clean]], run.params.incident)
-    )
-    assert "9, is the 9 rows at the ceiling" in words.step_sentence(runs[0][3])
+    unchanged = " ".join(words.lead([[*clean, *runs[0][1:4], *clean]], run.params.incident))
+    assert "pi_bad, p0 = pi_clone" not in unchanged, "a ranking that is the clean one is not told twice"
+    assert re.findall(r"\b9\b", words.step_sentence(runs[0][3])) == ["9", "9", "9"]
     first = max(runs[0][2].inv.findings.values(), key=lambda f: f.published.value)
     assert f"{first.policy} (stored -50.0: {first.published.value:.3f})" in told
+    for o in (o for outcomes in runs for o in outcomes):
+        leading = words._first_target(o)
+        assert (words.percent(leading.corrupted_share) in words.step_sentence(o)) == bool(leading.corrupted)
     assert words.ranking_frame(runs[0]).shape == (6, 6)
     assert list(words.gates_frame(runs[1]).step) == [o.step.name for o in runs[1]]
 

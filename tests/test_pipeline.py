@@ -18,8 +18,9 @@ from arena10k import paths
 from arena10k.audit import checks
 from arena10k.collection.store import Store
 from arena10k.params import config
-from arena10k.pipeline import first_page, stages
+from arena10k.pipeline import first_page, stages, stopping
 from arena10k.run import Run
+from in_process import arena
 
 PROMPTS = 6
 #: A secret of the user that no stage has to do with.
@@ -150,10 +151,8 @@ def test_nothing_runs_again_when_nothing_changed(run):
 
 
 def test_a_stage_that_is_out_of_date_runs_again_between_pages_that_are_there(run):
-    """As after a rescoring, or where the prompts were removed: they are written again, and nothing is asked."""
+    """As after a rescoring: its page is written again, and nothing is asked."""
     before, asked = stages.page_file("tiny", "00_status").stat().st_mtime_ns, _count(paths.store_file("tiny"))
-    prompts = paths.prompts_file("tiny").read_bytes()
-    paths.prompts_file("tiny").unlink()
     stages.out_of_date("tiny", "00_status")
     again = subprocess.run(
         run["command"], env=run["environment"], capture_output=True, text=True, timeout=600, check=False
@@ -161,9 +160,18 @@ def test_a_stage_that_is_out_of_date_runs_again_between_pages_that_are_there(run
     assert again.returncode == 0, again.stderr
     assert stages.stamp_file("tiny", "00_status").is_file()
     assert stages.page_file("tiny", "00_status").stat().st_mtime_ns > before
-    assert paths.prompts_file("tiny").read_bytes() == prompts
     assert _count(paths.store_file("tiny")) == asked
     assert stages.unstamped(run["params"]) == []
+
+
+def test_prompts_that_were_removed_are_chosen_again(run, monkeypatch):
+    """What the command asks Snakemake for; all that rests on the prompts would run after it."""
+    commands = []
+    monkeypatch.setattr(stopping, "run", lambda command, environment: commands.append(command) or 0)
+    paths.prompts_file("tiny").rename(paths.prompts_file("tiny").with_suffix(".aside"))
+    assert arena("report", "--params", run["home"] / "tiny.yaml").returncode == 0
+    (command,) = commands
+    assert stages.rule("01_prompts") in command[command.index("--forcerun") :]
 
 
 def test_no_stage_writes_down_its_environment(run):

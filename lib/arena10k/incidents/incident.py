@@ -134,7 +134,7 @@ class Outcome:
         return self.inv.findings[policy].rank
 
 
-def play(run: Run, geometry: str) -> list[Outcome]:
+def play(run: Run, geometry: str, replicates: int = REPLICATES) -> list[Outcome]:
     """All steps of one geometry."""
     clean, e, told = clean_run(run), run.params.estimation, section(run.params.incident, "incident")
     table = clean.table()
@@ -142,7 +142,7 @@ def play(run: Run, geometry: str) -> list[Outcome]:
     out = []
     for step in steps(table, told, failed):
         cases = attribution.cases(step.table, e.judge, step.raw, step.clip, e.folds)
-        options: dict[str, Any] = {"judge_mode": e.judge, "analysis": e.analysis, "replicates": REPLICATES}
+        options: dict[str, Any] = {"judge_mode": e.judge, "analysis": e.analysis, "replicates": replicates}
         inv = attribution.investigate(cases, table.logging_policy, **options)
         out.append(Outcome(geometry, step, inv, {p: _gate(c, e.analysis) for p, c in cases.items()}))
     return out

@@ -52,14 +52,14 @@ class Ranked:
 @dataclass(frozen=True)
 class Breakdown:
     """What would turn the order of two policies round, `better` above `worse` by `difference`: the judge overrating
-    `better` against `worse` by `judge_error` on the outcome scale (NaN where both values rest on labels alone), or a
+    `better` against `worse` by `judge_error` on the outcome scale (None where both values rest on labels alone), or a
     share `unseen_mass` of the responses of `unseen_of` unlike all that was seen: those of `better` worth nothing, or of
     `worse` worth everything, whichever takes less."""
 
     better: str
     worse: str
     difference: float
-    judge_error: float
+    judge_error: float | None
     unseen_mass: float
     unseen_of: str
 
@@ -235,5 +235,5 @@ def breakdowns(contexts: Mapping[str, PolicyContext]) -> list[Breakdown]:
         if d > 0 or (d == 0 and a < b):
             room, of = max((rows[a]["value"], a), (1 - rows[b]["value"], b), key=lambda end: end[0])
             mass = min(1.0, d / room) if room > 0 else 1.0
-            found.append(Breakdown(a, b, d, d if any(judged) else float("nan"), mass, of))
+            found.append(Breakdown(a, b, d, d if any(judged) else None, mass, of))
     return found

@@ -71,7 +71,7 @@ class Evaluation:
         rows = [dataclasses.asdict(row) for row in compare.breakdowns(self.study.of_judge(_MODE))]
         frame = _frame(rows, [f.name for f in dataclasses.fields(compare.Breakdown)])
         for name in ("difference", "judge_error"):
-            frame[name] = frame[name] * (self.scale[1] - self.scale[0])
+            frame[name] = frame[name].astype(float) * (self.scale[1] - self.scale[0])
         return frame
 
     def plan(self, widths: Iterable[float] | None = None) -> pd.DataFrame:
