@@ -83,7 +83,7 @@ def test_counts_are_those_of_what_is_there(home, part):
         if row["estimator"] == "ips":
             assert row["n_used"] <= used
         if not used and row["estimator"] in ("ips", "snips"):
-            assert (row["verdict"], row["value"]) == ("REFUSE", None)
+            assert (row["verdict"], row["value"]) == ("NOT_ASKED", None)
 
 
 def test_every_stage_after_collection_runs_on_half_of_the_data_without_a_policy(home, capsys):

@@ -126,7 +126,8 @@ def test_results_have_their_stable_shapes(run):
     results = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("estimates", "quality", "status")}
     row = {"policy", "estimator", "judge", "value", "se", "ci_low", "ci_high", "verdict", "reasons", "n_used"}
     row |= {"n_quarantined", "mean_weight", "ess", "khat", "labels_needed"}
-    assert {"run", "n", "created", "judge", "ranking", "contrasts", "rows"} == set(results["estimates"])
+    known = {"run", "n", "created", "judge", "belief", "logging_policy", "ranking", "contrasts", "breakdown", "rows"}
+    assert known == set(results["estimates"])
     assert all(set(r) == row for r in results["estimates"]["rows"])
     assert {r["verdict"] for r in results["estimates"]["rows"]} <= {"REPORT", "CAUTION", "REFUSE"}
     job = {"job", "policy", "total", "ok", "errors", "quarantined", "rescored", "merged"}

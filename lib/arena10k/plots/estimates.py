@@ -175,7 +175,8 @@ def then_and_now_finding(both: pd.DataFrame) -> str:
     first += f" ({listed(list(dict.fromkeys(outside.policy)))})" if len(outside) else ""
     if changed.empty:
         return f"{first}; every verdict is the same"
-    return f"{first}; {len(changed)} verdicts changed ({listed(list(dict.fromkeys(changed.policy)))})"
+    verb = "verdict" if len(changed) == 1 else "verdicts"
+    return f"{first}; {len(changed)} {verb} changed ({listed(list(dict.fromkeys(changed.policy)))})"
 
 
 @styled
