@@ -34,7 +34,7 @@ def run(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     shutil.copy(paths.params_file("local"), home / "local.yaml")
     tiny = {"extends": "local.yaml", "run": "tiny", "prompts": {"max_prompts": PROMPTS}, "responses": {"draws": 1}}
-    tiny |= {"oracle": {"target_labels": 4}}
+    tiny |= {"oracle": {"target_labels": 4}, "estimation": {"replicates": 4}}
     (home / "tiny.yaml").write_text(yaml.safe_dump(tiny))
     environment = os.environ | {"ARENA10K_HOME": str(home), "OPENAI_API_KEY": CANARY}
     command = [*REPORT, str(home / "tiny.yaml")]
