@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from arena10k.estimators import PolicyData, prompt_fold
+from arena10k.estimators.prepare import CALIBRATIONS
 
 
 def example(n=400, seed=0, sigma=0.7, target_labels=60, labelled=0.5, **changes) -> PolicyData:
@@ -33,6 +34,19 @@ def example(n=400, seed=0, sigma=0.7, target_labels=60, labelled=0.5, **changes)
     }
     fields["fresh_fold"] = fields["fold"]
     return PolicyData(**(fields | changes))
+
+
+def two_stage_folds(monkeypatch) -> list[int]:
+    """Fills with the number of folds of every two-stage calibration that is made; an isotonic one cannot be."""
+    real, seen = CALIBRATIONS["two_stage"], []
+
+    def spy(logged, fresh, source):
+        seen.append(1 + max(int(logged.fold.max()), int(fresh.fold.max())))
+        return real(logged, fresh, source)
+
+    monkeypatch.setitem(CALIBRATIONS, "two_stage", spy)
+    monkeypatch.setitem(CALIBRATIONS, "isotonic", None)
+    return seen
 
 
 def _rows(path: Path) -> list[dict]:

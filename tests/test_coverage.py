@@ -10,14 +10,13 @@ import pytest
 from scipy import stats
 
 from arena10k.estimators import PolicyData, prepare
-from arena10k.estimators.prepare import CALIBRATIONS
 from arena10k.plots import coverage_finding
 from arena10k.plots.planning import coverage as drawn
 from arena10k.run import Run
 from arena10k.simulation import coverage
 from arena10k.simulation.simulate import PLAIN
 from arena10k.wording import percent
-from statistics_data import example
+from statistics_data import example, two_stage_folds
 
 #: Few rows, where their number does not matter.
 ROWS = 150
@@ -172,17 +171,7 @@ def test_the_intervals_of_the_marks_are_exact_binomial_ones(table):
 
 
 def test_calibration_and_folds_of_the_params_are_those_that_are_simulated(monkeypatch):
-    run, seen = Run("sample"), []
-
-    def spy(logged, fresh, source):
-        seen.append(1 + max(int(logged.fold.max()), int(fresh.fold.max())))
-        return real(logged, fresh, source)
-
-    real = CALIBRATIONS["two_stage"]
-    monkeypatch.setitem(CALIBRATIONS, "two_stage", spy)
-    monkeypatch.setitem(CALIBRATIONS, "isotonic", None)
-    wanted = run.params.estimation.model_copy(
-        update={"calibration": "two_stage", "folds": 3, "replicates": 1, "replicate_rows": 60}
-    )
+    run, seen = Run("sample"), two_stage_folds(monkeypatch)
+    wanted = run.params.estimation.model_copy(update={"calibration": "two_stage", "folds": 3, "replicates": 1})
     Run.of(run.params.model_copy(update={"estimation": wanted})).simulate(run.table())
     assert set(seen) == {3}

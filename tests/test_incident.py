@@ -13,12 +13,12 @@ import yaml
 
 from arena10k import paths
 from arena10k.errors import ArenaError, ParamsError
-from arena10k.estimators.prepare import CALIBRATIONS
 from arena10k.incidents import incident
 from arena10k.incidents import incident_words as words
 from arena10k.params import config
 from arena10k.pipeline import stages
 from arena10k.run import Run
+from statistics_data import two_stage_folds
 
 
 @pytest.fixture(scope="module")
@@ -165,15 +165,7 @@ def test_policies_whose_numbers_print_alike_share_a_place(runs):
 
 
 def test_calibration_and_folds_of_the_params_are_those_of_every_step(run, monkeypatch):
-    seen = []
-
-    def spy(logged, fresh, source):
-        seen.append(1 + max(int(logged.fold.max()), int(fresh.fold.max())))
-        return real(logged, fresh, source)
-
-    real = CALIBRATIONS["two_stage"]
-    monkeypatch.setitem(CALIBRATIONS, "two_stage", spy)
-    monkeypatch.setitem(CALIBRATIONS, "isotonic", None)
+    seen = two_stage_folds(monkeypatch)
     wanted = run.params.estimation.model_copy(update={"calibration": "two_stage", "folds": 3})
     incident.play(Run.of(run.params.model_copy(update={"estimation": wanted})), "shared")
     assert set(seen) == {3}

@@ -11,12 +11,12 @@ from scipy import stats
 
 from arena10k.estimators import ESTIMATORS, PolicyData, prepare
 from arena10k.statistics import intervals
+from arena10k.statistics.beliefs import el_score_interval
 from arena10k.statistics.context import context
 from arena10k.statistics.intervals import (
     audit_weights,
     bounded_mean_radii,
     el_interval,
-    el_score_interval,
     missing_mass_interval,
     score_interval,
 )

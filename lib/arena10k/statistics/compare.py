@@ -155,12 +155,16 @@ def _cluster_residuals(prep: Prepared, score: Score) -> tuple[np.ndarray, float,
     return total / np.maximum(count, 1), float((rows.label[has] - residual[has]).mean()), count
 
 
+def _scored(ctx: PolicyContext, row: Mapping[str, Any]) -> tuple[Prepared, Score]:
+    """The score behind a row of estimates.json, with what it was made from."""
+    return ctx.prep, ctx.prep.once(row["estimator"], ESTIMATORS[row["estimator"]].score)
+
+
 def _by_intervals(a: tuple[PolicyContext, dict[str, Any]], b: tuple[PolicyContext, dict[str, Any]]) -> Difference:
     """From the intervals of both (MOVER, Zou & Donner 2008), with all that their beliefs leave open. What they share
     makes it wider than need be; a negative correlation of their deviations is counted."""
     (ctx_a, row_a), (_, row_b) = a, b
-    scores = [(c.prep, c.prep.once(r["estimator"], ESTIMATORS[r["estimator"]].score)) for c, r in (a, b)]
-    dev_a, dev_b, _ = _joint_deviations(*scores)
+    dev_a, dev_b, _ = _joint_deviations(_scored(*a), _scored(*b))
     norm = float(np.sqrt((dev_a @ dev_a) * (dev_b @ dev_b)))
     correlation = min(0.0, float(dev_a @ dev_b) / norm) if norm > 0 and np.isfinite(norm) else 0.0
     z = quantiles.normal(ctx_a.analysis.confidence)
@@ -182,9 +186,7 @@ def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> Difference | None:
     found = [_by_intervals((ctx_a, head_a), (ctx_b, head_b))]
     own_a, own_b = own_estimate(ctx_a), own_estimate(ctx_b)
     if own_a is not None and own_b is not None:
-        scores = [(c.prep, c.prep.once(r["estimator"], ESTIMATORS[r["estimator"]].score))
-                  for c, r in ((ctx_a, own_a), (ctx_b, own_b))]  # fmt: skip
-        found.append(paired(*scores))
+        found.append(paired(_scored(ctx_a, own_a), _scored(ctx_b, own_b)))
     return min(found, key=lambda d: sum(d.reach(ctx_a.analysis.confidence)))
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimators import PolicyData, Prepared, prepare
 from arena10k.statistics import diagnostics, planning
+from arena10k.statistics.beliefs import el_score_interval
 from arena10k.statistics.diagnostics import Transport, transport
-from arena10k.statistics.intervals import Interval, WeightAudit, audit_weights, el_score_interval
+from arena10k.statistics.intervals import Interval, WeightAudit, audit_weights
 from arena10k.statistics.thresholds import AMPLE_ESS, NO_TAIL_SHARE, WRONG
 
 #: Facts about a policy that its arrays do not show, by which its weights are of another distribution than its draws.

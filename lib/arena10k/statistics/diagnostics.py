@@ -13,14 +13,13 @@ from arena10k.estimators.calibration import LevelFit, level_codes, pava
 from arena10k.estimators.pareto import ceiling_count, hill, khat
 from arena10k.estimators.prepare import Prepared
 from arena10k.statistics import quantiles
+from arena10k.statistics.beliefs import residual_score, weighted_residual_limits
 from arena10k.statistics.intervals import (
     ByCluster,
     WeightAudit,
     audit_weights,
     bounded_mean_radii,
-    residual_score,
     standard_error,
-    weighted_residual_limits,
 )
 from arena10k.statistics.resampling import permute_ratio
 from arena10k.statistics.thresholds import MIN_LABELS, WRONG
@@ -157,7 +156,7 @@ def target_typicality(logp_target: np.ndarray, log_weight: np.ndarray, length: n
 
 @dataclass(frozen=True)
 class PermutationNull:
-    """SNIPS against weights dealt at random. p > .05 with E[w] << 1: the number is the logging policy's mean."""
+    """SNIPS against weights dealt at random. A large p-value: shuffled weights give values as far off."""
 
     value: float
     logging_mean: float

@@ -14,6 +14,7 @@ from arena10k.analysis import Analysis
 from arena10k.errors import DataError
 from arena10k.estimators import PolicyData, prompt_fold
 from arena10k.statistics import compare, planning
+from arena10k.statistics.context import LOGPROBS_ASKED
 from arena10k.statistics.evaluate import Study, study
 from arena10k.statistics.headline import BELIEFS, headline
 
@@ -181,7 +182,7 @@ def evaluate(
         raise DataError("evaluate: neither `logged` nor `fresh` was given")
     _check_named(frames, names)
     data = _arrays(frames, logging_policy)
-    flags = {policy: ["logprobs_asked"] for policy, arrays in data.items() if arrays[1]}
+    flags = {policy: [LOGPROBS_ASKED] for policy, arrays in data.items() if arrays[1]}
     analysis = Analysis(
         width=Analysis.width if width is None else width / size,
         confidence=confidence,

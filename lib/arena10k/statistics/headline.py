@@ -49,7 +49,7 @@ def headline_row(
 
 
 def headline(ctx: PolicyContext) -> dict[str, Any] | None:
-    """The same from a policy's context, as a row of estimates.json with its `belief`."""
+    """The same from a policy's context, as a row of estimates.json."""
 
     def make(_: Any) -> dict[str, Any] | None:
         rows = [estimate_row(ctx, e, plan=False) for e in ESTIMATORS.values() if not e.judge_scale]

@@ -15,16 +15,13 @@ from arena10k.estimators import ESTIMATORS, Estimator, Score, pareto
 from arena10k.estimators.calibration import enough_labels
 from arena10k.estimators.prepare import Sample
 from arena10k.statistics import diagnostics, planning, quantiles
+from arena10k.statistics.beliefs import Reach, el_residual_interval, labelled_interval, transported_interval
 from arena10k.statistics.context import LOGPROBS_ASKED, PolicyContext
 from arena10k.statistics.intervals import (
     EMPIRICAL_LIKELIHOOD,
     NO_INTERVAL,
     Interval,
-    Reach,
-    el_residual_interval,
-    labelled_interval,
     score_interval,
-    transported_interval,
 )
 from arena10k.statistics.thresholds import FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
 

@@ -1,0 +1,222 @@
+"""The interval that carries what each belief leaves open: labels alone, right weights, or a judge that transports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import special
+
+from arena10k.estimators.prepare import Prepared
+from arena10k.estimators.score import ESTIMATORS, Score, Term, calibration_variance, judge_variance
+from arena10k.statistics import quantiles
+from arena10k.statistics.intervals import (
+    EMPIRICAL_LIKELIHOOD,
+    ByCluster,
+    Interval,
+    bounded_mean_radii,
+    el_interval,
+    label_radii,
+    score_interval,
+    variance_of,
+)
+
+
+def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]:
+    """How far below and above its average the weighted label residual E[w (Y - f)] may lie because of an outcome that
+    no labelled row shows: such a one has a chance of at most -log(1 - confidence) / k under P0, k clusters, and at most
+    the weight of the heaviest such share of the logged rows (all of them, labelled or not): the rule of three with
+    weights."""
+    has = prep.logged.labelled * prep.has_weight > 0
+    k = prep.logged.clusters(has)
+    if k == 0:
+        return 1.0, 1.0
+    share = min(1.0, -np.log(1 - confidence) / k)
+    with np.errstate(over="ignore", invalid="ignore"):
+        w = np.exp(prep.raw_log_weight)
+        size = max(1, int(np.ceil(share * len(w))))
+        heavy = float(np.partition(w, len(w) - size)[len(w) - size :].sum()) / len(w)
+    f = prep.reward_oof[has]
+    return min(1.0, heavy * float(f.max())), min(1.0, heavy * float(1 - f.min()))
+
+
+def success_interval(prep: Prepared, confidence: float) -> tuple[float, float] | None:
+    """Exact interval (Clopper & Pearson 1934) of the mean of 0/1 labels of the target's draws, where they are at random
+    and one to a cluster; else None."""
+    rows = prep.fresh
+    has = rows.labelled > 0
+    label = rows.label[has]
+    if not len(label) or rows.labelling.kind != "random" or not np.isin(label, (0.0, 1.0)).all():
+        return None
+    if rows.share is not None or rows.clusters(has) < len(label):
+        return None
+    k, hits, tail = len(label), float(label.sum()), (1 - confidence) / 2
+    low = 0.0 if hits == 0 else float(special.betaincinv(hits, k - hits + 1, tail))
+    return low, 1.0 if hits == k else float(special.betaincinv(hits + 1, k - hits, 1 - tail))
+
+
+def residual_score(prep: Prepared) -> Score:
+    """Mean of Y - f(S') over the labelled draws of the target, f out of fold."""
+    rows, weight = prep.fresh, prep.fresh.label_weight
+    residual = rows.labelled * (rows.label_or_zero - prep.fresh_oof)
+    return Score((Term("fresh", weight * residual, weight, {"f": -weight}),)).by_prompt(prep)
+
+
+#: Labels in a tail of scores that are none to speak of.
+_FEW_IN_TAIL = 3
+
+
+def extrapolation(prep: Prepared, sample: str) -> tuple[float, float]:
+    """How far below and above its estimate the value may lie because labels of `sample`, not at random, hardly reach
+    the ends of the policy's scores: there the outcome is between 0 and f below, between f and 1 above."""
+    rows = prep.sample(sample)
+    if rows.labelling.kind == "random":
+        return 0.0, 0.0
+    scores = np.sort(rows.judge[rows.labelled > 0])
+    few = min(_FEW_IN_TAIL, len(scores)) - 1
+    drawn, f = (prep.fresh, prep.fresh_oof) if len(prep.fresh) else (prep.logged, prep.reward_oof)
+    below, above = drawn.judge < scores[few], drawn.judge > scores[-1 - few]
+    return float((below * f).mean()), float((above * (1 - f)).mean())
+
+
+def _stretched(interval: Interval, by: tuple[float, float]) -> Interval:
+    if by == (0.0, 0.0):
+        return interval
+    low, high = max(0.0, interval.low - by[0]), min(1.0, interval.high + by[1])
+    return replace(interval, low=low, high=high, se=interval.se * (high - low) / max(interval.width, 1e-300))
+
+
+def labelled_interval(prep: Prepared, score: Score, confidence: float) -> Interval:
+    """Under the belief in labels alone: `score_interval`, or the exact one of 0/1 labels where that is narrower."""
+    found, exact = score_interval(prep, score, confidence), success_interval(prep, confidence)
+    found = _stretched(found, extrapolation(prep, "fresh"))
+    if exact is None or exact[1] - exact[0] >= found.width:
+        return found
+    low, high = min(exact[0], score.value), max(exact[1], score.value)
+    return Interval(
+        max(0.0, low), min(1.0, high), (exact[1] - exact[0]) / (2 * quantiles.normal(confidence)), "exact", found.df
+    )
+
+
+def _spanning(low: float, high: float, confidence: float, method: str, df: float = float("nan")) -> Interval:
+    """The interval from `low` to `high`, cut at the ends of the scale; its standard error is what a normal one of that
+    width has."""
+    low, high = max(0.0, low), min(1.0, high)
+    return Interval(low, high, (high - low) / (2 * quantiles.normal(confidence)), method, df)
+
+
+def _weighted(
+    bounds: tuple[float, float], extra: float, centre: float, radii: list[tuple[float, float]], confidence: float
+) -> Interval:
+    """EL `bounds` widened by the variance `extra` in quadrature, and never inside of `centre` with any of `radii`."""
+    middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
+    reach = float(np.hypot(half, quantiles.normal(confidence) * np.sqrt(extra))) if np.isfinite(extra) else 1.0
+    low, high = middle - reach, middle + reach
+    if np.isfinite(centre):
+        low = min([low, *(centre - down for down, _ in radii)])
+        high = max([high, *(centre + up for _, up in radii)])
+    return _spanning(low, high, confidence, EMPIRICAL_LIKELIHOOD)
+
+
+def el_score_interval(prep: Prepared, confidence: float = 0.95, w_max: float = float("inf")) -> Interval:
+    """Under the belief in weights, the EL interval of a policy: the same for every estimator that only re-weights
+    logged rows.
+
+    Where logged labels trained f, the outcome of a row is f(S) plus its label residual divided by the labelled share,
+    so the interval is for the policy value even when f does not carry over. Calibration variance is added in
+    quadrature. Never narrower than the interval of the unweighted mean of f(S), for on one or two rows empirical
+    likelihood, which holds for many, would have nothing left to vary; nor than an unseen label allows.
+    """
+    keep = prep.has_weight > 0
+    by_cluster = _clustered(prep, keep)
+    reward, base = prep.reward, prep.once("snips", ESTIMATORS["snips"].score)
+    radii = [bounded_mean_radii(by_cluster(prep.reward[keep]), 0.0, 1.0, confidence)]
+    if prep.source == "logged":
+        reward = prep.reward_oof + _spread_residual(prep)
+        radii.append(unseen_label_radii(prep, confidence))
+    bounds = el_interval(prep.raw_log_weight, reward[keep], confidence, w_max, by_cluster)
+    extra, shift = calibration_variance(prep, base) + judge_variance(prep, base), base.shift
+    if prep.source == "fresh":
+        # The target's own labels trained f: what f leaves out is their residual.
+        residual = residual_score(prep)
+        radii.append(label_radii(prep, "fresh", confidence))
+        extra, shift = extra + variance_of(prep, residual)[0], residual.value
+        bounds = bounds[0] + shift, bounds[1] + shift
+    found = _weighted(bounds, extra, base.value + shift, radii, confidence)
+    return _stretched(found, extrapolation(prep, prep.source)) if prep.source else found
+
+
+def _clustered(prep: Prepared, keep: np.ndarray) -> ByCluster:
+    return lambda values: prep.logged.by_cluster(values, keep)
+
+
+def _spread_residual(prep: Prepared) -> np.ndarray:
+    """The label residual of the labelled weighted logged rows over their share of the weighted rows, 0 elsewhere."""
+    has = prep.logged.label_weight * prep.has_weight
+    share = has.sum() / max(prep.n_weighted, 1)
+    return has * prep.label_residual / share if share > 0 else np.zeros(len(has))
+
+
+def weighted_residual_limits(
+    prep: Prepared, confidence: float, w_max: float = float("inf")
+) -> tuple[float, float, float]:
+    """Mean of Y - f(S) under the target by the weights of the labelled logged rows, and its EL limits; what the log
+    does not show may be anything within [-max f, 1 - min f]."""
+    key = ("weighted residual", confidence, w_max)
+    return prep.once(key, lambda p: _weighted_residual(p, confidence, w_max))
+
+
+def _weighted_residual(prep: Prepared, confidence: float, w_max: float) -> tuple[float, float, float]:
+    keep = prep.has_weight > 0
+    f = np.concatenate([prep.fresh_oof, prep.reward_oof[keep]])
+    ends = (-float(f.max()), 1 - float(f.min()))
+    residual = _spread_residual(prep)[keep]
+    low, high = el_interval(prep.raw_log_weight, residual, confidence, w_max, _clustered(prep, keep), ends)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(_clustered(prep, keep)(np.exp(prep.raw_log_weight) * residual).mean()), low, high
+
+
+def el_residual_interval(
+    prep: Prepared, score: Score, confidence: float = 0.95, w_max: float = float("inf")
+) -> Interval:
+    """Under the belief in weights, the interval of a mean of f(S') plus a weighted label residual (`dr_oracle`).
+
+    EL on the residual; what the fresh draws and the training of f add to its variance in quadrature (with the
+    covariance of prompts that both share).
+    """
+    _, low, high = weighted_residual_limits(prep, confidence, w_max)
+    logged = Score(tuple(t for t in score.terms if t.sample == "logged"))
+    fresh = Score(tuple(t for t in score.terms if t.sample == "fresh"))
+    sampling, cal, _ = variance_of(prep, score)
+    extra = max(sampling - variance_of(prep, logged)[0], variance_of(prep, fresh)[0]) + cal
+    bounds = low + fresh.value, high + fresh.value
+    found = _weighted(bounds, extra, score.value, [unseen_label_radii(prep, confidence)], confidence)
+    return _stretched(found, extrapolation(prep, "logged"))
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What the belief in the judge leaves open for a policy: `low`, `high` how far Y - f(S) may be from zero on average
+    there, and `unseen`, the share of the policy the log may not show, of which nothing is believed. `labels`: the
+    limits are those of labels, at half the level."""
+
+    low: float
+    high: float
+    unseen: float = 0.0
+    labels: bool = False
+
+
+def transported_interval(prep: Prepared, score: Score, reaches: Iterable[Reach], confidence: float) -> Interval:
+    """Under the belief that the judge transports: the interval of the score, widened by what may be left open, the
+    narrowest of `reaches` (bias-aware, Armstrong & Kolesar 2018; a limit that is itself uncertain takes half of the
+    level)."""
+    f = prep.fresh_oof if len(prep.fresh) else prep.reward_oof
+    top, bottom = float(f.max()), float(f.min())
+    found = []
+    for reach in reaches:
+        base = score_interval(prep, score, (1 + confidence) / 2 if reach.labels else confidence)
+        low = base.low + min(reach.low, 0.0) - reach.unseen * top
+        high = base.high + max(reach.high, 0.0) + reach.unseen * (1 - bottom)
+        found.append(_spanning(low, high, confidence, "bias_aware", base.df))
+    return min(found, key=lambda i: i.width)
