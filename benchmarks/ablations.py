@@ -20,8 +20,8 @@ import pandas as pd
 
 from arena10k.ablations.matrix import held_out, truth_sentence
 from arena10k.ablations.sweeps import Settings, Variant, order_sentence, summary, sweep
-from arena10k.estimators import ESTIMATORS, policy_data
-from arena10k.tables.table import Table
+from arena10k.estimation import ESTIMATORS, policy_data
+from arena10k.frames.table import Table
 
 POLICIES = ("clone", "parallel_universe_prompt", "unhelpful")
 VARIANTS = [*(Variant(name) for name in ESTIMATORS), Variant("direct", "two_stage")]

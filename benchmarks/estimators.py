@@ -24,9 +24,9 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np
 
-from arena10k.estimators import ESTIMATORS, PolicyData, prepare
-from arena10k.statistics.evaluate import study
-from arena10k.statistics.resampling import bootstrap_ratio
+from arena10k.estimation import ESTIMATORS, PolicyData, prepare
+from arena10k.estimation.evaluate import study
+from arena10k.estimation.resampling import bootstrap_ratio
 
 POLICIES = 4
 CJE = """
@@ -154,7 +154,7 @@ def compare_cje(python: str, n: int = 10_000) -> dict[str, float]:
     dr_cpo = ESTIMATORS["dr_cpo"].score
 
     def ours() -> list[float]:
-        from arena10k.statistics.intervals import score_interval
+        from arena10k.estimation.intervals import score_interval
 
         values = []
         for d in data.values():

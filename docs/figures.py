@@ -11,10 +11,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from arena10k import Run, attribution, plots
+from arena10k.estimation.evaluate import Study
 from arena10k.evidence import findings, weight_findings
+from arena10k.frames.table import Table
 from arena10k.report.display import rounded, svg_text
-from arena10k.statistics.evaluate import Study
-from arena10k.tables.table import Table
 
 FOLDER = Path(__file__).parent / "figures"
 #: The estimators of the small forest plot: a raw judge mean, weights alone, calibration alone, labels.

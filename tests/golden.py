@@ -11,7 +11,7 @@ from typing import Any
 
 from arena10k import Run, attribution
 from arena10k.audit import checks, consistency, quality
-from arena10k.incidents import incident, incident_words
+from arena10k.incident import incident, incident_words
 from arena10k.report.files import plain
 from arena10k.rescoring import effect
 from arena10k.simulation import coverage

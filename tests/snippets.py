@@ -35,11 +35,11 @@ from arena10k import cli, paths
 from arena10k.collection import generate, judge, labels, pilot, teacher_forcing
 from arena10k.collection.collect import collect
 from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES
+from arena10k.estimation import evaluate
 from arena10k.inputs import prompts
 from arena10k.params import config
 from arena10k.pipeline import runner, stages
 from arena10k.run import Run
-from arena10k.statistics import evaluate
 
 CHECKER, FLAGS = doctest.OutputChecker(), doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 #: Rows that a `json` block stands for.

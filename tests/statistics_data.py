@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from arena10k.estimators import PolicyData, prompt_fold
-from arena10k.estimators.prepare import CALIBRATIONS
+from arena10k.estimation import PolicyData, prompt_fold
+from arena10k.estimation.prepare import CALIBRATIONS
 
 
 def example(n=400, seed=0, sigma=0.7, target_labels=60, labelled=0.5, **changes) -> PolicyData:

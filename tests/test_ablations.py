@@ -16,7 +16,7 @@ from arena10k import paths
 from arena10k.ablations import ablation_summary, matrix
 from arena10k.ablations.sweeps import Settings, Truth
 from arena10k.errors import NothingToShow, ParamsError
-from arena10k.estimators import ESTIMATORS, Estimator, Score, Term
+from arena10k.estimation import ESTIMATORS, Estimator, Score, Term
 from arena10k.params import config, sections
 from arena10k.pipeline import dependencies, failures, runner, stages
 from arena10k.report.files import write_json

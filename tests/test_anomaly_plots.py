@@ -11,8 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from arena10k.attribution import CAUSES, Profile, ceiling_audit, length_strata, shrinkage_paths
+from arena10k.estimation.diagnostics import permutation_null
 from arena10k.plots import anomaly, estimates, evidence
-from arena10k.statistics.diagnostics import permutation_null
 
 
 def row(values=(0.0, 0.0, -0.02, 0.06, 0.36, 0.0), **more) -> dict:

@@ -18,7 +18,7 @@ from arena10k.attribution.detection import detect, published
 from arena10k.attribution.game import STATES, game_values, normalised
 from arena10k.attribution.resample import bootstrap, calibration_shift, prompt_counts
 from arena10k.audit import quality
-from arena10k.estimators import ESTIMATORS, PolicyData, pareto, prepare
+from arena10k.estimation import ESTIMATORS, PolicyData, pareto, prepare
 from arena10k.run import Run
 
 POLICIES = ["clone", "parallel_universe_prompt", "unhelpful"]

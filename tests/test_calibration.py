@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from arena10k.estimators import PolicyData, calibration, prepare
+from arena10k.estimation import PolicyData, calibration, prepare
 from statistics_data import example
 
 GRID = np.linspace(0, 1, 201)

@@ -17,11 +17,11 @@ from arena10k.collection import teacher_forcing
 from arena10k.collection.collect import collect
 from arena10k.collection.jobs import SHUFFLED, contexts, expected
 from arena10k.collection.store import Store
+from arena10k.estimation.diagnostics import audit_weights, mean_weight_p_value
+from arena10k.estimation.thresholds import WRONG
+from arena10k.frames import table
 from arena10k.inputs import prompts
 from arena10k.run import Run
-from arena10k.statistics.diagnostics import audit_weights, mean_weight_p_value
-from arena10k.statistics.thresholds import WRONG
-from arena10k.tables import table
 from stub_run import make_params, run_responses
 from stub_server import Stub, chat_answer, echo_answer
 from test_text_scoring import TEXT

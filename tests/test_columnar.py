@@ -14,8 +14,8 @@ import pytest
 from arena10k import ArenaError, ParamsError, Run, paths
 from arena10k.collection import echo
 from arena10k.errors import CallError
+from arena10k.frames import columnar
 from arena10k.pipeline import stages
-from arena10k.tables import columnar
 
 N = 60
 

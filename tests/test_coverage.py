@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from arena10k.estimators import PolicyData, prepare
+from arena10k.estimation import PolicyData, prepare
 from arena10k.plots import coverage_finding
 from arena10k.plots.planning import coverage as drawn
 from arena10k.run import Run

@@ -7,10 +7,9 @@ import pytest
 from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
-from arena10k.estimators import prepare
+from arena10k.estimation import diagnostics, prepare, resampling
 from arena10k.simulation.simulate import Design, LogNormal
 from arena10k.simulation.simulate import draw as drawn
-from arena10k.statistics import diagnostics, resampling
 from statistics_data import example
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from arena10k.estimators import ESTIMATORS, deviations, fresh, prepare, robust
+from arena10k.estimation import ESTIMATORS, deviations, fresh, prepare, robust
 from statistics_data import example
 
 

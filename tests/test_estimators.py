@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from arena10k.errors import ArenaError
-from arena10k.estimators import (
+from arena10k.estimation import (
     ESTIMATORS,
     Estimator,
     PolicyData,
@@ -19,9 +19,9 @@ from arena10k.estimators import (
     prepare,
     weighted,
 )
-from arena10k.estimators.score import calibration_folds, calibration_variance, judge_variance
-from arena10k.statistics.evaluate import estimates
-from arena10k.statistics.intervals import audit_weights
+from arena10k.estimation.evaluate import estimates
+from arena10k.estimation.intervals import audit_weights
+from arena10k.estimation.score import calibration_folds, calibration_variance, judge_variance
 from statistics_data import example
 
 WEIGHTED = ("ips", "snips", "psis", "calibrated_ips")

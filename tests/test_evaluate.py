@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arena10k.analysis import Analysis
-from arena10k.estimators import ESTIMATORS, PolicyData, policy_data, prepare, prompt_fold
+from arena10k.estimation import ESTIMATORS, PolicyData, compare, planning, policy_data, prepare, prompt_fold
+from arena10k.estimation.analysis import Analysis
+from arena10k.estimation.context import context
+from arena10k.estimation.evaluate import estimates, report
+from arena10k.estimation.intervals import score_interval
+from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted, estimate_row
 from arena10k.evidence import findings, weight_findings
-from arena10k.statistics import compare, planning
-from arena10k.statistics.context import context
-from arena10k.statistics.evaluate import estimates, report
-from arena10k.statistics.intervals import score_interval
-from arena10k.statistics.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted, estimate_row
 from statistics_data import example
 
 KEYS = {
@@ -338,7 +337,7 @@ def test_contrast_by_hand():
     """Two labelled samples on the same prompts: the paired t standard error."""
     a = example(100, target_labels=100)
     b = dataclasses.replace(a, fresh_label=np.clip(a.fresh_label + np.random.default_rng(0).normal(0, 0.1, 100), 0, 1))
-    from arena10k.estimators.fresh import ppi_score
+    from arena10k.estimation.fresh import ppi_score
 
     pa, pb = prepare(a), prepare(b)
     got = compare.paired((pa, ppi_score(pa, 0.0)), (pb, ppi_score(pb, 0.0)))

@@ -23,10 +23,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from arena10k import attribution, errors, paths
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
+from arena10k.estimation import context, diagnostics, evaluate, verdicts
 from arena10k.explore import frames, methods, reasons, selection
 from arena10k.explore.view import View
 from arena10k.run import Run
-from arena10k.statistics import context, diagnostics, evaluate, verdicts
 from sample_copy import copied, failed
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> | **bold** \u202e"

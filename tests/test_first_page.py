@@ -18,6 +18,9 @@ from arena10k import Run, attribution, paths, plots, report
 from arena10k.ablations.sweeps import Truth
 from arena10k.ablations.sweeps import summary as scores
 from arena10k.audit import checks
+from arena10k.estimation import evaluate
+from arena10k.estimation.headline import headline as of_context
+from arena10k.estimation.verdicts import NOT_ASKED
 from arena10k.evidence import findings
 from arena10k.evidence.weight_findings import audit_frame, concentration_frame, match_sentence
 from arena10k.inputs.prompts import FILTERS
@@ -27,9 +30,6 @@ from arena10k.report import breakdown_sentence, headline, index
 from arena10k.report.overview import summary
 from arena10k.rescoring import changes
 from arena10k.simulation import coverage
-from arena10k.statistics import evaluate
-from arena10k.statistics.headline import headline as of_context
-from arena10k.statistics.verdicts import NOT_ASKED
 from statistics_data import example
 
 #: An estimate that no label puts on the oracle's scale.

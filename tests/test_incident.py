@@ -13,8 +13,8 @@ import yaml
 
 from arena10k import paths
 from arena10k.errors import ArenaError, ParamsError
-from arena10k.incidents import incident
-from arena10k.incidents import incident_words as words
+from arena10k.incident import incident
+from arena10k.incident import incident_words as words
 from arena10k.params import config
 from arena10k.pipeline import stages
 from arena10k.run import Run

@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from arena10k.estimators import ESTIMATORS, PolicyData, prepare
-from arena10k.statistics import intervals
-from arena10k.statistics.beliefs import el_score_interval
-from arena10k.statistics.context import context
-from arena10k.statistics.intervals import (
+from arena10k.estimation import ESTIMATORS, PolicyData, intervals, prepare
+from arena10k.estimation.beliefs import el_score_interval
+from arena10k.estimation.context import context
+from arena10k.estimation.intervals import (
     audit_weights,
     bounded_mean_radii,
     el_interval,
     missing_mass_interval,
     score_interval,
 )
-from arena10k.statistics.verdicts import interval_of
+from arena10k.estimation.verdicts import interval_of
 from statistics_data import example
 
 

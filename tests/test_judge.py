@@ -17,7 +17,7 @@ from arena10k.collection.collect import collect
 from arena10k.collection.jobs import DETERMINISTIC, JUDGE, ORACLE, UNCERTAINTY, contexts, labels_wanted
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, ParamsError
-from arena10k.estimators import ESTIMATORS
+from arena10k.estimation import ESTIMATORS
 from arena10k.inputs import prompts
 from arena10k.params.config import load
 from arena10k.run import Run

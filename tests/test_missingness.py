@@ -9,8 +9,8 @@ from itertools import product
 import numpy as np
 import pytest
 
+from arena10k.estimation import missingness, outliers
 from arena10k.rescoring import effect
-from arena10k.statistics import missingness, outliers
 
 
 def test_the_expected_count_under_independence_is_that_of_all_outcomes():

@@ -13,8 +13,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from arena10k import report
+from arena10k.estimation.verdicts import accepted
 from arena10k.report import display, page
-from arena10k.statistics.verdicts import accepted
 from browser import needs_chromium
 
 HOSTILE = "<script>document.title='pwned'</script><img src=x onerror=alert(1)> </td><|im_end|>\u202e & \x1b[31m"

@@ -17,10 +17,10 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from arena10k import paths, plots
+from arena10k.estimation.diagnostics import permutation_null
+from arena10k.estimation.planning import Pilot, labels_needed
 from arena10k.plots import style
 from arena10k.run import Run
-from arena10k.statistics.diagnostics import permutation_null
-from arena10k.statistics.planning import Pilot, labels_needed
 
 N = 200
 

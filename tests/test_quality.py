@@ -13,11 +13,11 @@ from arena10k.audit.status import progress
 from arena10k.collection.jobs import contexts
 from arena10k.collection.records import Record
 from arena10k.collection.store import Store
+from arena10k.frames import table
 from arena10k.inputs.policies import policies
 from arena10k.inputs.prompts import load, write
 from arena10k.rescoring import effect
 from arena10k.run import Run
-from arena10k.tables import table
 from arena10k.wording import factor
 from stub_run import make_params
 

@@ -7,14 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from arena10k.estimators import ESTIMATORS, prepare
+from arena10k.estimation import ESTIMATORS, compare, diagnostics, evaluate, prepare
+from arena10k.estimation.context import context
+from arena10k.estimation.evaluate import estimates
+from arena10k.estimation.intervals import audit_weights
+from arena10k.estimation.resampling import bootstrap_ratio
+from arena10k.estimation.verdicts import REFUSE, REPORT
 from arena10k.evidence import weight_findings
-from arena10k.statistics import compare, diagnostics, evaluate
-from arena10k.statistics.context import context
-from arena10k.statistics.evaluate import estimates
-from arena10k.statistics.intervals import audit_weights
-from arena10k.statistics.resampling import bootstrap_ratio
-from arena10k.statistics.verdicts import REFUSE, REPORT
 from statistics_data import public_sample
 
 POLICIES = ("clone", "parallel_universe_prompt", "unhelpful")

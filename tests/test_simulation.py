@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from arena10k.analysis import Analysis
-from arena10k.estimators import ESTIMATORS
+from arena10k.estimation import ESTIMATORS, evaluate
+from arena10k.estimation.analysis import Analysis
+from arena10k.estimation.headline import headline
 from arena10k.simulation.simulate import (
     CLIP,
     HEADLINE,
@@ -20,8 +21,6 @@ from arena10k.simulation.simulate import (
     draw,
     replicate,
 )
-from arena10k.statistics import evaluate
-from arena10k.statistics.headline import headline
 
 REPLICATES = 150
 #: The judge overrates the target as far as it goes: what it favours is worth half of its score.

@@ -19,11 +19,11 @@ from arena10k.collection.jobs import contexts
 from arena10k.collection.records import Record
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
+from arena10k.frames import table
 from arena10k.inputs.prompts import load, write
 from arena10k.params.config import load as load_params
 from arena10k.pipeline import failures, runner
 from arena10k.run import Run
-from arena10k.tables import table
 from in_process import arena
 from stub_run import make_params, prepared
 from stub_server import Stub, error

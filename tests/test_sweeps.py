@@ -21,10 +21,10 @@ from arena10k.ablations.sweeps.backend import library_digest, one_thread
 from arena10k.ablations.sweeps.factors import FACTORS, corrupted_rows, generator, n_prompts, treat
 from arena10k.ablations.sweeps.kept import Kept
 from arena10k.ablations.sweeps.scores import known_order, score, summary
-from arena10k.analysis import Analysis
 from arena10k.errors import ArenaError
-from arena10k.estimators import ESTIMATORS, Estimator, Score, Term
-from arena10k.statistics.evaluate import estimates
+from arena10k.estimation import ESTIMATORS, Estimator, Score, Term
+from arena10k.estimation.analysis import Analysis
+from arena10k.estimation.evaluate import estimates
 from statistics_data import example
 from stub_run import forked
 
@@ -231,7 +231,7 @@ def test_a_changed_estimator_makes_its_own_cells_out_of_date_and_those_that_use_
 
 
 def test_shared_code_counts_for_every_estimator_and_comments_for_none(monkeypatch):
-    from arena10k.statistics import verdicts
+    from arena10k.estimation import verdicts
 
     before = {name: Variant(name).code() for name in ("snips", "direct")}
     monkeypatch.setattr(verdicts, "FEW_LABELS", 21)
@@ -255,7 +255,7 @@ def reads_a_constant(prep):
 
 
 def reads_a_module(prep):
-    from arena10k.statistics import verdicts
+    from arena10k.estimation import verdicts
 
     return verdicts.FEW_LABELS
 
@@ -266,7 +266,7 @@ def has_a_default(prep, limit=LIMIT):
 
 @pytest.mark.parametrize("change", ["constant", "module", "default"])
 def test_values_that_code_reads_count(monkeypatch, change):
-    from arena10k.statistics import verdicts
+    from arena10k.estimation import verdicts
 
     function = {"constant": reads_a_constant, "module": reads_a_module, "default": has_a_default}[change]
     before, other = fingerprint.code_digest(function), Settings(Analysis(width=0.3))

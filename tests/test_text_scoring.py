@@ -13,11 +13,11 @@ from arena10k.collection.collect import collect
 from arena10k.collection.echo import read_text
 from arena10k.collection.jobs import contexts
 from arena10k.errors import ArenaError, CallError, ParamsError
+from arena10k.frames import table
 from arena10k.inputs import chat_templates
 from arena10k.inputs.policies import policies
 from arena10k.params.config import load
 from arena10k.run import Run
-from arena10k.tables import table
 from stub_run import make_params, run_responses
 from stub_server import MODEL, Stub, text_answer, text_logprobs, text_tokens
 

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from arena10k.audit import consistency
 from arena10k.cli import main
+from arena10k.estimation import outliers
+from arena10k.estimation.evaluate import estimates
+from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT
 from arena10k.run import Run
-from arena10k.statistics import outliers
-from arena10k.statistics.evaluate import estimates
-from arena10k.statistics.verdicts import CAUTION, REFUSE, REPORT
 from statistics_data import example
 
 WEIGHTED = ("ips", "snips", "psis", "calibrated_ips", "dr_oracle")

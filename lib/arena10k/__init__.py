@@ -15,7 +15,7 @@ def __getattr__(name: str) -> Any:
 
         return Run
     if name == "evaluate":
-        from arena10k.statistics.evaluation import evaluate
+        from arena10k.estimation.evaluation import evaluate
 
         return evaluate
     raise AttributeError(f"module 'arena10k' has no attribute {name!r}")

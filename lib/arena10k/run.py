@@ -22,16 +22,16 @@ from arena10k.collection.jobs import contexts
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, NothingToShow, ParamsError
 from arena10k.explore import Exploring
+from arena10k.frames.table import Table, build, labelled_judgments
 from arena10k.inputs import prompts
 from arena10k.inputs.policies import Policy, policies
 from arena10k.params import config
 from arena10k.params.config import Params
-from arena10k.tables.table import Table, build, labelled_judgments
 
 if TYPE_CHECKING:
     from arena10k.attribution import Investigation
-    from arena10k.estimators import PolicyData
-    from arena10k.statistics.evaluate import Study
+    from arena10k.estimation import PolicyData
+    from arena10k.estimation.evaluate import Study
 
 
 class Run(Exploring):
@@ -114,10 +114,10 @@ class Run(Exploring):
 
     def table(self) -> Table:
         """The analysis table, built anew from the records, or read where params name a `table`: see
-        `arena10k.tables.table.Table`."""
+        `arena10k.frames.table.Table`."""
         if self.params.table:
             from arena10k.audit import consistency
-            from arena10k.tables import columnar
+            from arena10k.frames import columnar
 
             given = self.params.table
             fresh = paths.home() / given.fresh if given.fresh else None
@@ -146,7 +146,7 @@ class Run(Exploring):
         """What the statistics take: per policy (the logging policy first) and judge mode, the arrays of one policy.
 
         A mode in which nothing was judged is left out, unless it is the one that headlines use."""
-        from arena10k.estimators import policies_data
+        from arena10k.estimation import policies_data
 
         names, modes, folds = self._names(table), self._modes(table), self.params.estimation.folds
         return policies_data(table.logged, table.fresh, names, modes, table.logging_policy, folds)
@@ -161,7 +161,7 @@ class Run(Exploring):
     ) -> Study:
         """Every estimator, interval and verdict for every policy and judge mode, or for those named alone, and with
         `reports` the diagnostics. Contexts are kept of the headline's judge mode, or of `judges`."""
-        from arena10k.statistics import evaluate
+        from arena10k.estimation import evaluate
 
         e, modes = self.params.estimation, None if judges is None else list(judges)
         arrays = self.arrays(table)
@@ -185,7 +185,7 @@ class Run(Exploring):
 
         `study` is that of `table`, where it is there already.
         """
-        from arena10k.statistics import compare
+        from arena10k.estimation import compare
 
         e, study = self.params.estimation, study or self.study(table, reports=False)
         contexts = study.of_judge(e.judge)
@@ -205,7 +205,7 @@ class Run(Exploring):
         """What an interval of each wanted width takes, by policy and estimator (PPI++ and direct): `labels`, `draws`,
         and the cost in US dollars of what is not there yet. The widths are params' `width` times 2, 1, 1/2 and 1/4."""
         from arena10k.collection import costs
-        from arena10k.statistics import planning
+        from arena10k.estimation import planning
 
         e = self.params.estimation
         widths = [w for w in (2 * e.width, e.width, e.width / 2, e.width / 4) if w <= 1]
@@ -267,7 +267,7 @@ class Run(Exploring):
 
     @property
     def _flags(self) -> dict[str, list[str]]:
-        """What is known of policies and shows in no array: see `statistics.context`."""
+        """What is known of policies and shows in no array: see `estimation.context`."""
         facts = self._facts
         if self.params.table:
             return facts

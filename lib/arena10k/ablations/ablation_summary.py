@@ -14,9 +14,9 @@ from arena10k.ablations import matrix
 from arena10k.ablations.sweeps import MARGIN, MEASURES, Truth, summary
 from arena10k.collection import costs
 from arena10k.errors import section
+from arena10k.estimation.verdicts import NOT_ASKED
+from arena10k.frames.table import Table
 from arena10k.run import Run
-from arena10k.statistics.verdicts import NOT_ASKED
-from arena10k.tables.table import Table
 from arena10k.wording import listed
 
 CELL = ["judge", "estimator", "calibration", "treatment"]

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from arena10k.estimators import ESTIMATORS
+from arena10k.estimation import ESTIMATORS
 
 _PACKAGE = "arena10k"
 

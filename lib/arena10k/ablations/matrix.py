@@ -15,15 +15,15 @@ from arena10k import paths
 from arena10k.ablations import fingerprint
 from arena10k.ablations.sweeps import FACTORS, TREATMENTS, Settings, Truth, Variant, summary, sweep, treat
 from arena10k.errors import NothingToShow, ParamsError, section
-from arena10k.estimators import ESTIMATORS, PolicyData, prompt_fold
-from arena10k.estimators.prepare import CALIBRATIONS
+from arena10k.estimation import ESTIMATORS, PolicyData, prompt_fold
+from arena10k.estimation.context import PolicyContext, context
+from arena10k.estimation.evaluate import PolicyReport, report
+from arena10k.estimation.prepare import CALIBRATIONS
+from arena10k.estimation.verdicts import estimate_row
+from arena10k.frames.table import JUDGE_MODES, Table
 from arena10k.params.config import Params
 from arena10k.report.files import write_json
 from arena10k.run import Run
-from arena10k.statistics.context import PolicyContext, context
-from arena10k.statistics.evaluate import PolicyReport, report
-from arena10k.statistics.verdicts import estimate_row
-from arena10k.tables.table import JUDGE_MODES, Table
 
 NOTEBOOK = "08_ablation"
 #: Labels of a target's own draws that must be left to measure the truth with.

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arena10k.estimators import PolicyData, Prepared, Score, pareto, prepare
-from arena10k.estimators.data import LEFT_OUT
+from arena10k.estimation import PolicyData, Prepared, Score, pareto, prepare
+from arena10k.estimation.data import LEFT_OUT
 
 #: The parts of a gap, in words.
 CAUSE_WORDS = {

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arena10k.analysis import DEFAULT, Analysis
 from arena10k.attribution import companions, detection
 from arena10k.attribution.game import CAUSES, Case, Game, corrupted_rows, make_game, missing_mass, point_parts
 from arena10k.attribution.resample import Replicates, bootstrap, percentile_interval, prompt_counts
-from arena10k.estimators import ESTIMATORS, N_FOLDS, policy_data
-from arena10k.estimators.data import LEFT_OUT
-from arena10k.statistics.context import PolicyContext, context
-from arena10k.statistics.headline import headline
-from arena10k.statistics.verdicts import estimate_row
+from arena10k.estimation import ESTIMATORS, N_FOLDS, policy_data
+from arena10k.estimation.analysis import DEFAULT, Analysis
+from arena10k.estimation.context import PolicyContext, context
+from arena10k.estimation.data import LEFT_OUT
+from arena10k.estimation.headline import headline
+from arena10k.estimation.verdicts import estimate_row
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from arena10k.tables.table import Table
+    from arena10k.frames.table import Table
 
 
 @dataclass(frozen=True, eq=False)

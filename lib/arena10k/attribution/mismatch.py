@@ -14,7 +14,7 @@ from scipy import stats
 from arena10k.wording import listed
 
 if TYPE_CHECKING:
-    from arena10k.tables.table import Table
+    from arena10k.frames.table import Table
 
 #: A rank correlation of log-weights below this says nothing worth a sentence.
 WEAK = 0.2

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from arena10k.attribution.game import Game, game_values, gap_parts, missing_mass
-from arena10k.estimators import Prepared, Score
-from arena10k.estimators.calibration import LevelFit, pava
+from arena10k.estimation import Prepared, Score
+from arena10k.estimation.calibration import LevelFit, pava
 
 _CHUNK = 2_000_000
 

@@ -17,11 +17,11 @@ from arena10k.audit import quality
 from arena10k.audit.screening import by_prompt
 from arena10k.collection.jobs import LOGPROBS, SHUFFLED
 from arena10k.collection.store import Store
+from arena10k.estimation.diagnostics import mean_weight_p_value
+from arena10k.estimation.thresholds import MEAN_WEIGHT_RANGE, NOISE, WRONG
+from arena10k.frames.table import Table
 from arena10k.inputs.policies import policies
 from arena10k.params.config import Params
-from arena10k.statistics.diagnostics import mean_weight_p_value
-from arena10k.statistics.thresholds import MEAN_WEIGHT_RANGE, NOISE, WRONG
-from arena10k.tables.table import Table
 from arena10k.wording import number
 
 #: Nats per sequence by which teacher forcing may typically miss generation: 0.1 moves a weight by a tenth.

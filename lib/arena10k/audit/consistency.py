@@ -16,15 +16,15 @@ from arena10k.audit.screening import SCORES, Flag, by_prompt, wide
 from arena10k.collection.jobs import LOGPROBS, ORACLE, TRUTH, UNCERTAINTY
 from arena10k.collection.judge import CONTINUOUS_SHARE, RUBRIC_SHARE, WATCH_FROM
 from arena10k.collection.store import Store
+from arena10k.estimation import outliers
+from arena10k.estimation.context import DOUBTFUL_WEIGHTS, WRONG_WEIGHTS
+from arena10k.estimation.diagnostics import mean_weight_p_value
+from arena10k.estimation.intervals import audit_weights
+from arena10k.estimation.thresholds import WRONG
+from arena10k.frames.table import Table
 from arena10k.inputs.policies import policies
 from arena10k.inputs.prompts import normalised
 from arena10k.params.config import Params
-from arena10k.statistics import outliers
-from arena10k.statistics.context import DOUBTFUL_WEIGHTS, WRONG_WEIGHTS
-from arena10k.statistics.diagnostics import mean_weight_p_value
-from arena10k.statistics.intervals import audit_weights
-from arena10k.statistics.thresholds import WRONG
-from arena10k.tables.table import Table
 from arena10k.wording import number
 
 #: Codes that compare policies: without the rows that disagree most, the rest of two unrelated columns would agree.

@@ -15,10 +15,10 @@ import pandas as pd
 from arena10k.audit.screening import Flag, scan
 from arena10k.collection.jobs import expected
 from arena10k.collection.store import Store
+from arena10k.estimation.thresholds import NOISE
+from arena10k.frames.table import Table
 from arena10k.inputs.policies import policies
 from arena10k.params.config import Params
-from arena10k.statistics.thresholds import NOISE
-from arena10k.tables.table import Table
 from arena10k.wording import factor, number
 
 __all__ = [

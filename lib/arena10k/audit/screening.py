@@ -19,10 +19,10 @@ from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES,
 from arena10k.collection.records import key_of
 from arena10k.collection.store import Store
 from arena10k.errors import CallError
+from arena10k.estimation import outliers
 from arena10k.inputs.policies import digest, policies
 from arena10k.inputs.prompts import read as read_prompts
 from arena10k.params.config import Params
-from arena10k.statistics import outliers
 
 #: Jobs whose values lie in [0, 1].
 SCORES = (DETERMINISTIC, UNCERTAINTY, ORACLE, TRUTH)

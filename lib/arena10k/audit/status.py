@@ -26,9 +26,9 @@ from arena10k.collection.jobs import (
     expected,
 )
 from arena10k.collection.store import Store
+from arena10k.frames import table
 from arena10k.inputs import prompts
 from arena10k.params.config import Params
-from arena10k.tables import table
 from arena10k.wording import number
 
 #: The rate is measured over this many seconds.

@@ -7,10 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from arena10k.estimators import ESTIMATORS
+from arena10k.estimation import ESTIMATORS, diagnostics
+from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, accepted
 from arena10k.report import VERDICTS, headline
-from arena10k.statistics import diagnostics
-from arena10k.statistics.verdicts import CAUTION, NOT_ASKED, REFUSE, accepted
 from arena10k.wording import ESTIMATOR_WORDS, listed, rounded
 
 

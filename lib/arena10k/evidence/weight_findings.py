@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from arena10k.estimators.calibration import LevelFit
-from arena10k.statistics.context import PolicyContext
-from arena10k.statistics.diagnostics import PermutationNull
-from arena10k.statistics.evaluate import PolicyReport
-from arena10k.statistics.thresholds import WRONG
+from arena10k.estimation.calibration import LevelFit
+from arena10k.estimation.context import PolicyContext
+from arena10k.estimation.diagnostics import PermutationNull
+from arena10k.estimation.evaluate import PolicyReport
+from arena10k.estimation.thresholds import WRONG
 from arena10k.wording import listed, number, percent
 
 Reports = Iterable[PolicyReport]

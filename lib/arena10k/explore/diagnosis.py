@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from arena10k import plots, report
+from arena10k.estimation.context import PolicyContext
+from arena10k.estimation.evaluate import PolicyReport, Study
+from arena10k.estimation.verdicts import accepted
 from arena10k.evidence import findings
 from arena10k.explore import reasons
 from arena10k.explore.selection import Slice
 from arena10k.explore.view import Figures, View
-from arena10k.statistics.context import PolicyContext
-from arena10k.statistics.evaluate import PolicyReport, Study
-from arena10k.statistics.verdicts import accepted
 from arena10k.wording import listed
 
 

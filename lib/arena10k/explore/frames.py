@@ -9,8 +9,8 @@ import pandas as pd
 
 from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, TRUTH, UNCERTAINTY
 from arena10k.collection.store import Store
+from arena10k.frames.table import JUDGE_MODES, Table
 from arena10k.params.config import Params
-from arena10k.tables.table import JUDGE_MODES, Table
 
 _KEY = {
     "policy": "whose it is, in the order of the params",

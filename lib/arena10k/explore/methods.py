@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
     from arena10k.attribution import Investigation
     from arena10k.collection.store import Store
+    from arena10k.estimation.evaluate import Study
     from arena10k.explore.diagnosis import Diagnosis
     from arena10k.explore.estimates import Estimates
     from arena10k.explore.explanation import Explanation
     from arena10k.explore.looking import PromptView
     from arena10k.explore.selection import Slice, Where
     from arena10k.explore.view import Rows
+    from arena10k.frames.table import Table
     from arena10k.inputs.policies import Policy
-    from arena10k.statistics.evaluate import Study
-    from arena10k.tables.table import Table
 
 _FRAMES = ("prompts", "responses", "logprobs", "judgments", "labels", "table")
 _QUESTIONS = {"estimate": "", "diagnose": "policy", "explain": "policy", "prompt": "prompt_id", "heavy_rows": "policy"}
@@ -174,7 +174,7 @@ class Exploring(ABC):
         >>> short.n == len(run.prompts[run.prompts.prompt.str.len() < 30])
         True
         """
-        from arena10k.estimators import ESTIMATORS
+        from arena10k.estimation import ESTIMATORS
         from arena10k.explore.estimates import Estimates
 
         part = self._slice(where)
@@ -291,7 +291,7 @@ class Exploring(ABC):
         return [table.logging_policy, *table.targets]
 
     def _modes(self, table: Table) -> list[str]:
-        from arena10k.tables.table import JUDGE_MODES
+        from arena10k.frames.table import JUDGE_MODES
 
         return [mode for mode in JUDGE_MODES if mode == self.params.estimation.judge or table.is_judged(mode)]
 

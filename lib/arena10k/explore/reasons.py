@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from arena10k.statistics.context import PolicyContext
-from arena10k.statistics.evaluate import PolicyReport
-from arena10k.statistics.thresholds import FEW_LABELS, HEAVY_KHAT, MAX_WIDTH
+from arena10k.estimation.context import PolicyContext
+from arena10k.estimation.evaluate import PolicyReport
+from arena10k.estimation.thresholds import FEW_LABELS, HEAVY_KHAT, MAX_WIDTH
 from arena10k.wording import number, percent
 
 #: By reason, a sentence that may name: `mean` (of the raw weights) and its limits `mean_low`, `mean_high`, `p`,

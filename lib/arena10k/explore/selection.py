@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from arena10k.errors import ArenaError, meant, one_line, unknown
-from arena10k.tables.table import Table
+from arena10k.frames.table import Table
 
 #: A query on the prompts (`"category == 'sum' and prompt_chars < 40"`), or a function of their frame; either gives a
 #: boolean per prompt, which may be given too. Rows of `run.prompts` and prompt ids choose those prompts.

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from arena10k.analysis import Analysis
+from arena10k.estimation.analysis import Analysis
 from arena10k.params.schema import Name, Section
 
 
@@ -101,7 +101,7 @@ class EstimationParams(Section):
 
 
 class TableParams(Section):
-    """The analysis table as Parquet, for data that is there already: see `arena10k.tables.columnar` for the columns.
+    """The analysis table as Parquet, for data that is there already: see `arena10k.frames.columnar` for the columns.
     Paths are relative to the folder that holds `data/`. Nothing is asked and nothing is stored."""
 
     logged: str

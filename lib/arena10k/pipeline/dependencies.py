@@ -38,7 +38,7 @@ def sources(notebook: str, estimators: bool = True) -> list[str]:
 @cache
 def estimator_modules() -> frozenset[Path]:
     """The modules in which estimators are registered."""
-    from arena10k.estimators import ESTIMATORS
+    from arena10k.estimation import ESTIMATORS
 
     homes = {Path(e.function.__code__.co_filename).resolve() for e in ESTIMATORS.values()}
     return frozenset(home for home in homes if home.is_relative_to(_PACKAGE))
@@ -49,7 +49,7 @@ def estimator_code(*names: str) -> str:
     """Digest of the `shared_functions` and of the registered estimators `names`: what a stage depends on that uses no
     other estimator."""
     from arena10k.ablations import fingerprint
-    from arena10k.estimators import ESTIMATORS
+    from arena10k.estimation import ESTIMATORS
 
     shared = [fingerprint.function(module, name) for module, name in sorted(shared_functions())]
     return fingerprint.code_digest(*shared, *(ESTIMATORS[name].function for name in names))

@@ -11,12 +11,12 @@ from typing import Any
 from arena10k import paths, report
 from arena10k.attribution.game import CAUSE_WORDS
 from arena10k.audit import checks
-from arena10k.estimators import ESTIMATORS
+from arena10k.estimation import ESTIMATORS
+from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REPORT
 from arena10k.inputs.prompts import FILTERS
 from arena10k.params.config import Params
 from arena10k.pipeline import failures, stages
 from arena10k.rescoring import effect
-from arena10k.statistics.verdicts import CAUTION, NOT_ASKED, REPORT
 from arena10k.wording import listed, number
 
 

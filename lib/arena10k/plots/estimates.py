@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from arena10k.estimators import ESTIMATORS
+from arena10k.estimation import ESTIMATORS
+from arena10k.estimation.verdicts import NOT_ASKED, NOT_ON_ORACLE_SCALE
 from arena10k.plots.style import (
     BAND,
     GRID,
@@ -26,7 +27,6 @@ from arena10k.plots.style import (
     sentences,
     styled,
 )
-from arena10k.statistics.verdicts import NOT_ASKED, NOT_ON_ORACLE_SCALE
 from arena10k.wording import JUDGE_SNIPS, listed, number
 
 #: How far from [0, 1] a value is still drawn where it is: beyond, it would leave no room for the others.

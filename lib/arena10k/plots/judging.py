@@ -7,8 +7,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from arena10k.estimation.diagnostics import reliability_curve
 from arena10k.plots.style import BAND, SOFT, looks, panels, styled
-from arena10k.statistics.diagnostics import reliability_curve
 from arena10k.wording import number
 
 #: Groups of judge scores, at most; nats by which scoring may depart from generation.

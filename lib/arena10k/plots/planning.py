@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+from arena10k.estimation.planning import ASSURANCE, Pilot, labels_needed, ppi_width
 from arena10k.plots.style import INK, SOFT, VERDICT_FILL, looks, panels, sentences, styled
 from arena10k.simulation.coverage import DISTINCT, judged
 from arena10k.simulation.simulate import PLAIN
-from arena10k.statistics.planning import ASSURANCE, Pilot, labels_needed, ppi_width
 from arena10k.wording import listed
 
 

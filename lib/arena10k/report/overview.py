@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from arena10k.analysis import Analysis
-from arena10k.estimators import ESTIMATORS
+from arena10k.estimation import ESTIMATORS
+from arena10k.estimation.analysis import Analysis
+from arena10k.estimation.headline import BELIEFS, belief_of, headline_row
+from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
 from arena10k.report.files import write_text
 from arena10k.report.page import TEMPLATES, footer_facts, icon, style_sheet
 from arena10k.report.tables import badge
 from arena10k.report.text import MISSING, format_number, format_value, is_missing, visible
-from arena10k.statistics.headline import BELIEFS, belief_of, headline_row
-from arena10k.statistics.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
 from arena10k.wording import ESTIMATOR_WORDS, level, listed, percent, rounded, with_interval
 
 #: The estimate that uses logged responses alone, shown beside the trusted one.
@@ -32,7 +32,7 @@ Row = Mapping[str, Any]
 
 
 def headline(estimates: Mapping[str, Any]) -> list[Row]:
-    """The row of `estimates.json` that speaks for each policy (`statistics.headline`), or, where none is accepted, one
+    """The row of `estimates.json` that speaks for each policy (`estimation.headline`), or, where none is accepted, one
     that says why.
 
     Policies come by value, those without an accepted estimate last: their number has no place in a ranking.

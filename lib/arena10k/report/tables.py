@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from arena10k.estimation.verdicts import NOT_ASKED
 from arena10k.report.text import VERDICTS, format_number, format_value, is_missing, visible
-from arena10k.statistics.verdicts import NOT_ASKED
 from arena10k.wording import VERDICT_WORDS
 
 #: Columns that hold the number a verdict is about; struck through where the verdict is REFUSE.

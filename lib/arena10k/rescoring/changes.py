@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from arena10k.statistics.verdicts import NOT_ASKED
+from arena10k.estimation.verdicts import NOT_ASKED
 
 _KEY = ["policy", "estimator", "judge"]
 _KEPT = ["value", "ci_low", "ci_high", "verdict"]

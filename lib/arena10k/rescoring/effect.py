@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY
+from arena10k.estimation import evaluate, missingness
+from arena10k.frames import table
+from arena10k.frames.table import Table
 from arena10k.run import Run
-from arena10k.statistics import evaluate, missingness
-from arena10k.tables import table
-from arena10k.tables.table import Table
 from arena10k.wording import number
 
 #: Estimators that rest on weights alone, and on weights and fresh draws.

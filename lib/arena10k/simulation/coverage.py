@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from arena10k.analysis import DEFAULT, Analysis
-from arena10k.estimators import ESTIMATORS, N_FOLDS, PolicyData, prepare
+from arena10k.estimation import ESTIMATORS, N_FOLDS, PolicyData, prepare
+from arena10k.estimation.analysis import DEFAULT, Analysis
+from arena10k.estimation.verdicts import CAUTION, REPORT
 from arena10k.simulation.simulate import (
     HEADLINE,
     PLAIN,
@@ -25,7 +26,6 @@ from arena10k.simulation.simulate import (
     Unseen,
     replicate,
 )
-from arena10k.statistics.verdicts import CAUTION, REPORT
 from arena10k.wording import percent
 
 #: Logged rows of a data set, at most; those of the populations beside the run's own.

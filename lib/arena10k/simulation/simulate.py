@@ -10,11 +10,11 @@ from typing import Protocol
 import numpy as np
 from scipy import special, stats
 
-from arena10k.analysis import DEFAULT, Analysis
-from arena10k.estimators import ESTIMATORS, N_FOLDS, PolicyData, Prepared, deviations
-from arena10k.statistics.context import context
-from arena10k.statistics.headline import headline_row
-from arena10k.statistics.verdicts import CAUTION, REFUSE, REPORT, estimate_row
+from arena10k.estimation import ESTIMATORS, N_FOLDS, PolicyData, Prepared, deviations
+from arena10k.estimation.analysis import DEFAULT, Analysis
+from arena10k.estimation.context import context
+from arena10k.estimation.headline import headline_row
+from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT, estimate_row
 
 CLIP = 20.0
 #: What a judge that overrates responses may take from their chance of a good outcome, at most.

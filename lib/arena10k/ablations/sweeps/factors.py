@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from arena10k.estimators import PolicyData
-from arena10k.estimators.data import FRESH, LOGGED
-from arena10k.estimators.prepare import adder
+from arena10k.estimation import PolicyData
+from arena10k.estimation.data import FRESH, LOGGED
+from arena10k.estimation.prepare import adder
 
 #: One policy's arrays by policy; all policies share their logged rows.
 Data = Mapping[str, PolicyData]

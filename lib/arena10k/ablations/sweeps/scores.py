@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from arena10k.statistics.verdicts import NOT_ASKED, REFUSE
+from arena10k.estimation.verdicts import NOT_ASKED, REFUSE
 
 #: A policy that is put first and truly below the best by more than this misranks (on the oracle's scale).
 MARGIN = 0.05

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from arena10k.statistics.intervals import missing_mass_interval
+from arena10k.estimation.intervals import missing_mass_interval
 
 #: The chance of calling random failures dependent, over all tests of a run.
 DEPENDS = 0.05

@@ -8,13 +8,12 @@ from functools import cached_property
 
 import numpy as np
 
-from arena10k.analysis import DEFAULT, Analysis
-from arena10k.estimators import PolicyData, Prepared, prepare
-from arena10k.statistics import diagnostics, planning
-from arena10k.statistics.beliefs import el_score_interval
-from arena10k.statistics.diagnostics import Transport, transport
-from arena10k.statistics.intervals import Interval, WeightAudit, audit_weights
-from arena10k.statistics.thresholds import AMPLE_ESS, NO_TAIL_SHARE, WRONG
+from arena10k.estimation import PolicyData, Prepared, diagnostics, planning, prepare
+from arena10k.estimation.analysis import DEFAULT, Analysis
+from arena10k.estimation.beliefs import el_score_interval
+from arena10k.estimation.diagnostics import Transport, transport
+from arena10k.estimation.intervals import Interval, WeightAudit, audit_weights
+from arena10k.estimation.thresholds import AMPLE_ESS, NO_TAIL_SHARE, WRONG
 
 #: Facts about a policy that its arrays do not show, by which its weights are of another distribution than its draws.
 WRONG_WEIGHTS = ("temperature_mismatch", "sampler_mismatch", "logprobs_not_summed", "no_agreement", "likelier_than_p0")

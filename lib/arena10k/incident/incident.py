@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 
 from arena10k import attribution
-from arena10k.analysis import Analysis
 from arena10k.attribution import Finding, Investigation
 from arena10k.collection.echo import check_logprobs, check_structure
 from arena10k.errors import ArenaError, CallError, section
-from arena10k.estimators import ESTIMATORS
+from arena10k.estimation import ESTIMATORS
+from arena10k.estimation.analysis import Analysis
+from arena10k.estimation.context import context
+from arena10k.estimation.verdicts import estimate_row
+from arena10k.frames.table import Table
 from arena10k.params.sections import IncidentParams
 from arena10k.run import Run
-from arena10k.statistics.context import context
-from arena10k.statistics.verdicts import estimate_row
-from arena10k.tables.table import Table
 
 #: Which rows fail: the same ones for every target, or drawn for each target by itself.
 GEOMETRIES = ("shared", "independent")

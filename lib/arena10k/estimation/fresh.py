@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from arena10k.estimators.prepare import Prepared
-from arena10k.estimators.score import Score, Term, register
+from arena10k.estimation.prepare import Prepared
+from arena10k.estimation.score import Score, Term, register
 
 
 @register("naive", belief="judge", judge_scale=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit, logit
 
-from arena10k.estimators.calibration import LevelFit, fit_levels
-from arena10k.estimators.prepare import Prepared
-from arena10k.estimators.score import ESTIMATORS, Score, Term, deviations, register
+from arena10k.estimation.calibration import LevelFit, fit_levels
+from arena10k.estimation.prepare import Prepared
+from arena10k.estimation.score import ESTIMATORS, Score, Term, deviations, register
 
 _EDGE = 1e-3
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from arena10k.analysis import DEFAULT, Analysis
-from arena10k.estimators import ESTIMATORS, PolicyData
-from arena10k.statistics import diagnostics, planning
-from arena10k.statistics.context import LOGPROBS_ASKED, PolicyContext, context
-from arena10k.statistics.diagnostics import Transport
-from arena10k.statistics.headline import headline_row
-from arena10k.statistics.intervals import Interval, WeightAudit, missing_mass_interval
-from arena10k.statistics.verdicts import estimate_row
+from arena10k.estimation import ESTIMATORS, PolicyData, diagnostics, planning
+from arena10k.estimation.analysis import DEFAULT, Analysis
+from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext, context
+from arena10k.estimation.diagnostics import Transport
+from arena10k.estimation.headline import headline_row
+from arena10k.estimation.intervals import Interval, WeightAudit, missing_mass_interval
+from arena10k.estimation.verdicts import estimate_row
 
 
 @dataclass(frozen=True, eq=False)

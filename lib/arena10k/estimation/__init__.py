@@ -1,9 +1,9 @@
 """Estimators of a policy's value. Adding one is one function `Prepared -> Score` under `@register("name")`."""
 
-from arena10k.estimators import fresh, robust, weighted
-from arena10k.estimators.data import N_FOLDS, PolicyData, policies_data, policy_data, prompt_fold
-from arena10k.estimators.prepare import Prepared, prepare
-from arena10k.estimators.score import ESTIMATORS, Estimator, Score, Term, deviations, register
+from arena10k.estimation import fresh, robust, weighted
+from arena10k.estimation.data import N_FOLDS, PolicyData, policies_data, policy_data, prompt_fold
+from arena10k.estimation.prepare import Prepared, prepare
+from arena10k.estimation.score import ESTIMATORS, Estimator, Score, Term, deviations, register
 
 __all__ = [
     "ESTIMATORS",

@@ -9,20 +9,20 @@ import numpy as np
 from scipy import special, stats
 from scipy.optimize import nnls
 
-from arena10k.estimators.calibration import LevelFit, level_codes, pava
-from arena10k.estimators.pareto import ceiling_count, hill, khat
-from arena10k.estimators.prepare import Prepared
-from arena10k.statistics import quantiles
-from arena10k.statistics.beliefs import residual_score, weighted_residual_limits
-from arena10k.statistics.intervals import (
+from arena10k.estimation import quantiles
+from arena10k.estimation.beliefs import residual_score, weighted_residual_limits
+from arena10k.estimation.calibration import LevelFit, level_codes, pava
+from arena10k.estimation.intervals import (
     ByCluster,
     WeightAudit,
     audit_weights,
     bounded_mean_radii,
     standard_error,
 )
-from arena10k.statistics.resampling import permute_ratio
-from arena10k.statistics.thresholds import MIN_LABELS, WRONG
+from arena10k.estimation.pareto import ceiling_count, hill, khat
+from arena10k.estimation.prepare import Prepared
+from arena10k.estimation.resampling import permute_ratio
+from arena10k.estimation.thresholds import MIN_LABELS, WRONG
 
 __all__ = ["WeightAudit", "audit_weights", "ceiling_count", "hill", "khat"]
 

@@ -11,19 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from arena10k.estimators import ESTIMATORS, Estimator, Score, pareto
-from arena10k.estimators.calibration import enough_labels
-from arena10k.estimators.prepare import Sample
-from arena10k.statistics import diagnostics, planning, quantiles
-from arena10k.statistics.beliefs import Reach, el_residual_interval, labelled_interval, transported_interval
-from arena10k.statistics.context import LOGPROBS_ASKED, PolicyContext
-from arena10k.statistics.intervals import (
+from arena10k.estimation import ESTIMATORS, Estimator, Score, diagnostics, pareto, planning, quantiles
+from arena10k.estimation.beliefs import Reach, el_residual_interval, labelled_interval, transported_interval
+from arena10k.estimation.calibration import enough_labels
+from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext
+from arena10k.estimation.intervals import (
     EMPIRICAL_LIKELIHOOD,
     NO_INTERVAL,
     Interval,
     score_interval,
 )
-from arena10k.statistics.thresholds import FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
+from arena10k.estimation.prepare import Sample
+from arena10k.estimation.thresholds import FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
 
 REPORT, CAUTION, REFUSE = "REPORT", "CAUTION", "REFUSE"
 #: Of what was not collected: no verdict, and counted nowhere.

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from arena10k.errors import ArenaError
-from arena10k.estimators.calibration import Fit
-from arena10k.estimators.prepare import Prepared
+from arena10k.estimation.calibration import Fit
+from arena10k.estimation.prepare import Prepared
 
 
 @dataclass(frozen=True, eq=False)

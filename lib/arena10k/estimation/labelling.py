@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from arena10k.estimators.calibration import level_codes
+from arena10k.estimation.calibration import level_codes
 
 #: Chance of calling random labels chosen.
 LEVEL = 0.01

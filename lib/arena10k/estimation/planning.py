@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from arena10k.estimators import ESTIMATORS
-from arena10k.estimators.fresh import power_tuning
-from arena10k.estimators.prepare import Prepared
-from arena10k.statistics import quantiles
-from arena10k.statistics.intervals import score_interval
+from arena10k.estimation import ESTIMATORS, quantiles
+from arena10k.estimation.fresh import power_tuning
+from arena10k.estimation.intervals import score_interval
+from arena10k.estimation.prepare import Prepared
 
 MAX_LABELS = 10_000_000
 #: Chance with which a planned number of labels gives the wanted width.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from arena10k.estimators.pareto import heaviest
+from arena10k.estimation.pareto import heaviest
 
 HEAD = 200
 

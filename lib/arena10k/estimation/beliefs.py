@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
-from arena10k.estimators.prepare import Prepared
-from arena10k.estimators.score import ESTIMATORS, Score, Term, calibration_variance, judge_variance
-from arena10k.statistics import quantiles
-from arena10k.statistics.intervals import (
+from arena10k.estimation import quantiles
+from arena10k.estimation.intervals import (
     EMPIRICAL_LIKELIHOOD,
     ByCluster,
     Interval,
@@ -21,6 +19,8 @@ from arena10k.statistics.intervals import (
     score_interval,
     variance_of,
 )
+from arena10k.estimation.prepare import Prepared
+from arena10k.estimation.score import ESTIMATORS, Score, Term, calibration_variance, judge_variance
 
 
 def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]:

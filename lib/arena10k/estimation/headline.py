@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from arena10k.analysis import Analysis
-from arena10k.estimators import ESTIMATORS
-from arena10k.statistics.context import PolicyContext
-from arena10k.statistics.verdicts import REPORT, accepted, estimate_row, width_of
+from arena10k.estimation import ESTIMATORS
+from arena10k.estimation.analysis import Analysis
+from arena10k.estimation.context import PolicyContext
+from arena10k.estimation.verdicts import REPORT, accepted, estimate_row, width_of
 
 #: What an estimate takes to be believed, least first.
 BELIEFS = ("labels", "weights", "judge")

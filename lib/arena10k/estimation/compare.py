@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from arena10k.estimators import ESTIMATORS
-from arena10k.estimators.prepare import Prepared
-from arena10k.estimators.score import Score, calibration_folds, deviations, fold_variance, judge_variance
-from arena10k.statistics import quantiles
-from arena10k.statistics.context import PolicyContext
-from arena10k.statistics.headline import belief_of, headline
-from arena10k.statistics.intervals import bounded_mean_radii
-from arena10k.statistics.verdicts import own_estimate
+from arena10k.estimation import ESTIMATORS, quantiles
+from arena10k.estimation.context import PolicyContext
+from arena10k.estimation.headline import belief_of, headline
+from arena10k.estimation.intervals import bounded_mean_radii
+from arena10k.estimation.prepare import Prepared
+from arena10k.estimation.score import Score, calibration_folds, deviations, fold_variance, judge_variance
+from arena10k.estimation.verdicts import own_estimate
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arena10k.estimators import pareto
-from arena10k.estimators.prepare import Prepared
-from arena10k.estimators.score import Score, calibration_variance, deviations, judge_variance
-from arena10k.statistics import quantiles
-from arena10k.statistics.thresholds import MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION, NOISE
+from arena10k.estimation import pareto, quantiles
+from arena10k.estimation.prepare import Prepared
+from arena10k.estimation.score import Score, calibration_variance, deviations, judge_variance
+from arena10k.estimation.thresholds import MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION, NOISE
 
 EMPIRICAL_LIKELIHOOD = "empirical_likelihood"
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from arena10k.attribution import Finding
 from arena10k.attribution.game import CAUSE_WORDS
-from arena10k.incidents.incident import CLEAN, FIXED, Outcome, frame, rejected
+from arena10k.incident.incident import CLEAN, FIXED, Outcome, frame, rejected
 from arena10k.params.sections import IncidentParams
 from arena10k.wording import ESTIMATOR_WORDS, JUDGE_SNIPS, listed, number, percent
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arena10k.analysis import Analysis
 from arena10k.errors import DataError
-from arena10k.estimators import PolicyData, prompt_fold
-from arena10k.statistics import compare, planning
-from arena10k.statistics.context import LOGPROBS_ASKED
-from arena10k.statistics.evaluate import Study, study
-from arena10k.statistics.headline import BELIEFS, headline
+from arena10k.estimation import PolicyData, compare, planning, prompt_fold
+from arena10k.estimation.analysis import Analysis
+from arena10k.estimation.context import LOGPROBS_ASKED
+from arena10k.estimation.evaluate import Study, study
+from arena10k.estimation.headline import BELIEFS, headline
 
 if TYPE_CHECKING:
     import pandas as pd

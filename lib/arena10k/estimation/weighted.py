@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from arena10k.estimators import pareto
-from arena10k.estimators.calibration import LevelFit, level_codes, pava
-from arena10k.estimators.prepare import Prepared
-from arena10k.estimators.score import Score, Term, register
+from arena10k.estimation import pareto
+from arena10k.estimation.calibration import LevelFit, level_codes, pava
+from arena10k.estimation.prepare import Prepared
+from arena10k.estimation.score import Score, Term, register
 
 
 def label_correction(prep: Prepared, weight: np.ndarray, normaliser: np.ndarray) -> tuple[Term, ...]:

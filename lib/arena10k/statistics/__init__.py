@@ -1,1 +1,0 @@
-"""Intervals, diagnostics and verdicts: arrays in, numbers with verdicts out."""
