@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from arena10k import Run, attribution, plots
-from arena10k.estimation.evaluate import Study
+from arena10k.estimation.evaluation import Evaluation
 from arena10k.evidence import findings, weight_findings
 from arena10k.frames.table import Table
 from arena10k.report.display import rounded, svg_text
@@ -28,7 +28,7 @@ def compact(svg: str) -> str:
     return re.sub(r"\s+", " ", svg).replace("> <", "><")
 
 
-def drawn(run: Run, table: Table, study: Study) -> dict[str, tuple[Figure, str]]:
+def drawn(run: Run, table: Table, study: Evaluation) -> dict[str, tuple[Figure, str]]:
     """Every figure of the pages with its text alternative, by name."""
     judge = run.params.estimation.judge
     contexts = study.of_judge(judge)

@@ -17,7 +17,8 @@ from arena10k.collection import teacher_forcing
 from arena10k.collection.collect import collect
 from arena10k.collection.jobs import SHUFFLED, contexts, expected
 from arena10k.collection.store import Store
-from arena10k.estimation.diagnostics import audit_weights, mean_weight_p_value
+from arena10k.estimation.diagnostics import mean_weight_p_value
+from arena10k.estimation.pareto import audit_weights
 from arena10k.estimation.thresholds import WRONG
 from arena10k.frames import table
 from arena10k.inputs import prompts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
@@ -16,11 +15,10 @@ from arena10k.run import Run
 from arena10k.simulation import coverage
 from arena10k.simulation.simulate import PLAIN
 from arena10k.wording import percent
-from statistics_data import example, two_stage_folds
+from statistics_data import changed, example, two_stage_folds
 
 #: Few rows, where their number does not matter.
 ROWS = 150
-FRESH = [f for f in dataclasses.fields(PolicyData) if f.name.startswith("fresh_")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,15 +30,15 @@ def few_rows():
 
 @pytest.fixture(scope="module")
 def table():
-    own = dataclasses.replace(example(300, target_labels=40), is_logging=True)
+    own = changed(example(300, target_labels=40), is_logging=True)
     return coverage.simulated({"p0": own, "pi": example(300, target_labels=40)}, replicates=4, seed=1)
 
 
 def test_population_is_the_runs_own_rows_with_weights_of_mean_one():
     data = example(300)
-    lw = np.where(np.arange(300) < 7, np.nan, data.log_weight - 2)
-    population = coverage.populations(dataclasses.replace(data, log_weight=lw))["transports"]
-    prep = prepare(dataclasses.replace(data, log_weight=lw))
+    lw = np.where(np.arange(300) < 7, np.nan, data.logged.log_weight - 2)
+    population = coverage.populations(changed(data, log_weight=lw))["transports"]
+    prep = prepare(changed(data, log_weight=lw))
     assert len(population.score) == 293
     # With a calibrated judge that transports, the truth of this population is the run's own SNIPS value.
     w = np.exp(lw[7:])
@@ -62,7 +60,7 @@ def test_design_keeps_the_runs_shares_when_scaled_down():
     data = example(1000, target_labels=60)
     small = coverage.design(data)
     assert (small.n, small.m, small.target_labels) == (ROWS, ROWS, 60)
-    assert small.label_share == pytest.approx((~np.isnan(data.label)).mean())
+    assert small.label_share == pytest.approx((~np.isnan(data.logged.label)).mean())
     assert coverage.design(example(100)).n == 100
 
 
@@ -75,7 +73,7 @@ def test_design_keeps_few_draws_of_a_large_run_and_none_that_nobody_judged():
 
 
 def test_no_fresh_draw_is_invented_for_a_policy_that_has_none():
-    alone = dataclasses.replace(example(300), **{f.name: None for f in FRESH})
+    alone = PolicyData(example(300).logged)
     assert coverage.design(alone).m == 0
     cells = coverage.simulated({"pi": alone}, replicates=3, seed=1)
     cells = cells[cells.own].set_index("estimator")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -19,10 +17,10 @@ from arena10k.estimation import (
     prepare,
     weighted,
 )
-from arena10k.estimation.evaluate import estimates
-from arena10k.estimation.intervals import audit_weights
+from arena10k.estimation.evaluation import study
+from arena10k.estimation.pareto import audit_weights
 from arena10k.estimation.score import calibration_folds, calibration_variance, judge_variance
-from statistics_data import example
+from statistics_data import arrays, changed, example
 
 WEIGHTED = ("ips", "snips", "psis", "calibrated_ips")
 
@@ -59,7 +57,7 @@ def test_an_estimator_that_returns_no_score_is_named(monkeypatch):
 
     monkeypatch.setitem(ESTIMATORS, "mine", Estimator("mine", mine))
     with pytest.raises(ArenaError, match=r"estimator 'mine' \(.*mine in .*\) returned float, not a Score"):
-        estimates({"pi": {"deterministic": example()}}, estimators=["mine"])
+        study({"pi": {"deterministic": example()}}, estimators=["mine"])
 
 
 def test_a_clone_gives_the_mean_and_its_standard_error():
@@ -77,7 +75,7 @@ def test_a_clone_gives_the_mean_and_its_standard_error():
 def test_snips_does_not_see_a_constant_in_the_log_weights_and_ips_does():
     data = example()
     for c in (-600.0, 3.0, 600.0):
-        moved = dataclasses.replace(data, log_weight=data.log_weight + c)
+        moved = changed(data, log_weight=data.logged.log_weight + c)
         assert value(moved, "snips") == pytest.approx(value(data, "snips"), rel=1e-12)
         assert value(moved, "psis") == pytest.approx(value(data, "psis"), rel=1e-12)
         assert value(moved, "ips") == pytest.approx(value(data, "ips") * np.exp(c), rel=1e-9)
@@ -94,7 +92,7 @@ def test_snips_is_linear_in_the_reward_and_stays_among_the_rewards():
 
 def test_ips_is_mean_weight_times_snips():
     data = example()
-    assert value(data, "ips") == pytest.approx(np.exp(data.log_weight).mean() * value(data, "snips"), rel=1e-12)
+    assert value(data, "ips") == pytest.approx(np.exp(data.logged.log_weight).mean() * value(data, "snips"), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -111,11 +109,11 @@ def test_closed_form_jackknife_equals_leaving_out_by_hand(clusters):
     data = example(n, seed=2, cluster=np.arange(n) % clusters, fresh_cluster=np.arange(n) % clusters)
     prep = prepare(data)
     score = ESTIMATORS["snips"].score(prep)
-    rows_of_prompt = np.bincount(data.cluster)[data.cluster]
+    rows_of_prompt = np.bincount(data.logged.cluster)[data.logged.cluster]
     w, r = prep.weight / rows_of_prompt, prep.reward
 
     def leave_out(g):
-        keep = data.cluster != g
+        keep = data.logged.cluster != g
         return (w * r)[keep].sum() / w[keep].sum()
 
     brute = np.array([leave_out(g) for g in range(clusters)])
@@ -128,8 +126,8 @@ def test_closed_form_jackknife_equals_leaving_out_by_hand(clusters):
 def test_standard_errors_are_by_prompt_not_by_row_or_fold():
     """Every row repeated three times under its prompt leaves value and standard error where they were."""
     data = example(150)
-    copies = {f.name: np.tile(getattr(data, f.name), 3) for f in dataclasses.fields(data) if f.name != "is_logging"}
-    tripled = PolicyData(**copies)
+    every = np.tile(np.arange(150), 3)
+    tripled = PolicyData(data.logged.take(every), data.fresh.take(every))
     for name in ("snips", "direct", "dr_oracle", "ppi_pp"):
         a, b = (ESTIMATORS[name].score(prepare(d)) for d in (data, tripled))
         assert a.value == pytest.approx(b.value, rel=1e-12)
@@ -140,9 +138,9 @@ def test_standard_errors_are_by_prompt_not_by_row_or_fold():
 def test_rows_without_a_log_weight_take_no_part_in_weighting():
     data = example(200)
     lost = np.arange(200) % 4 == 0
-    partial = dataclasses.replace(data, log_weight=np.where(lost, np.nan, data.log_weight))
+    partial = changed(data, log_weight=np.where(lost, np.nan, data.logged.log_weight))
     prep = prepare(partial)
-    w = np.exp(data.log_weight[~lost])
+    w = np.exp(data.logged.log_weight[~lost])
     assert value(partial, "ips") == pytest.approx((w * prep.reward[~lost]).mean(), rel=1e-12)
     assert value(partial, "snips") == pytest.approx((w * prep.reward[~lost]).sum() / w.sum(), rel=1e-12)
 
@@ -160,7 +158,7 @@ def test_calibrated_weights_are_monotone_with_mean_one_and_of_minimal_variance()
     up, down = weighted._monotone_weights(prep)
     for w, sign in ((up, 1), (down, -1)):
         assert w.mean() == pytest.approx(1, abs=1e-12)
-        assert (sign * np.diff(w[np.argsort(data.judge, kind="stable")]) >= -1e-12).all()
+        assert (sign * np.diff(w[np.argsort(data.logged.judge, kind="stable")]) >= -1e-12).all()
     r = prep.reward
 
     def spread(mix):
@@ -235,7 +233,7 @@ def test_calibration_folds_are_finite_for_every_estimator():
 @pytest.mark.parametrize("name", ["naive", "snips", "direct", "dr_cpo"])
 def test_judge_variance_widens_every_estimate_that_uses_the_judge(name):
     data = example()
-    noisy = dataclasses.replace(data, judge_var=np.full(400, 0.04), fresh_judge_var=np.full(400, 0.04))
+    noisy = changed(data, judge_var=np.full(400, 0.04), fresh_judge_var=np.full(400, 0.04))
     quiet, loud = prepare(data), prepare(noisy)
     assert judge_variance(quiet, ESTIMATORS[name].score(quiet)) == 0
     assert judge_variance(loud, ESTIMATORS[name].score(loud)) > 0
@@ -263,12 +261,12 @@ def test_khat_ignores_a_shift_and_refuses_ties():
 
 
 def test_input_is_checked():
-    with pytest.raises(ValueError, match="judge"):
-        PolicyData(log_weight=np.zeros(3), judge=np.zeros(2))
+    with pytest.raises(ValueError, match="log_weight: expected shape"):
+        arrays(log_weight=np.zeros(3), judge=np.zeros(2))
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        PolicyData(log_weight=np.zeros(2), judge=np.array([0.0, 3.0]))
+        arrays(log_weight=np.zeros(2), judge=np.array([0.0, 3.0]))
     with pytest.raises(ValueError, match="inf"):
-        PolicyData(log_weight=np.array([np.inf]), judge=np.zeros(1))
+        arrays(log_weight=np.array([np.inf]), judge=np.zeros(1))
 
 
 def test_fitted_tail_follows_a_pareto_tail():

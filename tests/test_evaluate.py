@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from arena10k.estimation import ESTIMATORS, PolicyData, compare, planning, policy_data, prepare, prompt_fold
+from arena10k.estimation import ESTIMATORS, PolicyData, compare, planning, policies_data, prepare, prompt_fold
 from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.context import context
-from arena10k.estimation.evaluate import estimates, report
+from arena10k.estimation.evaluation import study
 from arena10k.estimation.intervals import score_interval
 from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted, estimate_row
 from arena10k.evidence import findings, weight_findings
-from statistics_data import example
+from statistics_data import arrays, changed, example
 
 KEYS = {
     "policy",
@@ -39,7 +38,7 @@ WEIGHTED = ("ips", "snips", "psis", "calibrated_ips")
 
 
 def rows(data, **options):
-    return {r["estimator"]: r for r in estimates({"target": {"deterministic": data}}, **options)}
+    return {r["estimator"]: r for r in study({"target": {"deterministic": data}}, **options).rows}
 
 
 def test_rows_are_json_without_nan_for_any_data():
@@ -52,9 +51,9 @@ def test_rows_are_json_without_nan_for_any_data():
         example(n, judge=np.full(n, np.nan)),
         example(n, label=np.full(n, np.nan), target_labels=0),
         example(n, label=np.zeros(n), judge=np.zeros(n), fresh_judge=np.zeros(n), fresh_label=np.zeros(n)),
-        PolicyData(log_weight=np.zeros(n), judge=np.full(n, 0.5)),
-        PolicyData(log_weight=np.empty(0), judge=np.empty(0)),
-        PolicyData(log_weight=np.zeros(1), judge=np.ones(1)),
+        arrays(log_weight=np.zeros(n), judge=np.full(n, 0.5)),
+        arrays(log_weight=np.empty(0), judge=np.empty(0)),
+        arrays(log_weight=np.zeros(1), judge=np.ones(1)),
     ]
     for data in hard:
         for row in rows(data).values():
@@ -68,7 +67,7 @@ def test_rows_are_json_without_nan_for_any_data():
 
 def test_one_row_per_policy_judge_and_estimator_with_quarantine_counts():
     data = {"a": {"deterministic": example(), "uncertainty": example(seed=1)}, "b": {"deterministic": example(seed=2)}}
-    got = estimates(data, n_quarantined={"a": 7})
+    got = study(data, n_quarantined={"a": 7}).rows
     assert len(got) == 3 * len(ESTIMATORS)
     assert {(r["policy"], r["n_quarantined"]) for r in got} == {("a", 7), ("b", 0)}
 
@@ -89,7 +88,7 @@ def test_a_calibration_needs_labels_where_the_targets_draws_score(near, verdict,
     n = 200
     judge = np.where(np.arange(n) < near, 0.2, 0.8)
     nothing = np.full(n, np.nan)
-    data = PolicyData(log_weight=nothing, judge=judge, label=judge, fresh_judge=np.full(n, 0.2))
+    data = arrays(log_weight=nothing, judge=judge, label=judge, fresh_judge=np.full(n, 0.2))
     row = rows(data)["direct"]
     assert row["value"] == pytest.approx(0.2)
     assert row["verdict"] == verdict
@@ -98,7 +97,7 @@ def test_a_calibration_needs_labels_where_the_targets_draws_score(near, verdict,
 
 def test_a_clone_with_the_rounding_of_an_endpoint_is_as_good_as_an_exact_one():
     exact = example(400, log_weight=np.zeros(400))
-    rounded = dataclasses.replace(exact, log_weight=np.random.default_rng(0).normal(0, 1e-5, 400))
+    rounded = changed(exact, log_weight=np.random.default_rng(0).normal(0, 1e-5, 400))
     mine, theirs = rows(rounded), rows(exact)
     for name, row in theirs.items():
         assert (mine[name]["verdict"], mine[name]["reasons"]) == (row["verdict"], row["reasons"]), name
@@ -107,7 +106,7 @@ def test_a_clone_with_the_rounding_of_an_endpoint_is_as_good_as_an_exact_one():
 
 def test_off_support_policy_is_refused_by_every_weighting_and_says_how_many_labels_would_do():
     data = example(1000, target_labels=0)
-    got = rows(dataclasses.replace(data, log_weight=data.log_weight * 8 - 60))
+    got = rows(changed(data, log_weight=data.logged.log_weight * 8 - 60))
     for name in WEIGHTED:
         assert got[name]["verdict"] == REFUSE
         assert {"few_weighted_labels", "off_support", "interval_too_wide"} <= set(got[name]["reasons"])
@@ -127,7 +126,7 @@ def test_target_labels_make_ppi_reportable_when_weights_are_useless():
 
 def test_a_judge_that_does_not_transport_refuses_what_rests_on_it():
     data = example(1000, target_labels=100)
-    fooled = dataclasses.replace(data, fresh_label=np.clip(data.fresh_label - 0.35, 0, 1))
+    fooled = changed(data, fresh_label=np.clip(data.fresh.label - 0.35, 0, 1))
     got = rows(fooled)
     for name in ("direct", "dr_cpo", "mrdr", "tmle", "stacked_dr"):
         assert got[name]["verdict"] == REFUSE
@@ -140,8 +139,8 @@ def test_a_judge_that_does_not_transport_refuses_what_rests_on_it():
 
 def test_clipped_sentinels_are_refused_as_clip_dominated():
     data = example(1000)
-    lw = np.where(np.arange(1000) % 60 == 0, 20.0, data.log_weight - 20)
-    got = rows(dataclasses.replace(data, log_weight=lw))
+    lw = np.where(np.arange(1000) % 60 == 0, 20.0, data.logged.log_weight - 20)
+    got = rows(changed(data, log_weight=lw))
     for name in WEIGHTED:
         assert got[name]["verdict"] == REFUSE
         assert {"clip_dominated", "mean_weight_impossible"} <= set(got[name]["reasons"])
@@ -149,7 +148,7 @@ def test_clipped_sentinels_are_refused_as_clip_dominated():
 
 def test_weights_whose_mean_cannot_be_one_are_refused_however_narrow_the_interval():
     data = example(2000, sigma=0.2)
-    got = rows(dataclasses.replace(data, log_weight=data.log_weight + 0.3))
+    got = rows(changed(data, log_weight=data.logged.log_weight + 0.3))
     assert got["snips"]["verdict"] == REFUSE
     assert got["snips"]["reasons"][0] == "mean_weight_impossible"
 
@@ -172,8 +171,8 @@ def test_few_labels_are_said():
 @pytest.mark.parametrize(("labels", "reason"), [(0, "no_labels"), (4, "few_labels")])
 def test_without_labels_to_calibrate_nothing_that_needs_them_stands(labels, reason):
     data = example(100, target_labels=labels)
-    few = np.where(np.cumsum(~np.isnan(data.label)) <= labels, data.label, np.nan)
-    got = rows(dataclasses.replace(data, label=few, fresh_label=np.full(100, np.nan)))
+    few = np.where(np.cumsum(~np.isnan(data.logged.label)) <= labels, data.logged.label, np.nan)
+    got = rows(changed(data, label=few, fresh_label=np.full(100, np.nan)))
     for name in ("direct", "snips", "dr_cpo"):
         assert got[name]["value"] is not None
         assert not accepted(got[name])
@@ -192,8 +191,8 @@ def test_labels_that_are_not_used_are_not_said_to_be_missing():
 
 def test_a_value_outside_of_its_own_interval_is_never_reported():
     data = example(100, target_labels=0, judge=np.full(100, 0.5), fresh_judge=np.full(100, 0.5), labelled=1)
-    wrong = data.fold == 0  # where the calibration of the other folds says 1
-    far = dataclasses.replace(data, label=1.0 - wrong, log_weight=np.where(wrong, 3.0, 0.0))
+    wrong = data.logged.fold == 0  # where the calibration of the other folds says 1
+    far = changed(data, label=1.0 - wrong, log_weight=np.where(wrong, 3.0, 0.0))
     row = rows(far)["dr_oracle"]
     assert row["value"] < 0
     assert row["verdict"] != REPORT
@@ -204,7 +203,7 @@ def test_a_sound_estimate_that_chance_takes_above_1_is_not_refused():
     """Refusing those alone that err upwards would leave the low ones standing."""
     n = 400
     lucky = example(n, judge=np.ones(n), fresh_judge=np.ones(n), label=np.ones(n), sigma=0.2, target_labels=0)
-    lucky = dataclasses.replace(lucky, log_weight=lucky.log_weight + 0.01)
+    lucky = changed(lucky, log_weight=lucky.logged.log_weight + 0.01)
     row = rows(lucky)["ips"]
     assert row["value"] > 1
     assert (row["verdict"], row["reasons"]) == (CAUTION, ["value_outside_interval"])
@@ -212,27 +211,25 @@ def test_a_sound_estimate_that_chance_takes_above_1_is_not_refused():
 
 def test_a_policy_without_draws_of_its_own_is_not_given_the_logging_policys_mean():
     n = 50
-    data = PolicyData(log_weight=np.full(n, np.nan), judge=np.full(n, 0.7))
+    data = arrays(log_weight=np.full(n, np.nan), judge=np.full(n, 0.7))
     row = rows(data)["naive"]
     assert (row["value"], row["verdict"], row["reasons"]) == (None, NOT_ASKED, ["no_fresh_draws"])
-    own = rows(dataclasses.replace(data, log_weight=np.zeros(n), is_logging=True))["naive"]
+    own = rows(changed(data, log_weight=np.zeros(n), is_logging=True))["naive"]
     assert own["value"] == pytest.approx(0.7)
 
 
 def test_the_logging_policy_and_a_clone():
     data = example(400, log_weight=np.zeros(400))
-    own = {f"fresh_{f}": getattr(data, f) for f in ("judge", "label", "cluster", "fold", "length")}
-    got = rows(dataclasses.replace(data, **own, is_logging=True))
+    got = rows(PolicyData(data.logged, data.logged, is_logging=True))
     for name, row in got.items():
         assert row["verdict"] == {"naive": REFUSE, "calibrated_ips": CAUTION}.get(name, REPORT)
         assert row["mean_weight"] == 1
         assert row["ess"] == pytest.approx(400)
         assert row["khat"] is None
     assert got["snips"]["value"] == pytest.approx(got["direct"]["value"])
-    assert got["ppi_pp"]["value"] == pytest.approx(np.nanmean(data.label), abs=0.02)
-    clone = report("clone", "deterministic", data, context(data), clone=True)
-    assert clone.noise_floor.exact
-    assert report("t", "deterministic", data, context(data)).noise_floor is None
+    assert got["ppi_pp"]["value"] == pytest.approx(np.nanmean(data.logged.label), abs=0.02)
+    assert context(data, clone=True).noise_floor.exact
+    assert context(data).noise_floor is None
 
 
 def test_wider_confidence_widens_every_interval():
@@ -258,7 +255,7 @@ def test_labels_needed_grow_as_the_width_shrinks_and_never_vanish():
     assert needed == sorted(needed)
     assert needed[-1] > 3 * needed[-2] > 0
     assert planning.ppi_width(p, needed[1]) <= 0.2 < planning.ppi_width(p, needed[1] - 1)
-    worst = planning.pilot(prepare(PolicyData(log_weight=np.zeros(50), judge=np.full(50, 0.5))))
+    worst = planning.pilot(prepare(arrays(log_weight=np.zeros(50), judge=np.full(50, 0.5))))
     assert worst.source == "worst_case"
     assert planning.labels_needed(worst, 0.2) > 90
     silent = planning.pilot(prepare(example(200, fresh_label=np.where(np.arange(200) < 30, 0.0, np.nan))))
@@ -306,10 +303,10 @@ def test_plan_of_the_direct_method_keeps_its_promise():
 
 def three_policies():
     good = example(1000, seed=1, target_labels=150)
-    same = dataclasses.replace(good, fresh_label=np.roll(good.fresh_label, 0))
+    same = changed(good, fresh_label=np.roll(good.fresh.label, 0))
     bad = example(1000, seed=3, target_labels=0, sigma=10.0)
-    worse = dataclasses.replace(
-        good, fresh_judge=np.clip(good.fresh_judge - 0.3, 0, 1), fresh_label=np.clip(good.fresh_label - 0.25, 0, 1)
+    worse = changed(
+        good, fresh_judge=np.clip(good.fresh.judge - 0.3, 0, 1), fresh_label=np.clip(good.fresh.label - 0.25, 0, 1)
     )
     return {name: context(d) for name, d in {"good": good, "same": same, "bad": bad, "worse": worse}.items()}
 
@@ -336,12 +333,12 @@ def test_contrasts_pair_prompts_and_cancel_what_policies_share():
 def test_contrast_by_hand():
     """Two labelled samples on the same prompts: the paired t standard error."""
     a = example(100, target_labels=100)
-    b = dataclasses.replace(a, fresh_label=np.clip(a.fresh_label + np.random.default_rng(0).normal(0, 0.1, 100), 0, 1))
+    b = changed(a, fresh_label=np.clip(a.fresh.label + np.random.default_rng(0).normal(0, 0.1, 100), 0, 1))
     from arena10k.estimation.fresh import ppi_score
 
     pa, pb = prepare(a), prepare(b)
     got = compare.paired((pa, ppi_score(pa, 0.0)), (pb, ppi_score(pb, 0.0)))
-    difference = a.fresh_label - b.fresh_label
+    difference = a.fresh.label - b.fresh.label
     assert got.value == pytest.approx(difference.mean())
     assert got.se == pytest.approx(difference.std(ddof=1) / 10, rel=1e-6)
 
@@ -375,18 +372,18 @@ def frames():
 
 
 def test_arrays_from_the_analysis_table():
-    got = policy_data(*frames(), "pi", "uncertainty")
-    np.testing.assert_array_equal(got.log_weight, [-1.0, np.nan, np.nan])
-    np.testing.assert_array_equal(got.fresh_cluster, [2, 0])
-    np.testing.assert_allclose(got.fresh_judge_var, [0.0, 0.09])
-    np.testing.assert_array_equal(got.fold, [prompt_fold(p) for p in "abc"])
-    np.testing.assert_array_equal(got.fresh_fold, [prompt_fold("c"), prompt_fold("a")])
-    np.testing.assert_array_equal(got.fresh_label, [np.nan, 1.0])
-    own = policy_data(*frames(), "p0", "deterministic")
-    np.testing.assert_array_equal(own.log_weight, [0.0, np.nan, 0.0])
-    np.testing.assert_array_equal(own.fresh_judge, own.judge)
+    got = policies_data(*frames(), ["pi"], ["uncertainty"])["pi"]["uncertainty"]
+    np.testing.assert_array_equal(got.logged.log_weight, [-1.0, np.nan, np.nan])
+    np.testing.assert_array_equal(got.fresh.cluster, [2, 0])
+    np.testing.assert_allclose(got.fresh.judge_var, [0.0, 0.09])
+    np.testing.assert_array_equal(got.logged.fold, [prompt_fold(p) for p in "abc"])
+    np.testing.assert_array_equal(got.fresh.fold, [prompt_fold("c"), prompt_fold("a")])
+    np.testing.assert_array_equal(got.fresh.label, [np.nan, 1.0])
+    own = policies_data(*frames(), ["p0"], ["deterministic"])["p0"]["deterministic"]
+    np.testing.assert_array_equal(own.logged.log_weight, [0.0, np.nan, 0.0])
+    np.testing.assert_array_equal(own.fresh.judge, own.logged.judge)
     assert own.is_logging
-    assert (own.judge_var == 0).all()
+    assert (own.logged.judge_var == 0).all()
 
 
 def test_prompt_folds_are_fixed_for_ever():
@@ -405,7 +402,7 @@ def test_two_stage_calibration_runs_through_every_estimator():
 def test_oracle_labels_anywhere(logged, target):
     """On the logged responses, on the target's own draws, or on both: what can be said with each, and what cannot."""
     data = example(1000, target_labels=100 if target else 0)
-    got = rows(data if logged else dataclasses.replace(data, label=np.full(1000, np.nan)))
+    got = rows(data if logged else changed(data, label=np.full(1000, np.nan)))
     assert (got["ppi_pp"]["verdict"] == REPORT) == target
     assert (got["dr_oracle"]["verdict"] == REPORT) == logged
     for name in ("direct", "dr_cpo", "mrdr", "tmle", "stacked_dr", "snips"):
@@ -417,14 +414,14 @@ def test_judge_variance_widens_every_interval_and_every_contrast():
     """On the target's side and on P0's; beside wilder weights an unseen label may decide the width."""
     for sigma in (0.4, 0.7):
         sure = example(1000, sigma=sigma, target_labels=200)
-        unsure = dataclasses.replace(sure, judge_var=np.full(1000, 0.04), fresh_judge_var=np.full(1000, 0.04))
+        unsure = changed(sure, judge_var=np.full(1000, 0.04), fresh_judge_var=np.full(1000, 0.04))
         a, b = rows(sure), rows(unsure)
         for name in ESTIMATORS:
             assert a[name]["value"] == b[name]["value"]
             assert a[name]["se"] < b[name]["se"], (sigma, name)
     narrow, wide = (
-        compare.contrasts({"x": context(d), "y": context(dataclasses.replace(d, fresh_judge=d.fresh_judge[::-1]))})
-        for d in (example(1000, target_labels=200), dataclasses.replace(unsure, log_weight=example(1000).log_weight))
+        compare.contrasts({"x": context(d), "y": context(changed(d, fresh_judge=d.fresh.judge[::-1]))})
+        for d in (example(1000, target_labels=200), changed(unsure, log_weight=example(1000).logged.log_weight))
     )
     assert narrow[0].se < wide[0].se
 
@@ -448,7 +445,7 @@ def test_no_policy_stands_by_the_judges_scale_alone():
 
 
 def reports(data, name="target"):
-    return [report(name, "deterministic", data, context(data))]
+    return [context(data, policy=name, judge="deterministic")]
 
 
 def test_missing_mass_is_told_only_where_there_is_some():
@@ -500,7 +497,7 @@ def test_labels_that_are_one_number_are_a_caution_unless_they_are_at_an_end():
     """At an end they are what a rare failure looks like, and the interval holds the one that was not seen."""
     data = example(400, target_labels=100)
     for constant, told in ((0.5, True), (1.0, False), (0.0, False)):
-        same = np.where(np.isnan(data.fresh_label), np.nan, constant)
-        row = rows(dataclasses.replace(data, fresh_label=same))["ppi_pp"]
+        same = np.where(np.isnan(data.fresh.label), np.nan, constant)
+        row = rows(changed(data, fresh_label=same))["ppi_pp"]
         assert ("constant_labels" in row["reasons"]) == told
         assert row["ci_high"] - row["ci_low"] > 0.02

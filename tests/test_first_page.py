@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import html
 import json
 import re
@@ -18,7 +17,7 @@ from arena10k import Run, attribution, paths, plots, report
 from arena10k.ablations.sweeps import Truth
 from arena10k.ablations.sweeps import summary as scores
 from arena10k.audit import checks
-from arena10k.estimation import evaluate
+from arena10k.estimation.context import context
 from arena10k.estimation.headline import headline as of_context
 from arena10k.estimation.verdicts import NOT_ASKED
 from arena10k.evidence import findings
@@ -218,10 +217,11 @@ def test_a_leader_with_caution_is_named_so(verdict, careful):
 
 def test_whether_weights_match_the_draws_is_shown_and_a_mismatch_is_told():
     data = example(400)
-    shuffled = dataclasses.replace(data, log_weight=np.random.default_rng(1).permutation(data.log_weight))
+    shuffled = data.with_logged(log_weight=np.random.default_rng(1).permutation(data.logged.log_weight))
     of = {"right": data, "none": example(200, log_weight=np.full(200, np.nan)), "wrong": shuffled}
-    found = [evaluate.report(name, "d", d, evaluate.context(d)) for name, d in of.items()]
-    wrong = found[-1] = dataclasses.replace(found[-1], match_p=0.0004)
+    found = [context(d, policy=name, judge="d") for name, d in of.items()]
+    wrong = found[-1]
+    vars(wrong)["match_p"] = 0.0004
     audit = audit_frame(found, "d").set_index("policy").match
     assert audit["none"] == "not testable"
     assert 0.01 < float(audit["right"]) <= 1
@@ -285,7 +285,7 @@ def test_what_was_not_collected_is_named_so_and_counted_nowhere(tmp_path):
 
 def test_numbers_of_weights_that_are_not_there_are_none():
     no_weights = example(200, log_weight=np.full(200, np.nan))
-    found = [evaluate.report("pi", "deterministic", no_weights, evaluate.context(no_weights))]
+    found = [context(no_weights, policy="pi", judge="deterministic")]
     audit, tails = (f(found, "deterministic").iloc[0] for f in (audit_frame, concentration_frame))
     for name in ("mean_weight", "missing_mass"):
         assert pd.isna(audit[name])

@@ -24,8 +24,8 @@ from arena10k.ablations.sweeps.scores import known_order, score, summary
 from arena10k.errors import ArenaError
 from arena10k.estimation import ESTIMATORS, Estimator, Score, Term
 from arena10k.estimation.analysis import Analysis
-from arena10k.estimation.evaluate import estimates
-from statistics_data import example
+from arena10k.estimation.evaluation import study
+from statistics_data import changed, example
 from stub_run import forked
 
 LEVELS = {"prompts": [60, None], "labels": [0.3, None]}
@@ -35,7 +35,7 @@ SEEDS = 3
 
 @pytest.fixture(scope="module")
 def data():
-    logged = {"judge": example().judge, "label": example().label}
+    logged = {"judge": example().logged.judge, "label": example().logged.label}
     return {f"pi_{k}": example(seed=k, sigma=0.4 + k, **logged) for k in range(2)}
 
 
@@ -53,43 +53,46 @@ def fresh_mean(prep):
 
 
 def test_a_smaller_part_is_in_the_larger_one_for_every_policy(data):
-    marked = {p: replace(d, length=d.cluster.astype(float), fresh_length=d.fresh_cluster.astype(float))
+    marked = {p: changed(d, length=d.logged.cluster.astype(float), fresh_length=d.fresh.cluster.astype(float))
               for p, d in data.items()}  # fmt: skip
     small, large = (FACTORS["prompts"](marked, n, generator(1, "prompts", 4)) for n in (50, 120))
-    taken = {frozenset(d.length) for d in small.values()} | {frozenset(d.fresh_length) for d in small.values()}
+    taken = {frozenset(d.logged.length) for d in small.values()} | {frozenset(d.fresh.length) for d in small.values()}
     assert len(taken) == 1
     (prompts,) = taken
     assert len(prompts) == 50 == n_prompts(small)
-    assert prompts < set(large["pi_0"].length)
-    np.testing.assert_array_equal(small["pi_0"].judge, data["pi_0"].judge[small["pi_0"].length.astype(int)])
+    assert prompts < set(large["pi_0"].logged.length)
+    np.testing.assert_array_equal(
+        small["pi_0"].logged.judge, data["pi_0"].logged.judge[small["pi_0"].logged.length.astype(int)]
+    )
     assert FACTORS["prompts"](data, 10_000, generator(1, "prompts", 4)) is data
 
 
 def test_labels_are_taken_away_by_prompt_and_nothing_else_changes(data):
     few, more = (FACTORS["labels"](data, share, generator(1, "labels", 0))["pi_1"] for share in (0.1, 0.5))
-    had = ~np.isnan(data["pi_1"].label)
-    assert (~np.isnan(few.label)).sum() == round(0.1 * had.sum())
-    assert (~np.isnan(more.fresh_label)).sum() == 30
-    assert set(np.flatnonzero(~np.isnan(few.label))) < set(np.flatnonzero(~np.isnan(more.label)))
-    kept = ~np.isnan(more.label)
-    np.testing.assert_array_equal(more.label[kept], data["pi_1"].label[kept])
-    np.testing.assert_array_equal(more.log_weight, data["pi_1"].log_weight)
+    had = ~np.isnan(data["pi_1"].logged.label)
+    assert (~np.isnan(few.logged.label)).sum() == round(0.1 * had.sum())
+    assert (~np.isnan(more.fresh.label)).sum() == 30
+    assert set(np.flatnonzero(~np.isnan(few.logged.label))) < set(np.flatnonzero(~np.isnan(more.logged.label)))
+    kept = ~np.isnan(more.logged.label)
+    np.testing.assert_array_equal(more.logged.label[kept], data["pi_1"].logged.label[kept])
+    np.testing.assert_array_equal(more.logged.log_weight, data["pi_1"].logged.log_weight)
 
 
 def test_treatments_change_the_shortest_rows_only(data):
     base = -50.0 - np.arange(400) / 10
-    own = replace(data["pi_0"], logp_target=base + data["pi_0"].log_weight)
-    hit = corrupted_rows(own, 0.05)
+    data = data["pi_0"].with_logged(logp_target=base + data["pi_0"].logged.log_weight)
+    own = data.logged
+    hit = corrupted_rows(data, 0.05)
     assert hit.sum() == 20
     assert own.length[hit].max() <= own.length[~hit].min()
-    made = {name: treat({"p": own}, name, 0.05)["p"].log_weight for name in sweeps.TREATMENTS}
+    made = {name: treat({"p": data}, name, 0.05)["p"].logged.log_weight for name in sweeps.TREATMENTS}
     np.testing.assert_array_equal(made["recorded"], own.log_weight)
     assert np.isnan(made["quarantined"][hit]).all()
     np.testing.assert_allclose(made["sentinels"][hit], -base[hit], rtol=0, atol=1e-9)
     np.testing.assert_array_equal(made["sentinels_clipped"], np.clip(made["sentinels"], -20, 20))
     for name in ("quarantined", "sentinels"):
         np.testing.assert_array_equal(made[name][~hit], own.log_weight[~hit])
-    logp = {name: treat({"p": own}, name, 0.05)["p"].logp_target for name in sweeps.TREATMENTS}
+    logp = {name: treat({"p": data}, name, 0.05)["p"].logged.logp_target for name in sweeps.TREATMENTS}
     assert np.isnan(logp["quarantined"][hit]).all()
     assert (logp["sentinels"][hit] == 0).all()
     assert (logp["sentinels_clipped"][hit] == 0).all()
@@ -100,7 +103,7 @@ def test_treatments_change_the_shortest_rows_only(data):
 
 
 def test_all_of_the_data_gives_the_estimates_of_the_run(data, measured):
-    rows = estimates({p: {"j": d} for p, d in data.items()})
+    rows = study({p: {"j": d} for p, d in data.items()}).rows
     wanted = {(r["policy"], r["estimator"]): r for r in rows}
     whole = measured[measured.prompts.isna() & measured.labels.isna() & (measured.calibration == "isotonic")]
     assert len(whole) == 4 * 2 * SEEDS

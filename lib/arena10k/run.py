@@ -31,7 +31,7 @@ from arena10k.params.config import Params
 if TYPE_CHECKING:
     from arena10k.attribution import Investigation
     from arena10k.estimation import PolicyData
-    from arena10k.estimation.evaluate import Study
+    from arena10k.estimation.evaluation import Evaluation
 
 
 class Run(Exploring):
@@ -154,31 +154,29 @@ class Run(Exploring):
     def study(
         self,
         table: Table,
-        reports: bool = True,
         policies: Iterable[str] | None = None,
         estimators: Iterable[str] | None = None,
         judges: Iterable[str] | None = None,
-    ) -> Study:
-        """Every estimator, interval and verdict for every policy and judge mode, or for those named alone, and with
-        `reports` the diagnostics. Contexts are kept of the headline's judge mode, or of `judges`."""
-        from arena10k.estimation import evaluate
+    ) -> Evaluation:
+        """Every estimator, interval and verdict, with the diagnostics, for every policy and judge mode, or for those
+        named alone."""
+        from arena10k.estimation import evaluation
 
         e, modes = self.params.estimation, None if judges is None else list(judges)
         arrays = self.arrays(table)
         names = list(arrays) if policies is None else list(policies)
         chosen = {p: {m: data for m, data in arrays[p].items() if modes is None or m in modes} for p in names}
-        return evaluate.study(
+        return evaluation.study(
             chosen,
             e.analysis,
             table.quarantined,
             self._flags,
             estimators,
             clones=self._clones(table),
-            reports=reports,
-            contexts=[e.judge] if modes is None else modes,
+            judge=e.judge,
         )
 
-    def estimates(self, table: Table, study: Study | None = None) -> dict[str, Any]:
+    def estimates(self, table: Table, study: Evaluation | None = None) -> dict[str, Any]:
         """The content of `estimates.json`: one row per policy, estimator and judge mode; who ranks where (policies
         with an accepted one, ties share a rank), the difference of every two of them and what would turn their order
         round, in the headline judge mode.
@@ -187,7 +185,7 @@ class Run(Exploring):
         """
         from arena10k.estimation import compare
 
-        e, study = self.params.estimation, study or self.study(table, reports=False)
+        e, study = self.params.estimation, study or self.study(table)
         contexts = study.of_judge(e.judge)
         pairs = compare.contrasts(contexts)
         head = {"run": self.name, "n": len(table.logged), "created": self.created}
@@ -201,7 +199,7 @@ class Run(Exploring):
             "rows": study.rows,
         }
 
-    def plans(self, study: Study) -> pd.DataFrame:
+    def plans(self, study: Evaluation) -> pd.DataFrame:
         """What an interval of each wanted width takes, by policy and estimator (PPI++ and direct): `labels`, `draws`,
         and the cost in US dollars of what is not there yet. The widths are params' `width` times 2, 1, 1/2 and 1/4."""
         from arena10k.collection import costs

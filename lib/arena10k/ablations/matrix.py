@@ -16,9 +16,8 @@ from arena10k.ablations import fingerprint
 from arena10k.ablations.sweeps import FACTORS, TREATMENTS, Settings, Truth, Variant, summary, sweep, treat
 from arena10k.errors import NothingToShow, ParamsError, section
 from arena10k.estimation import ESTIMATORS, PolicyData, prompt_fold
+from arena10k.estimation.calibration import CALIBRATIONS
 from arena10k.estimation.context import PolicyContext, context
-from arena10k.estimation.evaluate import PolicyReport, report
-from arena10k.estimation.prepare import CALIBRATIONS
 from arena10k.estimation.verdicts import estimate_row
 from arena10k.frames.table import JUDGE_MODES, Table
 from arena10k.params.config import Params
@@ -114,7 +113,7 @@ def codes(params: Params) -> dict[str, str]:
     every = cells(params)
     variants = {variant: variant.code() for variant in {cell.variant for cell in every}}
     factors = [FACTORS[name] for name in section(params.ablations, "ablations").sweep] if every else []
-    shared = [report, *factors]
+    shared = [PolicyContext, *factors]
     treatments = {name: fingerprint.code_digest(TREATMENTS[name], *shared) for name in {c.treatment for c in every}}
     return {c.name: fingerprint.digest_of(variants[c.variant], treatments[c.treatment]) for c in every}
 
@@ -189,7 +188,7 @@ class CellResult:
 
     cell: Cell
     rows: list[dict[str, Any]]
-    reports: list[PolicyReport]
+    contexts: list[PolicyContext]
     sweep: pd.DataFrame
     scores: pd.DataFrame
     truth: list[Truth]
@@ -212,25 +211,25 @@ def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
     arrays = {p: modes[cell.judge] for p, modes in run.arrays(seen).items() if p != seen.logging_policy}
     arrays = treat(arrays, cell.treatment, a.corrupted)
     settings = Settings(e.analysis, run.params.seed, run._flags)
-    rows, reports = complete(arrays, cell, settings)
+    rows, contexts = complete(arrays, cell, settings)
     levels = {name: [None if level == "all" else level for level in some] for name, some in a.sweep.items()}
     kept = folder(run.name, cell.name) / "sweep"
     frame = sweep(arrays, [cell.variant], levels, a.seeds, settings, kept)
     scores = summary(frame, truth, ["estimator", "calibration", *levels], e.confidence)
     labels = labels_used(arrays, cell, settings, rows)
-    return CellResult(cell, rows, reports, frame, scores, truth, labels, frame.attrs["seconds"])
+    return CellResult(cell, rows, contexts, frame, scores, truth, labels, frame.attrs["seconds"])
 
 
 def complete(
     arrays: Mapping[str, PolicyData], cell: Cell, settings: Settings
-) -> tuple[list[dict[str, Any]], list[PolicyReport]]:
+) -> tuple[list[dict[str, Any]], list[PolicyContext]]:
     """Rows as in estimates.json, of one estimator and calibration on all of the data, and the diagnostics."""
-    rows, reports = [], []
+    rows, contexts = [], []
     for policy, data in arrays.items():
         ctx = _context(policy, data, cell, settings)
         rows.append({"policy": policy, "judge": cell.judge, **estimate_row(ctx, ESTIMATORS[cell.estimator])})
-        reports.append(report(policy, cell.judge, data, ctx))
-    return rows, reports
+        contexts.append(ctx)
+    return rows, contexts
 
 
 def labels_used(
@@ -241,11 +240,14 @@ def labels_used(
     if not arrays:
         return 0
     numbers, used = [[row[name] for name in _NUMBERS] for row in rows], 0
-    for kind, count in (("label", max), ("fresh_label", sum)):
-        labels = {policy: getattr(data, kind) for policy, data in arrays.items()}
-        without = {p: replace(data, **{kind: np.full_like(labels[p], np.nan)}) for p, data in arrays.items()}
+    for kind, count in (("logged", max), ("fresh", sum)):
+        rows_of = {policy: getattr(data, kind) for policy, data in arrays.items()}
+        without = {
+            p: replace(data, **{kind: replace(rows_of[p], label=np.full(len(rows_of[p]), np.nan))})
+            for p, data in arrays.items()
+        }
         if [_numbers(p, data, cell, settings) for p, data in without.items()] != numbers:
-            used += count(int(np.isfinite(some).sum()) for some in labels.values())
+            used += count(int(some.labelled.sum()) for some in rows_of.values())
     return used
 
 
@@ -259,7 +261,7 @@ def _numbers(policy: str, data: PolicyData, cell: Cell, settings: Settings) -> l
 
 def _context(policy: str, data: PolicyData, cell: Cell, settings: Settings) -> PolicyContext:
     analysis = replace(settings.analysis, calibration=cell.calibration)
-    return context(data, analysis, (settings.flags or {}).get(policy, ()))
+    return context(data, analysis, (settings.flags or {}).get(policy, ()), policy=policy, judge=cell.judge)
 
 
 def write(run: Run, result: CellResult) -> None:

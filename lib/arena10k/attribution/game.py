@@ -70,9 +70,10 @@ class Case:
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        raw = self.data.log_weight if self.raw_log_weight is None else np.asarray(self.raw_log_weight, np.float64)
-        if raw.shape != self.data.log_weight.shape:
-            raise ValueError(f"raw_log_weight: expected shape {self.data.log_weight.shape}, got {raw.shape}")
+        own = self.data.logged.log_weight
+        raw = own if self.raw_log_weight is None else np.asarray(self.raw_log_weight, np.float64)
+        if raw.shape != own.shape:
+            raise ValueError(f"raw_log_weight: expected shape {own.shape}, got {raw.shape}")
         if np.isposinf(raw).any():
             raise ValueError("raw_log_weight: +inf is not a log-weight")
         if self.clip is not None and not self.clip > 0:
@@ -82,7 +83,7 @@ class Case:
 
 def corrupted_rows(case: Case) -> np.ndarray:
     """Rows (n,) whose published log-weight is not the repaired one."""
-    raw, clean = case.raw_log_weight, case.data.log_weight
+    raw, clean = case.raw_log_weight, case.data.logged.log_weight
     with np.errstate(invalid="ignore"):
         same = (np.abs(raw - clean) <= _SAME) | (raw == clean)
     return np.asarray(~np.isnan(raw) & ~same)
@@ -105,7 +106,7 @@ def _clipped(log_weight: np.ndarray, clip: float | None) -> np.ndarray:
 def weightings(case: Case, keep: np.ndarray) -> np.ndarray:
     """Log-weights (4, rows) of the rows `keep` (n,), a mask: as published, after S, C and T; -inf for rows not in
     use."""
-    clean = case.data.log_weight[keep]
+    clean = case.data.logged.log_weight[keep]
     published = np.where(corrupted_rows(case)[keep], case.raw_log_weight[keep], clean)
     found = np.stack([_clipped(published, case.clip), _clipped(clean, case.clip), clean, clean])
     found = np.where(np.isnan(found), -np.inf, found)
@@ -137,7 +138,7 @@ class Game:
 
 def make_game(case: Case, trusted: Score | None = None, prep: Prepared | None = None, mismatch: bool = False) -> Game:
     """The game of a case; `prep` is `prepare(case.data)` if it is at hand already."""
-    keep = ~np.isnan(case.data.judge)
+    keep = ~np.isnan(case.data.logged.judge)
     return Game(prepare(case.data) if prep is None else prep, weightings(case, keep), trusted, mismatch)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from arena10k.attribution import companions, detection
 from arena10k.attribution.game import CAUSES, Case, Game, corrupted_rows, make_game, missing_mass, point_parts
 from arena10k.attribution.resample import Replicates, bootstrap, percentile_interval, prompt_counts
-from arena10k.estimation import ESTIMATORS, N_FOLDS, policy_data
+from arena10k.estimation import ESTIMATORS, N_FOLDS, policies_data
 from arena10k.estimation.analysis import DEFAULT, Analysis
 from arena10k.estimation.context import PolicyContext, context
 from arena10k.estimation.data import LEFT_OUT
@@ -137,11 +137,11 @@ def cases(
     raw = {p: _stored(table.logged, p, raw_logp) for p in names}
     changed = {p for p, values in raw.items() if values is not None}
     known = {p: _numbers(table.logged, f"logp_{p}") if values is None else values for p, values in raw.items()}
-    out = {}
+    out, arrays = {}, policies_data(table.logged, table.fresh, names, [judge_mode], table.logging_policy, folds)
     for policy in names:
-        data = policy_data(table.logged, table.fresh, policy, judge_mode, table.logging_policy, folds)
         differs = policy != table.logging_policy and changed & {policy, table.logging_policy}
-        out[policy] = Case(data, known[policy] - known[table.logging_policy] if differs else LEFT_OUT, clip)
+        published = known[policy] - known[table.logging_policy] if differs else LEFT_OUT
+        out[policy] = Case(arrays[policy][judge_mode], published, clip)
     return out
 
 
@@ -171,7 +171,7 @@ def investigate(
 
     Parameters
     ----------
-    truth : measured values, stated but never used. flags : as for `evaluate.estimates`.
+    truth : measured values, stated but never used. flags : as for `evaluation.study`.
     replicates : bootstrap resamples, the same prompts for every policy.
     mismatch : by policy, whether weights and draws are of different policies; by its own test where left out.
     """
@@ -213,7 +213,7 @@ def _finding(
 ) -> Finding:
     parts, anomaly, confidence = point_parts(game), detected.anomaly[policy], ctx.analysis.confidence
     low, high = percentile_interval(drawn.parts, confidence)
-    bad = corrupted_rows(case)[~np.isnan(case.data.judge)]
+    bad = corrupted_rows(case)[~np.isnan(case.data.logged.judge)]
     share = float(companions.self_normalised(game.published_log_weight)[bad].sum())
     value = float("nan") if trusted is None else trusted["value"]
     ppi = estimate_row(ctx, ESTIMATORS["ppi_pp"])

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from arena10k.estimation import ESTIMATORS, quantiles
+from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.headline import belief_of, headline
-from arena10k.estimation.intervals import bounded_mean_radii
+from arena10k.estimation.intervals import bounded_mean_radii, label_term, normal, student
 from arena10k.estimation.prepare import Prepared
 from arena10k.estimation.score import Score, calibration_folds, deviations, fold_variance, judge_variance
 from arena10k.estimation.verdicts import own_estimate
@@ -77,7 +77,7 @@ class Difference:
 
     def reach(self, level: float) -> tuple[float, float]:
         """How far below and above the value the interval reaches at confidence `level`."""
-        t = quantiles.student(level, self.df)
+        t = student(level, self.df)
         down, up = t * self.down, t * self.up
         if self.guard is not None:
             low, high = self.guard(level)
@@ -146,7 +146,9 @@ def _label_guard(a: tuple[Prepared, Score], b: tuple[Prepared, Score]) -> Callab
 def _cluster_residuals(prep: Prepared, score: Score) -> tuple[np.ndarray, float, np.ndarray]:
     """Mean label residual of a score's labelled term by cluster (n_clusters,), the prediction it is a residual of on
     average, and the labels by cluster."""
-    rows, term = prep.fresh, next(t for t in score.terms if prep.fresh.labelled[t.den > 0].all())
+    rows, term = prep.fresh, label_term(prep, score)
+    if term is None:
+        raise ValueError("a difference of labels takes two means over labelled draws")
     has = term.den > 0
     residual = np.divide(term.num, term.den, out=np.zeros(len(has)), where=has)
     count = np.bincount(rows.cluster, weights=has, minlength=prep.n_clusters)
@@ -166,7 +168,7 @@ def _by_intervals(a: tuple[PolicyContext, dict[str, Any]], b: tuple[PolicyContex
     dev_a, dev_b, _ = _joint_deviations(_scored(*a), _scored(*b))
     norm = float(np.sqrt((dev_a @ dev_a) * (dev_b @ dev_b)))
     correlation = min(0.0, float(dev_a @ dev_b) / norm) if norm > 0 and np.isfinite(norm) else 0.0
-    z = quantiles.normal(ctx_a.analysis.confidence)
+    z = normal(ctx_a.analysis.confidence)
 
     def reach(first: float, second: float) -> float:
         return float(np.sqrt(first**2 + second**2 - 2 * correlation * first * second)) / z

@@ -1,10 +1,12 @@
-"""Generalised Pareto tail of importance weights: k-hat and Pareto smoothing."""
+"""Raw importance weights and their tail: the audit of weights, k-hat and Pareto smoothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from arena10k.estimation.thresholds import MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION, NOISE
 
 
 def fit_generalised_pareto(excess: np.ndarray) -> tuple[float, float]:
@@ -131,3 +133,60 @@ def hill(log_weight: np.ndarray, size: int = 50) -> float:
     top = np.sort(np.partition(finite, len(finite) - size - 1)[-size - 1 :])
     mean_excess = (top[1:] - top[0]).mean()
     return float(1 / mean_excess) if mean_excess > 0 else float("nan")
+
+
+@dataclass(frozen=True)
+class WeightAudit:
+    """Health of *raw* weights: E[w] (an identity: 1), effective sample size (rows), k-hat (NaN = undefined)."""
+
+    n: int
+    mean_weight: float
+    log_mean_weight: float
+    ess: float
+    khat: float
+    constant: bool
+    ceiling: int
+
+    @property
+    def clip_dominated(self) -> bool:
+        """ESS within 10 % of the number of rows tied at the largest weight: the estimate is the mean of those rows."""
+        return not self.constant and self.ceiling > 1 and abs(self.ess / self.ceiling - 1) <= 0.1
+
+    @property
+    def failures(self) -> list[str]:
+        """Machine-readable reasons why the jackknife interval cannot be used; empty when the weights are healthy."""
+        if self.n == 0:
+            return ["no_log_weights"]
+        low, high = MEAN_WEIGHT_RANGE
+        checks = {
+            "mean_weight_out_of_range": not low <= self.mean_weight <= high,
+            "off_support": self.mean_weight < 0.5,
+            "low_ess": self.ess < MIN_ESS_FRACTION * self.n,
+            "khat_high": self.khat >= MAX_KHAT,
+            "khat_undefined": bool(np.isnan(self.khat)) and not self.constant,
+            "clip_dominated": self.clip_dominated,
+        }
+        return [reason for reason, failed in checks.items() if failed]
+
+    @property
+    def healthy(self) -> bool:
+        return not self.failures
+
+
+def audit_weights(log_weight: np.ndarray) -> WeightAudit:
+    """The weight audit of `log_weight` (n,), finite or -inf; never exponentiates before shifting by the maximum."""
+    n = len(log_weight)
+    nan = float("nan")
+    if n == 0:
+        return WeightAudit(0, nan, nan, 0.0, nan, False, 0)
+    top = float(log_weight.max())
+    if not np.isfinite(top):
+        return WeightAudit(n, 0.0, -np.inf, 0.0, nan, True, n)
+    w = np.exp(log_weight - top)
+    total = float(w.sum())
+    log_mean = top + float(np.log(total / n))
+    with np.errstate(over="ignore"):
+        mean = float(np.exp(log_mean))
+    constant = bool(top - log_weight.min() < NOISE)
+    ess = total**2 / float(w @ w)
+    return WeightAudit(n, mean, log_mean, ess, khat(log_weight), constant, ceiling_count(log_weight))

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from arena10k.estimation import ESTIMATORS, quantiles
+from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.fresh import power_tuning
-from arena10k.estimation.intervals import score_interval
+from arena10k.estimation.intervals import fisher, score_interval, student
 from arena10k.estimation.prepare import Prepared
 
 MAX_LABELS = 10_000_000
@@ -72,12 +72,12 @@ def ppi_width(p: Pilot, labels: int, confidence: float = 0.95, assurance: float 
         for v, spread in ((p.residual_var, p.residual_spread), (p.label_var, p.label_spread))
     )
     variance = min(residual / n + p.score_var / max(p.n_fresh, n), label / n)
-    f, mean = quantiles.fisher(confidence, n), p.label_mean
+    f, mean = fisher(confidence, n), p.label_mean
     guard = sum(
         end / (n + 1) + np.sqrt(f * (n * min(residual, label) + end**2 * n / (n + 1))) / (n + 1)
         for end in (mean, 1 - mean)
     )
-    return float(max(2 * quantiles.student(confidence, n - 1) * np.sqrt(variance), guard))
+    return float(max(2 * student(confidence, n - 1) * np.sqrt(variance), guard))
 
 
 def labels_needed(p: Pilot, width: float, confidence: float = 0.95, assurance: float = ASSURANCE) -> int:
@@ -140,7 +140,7 @@ def direct_plan(
         return []
     draws, labels = len(prep.fresh), int(prep.sample(prep.source).labelled.sum())
     present = score_interval(prep, prep.once("direct", ESTIMATORS["direct"].score), confidence)
-    now = 2 * present.se * quantiles.student(confidence, present.df)
+    now = 2 * present.se * student(confidence, present.df)
     rows = []
     for width in widths:
         factor = (now / float(width)) ** 2 if np.isfinite(now) else float("inf")

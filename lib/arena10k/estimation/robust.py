@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit, logit
 
-from arena10k.estimation.calibration import LevelFit, fit_levels
+from arena10k.estimation.calibration import fit_levels
 from arena10k.estimation.prepare import Prepared
 from arena10k.estimation.score import ESTIMATORS, Score, Term, deviations, register
 
@@ -54,10 +54,7 @@ def mrdr(prep: Prepared) -> Score:
     weight = prep.weight**2
     if prep.source != "logged" or not (weight * prep.logged.labelled).any():
         return dr_cpo(prep)
-    scores = {"logged": prep.logged.judge, "fresh": prep.fresh.judge}
-    folds = {"logged": prep.logged.fold, "fresh": prep.fresh.fold}
-    table = (prep.fit.levels, prep.fit.code) if isinstance(prep.fit, LevelFit) else None
-    model = fit_levels(scores, folds, "logged", prep.logged.label, prep.fit.n_folds, weight, table)
+    model = fit_levels(prep.samples, "logged", weight, prep.levels)
     slopes = ({"q": np.ones(len(prep.fresh))}, {"f": prep.weight, "q": -prep.weight})
     outcome, fresh_outcome = model.out_of_fold("logged"), model.out_of_fold("fresh")
     score = doubly_robust(prep, prep.weight, prep.weight, prep.reward, outcome, fresh_outcome, slopes)
@@ -82,16 +79,11 @@ def targeting_step(weight: np.ndarray, reward: np.ndarray, outcome: np.ndarray) 
 
 
 def _targeted(prep: Prepared) -> tuple[np.ndarray, np.ndarray]:
-    """q* on the logged and on the fresh rows; on the (fold, level) table where there is one, since q and R live on
+    """q* on the logged and on the fresh rows, by way of the calibration's table of folds and levels: q and R live on
     it."""
     fit = prep.fit
-    if not isinstance(fit, LevelFit):
-        q, q_fresh = (logit(np.clip(v, _EDGE, 1 - _EDGE)) for v in (prep.reward_oof, prep.fresh_oof))
-        eps = targeting_step(prep.weight, prep.reward, expit(q))
-        return expit(q + eps), expit(q_fresh + eps)
-    size = fit.n_folds * len(fit.levels)
-    weight = np.bincount(fit.cell("logged"), weights=prep.weight, minlength=size)
     q = np.clip(fit.values[:-1].ravel(), _EDGE, 1 - _EDGE)
+    weight = np.bincount(fit.cell("logged"), weights=prep.weight, minlength=len(q))
     table = expit(logit(q) + targeting_step(weight, np.tile(fit.values[-1], fit.n_folds), q))
     return table.take(fit.cell("logged")), table.take(fit.cell("fresh"))
 

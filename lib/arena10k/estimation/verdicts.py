@@ -11,18 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from arena10k.estimation import ESTIMATORS, Estimator, Score, diagnostics, pareto, planning, quantiles
+from arena10k.estimation import ESTIMATORS, Estimator, Rows, Score, pareto, planning
 from arena10k.estimation.beliefs import Reach, el_residual_interval, labelled_interval, transported_interval
 from arena10k.estimation.calibration import enough_labels
 from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext
-from arena10k.estimation.intervals import (
-    EMPIRICAL_LIKELIHOOD,
-    NO_INTERVAL,
-    Interval,
-    score_interval,
-)
-from arena10k.estimation.prepare import Sample
+from arena10k.estimation.intervals import EMPIRICAL_LIKELIHOOD, NO_INTERVAL, Interval, normal, score_interval
 from arena10k.estimation.thresholds import FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
+from arena10k.estimation.transport import label_clusters, residual_limits
 
 REPORT, CAUTION, REFUSE = "REPORT", "CAUTION", "REFUSE"
 #: Of what was not collected: no verdict, and counted nowhere.
@@ -46,7 +41,7 @@ def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
         # The logging policy's logged responses are its own.
         and not (estimator.judge_scale and prep.is_logging and len(prep.logged)),
         "no_labels": (estimator.uses_target_labels and not prep.fresh.labelled.any())
-        or (estimator.label_residual and not (prep.logged.labelled * prep.has_weight).any()),
+        or (estimator.label_residual and not prep.weighted_labels.any()),
     }
     return [reason for reason, absent in checks.items() if absent]
 
@@ -67,11 +62,11 @@ def _lacking_labels(ctx: PolicyContext) -> list[str]:
     logged, fresh = ctx.prep.logged, ctx.prep.fresh
     if not (logged.labelled.any() or fresh.labelled.any()):
         return ["no_labels"]
-    enough = any(enough_labels(rows.label, rows.fold) for rows in (logged, fresh))
+    enough = any(enough_labels(rows) for rows in (logged, fresh))
     return [] if enough else ["few_labels"]
 
 
-def _constant(rows: Sample) -> bool:
+def _constant(rows: Rows) -> bool:
     """Whether all of enough labels are one number, of responses between which the judge sees a difference. At an end
     of the scale that is what rare failures or rare successes look like, and the interval carries the unseen one."""
     label, judge = rows.label[rows.labelled > 0], rows.judge[rows.labelled > 0]
@@ -85,9 +80,9 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[
         # Where labels say what a score is worth, the raw mean is no value.
         return CAUTION if prep.source is None else REFUSE, [NOT_ON_ORACLE_SCALE]
     if estimator.uses_target_labels:
-        rows, (verdict, reasons) = prep.fresh, _by_number(diagnostics.label_clusters(prep))
+        rows, (verdict, reasons) = prep.fresh, _by_number(label_clusters(prep))
     elif estimator.label_residual and prep.source is None:
-        rows, (verdict, reasons) = prep.logged, _by_number((prep.logged.labelled * prep.has_weight).sum())
+        rows, (verdict, reasons) = prep.logged, _by_number(prep.weighted_labels.sum())
     elif prep.source is None:
         return CAUTION, [*_lacking_labels(ctx), NOT_ON_ORACLE_SCALE]
     else:
@@ -163,7 +158,7 @@ def width_of(row: Mapping[str, Any]) -> float:
 
 def planned_width(n_labels: int, confidence: float = 0.95) -> float:
     """Width that so many 0/1 labels promise at worst (Wilson 1927 at one half), before any is seen."""
-    z = quantiles.normal(confidence)
+    z = normal(confidence)
     return z / float(np.sqrt(n_labels + z * z))
 
 
@@ -209,7 +204,7 @@ def _reaches(ctx: PolicyContext) -> list[Reach]:
         return [Reach(0.0, 0.0)]
     found = []
     if ctx.transport.n_labels >= MIN_LABELS:
-        _, low, high = diagnostics.residual_limits(ctx.prep, (1 + ctx.analysis.confidence) / 2)
+        _, low, high = residual_limits(ctx.prep, (1 + ctx.analysis.confidence) / 2)
         found.append(Reach(low, high, labels=True))
     if ctx.transport.status != "failed" or not found:
         unseen = 1 - ctx.mean_weight[0] if ctx.audit.n and not ctx.wrong_weights else 0.0
@@ -224,7 +219,7 @@ def interval_of(ctx: PolicyContext, estimator: Estimator, score: Score) -> Inter
     if estimator.belief == "labels":
         return labelled_interval(ctx.prep, score, ctx.analysis.confidence)
     if estimator.label_residual:
-        return el_residual_interval(ctx.prep, score, ctx.analysis.confidence, ctx.w_max)
+        return el_residual_interval(ctx.prep, score, ctx.analysis.confidence)
     if estimator.belief == "weights":
         return ctx.el
     reaches = ctx.prep.once("reaches", lambda _: _reaches(ctx))

@@ -10,15 +10,14 @@ import pandas as pd
 from arena10k.estimation.calibration import LevelFit
 from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.diagnostics import PermutationNull
-from arena10k.estimation.evaluate import PolicyReport
 from arena10k.estimation.thresholds import WRONG
 from arena10k.wording import listed, number, percent
 
-Reports = Iterable[PolicyReport]
+Contexts = Iterable[PolicyContext]
 
 
-def _targets(reports: Reports, judge: str) -> list[PolicyReport]:
-    return [r for r in reports if r.judge == judge and not r.is_logging]
+def _targets(contexts: Contexts, judge: str) -> list[PolicyContext]:
+    return [r for r in contexts if r.judge == judge and not r.is_logging]
 
 
 #: The columns of `audit_frame` as a reader sees them.
@@ -37,7 +36,7 @@ AUDIT_COLUMNS = {
 }
 
 
-def audit_frame(reports: Reports, judge: str) -> pd.DataFrame:
+def audit_frame(contexts: Contexts, judge: str) -> pd.DataFrame:
     """E[w] = 1 is an identity: rows, missing rows, E[w], p-value against E[w] <= 1, whether weights match the draws,
     missing mass, and what the missing mass and empirical likelihood leave of the value."""
     return pd.DataFrame(
@@ -55,14 +54,14 @@ def audit_frame(reports: Reports, judge: str) -> pd.DataFrame:
                 "el_low": r.el.low,
                 "el_high": r.el.high,
             }
-            for r in _targets(reports, judge)
+            for r in _targets(contexts, judge)
         ]
     )
 
 
-def audit_sentence(reports: Reports, judge: str) -> str:
+def audit_sentence(contexts: Contexts, judge: str) -> str:
     """Whose mean weight cannot come from two real policies, and whose mass is missing most."""
-    found = [r for r in _targets(reports, judge) if r.audit.n]
+    found = [r for r in _targets(contexts, judge) if r.audit.n]
     if not found:
         return "No judged row has a log-weight: there is nothing to audit."
     impossible = [r.policy for r in found if r.mean_weight_p < WRONG]
@@ -88,9 +87,9 @@ def _match(p: float) -> str:
     return f"{'no, ' if p < WRONG else ''}{f'{p:.2g}' if p >= 0.001 else 'under 0.001'}"
 
 
-def match_sentence(reports: Reports, judge: str) -> str:
+def match_sentence(contexts: Contexts, judge: str) -> str:
     """Whose weights are not those of the policy that was drawn from, by the judge's scores of both."""
-    found = _targets(reports, judge)
+    found = _targets(contexts, judge)
     wrong = [r.policy for r in found if r.match_p < WRONG]
     unknown = [r.policy for r in found if np.isnan(r.match_p)]
     if len(unknown) == len(found):
@@ -103,10 +102,10 @@ def match_sentence(reports: Reports, judge: str) -> str:
     return f"{told}{untested}. A judge that scores two policies alike sees no difference between them."
 
 
-def concentration_frame(reports: Reports, judge: str) -> pd.DataFrame:
+def concentration_frame(contexts: Contexts, judge: str) -> pd.DataFrame:
     """On how few rows the weights rest: ESS, k-hat, Hill index, top shares, rows tied at the ceiling, overlap."""
     rows = []
-    for r in _targets(reports, judge):
+    for r in _targets(contexts, judge):
         a = r.audit
         row = {
             "policy": r.policy,
@@ -120,12 +119,12 @@ def concentration_frame(reports: Reports, judge: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def nulls(reports: Reports, judge: str) -> dict[str, PermutationNull]:
+def nulls(contexts: Contexts, judge: str) -> dict[str, PermutationNull]:
     """The permutation null of every target."""
-    return {r.policy: r.permutation for r in _targets(reports, judge)}
+    return {r.policy: r.permutation for r in _targets(contexts, judge)}
 
 
-def judging_frame(reports: Reports) -> pd.DataFrame:
+def judging_frame(contexts: Contexts) -> pd.DataFrame:
     """Per policy and judge mode: the transport test with its evidence, and AUC of judge against oracle."""
     return pd.DataFrame(
         [
@@ -140,18 +139,18 @@ def judging_frame(reports: Reports) -> pd.DataFrame:
                 "high": r.transport.high,
                 "auc_logged": r.auc_logged,
                 "auc_target": r.auc_target,
-                "trained_on": r.calibration_source,
+                "trained_on": r.prep.source,
                 "effective_labels": r.effective_labels,
             }
-            for r in reports
+            for r in contexts
             if not r.is_logging
         ]
     )
 
 
-def transport_sentence(reports: Reports, judge: str) -> str:
+def transport_sentence(contexts: Contexts, judge: str) -> str:
     """For whom the calibration carries over to the target's own draws."""
-    found = _targets(reports, judge)
+    found = _targets(contexts, judge)
     words = {
         "passed": "the calibration carries over to {}",
         "own": "the calibration is trained on the policy's own labels for {}",
@@ -164,9 +163,9 @@ def transport_sentence(reports: Reports, judge: str) -> str:
     return ("; ".join(told)[:1].upper() + "; ".join(told)[1:] + ".") if told else "There is nothing to test."
 
 
-def noise_sentence(reports: Reports, judge: str) -> str:
+def noise_sentence(contexts: Contexts, judge: str) -> str:
     """What the clones say about the noise of the log-probs."""
-    floors = [(r.policy, r.noise_floor) for r in _targets(reports, judge) if r.noise_floor is not None]
+    floors = [(r.policy, r.noise_floor) for r in _targets(contexts, judge) if r.noise_floor is not None]
     if not floors:
         return "No policy is known to be a copy of the logging policy: the noise of the log-probs is not measured."
     told = [

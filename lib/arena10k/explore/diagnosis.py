@@ -10,7 +10,7 @@ import pandas as pd
 
 from arena10k import plots, report
 from arena10k.estimation.context import PolicyContext
-from arena10k.estimation.evaluate import PolicyReport, Study
+from arena10k.estimation.evaluation import Evaluation
 from arena10k.estimation.verdicts import accepted
 from arena10k.evidence import findings
 from arena10k.explore import reasons
@@ -23,18 +23,17 @@ class Diagnosis(View):
     """What `run.diagnose(policy)` answers.
 
     `verdicts`: the policy's rows of `run.estimate()`. `problems`: what speaks against them, one row per reason, in
-    words, with the estimators it concerns. `facts`: the measures behind them by name. `report` and `context`: the
-    diagnostics as the library's functions take them.
+    words, with the estimators it concerns. `facts`: the measures behind them by name. `context`: the diagnostics as the
+    library's functions take them.
     """
 
-    def __init__(self, policy: str, judge: str, study: Study, part: Slice):
+    def __init__(self, policy: str, judge: str, study: Evaluation, part: Slice):
         self.policy, self.judge = policy, judge
-        self.report: PolicyReport = study.reports[policy, judge]
         self.context: PolicyContext = study.contexts[policy, judge]
         self.verdicts = findings.estimates_frame(study.rows)
         counted = findings.counted(study.rows)
-        self.problems = _problems(counted, self.context, self.report)
-        self.facts = _facts(self.report, self.context, counted)
+        self.problems = _problems(counted, self.context)
+        self.facts = _facts(self.context, counted)
         columns = ["estimator", "value", "ci_low", "ci_high", "verdict", "reasons", "labels_needed"]
         super().__init__(
             [*part.sentences, _verdicts(policy, counted), *_missing(policy, part)],
@@ -71,19 +70,19 @@ def _missing(policy: str, part: Slice) -> list[str]:
     return [f"{gone:,} logged rows have no usable weight{quarantined}."]
 
 
-def _problems(rows: list[dict[str, Any]], ctx: PolicyContext, found: PolicyReport) -> pd.DataFrame:
+def _problems(rows: list[dict[str, Any]], ctx: PolicyContext) -> pd.DataFrame:
     concerned: dict[str, list[str]] = {}
     for row in rows:
         for reason in row["reasons"]:
             concerned.setdefault(reason, []).append(row["estimator"])
     told = [
-        {"reason": reason, "what is wrong": reasons.sentence(reason, ctx, found), "concerns": ", ".join(names)}
+        {"reason": reason, "what is wrong": reasons.sentence(reason, ctx), "concerns": ", ".join(names)}
         for reason, names in concerned.items()
     ]
     return pd.DataFrame(told, columns=["reason", "what is wrong", "concerns"])
 
 
-def _facts(r: PolicyReport, ctx: PolicyContext, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _facts(r: PolicyContext, rows: list[dict[str, Any]]) -> dict[str, Any]:
     needed = next((row["labels_needed"] for row in rows if row["labels_needed"] is not None), None)
     weights = {
         "judged rows with a weight": r.audit.n,
@@ -100,7 +99,7 @@ def _facts(r: PolicyReport, ctx: PolicyContext, rows: list[dict[str, Any]]) -> d
         f"its error on {reasons.EVIDENCE.get(r.transport.evidence, 'nothing')}": r.transport.residual,
         "labels' worth of calibration where its draws score": r.effective_labels,
         "labels on the policy's own draws": r.transport.n_labels,
-        f"labels there that a width of {ctx.analysis.width:g} takes (PPI++)": needed,
+        f"labels there that a width of {r.analysis.width:g} takes (PPI++)": needed,
     }
     return judging if r.is_logging else weights | judging
 
@@ -121,7 +120,7 @@ def _figures(policy: str, judge: str, part: Slice, found: Diagnosis) -> Figures:
     weights = {p: w for p, w in judged.log_weights().items() if p == policy}
     if not any(np.isfinite(w).any() for w in weights.values()):
         return figures
-    nulls = {policy: found.report.permutation}
+    nulls = {policy: found.context.permutation}
     return figures | {
         "log_weights": lambda: (plots.log_weights(weights), f"Log-weights. {plots.log_weights_finding(weights)}."),
         "overlap": lambda: (plots.overlap(weights), f"ESS and mean weight. {plots.overlap_finding(weights)}."),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from arena10k import plots, report
 from arena10k.estimation import compare
-from arena10k.estimation.evaluate import Study
+from arena10k.estimation.evaluation import Evaluation
 from arena10k.evidence import findings
 from arena10k.explore.selection import Slice
 from arena10k.explore.view import Rows
@@ -28,7 +28,7 @@ class Estimates(Rows):
     `n`: prompts used.
     """
 
-    def __init__(self, study: Study, part: Slice, judges: Sequence[str]):
+    def __init__(self, study: Evaluation, part: Slice, judges: Sequence[str]):
         self.study, self.rows, self.n = study, study.rows, part.n
         contexts = study.of_judge(judges[0])
         ranking = [dataclasses.asdict(place) for place in compare.ranking(contexts)]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from arena10k.attribution import Investigation
     from arena10k.collection.store import Store
-    from arena10k.estimation.evaluate import Study
+    from arena10k.estimation.evaluation import Evaluation
     from arena10k.explore.diagnosis import Diagnosis
     from arena10k.explore.estimates import Estimates
     from arena10k.explore.explanation import Explanation
@@ -65,11 +65,10 @@ class Exploring(ABC):
     def study(
         self,
         table: Table,
-        reports: bool = True,
         policies: Iterable[str] | None = None,
         estimators: Iterable[str] | None = None,
         judges: Iterable[str] | None = None,
-    ) -> Study: ...
+    ) -> Evaluation: ...
 
     @abstractmethod
     def investigate(self, table: Table) -> Investigation: ...
@@ -181,7 +180,6 @@ class Exploring(ABC):
         judges = _some("judge mode", judge, self._modes(part.table)) or [self.params.estimation.judge]
         study = self.study(
             part.table,
-            reports=False,
             policies=_some("policy", policies, self._names(part.table)),
             estimators=_some("estimator", estimators, ESTIMATORS),
             judges=judges,

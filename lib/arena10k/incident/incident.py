@@ -151,7 +151,7 @@ def play(run: Run, geometry: str, replicates: int = REPLICATES) -> list[Outcome]
 def _gate(case: attribution.Case, analysis: Analysis) -> dict[str, Any]:
     """SNIPS (calibrated) with its verdict on the log-weights as they were published, corrupted and clipped."""
     lw = case.raw_log_weight if case.clip is None else np.clip(case.raw_log_weight, -case.clip, case.clip)
-    ctx = context(replace(case.data, log_weight=lw), analysis)
+    ctx = context(case.data.with_logged(log_weight=lw), analysis)
     return estimate_row(ctx, ESTIMATORS["snips"]) | {
         "tied": ctx.audit.ceiling,
         "clip_dominated": ctx.audit.clip_dominated,

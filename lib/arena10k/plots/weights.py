@@ -12,8 +12,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from arena10k.estimation.diagnostics import audit_weights, top_shares
-from arena10k.estimation.pareto import tail_fit
+from arena10k.estimation.diagnostics import top_shares
+from arena10k.estimation.pareto import audit_weights, tail_fit
 from arena10k.estimation.thresholds import MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION
 from arena10k.plots.style import BAND, INK, SOFT, head, looks, panels, styled
 from arena10k.wording import listed, number, percent

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY
-from arena10k.estimation import evaluate, missingness
+from arena10k.estimation import evaluation, missingness
 from arena10k.frames import table
 from arena10k.frames.table import Table
 from arena10k.run import Run
@@ -176,11 +176,11 @@ def n_quarantined(made: Table) -> int:
 
 def _rows(run: Run, made: Table) -> dict[tuple[str, str, str], dict[str, Any]]:
     arrays = {
-        policy: {judge: data for judge, data in modes.items() if np.isfinite(data.judge).any()}
+        policy: {judge: data for judge, data in modes.items() if np.isfinite(data.logged.judge).any()}
         for policy, modes in run.arrays(made).items()
         if policy != made.logging_policy
     }
-    found = evaluate.study(arrays, run.params.estimation.analysis, made.quarantined, run._flags, SHOWN, reports=False)
+    found = evaluation.study(arrays, run.params.estimation.analysis, made.quarantined, run._flags, SHOWN)
     return {(r["policy"], r["judge"], r["estimator"]): r for r in found.rows}
 
 

@@ -27,8 +27,8 @@ from arena10k.ablations.sweeps.scores import MEASURES
 from arena10k.errors import ArenaError, one_line
 from arena10k.estimation import ESTIMATORS, Estimator, PolicyData
 from arena10k.estimation.analysis import DEFAULT, Analysis
+from arena10k.estimation.calibration import CALIBRATIONS, Calibration
 from arena10k.estimation.context import PolicyContext, context
-from arena10k.estimation.prepare import CALIBRATIONS, Calibration
 from arena10k.estimation.verdicts import estimate_row
 
 #: Points a worker does before it answers: what a kill loses, against what an answer costs.

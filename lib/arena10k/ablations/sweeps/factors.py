@@ -8,13 +8,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from arena10k.estimation import PolicyData
-from arena10k.estimation.data import FRESH, LOGGED
-from arena10k.estimation.prepare import adder
+from arena10k.estimation.calibration import adder
+from arena10k.estimation.data import Rows
 
 #: One policy's arrays by policy; all policies share their logged rows.
 Data = Mapping[str, PolicyData]
@@ -48,9 +47,10 @@ def corrupted_rows(data: PolicyData, share: float) -> np.ndarray:
     As in the incident the treatments are about, the same rows fail for every policy. At least one row where `share` is
     not 0.
     """
-    rows = np.zeros(data.n, dtype=bool)
-    size = min(max(round(share * data.n), 1), data.n) if share else 0
-    rows[np.argsort(data.length, kind="stable")[:size]] = True
+    n = len(data.logged)
+    rows = np.zeros(n, dtype=bool)
+    size = min(max(round(share * n), 1), n) if share else 0
+    rows[np.argsort(data.logged.length, kind="stable")[:size]] = True
     return rows
 
 
@@ -71,9 +71,9 @@ def recorded(data: PolicyData, rows: np.ndarray) -> PolicyData:
 
 def _with(data: PolicyData, rows: np.ndarray, value: float) -> PolicyData:
     """The data with the target's log-prob of `rows` replaced by `value`, and their log-weights as that makes them."""
-    logp = np.where(rows, value, data.logp_target)
-    base = data.logp_target - data.log_weight
-    return replace(data, logp_target=logp, log_weight=np.where(rows, value - base, data.log_weight))
+    logp, log_weight = data.logged.logp_target, data.logged.log_weight
+    changed = np.where(rows, value - (logp - log_weight), log_weight)
+    return data.with_logged(logp_target=np.where(rows, value, logp), log_weight=changed)
 
 
 @treatment("sentinels")
@@ -86,7 +86,7 @@ def sentinels(data: PolicyData, rows: np.ndarray) -> PolicyData:
 def sentinels_clipped(data: PolicyData, rows: np.ndarray) -> PolicyData:
     """Failed log-probs stand as the sentinel, log-weights are clipped: the published procedure."""
     believed = _with(data, rows, SENTINEL)
-    return replace(believed, log_weight=np.clip(believed.log_weight, -CLIP, CLIP))
+    return believed.with_logged(log_weight=np.clip(believed.logged.log_weight, -CLIP, CLIP))
 
 
 @treatment("quarantined")
@@ -116,7 +116,7 @@ def _ranks(size: int, rng: np.random.Generator) -> np.ndarray:
 
 def n_prompts(data: Data) -> int:
     """Prompts that any policy has a row of; prompts are numbered from 0."""
-    tops = [int(c.max()) for d in data.values() for c in (d.cluster, d.fresh_cluster) if len(c)]
+    tops = [int(c.max()) for d in data.values() for c in (d.logged.cluster, d.fresh.cluster) if len(c)]
     return 1 + max(tops, default=-1)
 
 
@@ -133,12 +133,11 @@ def prompts(data: Data, level: float | None, rng: np.random.Generator) -> Data:
 
 
 def _taken(data: PolicyData, keep: np.ndarray, code: np.ndarray) -> PolicyData:
-    changes: dict[str, Any] = {}
-    for names, cluster in ((LOGGED, data.cluster), (FRESH, data.fresh_cluster)):
-        rows = np.flatnonzero(keep[cluster])
-        changes |= {name: getattr(data, name)[rows] for name in names}
-    changes["cluster"], changes["fresh_cluster"] = code[changes["cluster"]], code[changes["fresh_cluster"]]
-    return replace(data, **changes)
+    def part(rows: Rows) -> Rows:
+        some = rows.take(np.flatnonzero(keep[rows.cluster]))
+        return replace(some, cluster=code[some.cluster])
+
+    return replace(data, logged=part(data.logged), fresh=part(data.fresh))
 
 
 @factor("labels")
@@ -149,19 +148,15 @@ def labels(data: Data, level: float | None, rng: np.random.Generator) -> Data:
     if level is None:
         return data
     return {
-        policy: replace(
-            arrays,
-            label=_some(arrays.label, arrays.cluster, ranks, level),
-            fresh_label=_some(arrays.fresh_label, arrays.fresh_cluster, ranks, level),
-        )
+        policy: replace(arrays, logged=_some(arrays.logged, ranks, level), fresh=_some(arrays.fresh, ranks, level))
         for policy, arrays in data.items()
     }
 
 
-def _some(label: np.ndarray, cluster: np.ndarray, ranks: np.ndarray, share: float) -> np.ndarray:
-    has = np.unique(cluster[~np.isnan(label)])
+def _some(rows: Rows, ranks: np.ndarray, share: float) -> Rows:
+    has = np.unique(rows.cluster[rows.labelled > 0])
     if not len(has):
-        return label
+        return rows
     size = max(round(share * len(has)), 1)
     last = np.sort(ranks[has])[min(size, len(has)) - 1]
-    return np.where(ranks[cluster] <= last, label, np.nan)
+    return replace(rows, label=np.where(ranks[rows.cluster] <= last, rows.label, np.nan))
