@@ -36,7 +36,7 @@ def imports(path: Path) -> set[str]:
                 # `from arena10k.report import page` names a module, `from arena10k.report import table` a function.
                 inner = f"{node.module}.{alias.name}"
                 names.add(inner if inner in MODULES else node.module)
-    return {name for name in names if name in MODULES}
+    return {name for name in names if name in MODULES and name != "arena10k"}
 
 
 def room(module: str) -> str:
