@@ -12,10 +12,10 @@ from arena10k import plots, report
 from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.evaluate import PolicyReport, Study
 from arena10k.estimation.verdicts import accepted
-from arena10k.evidence import findings
 from arena10k.explore import reasons
 from arena10k.explore.selection import Slice
 from arena10k.explore.view import Figures, View
+from arena10k.report import findings
 from arena10k.wording import listed
 
 

@@ -10,9 +10,9 @@ import pandas as pd
 from arena10k import plots, report
 from arena10k.estimation import compare
 from arena10k.estimation.evaluate import Study
-from arena10k.evidence import findings
 from arena10k.explore.selection import Slice
 from arena10k.explore.view import Rows
+from arena10k.report import findings
 
 _COLUMNS = ["policy", "estimator", "value", "ci_low", "ci_high", "verdict", "reasons", "labels_needed"]
 #: Up to so many estimates are shown at once; of more, each policy's most trusted one.
