@@ -24,8 +24,9 @@ from arena10k import attribution, errors, paths
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.estimation import context, diagnostics, evaluate, verdicts
-from arena10k.explore import frames, methods, reasons, selection
+from arena10k.explore import methods, reasons, selection
 from arena10k.explore.view import View
+from arena10k.frames import records
 from arena10k.run import Run
 from sample_copy import copied, failed
 
@@ -128,7 +129,7 @@ def test_what_failed_or_is_set_aside_has_no_value_to_average(spoiled):
 @pytest.mark.parametrize("name", FRAMES)
 def test_frames_are_in_the_runs_order_and_documented_column_by_column(run, name):
     frame = getattr(run, name)
-    assert list(frame.columns) == list(frames.COLUMNS[name])
+    assert list(frame.columns) == list(records.COLUMNS[name])
     told = getattr(methods.Exploring, name).__doc__.split(">>>")[0]
     assert [c for c in re.findall(r"`(\w+)`", told) if c in frame] == list(frame.columns)
     places = {p: i for i, p in enumerate(run.prompts.prompt_id)}

@@ -20,7 +20,8 @@ from arena10k.estimation.context import PolicyContext, context
 from arena10k.estimation.evaluate import PolicyReport, report
 from arena10k.estimation.prepare import CALIBRATIONS
 from arena10k.estimation.verdicts import estimate_row
-from arena10k.frames.table import JUDGE_MODES, Table
+from arena10k.frames.records import JUDGE_MODES
+from arena10k.frames.table import Table
 from arena10k.params.config import Params
 from arena10k.report.files import write_json
 from arena10k.run import Run

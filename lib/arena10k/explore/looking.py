@@ -9,7 +9,8 @@ from arena10k import attribution, report
 from arena10k.errors import NothingToShow, unknown
 from arena10k.estimation import diagnostics
 from arena10k.explore.view import Rows, View
-from arena10k.frames.table import KEY, Table
+from arena10k.frames.records import KEY
+from arena10k.frames.table import Table
 from arena10k.wording import percent
 
 #: A judge that is off by more than this says the opposite of the oracle.

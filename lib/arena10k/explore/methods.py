@@ -135,11 +135,11 @@ class Exploring(ABC):
         return self._frame("labels")
 
     def _frame(self, name: str) -> pd.DataFrame:
-        from arena10k.explore import frames
+        from arena10k.frames import records
 
         if self.params.table:
-            return frames.of_table(name, self._table)
-        return frames.read(name, self.params, self.prompts, self.reading)
+            return records.of_table(name, self._table)
+        return records.tidy(name, self.reading, self.params.policies, self.prompts.prompt_id)
 
     def estimate(
         self,
@@ -291,7 +291,7 @@ class Exploring(ABC):
         return [table.logging_policy, *table.targets]
 
     def _modes(self, table: Table) -> list[str]:
-        from arena10k.frames.table import JUDGE_MODES
+        from arena10k.frames.records import JUDGE_MODES
 
         return [mode for mode in JUDGE_MODES if mode == self.params.estimation.judge or table.is_judged(mode)]
 

@@ -31,7 +31,8 @@ import pyarrow.parquet as pq
 from arena10k.collection.echo import CEILING, SENTINELS
 from arena10k.errors import ArenaError, one_line
 from arena10k.estimation import outliers
-from arena10k.frames.table import JUDGE_MODES, Table
+from arena10k.frames.records import JUDGE_MODES
+from arena10k.frames.table import Table
 
 _UNIT = ("label", *(f"judge_{mode}" for mode in JUDGE_MODES))
 _NUMBERS = (*_UNIT, *(f"judge_{mode}_sd" for mode in JUDGE_MODES), "response_chars")

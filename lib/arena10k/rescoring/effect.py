@@ -10,7 +10,6 @@ import pandas as pd
 
 from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY
 from arena10k.estimation import evaluate, missingness
-from arena10k.frames import table
 from arena10k.frames.table import Table
 from arena10k.run import Run
 from arena10k.wording import number
@@ -142,7 +141,7 @@ def measure(run: Run, found: pd.DataFrame) -> list[dict[str, Any]]:
     names = list(run.params.policies)
     bad = bad_logprobs(found, names)
     clean = run.table()
-    with_all = table.as_stored(clean)
+    with_all = clean.as_stored()
     alike, rows = _rows(run, clean), []
     for key, row in alike.items():
         policy, judge, estimator = key
