@@ -189,7 +189,7 @@ def test_what_was_not_measured_neither_holds_nor_fails():
     assert checks.counts(found) == {
         "controls_failed": 3, "controls_hold": 1, "controls_not_settled": 0, "controls_not_measured": 4
     }  # fmt: skip
-    numbers = ["3", "4", "4.01", "0.001", "1", "1.28", "21.4", "1", "100", "4"]
+    numbers = ["3", "4", "4.01", "0.001", "1.28", "1", "21.4", "1", "1", "100", "4"]
     assert re.findall(r"\d[\d.]*\d|\d", checks.summary(found)) == numbers
     assert {"copy", "base", "a"} <= set(re.findall(r"\w+", checks.summary(found)))
     assert re.findall(r"\d+|base", checks.sentence(unknown)) == ["4", "base", "3", "base"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from arena10k import paths
-from arena10k.audit import consistency, quality
+from arena10k.audit import consistency, quality, screening
 from arena10k.audit.screening import Flag
 from arena10k.collection.jobs import LOGPROBS
 from arena10k.rescoring import effect
@@ -105,7 +105,7 @@ def whole(sample, cells):
 
 def names_of(sample, cells, run):
     params, store, prompts = suite.build(sample, whole(sample, cells), run)
-    found = consistency.findings(params, store, quality.scan(params, store, prompts), prompts)
+    found = consistency.findings(params, store, screening.scan(params, store, prompts), prompts)
     return {(f["finding"], f["policy"]) for f in found}
 
 
@@ -142,7 +142,7 @@ def test_shifted_and_swapped_columns_show_in_the_whole(home, sample):
 def analysed(sample, planted, run):
     """The run of a planted sample after quarantine."""
     params, store, prompts = suite.build(sample, planted, run, scores=True)
-    quality.quarantine(store, quality.scan(params, store, prompts))
+    screening.quarantine(store, screening.scan(params, store, prompts))
     made = Run.of(params)
     made.__dict__ |= {"store": store, "prompts": prompts}
     return made
@@ -192,8 +192,8 @@ def test_a_failure_without_a_value_and_one_with_are_both_listed(home, sample):
     cells[3, 0], cells[4, 1], cells[5, 2] = None, "NaN", -50.0
     none = replace(suite.untouched(sample), cells=cells)
     params, store, prompts = suite.build(sample, none, "listed")
-    flags = quality.scan(params, store, prompts)
-    quality.quarantine(store, flags)
+    flags = screening.scan(params, store, prompts)
+    screening.quarantine(store, flags)
     result = quality.report(params, store, flags, len(prompts))
     ids = [r["metadata"]["prompt_id"] for r in sample.rows]
     assert sorted(tuple(q.values()) for q in result["quarantined"]) == sorted(

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from arena10k import options, paths
-from arena10k.audit import quality
+from arena10k.audit import screening
 from arena10k.collection import teacher_forcing
 from arena10k.collection.collect import collect
 from arena10k.errors import ArenaError, FatalCallError
@@ -249,7 +249,7 @@ def test_another_model_is_refused_where_no_row_is_usable(home, kept):
     with Stub() as stub:
         run = collected(home, stub.url)
         plant(run, prompts=everyone)
-        assert len(quality.scan(run.params, run.store)) == len(everyone)
+        assert len(screening.scan(run.params, run.store)) == len(everyone)
         if kept == "attempts":
             with sqlite3.connect(paths.store_file(run.name)) as db:
                 columns = "job, prompt_id, request_hash, status, value, code, detail, created, payload, model"

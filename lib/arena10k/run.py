@@ -171,7 +171,7 @@ class Run(Exploring):
             chosen,
             e.analysis,
             table.quarantined,
-            self._flags,
+            self.flags,
             estimators,
             clones=self._clones(table),
             reports=reports,
@@ -253,20 +253,20 @@ class Run(Exploring):
             )
 
         e = self.params.estimation
-        return attribution.investigate_table(table, e.judge, analysis=e.analysis, flags=self._flags)
+        return attribution.investigate_table(table, e.judge, analysis=e.analysis, flags=self.flags)
 
     def _clones(self, table: Table) -> list[str]:
-        from arena10k.audit import quality
+        from arena10k.audit import noise
 
         if not self.params.table:
-            return quality.clones(self.params)
+            return noise.clones(self.params)
         for name in self.params.table.clones:
             if name not in table.targets:
                 raise ParamsError(f"table.clones: {name!r} is not among the targets: {', '.join(table.targets)}")
         return list(self.params.table.clones)
 
     @property
-    def _flags(self) -> dict[str, list[str]]:
+    def flags(self) -> dict[str, list[str]]:
         """What is known of policies and shows in no array: see `estimation.context`."""
         facts = self._facts
         if self.params.table:

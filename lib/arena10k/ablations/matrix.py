@@ -212,7 +212,7 @@ def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
         raise NothingToShow(f"run {run.name!r}: no response has a score of the {cell.judge} judge mode")
     arrays = {p: modes[cell.judge] for p, modes in run.arrays(seen).items() if p != seen.logging_policy}
     arrays = treat(arrays, cell.treatment, a.corrupted)
-    settings = Settings(e.analysis, run.params.seed, run._flags)
+    settings = Settings(e.analysis, run.params.seed, run.flags)
     rows, reports = complete(arrays, cell, settings)
     levels = {name: [None if level == "all" else level for level in some] for name, some in a.sweep.items()}
     kept = folder(run.name, cell.name) / "sweep"

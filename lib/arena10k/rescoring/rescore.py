@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from arena10k import paths
-from arena10k.audit import quality
+from arena10k.audit import screening
 from arena10k.collection import generate, judge, labels, teacher_forcing
 from arena10k.collection.client import answered_by
 from arena10k.collection.collect import Watch, collect
@@ -99,7 +99,7 @@ def rescore(run: Run, policy: str | None = None, code: str | None = None) -> dic
 
 def _chosen(run: Run, policy: str | None, code: str | None) -> list[dict[str, Any]]:
     """The rows that failed or are quarantined by a scan made now."""
-    quality.quarantine(run.store, quality.scan(run.params, run.store))
+    screening.quarantine(run.store, screening.scan(run.params, run.store))
     rows = (row for job in ASKED for row in run.store.rows(job) if row["status"] != "ok" or row["quarantine"])
     return [
         row
