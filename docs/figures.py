@@ -8,13 +8,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from arena10k import Run, attribution, plots
 from arena10k.estimation.evaluate import Study
 from arena10k.evidence import findings, weight_findings
 from arena10k.frames.table import Table
-from arena10k.report.display import rounded, svg_text
+from arena10k.report.display import Drawn, rounded, svg_text
 
 FOLDER = Path(__file__).parent / "figures"
 #: The estimators of the small forest plot: a raw judge mean, weights alone, calibration alone, labels.
@@ -28,8 +26,8 @@ def compact(svg: str) -> str:
     return re.sub(r"\s+", " ", svg).replace("> <", "><")
 
 
-def drawn(run: Run, table: Table, study: Study) -> dict[str, tuple[Figure, str]]:
-    """Every figure of the pages with its text alternative, by name."""
+def drawn(run: Run, table: Table, study: Study) -> dict[str, Drawn]:
+    """Every figure of the pages, by name."""
     judge = run.params.estimation.judge
     contexts = study.of_judge(judge)
     weights, base = table.log_weights(), contexts[table.logging_policy]
@@ -42,28 +40,22 @@ def drawn(run: Run, table: Table, study: Study) -> dict[str, tuple[Figure, str]]
     worst = attribution.anomaly_row(inv.focus, inv)
     curve = weight_findings.calibration_curve(base)
     return {
-        "weights": (plots.log_weights(weights), f"Histograms of log-weights. {plots.log_weights_finding(weights)}."),
-        "overlap": (plots.overlap(weights), f"Bars of ESS and mean weight. {plots.overlap_finding(weights)}."),
-        "calibration": (
-            plots.reliability(score, label, curve=curve),
-            f"Labels against judge scores. {plots.reliability_finding(score, label)}.",
-        ),
-        "verdicts": (
-            plots.forest(rows, truth),
-            f"Four estimates of each policy, with intervals. {plots.forest_finding(rows, truth)}.",
-        ),
-        "labels": (plots.planning(pilots, width), plots.planning_alt(pilots, width)),
-        "anomaly": (plots.waterfall(worst), plots.waterfall_alt(worst)),
+        "weights": plots.log_weights(weights),
+        "overlap": plots.overlap(weights),
+        "calibration": plots.reliability(score, label, curve),
+        "verdicts": plots.forest(rows, truth),
+        "labels": plots.planning(pilots, width),
+        "anomaly": plots.waterfall(worst),
     }
 
 
 def main() -> None:
     run = Run("sample")
     table = run.table()
-    for name, (figure, alt) in drawn(run, table, run.study(table)).items():
+    for name, figure in drawn(run, table, run.study(table)).items():
         path = FOLDER / f"{name}.svg"
-        path.write_text(compact(svg_text(figure)) + "\n", encoding="utf-8")
-        print(f"![{alt}](figures/{path.name})")
+        path.write_text(compact(svg_text(figure.figure)) + "\n", encoding="utf-8")
+        print(f"![{figure.alt}](figures/{path.name})")
 
 
 if __name__ == "__main__":

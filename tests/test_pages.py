@@ -120,7 +120,8 @@ def test_a_notebook_run_by_papermill_renders_with_its_figure_and_error(tmp_path)
         new_code_cell("n = 1", metadata={"tags": ["parameters"]}),
         new_code_cell(
             "from matplotlib.figure import Figure\nfrom arena10k import report\nf = Figure()\n"
-            "f.subplots().plot([1, n])\nreport.show(f, 'A line to {}'.format(n))\nreport.say('{n} rows', n=n)\n"
+            "f.subplots().plot([1, n])\ndisplay(report.Drawn(f, '', 'A line to {}'.format(n)))\n"
+            "report.say('{n} rows', n=n)\n"
             "report.table([{'n': n}])"
         ),
         new_code_cell("raise KeyError('gone')"),

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from arena10k import report
-from arena10k.report import display, page
+from arena10k.report import Drawn, display, page
 from arena10k.report.safe import Headings, clean
 
 HOSTILE = "<script>document.title='pwned'</script><img src=x onerror=alert(1)> </td><|im_end|>\u202e & \x1b[31m"
@@ -105,7 +105,7 @@ def _figure() -> Figure:
 
 @pytest.mark.parametrize("kind", ["svg", "png"])
 def test_a_figure_is_inside_the_page_with_its_text_alternative(kind):
-    html = display.figure_html(_figure(), 'Bars: "b" > a\nof two', "A <b>caption</b>", kind)
+    html = Drawn(_figure(), "", 'Bars: "b" > a\nof two', kind).with_caption("A <b>caption</b>")._repr_html_()
     image = re.search(r'<img src="data:image/([\w+]+);base64,([^"]+)" alt="([^"]+)" width="288" height="192">', html)
     assert image[1].startswith(kind)
     assert image[3] == "Bars: &quot;b&quot; &gt; a of two"
@@ -126,7 +126,7 @@ def test_a_figure_is_the_same_where_its_layout_differs_in_the_last_digit():
             axes.bar([0, 1], [1, 2], hatch="//")
         return figure
 
-    here, there = (display.figure_html(drawn(left), "x") for left in (0.1, 0.1 + 1e-13))
+    here, there = (Drawn(drawn(left), "", "x")._repr_html_() for left in (0.1, 0.1 + 1e-13))
     assert here == there
     elements = list(_svg(here).iter())
     ids = [element.attrib["id"] for element in elements if "id" in element.attrib]
@@ -142,12 +142,12 @@ def test_a_figure_is_the_same_where_its_layout_differs_in_the_last_digit():
 @pytest.mark.parametrize("alt", ["", "  \n", None])
 def test_a_figure_without_words_is_an_error(alt):
     with pytest.raises(ValueError, match="alt"):
-        report.show(_figure(), alt)
+        Drawn(_figure(), "", alt)
 
 
 def test_an_unknown_figure_kind_is_an_error():
     with pytest.raises(ValueError, match="jpeg"):
-        report.show(_figure(), "x", kind="jpeg")
+        Drawn(_figure(), "", "x", "jpeg")
 
 
 def _rendered(sentence: str, **values) -> str:

@@ -110,25 +110,17 @@ def _figures(policy: str, judge: str, part: Slice, found: Diagnosis) -> Figures:
     judged = replace(part.table, logged=part.table.logged.dropna(subset=[f"judge_{judge}"]))
     logged = judged.logged
     score, label = logged[f"judge_{judge}"].to_numpy(float), logged.label.to_numpy(float)
-    alt = "Logged labels against judge scores"
-    figures: dict[str, Any] = {
-        "forest": lambda: (plots.forest(found.verdicts), f"Estimates. {plots.forest_finding(found.verdicts)}.")
-    }
+    figures: dict[str, Any] = {"forest": lambda: plots.forest(found.verdicts)}
     if np.isfinite(score + label).any():
-        figures["reliability"] = lambda: (
-            plots.reliability(score, label), f"{alt}. {plots.reliability_finding(score, label)}."
-        )  # fmt: skip
+        figures["reliability"] = lambda: plots.reliability(score, label)
     weights = {p: w for p, w in judged.log_weights().items() if p == policy}
     if not any(np.isfinite(w).any() for w in weights.values()):
         return figures
     nulls = {policy: found.report.permutation}
     return figures | {
-        "log_weights": lambda: (plots.log_weights(weights), f"Log-weights. {plots.log_weights_finding(weights)}."),
-        "overlap": lambda: (plots.overlap(weights), f"ESS and mean weight. {plots.overlap_finding(weights)}."),
-        "ccdf": lambda: (plots.ccdf(weights), f"Tail of the weights. {plots.ccdf_finding(weights)}."),
-        "reward_by_weight": lambda: (
-            plots.reward_by_weight(weights, {policy: score}),
-            f"Judge score against log-weight. {plots.reward_by_weight_finding(weights, {policy: score})}.",
-        ),
-        "permutation": lambda: (plots.permutation(nulls), plots.permutation_alt(nulls)),
+        "log_weights": lambda: plots.log_weights(weights),
+        "overlap": lambda: plots.overlap(weights),
+        "ccdf": lambda: plots.ccdf(weights),
+        "reward_by_weight": lambda: plots.reward_by_weight(weights, {policy: score}),
+        "permutation": lambda: plots.permutation(nulls),
     }

@@ -45,15 +45,8 @@ class Estimates(Rows):
             said.append(findings.contrasts_sentence(contrasts, ranking))
         told = {"judge": judges[0], "belief": study.analysis.belief, "logging_policy": part.table.logging_policy}
         best = findings.headline_frame(told | {"rows": self.rows})
-        super().__init__(
-            frame, said, *_tables(frame, best, judges),
-            figures={
-                "forest": lambda: (
-                    plots.forest(frame, truth),
-                    f"Estimates and intervals by policy. {plots.forest_finding(frame, truth)}.",
-                )
-            },
-        )  # fmt: skip
+        figures = {"forest": lambda: plots.forest(frame, truth)}
+        super().__init__(frame, said, *_tables(frame, best, judges), figures=figures)
 
 
 def _tables(frame: pd.DataFrame, best: pd.DataFrame, judges: Sequence[str]) -> list[report.Table | report.Folded]:

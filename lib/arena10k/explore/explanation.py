@@ -8,7 +8,7 @@ from arena10k import attribution, plots, report
 from arena10k.attribution import Investigation
 from arena10k.explore.looking import heavy_table
 from arena10k.explore.selection import Slice
-from arena10k.explore.view import Picture, View
+from arena10k.explore.view import View
 from arena10k.wording import level
 
 
@@ -35,13 +35,13 @@ class Explanation(View):
         if policy == inv.focus.policy:
             said.append(attribution.mass_sentence(inv))
         known = found.trusted is not None
-        tables: list[report.Table | Picture] = []
+        tables: list[report.Table | report.Drawn] = []
         if known:
             intervals = f"{level(found.confidence)} intervals"
             caption = f"What the gap between published and trusted value is made of (Shapley values, {intervals})"
             tables.append(report.table(self.parts, caption=caption))
         if known and found.anomaly:
-            tables.append(Picture(plots.waterfall(self.row), plots.waterfall_alt(self.row)))
+            tables.append(plots.waterfall(self.row))
         if len(self.heavy) and policy != inv.logging_policy:
             tables.append(heavy_table(self.heavy, f"The heaviest of {len(judged):,} judged responses for {policy}"))
         super().__init__(said, *tables, figures=self._drawn(known))
@@ -50,14 +50,11 @@ class Explanation(View):
         weights = {self.policy: self.investigation.findings[self.policy].log_weight}
         figures: dict[str, Any] = {}
         if known:
-            figures["waterfall"] = lambda: (plots.waterfall(self.row), plots.waterfall_alt(self.row))
+            figures["waterfall"] = lambda: plots.waterfall(self.row)
         if len(self.heavy):
-            figures["overlap"] = lambda: (plots.overlap(weights), f"Weights. {plots.overlap_finding(weights)}.")
+            figures["overlap"] = lambda: plots.overlap(weights)
             game = self.investigation.findings[self.policy].game
             band = self.row["trusted_ci"]
             paths = attribution.shrinkage_paths(game.published_log_weight, game.prep.logged.judge)
-            figures["shrinkage"] = lambda: (
-                plots.shrinkage(self.policy, paths, band),
-                plots.shrinkage_alt(self.policy, paths, band),
-            )
+            figures["shrinkage"] = lambda: plots.shrinkage(self.policy, paths, band)
         return figures

@@ -5,7 +5,7 @@
 ('0.123', '1,234', '—')
 """
 
-from arena10k.report.display import say, show
+from arena10k.report.display import Drawn, say
 from arena10k.report.files import write_json, write_text
 from arena10k.report.overview import LOGGED_ONLY, breakdown_sentence, headline, headline_rows, index
 from arena10k.report.page import Page, render
@@ -16,6 +16,7 @@ __all__ = [
     "LOGGED_ONLY",
     "MISSING",
     "VERDICTS",
+    "Drawn",
     "Folded",
     "Page",
     "Table",
@@ -28,7 +29,6 @@ __all__ = [
     "index",
     "render",
     "say",
-    "show",
     "table",
     "text_table",
     "visible",

@@ -227,7 +227,7 @@ def _code(source: str) -> str:
 
 
 def _image(data: str, mime: str, alt: str = "", regions: Counter[str] | None = None) -> str:
-    """An image output of any other origin than `report.show`."""
+    """An image output of any other origin than `Drawn`."""
     from markupsafe import Markup
 
     text = base64.b64encode(data.encode()).decode() if mime == "image/svg+xml" else "".join(data.split())
