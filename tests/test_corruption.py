@@ -144,7 +144,7 @@ def analysed(sample, planted, run):
     params, store, prompts = suite.build(sample, planted, run, scores=True)
     screening.quarantine(store, screening.scan(params, store, prompts))
     made = Run.of(params)
-    made.__dict__ |= {"store": store, "prompts": prompts}
+    vars(made.source).update(store=store, prompts=prompts)
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -36,7 +37,7 @@ def responses_of(run):
 
 def test_the_sample_is_defined_as_it_was_recorded():
     run = Run("sample")
-    records = run.records()
+    records = pd.DataFrame(run.store.rows())
     recorded = dict(records.groupby(["job", "policy"]).context.unique().map(list))
     assert recorded == {key: [context] for key, context in contexts(run.params).items()}
     own = records[records.job == "responses"].groupby("policy").fingerprint.unique().map(list)

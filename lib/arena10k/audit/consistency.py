@@ -181,7 +181,7 @@ def facts(params: Params, store: Store, prompts: pd.DataFrame) -> dict[str, list
 
 def facts_of_table(table: Table) -> dict[str, list[str]]:
     """The same of a table that was given; nothing where it does not tell how long its responses are."""
-    names = [table.logging_policy, *table.targets]
+    names = table.policies
     chars = table.logged.response_chars.to_numpy(float)
     if not np.isfinite(chars).any():
         chars = table.logged.response.str.len().to_numpy(float, na_value=np.nan)

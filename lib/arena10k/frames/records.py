@@ -82,7 +82,7 @@ def of_table(name: str, table: Table) -> pd.DataFrame:
     counted = rows.groupby(["policy", "prompt_id"]).cumcount()
     rows["draw"] = rows.draw.fillna(counted) if "draw" in rows else counted
     rows["prompt_id"] = rows.prompt_id.astype(str)
-    policies, logged = [table.logging_policy, *table.targets], rows.head(len(table.logged))
+    policies, logged = table.policies, rows.head(len(table.logged))
     if name == "responses":
         rows = rows.rename(columns={"response_chars": "chars"})
     elif name == "logprobs":

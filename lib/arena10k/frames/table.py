@@ -45,6 +45,11 @@ class Table:
     logging_policy: str
     targets: list[str]
 
+    @property
+    def policies(self) -> list[str]:
+        """The logging policy, then the targets."""
+        return [self.logging_policy, *self.targets]
+
     def is_judged(self, mode: str) -> bool:
         """Whether any response has a score in a judge mode."""
         return any(frame[f"judge_{mode}"].notna().any() for frame in (self.logged, self.fresh))
