@@ -17,7 +17,7 @@ from arena10k import attribution as at
 from arena10k.attribution.detection import detect, published
 from arena10k.attribution.game import STATES, game_values, normalised
 from arena10k.attribution.resample import bootstrap, calibration_shift, prompt_counts
-from arena10k.audit import quality
+from arena10k.audit import screening
 from arena10k.estimation import ESTIMATORS, PolicyData, pareto, prepare
 from arena10k.run import Run
 
@@ -505,10 +505,10 @@ def test_a_stored_sentinel_that_was_set_aside_still_reaches_the_attribution(home
             "UPDATE records SET value = -50.0 WHERE job = ? AND policy = 'p0' AND prompt_id = ?",
             ("logprobs", prompt_id),
         )
-    flags = quality.scan(sample.params, sample.store)
+    flags = screening.scan(sample.params, sample.store)
     assert {f.prompt_id for f in flags if f.policy == "p0"} == set(short)
     stored = sample.investigate(sample.table()).findings["pi_bad"]
-    quality.quarantine(sample.store, flags)
+    screening.quarantine(sample.store, flags)
     table = sample.table()
     set_aside = table.logged[table.logged.prompt_id.isin(short)]
     assert set_aside.logp_p0.isna().all()
