@@ -11,7 +11,7 @@ from typing import Any
 
 from arena10k import Run, attribution
 from arena10k.audit import checks, consistency, quality
-from arena10k.incident import incident, incident_words
+from arena10k.incident import incident, words
 from arena10k.report.files import plain
 from arena10k.rescoring import effect
 from arena10k.simulation import coverage
@@ -59,7 +59,7 @@ def _simulation() -> Any:
 def _incident() -> Any:
     run = Run("incident")
     played = [incident.play(run, geometry, replicates=50) for geometry in incident.GEOMETRIES]
-    return incident_words.incident_json(run.name, "", played, run.params.incident)
+    return words.incident_json(run.name, "", played, run.params.incident)
 
 
 RESULTS = {
