@@ -105,28 +105,19 @@ def _cells(params: Params) -> dict[str, Stage]:
 
 
 def reads(params: Params) -> dict[str, dict[str, Any]]:
-    """By stage, what it reads of the params, and the code it depends on beside `sources`: a change re-runs it."""
-    codes: dict[str, str] = {}
-    if params.ablations:
-        from arena10k.ablations import matrix
-
-        codes = matrix.codes(params)
+    """By stage, what it reads of the params: a change re-runs it."""
     out = {}
     for name, stage in of(params).items():
-        told = config.stage_params(params, stage.notebook)
+        out[name] = config.stage_params(params, stage.notebook)
         if stage.cell:
             own = {"corrupted", "sweep", "seeds", "worst"}
-            told["ablations"] = section(params.ablations, "ablations").model_dump(mode="json", include=own)
-            told["code"] = codes[stage.cell]
-        elif not stage.estimators:
-            told["code"] = dependencies.estimator_code(*stage.uses)
-        out[name] = told
+            out[name]["ablations"] = section(params.ablations, "ablations").model_dump(mode="json", include=own)
     return out
 
 
 def sources(stage: Stage) -> list[str]:
-    """The files a stage's outcome depends on. Of a cell, its own estimator's code counts and not that of others."""
-    return dependencies.sources(stage.notebook, stage.estimators)
+    """The files a stage's outcome depends on."""
+    return dependencies.sources(stage.notebook)
 
 
 def measured(params: Params) -> Params:
