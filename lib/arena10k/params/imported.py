@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from arena10k import paths
 from arena10k.errors import ParamsError
 from arena10k.params.judge import Score
-from arena10k.params.schema import Name, Section
+from arena10k.params.sections import Name, Section
 
 Scale = Annotated[tuple[Score, Score], Field(strict=False)]
 #: The provider of policies that were imported.
