@@ -36,10 +36,7 @@ _JSON = openai.RequestOptions(headers={"Content-Type": "application/json"})
 def api_key(name: str, provider: Provider) -> str:
     """The provider's key from its environment variable; endpoints that declare none get a placeholder.
 
-    Raises
-    ------
-    ArenaError
-        Where the variable is not set: it names the variable, never a value.
+    Raises ArenaError where the variable is not set: it names the variable, never a value.
     """
     if not provider.api_key_env:
         return "none"

@@ -70,12 +70,9 @@ def collect(
     quarantined : also ask again for rows whose value is quarantined; a new measurement takes its place.
     pilot : only the preflight, the first tasks of every kind.
 
-    Raises
-    ------
-    ArenaError
-        When a recording lacks records, a needed model is not served, spending is not confirmed, or a fatal error, the
-        circuit breaker or Ctrl-C stops the run; everything measured until then is stored and a later call goes on
-        from there.
+    Raises ArenaError: when a recording lacks records, a needed model is not served, spending is not confirmed, or a
+    fatal error, the circuit breaker or Ctrl-C stops the run; everything measured until then is stored and a later call
+    goes on from there.
     """
     again = Again(options.told("retry_errors") if retry_errors is None else retry_errors, quarantined)
     if not params.recording:

@@ -45,10 +45,7 @@ def at_most(params: Params, todo: Survey) -> float:
 def check_confirmed(params: Params, todo: Survey, label: str) -> None:
     """Refuse to spend money that nobody agreed to.
 
-    Raises
-    ------
-    ArenaError
-        With the amount and how to agree, where the tasks cost something and it was not confirmed.
+    Raises ArenaError: with the amount and how to agree, where the tasks cost something and it was not confirmed.
     """
     cost = at_most(params, todo)
     if cost and not options.told("yes"):
@@ -79,10 +76,7 @@ def forecast(params: Params, measured: Mapping[Key, int] = MappingProxyType({}))
     ----------
     measured : how many records of each (job, policy) are there and will not be asked for again.
 
-    Raises
-    ------
-    ArenaError
-        Where the prompts cannot be read.
+    Raises ArenaError where the prompts cannot be read.
     """
     if params.recording or not any(provider.prices for provider in params.providers.values()):
         return Bill(())

@@ -22,10 +22,7 @@ from arena10k.params.config import Params
 def check_prompts(params: Params, prompts: pd.DataFrame) -> None:
     """Whether the exact oracle that the params ask for can label these prompts; before anything is asked.
 
-    Raises
-    ------
-    ArenaError
-        Where no prompt has a `check`, and for the first one that cannot be run.
+    Raises ArenaError where no prompt has a `check`, and for the first one that cannot be run.
     """
     oracle_params = params.oracle
     wanted = oracle_params.p0_fraction > 0 or oracle_params.target_labels > 0 or oracle_params.truth
@@ -50,10 +47,7 @@ def check_prompts(params: Params, prompts: pd.DataFrame) -> None:
 def label(params: Params, store: Store, prompts: pd.DataFrame) -> int:
     """Label every wanted response that has none yet, by the oracle of the params; returns how many were added.
 
-    Raises
-    ------
-    ArenaError
-        Where a model is the oracle: see `collect.collect`.
+    Raises ArenaError where a model is the oracle: see `collect.collect`.
     """
     if params.oracle.grader is None:
         return _label_exactly(params, store, prompts)

@@ -205,10 +205,7 @@ def load(name: str | Path, run: str | None = None) -> Params:
     name : params file: `local`, `local.yaml` or a path; or a run that was imported and has none.
     run : replaces the run name in the file, so that one file can serve several data folders.
 
-    Raises
-    ------
-    ParamsError
-        One line per fault, each with file, key and what was found.
+    Raises ParamsError: one line per fault, each with file, key and what was found.
     """
     path, raw = _of_run(name, run)
     if "imported" in raw:
@@ -220,10 +217,7 @@ def load_import(name: str | Path, run: str | None = None) -> tuple[str, str | No
     """What a params file says of an import that is still to be made: run, logging policy where it names one, and the
     section `imported`.
 
-    Raises
-    ------
-    ParamsError
-        As `load`, and for a file without that section.
+    Raises ParamsError: as `load`, and for a file without that section.
     """
     path, raw = _of_run(name, run)
     if "imported" not in raw or "run" not in raw:
@@ -252,10 +246,7 @@ def opened(name: str | Path, run: str | None = None) -> tuple[Path, str | None]:
     A run in CJE's layout needs no params of its own: its name stands for `params/imported.yaml`. One of tables was made
     with a file of the user's, which is the one to name.
 
-    Raises
-    ------
-    ArenaError
-        Where there is neither.
+    Raises ArenaError where there is neither.
     """
     try:
         return paths.params_file(name), run
