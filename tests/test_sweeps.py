@@ -21,9 +21,9 @@ from arena10k.ablations.sweeps.backend import library_digest, one_thread
 from arena10k.ablations.sweeps.factors import FACTORS, corrupted_rows, generator, n_prompts, treat
 from arena10k.ablations.sweeps.kept import Kept
 from arena10k.ablations.sweeps.scores import known_order, score, summary
+from arena10k.analysis import Analysis
 from arena10k.errors import ArenaError
 from arena10k.estimation import ESTIMATORS, Estimator, Score, Term
-from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.evaluate import estimates
 from statistics_data import example
 from stub_run import forked

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from arena10k.estimation.analysis import Analysis
+from arena10k.analysis import Analysis
 from arena10k.params.schema import Name, Section
 
 

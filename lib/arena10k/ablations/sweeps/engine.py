@@ -24,9 +24,9 @@ from arena10k.ablations.sweeps.backend import one_thread, run_tasks
 from arena10k.ablations.sweeps.factors import FACTORS, Data
 from arena10k.ablations.sweeps.kept import Kept, Point
 from arena10k.ablations.sweeps.scores import MEASURES
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.errors import ArenaError, one_line
 from arena10k.estimation import ESTIMATORS, Estimator, PolicyData
-from arena10k.estimation.analysis import DEFAULT, Analysis
 from arena10k.estimation.context import PolicyContext, context
 from arena10k.estimation.prepare import CALIBRATIONS, Calibration
 from arena10k.estimation.verdicts import estimate_row
