@@ -18,9 +18,8 @@ from arena10k.ablations.sweeps import Settings, Truth
 from arena10k.errors import NothingToShow, ParamsError
 from arena10k.estimation import ESTIMATORS, Estimator, Score, Term
 from arena10k.params import config, sections
-from arena10k.pipeline import dependencies, failures, runner, stages
+from arena10k.pipeline import failures, runner, stages
 from arena10k.report.files import write_json
-from arena10k.rescoring import effect
 from arena10k.run import Run
 from in_process import run_cells
 
@@ -89,25 +88,6 @@ def test_params_that_do_not_fit_are_said(home, changes, told):
 def changed(before, params):
     after = stages.reads(params)
     return {name for name in after if after[name] != before.get(name)}
-
-
-def test_a_changed_estimator_makes_its_cells_out_of_date_and_no_other(tiny, monkeypatch):
-    before = stages.reads(tiny)
-    direct = ESTIMATORS["direct"]
-    monkeypatch.setitem(ESTIMATORS, "direct", replace(direct, function=lambda prep: direct.function(prep)))
-    assert changed(before, tiny) == {"08_ablation@deterministic.direct.isotonic.recorded"}
-    homes = {name for name, stage in stages.of(tiny).items() if any("robust.py" in f for f in stages.sources(stage))}
-    assert homes == {"06_estimates", "07_pi_bad_anomaly", "09_ablation_summary", "10_simulation"}
-
-
-def test_no_stage_but_its_own_depends_on_an_estimator(tiny, monkeypatch):
-    assert not {name for _, name in dependencies.shared_functions()} & set(ESTIMATORS)
-    assert stages.STAGES["05_data_quality"].uses == effect.SHOWN
-    before = stages.reads(tiny)
-    monkeypatch.setitem(ESTIMATORS, "dr_cpo", replace(ESTIMATORS["dr_cpo"], function=toy))
-    dependencies.estimator_code.cache_clear()
-    assert changed(before, tiny) == {"05_data_quality"}
-    dependencies.estimator_code.cache_clear()
 
 
 def test_more_cells_leave_those_that_are_there_up_to_date(home, tiny):
