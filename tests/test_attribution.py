@@ -17,9 +17,8 @@ from arena10k import attribution as at
 from arena10k.attribution.detection import detect, published
 from arena10k.attribution.game import STATES, game_values, gap_parts, make_game, normalised, point_parts
 from arena10k.attribution.resample import bootstrap, calibration_shift, prompt_counts
-from arena10k.audit import screening
 from arena10k.attribution.weights import mass_identity, rank_first, rows_to_flip
-
+from arena10k.audit import screening
 from arena10k.estimation import ESTIMATORS, PolicyData, pareto, prepare
 from arena10k.run import Run
 

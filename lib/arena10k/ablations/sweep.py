@@ -25,9 +25,9 @@ import pandas as pd
 
 from arena10k.ablations.factors import FACTORS, Data, apply
 from arena10k.ablations.scores import MEASURES
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.errors import ArenaError, one_line
 from arena10k.estimation import ESTIMATORS
-from arena10k.estimation.analysis import DEFAULT, Analysis
 from arena10k.estimation.context import context
 from arena10k.estimation.prepare import CALIBRATIONS
 from arena10k.estimation.verdicts import estimate_row
