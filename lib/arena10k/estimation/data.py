@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from arena10k.estimation.analysis import Analysis
+from arena10k.analysis import Analysis
 from arena10k.estimation.labelling import Labelling, labelling
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.judge)
+
+    def __getstate__(self) -> dict[str, np.ndarray]:
+        """The arrays alone: a digest of rows does not depend on what was asked of them."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def take(self, rows: np.ndarray) -> Rows:
         """Some of the rows, by mask or by number."""
