@@ -85,12 +85,12 @@ def _stretched(interval: Interval, by: tuple[float, float]) -> Interval:
 
 def labelled_interval(prep: Prepared, score: Score, confidence: float) -> Interval:
     """Under the belief in labels alone: `score_interval`, or the exact one of 0/1 labels where that is narrower."""
-    found, exact = score_interval(prep, score, confidence), success_interval(prep, confidence)
-    found = _stretched(found, extrapolation(prep, "fresh"))
-    if exact is None or exact[1] - exact[0] >= found.width:
-        return found
+    interval, exact = score_interval(prep, score, confidence), success_interval(prep, confidence)
+    interval = _stretched(interval, extrapolation(prep, "fresh"))
+    if exact is None or exact[1] - exact[0] >= interval.width:
+        return interval
     low, high = max(0.0, min(exact[0], score.value)), min(1.0, max(exact[1], score.value))
-    return Interval(low, high, (exact[1] - exact[0]) / (2 * normal(confidence)), "exact", found.df)
+    return Interval(low, high, (exact[1] - exact[0]) / (2 * normal(confidence)), "exact", interval.df)
 
 
 def _spanning(low: float, high: float, confidence: float, method: str, df: float = float("nan")) -> Interval:
@@ -135,8 +135,8 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
         radii.append(label_radii(prep, "fresh", confidence))
         extra, shift = extra + variance_of(prep, residual)[0], residual.value
         bounds = bounds[0] + shift, bounds[1] + shift
-    found = _weighted(bounds, extra, base.value + shift, radii, confidence)
-    return _stretched(found, extrapolation(prep, prep.source)) if prep.source else found
+    interval = _weighted(bounds, extra, base.value + shift, radii, confidence)
+    return _stretched(interval, extrapolation(prep, prep.source)) if prep.source else interval
 
 
 def _spread_residual(prep: Prepared) -> np.ndarray:
@@ -171,8 +171,8 @@ def el_residual_interval(prep: Prepared, score: Score, confidence: float = 0.95)
     sampling, cal, _ = variance_of(prep, score)
     extra = max(sampling - variance_of(prep, logged)[0], variance_of(prep, fresh)[0]) + cal
     bounds = low + fresh.value, high + fresh.value
-    found = _weighted(bounds, extra, score.value, [unseen_label_radii(prep, confidence)], confidence)
-    return _stretched(found, extrapolation(prep, "logged"))
+    interval = _weighted(bounds, extra, score.value, [unseen_label_radii(prep, confidence)], confidence)
+    return _stretched(interval, extrapolation(prep, "logged"))
 
 
 @dataclass(frozen=True)
@@ -193,10 +193,10 @@ def transported_interval(prep: Prepared, score: Score, reaches: Iterable[Reach],
     level)."""
     f = prep.fresh_oof if len(prep.fresh) else prep.reward_oof
     top, bottom = float(f.max()), float(f.min())
-    found = []
+    intervals = []
     for reach in reaches:
         base = score_interval(prep, score, (1 + confidence) / 2 if reach.labels else confidence)
         low = base.low + min(reach.low, 0.0) - reach.unseen * top
         high = base.high + max(reach.high, 0.0) + reach.unseen * (1 - bottom)
-        found.append(_spanning(low, high, confidence, "bias_aware", base.df))
-    return min(found, key=lambda i: i.width)
+        intervals.append(_spanning(low, high, confidence, "bias_aware", base.df))
+    return min(intervals, key=lambda i: i.width)

@@ -225,5 +225,5 @@ def evaluate(
     )
     targets = targets_of(tables.get("logged"), logging_policy)
     flags = {target: [LOGPROBS_ASKED] for target in targets}
-    found = study(arrays(tables, targets, logging_policy), analysis, flags=flags)
-    return dataclasses.replace(found, scale=label_scale)
+    evaluation = study(arrays(tables, targets, logging_policy), analysis, flags=flags)
+    return dataclasses.replace(evaluation, scale=label_scale)

@@ -206,14 +206,14 @@ def _reaches(ctx: PolicyContext) -> list[Reach]:
     """What may be left open under the belief in the judge: each a valid choice, the narrowest is taken."""
     if ctx.transport.status == "own" or ctx.prep.source is None:
         return [Reach(0.0, 0.0)]
-    found = []
+    reaches = []
     if ctx.transport.n_labels >= MIN_LABELS:
         _, low, high = residual_limits(ctx.prep, (1 + ctx.analysis.confidence) / 2)
-        found.append(Reach(low, high, labels=True))
-    if ctx.transport.status != "failed" or not found:
+        reaches.append(Reach(low, high, labels=True))
+    if ctx.transport.status != "failed" or not reaches:
         unseen = 1 - ctx.mean_weight[0] if ctx.audit.n and not ctx.wrong_weights else 0.0
-        found.append(Reach(-ctx.analysis.judge_shift, ctx.analysis.judge_shift, max(0.0, unseen)))
-    return found
+        reaches.append(Reach(-ctx.analysis.judge_shift, ctx.analysis.judge_shift, max(0.0, unseen)))
+    return reaches
 
 
 def interval_of(ctx: PolicyContext, estimator: Estimator, score: Score) -> Interval:
