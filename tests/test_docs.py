@@ -18,13 +18,13 @@ from nbconvert.preprocessors import ExecutePreprocessor
 from PIL import Image
 
 from arena10k import cli, paths, report
-from arena10k.ablations.sweeps import FACTORS, TREATMENTS
+from arena10k.ablations.factors import FACTORS, TREATMENTS
 from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.prepare import CALIBRATIONS
-from arena10k.explore.reasons import WORDS
 from arena10k.params import config
 from arena10k.pipeline import first_page, stages
 from arena10k.report.display import svg_text
+from arena10k.report.reasons import WORDS
 from arena10k.run import Run
 from snippets import Machine, anchors, blocks, commands, nodes, text_of, untouched
 from stub_server import JUDGE_MODEL, MODEL, Stub

@@ -86,14 +86,12 @@ class Rows(View):
         return len(self.frame)
 
 
-class Overview(View):
+def overview(lines: str, coverage: Callable[[], str], policies: Mapping[str, Policy]) -> View:
     """What a run has, which policies it is about, and what can be asked; a run without data says so."""
-
-    def __init__(self, told: str, coverage: Callable[[], str], policies: Mapping[str, Policy]):
-        try:
-            found = coverage()
-        except ArenaError as error:
-            found = str(error)
-        first, *more = told.splitlines()
-        asked = [table(generate.definitions(policies))] if policies else []
-        super().__init__([first, found], *asked, *(line.strip() for line in more))
+    try:
+        sentence = coverage()
+    except ArenaError as error:
+        sentence = str(error)
+    first, *more = lines.splitlines()
+    definitions = [table(generate.definitions(policies))] if policies else []
+    return View([first, sentence], *definitions, *(line.strip() for line in more))
