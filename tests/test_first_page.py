@@ -40,7 +40,7 @@ UNPACKED = {
     "coverage.held(cells, wanted.confidence)": set(coverage.CASES),
     "controls": set(checks.counts([])),
     "findings.verdict_counts(result['rows'], judge)": set(findings.verdict_counts([RAW], RAW["judge"])),
-    "matrix.key_numbers(result)": {"rmse", "coverage", "refused", "misranked"},
+    "result.key_numbers()": {"rmse", "coverage", "refused", "misranked"},
 }
 
 

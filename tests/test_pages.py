@@ -319,7 +319,7 @@ WORDS_IN_PLACE = """[...document.images].map(image => {
 def test_axe_core_finds_nothing(tab, file):
     tab.open(file)
     accessibility.load(tab)
-    for width, dark in SCREENS[:3]:
+    for width, dark in (SCREENS[0], SCREENS[3]):
         tab.show(width, dark=dark)
         # A phone shows parts of wide tables only; colours do not depend on the width.
         assert accessibility.findings(tab, undecided=width > 600) == [], (width, dark)
