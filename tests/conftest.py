@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import warm_kernels
 from browser import browser
 
 #: Files that take longest, of tests and of notebooks: they begin first, so that all workers are busy to the end.
@@ -28,6 +29,10 @@ LONGEST = (
     "test_ablations.py",
     "test_corruption.py",
 )
+
+
+def pytest_configure():
+    warm_kernels.keep_warm()
 
 
 def pytest_collection_modifyitems(items):

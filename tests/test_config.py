@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from arena10k import paths
+from arena10k.analysis import Analysis
 from arena10k.errors import ArenaError, ParamsError, section
-from arena10k.estimation.analysis import Analysis
 from arena10k.inputs.policies import policies
 from arena10k.params import config
 from arena10k.params.sections import EstimationParams

@@ -19,7 +19,7 @@ import pytest
 from aiohttp import web
 
 from arena10k import paths
-from arena10k.audit import quality
+from arena10k.audit import screening
 from arena10k.collection import generate
 from arena10k.collection.echo import read_ids
 from arena10k.collection.jobs import contexts
@@ -363,7 +363,7 @@ def long(body):
 
 def flags(params, store):
     store.using(contexts(params).values())
-    return quality.scan(params, store)
+    return screening.scan(params, store)
 
 
 def test_a_replayed_response_is_refused_and_the_one_it_repeats_set_aside(home, stub):

@@ -74,7 +74,7 @@ class Replays:
 
     def read(self, read: Reader, request: Request, answers: list[dict[str, Any]]) -> Measurement:
         """What `read` makes of the answers. Raises CallError with code ``duplicate_answer``; the detail ends in the
-        answer's digest, so that `quality.scan` finds the row that was stored first."""
+        answer's digest, so that `screening.scan` finds the row that was stored first."""
         measured = read(answers)
         key = answer_digest(measured.value, measured.payload.get("token_logprobs"))
         if key is None:

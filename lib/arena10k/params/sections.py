@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from arena10k.estimation.analysis import Analysis
+from arena10k.analysis import Analysis
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,40}$")]
 Count = Annotated[int, Field(ge=1)]
