@@ -22,6 +22,7 @@ from arena10k.estimation.planning import Pilot, labels_needed
 from arena10k.plots import style
 from arena10k.report import Drawn
 from arena10k.run import Run
+from arena10k.wording import percent
 
 N = 120
 
@@ -454,7 +455,7 @@ def test_length_strata_name_where_the_weight_is():
     odd = length_strata(np.where(length < 180, 6.0, rng.normal(-1, 1.5, 400)), length)
     even = length_strata(np.zeros(400), length)
     finding = plots.length_weights({"even": even, "odd": odd}).finding
-    assert f"{odd.weight_share[0]:.0%} of the weight of odd" in finding
+    assert f"{percent(odd.weight_share[0])} of the weight of odd" in finding
     assert "%" not in plots.length_weights({"even": even}).finding
 
 

@@ -15,11 +15,10 @@ from arena10k.estimation import compare
 from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.evaluate import PolicyReport, Study
 from arena10k.estimation.verdicts import accepted
-from arena10k.evidence import findings
 from arena10k.explore.rows import heavy_table
 from arena10k.explore.selection import Slice
 from arena10k.explore.view import Figures, Rows, View
-from arena10k.report import reasons
+from arena10k.report import findings, reasons
 from arena10k.wording import level, listed
 
 _COLUMNS = ["estimator", "value", "ci_low", "ci_high", "verdict", "reasons", "labels_needed"]

@@ -197,8 +197,8 @@ def _length_finding(strata: Mapping[str, pd.DataFrame]) -> str:
     if apart[worst][k] < 0.1:
         return "The weight of every policy is spread over response lengths as the rows are"
     return (
-        f"Responses of {_span(s, k)} characters are {s.row_share[k]:.0%} of the rows and hold {s.weight_share[k]:.0%} "
-        f"of the weight of {worst}"
+        f"Responses of {_span(s, k)} characters are {percent(s.row_share[k])} of the rows and hold "
+        f"{percent(s.weight_share[k])} of the weight of {worst}"
     )
 
 
@@ -218,7 +218,7 @@ def length_weights(strata: Mapping[str, pd.DataFrame]) -> Drawn:
         if not len(s):
             empty(axis, "no lengths or weights")
             continue
-        shares.append(f"{policy}: " + ", ".join(f"{_span(s, k)} {s.weight_share[k]:.0%}" for k in s.index))
+        shares.append(f"{policy}: " + ", ".join(f"{_span(s, k)} {percent(s.weight_share[k])}" for k in s.index))
         look, at = shown[policy], np.arange(len(s))
         axis.barh(at, s.weight_share, height=0.72, color=look.colour, hatch=look.hatch)
         axis.plot(s.row_share, at, linestyle="", marker="|", markersize=13, markeredgewidth=2.2, color=INK)

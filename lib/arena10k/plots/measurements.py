@@ -12,7 +12,7 @@ import seaborn as sns
 from arena10k.estimation.diagnostics import reliability_curve
 from arena10k.plots.style import BAND, INK, SOFT, drawn, ink_on, looks, panels, styled
 from arena10k.report.display import Drawn
-from arena10k.wording import listed, number
+from arena10k.wording import listed, number, percent
 
 #: Groups of judge scores, at most; nats by which scoring may depart from generation.
 _BINS, _TOLERANCE = 8, 1e-3
@@ -43,7 +43,7 @@ def _missing_finding(counts: pd.DataFrame) -> str:
     where = listed([f"{r.job} of {r.policy}" for r in worst.itertuples()])
     first = f"{missing:,} of {total:,} measurements are missing"
     if 2 * most > missing:
-        return f"{first}, most of them in {where} ({most / worst.total.iloc[0]:.0%} of its rows)"
+        return f"{first}, most of them in {where} ({percent(most / worst.total.iloc[0])} of its rows)"
     return f"{first}; the largest number in one job and policy is {most:,}, in {where}"
 
 
@@ -90,7 +90,7 @@ def progress(jobs: pd.DataFrame) -> Drawn:
     behind = by_job[by_job.ok < by_job.total]
     finding = f"All {len(by_job)} jobs are complete"
     if len(behind):
-        shares = [f"{r.Index} {r.ok / r.total:.0%}" for r in behind.itertuples()]
+        shares = [f"{r.Index} {percent(r.ok / r.total)}" for r in behind.itertuples()]
         finding = f"{len(by_job) - len(behind)} of {len(by_job)} jobs are complete; {listed(shares)}"
     figure, (axis,) = panels(1, 1, finding, 0.9 + 0.34 * len(by_job))
     done, bad = looks("ab").values()
@@ -128,8 +128,8 @@ def missing_by_length(strata: pd.DataFrame) -> Drawn:
     if len(strata) and strata.bad.sum():
         worst, best = (int(k) for k in (strata.share.argmax(), strata.share.argmin()))
         finding = (
-            f"{strata.share.iloc[worst]:.1%} of measurements of responses of {spans[worst]} characters are bad, "
-            f"{strata.share.iloc[best]:.1%} at {spans[best]}"
+            f"{percent(strata.share.iloc[worst])} of measurements of responses of {spans[worst]} characters are bad, "
+            f"{percent(strata.share.iloc[best])} at {spans[best]}"
         )
     figure, (axis,) = panels(1, 1, finding, 2.2)
     place = np.arange(len(strata))

@@ -13,7 +13,7 @@ from arena10k.plots.style import INK, SOFT, VERDICT_FILL, drawn, looks, panels, 
 from arena10k.report.display import Drawn
 from arena10k.simulation.coverage import DISTINCT, judged
 from arena10k.simulation.simulate import PLAIN
-from arena10k.wording import listed
+from arena10k.wording import listed, percent
 
 
 def _planning_finding(need: Mapping[str, int], width: float) -> str:
@@ -82,9 +82,10 @@ def _coverage_finding(cells: pd.DataFrame, settings: int) -> str:
     if ours.empty:
         return f"{first}; no REPORT and no CAUTION does in any, beyond chance"
     worst = ours.loc[(ours.held / ours.n).idxmin()]
+    where = f"{percent(worst.held / worst.n)} ({worst.population}, {_CASES[worst.case]})"
     return (
         f"{first}; of the accepted ones {listed(list(dict.fromkeys(ours.estimator)))} in {len(ours)}, worst "
-        f"{worst.estimator}, {worst.verdict}: {worst.held / worst.n:.0%} ({worst.population}, {_CASES[worst.case]})"
+        f"{worst.estimator}, {worst.verdict}: {where}"
     )
 
 

@@ -97,7 +97,7 @@ def _reward_finding(held: Mapping[str, float]) -> str:
         return f"No policy has more than {TOP} weighted rows"
     worst = max(held, key=held.__getitem__)
     most = ", the most of any policy" if len(held) > 1 else ""
-    return f"The {TOP} heaviest rows hold {held[worst]:.0%} of the weight of {worst}{most}"
+    return f"The {TOP} heaviest rows hold {percent(held[worst])} of the weight of {worst}{most}"
 
 
 @styled
@@ -121,7 +121,7 @@ def reward_by_weight(log_weight: LogWeights, reward: Mapping[str, np.ndarray]) -
         look = shown[policy]
         axis.scatter(x, y + steps, s=11, color=look.colour, marker=look.marker, alpha=0.45, linewidth=0)
         axis.scatter(x[heavy], (y + steps)[heavy], s=74, facecolors="none", edgecolors=INK, linewidth=1)
-        head(axis, policy, f"top {TOP} hold {_held(x):.0%}" if x.size else "no rows")
+        head(axis, policy, f"top {TOP} hold {percent(_held(x))}" if x.size else "no rows")
         axis.grid(axis="y")
         axis.margins(x=0.06)
         axis.locator_params(axis="x", nbins=4)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arena10k.report.text import format_value, visible
+from arena10k.wording import format_value, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +21,7 @@ _REFERENCE = re.compile(r'(href="#|url\(#)([^")]+)')
 _ID = re.compile(r' id="([^"]+)"')
 #: Scales of glyphs multiply thousands and are left as they are.
 _FLOAT = re.compile(r"scale\([^)]*\)|-?\d+\.\d{2,}")
+_COMMENT = re.compile(r"\s*<!--.*?-->", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,8 @@ class Drawn:
         return "\n".join(map(visible, filter(None, (f"[Figure: {self.alt.strip()}]", self.caption))))
 
     def _repr_html_(self) -> str:
-        mime, data = ("image/svg+xml", svg_text(self.figure).encode()) if self.kind == "svg" else _png(self.figure)
+        source = _svg_address(svg_text(self.figure)) if self.kind == "svg" else _png_address(self.figure)
         width, height = (round(inches * CSS_DPI) for inches in self.figure.get_size_inches())
-        source = f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
         words = escape(visible(" ".join(self.alt.split())))
         image = f'<img src="{source}" alt="{words}" width="{width}" height="{height}">'
         legend = f"<figcaption>{escape(visible(self.caption))}</figcaption>" if self.caption else ""
@@ -72,32 +72,38 @@ class Drawn:
 
 
 def svg_text(fig: Figure) -> str:
-    """A figure as SVG in which nothing depends on the last digit of its layout or on chance: coordinates to 0.01 pt,
-    ids by the order in which they are used, and none that nothing uses."""
+    """A figure as SVG in few characters, in which nothing depends on the last digit of its layout or on chance:
+    coordinates to 0.1 pt, ids by the order in which they are used, and none that nothing uses."""
     import matplotlib as mpl
 
     stream = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "path"}):
         fig.savefig(stream, format="svg", metadata=_NO_METADATA, facecolor="white")
-    svg = rounded(re.sub(r"\s*<!--.*?-->", "", stream.getvalue(), flags=re.S), 2)
+    svg = stream.getvalue()
+    svg = _FLOAT.sub(_rounded, _COMMENT.sub("", svg[svg.index("<svg") :]).replace("xlink:href", "href"))
     names = {name: f"i{n:x}" for n, name in enumerate(dict.fromkeys(name for _, name in _REFERENCE.findall(svg)))}
     svg = _REFERENCE.sub(lambda found: found[1] + names[found[2]], svg)
-    return _ID.sub(lambda found: f' id="{names[found[1]]}"' if found[1] in names else "", svg)
+    svg = _ID.sub(lambda found: f' id="{names[found[1]]}"' if found[1] in names else "", svg)
+    svg = re.sub(r'(<use [^>]*)transform="translate\((\S+) 0\)"', r'\1x="\2"', svg)
+    return re.sub(r"\s+", " ", svg).replace("> <", "><").strip()
 
 
-def rounded(svg: str, decimals: int) -> str:
-    """The same picture with its coordinates rounded."""
-
-    def number(found: re.Match[str]) -> str:
-        return found[0] if found[0].startswith("scale") else f"{round(float(found[0]), decimals) + 0.0:g}"
-
-    return _FLOAT.sub(number, svg)
+def _rounded(found: re.Match[str]) -> str:
+    return found[0] if found[0].startswith("scale") else f"{round(float(found[0]), 1) + 0.0:g}"
 
 
-def _png(fig: Figure) -> tuple[str, bytes]:
+def _svg_address(svg: str) -> str:
+    """The picture as a data address: text, which compresses better than base64 and shows what changed."""
+    text = svg.replace('"', "'")
+    for char in "%#&<>":
+        text = text.replace(char, f"%{ord(char):X}")
+    return f"data:image/svg+xml,{text}"
+
+
+def _png_address(fig: Figure) -> str:
     stream = io.BytesIO()
     fig.savefig(stream, format="png", dpi=2 * CSS_DPI, metadata={"Software": None}, facecolor="white")
-    return "image/png", stream.getvalue()
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
 #: What Markdown reads as markup anywhere in a line, or at its beginning. Underscores inside words are left alone, so

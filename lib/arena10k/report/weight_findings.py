@@ -9,7 +9,6 @@ import pandas as pd
 
 from arena10k.estimation.calibration import LevelFit
 from arena10k.estimation.context import PolicyContext
-from arena10k.estimation.diagnostics import PermutationNull
 from arena10k.estimation.evaluate import PolicyReport
 from arena10k.estimation.thresholds import WRONG
 from arena10k.wording import listed, number, percent
@@ -19,22 +18,6 @@ Reports = Iterable[PolicyReport]
 
 def _targets(reports: Reports, judge: str) -> list[PolicyReport]:
     return [r for r in reports if r.judge == judge and not r.is_logging]
-
-
-#: The columns of `audit_frame` as a reader sees them.
-AUDIT_COLUMNS = {
-    "policy": "policy",
-    "rows": "rows",
-    "missing": "missing",
-    "mean_weight": "mean weight",
-    "p_value": "p (mean above 1)",
-    "match": "p (weights match the draws)",
-    "missing_mass": "missing mass",
-    "mass_low": "mass low",
-    "mass_high": "mass high",
-    "el_low": "el low",
-    "el_high": "el high",
-}
 
 
 def audit_frame(reports: Reports, judge: str) -> pd.DataFrame:
@@ -90,39 +73,38 @@ def _match(p: float) -> str:
 
 def match_sentence(reports: Reports, judge: str) -> str:
     """Whose weights are not those of the policy that was drawn from, by the judge's scores of both."""
-    found = _targets(reports, judge)
-    wrong = [r.policy for r in found if r.match_p < WRONG]
-    unknown = [r.policy for r in found if np.isnan(r.match_p)]
-    if len(unknown) == len(found):
+    targets = _targets(reports, judge)
+    wrong = [r.policy for r in targets if r.match_p < WRONG]
+    unknown = [r.policy for r in targets if np.isnan(r.match_p)]
+    if len(unknown) == len(targets):
         return "Whether weights and draws are of the same policy cannot be tested: it takes both, of ten prompts each."
-    told = "For no policy do the judge's scores contradict that weights and draws are of the same policy"
+    result = "For no policy do the judge's scores contradict that weights and draws are of the same policy"
     if wrong:
         whose = "its" if len(wrong) == 1 else "their"
-        told = f"The weights of {listed(wrong)} do not match {whose} draws: policy, temperature or text is another"
+        result = f"The weights of {listed(wrong)} do not match {whose} draws: policy, temperature or text is another"
     untested = f"; not testable: {listed(unknown)}" if unknown else ""
-    return f"{told}{untested}. A judge that scores two policies alike sees no difference between them."
+    return f"{result}{untested}. A judge that scores two policies alike sees no difference between them."
 
 
 def concentration_frame(reports: Reports, judge: str) -> pd.DataFrame:
     """On how few rows the weights rest: ESS, k-hat, Hill index, top shares, rows tied at the ceiling, overlap."""
-    rows = []
-    for r in _targets(reports, judge):
-        a = r.audit
-        row = {
-            "policy": r.policy,
-            "ess": a.ess if a.n else None,
-            "ess_share": a.ess / a.n if a.n else np.nan,
-            "khat": a.khat,
-        }
-        row |= {"hill": r.hill} | r.top_shares | {"at_ceiling": a.ceiling if a.n else None}
-        row["clip_dominated"] = ("yes" if a.clip_dominated else "no") if a.n else None
-        rows.append(row | {"sqrt_overlap": r.overlap["raw"], "typicality": r.typicality})
-    return pd.DataFrame(rows)
-
-
-def nulls(reports: Reports, judge: str) -> dict[str, PermutationNull]:
-    """The permutation null of every target."""
-    return {r.policy: r.permutation for r in _targets(reports, judge)}
+    return pd.DataFrame(
+        [
+            {
+                "policy": r.policy,
+                "ess": r.audit.ess if r.audit.n else None,
+                "ess_share": r.audit.ess / r.audit.n if r.audit.n else np.nan,
+                "khat": r.audit.khat,
+                "hill": r.hill,
+                **r.top_shares,
+                "at_ceiling": r.audit.ceiling if r.audit.n else None,
+                "clip_dominated": ("yes" if r.audit.clip_dominated else "no") if r.audit.n else None,
+                "sqrt_overlap": r.overlap["raw"],
+                "typicality": r.typicality,
+            }
+            for r in _targets(reports, judge)
+        ]
+    )
 
 
 def judging_frame(reports: Reports) -> pd.DataFrame:
@@ -149,27 +131,30 @@ def judging_frame(reports: Reports) -> pd.DataFrame:
     )
 
 
+_TRANSPORT = {
+    "passed": "the calibration carries over to {}",
+    "own": "the calibration is trained on the policy's own labels for {}",
+    "failed": "the calibration does not carry over to {}",
+    "weak": "the labels are too few to say whether the calibration carries over to {}",
+    "none": "nothing tests whether the calibration carries over to {}",
+}
+
+
 def transport_sentence(reports: Reports, judge: str) -> str:
     """For whom the calibration carries over to the target's own draws."""
-    found = _targets(reports, judge)
-    words = {
-        "passed": "the calibration carries over to {}",
-        "own": "the calibration is trained on the policy's own labels for {}",
-        "failed": "the calibration does not carry over to {}",
-        "weak": "the labels are too few to say whether the calibration carries over to {}",
-        "none": "nothing tests whether the calibration carries over to {}",
-    }
-    by = {s: [r.policy for r in found if r.transport.status == s] for s in words}
-    told = [words[s].format(", ".join(names)) for s, names in by.items() if names]
-    return ("; ".join(told)[:1].upper() + "; ".join(told)[1:] + ".") if told else "There is nothing to test."
+    targets = _targets(reports, judge)
+    by = {status: [r.policy for r in targets if r.transport.status == status] for status in _TRANSPORT}
+    text = "; ".join(_TRANSPORT[status].format(", ".join(names)) for status, names in by.items() if names)
+    return f"{text[0].upper()}{text[1:]}." if text else "There is nothing to test."
 
 
 def noise_sentence(reports: Reports, judge: str) -> str:
     """What the clones say about the noise of the log-probs."""
     floors = [(r.policy, r.noise_floor) for r in _targets(reports, judge) if r.noise_floor is not None]
-    if not floors:
-        return "No policy is known to be a copy of the logging policy: the noise of the log-probs is not measured."
-    told = [
+    if not any(floor.n for _, floor in floors):
+        which = "log-weight of a copy" if floors else "copy"
+        return f"No {which} of the logging policy is known: the noise of the log-probs is not measured."
+    noise = [
         f"all {f.n:,} log-weights of {policy} are exactly 0"
         if f.exact
         else f"the log-weights of {policy} differ from 0 by {number(f.median_abs)} (median), {number(f.q99_abs)} (99th "
@@ -177,9 +162,7 @@ def noise_sentence(reports: Reports, judge: str) -> str:
         for policy, f in floors
         if f.n
     ]
-    if not told:
-        return "No log-weight of a copy of the logging policy is known: the noise of the log-probs is not measured."
-    return f"Noise of the log-probs, from policies meant as copies of the logging policy: {'; '.join(told)}."
+    return f"Noise of the log-probs, from policies meant as copies of the logging policy: {'; '.join(noise)}."
 
 
 def calibration_curve(ctx: PolicyContext) -> tuple[np.ndarray, np.ndarray] | None:
@@ -199,15 +182,11 @@ def calibration_sentence(ctx: PolicyContext) -> str:
     f = (prep.reward_oof if prep.source == "logged" else prep.fresh_oof)[has]
     where = "logged responses" if prep.source == "logged" else "of the target's own draws"
     judge, calibrated = float(((label - score) ** 2).mean()), float(((label - f) ** 2).mean())
-    closer = abs(label.mean() - f.mean()) < abs(label.mean() - score.mean())
-    remark = (
-        ""
-        if calibrated < judge
-        else (
-            ", which predicts single labels no better than the score; "
-            + ("what it fixes is the mean" if closer else "nor is its mean closer: on these labels it brings nothing")
-        )
-    )
+    remark = ""
+    if calibrated >= judge:
+        closer = abs(label.mean() - f.mean()) < abs(label.mean() - score.mean())
+        mean = "what it fixes is the mean" if closer else "nor is its mean closer: on these labels it brings nothing"
+        remark = f", which predicts single labels no better than the score; {mean}"
     return (
         f"On {len(label):,} labelled {where} the mean label is {label.mean():.3f}, the judge's mean score "
         f"{score.mean():.3f} and its calibration's, trained on other folds, {f.mean():.3f}; the mean squared error is "
@@ -220,35 +199,18 @@ def plan_sentence(plans: pd.DataFrame, width: float, priced: bool, prompts: int)
     wanted = plans[(plans.estimator == "ppi_pp") & np.isclose(plans.width, width)]
     if wanted.empty:
         return "There is no policy to plan for."
-    there = wanted[wanted.more == 0]
-    have = "has" if len(there) == 1 else "have"
-    told = f"For an interval of width {width:g} by PPI++, {len(there)} of {len(wanted)} policies {have} enough labels"
-    short = wanted[wanted.more > 0]
+    enough, short = wanted[wanted.more == 0], wanted[wanted.more > 0]
+    have = "has" if len(enough) == 1 else "have"
+    parts = [
+        f"For an interval of width {width:g} by PPI++, {len(enough)} of {len(wanted)} policies {have} enough labels"
+    ]
     if len(short):
-        told += (
-            f"; the other {len(short)} need {int(short.more.sum()):,} more"
-            if len(there)
-            else (f": together they need {int(short.more.sum()):,} more")
-        )
+        who = f"; the other {len(short)} need" if len(enough) else ": together they need"
+        parts.append(f"{who} {int(short.more.sum()):,} more")
         if priced and short.cost.notna().all():
-            told += f", at most ${short.cost.sum():,.2f} with the draws they are of"
-    more = (
-        f" Plans of more than {prompts:,} draws, the prompts of this run, take more prompts or several draws of each."
-        if plans.draws.max() > prompts
-        else ""
-    )
-    return f"{told}.{more}" if priced else f"{told}.{more} The params name no price, so no cost is shown."
-
-
-def plan_frame(plans: pd.DataFrame, priced: bool) -> pd.DataFrame:
-    """The plans for a table; without prices their costs are no information."""
-    return plans if priced else plans.drop(columns="cost")
-
-
-def plan_caption(priced: bool) -> str:
-    """What the columns of `plan_frame` are."""
-    told = (
-        "Labels (PPI++: of the policy's own draws; direct: those that train f) and draws in all, how many labels more "
-    )
-    cost = ", and the cost in US dollars of what is not there yet, if answers are as long as they may be"
-    return f"{told}that is{cost if priced else ''}"
+            parts.append(f", at most ${short.cost.sum():,.2f} with the draws they are of")
+    parts.append(".")
+    if plans.draws.max() > prompts:
+        parts.append(f" Plans of more than {prompts:,} draws, the prompts of this run, take more prompts or")
+        parts.append(" several draws of each.")
+    return "".join([*parts, "" if priced else " The params name no price, so no cost is shown."])
