@@ -88,6 +88,11 @@ def test_a_cell_is_found_by_its_name_and_one_that_is_not_there_is_said(tiny):
         stages.of(tiny.model_copy(update={"table": table}))
 
 
+def changed(before, params):
+    after = stages.reads(params)
+    return {name for name in after if after[name] != before.get(name)}
+
+
 def test_more_cells_leave_those_that_are_there_up_to_date(home, tiny):
     before = stages.reads(tiny)
     after = stages.reads(config.load(params_of(home, estimators=["snips", "direct", "ppi_pp"])))

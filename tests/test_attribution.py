@@ -18,7 +18,7 @@ from arena10k.attribution.detection import detect, published
 from arena10k.attribution.game import STATES, game_values, gap_parts, make_game, normalised, point_parts
 from arena10k.attribution.resample import bootstrap, calibration_shift, prompt_counts
 from arena10k.attribution.weights import mass_identity, rank_first, rows_to_flip
-from arena10k.audit import quality
+from arena10k.audit import screening
 from arena10k.estimation import ESTIMATORS, PolicyData, pareto, prepare
 from arena10k.run import Run
 
@@ -538,10 +538,10 @@ def test_a_stored_sentinel_that_was_quarantined_still_reaches_the_attribution(ho
             "UPDATE records SET value = -50.0 WHERE job = ? AND policy = 'p0' AND prompt_id = ?",
             ("logprobs", prompt_id),
         )
-    flags = quality.scan(sample.params, sample.store)
+    flags = screening.scan(sample.params, sample.store)
     assert {f.prompt_id for f in flags if f.policy == "p0"} == set(short)
     stored = sample.investigate(sample.table()).findings["pi_bad"]
-    quality.quarantine(sample.store, flags)
+    screening.quarantine(sample.store, flags)
     table = sample.table()
     quarantined = table.logged[table.logged.prompt_id.isin(short)]
     assert quarantined.logp_p0.isna().all()

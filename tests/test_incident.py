@@ -179,7 +179,7 @@ def test_params_that_cannot_be_are_refused_in_one_line(tmp_path):
         config.load(params(short_share=0.1))
     with pytest.raises(ParamsError, match=r"x.yaml: incident.clip"):
         config.load(params(clip=-1.0))
-    with pytest.raises(ParamsError, match="stand_ins is empty"):
+    with pytest.raises(ParamsError, match="stand_ins: "):
         config.load(params(stand_ins=[]))
     with pytest.raises(ArenaError, match="is an incident itself"):
         incident.clean_run(Run(params(clean="incident")))

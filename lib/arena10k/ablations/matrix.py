@@ -21,7 +21,8 @@ from arena10k.estimation.context import context
 from arena10k.estimation.evaluate import PolicyReport, report
 from arena10k.estimation.prepare import CALIBRATIONS
 from arena10k.estimation.verdicts import estimate_row
-from arena10k.frames.table import JUDGE_MODES, Table
+from arena10k.frames.records import JUDGE_MODES
+from arena10k.frames.table import Table
 from arena10k.params.config import Params
 from arena10k.report.files import write_json
 from arena10k.run import Run
@@ -194,7 +195,7 @@ def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
         raise NothingToShow(f"run {run.name!r}: no response has a score of the {cell.judge} judge mode")
     arrays = {p: modes[cell.judge] for p, modes in run.arrays(seen).items() if p != seen.logging_policy}
     arrays = treat(arrays, cell.treatment, a.corrupted)
-    settings = Settings(e.analysis, run.params.seed, run._flags)
+    settings = Settings(e.analysis, run.params.seed, run.flags)
     rows, reports = complete(arrays, cell, settings)
     levels = {name: [None if level == "all" else level for level in some] for name, some in a.sweep.items()}
     variant, kept = Variant(cell.estimator, cell.calibration), folder(run.name, cell.name) / "sweep"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.attribution import detection, weights
 from arena10k.attribution.game import CAUSES, Case, Game, corrupted_rows, make_game, missing_mass, point_parts
 from arena10k.attribution.resample import Replicates, bootstrap, percentile_interval, prompt_counts
 from arena10k.estimation import ESTIMATORS, N_FOLDS, policy_data
-from arena10k.estimation.analysis import DEFAULT, Analysis
 from arena10k.estimation.context import PolicyContext, context
 from arena10k.estimation.data import LEFT_OUT
 from arena10k.estimation.headline import headline

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 from arena10k import attribution
+from arena10k.analysis import Analysis
 from arena10k.attribution import Finding, Investigation
 from arena10k.collection.echo import check_logprobs, check_structure
 from arena10k.errors import ArenaError, CallError, section
 from arena10k.estimation import ESTIMATORS
-from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.context import context
 from arena10k.estimation.verdicts import estimate_row
 from arena10k.frames.table import Table

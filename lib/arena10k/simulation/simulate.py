@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimation import ESTIMATORS, N_FOLDS, PolicyData, Prepared, Score, deviations
-from arena10k.estimation.analysis import DEFAULT, Analysis
 from arena10k.estimation.context import context
 from arena10k.estimation.headline import headline_row
 from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT, estimate_row
