@@ -24,7 +24,6 @@ from arena10k import attribution, paths
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.estimation import context, diagnostics, evaluation, verdicts
-from arena10k.explore import selection
 from arena10k.explore.view import View
 from arena10k.frames import records
 from arena10k.report import reasons
