@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ import yaml
 from arena10k import paths
 from arena10k.audit import checks
 from arena10k.collection.store import Store
+from arena10k.local_server import running
 from arena10k.params import config
 from arena10k.pipeline import dependencies, first_page, runner, stages, stopping
 from arena10k.run import Run
@@ -39,9 +41,12 @@ def run(tmp_path_factory):
     params |= {"run": "tiny", "policies": {name: params["policies"][name] for name in POLICIES}}
     params["prompts"]["max_prompts"], params["responses"]["draws"] = PROMPTS, 1
     params["oracle"]["target_labels"], params["estimation"] = 4, {**params.get("estimation", {}), "replicates": 2}
-    file = home / "tiny.yaml"
-    file.write_text(yaml.safe_dump(params, sort_keys=False))
-    with pytest.MonkeyPatch.context() as patch:
+    with ExitStack() as stack:
+        if not WHOLE:  # one server for all stages: the model takes long to load
+            params["providers"]["local"]["base_url"] = f"{stack.enter_context(running())}/v1"
+        file = home / "tiny.yaml"
+        file.write_text(yaml.safe_dump(params, sort_keys=False))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("ARENA10K_HOME", str(home))
         patch.setenv("OPENAI_API_KEY", CANARY)
         pipeline = runner.command(str(file), "", 2)
