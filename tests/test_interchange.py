@@ -189,25 +189,20 @@ def spoilt(number):
     return judged(number) | changed.get(number % 9, {})
 
 
-SHAPES = {
-    "whole": {
-        "logged_data.jsonl": [judged(n, oracle_label=float(n % 2)) for n in range(40)],
-        "fresh_draws/terse_responses.jsonl": [fresh(n, judge_score=n / 40) for n in range(40)],
-        "probe_slice/terse_probe.jsonl": [fresh(n, judge_score=n / 40, oracle_label=0.5) for n in range(20)],
-    },
-    "spoilt": {"logged_data.jsonl": [spoilt(n) for n in range(40)]},
-}
-
-
-@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_every_stage_runs_on_an_imported_run(bring, shape, capsys):
-    bring(SHAPES[shape])
+def test_every_stage_runs_on_an_imported_run(bring, home, capsys):
+    draws = [fresh(n, judge_score=n / 40) for n in range(40)]
+    bring({
+        "logged_data.jsonl": [spoilt(n) | {"oracle_label": float(n % 2)} for n in range(40)],
+        "fresh_draws/terse_responses.jsonl": draws,
+        "probe_slice/terse_probe.jsonl": [row | {"oracle_label": 0.5} for row in draws[:20]],
+    })  # fmt: skip
+    (home / "own.yaml").write_text(yaml.safe_dump({"run": "mine", "imported": None, "estimation": {"replicates": 2}}))
     for stage in stages.STAGES:
-        run_cells(stage, PARAMS, "mine")
-    told = capsys.readouterr().out
-    assert "mine: imported " in told
-    assert " nan " not in told
+        run_cells(stage, home / "own.yaml")
+    shown = capsys.readouterr().out
+    assert "mine: imported " in shown
+    assert " nan " not in shown
     assert {"quality.json", "estimates.json", "anomaly.json"} <= {p.name for p in paths.reports_dir("mine").iterdir()}
 
 

@@ -23,8 +23,10 @@ from in_process import arena
 from stub_run import forked
 from test_interchange import PARAMS, fresh, lines, logged
 
+#: Whether this is `make faults`.
+MANY = bool(os.environ.get("ARENA10K_FAULT_ITEMS"))
 #: Lines of a large broken file.
-MALFORMED = 20_000
+MALFORMED = 1_000_000 if MANY else 5_000
 GOOD = json.dumps(logged(0)).encode()
 
 
@@ -359,7 +361,7 @@ def fresh_home(tmp_path_factory, monkeypatch):
 
 
 @given(LINES, LINES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300 if MANY else 25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_stands_in_the_files_is_a_run_or_one_line(fresh_home, first, second):
     home = fresh_home()
     put(home, first)
@@ -395,7 +397,7 @@ def test_whatever_stands_in_the_files_is_a_run_or_one_line(fresh_home, first, se
 
 
 @given(st.text(min_size=1, max_size=80))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_every_policy_name_becomes_one_that_is_no_path(name):
     plain = values.plain_name(name)
     assert plain.isascii()
@@ -405,7 +407,7 @@ def test_every_policy_name_becomes_one_that_is_no_path(name):
 
 
 @given(st.text(max_size=70))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_run_name_is_a_folder_in_data_or_refused(home, name):
     folder = put(home, b"")
     with pytest.raises(ArenaError):
@@ -414,7 +416,7 @@ def test_every_run_name_is_a_folder_in_data_or_refused(home, name):
 
 
 @given(VALUES, st.floats(-10, 10), st.floats(0.1, 20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_number_is_on_the_scale_or_a_fault(value, low, width):
     scale = (low, low + width)
     found = values.on_scale("f", values.number("f", value), scale)
