@@ -209,7 +209,7 @@ def test_every_stage_runs_on_an_imported_run(bring, home, capsys):
 def test_stages_without_log_probs_run_or_say_in_a_line_why_not(bring):
     base = [fresh(n, oracle_label=n % 2, judge_score=n / 40) for n in range(40)]
     run, _ = bring({"fresh_draws/base_responses.jsonl": base, "fresh_draws/terse_responses.jsonl": base})
-    for stage in ("00_status", "03_teacher_forcing", "05_data_quality", "06_estimates", "09_ablation_summary"):
+    for stage in ("03_teacher_forcing", "05_data_quality", "06_estimates"):
         run_cells(stage, PARAMS, "mine")
     with pytest.raises(NothingToShow, match="base"):
         run.investigate(run.table())
