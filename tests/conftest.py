@@ -55,6 +55,15 @@ def browsing():
 
 
 @pytest.fixture(scope="session")
+def model_server(tmp_path_factory):
+    """Base URL of the embedded model's server, started once for all modules that ask it."""
+    from arena10k.local_server import running
+
+    with running(log=tmp_path_factory.mktemp("server") / "log") as base_url:
+        yield base_url
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The public sample data, which is not part of the repository."""
     folder = Path(os.environ.get("ARENA10K_SHARED") or Path(__file__).parents[2] / "shared") / "data"

@@ -15,7 +15,7 @@ from arena10k.estimation.context import context
 from arena10k.estimation.evaluate import estimates, report
 from arena10k.estimation.intervals import score_interval
 from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted, estimate_row
-from arena10k.evidence import findings, weight_findings
+from arena10k.report import findings, weight_findings
 from statistics_data import example
 
 KEYS = {
@@ -484,16 +484,12 @@ def test_without_prices_no_cost_is_told_and_none_is_shown(cost):
     )
     assert "take more prompts or several draws" in weight_findings.plan_sentence(plans, 0.02, priced=False, prompts=1)
     assert "more prompts" not in weight_findings.plan_sentence(plans, 0.02, priced=False, prompts=10**8)
-    assert set(plans) - set(weight_findings.plan_frame(plans, priced=False)) == {"cost"}
-    assert "cost" not in weight_findings.plan_caption(priced=False)
 
 
 def test_with_prices_costs_are_shown():
     cost = planning.UnitCosts(label=2.0, draw=0.0)
     plans = pd.DataFrame(planning.plan(planning.pilot(prepare(example(100, target_labels=60))), [0.02], cost))
     assert "$" in weight_findings.plan_sentence(plans, 0.02, priced=True, prompts=1)
-    assert weight_findings.plan_frame(plans, priced=True).equals(plans)
-    assert "cost" in weight_findings.plan_caption(priced=True)
 
 
 def test_labels_that_are_one_number_are_a_caution_unless_they_are_at_an_end():

@@ -13,7 +13,7 @@ from arena10k.estimation.evaluate import estimates
 from arena10k.estimation.intervals import audit_weights
 from arena10k.estimation.resampling import bootstrap_ratio
 from arena10k.estimation.verdicts import REFUSE, REPORT
-from arena10k.evidence import weight_findings
+from arena10k.report import weight_findings
 from statistics_data import public_sample
 
 POLICIES = ("clone", "parallel_universe_prompt", "unhelpful")

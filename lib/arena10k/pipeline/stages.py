@@ -215,6 +215,8 @@ def provenance(params: Params) -> dict[str, str | None]:
         revision = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         revision = None
+    if params.run in paths.RESERVED:
+        revision = None  # of a run that is part of the repository, the pages are too, and cannot name their own commit
     return {"created": Run.of(params).created if started else None, "revision": revision}
 
 
