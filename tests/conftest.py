@@ -18,7 +18,7 @@ LONGEST = (
     "test_corruption.py",
     "10_simulation.ipynb",
     "test_ablations.py",
-    "test_report_pages.py",
+    "test_pages.py",
     "test_stopping.py",
     "test_judge.py",
     "test_canary.py",

@@ -97,7 +97,7 @@ def test_the_control_of_the_layout_shows_the_noise_floor_of_the_log_probs(public
     run, account = public
     rows = [json.loads(s) for s in (shared_data / "arena_sample" / "logged_data.jsonl").open()]
     size = np.abs([r["target_policy_logprobs"]["clone"] - r["base_policy_logprob"] for r in rows])
-    floor = run.study(run.table()).reports["clone", "deterministic"].noise_floor
+    floor = run.study(run.table()).contexts["clone", "deterministic"].noise_floor
     assert (floor.n, floor.exact) == (1000, False)
     assert (floor.median_abs, floor.max_abs) == (np.median(size), size.max())
     assert noise.clones(run.params) == ["clone"]

@@ -98,7 +98,7 @@ def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, ret
     for name in params.asked if not params.recording else ():
         client.api_key(name, params.providers[name])
     spending.check_labels(params)
-    agreed = yes or options.told("yes") or spending.agreed(params, retry_errors or options.told("retry_errors"))
+    agreed = yes or options.is_on("yes") or spending.agreed(params, retry_errors or options.is_on("retry_errors"))
     if not agreed:
         click.echo("error: not agreed to, nothing was asked (--yes agrees in advance)", err=True)
         sys.exit(1)
@@ -111,7 +111,7 @@ def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, ret
         if forced := dict.fromkeys([*again, *stages.unstamped(params)]):
             command += ["--forcerun", *map(stages.rule, forced)]
         before = failures.latest(params.run)
-        environment = options.environment(yes=agreed, retry_errors=retry_errors or options.told("retry_errors"))
+        environment = options.environment(yes=agreed, retry_errors=retry_errors or options.is_on("retry_errors"))
         code = stopping.run(command, environment)
     index = paths.reports_dir(params.run) / "index.html"
     if code:
