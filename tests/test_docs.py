@@ -18,7 +18,7 @@ from nbconvert.preprocessors import ExecutePreprocessor
 from PIL import Image
 
 from arena10k import cli, paths, report
-from arena10k.ablations.sweeps import FACTORS, TREATMENTS
+from arena10k.ablations.factors import FACTORS, TREATMENTS
 from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.prepare import CALIBRATIONS
 from arena10k.params import config

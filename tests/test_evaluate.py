@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from arena10k.analysis import Analysis
 from arena10k.estimation import ESTIMATORS, PolicyData, compare, planning, policy_data, prepare, prompt_fold
-from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.context import context
 from arena10k.estimation.evaluate import estimates, report
 from arena10k.estimation.intervals import score_interval

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from arena10k import Run, attribution, paths, plots, report
-from arena10k.ablations.sweeps import Truth
-from arena10k.ablations.sweeps import summary as scores
+from arena10k.ablations.scores import Truth
+from arena10k.ablations.scores import summary as scores
 from arena10k.audit import checks
 from arena10k.estimation import evaluate
 from arena10k.estimation.headline import headline as of_context

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from arena10k.analysis import Analysis
 from arena10k.estimation import ESTIMATORS, evaluate
-from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.headline import headline
 from arena10k.simulation.simulate import (
     CLIP,

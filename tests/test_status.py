@@ -188,10 +188,10 @@ def test_a_reason_that_says_how_to_go_on_is_told_once(home):
     for reason, ends in [
         ("stopped on request; the same command goes on from here", "UTC: stopped on request; this goes on: X"),
         ("its base_url? The same command goes on from here", "UTC: its base_url? This goes on: X"),
-        ("the weights are missing.", "UTC: the weights are missing; once that is mended, this goes on: X"),
+        ("the weights are missing.", "UTC: the weights are missing; once that is fixed, this goes on: X"),
     ]:
         failures.note("stub", "02_responses", reason)
-        (line,) = failures.told("stub", "X", at_work=False)
+        (line,) = failures.explained("stub", "X", at_work=False)
         assert line.endswith(ends)
 
 

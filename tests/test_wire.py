@@ -21,6 +21,7 @@ from aiohttp import web
 from arena10k import paths
 from arena10k.audit import screening
 from arena10k.collection import generate
+from arena10k.collection.echo import read_ids
 from arena10k.collection.jobs import contexts
 from arena10k.collection.store import Store
 from arena10k.inputs import prompts
@@ -338,6 +339,12 @@ def test_a_second_run_asks_nothing_and_failed_rows_only_on_request(survived, tmp
     tried = {r["status"]: r["attempts"] for r in store.rows("responses") if r["attempts"] > 1}
     assert tried == {"ok": 2, "error": 2}
     assert len(prompts.read("stub")) == ITEMS // 4
+
+
+@pytest.mark.parametrize("tokens", [[0.0], [0.0, -1e-7], [-0.0, 5e-5], [-49.0], [-30.0, -25.0]])
+def test_certain_and_unlikely_answers_are_measurements(tokens):
+    good = values(lambda v: [*v[:2], *tokens])(echo_answer({"model": "stub", "prompt": [1, 2, *range(len(tokens))]}))
+    assert read_ids([good], [1, 2], [*range(len(tokens))]).value == math.fsum(tokens)
 
 
 # Answers that were given before

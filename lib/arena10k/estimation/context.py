@@ -8,8 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimation import PolicyData, Prepared, diagnostics, planning, prepare
-from arena10k.estimation.analysis import DEFAULT, Analysis
 from arena10k.estimation.beliefs import el_score_interval
 from arena10k.estimation.diagnostics import Transport, transport
 from arena10k.estimation.intervals import Interval, WeightAudit, audit_weights

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from arena10k.estimation.analysis import Analysis
+from arena10k.analysis import Analysis
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimation import ESTIMATORS, PolicyData, diagnostics, planning
-from arena10k.estimation.analysis import DEFAULT, Analysis
 from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext, context
 from arena10k.estimation.diagnostics import Transport
 from arena10k.estimation.headline import headline_row

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arena10k.analysis import Analysis
 from arena10k.errors import DataError
 from arena10k.estimation import PolicyData, compare, planning, prompt_fold
-from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.context import LOGPROBS_ASKED
 from arena10k.estimation.evaluate import Study, study
 from arena10k.estimation.headline import BELIEFS, headline

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from arena10k.analysis import Analysis
 from arena10k.estimation import ESTIMATORS
-from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.verdicts import REPORT, accepted, estimate_row, width_of
 

@@ -78,7 +78,7 @@ def heat(scores: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], valu
 
     Parameters
     ----------
-    scores : rows of `sweeps.summary`, or the join of several cells'. A level that is missing means all of the data.
+    scores : rows of `ablations.scores.summary` (or several cells'); a level that is missing is all data.
     rows, columns : the columns of `scores` that make a row and a column of the map.
     value : the score shown, a key of `SCORES`.
     """

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from arena10k.analysis import Analysis
 from arena10k.attribution.game import CAUSE_WORDS
-from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.verdicts import NOT_ASKED, REFUSE
 from arena10k.inputs.prompts import FILTERS
 from arena10k.report.files import write_text

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from arena10k.analysis import Analysis
 from arena10k.audit import checks
 from arena10k.estimation import ESTIMATORS
-from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.headline import BELIEFS, belief_of, headline_row
 from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
 from arena10k.wording import format_number, is_missing, listed, percent, rounded, visible, with_interval

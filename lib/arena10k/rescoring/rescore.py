@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 from arena10k import paths
 from arena10k.audit import screening
 from arena10k.collection import generate, judge, labels, teacher_forcing
-from arena10k.collection.client import answered_by
-from arena10k.collection.collect import Watch, collect
+from arena10k.collection.answers import answered_by
+from arena10k.collection.collect import collect
 from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, SHUFFLED, TRUTH, Key, contexts
-from arena10k.collection.ledger import Row
-from arena10k.collection.records import key_of
+from arena10k.collection.records import Row, key_of
 from arena10k.collection.store import Store
-from arena10k.collection.tasks import Measurement, Task
+from arena10k.collection.tasks import Measurement, Task, Watch
 from arena10k.errors import ArenaError, CallError
 from arena10k.inputs.policies import policies
 from arena10k.rescoring import rescore_audit

@@ -1,9 +1,17 @@
-"""What the endpoint accepts, as models that refuse everything else by name."""
+"""What the endpoint accepts and answers: the OpenAI API, with vLLM's token ids where `return_token_ids` asks for them.
+
+Requests are models that refuse everything else by name.
+"""
 
 import json
+import time
+import uuid
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError, model_validator
+
+from arena10k.local_server.engine import Sequence
+from arena10k.local_server.model import Vocabulary
 
 MAX_CHOICES = 128
 MAX_TOP = 20  # next-token alternatives, as in the OpenAI API
@@ -69,11 +77,8 @@ class _Sampling(_Strict):
                 "use a model such as smollm2-135m-t0.6",
                 "temperature",
             )
-        cleaned = {
-            name: value
-            for name, value in data.items()
-            if value is not None and name not in NEUTRAL and name not in IGNORED
-        }
+        dropped = {*NEUTRAL, *IGNORED}
+        cleaned = {name: value for name, value in data.items() if value is not None and name not in dropped}
         if "temperature" in cleaned:
             cleaned["temperature"] = int(cleaned["temperature"])
         return cleaned
@@ -106,10 +111,7 @@ class TokenizeRequest(_Strict):
 
 
 def parse(body: bytes, schema: type[Request]) -> Request:
-    """Read a JSON body.
-
-    Raises BadRequest naming the parameter at fault.
-    """
+    """Read a JSON body. Raises BadRequest naming the parameter at fault."""
     try:
         data = json.loads(body)
     except ValueError as error:  # json.JSONDecodeError, UnicodeDecodeError
@@ -125,3 +127,75 @@ def parse(body: bytes, schema: type[Request]) -> Request:
             raise BadRequest(f"{param} is not supported", param) from error
         where = ".".join(map(str, first["loc"]))
         raise BadRequest(f"{where}: {first['msg']}", param) from error
+
+
+def chat_answer(
+    vocabulary: Vocabulary, body: ChatRequest, prompt: list[int], choices: list[list[Sequence]]
+) -> dict[str, Any]:
+    """A chat completion; each choice is one sequence, or the alternatives of one next token, most probable first."""
+
+    def entry(token: int, logprob: float | None) -> dict[str, Any]:
+        return {"token": vocabulary.name(token), "logprob": logprob, "bytes": list(vocabulary.bytes_of([token]))}
+
+    answers = []
+    for alternatives in choices:
+        chosen = alternatives[0]
+        answer: dict[str, Any] = {
+            "message": {"role": "assistant", "content": vocabulary.text(chosen.ids)},
+            "finish_reason": _finish_reason(vocabulary, chosen.ids),
+            "logprobs": None,
+        }
+        if body.logprobs:
+            top = [entry(a.ids[0], a.logprobs[0]) for a in alternatives] if body.top_logprobs else []
+            pairs = zip(chosen.ids, chosen.logprobs, strict=True)
+            content = [entry(*pair) | {"top_logprobs": top} for pair in pairs]
+            answer["logprobs"] = {"content": content, "refusal": None}
+        if body.return_token_ids:
+            answer["token_ids"] = chosen.ids
+        answers.append(answer)
+    ids = {"prompt_token_ids": prompt} if body.return_token_ids else {}
+    generated = sum(len(alternatives[0].ids) for alternatives in choices)
+    return _envelope("chat.completion", body.model, answers, len(prompt), generated) | ids
+
+
+def completion_answer(
+    vocabulary: Vocabulary, body: CompletionRequest, prompt: list[int], choices: list[list[Sequence]]
+) -> dict[str, Any]:
+    """A text completion; with `echo`, sequences begin with the prompt, whose first position has no log-prob (null)."""
+    echoed = len(prompt) if body.echo else 0
+    answers = []
+    for alternatives in choices:
+        chosen = alternatives[0]
+        answer: dict[str, Any] = {
+            "text": vocabulary.text(chosen.ids),
+            "finish_reason": _finish_reason(vocabulary, chosen.ids[echoed:]),
+            "logprobs": None,
+        }
+        if body.logprobs is not None:
+            top = {vocabulary.name(a.ids[0]): a.logprobs[0] for a in alternatives}
+            answer["logprobs"] = {
+                "tokens": [vocabulary.name(token) for token in chosen.ids],
+                "token_logprobs": [None, *chosen.logprobs[1:]] if body.echo else chosen.logprobs,
+                "top_logprobs": [top] if len(alternatives) > 1 else None,
+                "text_offset": vocabulary.offsets(chosen.ids),
+            }
+        if body.return_token_ids:
+            answer |= {"prompt_token_ids": prompt, "token_ids": chosen.ids[echoed:]}
+        answers.append(answer)
+    generated = sum(len(alternatives[0].ids) - echoed for alternatives in choices)
+    return _envelope("text_completion", body.model, answers, len(prompt), generated)
+
+
+def _finish_reason(vocabulary: Vocabulary, generated: list[int]) -> str:
+    return "stop" if generated and generated[-1] == vocabulary.eos else "length"
+
+
+def _envelope(kind: str, model: str, choices: list[dict[str, Any]], prompt: int, generated: int) -> dict[str, Any]:
+    return {
+        "id": f"{'chatcmpl' if kind == 'chat.completion' else 'cmpl'}-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+        "choices": [{"index": index} | choice for index, choice in enumerate(choices)],
+        "usage": {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated},
+    }

@@ -43,11 +43,8 @@ def factor(name: str) -> Callable[[Factor], Factor]:
 
 
 def corrupted_rows(data: PolicyData, share: float) -> np.ndarray:
-    """Mask (n,) of the rows whose target log-probs are taken to have failed: the shortest responses.
-
-    As in the incident the treatments are about, the same rows fail for every policy. At least one row where `share` is
-    not 0.
-    """
+    """Mask (n,) of the rows whose target log-probs are taken to have failed: the shortest responses, the same for every
+    policy, as in the incident that the treatments are about. At least one row where `share` is not 0."""
     rows = np.zeros(data.n, dtype=bool)
     size = min(max(round(share * data.n), 1), data.n) if share else 0
     rows[np.argsort(data.length, kind="stable")[:size]] = True
@@ -56,11 +53,8 @@ def corrupted_rows(data: PolicyData, share: float) -> np.ndarray:
 
 def treat(data: Data, name: str, share: float) -> dict[str, PolicyData]:
     """The data of every target under a treatment; the logging policy's weights are 1 whatever its log-probs are."""
-    made = {}
-    for policy, arrays in data.items():
-        rows = corrupted_rows(arrays, share)
-        made[policy] = arrays if arrays.is_logging else TREATMENTS[name](arrays, rows)
-    return made
+    change = TREATMENTS[name]
+    return {p: d if d.is_logging else change(d, corrupted_rows(d, share)) for p, d in data.items()}
 
 
 @treatment("recorded")
@@ -71,9 +65,9 @@ def recorded(data: PolicyData, rows: np.ndarray) -> PolicyData:
 
 def _with(data: PolicyData, rows: np.ndarray, value: float) -> PolicyData:
     """The data with the target's log-prob of `rows` replaced by `value`, and their log-weights as that makes them."""
-    logp = np.where(rows, value, data.logp_target)
     base = data.logp_target - data.log_weight
-    return replace(data, logp_target=logp, log_weight=np.where(rows, value - base, data.log_weight))
+    log_weight = np.where(rows, value - base, data.log_weight)
+    return replace(data, logp_target=np.where(rows, value, data.logp_target), log_weight=log_weight)
 
 
 @treatment("sentinels")
@@ -95,73 +89,56 @@ def quarantined(data: PolicyData, rows: np.ndarray) -> PolicyData:
     return _with(data, rows, np.nan)
 
 
-def generator(seed: int, name: str, replicate: int) -> np.random.Generator:
-    """The random stream of one factor in one replicate: the same wherever and whenever it runs."""
-    return np.random.default_rng([seed, zlib.crc32(name.encode()), replicate])
-
-
 def apply(data: Data, levels: Mapping[str, float | None], seed: int, replicate: int) -> Data:
     """The part of the data that `levels` say, factor after factor in their order."""
     for name, level in levels.items():
-        data = FACTORS[name](data, level, generator(seed, name, replicate))
+        data = FACTORS[name](data, level, np.random.default_rng([seed, zlib.crc32(name.encode()), replicate]))
     return data
 
 
-def _ranks(size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random order: the place (0 first) of each of `size` things."""
+def _ranks(data: Data, rng: np.random.Generator) -> np.ndarray:
+    """The place (0 first) of each prompt in a random order, of all that any policy has a row of."""
+    size = 1 + max((int(c.max()) for d in data.values() for c in (d.cluster, d.fresh_cluster) if len(c)), default=-1)
     ranks = np.empty(size, dtype=np.int64)
     ranks[rng.permutation(size)] = np.arange(size)
     return ranks
 
 
-def n_prompts(data: Data) -> int:
-    """Prompts that any policy has a row of; prompts are numbered from 0."""
-    tops = [int(c.max()) for d in data.values() for c in (d.cluster, d.fresh_cluster) if len(c)]
-    return 1 + max(tops, default=-1)
-
-
 @factor("prompts")
 def prompts(data: Data, level: float | None, rng: np.random.Generator) -> Data:
     """`level` prompts, drawn without replacement, with all their rows; None, or more than there are, is all."""
-    size = n_prompts(data)
-    ranks = _ranks(size, rng)
-    if level is None or level >= size:
+    ranks = _ranks(data, rng)
+    if level is None or level >= len(ranks):
         return data
     keep = ranks < level
-    code = np.cumsum(keep) - 1
-    return {policy: _taken(arrays, keep, code) for policy, arrays in data.items()}
-
-
-def _taken(data: PolicyData, keep: np.ndarray, code: np.ndarray) -> PolicyData:
-    changes: dict[str, Any] = {}
-    for names, cluster in ((LOGGED, data.cluster), (FRESH, data.fresh_cluster)):
-        rows = np.flatnonzero(keep[cluster])
-        changes |= {name: getattr(data, name)[rows] for name in names}
-    changes["cluster"], changes["fresh_cluster"] = code[changes["cluster"]], code[changes["fresh_cluster"]]
-    return replace(data, **changes)
+    number = np.cumsum(keep) - 1
+    taken = {}
+    for policy, arrays in data.items():
+        changes: dict[str, Any] = {}
+        for names, cluster in ((LOGGED, arrays.cluster), (FRESH, arrays.fresh_cluster)):
+            rows = np.flatnonzero(keep[cluster])
+            changes |= {name: getattr(arrays, name)[rows] for name in names}
+        changes |= {name: number[changes[name]] for name in ("cluster", "fresh_cluster")}
+        taken[policy] = replace(arrays, **changes)
+    return taken
 
 
 @factor("labels")
 def labels(data: Data, level: float | None, rng: np.random.Generator) -> Data:
     """The share `level` of the prompts that carry a label keep it (at least one), logged rows and each policy's own
     draws counted apart; the other labels are taken away. None is all."""
-    ranks = _ranks(n_prompts(data), rng)
+    ranks = _ranks(data, rng)
     if level is None:
         return data
+
+    def some(label: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+        has = np.sort(ranks[np.unique(cluster[~np.isnan(label)])])
+        if not len(has):
+            return label
+        last = has[min(max(round(level * len(has)), 1), len(has)) - 1]
+        return np.where(ranks[cluster] <= last, label, np.nan)
+
     return {
-        policy: replace(
-            arrays,
-            label=_some(arrays.label, arrays.cluster, ranks, level),
-            fresh_label=_some(arrays.fresh_label, arrays.fresh_cluster, ranks, level),
-        )
-        for policy, arrays in data.items()
+        p: replace(d, label=some(d.label, d.cluster), fresh_label=some(d.fresh_label, d.fresh_cluster))
+        for p, d in data.items()
     }
-
-
-def _some(label: np.ndarray, cluster: np.ndarray, ranks: np.ndarray, share: float) -> np.ndarray:
-    has = np.unique(cluster[~np.isnan(label)])
-    if not len(has):
-        return label
-    size = max(round(share * len(has)), 1)
-    last = np.sort(ranks[has])[min(size, len(has)) - 1]
-    return np.where(ranks[cluster] <= last, label, np.nan)
