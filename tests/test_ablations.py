@@ -167,8 +167,8 @@ def test_accuracy_counts_intervals_that_are_there_and_orders_beyond_chance():
 def test_labels_are_counted_where_estimates_rest_on_them():
     run = Run("sample")
     arrays = {p: modes["deterministic"] for p, modes in run.arrays(run.table()).items() if p != "p0"}
-    logged = max(np.isfinite(d.label).sum() for d in arrays.values())
-    own = sum(np.isfinite(d.fresh_label).sum() for d in arrays.values())
+    logged = max(np.isfinite(d.logged.label).sum() for d in arrays.values())
+    own = sum(np.isfinite(d.fresh.label).sum() for d in arrays.values())
     wanted = {
         ("naive", "isotonic"): 0,
         ("direct", "isotonic"): logged + own,  # they bound how far f is off on the policy

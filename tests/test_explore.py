@@ -23,7 +23,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from arena10k import attribution, paths
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
-from arena10k.estimation import context, diagnostics, evaluate, verdicts
+from arena10k.estimation import context, diagnostics, evaluation, verdicts
 from arena10k.explore.view import View
 from arena10k.frames import records
 from arena10k.report import reasons
@@ -156,7 +156,7 @@ def by_hand(run, table, ids, policies=None) -> list[dict]:
     judge = run.params.estimation.judge
     data = {p: {judge: modes[judge]} for p, modes in run.arrays(part).items()}
     e = run.params.estimation
-    return evaluate.estimates(data, e.analysis)
+    return evaluation.study(data, e.analysis).rows
 
 
 def test_a_part_is_estimated_as_if_the_run_had_no_other_prompt(run, table):
@@ -260,7 +260,7 @@ def test_problems_are_the_reasons_of_the_estimates_in_words(run):
     weighted = {"off_support", "few_weighted_labels", "khat_high", "weights_do_not_match_draws"}
     assert not weighted & set(run.diagnose("pi_clone").problems.reason)  # a clone's weights are 1
     for reason in reasons.WORDS:
-        told = reasons.sentence(reason, found.context, found.report)
+        told = reasons.sentence(reason, found.context)
         assert told.endswith(".")
         assert not {"{", "nan"} & set(re.findall(r"\{|nan", told))
 

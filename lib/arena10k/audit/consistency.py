@@ -19,7 +19,7 @@ from arena10k.collection.store import Store
 from arena10k.estimation import outliers
 from arena10k.estimation.context import DOUBTFUL_WEIGHTS, WRONG_WEIGHTS
 from arena10k.estimation.diagnostics import mean_weight_p_value
-from arena10k.estimation.intervals import audit_weights
+from arena10k.estimation.pareto import audit_weights
 from arena10k.estimation.thresholds import WRONG
 from arena10k.frames.records import QUARANTINED, read, usable
 from arena10k.frames.table import Table

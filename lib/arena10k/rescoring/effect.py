@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY
-from arena10k.estimation import evaluate, missingness
+from arena10k.estimation import missingness
+from arena10k.estimation.evaluation import study
 from arena10k.frames.records import FAILED, OK, QUARANTINED, read
 from arena10k.frames.table import Table
 from arena10k.report.files import plain
@@ -151,12 +152,12 @@ def measure(run: Run, failed: pd.DataFrame) -> list[dict[str, Any]]:
 def _estimates(run: Run, table: Table) -> dict[tuple[str, str, str], dict[str, Any]]:
     """The rows of `SHOWN` of targets whose responses are judged, by policy, judge mode and estimator."""
     arrays = {
-        policy: {judge: data for judge, data in modes.items() if np.isfinite(data.judge).any()}
+        policy: {judge: data for judge, data in modes.items() if np.isfinite(data.logged.judge).any()}
         for policy, modes in run.arrays(table).items()
         if policy != table.logging_policy
     }
     analysis, flags = run.params.estimation.analysis, run.flags
-    rows = evaluate.estimates(arrays, analysis, table.quarantined, flags, SHOWN)
+    rows = study(arrays, analysis, table.quarantined, flags, SHOWN).rows
     return {(row["policy"], row["judge"], row["estimator"]): row for row in rows}
 
 
