@@ -21,7 +21,7 @@ import pandas as pd
 from arena10k.ablations.matrix import held_out, truth_sentence
 from arena10k.ablations.scores import order_sentence, summary
 from arena10k.ablations.sweep import Settings, Variant, sweep
-from arena10k.estimation import ESTIMATORS, policy_data
+from arena10k.estimation import ESTIMATORS, policies_data
 from arena10k.frames.table import Table
 
 POLICIES = ("clone", "parallel_universe_prompt", "unhelpful")
@@ -77,7 +77,8 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.pop("SCHEDULER", None)
     seen, truth = held_out(read(args.data / "arena_sample"), worst=["unhelpful"])
-    data = {p: policy_data(seen.logged, seen.fresh, p, "deterministic", "base") for p in POLICIES}
+    arrays = policies_data(seen.logged, seen.fresh, POLICIES, ["deterministic"], "base")
+    data = {p: modes["deterministic"] for p, modes in arrays.items()}
     grid = (data, VARIANTS, LEVELS, args.seeds, Settings())
     with tempfile.TemporaryDirectory() as name:
         here, seconds = timed(*grid, folder=Path(name) / "here", jobs=args.workers)

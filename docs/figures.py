@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from arena10k import Run, attribution, paths, plots
-from arena10k.estimation.evaluate import Study
+from arena10k.estimation.evaluation import Evaluation
 from arena10k.frames.table import Table
 from arena10k.report import findings, weight_findings
 from arena10k.report.display import Drawn, svg_text
@@ -26,7 +26,7 @@ INDEX = paths.source_root() / "reports" / "sample" / "index.html"
 FEW = ("naive", "snips", "direct", "ppi_pp")
 
 
-def drawn(run: Run, table: Table, study: Study) -> dict[str, Drawn]:
+def drawn(run: Run, table: Table, study: Evaluation) -> dict[str, Drawn]:
     """Every figure of the pages, by name."""
     judge = run.params.estimation.judge
     contexts = study.of_judge(judge)

@@ -35,7 +35,7 @@ from arena10k import cli, paths
 from arena10k.collection import generate, judge, labels, pilot, teacher_forcing
 from arena10k.collection.collect import collect
 from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES
-from arena10k.estimation import evaluate
+from arena10k.estimation.evaluation import study
 from arena10k.inputs import prompts
 from arena10k.params import config
 from arena10k.pipeline import runner, stages
@@ -198,7 +198,7 @@ class Machine:
         assert stages.of(params)
         if params.imported or params.table:
             run = Run.of(params)
-            made = evaluate.estimates(run.arrays(run.table()), estimators=["snips", "direct"])
+            made = study(run.arrays(run.table()), estimators=["snips", "direct"]).rows
             assert any(row["value"] is not None for row in made)
         elif not params.recording and any(params.providers[name].kind == "openai" for name in params.asked):
             _collected(params)

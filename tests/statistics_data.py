@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from arena10k.estimation import PolicyData, prompt_fold
-from arena10k.estimation.prepare import CALIBRATIONS
+from arena10k.estimation import PolicyData, Rows, prompt_fold
+from arena10k.estimation.calibration import CALIBRATIONS
+
+
+def _apart(columns) -> tuple[dict, dict]:
+    fresh = {name.removeprefix("fresh_"): v for name, v in columns.items() if name.startswith("fresh_")}
+    return {name: v for name, v in columns.items() if not name.startswith("fresh_")}, fresh
+
+
+def arrays(is_logging=False, **columns) -> PolicyData:
+    """One policy of flat columns: those of the target's own draws begin with `fresh_`."""
+    logged, fresh = _apart(columns)
+    return PolicyData(Rows(**logged), Rows(**({"judge": np.empty(0)} | fresh)), is_logging)
+
+
+def changed(data: PolicyData, is_logging=False, **columns) -> PolicyData:
+    """The same policy with other columns."""
+    logged, fresh = _apart(columns)
+    return PolicyData(replace(data.logged, **logged), replace(data.fresh, **fresh), is_logging)
 
 
 def example(n=400, seed=0, sigma=0.7, target_labels=60, labelled=0.5, **changes) -> PolicyData:
@@ -33,16 +51,16 @@ def example(n=400, seed=0, sigma=0.7, target_labels=60, labelled=0.5, **changes)
         "fresh_length": rng.integers(1, 900, n).astype(float),
     }
     fields["fresh_fold"] = fields["fold"]
-    return PolicyData(**(fields | changes))
+    return arrays(**(fields | changes))
 
 
 def two_stage_folds(monkeypatch) -> list[int]:
     """Fills with the number of folds of every two-stage calibration that is made; an isotonic one cannot be."""
     real, seen = CALIBRATIONS["two_stage"], []
 
-    def spy(logged, fresh, source):
-        seen.append(1 + max(int(logged.fold.max()), int(fresh.fold.max())))
-        return real(logged, fresh, source)
+    def spy(samples, source):
+        seen.append(1 + max(int(rows.fold.max()) for rows in samples.values()))
+        return real(samples, source)
 
     monkeypatch.setitem(CALIBRATIONS, "two_stage", spy)
     monkeypatch.setitem(CALIBRATIONS, "isotonic", None)
@@ -65,7 +83,7 @@ def public_sample(data: Path, policy: str, probes: bool = False) -> PolicyData:
         labels = {r["prompt_id"]: r["oracle_label"] for r in _rows(folder / "probe_slice" / f"{policy}_probe.jsonl")}
     target = np.array([row["target_policy_logprobs"][policy] for row in logged])
     oracle = [row.get("oracle_label") for row in logged]
-    return PolicyData(
+    return arrays(
         log_weight=target - np.array([row["base_policy_logprob"] for row in logged]),
         judge=np.array([row["judge_score"] for row in logged]),
         label=np.array([np.nan if y is None else y for y in oracle]),

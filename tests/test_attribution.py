@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import permutations
 from types import SimpleNamespace
 
@@ -19,8 +19,9 @@ from arena10k.attribution.game import STATES, game_values, gap_parts, make_game,
 from arena10k.attribution.resample import bootstrap, calibration_shift, prompt_counts
 from arena10k.attribution.weights import mass_identity, rank_first, rows_to_flip
 from arena10k.audit import screening
-from arena10k.estimation import ESTIMATORS, PolicyData, pareto, prepare
+from arena10k.estimation import ESTIMATORS, Rows, pareto, prepare
 from arena10k.run import Run
+from statistics_data import arrays, changed
 
 POLICIES = ["clone", "parallel_universe_prompt", "unhelpful"]
 
@@ -46,20 +47,20 @@ def run(seed: int, n: int = 300, tilt=(0.3, -0.5, 0.8), labels: float = 0.4, tar
     label = some(y, labels)
     own = {"judge": judge, "label": label, "cluster": np.arange(n), "length": np.arange(n) + 5.0}
     fresh = {"fresh_judge": judge, "fresh_label": label, "fresh_cluster": np.arange(n)}
-    out = {"p0": at.Case(PolicyData(np.zeros(n), **own, **fresh, is_logging=True))}
+    out = {"p0": at.Case(arrays(log_weight=np.zeros(n), **own, **fresh, is_logging=True))}
     for j, t in enumerate(tilt):
         _, y_new, s_new = respond(t * np.eye(k)[j])
         fresh = {"fresh_judge": s_new, "fresh_label": some(y_new, target_labels), "fresh_cluster": np.arange(n)}
-        out[f"t{j}"] = at.Case(PolicyData(t * z[:, j] - t**2 / 2, **own, **fresh))
+        out[f"t{j}"] = at.Case(arrays(log_weight=t * z[:, j] - t**2 / 2, **own, **fresh))
     return out
 
 
 def corrupted(case: at.Case, seed: int, rows: int = 20, clip: float | None = 3.0) -> at.Case:
     rng = np.random.default_rng(seed)
-    bad = np.zeros(case.data.n, bool)
-    bad[rng.choice(case.data.n, rows, replace=False)] = True
-    raw = np.where(bad, rng.normal(6, 3, case.data.n), case.data.log_weight)
-    return at.Case(replace(case.data, log_weight=np.where(bad, np.nan, raw)), raw, clip)
+    bad = np.zeros(len(case.data.logged), bool)
+    bad[rng.choice(len(case.data.logged), rows, replace=False)] = True
+    raw = np.where(bad, rng.normal(6, 3, len(case.data.logged)), case.data.logged.log_weight)
+    return at.Case(changed(case.data, log_weight=np.where(bad, np.nan, raw)), raw, clip)
 
 
 def game_of(case: at.Case, estimator: str = "ppi_pp"):
@@ -116,23 +117,23 @@ def test_values_of_states_match_a_naive_recomputation_and_parts_sum_to_the_gap(s
     ends = point_values(game)
     assert abs(point_parts(game).sum() - (ends[0, 0] - ends[1, -1])) < 1e-12
     values = dict(zip(STATES, point_values(game).T, strict=True))
-    clean = ~np.isnan(data.log_weight)
-    lw, judge, reward = data.log_weight[clean], data.judge[clean], prep.reward[clean]
+    clean = ~np.isnan(data.logged.log_weight)
+    lw, judge, reward = data.logged.log_weight[clean], data.logged.judge[clean], prep.reward[clean]
     smooth = np.log(pareto.smooth(lw))
     published = np.clip(case.raw_log_weight, -3, 3)
     assert values["published"] == pytest.approx(
-        [snips(published, data.judge), snips(published, prep.reward)], abs=1e-13
+        [snips(published, data.logged.judge), snips(published, prep.reward)], abs=1e-13
     )
     assert values["S"] == pytest.approx([snips(np.clip(lw, -3, 3), r) for r in (judge, reward)], abs=1e-13)
     assert values["C"] == pytest.approx([snips(lw, r) for r in (judge, reward)], abs=1e-13)
     assert values["T"] == pytest.approx([snips(smooth, r) for r in (judge, reward)], abs=1e-13)
-    assert values["M"] == pytest.approx([data.fresh_judge.mean(), game.trusted.value], abs=1e-13)
+    assert values["M"] == pytest.approx([data.fresh.judge.mean(), game.trusted.value], abs=1e-13)
 
 
 def test_a_repair_with_nothing_to_repair_contributes_exactly_zero():
     clean = run(1)["t1"]
     assert (point_parts(game_of(at.Case(clean.data, clip=50.0)))[:2] == 0.0).all()
-    drawn = bootstrap(game_of(clean), prompt_counts(clean.data.n, 20, 0))
+    drawn = bootstrap(game_of(clean), prompt_counts(len(clean.data.logged), 20, 0))
     assert (drawn.parts[:, :2] == 0.0).all()
 
 
@@ -153,11 +154,11 @@ def shifted(seed: int, tilt: float, n: int = 500, overrated: float = 0.0, unseen
     z, y, judge = respond(0.0, np.zeros(n, bool))
     own = {"judge": judge, "label": some(y), "cluster": np.arange(n)}
     fresh = {"fresh_judge": judge, "fresh_label": own["label"], "fresh_cluster": np.arange(n)}
-    out = {"p0": at.Case(PolicyData(np.zeros(n), **own, **fresh, is_logging=True))}
+    out = {"p0": at.Case(arrays(log_weight=np.zeros(n), **own, **fresh, is_logging=True))}
     _, y_new, s_new = respond(tilt, rng.random(n) < unseen)
     fresh = {"fresh_judge": s_new, "fresh_label": some(y_new), "fresh_cluster": np.arange(n)}
     lw = tilt * z - tilt**2 / 2 + np.log1p(-unseen)
-    return out | {"t": at.Case(PolicyData(lw, **own, **fresh))}
+    return out | {"t": at.Case(arrays(log_weight=lw, **own, **fresh))}
 
 
 def clipped(seed: int) -> dict:
@@ -169,8 +170,8 @@ def permuted(seed: int) -> dict:
     """Weights of another policy than the one that was drawn from: the same numbers, dealt to other rows."""
     cases = shifted(seed, 1.0)
     data = cases["t"].data
-    lw = np.random.default_rng(seed).permutation(data.log_weight)
-    return cases | {"t": at.Case(replace(data, log_weight=lw))}
+    lw = np.random.default_rng(seed).permutation(data.logged.log_weight)
+    return cases | {"t": at.Case(changed(data, log_weight=lw))}
 
 
 @pytest.mark.parametrize(
@@ -273,9 +274,8 @@ def rows_of(result: dict) -> dict:
 
 def test_off_support_mass_takes_the_whole_error_where_nothing_else_is_wrong():
     data = run(2, n=2000)["t0"].data
-    far = replace(
-        data, log_weight=data.log_weight - 9, fresh_judge=np.full(data.n, 0.1), fresh_label=np.full(data.n, np.nan)
-    )
+    low = {"fresh_judge": np.full(2000, 0.1), "fresh_label": np.full(2000, np.nan)}
+    far = changed(data, log_weight=data.logged.log_weight - 9, **low)
     game = game_of(at.Case(far), "naive")
     parts = dict(zip(at.CAUSES, point_parts(game), strict=True))
     assert parts["off_support"] / sum(parts.values()) > 0.9
@@ -283,7 +283,7 @@ def test_off_support_mass_takes_the_whole_error_where_nothing_else_is_wrong():
 
 def test_mass_identity():
     case = run(0)["t2"]
-    lw, reward = case.data.log_weight - 1.5, prepare(case.data).reward
+    lw, reward = case.data.logged.log_weight - 1.5, prepare(case.data).reward
     mass = mass_identity(np.exp(lw).mean(), snips(lw, reward), 0.2)
     assert abs((snips(lw, reward) - 0.2) - (1 - mass.covered) * (mass.on - mass.off)) < 1e-12
     assert (mass.low, mass.high) == (mass.covered * mass.on, mass.covered * mass.on + 1 - mass.covered)
@@ -296,13 +296,11 @@ def test_resampled_values_equal_those_of_the_resampled_rows():
     counts = prompt_counts(game.prep.n_clusters, 3, 7)
     drawn = bootstrap(game, counts)
     for times, published_value, parts in zip(counts, drawn.published, drawn.parts, strict=True):
-        rows = np.repeat(np.arange(case.data.n), times.astype(int))
+        rows = np.repeat(np.arange(len(case.data.logged)), times.astype(int))
         d = case.data
-        same = prepare(replace(
-            d, **{name: getattr(d, name)[rows] for name in vars(d) if name != "is_logging"}
-        ))  # fmt: skip
+        same = prepare(replace(d, logged=d.logged.take(rows), fresh=d.fresh.take(rows)))
         assert published_value == pytest.approx(
-            snips(np.clip(case.raw_log_weight, -3, 3)[rows], d.judge[rows]), abs=1e-12
+            snips(np.clip(case.raw_log_weight, -3, 3)[rows], d.logged.judge[rows]), abs=1e-12
         )
         assert parts.sum() == pytest.approx(published_value - same.fresh_reward.mean(), abs=1e-12)
     assert np.abs(calibration_shift(game.prep, np.ones((1, game.prep.n_clusters)))).max() < 1e-12
@@ -310,7 +308,7 @@ def test_resampled_values_equal_those_of_the_resampled_rows():
 
 def test_bootstrap_spread_is_the_jackknife_standard_error_where_both_hold():
     case = run(5, n=1500)["t0"]
-    drawn = bootstrap(game_of(case), prompt_counts(case.data.n, 800, 0))
+    drawn = bootstrap(game_of(case), prompt_counts(len(case.data.logged), 800, 0))
     pub = published(game_of(case))
     assert drawn.published.std() == pytest.approx(np.sqrt(pub.deviation @ pub.deviation), rel=0.12)
 
@@ -332,8 +330,8 @@ def test_rank_first_probabilities_share_ties():
 @pytest.mark.parametrize("seed", range(6))
 def test_rows_to_flip_changes_the_winner_and_one_row_is_the_smallest(seed):
     cases = run(seed, n=60)
-    weights = {p: c.data.log_weight for p, c in cases.items()}
-    judge = cases["p0"].data.judge
+    weights = {p: c.data.logged.log_weight for p, c in cases.items()}
+    judge = cases["p0"].data.logged.judge
     flip = rows_to_flip(weights, judge)
     kept = np.setdiff1d(np.arange(60), flip.rows)
     after = {p: snips(lw[kept], judge[kept]) for p, lw in weights.items()}
@@ -350,27 +348,28 @@ def test_rows_to_flip_changes_the_winner_and_one_row_is_the_smallest(seed):
 
 def test_shrinkage_runs_from_the_raw_weights_to_equal_ones():
     case = run(6)["t2"]
-    paths = at.shrinkage_paths(case.data.log_weight, case.data.judge)
+    paths = at.shrinkage_paths(case.data.logged.log_weight, case.data.logged.judge)
     for method in ("clip", "power"):
         path = paths[paths.method == method]
-        assert path.value.iloc[0] == pytest.approx(snips(case.data.log_weight, case.data.judge), abs=1e-12)
-        assert path.value.iloc[-1] == pytest.approx(case.data.judge.mean(), abs=1e-12)
+        rows = case.data.logged
+        assert path.value.iloc[0] == pytest.approx(snips(rows.log_weight, rows.judge), abs=1e-12)
+        assert path.value.iloc[-1] == pytest.approx(rows.judge.mean(), abs=1e-12)
         assert (path.ess_share.diff().dropna() > -1e-12).all()
     assert paths[paths.method == "dros"].value.iloc[0] == pytest.approx(
-        snips(case.data.log_weight, case.data.judge), abs=0.01
+        snips(case.data.logged.log_weight, case.data.logged.judge), abs=0.01
     )
 
 
 def test_strata_and_heavy_rows_account_for_all_the_weight():
     case = run(7)["t2"]
-    strata = at.length_strata(case.data.log_weight, case.data.length)
+    strata = at.length_strata(case.data.logged.log_weight, case.data.logged.length)
     assert strata.weight_share.sum() == pytest.approx(1)
-    assert strata.rows.sum() == case.data.n
-    w = np.exp(case.data.log_weight)
-    first = case.data.length <= strata.high[0]
+    assert strata.rows.sum() == len(case.data.logged)
+    w = np.exp(case.data.logged.log_weight)
+    first = case.data.logged.length <= strata.high[0]
     assert strata.weight_share[0] == pytest.approx(w[first].sum() / w.sum())
-    frame = pd.DataFrame({"prompt_id": [f"q{i}" for i in range(case.data.n)], "response": "<b>"})
-    heavy = at.heavy_rows(frame, case.data.log_weight, case.data.judge, top=case.data.n)
+    frame = pd.DataFrame({"prompt_id": [f"q{i}" for i in range(len(case.data.logged))], "response": "<b>"})
+    heavy = at.heavy_rows(frame, case.data.logged.log_weight, case.data.logged.judge, top=len(case.data.logged))
     assert heavy.cumulative.iloc[-1] == pytest.approx(1)
     assert heavy.prompt_id[0] == f"q{w.argmax()}"
 
@@ -398,15 +397,15 @@ def overrated(seed: int) -> dict:
     """A run of which t0 gets a far too high number: nearly all that it says is unseen, and worth nothing."""
     cases = run(seed)
     data = cases["t0"].data
-    low = {"fresh_judge": np.round(data.fresh_judge * 6) / 20, "log_weight": data.log_weight - 5}
-    return cases | {"t0": at.Case(replace(data, **low, fresh_label=np.where(np.isnan(data.fresh_label), np.nan, 0.0)))}
+    low = {"fresh_judge": np.round(data.fresh.judge * 6) / 20, "fresh_label": 0 * data.fresh.label}
+    return cases | {"t0": at.Case(changed(data, log_weight=data.logged.log_weight - 5, **low))}
 
 
 def test_a_wrong_number_is_found_and_a_missing_one_is_not_invented():
     cases = overrated(8)
     data = cases["t0"].data
-    fresh = {f.name: np.empty(0) for f in fields(data) if f.name.startswith("fresh_")}
-    cases["t1"] = at.Case(replace(cases["t1"].data, label=np.full(data.n, np.nan), **fresh))
+    unlabelled = changed(cases["t1"].data, label=np.full(len(data.logged), np.nan))
+    cases["t1"] = at.Case(replace(unlabelled, fresh=Rows(np.empty(0))))
     inv = at.investigate(cases, "p0", truth={"t0": (0.0, 0.01)}, replicates=100)
     result = at.anomaly_json(inv)
     rows = rows_of(result)
@@ -438,8 +437,8 @@ def test_no_anomaly_reads_as_such_and_names_play_no_part():
 
 def test_an_order_that_nothing_checks_is_not_told_to_be_right():
     cases = {
-        policy: at.Case(replace(case.data, label=np.full(len(case.data.label), np.nan),
-                                fresh_label=np.full(len(case.data.fresh_label), np.nan)))
+        policy: at.Case(changed(case.data, label=np.full(len(case.data.logged.label), np.nan),
+                                fresh_label=np.full(len(case.data.fresh.label), np.nan)))
         for policy, case in run(9).items()
     }  # fmt: skip
     inv = at.investigate(cases, "p0", replicates=20)
@@ -450,7 +449,7 @@ def test_an_order_that_nothing_checks_is_not_told_to_be_right():
 
 def test_log_weights_without_a_usable_row_do_not_break_the_run():
     cases = run(10)
-    cases["t1"] = at.Case(replace(cases["t1"].data, log_weight=np.full(300, np.nan)))
+    cases["t1"] = at.Case(changed(cases["t1"].data, log_weight=np.full(300, np.nan)))
     inv = at.investigate(cases, "p0", replicates=20)
     assert "no SNIPS value" in rows_of(at.anomaly_json(inv))["t1"]["sentence"]
     json.dumps(at.anomaly_json(inv), allow_nan=False)

@@ -77,7 +77,7 @@ def test_a_clone_of_a_given_table_is_declared(home, columns):
         files = f"{{logged: logged.parquet, fresh: fresh.parquet, clones: {clones}}}"
         (home / "given.yaml").write_text(f"run: given\nproviders: {{}}\npolicies: {{}}\ntable: {files}\n")
         run = Run(home / "given.yaml")
-        return run.study(run.table()).reports["pi", "deterministic"].noise_floor
+        return run.study(run.table()).contexts["pi", "deterministic"].noise_floor
 
     assert given([]) is None
     assert given(["pi"]).max_abs == pytest.approx(0.25)

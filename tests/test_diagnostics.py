@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
-from arena10k.estimation import diagnostics, prepare, resampling
+from arena10k.estimation import diagnostics, prepare, transport
 from arena10k.simulation.simulate import Design, LogNormal
 from arena10k.simulation.simulate import draw as drawn
 from statistics_data import example
@@ -22,15 +22,10 @@ def test_top_shares():
     assert np.isnan(diagnostics.top_shares(np.empty(0))["top_1"])
 
 
-def test_missing_mass():
-    assert diagnostics.missing_mass(0.004) == pytest.approx(0.996)
-    assert diagnostics.missing_mass(21.0) == 0
-
-
 def test_mean_weight_p_value_is_valid_under_the_null_and_small_when_weights_are_too_large():
     rng = np.random.default_rng(0)
     for sigma in (0.5, 2.0):
-        p = [diagnostics.mean_weight_p_value(rng.normal(-(sigma**2) / 2, sigma, 300)) for _ in range(300)]
+        p = [diagnostics.mean_weight_p_value(rng.normal(-(sigma**2) / 2, sigma, 300)) for _ in range(150)]
         assert np.mean(np.array(p) <= 0.05) <= 0.05
     assert diagnostics.mean_weight_p_value(rng.normal(0.5, 0.5, 300)) < 1e-6
     assert diagnostics.mean_weight_p_value(np.full(100, -3.0)) == 1
@@ -43,9 +38,6 @@ def test_mean_weight_p_value_by_hand_and_for_huge_weights():
     wealth = np.mean([np.prod(1 + b * (w - 1)) for b in bets])
     assert diagnostics.mean_weight_p_value(np.log(w)) == pytest.approx(min(1, 1 / ((wealth + w.mean()) / 2)))
     assert diagnostics.mean_weight_p_value(np.array([1000.0, -1000.0])) == pytest.approx(0, abs=1e-300)
-
-
-def test_mean_weight_p_value_averages_prompts():
     lw = np.log(np.array([3.0, 1.0, 0.5, 0.7]))
     grouped = diagnostics.mean_weight_p_value(lw, lambda w: w.reshape(2, 2).mean(1))
     assert grouped == pytest.approx(diagnostics.mean_weight_p_value(np.log([2.0, 0.6])))
@@ -55,37 +47,35 @@ def test_mean_weight_p_value_averages_prompts():
 def test_effective_labels_are_kishs_size_of_the_labels_that_the_draws_lean_on(calibration):
     """Naively: every draw shares its weight out among the labels of its block."""
     data = example(120, seed=3, labelled=0.3, target_labels=0, fresh_judge=np.linspace(0, 1, 120) ** 2)
-    has = np.flatnonzero(~np.isnan(data.label))
-    s, y = data.judge[has], data.label[has]
+    has = np.flatnonzero(~np.isnan(data.logged.label))
+    s, y = data.logged.judge[has], data.logged.label[has]
     fitted = IsotonicRegression().fit(s, y).predict(s)
     leaned = np.zeros(len(has))
-    for draw in data.fresh_judge:
+    for draw in data.fresh.judge:
         near = s[np.abs(s - draw).argmin()]
         block = np.isclose(fitted, fitted[s == near][0], atol=1e-12, rtol=0)
         leaned[block] += 1 / block.sum()
     expected = leaned.sum() ** 2 / (leaned**2).sum()
-    assert diagnostics.effective_labels(prepare(data, calibration)) == pytest.approx(expected, rel=1e-9)
+    assert transport.effective_labels(prepare(data, calibration)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_effective_labels_where_the_draws_score_as_the_labels_do_and_where_they_do_not():
     judge = np.r_[np.zeros(3), np.full(57, 0.8)]
     label = np.r_[0.0, 0.1, 0.2, np.full(57, 0.9)]
     alike = example(60, judge=judge, label=label, fresh_judge=judge, target_labels=0)
-    assert diagnostics.effective_labels(prepare(alike)) == pytest.approx(60)
+    assert transport.effective_labels(prepare(alike)) == pytest.approx(60)
     far = example(60, judge=judge, label=label, fresh_judge=np.full(60, 0.1), target_labels=0)
-    assert diagnostics.effective_labels(prepare(far)) == pytest.approx(3)
-    assert np.isnan(diagnostics.effective_labels(prepare(example(60, labelled=0.0, target_labels=0))))
+    assert transport.effective_labels(prepare(far)) == pytest.approx(3)
+    assert np.isnan(transport.effective_labels(prepare(example(60, labelled=0.0, target_labels=0))))
 
 
 def test_overlap_of_log_normal_weights():
     """E[sqrt w] = exp(-sigma^2 / 8)."""
     sigma = 1.2
     lw = np.random.default_rng(0).normal(-(sigma**2) / 2, sigma, 400_000)
-    assert diagnostics.overlap(lw)["raw"] == pytest.approx(np.exp(-(sigma**2) / 8), rel=5e-3)
-    shifted = diagnostics.overlap(lw - 5)
-    assert shifted["raw"] == pytest.approx(np.exp(-(sigma**2) / 8 - 2.5), rel=5e-3)
-    assert shifted["hajek"] == pytest.approx(diagnostics.overlap(lw)["hajek"], rel=1e-9)
-    assert diagnostics.overlap(np.zeros(10)) == pytest.approx({"raw": 1.0, "hajek": 1.0})
+    assert diagnostics.overlap(lw) == pytest.approx(np.exp(-(sigma**2) / 8), rel=5e-3)
+    assert diagnostics.overlap(lw - 5) == pytest.approx(diagnostics.overlap(lw) * np.exp(-2.5), rel=1e-9)
+    assert diagnostics.overlap(np.zeros(10)) == pytest.approx(1)
 
 
 def test_target_typicality_of_equal_policies_is_the_quantile():
@@ -93,19 +83,12 @@ def test_target_typicality_of_equal_policies_is_the_quantile():
     assert diagnostics.target_typicality(logp, np.zeros(1000), np.full(1000, 10.0)) == pytest.approx(0.9, abs=2e-3)
 
 
-def test_hill_of_a_pareto_tail():
-    lw = stats.pareto(1.5).rvs(200_000, random_state=1)
-    assert diagnostics.hill(np.log(lw), 2000) == pytest.approx(1.5, rel=0.06)
-    assert np.isnan(diagnostics.hill(np.zeros(100)))
-    assert np.isnan(diagnostics.hill(np.zeros(10)))
-
-
 @pytest.mark.parametrize("n", [300, 5000])
 def test_permutation_null_is_uniform_without_and_small_with_dependence(n):
     rng = np.random.default_rng(0)
     p = [
         diagnostics.permutation_null(rng.normal(0, 1, n), rng.random(n), seed=i, replicates=199).p_value
-        for i in range(60)
+        for i in range(40)
     ]
     assert stats.kstest(p, "uniform").pvalue > 1e-3
     z = rng.standard_normal(n)
@@ -115,28 +98,10 @@ def test_permutation_null_is_uniform_without_and_small_with_dependence(n):
 def test_fast_permutation_agrees_with_permuting_rows():
     rng = np.random.default_rng(0)
     w, r = rng.lognormal(0, 1.5, 3000), rng.random(3000)
-    fast = resampling.permute_ratio(w, r, rng, 4000, head=200)
-    slow = np.array([(rng.permutation(w) * r).sum() for _ in range(2000)]) / w.sum()
-    assert fast.mean() == pytest.approx(slow.mean(), abs=4 * slow.std() / np.sqrt(2000))
+    fast = diagnostics.permute_ratio(w, r, rng, 4000)
+    slow = np.array([(rng.permutation(w) * r).sum() for _ in range(1000)]) / w.sum()
+    assert fast.mean() == pytest.approx(slow.mean(), abs=4 * slow.std() / np.sqrt(1000))
     assert fast.std() == pytest.approx(slow.std(), rel=0.06)
-
-
-def test_fast_bootstrap_agrees_with_resampling_rows():
-    rng = np.random.default_rng(0)
-    w, r = rng.lognormal(0, 2, 4000), rng.random(4000)
-    fast = resampling.bootstrap_ratio(w, r, rng, 4000)
-    slow = []
-    for _ in range(2000):
-        rows = rng.integers(0, 4000, 4000)
-        slow.append((w[rows] * r[rows]).sum() / w[rows].sum())
-    assert np.std(fast) == pytest.approx(np.std(slow), rel=0.08)
-    np.testing.assert_allclose(np.quantile(fast, [0.025, 0.975]), np.quantile(slow, [0.025, 0.975]), atol=0.012)
-
-
-def test_poisson_counts_have_mean_and_variance_one():
-    counts = resampling.poisson_counts((1_000_000,), np.random.default_rng(0)).astype(float)
-    assert counts.mean() == pytest.approx(1, abs=5e-3)
-    assert counts.var() == pytest.approx(1, abs=1e-2)
 
 
 def test_judge_auc_matches_scikit_learn_and_counting_pairs():
@@ -155,12 +120,12 @@ def test_judge_auc_matches_scikit_learn_and_counting_pairs():
 
 def test_reliability_curve_uses_every_labelled_row_once():
     data = example(500)
-    has = ~np.isnan(data.label)
-    curve = diagnostics.reliability_curve(data.judge, data.label)
+    has = ~np.isnan(data.logged.label)
+    curve = diagnostics.reliability_curve(data.logged.judge, data.logged.label)
     assert sum(g["n"] for g in curve) == has.sum()
-    assert sum(g["n"] * g["label"] for g in curve) == pytest.approx(data.label[has].sum())
+    assert sum(g["n"] * g["label"] for g in curve) == pytest.approx(data.logged.label[has].sum())
     assert [g["judge"] for g in curve] == sorted(g["judge"] for g in curve)
-    assert diagnostics.reliability_curve(data.judge, np.full(500, np.nan)) == []
+    assert diagnostics.reliability_curve(data.logged.judge, np.full(500, np.nan)) == []
     assert len(diagnostics.reliability_curve(np.full(9, 0.5), np.ones(9))) == 1
 
 
@@ -173,7 +138,7 @@ def test_clone_control():
 
 
 def transported(data, margin=0.2):
-    return diagnostics.transport(prepare(data), margin)
+    return transport.transport(prepare(data), margin)
 
 
 def test_transport_by_target_labels():
@@ -198,8 +163,5 @@ def test_transport_by_weights_finds_a_judge_that_the_target_fools():
     assert transported(fooled).status == "failed"
     assert transported(fooled).residual < -0.05
     assert transported(example(3000, target_labels=0, sigma=3.0)).status == "weak"
-    assert diagnostics.transport(prepare(data), 0.2, weights_hold=False).status == "none"
-
-
-def test_transport_from_labels_on_the_target_itself_is_its_own():
+    assert transport.transport(prepare(data), 0.2, weights_hold=False).status == "none"
     assert transported(example(300, label=np.full(300, np.nan), target_labels=60)).status == "own"

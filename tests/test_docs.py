@@ -20,7 +20,7 @@ from PIL import Image
 from arena10k import cli, paths, report
 from arena10k.ablations.factors import FACTORS, TREATMENTS
 from arena10k.estimation import ESTIMATORS
-from arena10k.estimation.prepare import CALIBRATIONS
+from arena10k.estimation.calibration import CALIBRATIONS
 from arena10k.params import config
 from arena10k.pipeline import first_page, stages
 from arena10k.report.display import svg_text

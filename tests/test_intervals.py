@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from arena10k.estimation import ESTIMATORS, PolicyData, intervals, prepare
+from arena10k.estimation import ESTIMATORS, deviations, prepare
 from arena10k.estimation.beliefs import el_score_interval
 from arena10k.estimation.context import context
-from arena10k.estimation.intervals import (
-    audit_weights,
-    bounded_mean_radii,
-    el_interval,
-    missing_mass_interval,
-    score_interval,
-)
+from arena10k.estimation.intervals import bounded_mean_radii, el_interval, missing_mass_interval, score_interval
+from arena10k.estimation.pareto import audit_weights
 from arena10k.estimation.verdicts import interval_of
-from statistics_data import example
+from statistics_data import arrays, changed, example
 
 
 def vw_interval(w, r, alpha=0.05, wmax=np.inf):
@@ -34,7 +28,7 @@ def vw_interval(w, r, alpha=0.05, wmax=np.inf):
 
 @pytest.mark.parametrize("wmax", [np.inf, 5.0, 1000.0])
 @pytest.mark.parametrize("scale", [0.2, 1.0, 3.0])
-@pytest.mark.parametrize("sigma", [0.01, 0.5, 1.5, 3.0])
+@pytest.mark.parametrize("sigma", [0.01, 1.5, 3.0])
 def test_el_interval_matches_vw_estimators(sigma, scale, wmax):
     """To six digits, also where the mean weight is far from one on either side."""
     rng = np.random.default_rng(int(100 * sigma + 10 * scale))
@@ -122,9 +116,6 @@ def test_el_interval_knows_nothing_when_weights_say_nothing():
     assert el_interval(np.empty(0), np.empty(0)) == (0.0, 1.0)
     low, high = el_interval(np.full(50, -900.0), np.full(50, 0.5))
     assert high - low > 0.99
-
-
-def test_missing_mass_interval():
     assert missing_mass_interval(0.25, 0.8) == pytest.approx((0.2, 0.95))
     assert missing_mass_interval(3.0, 0.8) == (0.8, 0.8)
 
@@ -144,8 +135,8 @@ def test_interval_of_a_mean_is_the_t_interval():
     data = example(5000)
     prep = prepare(data)
     got = score_interval(prep, ESTIMATORS["naive"].score(prep))
-    se = data.fresh_judge.std(ddof=1) / np.sqrt(5000)
-    low, high = stats.t.interval(0.95, 4999, data.fresh_judge.mean(), se)
+    se = data.fresh.judge.std(ddof=1) / np.sqrt(5000)
+    low, high = stats.t.interval(0.95, 4999, data.fresh.judge.mean(), se)
     assert got.width == pytest.approx(high - low, rel=0.02)
     assert (got.low + got.high) / 2 == pytest.approx((low + high) / 2, abs=1e-4)
     assert got.se == pytest.approx(se, rel=0.02)
@@ -155,7 +146,7 @@ def test_interval_of_a_mean_is_the_t_interval():
 def test_interval_has_all_three_sources_of_variance():
     data = example()
     plain = score_interval(prepare(data), ESTIMATORS["direct"].score(prepare(data)))
-    noisy = prepare(dataclasses.replace(data, fresh_judge_var=np.full(400, 0.5)))
+    noisy = prepare(changed(data, fresh_judge_var=np.full(400, 0.5)))
     assert score_interval(noisy, ESTIMATORS["direct"].score(noisy)).se > plain.se
     scarce = prepare(example(labelled=0.1))
     assert score_interval(scarce, ESTIMATORS["direct"].score(scarce)).se > 1.5 * plain.se
@@ -168,7 +159,7 @@ def test_labels_without_variation_are_not_certainty(name):
     n = 110
     label = np.where(np.arange(n) < 30, 0.0, np.nan)
     zero = np.zeros(n)
-    data = PolicyData(log_weight=zero, judge=zero, label=label, fresh_judge=zero, fresh_label=label)
+    data = arrays(log_weight=zero, judge=zero, label=label, fresh_judge=zero, fresh_label=label)
     prep = prepare(data)
     got = score_interval(prep, ESTIMATORS[name].score(prep))
     assert got.low == 0
@@ -183,7 +174,7 @@ def test_small_label_samples_cover():
     for _ in range(200):
         y = np.where(np.arange(n) < 30, (rng.random(n) < 0.05).astype(float), np.nan)
         s = np.round(rng.random(n), 1)
-        prep = prepare(PolicyData(log_weight=np.zeros(n), judge=s, fresh_judge=s, fresh_label=y))
+        prep = prepare(arrays(log_weight=np.zeros(n), judge=s, fresh_judge=s, fresh_label=y))
         got = score_interval(prep, ESTIMATORS["ppi_pp"].score(prep))
         hits += got.low <= 0.05 <= got.high
     assert hits / 200 >= 0.92
@@ -192,8 +183,9 @@ def test_small_label_samples_cover():
 def test_jackknife_and_influence_agree_for_many_rows():
     prep = prepare(example(5000))
     for name in ("snips", "direct", "dr_oracle", "ppi_pp"):
-        a, b = (score_interval(prep, ESTIMATORS[name].score(prep), method=m) for m in ("jackknife", "influence"))
-        assert a.se == pytest.approx(b.se, rel=0.01)
+        score = ESTIMATORS[name].score(prep)
+        a, b = (np.linalg.norm(deviations(prep, score, m)[0]) for m in ("jackknife", "influence"))
+        assert a == pytest.approx(b, rel=0.01)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 3.0])
@@ -204,21 +196,18 @@ def test_what_rests_on_weights_carries_the_unseen_part_however_healthy_they_look
         assert got.method == "empirical_likelihood"
 
 
-def test_weight_audit_names_what_is_wrong():
+def test_weight_audit_tells_healthy_weights():
     rng = np.random.default_rng(0)
     lw = rng.normal(-0.02, 0.2, 2000)
-    assert audit_weights(lw).failures == []
-    assert audit_weights(np.zeros(50)).healthy
-    assert audit_weights(lw + 1).failures == ["mean_weight_out_of_range"]
-    assert audit_weights(lw - 3).failures == ["mean_weight_out_of_range", "off_support"]
     clipped = np.minimum(rng.normal(0, 30, 1000), 20.0)
+    few, heavy = rng.normal(-4.5, 3, 2000), np.append(lw, [3.0, 4.0])
+    assert audit_weights(lw).healthy
+    assert audit_weights(np.zeros(50)).healthy
+    assert not any(audit_weights(x).healthy for x in (lw + 1, lw - 3, clipped, few, heavy, np.empty(0)))
     audit = audit_weights(clipped)
+    assert audit.clip_dominated
     assert audit.ceiling > 100
     assert audit.ess == pytest.approx(audit.ceiling, rel=0.1)
-    assert {"clip_dominated", "khat_undefined", "mean_weight_out_of_range"} <= set(audit.failures)
-    assert "low_ess" in audit_weights(rng.normal(0, 3, 2000)).failures
-    assert "khat_high" in audit_weights(rng.normal(0, 3, 2000)).failures
-    assert audit_weights(np.empty(0)).failures == ["no_log_weights"]
 
 
 def test_audit_is_stable_for_extreme_log_weights():
@@ -244,21 +233,16 @@ def test_interval_contains_its_value_and_stays_in_range():
             score = estimator.score(prep)
             got = score_interval(prep, score)
             assert 0 <= got.low <= np.clip(score.value, 0, 1) <= got.high <= 1
-
-
-def test_no_interval_is_made_of_one_label():
-    label = np.where(np.arange(50) == 0, 1.0, np.nan)
-    prep = prepare(example(50, fresh_label=label))
-    got = score_interval(prep, ESTIMATORS["ppi_pp"].score(prep))
+    one = prepare(example(50, fresh_label=np.where(np.arange(50) == 0, 1.0, np.nan)))
+    got = score_interval(one, ESTIMATORS["ppi_pp"].score(one))
     assert (got.low, got.high, got.se) == (0.0, 1.0, np.inf)
-    assert np.isnan(intervals.NO_INTERVAL.low)
 
 
 @pytest.mark.parametrize("weights", [[0.5], [0.1, 0.1], [1.0, 0.2]])
 def test_a_row_or_two_say_next_to_nothing_whatever_their_weights(weights):
     n = len(weights)
     rewards = np.full(n, 0.244)
-    data = PolicyData(log_weight=np.array(weights), judge=rewards)
+    data = arrays(log_weight=np.array(weights), judge=rewards)
     got = el_score_interval(prepare(data))
     down, up = bounded_mean_radii(rewards, 0.0, 1.0)
     assert got.low <= max(0.0, 0.244 - down) + 1e-12

@@ -7,11 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from arena10k.estimation import ESTIMATORS, compare, diagnostics, evaluate, prepare
+from arena10k.estimation import ESTIMATORS, compare, diagnostics, pareto, prepare
 from arena10k.estimation.context import context
-from arena10k.estimation.evaluate import estimates
-from arena10k.estimation.intervals import audit_weights
-from arena10k.estimation.resampling import bootstrap_ratio
+from arena10k.estimation.evaluation import study
+from arena10k.estimation.pareto import audit_weights
 from arena10k.estimation.verdicts import REFUSE, REPORT
 from arena10k.report import weight_findings
 from statistics_data import public_sample
@@ -36,17 +35,16 @@ def snips(log_weight, reward):
 
 def test_weights(case):
     data, ref = case
-    audit = audit_weights(data.log_weight)
+    audit = audit_weights(data.logged.log_weight)
     assert audit.mean_weight == pytest.approx(ref["mean_raw_w"], rel=1e-9)
     assert audit.ess == pytest.approx(ref["ess"], rel=1e-9)
-    shares = diagnostics.top_shares(data.log_weight)
+    shares = diagnostics.top_shares(data.logged.log_weight)
     assert shares["top_1"] == pytest.approx(ref["max_share"], rel=1e-9)
     assert shares["top_10"] == pytest.approx(ref["top10_share"], rel=1e-9)
-    assert diagnostics.hill(data.log_weight, 50) == pytest.approx(ref["hill_k50"], rel=1e-9)
-    overlap = diagnostics.overlap(data.log_weight)
-    assert overlap["raw"] == pytest.approx(ref["hellinger_affinity_raw"], rel=1e-9)
-    assert overlap["hajek"] == pytest.approx(ref["hellinger_affinity_hajek"], rel=1e-9)
-    typicality = diagnostics.target_typicality(data.logp_target, data.log_weight, data.length)
+    assert pareto.hill(data.logged.log_weight, 50) == pytest.approx(ref["hill_k50"], rel=1e-9)
+    overlap = diagnostics.overlap(data.logged.log_weight)
+    assert overlap == pytest.approx(ref["hellinger_affinity_raw"], rel=1e-9)
+    typicality = diagnostics.target_typicality(data.logged.logp_target, data.logged.log_weight, data.logged.length)
     assert typicality == pytest.approx(ref["ttc_chars_q0.9"], abs=1e-12)
 
 
@@ -64,25 +62,15 @@ def test_values_on_the_calibrated_scale(case, reference):
 def test_values_on_the_judge_scale_and_with_clipped_weights(case):
     data, ref = case
     prep = prepare(data)
-    assert snips(data.log_weight, data.judge) == pytest.approx(ref["snips_judge"], abs=1e-9)
-    assert snips(np.clip(data.log_weight, -20, 20), data.judge) == pytest.approx(ref["snips_judge_logclip20"], abs=1e-9)
+    assert snips(data.logged.log_weight, data.logged.judge) == pytest.approx(ref["snips_judge"], abs=1e-9)
+    assert snips(np.clip(data.logged.log_weight, -20, 20), data.logged.judge) == pytest.approx(
+        ref["snips_judge_logclip20"], abs=1e-9
+    )
     # The published clip is on weights scaled to mean one.
-    w = np.exp(data.log_weight) / np.exp(data.log_weight).mean()
+    w = np.exp(data.logged.log_weight) / np.exp(data.logged.log_weight).mean()
     for ceiling, key in ((10, "snips_iso_clip10"), (100, "snips_iso_clip100")):
         c = np.minimum(w, ceiling)
         assert (c * prep.reward).sum() / c.sum() == pytest.approx(ref[key], abs=1e-9)
-
-
-def test_fast_bootstrap_on_real_weights(case):
-    """Against resampling every row; the sample's own snips_iso_boot_sd has no stated number of replicates."""
-    data, _ = case
-    prep = prepare(data)
-    rng = np.random.default_rng(0)
-    fast = bootstrap_ratio(prep.weight, prep.reward, rng, 20_000)
-    counts = rng.multinomial(data.n, np.full(data.n, 1 / data.n), size=5000)
-    slow = counts @ (prep.weight * prep.reward) / (counts @ prep.weight)
-    assert fast.std() == pytest.approx(slow.std(), rel=0.05)
-    np.testing.assert_allclose(np.quantile(fast, [0.05, 0.95]), np.quantile(slow, [0.05, 0.95]), atol=0.1 * slow.std())
 
 
 def test_published_raw_ips_is_our_snips(shared_data, reference):
@@ -105,73 +93,65 @@ def test_published_direct_and_dr_agree_with_ours_where_nothing_is_wrong(shared_d
 
 
 @pytest.fixture(scope="module")
-def verdicts(shared_data):
+def found(shared_data):
     data = {name: {"deterministic": public_sample(shared_data, name)} for name in POLICIES}
-    return {(r["policy"], r["estimator"]): r for r in estimates(data)}
+    return study(data, clones=["clone"], judge="deterministic")
 
 
-def test_unhelpful_is_refused_by_every_weighting(verdicts):
-    for name in ("ips", "snips", "psis", "calibrated_ips"):
-        row = verdicts["unhelpful", name]
-        assert row["verdict"] == REFUSE
-        assert "off_support" in row["reasons"]
-        assert row["labels_needed"] > 0
-    for name in ("direct", "dr_cpo", "mrdr", "tmle", "stacked_dr", "dr_oracle"):
-        assert verdicts["unhelpful", name]["verdict"] == REFUSE
-        assert "off_support" in verdicts["unhelpful", name]["reasons"]
+def test_unhelpful_is_refused_by_every_weighting_and_the_clone_for_its_mean(found):
+    rows = {(r["policy"], r["estimator"]): r for r in found.rows}
+    for name in (
+        "ips",
+        "snips",
+        "psis",
+        "calibrated_ips",
+        "direct",
+        "dr_cpo",
+        "mrdr",
+        "tmle",
+        "stacked_dr",
+        "dr_oracle",
+    ):
+        assert rows["unhelpful", name]["verdict"] == REFUSE
+        assert "off_support" in rows["unhelpful", name]["reasons"]
+    assert rows["unhelpful", "snips"]["labels_needed"] > 0
+    assert rows["clone", "snips"]["verdict"] == REFUSE
+    assert "mean_weight_impossible" in rows["clone", "snips"]["reasons"]
 
 
-def test_the_clone_shows_the_noise_of_its_log_probs(shared_data, verdicts):
-    noise = diagnostics.clone_noise_floor(public_sample(shared_data, "clone").log_weight)
-    assert not noise.exact
-    assert noise.median_abs == 0
-    assert noise.max_abs > 1
-    assert verdicts["clone", "snips"]["verdict"] == REFUSE
-    assert "mean_weight_impossible" in verdicts["clone", "snips"]["reasons"]
-
-
-def test_weights_of_unhelpful_are_noise_to_the_permutation_null(shared_data):
-    data = public_sample(shared_data, "unhelpful")
-    assert diagnostics.permutation_null(data.log_weight, prepare(data).reward).p_value > 0.05
-
-
-def test_ranking_leaves_out_what_cannot_be_reported(shared_data):
-    contexts = {name: context(public_sample(shared_data, name, probes=name != "unhelpful")) for name in POLICIES}
-    ranked = {r.policy: r for r in compare.ranking(contexts)}
-    assert set(ranked) == {"clone", "parallel_universe_prompt"}
-    assert {r.rank for r in ranked.values()} == {1}
-    assert all(r.estimator == "ppi_pp" for r in ranked.values())
-
-
-def test_a_refused_policy_is_compared_with_none(shared_data):
-    contexts = {name: context(public_sample(shared_data, name, probes=name != "unhelpful")) for name in POLICIES}
-    (only,) = compare.contrasts(contexts)
-    assert {only.a, only.b} == {"clone", "parallel_universe_prompt"}
-    assert not only.significant
-    assert only.low < 0 < only.high
-
-
-def test_reports_audit_the_raw_weights_of_the_sample(shared_data, reference):
-    data = {name: {"deterministic": public_sample(shared_data, name)} for name in POLICIES}
-    study = evaluate.study(data, clones=["clone"])
-    ref = reference["numpy_reference"]["policies"]
-    for name in POLICIES:
-        found = study.reports[name, "deterministic"]
-        assert found.audit.mean_weight == pytest.approx(ref[name]["mean_raw_w"], rel=1e-9)
-        assert (found.noise_floor is not None) == (name == "clone")
-    unhelpful = study.reports["unhelpful", "deterministic"]
+def test_raw_weights_are_audited_and_those_of_unhelpful_are_noise(found, reference):
+    contexts, ref = found.of_judge("deterministic"), reference["numpy_reference"]["policies"]
+    for name, ctx in contexts.items():
+        assert ctx.audit.mean_weight == pytest.approx(ref[name]["mean_raw_w"], rel=1e-9)
+        assert (ctx.noise_floor is not None) == (name == "clone")
+        assert ctx.typicality == pytest.approx(ref[name]["ttc_chars_q0.9"], abs=1e-12)
+        assert (ctx.n_missing_weight, ctx.missing_mass_interval[0] <= ctx.permutation.value) == (0, True)
+    noise, unhelpful = contexts["clone"].noise_floor, contexts["unhelpful"]
+    assert (noise.exact, noise.median_abs, noise.max_abs > 1) == (False, 0, True)
+    assert unhelpful.permutation.p_value > 0.05
     assert unhelpful.missing_mass == pytest.approx(1 - ref["unhelpful"]["mean_raw_w"], rel=1e-9)
     assert unhelpful.el.width > 0.9
-    said = weight_findings.noise_sentence(study.reports.values(), "deterministic")
-    largest = np.abs(public_sample(shared_data, "clone").log_weight).max()
-    assert f"and {largest:.2f} nats (largest), its mean weight is {ref['clone']['mean_raw_w']:.2f}" in said
-    said = weight_findings.audit_sentence(study.reports.values(), "deterministic")
-    assert "The mean weight of unhelpful (0.00429, 1,000 judged rows) implies that 99.6% of its probability" in said
+    told = weight_findings.noise_sentence(contexts.values(), "deterministic")
+    assert f"{noise.max_abs:.2f} nats" in told
+    assert f"{ref['clone']['mean_raw_w']:.2f}" in told
+    told = weight_findings.audit_sentence(contexts.values(), "deterministic")
+    assert "unhelpful (0.00429, 1,000" in told
+    assert "99.6%" in told
+
+
+def test_ranking_and_contrasts_leave_out_what_cannot_be_reported(shared_data):
+    contexts = {name: context(public_sample(shared_data, name, probes=name != "unhelpful")) for name in POLICIES}
+    ranked = compare.ranking(contexts)
+    assert {(r.policy, r.rank, r.estimator) for r in ranked} == {(name, 1, "ppi_pp") for name in POLICIES[:2]}
+    (only,) = compare.contrasts(contexts)
+    assert {only.a, only.b} == set(POLICIES[:2])
+    assert not only.significant
+    assert only.low < 0 < only.high
 
 
 def test_target_labels_make_ppi_report_and_hold_the_probe_mean(shared_data, reference):
     for name in ("clone", "parallel_universe_prompt"):
         data = public_sample(shared_data, name, probes=True)
-        row = next(r for r in estimates({name: {"d": data}}) if r["estimator"] == "ppi_pp")
+        row = next(r for r in study({name: {"d": data}}).rows if r["estimator"] == "ppi_pp")
         assert row["verdict"] == REPORT
         assert row["ci_low"] <= reference["numpy_reference"]["policies"][name]["probe_oracle_mean"] <= row["ci_high"]

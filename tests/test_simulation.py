@@ -7,7 +7,9 @@ import pytest
 from scipy import stats
 
 from arena10k.analysis import Analysis
-from arena10k.estimation import ESTIMATORS, evaluate
+from arena10k.estimation import ESTIMATORS
+from arena10k.estimation.context import context
+from arena10k.estimation.evaluation import study
 from arena10k.estimation.headline import headline
 from arena10k.simulation.simulate import (
     CLIP,
@@ -100,11 +102,11 @@ def test_what_is_simulated_is_what_the_pages_say():
     population, design = Unseen(LogNormal(0.7), 0.03), Design(300, 300, target_labels=40)
     data = draw(population, design, np.random.default_rng(9))
     (cell,) = replicate(population, design, ["snips"], 1, seed=9, analysis=Analysis(judge_shift=0.05))
-    (row,) = evaluate.study({"t": {"j": data}}, Analysis(judge_shift=0.05), estimators=["snips"]).rows
+    (row,) = study({"t": {"j": data}}, Analysis(judge_shift=0.05), estimators=["snips"]).rows
     assert cell.bias == pytest.approx(row["value"] - population.truth())
     assert cell.width == pytest.approx(row["ci_high"] - row["ci_low"])
     *_, head = replicate(population, design, [*ESTIMATORS, HEADLINE], 1, seed=9)
-    told = headline(evaluate.context(data))
+    told = headline(context(data))
     assert head.bias == pytest.approx(told["value"] - population.truth())
     assert (head.report == 1) == (told["verdict"] == "REPORT")
 
@@ -148,7 +150,7 @@ def test_weights_that_are_a_function_of_the_score_do_not_hide_a_fooled_judge():
 
 def test_corrupted_log_probs_sit_at_the_clip_and_never_report():
     data = draw(LogNormal(1.0), Design(n=5000, corrupted=0.1), np.random.default_rng(0))
-    assert (data.log_weight == CLIP).mean() == pytest.approx(0.1, abs=0.02)
+    assert (data.logged.log_weight == CLIP).mean() == pytest.approx(0.1, abs=0.02)
     snips, ips = replicate(LogNormal(1.0), Design(corrupted=0.01), ["snips", "ips"], 40)
     assert snips.report == ips.report == 0
     assert snips.refused == 1

@@ -17,8 +17,8 @@ from arena10k.ablations.scores import MEASURES, Truth, known_order, score, summa
 from arena10k.ablations.sweep import Settings, Variant, sweep
 from arena10k.errors import ArenaError
 from arena10k.estimation import ESTIMATORS, Estimator, Score, Term
-from arena10k.estimation.evaluate import estimates
-from statistics_data import example
+from arena10k.estimation.evaluation import study
+from statistics_data import changed, example
 from stub_run import forked
 
 LEVELS = {"prompts": [60, None], "labels": [0.3, None]}
@@ -28,7 +28,7 @@ SEEDS = 3
 
 @pytest.fixture(scope="module")
 def data():
-    logged = {"judge": example().judge, "label": example().label}
+    logged = {"judge": example().logged.judge, "label": example().logged.label}
     return {f"pi_{k}": example(seed=k, sigma=0.4 + k, **logged) for k in range(2)}
 
 
@@ -45,39 +45,40 @@ def taken(name, data, level):
 
 
 def test_a_smaller_part_is_in_the_larger_one_for_every_policy(data):
-    marked = {p: replace(d, length=d.cluster.astype(float), fresh_length=d.fresh_cluster.astype(float))
+    marked = {p: changed(d, length=d.logged.cluster.astype(float), fresh_length=d.fresh.cluster.astype(float))
               for p, d in data.items()}  # fmt: skip
     small, large = (taken("prompts", marked, n) for n in (50, 120))
-    sets = {frozenset(d.length) for d in small.values()} | {frozenset(d.fresh_length) for d in small.values()}
+    sets = {frozenset(d.logged.length) for d in small.values()} | {frozenset(d.fresh.length) for d in small.values()}
     (prompts,) = sets
     assert len(prompts) == 50
-    assert prompts < set(large["pi_0"].length)
-    assert set(small["pi_0"].cluster) == set(range(50))
-    np.testing.assert_array_equal(small["pi_0"].judge, data["pi_0"].judge[small["pi_0"].length.astype(int)])
+    assert prompts < set(large["pi_0"].logged.length)
+    part = small["pi_0"].logged
+    assert set(part.cluster) == set(range(50))
+    np.testing.assert_array_equal(part.judge, data["pi_0"].logged.judge[part.length.astype(int)])
     assert taken("prompts", data, 10_000) is data
 
 
 def test_labels_are_taken_away_by_prompt_and_nothing_else_changes(data):
     few, more = (taken("labels", data, share)["pi_1"] for share in (0.1, 0.5))
-    had = ~np.isnan(data["pi_1"].label)
-    assert (~np.isnan(few.label)).sum() == round(0.1 * had.sum())
-    assert (~np.isnan(more.fresh_label)).sum() == 30
-    assert set(np.flatnonzero(~np.isnan(few.label))) < set(np.flatnonzero(~np.isnan(more.label)))
-    left = ~np.isnan(more.label)
-    np.testing.assert_array_equal(more.label[left], data["pi_1"].label[left])
-    np.testing.assert_array_equal(more.log_weight, data["pi_1"].log_weight)
-    none = {"pi": replace(data["pi_1"], label=np.full_like(data["pi_1"].label, np.nan))}
-    assert np.isnan(taken("labels", none, 0.5)["pi"].label).all()
+    had = ~np.isnan(data["pi_1"].logged.label)
+    assert (~np.isnan(few.logged.label)).sum() == round(0.1 * had.sum())
+    assert (~np.isnan(more.fresh.label)).sum() == 30
+    assert set(np.flatnonzero(~np.isnan(few.logged.label))) < set(np.flatnonzero(~np.isnan(more.logged.label)))
+    left = ~np.isnan(more.logged.label)
+    np.testing.assert_array_equal(more.logged.label[left], data["pi_1"].logged.label[left])
+    np.testing.assert_array_equal(more.logged.log_weight, data["pi_1"].logged.log_weight)
+    none = {"pi": changed(data["pi_1"], label=np.full(400, np.nan))}
+    assert np.isnan(taken("labels", none, 0.5)["pi"].logged.label).all()
 
 
 def test_treatments_change_the_shortest_rows_only(data):
     base = -50.0 - np.arange(400) / 10
-    own = replace(data["pi_0"], logp_target=base + data["pi_0"].log_weight)
-    hit = corrupted_rows(own, 0.05)
+    data = data["pi_0"].with_logged(logp_target=base + data["pi_0"].logged.log_weight)
+    own, hit = data.logged, corrupted_rows(data, 0.05)
     assert hit.sum() == 20
     assert own.length[hit].max() <= own.length[~hit].min()
-    assert not corrupted_rows(own, 0.0).any()
-    made = {name: treat({"p": own}, name, 0.05)["p"] for name in TREATMENTS}
+    assert not corrupted_rows(data, 0.0).any()
+    made = {name: treat({"p": data}, name, 0.05)["p"].logged for name in TREATMENTS}
     lw, logp = ({name: getattr(d, kind) for name, d in made.items()} for kind in ("log_weight", "logp_target"))
     np.testing.assert_array_equal(lw["recorded"], own.log_weight)
     assert np.isnan(lw["quarantined"][hit]).all()
@@ -89,7 +90,7 @@ def test_treatments_change_the_shortest_rows_only(data):
         np.testing.assert_array_equal(logp[name][~hit], own.logp_target[~hit])
     assert (logp["sentinels"][hit] == 0).all()
     assert (logp["sentinels_clipped"][hit] == 0).all()
-    logging = {"p": replace(own, is_logging=True)}
+    logging = {"p": replace(data, is_logging=True)}
     assert treat(logging, "sentinels", 0.05)["p"] is logging["p"]
 
 
@@ -97,7 +98,7 @@ def test_treatments_change_the_shortest_rows_only(data):
 
 
 def test_all_of_the_data_gives_the_estimates_of_the_run(data, measured):
-    by_name = {(r["policy"], r["estimator"]): r for r in estimates({p: {"j": d} for p, d in data.items()})}
+    by_name = {(r["policy"], r["estimator"]): r for r in study({p: {"j": d} for p, d in data.items()}).rows}
     whole = measured[measured.prompts.isna() & measured.labels.isna() & (measured.calibration == "isotonic")]
     assert len(whole) == 4 * 2 * SEEDS
     for row in whole.itertuples():
@@ -244,8 +245,8 @@ def test_cells_of_other_code_data_or_settings_are_not_taken_and_go(data, tmp_pat
         monkeypatch.setattr(engine, "code_digest", lambda: "edited")
     if what == "estimator":
         monkeypatch.setitem(ESTIMATORS, "snips", replace(ESTIMATORS["snips"], function=other))
-    changed = {p: replace(d, judge=d.judge[::-1].copy()) for p, d in data.items()} if what == "data" else data
-    grid(changed, Settings(seed=2) if what == "settings" else Settings())
+    turned = {p: changed(d, judge=d.logged.judge[::-1].copy()) for p, d in data.items()} if what == "data" else data
+    grid(turned, Settings(seed=2) if what == "settings" else Settings())
     (after,) = kept(tmp_path)
     assert after != before
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from arena10k.audit import consistency
 from arena10k.cli import main
 from arena10k.estimation import outliers
-from arena10k.estimation.evaluate import estimates
+from arena10k.estimation.evaluation import study
 from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT
 from arena10k.run import Run
 from statistics_data import example
@@ -78,7 +78,7 @@ def given(home, kind, **columns):
 
 def weighted(run):
     table = run.table()
-    rows = run.study(table, reports=False).rows
+    rows = run.study(table).rows
     judge = run.params.estimation.judge
     return {
         r["estimator"]: r for r in rows if (r["policy"], r["judge"]) == ("pi", judge) and r["estimator"] in WEIGHTED
@@ -165,10 +165,10 @@ def test_labels_of_one_number_within_the_scale_are_caution_at_best(own, value):
     """Of 1,000 logged responses 334 are labelled, or 40 of the target's own; at an end of the scale it may be so."""
     if own:
         data = example(1000, target_labels=40)
-        data.fresh_label[~np.isnan(data.fresh_label)] = value
+        data.fresh.label[~np.isnan(data.fresh.label)] = value
     else:
         data = example(1000, target_labels=0, label=np.where(np.arange(1000) % 3, np.nan, value))
-    rows = {r["estimator"]: r for r in estimates({"target": {"deterministic": data}})}
+    rows = {r["estimator"]: r for r in study({"target": {"deterministic": data}}).rows}
     for name in ("ppi_pp",) if own else ("snips", "ips", "dr_cpo"):
         assert ("constant_labels" in rows[name]["reasons"]) == (value == 0.7)
         assert value == 1 or rows[name]["verdict"] in (CAUTION, REFUSE)

@@ -20,8 +20,8 @@ from arena10k import attribution, paths
 from arena10k.attribution import Investigation
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, NothingToShow
-from arena10k.estimation import ESTIMATORS, PolicyData, compare, evaluate, planning, policies_data
-from arena10k.estimation.evaluate import Study
+from arena10k.estimation import ESTIMATORS, PolicyData, compare, evaluation, planning, policies_data
+from arena10k.estimation.evaluation import Evaluation
 from arena10k.explore.answers import Diagnosis, Estimates, Explanation
 from arena10k.explore.rows import PromptView, disagreements, heavy_rows
 from arena10k.explore.selection import Slice, Where, choose, some
@@ -192,7 +192,7 @@ class Run:
         judges = some("judge mode", judge, self._modes(part.table)) or [self.params.estimation.judge]
         names = some("policy", policies, part.table.policies)
         chosen = some("estimator", estimators, ESTIMATORS)
-        return Estimates(self.study(part.table, False, names, chosen, judges), part, judges)
+        return Estimates(self.study(part.table, names, chosen, judges), part, judges)
 
     def diagnose(self, policy: str, judge: str | None = None, where: Where = None) -> Diagnosis:
         """What is wrong with a policy's weights or its judge, in words, with the measures behind them.
@@ -313,36 +313,34 @@ class Run:
     def study(
         self,
         table: Table,
-        reports: bool = True,
         policies: Iterable[str] | None = None,
         estimators: Iterable[str] | None = None,
         judges: Iterable[str] | None = None,
-    ) -> Study:
-        """Every estimator, interval and verdict for every policy and judge mode, or for those named alone, and with
-        `reports` the diagnostics. Contexts are kept of the headline's judge mode, or of `judges`."""
+    ) -> Evaluation:
+        """Every estimator, interval and verdict, with the diagnostics, for every policy and judge mode, or for those
+        named alone."""
         e, modes = self.params.estimation, None if judges is None else list(judges)
         arrays = self.arrays(table)
         names = list(arrays) if policies is None else list(policies)
         chosen = {p: {m: data for m, data in arrays[p].items() if modes is None or m in modes} for p in names}
-        return evaluate.study(
+        return evaluation.study(
             chosen,
             e.analysis,
             table.quarantined,
             self.flags,
             estimators,
             clones=self.source.clones(table),
-            reports=reports,
-            contexts=[e.judge] if modes is None else modes,
+            judge=e.judge,
         )
 
-    def estimates(self, table: Table, study: Study | None = None) -> dict[str, Any]:
+    def estimates(self, table: Table, study: Evaluation | None = None) -> dict[str, Any]:
         """The content of `estimates.json`: one row per policy, estimator and judge mode; who ranks where (policies
         with an accepted one, ties share a rank), the difference of every two of them and what would turn their order
         round, in the headline judge mode.
 
         `study` is that of `table`, where it is there already.
         """
-        e, study = self.params.estimation, study or self.study(table, reports=False)
+        e, study = self.params.estimation, study or self.study(table)
         contexts = study.of_judge(e.judge)
         pairs = compare.contrasts(contexts)
         head = {"run": self.name, "n": len(table.logged), "created": self.created}
@@ -356,7 +354,7 @@ class Run:
             "rows": study.rows,
         }
 
-    def plans(self, study: Study) -> pd.DataFrame:
+    def plans(self, study: Evaluation) -> pd.DataFrame:
         """What an interval of each wanted width takes, by policy and estimator (PPI++ and direct): `labels`, `draws`,
         and the cost in US dollars of what is not there yet. The widths are params' `width` times 2, 1, 1/2 and 1/4."""
         e = self.params.estimation

@@ -8,13 +8,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from arena10k.estimation import PolicyData
-from arena10k.estimation.data import FRESH, LOGGED
-from arena10k.estimation.prepare import adder
+from arena10k.estimation import PolicyData, Rows
+from arena10k.estimation.calibration import adder
 
 #: One policy's arrays by policy; all policies share their logged rows.
 Data = Mapping[str, PolicyData]
@@ -45,9 +43,10 @@ def factor(name: str) -> Callable[[Factor], Factor]:
 def corrupted_rows(data: PolicyData, share: float) -> np.ndarray:
     """Mask (n,) of the rows whose target log-probs are taken to have failed: the shortest responses, the same for every
     policy, as in the incident that the treatments are about. At least one row where `share` is not 0."""
-    rows = np.zeros(data.n, dtype=bool)
-    size = min(max(round(share * data.n), 1), data.n) if share else 0
-    rows[np.argsort(data.length, kind="stable")[:size]] = True
+    n = len(data.logged)
+    rows = np.zeros(n, dtype=bool)
+    size = min(max(round(share * n), 1), n) if share else 0
+    rows[np.argsort(data.logged.length, kind="stable")[:size]] = True
     return rows
 
 
@@ -65,9 +64,9 @@ def recorded(data: PolicyData, rows: np.ndarray) -> PolicyData:
 
 def _with(data: PolicyData, rows: np.ndarray, value: float) -> PolicyData:
     """The data with the target's log-prob of `rows` replaced by `value`, and their log-weights as that makes them."""
-    base = data.logp_target - data.log_weight
-    log_weight = np.where(rows, value - base, data.log_weight)
-    return replace(data, logp_target=np.where(rows, value, data.logp_target), log_weight=log_weight)
+    logp, log_weight = data.logged.logp_target, data.logged.log_weight
+    changed = np.where(rows, value - (logp - log_weight), log_weight)
+    return data.with_logged(logp_target=np.where(rows, value, logp), log_weight=changed)
 
 
 @treatment("sentinels")
@@ -80,7 +79,7 @@ def sentinels(data: PolicyData, rows: np.ndarray) -> PolicyData:
 def sentinels_clipped(data: PolicyData, rows: np.ndarray) -> PolicyData:
     """Failed log-probs stand as the sentinel, log-weights are clipped: the published procedure."""
     believed = _with(data, rows, SENTINEL)
-    return replace(believed, log_weight=np.clip(believed.log_weight, -CLIP, CLIP))
+    return believed.with_logged(log_weight=np.clip(believed.logged.log_weight, -CLIP, CLIP))
 
 
 @treatment("quarantined")
@@ -98,7 +97,8 @@ def apply(data: Data, levels: Mapping[str, float | None], seed: int, replicate: 
 
 def _ranks(data: Data, rng: np.random.Generator) -> np.ndarray:
     """The place (0 first) of each prompt in a random order, of all that any policy has a row of."""
-    size = 1 + max((int(c.max()) for d in data.values() for c in (d.cluster, d.fresh_cluster) if len(c)), default=-1)
+    codes = [c for d in data.values() for c in (d.logged.cluster, d.fresh.cluster) if len(c)]
+    size = 1 + max((int(c.max()) for c in codes), default=-1)
     ranks = np.empty(size, dtype=np.int64)
     ranks[rng.permutation(size)] = np.arange(size)
     return ranks
@@ -112,15 +112,12 @@ def prompts(data: Data, level: float | None, rng: np.random.Generator) -> Data:
         return data
     keep = ranks < level
     number = np.cumsum(keep) - 1
-    taken = {}
-    for policy, arrays in data.items():
-        changes: dict[str, Any] = {}
-        for names, cluster in ((LOGGED, arrays.cluster), (FRESH, arrays.fresh_cluster)):
-            rows = np.flatnonzero(keep[cluster])
-            changes |= {name: getattr(arrays, name)[rows] for name in names}
-        changes |= {name: number[changes[name]] for name in ("cluster", "fresh_cluster")}
-        taken[policy] = replace(arrays, **changes)
-    return taken
+
+    def part(rows: Rows) -> Rows:
+        some = rows.take(np.flatnonzero(keep[rows.cluster]))
+        return replace(some, cluster=number[some.cluster])
+
+    return {p: replace(d, logged=part(d.logged), fresh=part(d.fresh)) for p, d in data.items()}
 
 
 @factor("labels")
@@ -131,14 +128,11 @@ def labels(data: Data, level: float | None, rng: np.random.Generator) -> Data:
     if level is None:
         return data
 
-    def some(label: np.ndarray, cluster: np.ndarray) -> np.ndarray:
-        has = np.sort(ranks[np.unique(cluster[~np.isnan(label)])])
+    def some(rows: Rows) -> Rows:
+        has = np.sort(ranks[np.unique(rows.cluster[rows.labelled > 0])])
         if not len(has):
-            return label
+            return rows
         last = has[min(max(round(level * len(has)), 1), len(has)) - 1]
-        return np.where(ranks[cluster] <= last, label, np.nan)
+        return replace(rows, label=np.where(ranks[rows.cluster] <= last, rows.label, np.nan))
 
-    return {
-        p: replace(d, label=some(d.label, d.cluster), fresh_label=some(d.fresh_label, d.fresh_cluster))
-        for p, d in data.items()
-    }
+    return {p: replace(d, logged=some(d.logged), fresh=some(d.fresh)) for p, d in data.items()}

@@ -17,9 +17,8 @@ from arena10k.ablations.scores import Truth, summary
 from arena10k.ablations.sweep import Settings, Variant, sweep
 from arena10k.errors import NothingToShow, ParamsError, section
 from arena10k.estimation import ESTIMATORS, PolicyData, prompt_fold
-from arena10k.estimation.context import context
-from arena10k.estimation.evaluate import PolicyReport, report
-from arena10k.estimation.prepare import CALIBRATIONS
+from arena10k.estimation.calibration import CALIBRATIONS
+from arena10k.estimation.context import PolicyContext, context
 from arena10k.estimation.verdicts import estimate_row
 from arena10k.frames.records import JUDGE_MODES
 from arena10k.frames.table import Table
@@ -169,7 +168,7 @@ class CellResult:
 
     cell: Cell
     rows: list[dict[str, Any]]
-    reports: list[PolicyReport]
+    contexts: list[PolicyContext]
     scores: pd.DataFrame
     truth: list[Truth]
     labels: int
@@ -196,25 +195,25 @@ def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
     arrays = {p: modes[cell.judge] for p, modes in run.arrays(seen).items() if p != seen.logging_policy}
     arrays = treat(arrays, cell.treatment, a.corrupted)
     settings = Settings(e.analysis, run.params.seed, run.flags)
-    rows, reports = complete(arrays, cell, settings)
+    rows, contexts = complete(arrays, cell, settings)
     levels = {name: [None if level == "all" else level for level in some] for name, some in a.sweep.items()}
     variant = Variant(cell.estimator, cell.calibration)
     frame = sweep(arrays, [variant], levels, a.seeds, settings, folder(run.name, cell.name) / "sweep")
     scores = summary(frame, truth, ["estimator", "calibration", *levels], e.confidence)
     labels = labels_used(arrays, cell, settings, rows)
-    return CellResult(cell, rows, reports, scores, truth, labels, frame.attrs["seconds"])
+    return CellResult(cell, rows, contexts, scores, truth, labels, frame.attrs["seconds"])
 
 
 def complete(
     arrays: Mapping[str, PolicyData], cell: Cell, settings: Settings
-) -> tuple[list[dict[str, Any]], list[PolicyReport]]:
+) -> tuple[list[dict[str, Any]], list[PolicyContext]]:
     """Rows as in estimates.json, of one estimator and calibration on all of the data, and the diagnostics."""
-    rows, reports = [], []
+    rows, contexts = [], []
     for policy, data in arrays.items():
-        ctx = context(data, *settings.of(policy, cell.calibration))
+        ctx = context(data, *settings.of(policy, cell.calibration), policy=policy, judge=cell.judge)
         rows.append({"policy": policy, "judge": cell.judge, **estimate_row(ctx, ESTIMATORS[cell.estimator])})
-        reports.append(report(policy, cell.judge, data, ctx))
-    return rows, reports
+        contexts.append(ctx)
+    return rows, contexts
 
 
 def labels_used(
@@ -223,15 +222,16 @@ def labels_used(
     """Oracle labels that the estimates `rows` rest on: those of the logged responses, and those of the targets' own
     draws, are counted where some value or interval would be another without them."""
     with_labels, used = {row["policy"]: [row[name] for name in ("value", "ci_low", "ci_high")] for row in rows}, 0
-    for kind, count in (("label", max), ("fresh_label", sum)):
+    for kind, count in (("logged", max), ("fresh", sum)):
         without = {}
         for policy, data in arrays.items():
-            blind = replace(data, **{kind: np.full_like(getattr(data, kind), np.nan)})
+            rows_of = getattr(data, kind)
+            blind = replace(data, **{kind: replace(rows_of, label=np.full(len(rows_of), np.nan))})
             ctx = context(blind, *settings.of(policy, cell.calibration))
             row = estimate_row(ctx, ESTIMATORS[cell.estimator], plan=False)
             without[policy] = [row[name] for name in ("value", "ci_low", "ci_high")]
         if without != with_labels:
-            used += count(int(np.isfinite(getattr(data, kind)).sum()) for data in arrays.values())
+            used += count(int(getattr(data, kind).labelled.sum()) for data in arrays.values())
     return used
 
 

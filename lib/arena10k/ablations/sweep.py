@@ -28,8 +28,8 @@ from arena10k.ablations.scores import MEASURES
 from arena10k.analysis import DEFAULT, Analysis
 from arena10k.errors import ArenaError, one_line
 from arena10k.estimation import ESTIMATORS
+from arena10k.estimation.calibration import CALIBRATIONS
 from arena10k.estimation.context import context
-from arena10k.estimation.prepare import CALIBRATIONS
 from arena10k.estimation.verdicts import estimate_row
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from scipy import stats
 
 from arena10k.attribution.game import Game
 from arena10k.estimation import ESTIMATORS, Score, Term, deviations
-from arena10k.estimation.intervals import WeightAudit, audit_weights, score_interval
+from arena10k.estimation.intervals import score_interval
+from arena10k.estimation.pareto import WeightAudit, audit_weights
 
 #: Of a run; and the smallest difference that counts.
 FALSE_ALARM_RATE = 0.05

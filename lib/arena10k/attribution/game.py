@@ -71,7 +71,7 @@ class Case:
 
     def __post_init__(self) -> None:
         if self.raw_log_weight is None:
-            object.__setattr__(self, "raw_log_weight", self.data.log_weight)
+            object.__setattr__(self, "raw_log_weight", self.data.logged.log_weight)
 
     @property
     def published_log_weight(self) -> np.ndarray:
@@ -81,7 +81,7 @@ class Case:
 
 def corrupted_rows(case: Case) -> np.ndarray:
     """Rows (n,) whose published log-weight is not the repaired one."""
-    raw, clean = case.raw_log_weight, case.data.log_weight
+    raw, clean = case.raw_log_weight, case.data.logged.log_weight
     with np.errstate(invalid="ignore"):
         same = (np.abs(raw - clean) <= _SAME) | (raw == clean)
     return np.asarray(~np.isnan(raw) & ~same)
@@ -104,7 +104,7 @@ def _clipped(log_weight: np.ndarray, clip: float | None) -> np.ndarray:
 def weightings(case: Case, keep: np.ndarray) -> np.ndarray:
     """Log-weights (4, rows) of the rows `keep` (n,), a mask: as published, after S, C and T; -inf for rows not in
     use."""
-    clean = case.data.log_weight[keep]
+    clean = case.data.logged.log_weight[keep]
     published = np.where(corrupted_rows(case)[keep], case.raw_log_weight[keep], clean)
     states = np.stack([_clipped(published, case.clip), _clipped(clean, case.clip), clean, clean])
     states = np.where(np.isnan(states), -np.inf, states)
@@ -136,7 +136,7 @@ class Game:
 
 def make_game(case: Case, prep: Prepared, trusted: Score | None = None, mismatch: bool = False) -> Game:
     """The game of a case; `prep` is that of its data."""
-    return Game(prep, weightings(case, ~np.isnan(case.data.judge)), trusted, mismatch)
+    return Game(prep, weightings(case, ~np.isnan(case.data.logged.judge)), trusted, mismatch)
 
 
 def normalised(counts: np.ndarray, log_weight: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from arena10k.analysis import DEFAULT, Analysis
 from arena10k.attribution import detection, weights
 from arena10k.attribution.game import CAUSES, Case, Game, corrupted_rows, make_game, missing_mass, point_parts
 from arena10k.attribution.resample import Replicates, bootstrap, percentile_interval, prompt_counts
-from arena10k.estimation import ESTIMATORS, N_FOLDS, policy_data
+from arena10k.estimation import ESTIMATORS, N_FOLDS, policies_data
 from arena10k.estimation.context import PolicyContext, context
 from arena10k.estimation.data import LEFT_OUT
 from arena10k.estimation.headline import headline
@@ -147,11 +147,11 @@ def cases(
         if values is not table.logged or column != f"logp_{policy}":
             changed.add(policy)
         stored[policy] = values[column].to_numpy(float, na_value=np.nan)
-    out = {}
+    out, arrays = {}, policies_data(table.logged, table.fresh, names, [judge_mode], base, folds)
     for policy in names:
-        data = policy_data(table.logged, table.fresh, policy, judge_mode, base, folds)
         differs = policy != base and changed & {policy, base}
-        out[policy] = Case(data, stored[policy] - stored[base] if differs else LEFT_OUT, clip)
+        published = stored[policy] - stored[base] if differs else LEFT_OUT
+        out[policy] = Case(arrays[policy][judge_mode], published, clip)
     return out
 
 
@@ -169,7 +169,7 @@ def investigate(
 
     Parameters
     ----------
-    truth : measured values, stated but never used. flags : as for `evaluate.estimates`.
+    truth : measured values, stated but never used. flags : as for `evaluation.study`.
     replicates : bootstrap resamples, the same prompts for every policy.
     mismatch : by policy, whether weights and draws are of different policies; by its own test where left out.
     """
@@ -214,7 +214,7 @@ def _explained(
     """The fields of a `Finding` that say what its number is made of."""
     parts, confidence = point_parts(game), ctx.analysis.confidence
     low, high = percentile_interval(drawn.parts, confidence)
-    bad = corrupted_rows(case)[~np.isnan(case.data.judge)]
+    bad = corrupted_rows(case)[~np.isnan(case.data.logged.judge)]
     share = float(weights.self_normalised(game.published_log_weight)[bad].sum())
     covered = 1 - float(missing_mass(game, np.ones((1, len(game.prep.logged))))[0])
     on = float(weights.self_normalised(game.clean_log_weight) @ ctx.prep.reward)

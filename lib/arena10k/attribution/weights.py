@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from arena10k.attribution.game import normalised
-from arena10k.estimation.intervals import audit_weights, missing_mass_interval
+from arena10k.estimation.intervals import missing_mass_interval
+from arena10k.estimation.pareto import audit_weights
 
 _TIE = 1e-12
 #: Rows that are taken out, at most, to change who ranks first; groups of response lengths; strengths of a shrinkage.

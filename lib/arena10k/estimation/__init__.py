@@ -1,7 +1,7 @@
 """Estimators of a policy's value. Adding one is one function `Prepared -> Score` under `@register("name")`."""
 
 from arena10k.estimation import fresh, robust, weighted
-from arena10k.estimation.data import N_FOLDS, PolicyData, policies_data, policy_data, prompt_fold
+from arena10k.estimation.data import N_FOLDS, PolicyData, Rows, policies_data, prompt_fold
 from arena10k.estimation.prepare import Prepared, prepare
 from arena10k.estimation.score import ESTIMATORS, Estimator, Score, Term, deviations, register
 
@@ -11,12 +11,12 @@ __all__ = [
     "Estimator",
     "PolicyData",
     "Prepared",
+    "Rows",
     "Score",
     "Term",
     "deviations",
     "fresh",
     "policies_data",
-    "policy_data",
     "prepare",
     "prompt_fold",
     "register",

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
-from arena10k.estimation import quantiles
 from arena10k.estimation.intervals import (
     EMPIRICAL_LIKELIHOOD,
-    ByCluster,
     Interval,
     bounded_mean_radii,
     el_interval,
     label_radii,
+    normal,
     score_interval,
     variance_of,
 )
@@ -28,16 +27,13 @@ def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]
     no labelled row shows: such a one has a chance of at most -log(1 - confidence) / k under P0, k clusters, and at most
     the weight of the heaviest such share of the logged rows (all of them, labelled or not): the rule of three with
     weights."""
-    has = prep.logged.labelled * prep.has_weight > 0
-    k = prep.logged.clusters(has)
+    k, w = prep.logged.clusters(prep.weighted_labels), prep.raw_weight
     if k == 0:
         return 1.0, 1.0
-    share = min(1.0, -np.log(1 - confidence) / k)
+    size = max(1, int(np.ceil(min(1.0, -np.log(1 - confidence) / k) * len(w))))
     with np.errstate(over="ignore", invalid="ignore"):
-        w = np.exp(prep.raw_log_weight)
-        size = max(1, int(np.ceil(share * len(w))))
         heavy = float(np.partition(w, len(w) - size)[len(w) - size :].sum()) / len(w)
-    f = prep.reward_oof[has]
+    f = prep.reward_oof[prep.weighted_labels]
     return min(1.0, heavy * float(f.max())), min(1.0, heavy * float(1 - f.min()))
 
 
@@ -93,17 +89,15 @@ def labelled_interval(prep: Prepared, score: Score, confidence: float) -> Interv
     found = _stretched(found, extrapolation(prep, "fresh"))
     if exact is None or exact[1] - exact[0] >= found.width:
         return found
-    low, high = min(exact[0], score.value), max(exact[1], score.value)
-    return Interval(
-        max(0.0, low), min(1.0, high), (exact[1] - exact[0]) / (2 * quantiles.normal(confidence)), "exact", found.df
-    )
+    low, high = max(0.0, min(exact[0], score.value)), min(1.0, max(exact[1], score.value))
+    return Interval(low, high, (exact[1] - exact[0]) / (2 * normal(confidence)), "exact", found.df)
 
 
 def _spanning(low: float, high: float, confidence: float, method: str, df: float = float("nan")) -> Interval:
     """The interval from `low` to `high`, cut at the ends of the scale; its standard error is what a normal one of that
     width has."""
     low, high = max(0.0, low), min(1.0, high)
-    return Interval(low, high, (high - low) / (2 * quantiles.normal(confidence)), method, df)
+    return Interval(low, high, (high - low) / (2 * normal(confidence)), method, df)
 
 
 def _weighted(
@@ -111,7 +105,7 @@ def _weighted(
 ) -> Interval:
     """EL `bounds` widened by the variance `extra` in quadrature, and never inside of `centre` with any of `radii`."""
     middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
-    reach = float(np.hypot(half, quantiles.normal(confidence) * np.sqrt(extra))) if np.isfinite(extra) else 1.0
+    reach = float(np.hypot(half, normal(confidence) * np.sqrt(extra))) if np.isfinite(extra) else 1.0
     low, high = middle - reach, middle + reach
     if np.isfinite(centre):
         low = min([low, *(centre - down for down, _ in radii)])
@@ -119,7 +113,7 @@ def _weighted(
     return _spanning(low, high, confidence, EMPIRICAL_LIKELIHOOD)
 
 
-def el_score_interval(prep: Prepared, confidence: float = 0.95, w_max: float = float("inf")) -> Interval:
+def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
     """Under the belief in weights, the EL interval of a policy: the same for every estimator that only re-weights
     logged rows.
 
@@ -128,14 +122,12 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95, w_max: float = f
     quadrature. Never narrower than the interval of the unweighted mean of f(S), for on one or two rows empirical
     likelihood, which holds for many, would have nothing left to vary; nor than an unseen label allows.
     """
-    keep = prep.has_weight > 0
-    by_cluster = _clustered(prep, keep)
     reward, base = prep.reward, prep.once("snips", ESTIMATORS["snips"].score)
-    radii = [bounded_mean_radii(by_cluster(prep.reward[keep]), 0.0, 1.0, confidence)]
+    radii = [bounded_mean_radii(prep.by_cluster(prep.reward[prep.weighted]), 0.0, 1.0, confidence)]
     if prep.source == "logged":
         reward = prep.reward_oof + _spread_residual(prep)
         radii.append(unseen_label_radii(prep, confidence))
-    bounds = el_interval(prep.raw_log_weight, reward[keep], confidence, w_max, by_cluster)
+    bounds = el_interval(prep.raw_log_weight, reward[prep.weighted], confidence, by_cluster=prep.by_cluster)
     extra, shift = calibration_variance(prep, base) + judge_variance(prep, base), base.shift
     if prep.source == "fresh":
         # The target's own labels trained f: what f leaves out is their residual.
@@ -147,10 +139,6 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95, w_max: float = f
     return _stretched(found, extrapolation(prep, prep.source)) if prep.source else found
 
 
-def _clustered(prep: Prepared, keep: np.ndarray) -> ByCluster:
-    return lambda values: prep.logged.by_cluster(values, keep)
-
-
 def _spread_residual(prep: Prepared) -> np.ndarray:
     """The label residual of the labelled weighted logged rows over their share of the weighted rows, 0 elsewhere."""
     has = prep.logged.label_weight * prep.has_weight
@@ -158,36 +146,28 @@ def _spread_residual(prep: Prepared) -> np.ndarray:
     return has * prep.label_residual / share if share > 0 else np.zeros(len(has))
 
 
-def weighted_residual_limits(
-    prep: Prepared, confidence: float, w_max: float = float("inf")
-) -> tuple[float, float, float]:
+def weighted_residual_limits(prep: Prepared, confidence: float) -> tuple[float, float, float]:
     """Mean of Y - f(S) under the target by the weights of the labelled logged rows, and its EL limits; what the log
     does not show may be anything within [-max f, 1 - min f]."""
-    key = ("weighted residual", confidence, w_max)
-    return prep.once(key, lambda p: _weighted_residual(p, confidence, w_max))
+
+    def make(p: Prepared) -> tuple[float, float, float]:
+        f, residual = np.concatenate([p.fresh_oof, p.reward_oof[p.weighted]]), _spread_residual(p)[p.weighted]
+        ends = (-float(f.max()), 1 - float(f.min()))
+        low, high = el_interval(p.raw_log_weight, residual, confidence, by_cluster=p.by_cluster, ends=ends)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(p.by_cluster(p.raw_weight * residual).mean()), low, high
+
+    return prep.once(("weighted residual", confidence), make)
 
 
-def _weighted_residual(prep: Prepared, confidence: float, w_max: float) -> tuple[float, float, float]:
-    keep = prep.has_weight > 0
-    f = np.concatenate([prep.fresh_oof, prep.reward_oof[keep]])
-    ends = (-float(f.max()), 1 - float(f.min()))
-    residual = _spread_residual(prep)[keep]
-    low, high = el_interval(prep.raw_log_weight, residual, confidence, w_max, _clustered(prep, keep), ends)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return float(_clustered(prep, keep)(np.exp(prep.raw_log_weight) * residual).mean()), low, high
-
-
-def el_residual_interval(
-    prep: Prepared, score: Score, confidence: float = 0.95, w_max: float = float("inf")
-) -> Interval:
+def el_residual_interval(prep: Prepared, score: Score, confidence: float = 0.95) -> Interval:
     """Under the belief in weights, the interval of a mean of f(S') plus a weighted label residual (`dr_oracle`).
 
     EL on the residual; what the fresh draws and the training of f add to its variance in quadrature (with the
     covariance of prompts that both share).
     """
-    _, low, high = weighted_residual_limits(prep, confidence, w_max)
-    logged = Score(tuple(t for t in score.terms if t.sample == "logged"))
-    fresh = Score(tuple(t for t in score.terms if t.sample == "fresh"))
+    _, low, high = weighted_residual_limits(prep, confidence)
+    logged, fresh = (Score(tuple(t for t in score.terms if t.sample == name)) for name in ("logged", "fresh"))
     sampling, cal, _ = variance_of(prep, score)
     extra = max(sampling - variance_of(prep, logged)[0], variance_of(prep, fresh)[0]) + cal
     bounds = low + fresh.value, high + fresh.value

@@ -6,12 +6,16 @@ and pool-adjacent-violators on the level means, weighted by their counts, is exa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.interpolate import BSpline
 from scipy.optimize import isotonic_regression
+
+if TYPE_CHECKING:
+    from arena10k.estimation.data import Rows
 
 MIN_LABELS = 10
 
@@ -29,6 +33,16 @@ def level_codes(*scores: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     return levels[order], np.split(rank[codes], cuts)
 
 
+#: Distinct scores (L,) of all samples, and by sample the index of each row's score.
+Levels = tuple[np.ndarray, dict[str, np.ndarray]]
+
+
+def levels_of(samples: Mapping[str, Rows]) -> Levels:
+    """The levels of judge scores that carry no NaN."""
+    levels, codes = level_codes(*(rows.judge for rows in samples.values()))
+    return levels, dict(zip(samples, codes, strict=True))
+
+
 def pava(levels: np.ndarray, total: np.ndarray, count: np.ndarray, increasing: bool = True) -> np.ndarray:
     """Isotonic fit at every level from weighted sums of the labels and sums of weights per level; shapes (L,).
 
@@ -42,110 +56,91 @@ def pava(levels: np.ndarray, total: np.ndarray, count: np.ndarray, increasing: b
     return np.asarray(np.interp(levels, levels[seen], fit))
 
 
-@dataclass(frozen=True)
-class LevelFit:
-    """A calibration on levels: `values[k]` (K+1, L) is trained without fold k, the last row on all labels."""
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A calibration of `samples` ("logged", "fresh").
 
-    levels: np.ndarray
+    `values[k]` (K+1, P) is trained without fold k, the last row on all labels, at P places; `code[sample]` the place of
+    each row; `predict(sample, scores)` the last one where the rows of a sample have other scores.
+    """
+
+    samples: Mapping[str, Rows]
     values: np.ndarray
     code: dict[str, np.ndarray]
-    fold: dict[str, np.ndarray]
-    score: dict[str, np.ndarray]
+    predict: Callable[[str, np.ndarray], np.ndarray]
 
     @property
     def n_folds(self) -> int:
         return len(self.values) - 1
 
     def pooled(self, sample: str) -> np.ndarray:
-        """f(S) trained on all labels, for the rows of `sample` ("logged" or "fresh")."""
+        """f(S) trained on all labels."""
         return np.asarray(self.values[-1].take(self.code[sample]))
+
+    def cell(self, sample: str) -> np.ndarray:
+        """Index of each row, its own fold left out, into the flattened `values`."""
+        return np.asarray(self.samples[sample].fold * self.values.shape[1] + self.code[sample])
 
     def out_of_fold(self, sample: str) -> np.ndarray:
         """f(S) trained without the row's own fold."""
         return self.values.ravel().take(self.cell(sample))
 
-    def cell(self, sample: str) -> np.ndarray:
-        """Index of each row into the flattened (fold, level) table."""
-        return np.asarray(self.fold[sample] * len(self.levels) + self.code[sample])
-
     def fold_sums(self, sample: str, slope: np.ndarray) -> np.ndarray:
         """sum_i slope_i f^(-k)(S_i) for every fold k: shape (K,)."""
-        per_level = np.bincount(self.code[sample], weights=slope, minlength=len(self.levels))
-        return self.values[:-1] @ per_level
+        by_place = np.bincount(self.code[sample], weights=slope, minlength=self.values.shape[1])
+        return self.values[:-1] @ by_place
 
-    def noise_variance(self, sample: str, judge_var: np.ndarray) -> np.ndarray:
-        """Variance of f(S) when S has variance `judge_var`: ((f(S + sd) - f(S - sd)) / 2)^2."""
-        sd = np.sqrt(judge_var)
-        up, down = (np.interp(self.score[sample] + s * sd, self.levels, self.values[-1]) for s in (1, -1))
+    def noise_variance(self, sample: str) -> np.ndarray:
+        """Variance of f(S) that the variance of S causes: ((f(S + sd) - f(S - sd)) / 2)^2."""
+        rows = self.samples[sample]
+        sd = np.sqrt(rows.judge_var)
+        up, down = (self.predict(sample, rows.judge + sign * sd) for sign in (1, -1))
         return np.asarray(((up - down) / 2) ** 2)
 
 
-@dataclass(frozen=True)
-class RowFit:
-    """A calibration without levels (covariates): predictions per row, (K+1, n) per sample."""
+@dataclass(frozen=True, eq=False)
+class LevelFit(Fit):
+    """A calibration that is a function of the score alone: its places are the `levels` of the score."""
 
-    rows: dict[str, np.ndarray]
-    fold: dict[str, np.ndarray]
-    noise: Callable[[str, np.ndarray], np.ndarray]
-
-    @property
-    def n_folds(self) -> int:
-        return len(self.rows["logged"]) - 1
-
-    def pooled(self, sample: str) -> np.ndarray:
-        return np.asarray(self.rows[sample][-1])
-
-    def out_of_fold(self, sample: str) -> np.ndarray:
-        return np.asarray(self.rows[sample][self.fold[sample], np.arange(self.rows[sample].shape[1])])
-
-    def fold_sums(self, sample: str, slope: np.ndarray) -> np.ndarray:
-        return np.asarray(self.rows[sample][:-1] @ slope)
-
-    def noise_variance(self, sample: str, judge_var: np.ndarray) -> np.ndarray:
-        return self.noise(sample, judge_var)
+    levels: np.ndarray
 
 
-Fit = LevelFit | RowFit
+def _level_fit(samples: Mapping[str, Rows], values: np.ndarray, levels: Levels) -> LevelFit:
+    return LevelFit(samples, values, levels[1], lambda _, scores: np.interp(scores, levels[0], values[-1]), levels[0])
+
+
+def _n_folds(samples: Mapping[str, Rows]) -> int:
+    return 1 + max((int(rows.fold.max()) for rows in samples.values() if len(rows)), default=0)
 
 
 def fit_levels(
-    scores: dict[str, np.ndarray],
-    folds: dict[str, np.ndarray],
-    source: str,
-    labels: np.ndarray,
-    n_folds: int,
-    weights: np.ndarray | None = None,
-    table: tuple[np.ndarray, dict[str, np.ndarray]] | None = None,
+    samples: Mapping[str, Rows], source: str, weights: np.ndarray | None = None, levels: Levels | None = None
 ) -> LevelFit:
-    """Cross-fitted isotonic calibration.
+    """Cross-fitted isotonic calibration of rows without a missing score.
 
     Parameters
     ----------
-    scores, folds : judge scores and fold numbers by sample; no NaN.
-    source : the sample that `labels` (its length, NaN = unlabelled) belongs to.
-    weights : non-negative row weights of the labelled rows, in the length of `labels`; one when None.
-    table : (levels, codes by sample) from an earlier call on the same scores.
+    source : the sample whose labels train f.
+    weights : non-negative weights of its rows (rows,); one when None.
+    levels : `levels_of(samples)` where it is at hand.
     """
-    if table is None:
-        levels, split = level_codes(*scores.values())
-        table = levels, dict(zip(scores, split, strict=True))
-    levels, code = table
-    rows = np.flatnonzero(~np.isnan(labels))
+    levels = levels_of(samples) if levels is None else levels
+    n_levels, n_folds, own = len(levels[0]), _n_folds(samples), samples[source]
+    rows = np.flatnonzero(own.labelled)
     weight = np.ones(len(rows)) if weights is None else weights[rows]
-    flat = folds[source][rows] * len(levels) + code[source][rows]
-    size = n_folds * len(levels)
-    total = np.bincount(flat, weights=weight * labels[rows], minlength=size).reshape(n_folds, -1)
+    flat, size = own.fold[rows] * n_levels + levels[1][source][rows], n_folds * n_levels
+    total = np.bincount(flat, weights=weight * own.label[rows], minlength=size).reshape(n_folds, -1)
     count = np.bincount(flat, weights=weight, minlength=size).reshape(n_folds, -1)
     # Sums over the other folds, never "all minus own": a dominating weight would leave only rounding noise.
     keep = np.vstack([1.0 - np.eye(n_folds), np.ones(n_folds)])
-    values = np.vstack([pava(levels, t, c) for t, c in zip(keep @ total, keep @ count, strict=True)])
-    return LevelFit(levels, np.where(np.isnan(values), values[-1], values), code, folds, scores)
+    values = np.vstack([pava(levels[0], t, c) for t, c in zip(keep @ total, keep @ count, strict=True)])
+    return _level_fit(samples, np.where(np.isnan(values), values[-1], values), levels)
 
 
-def identity_fit(scores: dict[str, np.ndarray], folds: dict[str, np.ndarray], n_folds: int) -> LevelFit:
+def identity_fit(samples: Mapping[str, Rows]) -> LevelFit:
     """f(S) = S: the judge's own scale, for data without labels."""
-    levels, split = level_codes(*scores.values())
-    return LevelFit(levels, np.tile(levels, (n_folds + 1, 1)), dict(zip(scores, split, strict=True)), folds, scores)
+    levels = levels_of(samples)
+    return _level_fit(samples, np.tile(levels[0], (_n_folds(samples) + 1, 1)), levels)
 
 
 def _basis(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
@@ -159,9 +154,11 @@ def _knots(x: np.ndarray) -> np.ndarray:
     return knots if len(knots) > 1 else np.array([knots[0], knots[0] + 1.0])
 
 
-def _two_stage(
-    s: np.ndarray, x: np.ndarray, y: np.ndarray, ridge: float
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+#: Weight of the ridge of the two-stage index.
+_RIDGE = 1.0
+
+
+def _two_stage(s: np.ndarray, x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Ridge on cubic splines of score and covariate gives an index; isotonic regression maps the index to labels."""
     ks, kx = _knots(s), _knots(x)
 
@@ -169,48 +166,59 @@ def _two_stage(
         return np.hstack([_basis(a, ks), _basis(b, kx)])
 
     d = design(s, x)
-    center = y.mean()
-    coef = np.linalg.solve(d.T @ d + ridge * np.eye(d.shape[1]), d.T @ (y - center))
+    coef = np.linalg.solve(d.T @ d + _RIDGE * np.eye(d.shape[1]), d.T @ (y - y.mean()))
     index, where = np.unique(d @ coef, return_inverse=True)
     fit = pava(index, np.bincount(where, weights=y), np.bincount(where).astype(float))
     return lambda a, b: np.interp(design(a, b) @ coef, index, fit)
 
 
-def fit_two_stage(
-    scores: dict[str, np.ndarray],
-    covariate: dict[str, np.ndarray],
-    folds: dict[str, np.ndarray],
-    source: str,
-    labels: np.ndarray,
-    n_folds: int,
-    ridge: float = 1.0,
-) -> RowFit:
+def fit_two_stage(samples: Mapping[str, Rows], source: str) -> Fit:
     """Cross-fitted two-stage calibration f(S, length): spline index, then isotonic. Lengths enter as log(1 + length).
 
     Raises
     ------
     ValueError
-        A covariate is missing (NaN): a length is never guessed.
+        A length is missing: it is never guessed.
     """
-    x = {k: np.log1p(v) for k, v in covariate.items()}
+    x = {name: np.log1p(rows.length) for name, rows in samples.items()}
     if any(np.isnan(v).any() for v in x.values()):
         raise ValueError("two-stage calibration needs the response length of every row")
-    labelled = ~np.isnan(labels)
-    models = []
-    for k in range(n_folds + 1):
-        train = labelled & (folds[source] != k)
+    own, models = samples[source], []
+    labelled = own.labelled > 0
+    for k in range(_n_folds(samples) + 1):
+        train = labelled & (own.fold != k)
         train = train if train.sum() >= 2 else labelled
-        models.append(_two_stage(scores[source][train], x[source][train], labels[train], ridge))
-
-    def noise(sample: str, judge_var: np.ndarray) -> np.ndarray:
-        sd = np.sqrt(judge_var)
-        up, down = (models[-1](scores[sample] + s * sd, x[sample]) for s in (1, -1))
-        return np.asarray(((up - down) / 2) ** 2)
-
-    return RowFit({k: np.vstack([m(scores[k], x[k]) for m in models]) for k in scores}, folds, noise)
+        models.append(_two_stage(own.judge[train], x[source][train], own.label[train]))
+    # Every row is a place of its own.
+    values = np.hstack([np.vstack([m(rows.judge, x[name]) for m in models]) for name, rows in samples.items()])
+    cuts = np.cumsum([len(rows) for rows in samples.values()])[:-1]
+    code = dict(zip(samples, np.split(np.arange(values.shape[1]), cuts), strict=True))
+    return Fit(samples, values, code, lambda sample, scores: models[-1](scores, x[sample]))
 
 
-def enough_labels(labels: np.ndarray, folds: np.ndarray) -> bool:
+def enough_labels(rows: Rows) -> bool:
     """Whether a calibration can be cross-fitted: at least `MIN_LABELS` labels in at least two folds."""
-    labelled = ~np.isnan(labels)
-    return bool(labelled.sum() >= MIN_LABELS and len(np.unique(folds[labelled])) >= 2)
+    labelled = rows.labelled > 0
+    return bool(labelled.sum() >= MIN_LABELS and len(np.unique(rows.fold[labelled])) >= 2)
+
+
+#: A calibration variant: (samples by name, the one whose labels train it) -> fit. None leaves f(S) = S.
+Calibration = Callable[["Mapping[str, Rows]", str], Fit]
+CALIBRATIONS: dict[str, Calibration | None] = {"none": None, "isotonic": fit_levels, "two_stage": fit_two_stage}
+
+
+def adder(registry: dict[str, Any], name: str, kind: str) -> Callable[[Any], Any]:
+    """A decorator that adds a function to a registry. Raises ValueError for a name that is taken."""
+
+    def add(function: Any) -> Any:
+        if name in registry:
+            raise ValueError(f"{kind} {name!r} is already registered")
+        registry[name] = function
+        return function
+
+    return add
+
+
+def register_calibration(name: str) -> Callable[[Calibration], Calibration]:
+    """Add a calibration variant to `CALIBRATIONS` under `name`."""
+    return adder(CALIBRATIONS, name, "calibration")

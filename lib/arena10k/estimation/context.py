@@ -1,19 +1,23 @@
-"""What is known of one policy and judge mode before any estimate is judged."""
+"""What is known of one policy and judge mode beside its estimates: audits and tests, each computed when asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from arena10k.analysis import DEFAULT, Analysis
-from arena10k.estimation import PolicyData, Prepared, diagnostics, planning, prepare
+from arena10k.estimation import diagnostics, planning
 from arena10k.estimation.beliefs import el_score_interval
-from arena10k.estimation.diagnostics import Transport, transport
-from arena10k.estimation.intervals import Interval, WeightAudit, audit_weights
+from arena10k.estimation.data import PolicyData
+from arena10k.estimation.intervals import Interval, missing_mass_interval
+from arena10k.estimation.pareto import WeightAudit, audit_weights
+from arena10k.estimation.prepare import Prepared, prepare
 from arena10k.estimation.thresholds import AMPLE_ESS, NO_TAIL_SHARE, WRONG
+from arena10k.estimation.transport import Transport, effective_labels, transport
 
 #: Facts about a policy that its arrays do not show, by which its weights are of another distribution than its draws.
 WRONG_WEIGHTS = ("temperature_mismatch", "sampler_mismatch", "logprobs_not_summed", "no_agreement", "likelier_than_p0")
@@ -25,29 +29,45 @@ LOGPROBS_ASKED = "logprobs_asked"
 
 @dataclass(frozen=True, eq=False)
 class PolicyContext:
-    """What the verdicts of one policy and judge mode share.
+    """What the verdicts of one policy and judge mode share, and the diagnostics beside them; every weight figure is of
+    the raw weights. `clone`: the policy is identical to P0 by construction."""
 
-    `mean_weight_p` tests E[w] <= 1, `match_p` that weights and draws are of one policy (NaN: not testable);
-    `mean_weight` are limits of E[w]; `el` the interval of what re-weights logged rows.
-    """
-
+    data: PolicyData
     prep: Prepared
-    audit: WeightAudit
-    mean_weight_p: float
-    match_p: float
-    mean_weight: tuple[float, float]
-    transport: Transport
-    el: Interval
-    pilot: planning.Pilot
-    effective_labels: float
-    flags: frozenset[str]
-    analysis: Analysis
-    w_max: float
+    analysis: Analysis = DEFAULT
+    flags: frozenset[str] = frozenset()
+    policy: str = ""
+    judge: str = ""
+    clone: bool = False
+
+    @property
+    def is_logging(self) -> bool:
+        return self.prep.is_logging
+
+    @cached_property
+    def audit(self) -> WeightAudit:
+        return audit_weights(self.prep.raw_log_weight)
+
+    @cached_property
+    def mean_weight_p(self) -> float:
+        """p-value of E[w] <= 1, NaN without weights."""
+        prep = self.prep
+        return diagnostics.mean_weight_p_value(prep.raw_log_weight, None if prep.logged.unique else prep.by_cluster)
+
+    @cached_property
+    def mean_weight(self) -> tuple[float, float]:
+        """Confidence limits of E[w]."""
+        return diagnostics.mean_weight_limits(self.prep, self.analysis.confidence)
+
+    @cached_property
+    def match_p(self) -> float:
+        """p-value that weights and draws are of one policy, NaN where that cannot be tested."""
+        return diagnostics.match_p_value(self.prep)
 
     @cached_property
     def wrong_weights(self) -> list[str]:
         """Why the weights are not those of the target's draws; empty where nothing says so."""
-        reasons = [flag for flag in WRONG_WEIGHTS if flag in self.flags and not self.prep.is_logging]
+        reasons = [flag for flag in WRONG_WEIGHTS if flag in self.flags and not self.is_logging]
         # E[w] = 1 is what every interval rests on; significantly more cannot come from two real policies.
         reasons += ["mean_weight_impossible"] * int(self.mean_weight_p < WRONG)
         return reasons + ["weights_do_not_match_draws"] * int(self.match_p < WRONG)
@@ -55,7 +75,7 @@ class PolicyContext:
     @cached_property
     def doubtful_weights(self) -> list[str]:
         """Why the weights may not be those of the target, where nothing says that they are not."""
-        return [] if self.prep.is_logging else [flag for flag in DOUBTFUL_WEIGHTS if flag in self.flags]
+        return [] if self.is_logging else [flag for flag in DOUBTFUL_WEIGHTS if flag in self.flags]
 
     @cached_property
     def unseen(self) -> bool:
@@ -65,17 +85,16 @@ class PolicyContext:
     @cached_property
     def has_tail(self) -> bool:
         """Whether there is a tail of weights to judge: few rows hold much of the weight."""
-        lw = self.prep.raw_log_weight
-        heaviest = np.exp(lw.max() - self.audit.log_mean_weight) / len(lw) if len(lw) else 0.0
-        return bool(heaviest >= NO_TAIL_SHARE or self.audit.ess <= AMPLE_ESS * len(lw))
+        share = diagnostics.top_shares(self.prep.raw_log_weight)["top_1"]
+        return bool(share >= NO_TAIL_SHARE or self.audit.ess <= AMPLE_ESS * self.audit.n)
 
     def rests_on(self, labels: bool) -> np.ndarray:
         """Log-weights, by cluster, of the rows that a weighted estimate rests on: the labelled ones where their
         residual is in it (`labels`) or they train f, all weighted ones elsewhere; chances of labels included."""
-        rows, has = self.prep.logged, self.prep.has_weight > 0
+        rows, has = self.prep.logged, self.prep.weighted
         lw = self.prep.log_weight
         if labels or self.prep.source == "logged":
-            has = has & (rows.labelled > 0)
+            has = self.prep.weighted_labels
             with np.errstate(divide="ignore"):
                 lw = lw + np.log(rows.label_weight)
         if rows.unique or not has.any() or not np.isfinite(top := float(lw[has].max())):
@@ -84,36 +103,59 @@ class PolicyContext:
         with np.errstate(divide="ignore"):
             return np.asarray(np.log(total) + top)
 
+    @cached_property
+    def transport(self) -> Transport:
+        # Not `wrong_weights`: a mean of 1 that flags contradict says as much of the logging policy.
+        contradicted = self.mean_weight_p < WRONG or self.match_p < WRONG or bool(self.flags & set(WRONG_WEIGHTS))
+        return transport(self.prep, self.analysis.judge_shift, self.analysis.confidence, not contradicted)
 
-def context(
-    data: PolicyData,
-    analysis: Analysis = DEFAULT,
-    flags: Iterable[str] = (),
-    w_max: float = float("inf"),
-) -> PolicyContext:
-    """Prepare one policy: calibration, weight audit, tests of weights and transport, EL interval, planning values.
+    @cached_property
+    def el(self) -> Interval:
+        """The interval of whatever re-weights logged rows."""
+        return el_score_interval(self.prep, self.analysis.confidence)
 
-    `flags` are facts about the policy that the arrays do not show: `WRONG_WEIGHTS`, `DOUBTFUL_WEIGHTS`,
-    `LOGPROBS_ASKED`.
-    """
-    prep = prepare(data, analysis.calibration)
-    lw, keep = prep.raw_log_weight, prep.has_weight > 0
-    p = diagnostics.mean_weight_p_value(
-        lw, None if prep.logged.unique else lambda values: prep.logged.by_cluster(values, keep)
-    )
-    match, flags = diagnostics.match_p_value(prep), frozenset(flags)
-    contradicted = p < WRONG or match < WRONG or bool(flags & set(WRONG_WEIGHTS))
-    return PolicyContext(
-        prep,
-        audit_weights(lw),
-        p,
-        match,
-        diagnostics.mean_weight_limits(prep, analysis.confidence),
-        transport(prep, analysis.judge_shift, analysis.confidence, not contradicted, w_max),
-        el_score_interval(prep, analysis.confidence, w_max),
-        planning.pilot(prep),
-        diagnostics.effective_labels(prep),
-        flags,
-        analysis,
-        w_max,
-    )
+    @cached_property
+    def pilot(self) -> planning.Pilot:
+        return planning.pilot(self.prep)
+
+    @cached_property
+    def effective_labels(self) -> float:
+        return effective_labels(self.prep)
+
+    @property
+    def n_missing_weight(self) -> int:
+        """Logged rows without a log-weight, judged or not."""
+        return int(np.isnan(self.data.logged.log_weight).sum())
+
+    @property
+    def missing_mass(self) -> float:
+        """1 - min(1, E[w]): at least this share of the target's probability is on responses the logs do not show."""
+        return 1 - min(1.0, self.audit.mean_weight)
+
+    @property
+    def missing_mass_interval(self) -> tuple[float, float]:
+        """What the missing mass leaves of the value."""
+        return missing_mass_interval(self.audit.mean_weight, self.permutation.value)
+
+    @cached_property
+    def permutation(self) -> diagnostics.PermutationNull:
+        reward = self.prep.reward[self.prep.weighted]
+        return diagnostics.permutation_null(self.prep.raw_log_weight, reward)
+
+    @cached_property
+    def typicality(self) -> float:
+        """Target-typicality coverage; NaN without log-probs of the target."""
+        rows = self.data.logged
+        keep = ~(np.isnan(rows.log_weight) | np.isnan(rows.logp_target) | np.isnan(rows.length))
+        return diagnostics.target_typicality(rows.logp_target[keep], rows.log_weight[keep], rows.length[keep])
+
+    @property
+    def noise_floor(self) -> diagnostics.NoiseFloor | None:
+        """Noise of the log-probs; None but for a clone."""
+        return diagnostics.clone_noise_floor(self.prep.raw_log_weight) if self.clone else None
+
+
+def context(data: PolicyData, analysis: Analysis = DEFAULT, flags: Iterable[str] = (), **named: Any) -> PolicyContext:
+    """Prepare one policy. `flags` are facts about it that the arrays do not show: `WRONG_WEIGHTS`, `DOUBTFUL_WEIGHTS`,
+    `LOGPROBS_ASKED`; `named` the other fields of a context."""
+    return PolicyContext(data, prepare(data, analysis.calibration), analysis, frozenset(flags), **named)

@@ -1,45 +1,39 @@
-"""The input of every statistic: one policy's arrays."""
+"""The input of every statistic: the rows of one policy, logged and drawn, and the way from frames to them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from arena10k.analysis import Analysis
+from arena10k.estimation.labelling import Labelling, labelling
 
 if TYPE_CHECKING:
     import pandas as pd
 
 N_FOLDS = Analysis.folds
-#: The arrays of `PolicyData` by the rows they are of.
-LOGGED = (
-    "log_weight", "judge", "judge_var", "label", "label_propensity", "cluster", "prompt", "fold", "length",
-    "logp_target",
-)  # fmt: skip
-FRESH = tuple(f"fresh_{name}" for name in LOGGED if name not in ("log_weight", "logp_target"))
-#: What `PolicyData` fills in when it is made, so that whoever reads its arrays finds arrays.
+#: What `Rows` fills in when it is made, so that whoever reads its arrays finds arrays.
 LEFT_OUT = cast("np.ndarray", None)
-_INTEGER = ("cluster", "prompt", "fold", "fresh_cluster", "fresh_prompt", "fresh_fold")
+_INTEGER = ("cluster", "prompt", "fold")
 
 
 @dataclass(frozen=True, eq=False)
-class PolicyData:
-    """One target policy and one judge mode.
+class Rows:
+    """Responses of one kind, logged or drawn from the target; every array (rows,).
 
-    Logged rows (n,): `log_weight` = log p_target - log p_P0 of the logged response, NaN when missing; `judge` and
-    `label` in [0, 1], NaN when missing or unlabelled; `judge_var` variance of the judge's score (0 when deterministic);
-    `label_propensity` the chance in (0, 1] with which the row was labelled, NaN where labels are at random; `prompt`
-    prompt code, shared with the fresh rows; `cluster` code of the group of prompts that are not independent; `fold` by
-    cluster; `length` in characters; `logp_target` in nats.
-    Fresh draws of the target (m,): the same with the prefix `fresh_`; m may be 0.
+    `judge`, `label` in [0, 1], NaN when missing or unlabelled; `judge_var` variance of the judge's score (0 when
+    deterministic); `label_propensity` the chance in (0, 1] with which the row was labelled, NaN where labels are at
+    random; `prompt` code of the prompt, `cluster` of the group of prompts that are not independent, both the same for
+    logged rows and draws; `fold` by cluster; `length` in characters. Of logged rows `log_weight` = log p_target -
+    log p_P0, NaN when missing, and `logp_target`, in nats.
     What is left out is: no label, variance 0, every row its own cluster, prompt = cluster, fold = cluster mod 5.
     """
 
-    log_weight: np.ndarray
     judge: np.ndarray
     judge_var: np.ndarray = LEFT_OUT
     label: np.ndarray = LEFT_OUT
@@ -48,70 +42,112 @@ class PolicyData:
     prompt: np.ndarray = LEFT_OUT
     fold: np.ndarray = LEFT_OUT
     length: np.ndarray = LEFT_OUT
+    log_weight: np.ndarray = LEFT_OUT
     logp_target: np.ndarray = LEFT_OUT
-    fresh_judge: np.ndarray = LEFT_OUT
-    fresh_judge_var: np.ndarray = LEFT_OUT
-    fresh_label: np.ndarray = LEFT_OUT
-    fresh_label_propensity: np.ndarray = LEFT_OUT
-    fresh_cluster: np.ndarray = LEFT_OUT
-    fresh_prompt: np.ndarray = LEFT_OUT
-    fresh_fold: np.ndarray = LEFT_OUT
-    fresh_length: np.ndarray = LEFT_OUT
-    is_logging: bool = False
 
     def __post_init__(self) -> None:
-        n = len(self.log_weight)
-        m = 0 if self.fresh_judge is None else len(self.fresh_judge)
-        for prefix, rows in (("", n), ("fresh_", m)):
-            self._fill(prefix, rows)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "is_logging":
-                continue
-            dtype = np.int64 if field.name in _INTEGER else np.float64
-            value = np.ascontiguousarray(value, dtype=dtype)
-            expected = n if field.name in LOGGED else m
-            if value.shape != (expected,):
-                raise ValueError(f"{field.name}: expected shape ({expected},), got {value.shape}")
-            object.__setattr__(self, field.name, value)
-        self._check()
-
-    def _fill(self, prefix: str, rows: int) -> None:
-        def default(name: str, value: np.ndarray) -> None:
-            if getattr(self, prefix + name, value) is None:
-                object.__setattr__(self, prefix + name, value)
-
-        default("judge", np.empty(0))
-        default("judge_var", np.zeros(rows))
-        default("label", np.full(rows, np.nan))
-        default("label_propensity", np.full(rows, np.nan))
-        default("cluster", np.arange(rows))
-        default("prompt", getattr(self, prefix + "cluster"))
-        default("fold", np.asarray(getattr(self, prefix + "cluster")) % N_FOLDS)
-        default("length", np.full(rows, np.nan))
-        default("logp_target", np.full(rows, np.nan))
-
-    def _check(self) -> None:
+        n = len(self.judge)
+        cluster = np.arange(n) if self.cluster is None else np.asarray(self.cluster)
+        left_out = {"judge_var": np.zeros(n), "cluster": cluster, "prompt": cluster, "fold": cluster % N_FOLDS}
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name)
+            value = left_out.get(name, np.full(n, np.nan)) if value is None else value
+            value = np.ascontiguousarray(value, dtype=np.int64 if name in _INTEGER else np.float64)
+            if value.shape != (n,):
+                raise ValueError(f"{name}: expected shape ({n},), got {value.shape}")
+            object.__setattr__(self, name, value)
         if np.isposinf(self.log_weight).any():
             raise ValueError("log_weight: +inf is not a log-weight")
-        for name in ("judge", "label", "fresh_judge", "fresh_label"):
-            value = getattr(self, name)
-            if ((value < 0) | (value > 1)).any():
-                raise ValueError(f"{name}: values must lie in [0, 1]")
-        for name in ("label_propensity", "fresh_label_propensity"):
-            value = getattr(self, name)
-            if ((value <= 0) | (value > 1)).any():
-                raise ValueError(f"{name}: the chance of a label must lie in (0, 1]")
+        for name in ("judge", "label", "label_propensity"):
+            value, chance = getattr(self, name), name == "label_propensity"
+            if ((value < 0) | (value > 1) | (chance & (value == 0))).any():
+                raise ValueError(f"{name}: values must lie in {'(' if chance else '['}0, 1]")
+
+    def __len__(self) -> int:
+        return len(self.judge)
+
+    def __getstate__(self) -> dict[str, np.ndarray]:
+        """The arrays alone: a digest of rows does not depend on what was asked of them."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def take(self, rows: np.ndarray) -> Rows:
+        """Some of the rows, by mask or by number."""
+        return Rows(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @cached_property
+    def unique(self) -> bool:
+        """Whether every row is a cluster of its own."""
+        return len(self) == 0 or bool(np.bincount(self.cluster).max() <= 1)
+
+    @cached_property
+    def share(self) -> np.ndarray | None:
+        """1 / draws of the row's prompt, scaled to mean one, so that every prompt counts alike; None where every prompt
+        has as many draws as the others."""
+        draws = np.bincount(self.prompt)
+        if self.unique or len(set(draws[draws > 0])) <= 1:
+            return None
+        share = 1 / draws[self.prompt]
+        return np.asarray(share / share.mean())
+
+    def clusters(self, rows: np.ndarray) -> int:
+        """How many clusters have any of `rows` (a mask)."""
+        return int(rows.sum()) if self.unique else len(np.unique(self.cluster[rows]))
+
+    def by_cluster(self, values: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Values whose plain mean is the mean of `values` over prompts, one per cluster that has any of `rows` (a mask;
+        all where None): independent, so that their variance is that of the mean.
+
+        mean + (sum of the cluster - its share of rows * mean) / average share: linearised where clusters differ in
+        size. `values` is in the length of the masked rows.
+        """
+        if self.unique:
+            return values
+        cluster = self.cluster if rows is None else self.cluster[rows]
+        share = np.ones(len(cluster)) if self.share is None else self.share if rows is None else self.share[rows]
+        size, total = np.bincount(cluster, weights=share), np.bincount(cluster, weights=share * values)
+        size, total = size[size > 0], total[size > 0]
+        if not len(size):
+            return values
+        mean = total.sum() / size.sum()
+        return np.asarray(mean + (total - mean * size) / size.mean())
+
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """1.0 where there is a label, else 0.0: for counting; in means `label_weight` takes its place."""
+        return np.asarray((~np.isnan(self.label)).astype(np.float64))
+
+    @cached_property
+    def label_or_zero(self) -> np.ndarray:
+        """The label where there is one, 0 elsewhere; only ever used multiplied by `label_weight`."""
+        return np.asarray(np.nan_to_num(self.label, nan=0.0))
+
+    @cached_property
+    def labelling(self) -> Labelling:
+        """How the labelled rows were chosen."""
+        return labelling(self.judge, self.labelled, self.label_propensity, None if self.unique else self.cluster)
 
     @property
-    def n(self) -> int:
-        """Logged rows."""
-        return len(self.log_weight)
+    def label_weight(self) -> np.ndarray:
+        """1 where there is a label, times 1 / its chance of having one where labels are not at random; else 0."""
+        return self.labelling.weight
 
-    @property
-    def m(self) -> int:
-        """Fresh draws."""
-        return len(self.fresh_judge)
+
+def _no_rows() -> Rows:
+    return Rows(np.empty(0))
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyData:
+    """One target policy and one judge mode: P0's `logged` rows and the target's own `fresh` draws, of which there may
+    be none; `is_logging` where the target is P0."""
+
+    logged: Rows
+    fresh: Rows = field(default_factory=_no_rows)
+    is_logging: bool = False
+
+    def with_logged(self, **columns: Any) -> PolicyData:
+        """The same with other arrays of the logged rows."""
+        return replace(self, logged=replace(self.logged, **columns))
 
 
 def prompt_fold(prompt_id: str, n_folds: int = N_FOLDS) -> int:
@@ -119,61 +155,52 @@ def prompt_fold(prompt_id: str, n_folds: int = N_FOLDS) -> int:
     return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8], "big") % n_folds
 
 
+def numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """A column as float64, NaN where missing and where there is no such column."""
+    if column not in frame:
+        return np.full(len(frame), np.nan)
+    return np.asarray(frame[column].to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def log_weights(logged: pd.DataFrame, policy: str, logging_policy: str) -> np.ndarray:
+    """log p_policy - log p_P0 of the logged responses (n,) in nats, NaN where a log-prob is missing: the column
+    `log_weight_<policy>` where there is one, else from `logp_<policy>` and the logging policy's."""
+    if f"log_weight_{policy}" in logged:
+        return numbers(logged, f"log_weight_{policy}")
+    return np.asarray(numbers(logged, f"logp_{policy}") - numbers(logged, f"logp_{logging_policy}"))
+
+
 class _Columns:
-    """The numbers of one frame as arrays, each made once however many policies and judge modes ask for it."""
+    """The arrays of one frame, each made once however many policies and judge modes ask for it."""
 
-    def __init__(self, frame: pd.DataFrame, code: np.ndarray, fold: np.ndarray):
-        self._frame = frame
-        self._made: dict[str | tuple[str, str], np.ndarray] = {}
-        self.code, self.fold = code, fold[code]
+    def __init__(self, frame: pd.DataFrame, codes: dict[str, np.ndarray]):
+        self._frame, self._codes = frame, codes
+        self._made: dict[str, np.ndarray] = {}
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        """A column as float64, NaN where missing. Raises KeyError where the frame has none."""
+    def take(self, rows: np.ndarray) -> _Columns:
+        return _Columns(self._frame.iloc[rows], {name: code[rows] for name, code in self._codes.items()})
+
+    def _number(self, name: str) -> np.ndarray:
         if name not in self._made:
-            self._made[name] = self._frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+            values = numbers(self._frame, name)
+            self._made[name] = np.asarray(np.nan_to_num(values, nan=0.0) ** 2) if name.endswith("_sd") else values
         return self._made[name]
 
-    def optional(self, name: str) -> np.ndarray:
-        """The same, all NaN where the frame has no such column."""
-        if name not in self._frame and name not in self._made:
-            self._made[name] = np.full(len(self._frame), np.nan)
-        return self[name]
-
-    def variance(self, name: str) -> np.ndarray:
-        """Variance from a column of standard deviations, 0 where missing."""
-        if (name, "variance") not in self._made:
-            self._made[name, "variance"] = np.nan_to_num(self.optional(name), nan=0.0) ** 2
-        return self._made[name, "variance"]
+    def rows(self, mode: str, **weights: np.ndarray) -> Rows:
+        names = {"judge": f"judge_{mode}", "judge_var": f"judge_{mode}_sd", "length": "response_chars"}
+        names |= {name: name for name in ("label", "label_propensity")}
+        return Rows(**{field: self._number(name) for field, name in names.items()}, **self._codes, **weights)
 
 
-def _number_prompts(logged: pd.DataFrame, fresh: pd.DataFrame, n_folds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Prompt codes of logged and then fresh rows in one numbering, the same for every policy, and the fold of every
-    code."""
+def _codes(both: pd.DataFrame, n_folds: int) -> dict[str, np.ndarray]:
+    """Prompts and clusters (the column `cluster`, or the prompts) of logged and then fresh rows as numbers, the same
+    for every policy, and their folds."""
     import pandas as pd
 
-    ids = pd.concat([logged["prompt_id"], fresh["prompt_id"]], ignore_index=True).astype("string")
-    code, names = pd.factorize(ids)
-    return code, np.fromiter((prompt_fold(name, n_folds) for name in names), dtype=np.int64, count=len(names))
-
-
-def _one_mode(logged: _Columns, own: _Columns, policy: str, mode: str, logging_policy: str) -> PolicyData:
-    return PolicyData(
-        log_weight=logged[f"logp_{policy}"] - logged[f"logp_{logging_policy}"],
-        judge=logged.optional(f"judge_{mode}"),
-        judge_var=logged.variance(f"judge_{mode}_sd"),
-        label=logged.optional("label"),
-        cluster=logged.code,
-        fold=logged.fold,
-        length=logged.optional("response_chars"),
-        logp_target=logged[f"logp_{policy}"],
-        fresh_judge=own.optional(f"judge_{mode}"),
-        fresh_judge_var=own.variance(f"judge_{mode}_sd"),
-        fresh_label=own.optional("label"),
-        fresh_cluster=own.code,
-        fresh_fold=own.fold,
-        fresh_length=own.optional("response_chars"),
-        is_logging=policy == logging_policy,
-    )
+    code = {name: pd.factorize(both[name].astype("string")) for name in ("prompt_id", "cluster") if name in both}
+    prompt, (cluster, ids) = code["prompt_id"][0], code.get("cluster", code["prompt_id"])
+    fold = np.fromiter((prompt_fold(name, n_folds) for name in ids), dtype=np.int64, count=len(ids))[cluster]
+    return {"prompt": prompt, "cluster": cluster, "fold": fold}
 
 
 def policies_data(
@@ -184,35 +211,41 @@ def policies_data(
     logging_policy: str = "p0",
     n_folds: int = N_FOLDS,
 ) -> dict[str, dict[str, PolicyData]]:
-    """`{policy: {judge_mode: arrays}}` from the two frames of the analysis table; see `policy_data`."""
-    code, fold = _number_prompts(logged, fresh, n_folds)
-    base, modes, found = _Columns(logged, code[: len(logged)], fold), list(judge_modes), {}
-    for policy in policies:
-        if policy == logging_policy:
-            own = base
-        else:
-            mine = (fresh["policy"] == policy).to_numpy(dtype=bool)
-            own = _Columns(fresh[mine], code[len(logged) :][mine], fold)
-        found[policy] = {mode: _one_mode(base, own, policy, mode, logging_policy) for mode in modes}
-    return found
-
-
-def policy_data(
-    logged: pd.DataFrame,
-    fresh: pd.DataFrame,
-    policy: str,
-    judge_mode: str,
-    logging_policy: str = "p0",
-    n_folds: int = N_FOLDS,
-) -> PolicyData:
-    """The arrays of one policy and judge mode from the two frames of the analysis table.
+    """`{policy: {judge_mode: arrays}}` from the two frames of the analysis table.
 
     The logging policy has log-weight 0 on every row with a log-prob (rows without one stay missing), and its own logged
-    responses are its fresh draws.
+    responses are among its fresh draws.
 
     Parameters
     ----------
-    judge_mode : "deterministic" or "uncertainty"; the column `judge_<mode>` and, where present, `judge_<mode>_sd`.
+    logged, fresh : `prompt_id`, per mode `judge_<mode>` and, where present, `judge_<mode>_sd`, `label`,
+        `label_propensity`, `cluster`, `response_chars`; logged ones with what `log_weights` takes, fresh ones with
+        `policy`.
+    judge_modes : "deterministic", "uncertainty" or both.
     """
-    found = policies_data(logged, fresh, [policy], [judge_mode], logging_policy, n_folds)
-    return found[policy][judge_mode]
+    import pandas as pd
+
+    n, modes = len(logged), list(judge_modes)
+    names = [name for name in ("prompt_id", "cluster") if name in logged or name in fresh]
+    both = pd.concat([frame.reindex(columns=names) for frame in (logged, fresh)], ignore_index=True)
+    codes = _codes(both, n_folds)
+    base, drawn = (_Columns(f, {k: c[part] for k, c in codes.items()})
+                   for f, part in ((logged, slice(n)), (fresh, slice(n, None))))  # fmt: skip
+    found = {}
+    for policy in policies:
+        own = np.flatnonzero((fresh["policy"] == policy).to_numpy(dtype=bool))
+        weights = {
+            "log_weight": log_weights(logged, policy, logging_policy),
+            "logp_target": numbers(logged, f"logp_{policy}"),
+        }
+        if policy != logging_policy:
+            draws = drawn.take(own)
+        elif len(own):
+            every = np.append(np.arange(n), n + own)
+            draws = _Columns(pd.concat([logged, fresh], ignore_index=True), codes).take(every)
+        else:
+            draws = base
+        found[policy] = {
+            mode: PolicyData(base.rows(mode, **weights), draws.rows(mode), policy == logging_policy) for mode in modes
+        }
+    return found

@@ -9,59 +9,45 @@ import numpy as np
 from scipy import special, stats
 from scipy.optimize import nnls
 
-from arena10k.estimation import quantiles
-from arena10k.estimation.beliefs import residual_score, weighted_residual_limits
-from arena10k.estimation.calibration import LevelFit, level_codes, pava
-from arena10k.estimation.intervals import (
-    ByCluster,
-    WeightAudit,
-    audit_weights,
-    bounded_mean_radii,
-    standard_error,
-)
-from arena10k.estimation.pareto import ceiling_count, hill, khat
+from arena10k.estimation.intervals import bounded_mean_radii
+from arena10k.estimation.pareto import audit_weights, heaviest
 from arena10k.estimation.prepare import Prepared
-from arena10k.estimation.resampling import permute_ratio
-from arena10k.estimation.thresholds import MIN_LABELS, WRONG
-
-__all__ = ["WeightAudit", "audit_weights", "ceiling_count", "hill", "khat"]
 
 #: Scores, at most, at which a response absent from the log is imagined.
 _GRID = 32
 #: Independent rows on each side that a comparison of weights with draws takes.
 MIN_MATCHED = 10
 _BETS = np.linspace(0.05, 0.95, 10)
+#: Largest weights that are dealt row by row.
+_HEAD = 200
 
 
 def top_shares(log_weight: np.ndarray) -> dict[str, float]:
     """Share of the total weight in the largest 1 row, 10 rows and 1 % of rows (at least one row)."""
     n = len(log_weight)
+    sizes = {"top_1": 1, "top_10": 10, "top_1_percent": max(1, n // 100)}
     if n == 0:
-        return {"top_1": float("nan"), "top_10": float("nan"), "top_1_percent": float("nan")}
+        return dict.fromkeys(sizes, float("nan"))
     w = np.exp(log_weight - log_weight.max())
-    percent = max(1, n // 100)
-    size = min(n, max(10, percent))
+    size = min(n, max(sizes.values()))
     top = np.sort(np.partition(w, n - size)[n - size :])[::-1]
-    total = w.sum()
-    sizes = {"top_1": 1, "top_10": 10, "top_1_percent": percent}
-    return {name: float(top[:k].sum() / total) for name, k in sizes.items()}
+    return {name: float(top[:k].sum() / w.sum()) for name, k in sizes.items()}
 
 
-def missing_mass(mean_weight: float) -> float:
-    """1 - min(1, E[w]): at least this share of the target's probability is on responses the logs do not show."""
-    return 1 - min(1.0, mean_weight)
-
-
-def mean_weight_p_value(log_weight: np.ndarray, by_cluster: ByCluster | None = None) -> float:
+def mean_weight_p_value(log_weight: np.ndarray, by_cluster: Callable[[np.ndarray], np.ndarray] | None = None) -> float:
     """p-value for E[w] <= 1 against a larger mean, valid for any non-negative weights and any n (independent, or made
     so by `by_cluster`).
 
     e-value = half the mean weight (Markov) plus half a mixture over bets b of prod_i (1 + b (w_i - 1)) (Waudby-Smith &
     Ramdas 2024); p = min(1, 1/e). The lower side has no test: an unseen row may carry any weight. NaN without rows.
     """
-    lw = log_weight if by_cluster is None else _log_cluster_means(log_weight, by_cluster)
-    if len(lw) == 0:
+    if len(log_weight) == 0:
         return float("nan")
+    lw = log_weight
+    if by_cluster is not None:
+        top = lw.max()
+        with np.errstate(divide="ignore"):
+            lw = np.log(np.maximum(by_cluster(np.exp(lw - top)), 0.0)) + top
     markov = np.logaddexp.reduce(lw) - np.log(len(lw))
     small = lw.max() < 300
     excess = np.expm1(lw) if small else lw
@@ -72,21 +58,18 @@ def mean_weight_p_value(log_weight: np.ndarray, by_cluster: ByCluster | None = N
     return float(np.exp(-max(0.0, log_e)))
 
 
-def _log_cluster_means(log_weight: np.ndarray, by_cluster: ByCluster) -> np.ndarray:
-    top = log_weight.max() if len(log_weight) else 0.0
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.log(np.maximum(by_cluster(np.exp(log_weight - top)), 0.0)) + top)
+def _summable(w: np.ndarray) -> bool:
+    """Whether there are weights, and their squares have a sum."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return len(w) > 0 and bool(np.isfinite(w @ w))
 
 
 def mean_weight_limits(prep: Prepared, confidence: float = 0.95) -> tuple[float, float]:
     """Confidence limits of E[w], the part of the target that the log represents; an unseen row has a weight between 0
     and the largest there is. (0, inf) without weights."""
-    keep = prep.has_weight > 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        w = np.exp(prep.log_weight[keep])
-        if not len(w) or not np.isfinite(w @ w):
-            return 0.0, float("inf")
-    w = prep.logged.by_cluster(w, keep)
+    if not _summable(prep.raw_weight):
+        return 0.0, float("inf")
+    w = prep.by_cluster(prep.raw_weight)
     down, up = bounded_mean_radii(w, 0.0, float(w.max()), confidence)
     return max(0.0, float(w.mean()) - down), float(w.mean()) + up
 
@@ -99,18 +82,12 @@ def match_p_value(prep: Prepared) -> float:
     in whitened space) is at most chi^2_3. Over-identification with a slack: unseen mass alone is no rejection, and a
     judge that gives both policies the same scores sees nothing.
     """
-    keep = prep.has_weight > 0
-    if prep.is_logging or not keep.any() or not len(prep.fresh):
+    w, logged, fresh = prep.raw_weight, prep.logged.judge[prep.weighted], prep.fresh.judge
+    if prep.is_logging or not len(fresh) or not _summable(w):
         return float("nan")
-    with np.errstate(over="ignore", invalid="ignore"):
-        w = np.exp(prep.log_weight[keep])
-        if not np.isfinite(w @ w):
-            return float("nan")
-    logged, fresh = prep.logged.judge[keep], prep.fresh.judge
-    seen = prep.fit.levels if isinstance(prep.fit, LevelFit) else level_codes(logged, fresh)[0]
-    scores = seen if len(seen) <= _GRID else np.quantile(seen, np.linspace(0, 1, _GRID))
-    powers = range(3)
-    a = np.stack([prep.logged.by_cluster(w * logged**k, keep) for k in powers], 1)
+    powers, scores = range(3), prep.levels[0]
+    scores = scores if len(scores) <= _GRID else np.quantile(scores, np.linspace(0, 1, _GRID))
+    a = np.stack([prep.by_cluster(w * logged**k) for k in powers], 1)
     b = np.stack([prep.fresh.by_cluster(fresh**k) for k in powers], 1)
     if min(len(a), len(b)) < MIN_MATCHED:
         return float("nan")
@@ -125,18 +102,13 @@ def match_p_value(prep: Prepared) -> float:
     return float(special.chdtrc(3, distance**2))
 
 
-def overlap(log_weight: np.ndarray) -> dict[str, float]:
-    """E[sqrt w], the Hellinger affinity of the two policies: `raw` (true scale) and `hajek` (weights scaled to mean
-    one).
-
-    1 for equal policies. With E[w] off its identity the raw one shows it and the scaled one hides it.
-    """
+def overlap(log_weight: np.ndarray) -> float:
+    """E[sqrt w], the Hellinger affinity of the two policies, on the true scale of the weights: 1 for equal policies;
+    scaled to mean one it would hide that E[w] is off its identity."""
     if len(log_weight) == 0:
-        return {"raw": float("nan"), "hajek": float("nan")}
-    log_root = np.logaddexp.reduce(log_weight / 2) - np.log(len(log_weight))
-    log_mean = np.logaddexp.reduce(log_weight) - np.log(len(log_weight))
+        return float("nan")
     with np.errstate(over="ignore"):
-        return {"raw": float(np.exp(log_root)), "hajek": float(np.exp(log_root - log_mean / 2))}
+        return float(np.exp(np.logaddexp.reduce(log_weight / 2) - np.log(len(log_weight))))
 
 
 def target_typicality(logp_target: np.ndarray, log_weight: np.ndarray, length: np.ndarray, q: float = 0.9) -> float:
@@ -154,6 +126,32 @@ def target_typicality(logp_target: np.ndarray, log_weight: np.ndarray, length: n
     return float((surprisal <= cut).mean())
 
 
+def permute_ratio(
+    weight: np.ndarray, reward: np.ndarray, rng: np.random.Generator, replicates: int = 999
+) -> np.ndarray:
+    """Values (B,) of sum(w R) / sum(w) when weights are dealt to rows at random.
+
+    The head's rewards are dealt row by row, without replacement; the bulk of k rows follows the normal limit of dealing
+    out what the head left, with mean (n mean(R) - head's rewards) / k and variance
+    sigma_R^2 (sum w^2 - (sum w)^2 / k) k / (k - 1).
+    """
+    n = len(weight)
+    if n <= 4 * _HEAD:
+        order = rng.permuted(np.tile(reward, (replicates, 1)), axis=1)
+        return np.asarray(order @ weight / weight.sum())
+    top, bulk = heaviest(weight, _HEAD), np.ones(n, dtype=bool)
+    bulk[top] = False
+    per_deal = n // len(top)
+    deals = [rng.permutation(reward)[: per_deal * len(top)] for _ in range(-(-replicates // per_deal))]
+    draws = np.concatenate(deals).reshape(-1, len(top))[:replicates]
+    w = weight[bulk]
+    k = len(w)
+    spread = reward.var() * max(w @ w - w.sum() ** 2 / k, 0.0) * k / (k - 1)
+    left = (n * reward.mean() - draws.sum(axis=1)) / k
+    rest = w.sum() * left + np.sqrt(spread) * rng.standard_normal(replicates)
+    return np.asarray((draws @ weight[top] + rest) / weight.sum())
+
+
 @dataclass(frozen=True)
 class PermutationNull:
     """SNIPS against weights dealt at random. A large p-value: shuffled weights give values as far off."""
@@ -168,8 +166,8 @@ def permutation_null(
     log_weight: np.ndarray, reward: np.ndarray, seed: int = 0, replicates: int = 999
 ) -> PermutationNull:
     """Two-sided permutation test that weights and rewards are unrelated; statistic |SNIPS - mean reward|."""
-    nan = float("nan")
     if len(log_weight) == 0 or not np.isfinite(log_weight.max()):
+        nan = float("nan")
         return PermutationNull(nan, nan, nan, np.empty(0))
     w = np.exp(log_weight - log_weight.max())
     value, mean = float(w @ reward / w.sum()), float(reward.mean())
@@ -177,95 +175,6 @@ def permutation_null(
     # Equal up to rounding counts as "as extreme": all-equal rewards or weights have p = 1.
     extreme = np.abs(null - mean) >= abs(value - mean) - 1e-12
     return PermutationNull(value, mean, float((1 + extreme.sum()) / (1 + replicates)), null)
-
-
-@dataclass(frozen=True)
-class Transport:
-    """Does f hold under the target? Mean of Y - f(S) there, with its interval.
-
-    `evidence`: "target_labels" (labels on the target's own draws), "weights" (labelled logged rows, re-weighted), or
-    "none". `status`: "failed" (0 outside beyond chance, level `WRONG`), "passed" (the interval within the margin),
-    "weak" (beyond it), "own" (f was trained on the target's labels), "none". No verdict takes "passed" for a proof.
-    `n_labels` counts clusters with a label on the target's draws.
-    """
-
-    status: str
-    n_labels: int
-    evidence: str = "none"
-    residual: float = float("nan")
-    low: float = float("nan")
-    high: float = float("nan")
-
-
-def label_clusters(prep: Prepared) -> int:
-    """How many independent labels the target's draws have; where their chances differ, Kish's size of them."""
-    has = prep.fresh.labelled > 0
-    n = prep.fresh.clusters(has)
-    weight = prep.fresh.label_weight[has]
-    return n if prep.fresh.labelling.kind == "random" else min(n, int(weight.sum() ** 2 / (weight @ weight)))
-
-
-def residual_limits(prep: Prepared, confidence: float) -> tuple[float, float, float]:
-    """Mean of Y - f(S') over the target's labelled draws, and its limits: clustered jackknife with what training f
-    adds, t quantile, never narrower than a bounded mean."""
-    has, f, score = prep.fresh.labelled > 0, prep.fresh_oof, residual_score(prep)
-    residual = prep.fresh.label_or_zero - f
-    se, df = standard_error(prep, score)
-    half = quantiles.student(confidence, df) * se
-    middle = float(f[has].mean())
-    down, up = bounded_mean_radii(prep.fresh.by_cluster(residual[has], has), -middle, 1 - middle, confidence)
-    return score.value, score.value - max(half, down), score.value + max(half, up)
-
-
-def transport(
-    prep: Prepared, margin: float, confidence: float = 0.95, weights_hold: bool = True, w_max: float = float("inf")
-) -> Transport:
-    """Transport test: from the target's labels where there are enough, else from weights that are not called wrong
-    (`weights_hold`), else none."""
-    n = label_clusters(prep)
-    if prep.source is None:
-        return Transport("none", n)
-    # Of labels not at random f carries the choice, so that its residual has to be looked at.
-    own = (prep.is_logging or prep.source == "fresh") and prep.sample(prep.source).labelling.kind == "random"
-    limits: Callable[[float], tuple[float, float, float]]
-    if n >= MIN_LABELS:
-        evidence, limits = "target_labels", lambda level: residual_limits(prep, level)
-    elif prep.source == "logged" and weights_hold and len(prep.fresh) and prep.n_weighted and not own:
-        evidence, limits = "weights", lambda level: weighted_residual_limits(prep, level, w_max)
-    else:
-        return Transport("own" if own else "none", n)
-    residual, low, high = limits(confidence)
-    _, strict_low, strict_high = limits(1 - WRONG)
-    status = "failed" if strict_low > 0 or strict_high < 0 else "passed" if max(-low, high) <= margin else "weak"
-    status = "own" if own else status
-    return Transport(status, n, evidence, residual, low, high)
-
-
-def effective_labels(prep: Prepared) -> float:
-    """How many of the labels that trained f speak where the target's draws score.
-
-    1 / sum_b p_b^2 / n_b over the blocks b of the isotonic fit (scores that share one fitted value), with p_b the share
-    of the target's draws and n_b the number of labels in b: the effective sample size (Kish 1965) of labels re-weighted
-    to the target's scores. About all of them where the target scores as the logging policy does; a handful where f is
-    extrapolated, however many there are elsewhere. NaN where f was not trained on logged labels or nothing was drawn.
-    """
-    if prep.source != "logged" or not len(prep.fresh):
-        return float("nan")
-    if isinstance(prep.fit, LevelFit):
-        levels, code = prep.fit.levels, prep.fit.code
-    else:
-        levels, split = level_codes(prep.logged.judge, prep.fresh.judge)
-        code = dict(zip(("logged", "fresh"), split, strict=True))
-    count = np.bincount(code["logged"], weights=prep.logged.labelled, minlength=len(levels))
-    total = np.bincount(code["logged"], weights=prep.logged.labelled * prep.logged.label_or_zero, minlength=len(levels))
-    seen = count > 0
-    fitted = pava(levels[seen], total[seen], count[seen])
-    block = np.cumsum(np.append(False, np.diff(fitted) != 0))
-    # A score without a label of its own borrows from the nearest one that has some.
-    nearest = np.searchsorted((levels[seen][1:] + levels[seen][:-1]) / 2, levels)
-    drawn = np.bincount(block[nearest], weights=np.bincount(code["fresh"], minlength=len(levels)))
-    share = drawn / len(prep.fresh)
-    return float(1 / (share**2 / np.bincount(block, weights=count[seen])).sum())
 
 
 def judge_auc(judge: np.ndarray, label: np.ndarray) -> float:
@@ -299,13 +208,11 @@ def reliability_curve(judge: np.ndarray, label: np.ndarray, bins: int = 10) -> l
         return []
     edges = np.unique(np.quantile(s, np.linspace(0, 1, bins + 1)))
     group = np.clip(np.searchsorted(edges, s, side="right") - 1, 0, max(len(edges) - 2, 0))
-    out = []
-    for g in np.unique(group):
-        rows = group == g
-        k = int(rows.sum())
-        se = float(y[rows].std(ddof=1) / np.sqrt(k)) if k > 1 else float("nan")
-        out.append({"judge": float(s[rows].mean()), "label": float(y[rows].mean()), "se": se, "n": k})
-    return out
+    return [
+        {"judge": float(s[rows].mean()), "label": float(y[rows].mean()), "n": int(rows.sum())}
+        | {"se": float(y[rows].std(ddof=1) / np.sqrt(rows.sum())) if rows.sum() > 1 else float("nan")}
+        for rows in (group == g for g in np.unique(group))
+    ]
 
 
 @dataclass(frozen=True)
@@ -325,12 +232,6 @@ def clone_noise_floor(log_weight: np.ndarray) -> NoiseFloor:
     """Noise floor from a clone's log-weights (n,); -inf counts as infinite noise."""
     if len(log_weight) == 0:
         return NoiseFloor(0, False, *[float("nan")] * 4)
-    size = np.abs(log_weight)
-    return NoiseFloor(
-        len(size),
-        bool((size == 0).all()),
-        float(np.median(size)),
-        float(np.quantile(size, 0.99)),
-        float(size.max()),
-        audit_weights(log_weight).mean_weight,
-    )
+    size, mean = np.abs(log_weight), audit_weights(log_weight).mean_weight
+    levels = (float(np.median(size)), float(np.quantile(size, 0.99)), float(size.max()))
+    return NoiseFloor(len(size), bool((size == 0).all()), *levels, mean)

@@ -9,17 +9,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
-from arena10k.estimation import pareto, quantiles
+from arena10k.estimation.data import Rows
 from arena10k.estimation.prepare import Prepared
-from arena10k.estimation.score import Score, calibration_variance, deviations, judge_variance
-from arena10k.estimation.thresholds import MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION, NOISE
+from arena10k.estimation.score import Score, Term, calibration_variance, deviations, judge_variance
 
 EMPIRICAL_LIKELIHOOD = "empirical_likelihood"
 
 
-#: Values by row -> independent values with the same mean over prompts.
-ByCluster = Callable[[np.ndarray], np.ndarray]
+def normal(confidence: float) -> float:
+    """z with P(|N(0, 1)| <= z) = `confidence`. This and the next two are scipy's special functions, a hundredth of the
+    time of its distributions."""
+    return float(special.ndtri((1 + confidence) / 2))
+
+
+def student(confidence: float, df: float) -> float:
+    """The same for Student's t with `df` degrees of freedom, infinite ones included."""
+    return normal(confidence) if np.isinf(df) else float(special.stdtrit(df, (1 + confidence) / 2))
+
+
+def fisher(confidence: float, n: float) -> float:
+    """q with P(F(1, n) <= q) = `confidence`: the square of Student's t."""
+    return float(special.stdtrit(n, (1 + confidence) / 2)) ** 2
 
 
 @dataclass(frozen=True)
@@ -39,63 +51,6 @@ class Interval:
 
 
 NO_INTERVAL = Interval(float("nan"), float("nan"), float("nan"), "none")
-
-
-@dataclass(frozen=True)
-class WeightAudit:
-    """Health of *raw* weights: E[w] (an identity: 1), effective sample size (rows), k-hat (NaN = undefined)."""
-
-    n: int
-    mean_weight: float
-    log_mean_weight: float
-    ess: float
-    khat: float
-    constant: bool
-    ceiling: int
-
-    @property
-    def clip_dominated(self) -> bool:
-        """ESS within 10 % of the number of rows tied at the largest weight: the estimate is the mean of those rows."""
-        return not self.constant and self.ceiling > 1 and abs(self.ess / self.ceiling - 1) <= 0.1
-
-    @property
-    def failures(self) -> list[str]:
-        """Machine-readable reasons why the jackknife interval cannot be used; empty when the weights are healthy."""
-        if self.n == 0:
-            return ["no_log_weights"]
-        low, high = MEAN_WEIGHT_RANGE
-        checks = {
-            "mean_weight_out_of_range": not low <= self.mean_weight <= high,
-            "off_support": self.mean_weight < 0.5,
-            "low_ess": self.ess < MIN_ESS_FRACTION * self.n,
-            "khat_high": self.khat >= MAX_KHAT,
-            "khat_undefined": bool(np.isnan(self.khat)) and not self.constant,
-            "clip_dominated": self.clip_dominated,
-        }
-        return [reason for reason, failed in checks.items() if failed]
-
-    @property
-    def healthy(self) -> bool:
-        return not self.failures
-
-
-def audit_weights(log_weight: np.ndarray) -> WeightAudit:
-    """The weight audit of `log_weight` (n,), finite or -inf; never exponentiates before shifting by the maximum."""
-    n = len(log_weight)
-    nan = float("nan")
-    if n == 0:
-        return WeightAudit(0, nan, nan, 0.0, nan, False, 0)
-    top = float(log_weight.max())
-    if not np.isfinite(top):
-        return WeightAudit(n, 0.0, -np.inf, 0.0, nan, True, n)
-    w = np.exp(log_weight - top)
-    total = float(w.sum())
-    log_mean = top + float(np.log(total / n))
-    with np.errstate(over="ignore"):
-        mean = float(np.exp(log_mean))
-    constant = bool(top - log_weight.min() < NOISE)
-    ess = total**2 / float(w @ w)
-    return WeightAudit(n, mean, log_mean, ess, pareto.khat(log_weight), constant, pareto.ceiling_count(log_weight))
 
 
 def _el_bound(w: np.ndarray, wr: np.ndarray, unseen: float, reward: float, sign: int, phi: float) -> float:
@@ -133,7 +88,7 @@ def el_interval(
     reward: np.ndarray,
     confidence: float = 0.95,
     w_max: float = float("inf"),
-    by_cluster: ByCluster = lambda values: values,
+    by_cluster: Callable[[np.ndarray], np.ndarray] = lambda values: values,
     ends: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[float, float]:
     """Empirical-likelihood interval of the policy value that uses E[w] = 1.
@@ -141,7 +96,7 @@ def el_interval(
     The values of E[w r] over distributions on the observed rows and one unseen row, weight in [0, `w_max`] and reward
     within `ends`, with E[w] = 1 and Cressie-Read (Euclidean) divergence within the F(1, n) radius. Closed form, O(n).
     Karampatziakis, Langford & Mineiro 2020, "Empirical likelihood for contextual bandits". `by_cluster` makes values
-    independent first (see `Sample.by_cluster`). Weights beyond 1e15, beside which float64 cannot tell an ordinary one,
+    independent first (see `Rows.by_cluster`). Weights beyond 1e15, beside which float64 cannot tell an ordinary one,
     give `ends`: nothing is known.
     """
     with np.errstate(over="ignore", invalid="ignore"):
@@ -161,7 +116,7 @@ def el_interval(
             mean_w = (free + sw) / (n + 1)
             var_w = (free**2 + sww) / (n + 1) - mean_w**2
             best = (n + 1) * (mean_w - 1) ** 2 / var_w if var_w > 0 else 0.0
-    phi = (-best - quantiles.fisher(confidence, n)) / (2 * (n + 1))
+    phi = (-best - fisher(confidence, n)) / (2 * (n + 1))
     bounds = []
     for reward_end, sign in ((ends[0], 1), (ends[1], -1)):
         found = [_el_bound(w, wr, unseen, reward_end, sign, phi) for unseen in (0.0, top)]
@@ -186,7 +141,7 @@ def bounded_mean_radii(values: np.ndarray, low: float, high: float, confidence: 
     n = len(values)
     if n == 0:
         return high - low, high - low
-    f = quantiles.fisher(confidence, n)
+    f = fisher(confidence, n)
     total, square = values.sum(), values @ values
     radii = []
     for end in (low, high):
@@ -196,52 +151,54 @@ def bounded_mean_radii(values: np.ndarray, low: float, high: float, confidence: 
     return float(radii[0]), float(radii[1])
 
 
+def label_term(prep: Prepared, score: Score) -> Term | None:
+    """The term that takes the calibration away again: the mean over labelled draws of the estimate's own; None where
+    there is none."""
+    own = [t for t in score.terms if t.sample == "fresh" and "f" in t.slopes and (t.slopes["f"] <= 0).all()]
+    return next((t for t in reversed(own) if prep.fresh.labelled[t.den > 0].all()), None)
+
+
 def _guard(prep: Prepared, score: Score, confidence: float) -> tuple[float, float]:
     """Radii no interval may undercut: those of the bounded mean of the labels (or scores) the estimate rests on."""
-    # A term that takes the calibration away again is the mean of labelled draws of the estimate's own.
-    own = [t for t in score.terms if t.sample == "fresh" and "f" in t.slopes and prep.fresh.labelled[t.den > 0].all()]
-    own = [t for t in own if (t.slopes["f"] <= 0).all()]
-    if own:
-        has = own[0].den > 0
-        residual = own[0].num[has] / own[0].den[has]
+    term = label_term(prep, score)
+    if term is not None:
+        has = term.den > 0
+        residual = term.num[has] / term.den[has]
         middle = float((prep.fresh.label[has] - residual).mean()) if has.any() else 0.0
-        return _radii(prep, "fresh", has, residual, middle, confidence)
+        return _radii(prep.fresh, has, residual, middle, confidence)
     if prep.source is not None and any("f" in t.slopes or "q" in t.slopes for t in score.terms):
         return label_radii(prep, prep.source, confidence)
     name = score.terms[0].sample
-    judge = prep.sample(name).judge
-    return prep.once(
-        ("score guard", name, confidence), lambda p: _radii(p, name, np.ones(len(judge), bool), judge, 0.0, confidence)
-    )
+    rows = prep.sample(name)
+    every = np.ones(len(rows), dtype=bool)
+    return prep.once(("score guard", name, confidence), lambda _: _radii(rows, every, rows.judge, 0.0, confidence))
 
 
 def label_radii(prep: Prepared, source: str, confidence: float) -> tuple[float, float]:
-    """Radii of the mean residual of the labels that trained f."""
+    """Radii of the mean residual, out of fold, of the labels of a sample."""
 
     def make(p: Prepared) -> tuple[float, float]:
         rows, f = p.sample(source), p.reward_oof if source == "logged" else p.fresh_oof
         has = rows.labelled > 0
-        return _radii(p, source, has, rows.label[has] - f[has], float(f[has].mean()), confidence)
+        return _radii(rows, has, rows.label[has] - f[has], float(f[has].mean()), confidence)
 
     return prep.once(("label guard", source, confidence), make)
 
 
-def _radii(
-    prep: Prepared, sample: str, has: np.ndarray, values: np.ndarray, middle: float, confidence: float
-) -> tuple[float, float]:
-    return bounded_mean_radii(prep.sample(sample).by_cluster(values, has), -middle, 1 - middle, confidence)
+def _radii(rows: Rows, has: np.ndarray, values: np.ndarray, middle: float, confidence: float) -> tuple[float, float]:
+    return bounded_mean_radii(rows.by_cluster(values, has), -middle, 1 - middle, confidence)
 
 
-def variance_of(prep: Prepared, score: Score, method: str = "jackknife") -> tuple[float, float, int]:
+def variance_of(prep: Prepared, score: Score) -> tuple[float, float, int]:
     """Sampling and calibration variance of a score (the judge's own is in the former), and the prompts it rests on."""
-    dev, groups = deviations(prep, score, method)
+    dev, groups = deviations(prep, score)
     return float(dev @ dev) + judge_variance(prep, score), calibration_variance(prep, score), groups
 
 
-def standard_error(prep: Prepared, score: Score, method: str = "jackknife") -> tuple[float, float]:
+def standard_error(prep: Prepared, score: Score) -> tuple[float, float]:
     """Standard error of a score, calibration and judge included, and the degrees of freedom of its t quantile
     (Satterthwaite); infinite and 1 where there is no telling."""
-    sampling, cal, groups = variance_of(prep, score, method)
+    sampling, cal, groups = variance_of(prep, score)
     if groups < 2 or not np.isfinite(sampling + cal) or not np.isfinite(score.value + score.shift):
         return float("inf"), 1.0
     parts = sampling**2 / (groups - 1) + cal**2 / (prep.fit.n_folds - 1)
@@ -249,18 +206,14 @@ def standard_error(prep: Prepared, score: Score, method: str = "jackknife") -> t
     return float(np.sqrt(sampling + cal)), df
 
 
-def score_interval(prep: Prepared, score: Score, confidence: float = 0.95, method: str = "jackknife") -> Interval:
+def score_interval(prep: Prepared, score: Score, confidence: float = 0.95) -> Interval:
     """Interval of a score: clustered jackknife, calibration and judge variance, t quantile (Satterthwaite), label
-    guard.
-
-    It is centred on the value plus the score's correction and always contains the value. `method="influence"` uses the
-    linearised deviations.
-    """
-    se, df = standard_error(prep, score, method)
+    guard; centred on the value plus the score's correction, and always around the value."""
+    se, df = standard_error(prep, score)
     centre = score.value + score.shift
     if not np.isfinite(se):
-        return Interval(0.0, 1.0, se, method)
-    t = quantiles.student(confidence, df)
+        return Interval(0.0, 1.0, se, "jackknife")
+    t = student(confidence, df)
     down, up = (max(t * se, g) for g in _guard(prep, score, confidence))
     low, high = min(centre - down, score.value), max(centre + up, score.value)
-    return Interval(float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1)), max(se, max(down, up) / t), method, df)
+    return Interval(float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1)), max(se, max(down, up) / t), "jackknife", df)

@@ -1,10 +1,12 @@
-"""Generalised Pareto tail of importance weights: k-hat and Pareto smoothing."""
+"""Raw importance weights and their tail: the audit of weights, k-hat and Pareto smoothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from arena10k.estimation.thresholds import MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION, NOISE
 
 
 def fit_generalised_pareto(excess: np.ndarray) -> tuple[float, float]:
@@ -31,11 +33,9 @@ def tail_size(n: int) -> int:
     return int(np.ceil(min(0.2 * n, 3 * np.sqrt(n))))
 
 
-def ceiling_count(log_weight: np.ndarray, tolerance: float = 1e-9) -> int:
+def ceiling_count(log_weight: np.ndarray) -> int:
     """Rows whose log-weight equals the maximum: more than one means a clip, a sentinel, or a constant."""
-    if len(log_weight) == 0:
-        return 0
-    return int((log_weight >= log_weight.max() - tolerance).sum())
+    return int((log_weight >= log_weight.max(initial=-np.inf) - 1e-9).sum())
 
 
 def heaviest(values: np.ndarray, size: int) -> np.ndarray:
@@ -131,3 +131,48 @@ def hill(log_weight: np.ndarray, size: int = 50) -> float:
     top = np.sort(np.partition(finite, len(finite) - size - 1)[-size - 1 :])
     mean_excess = (top[1:] - top[0]).mean()
     return float(1 / mean_excess) if mean_excess > 0 else float("nan")
+
+
+@dataclass(frozen=True)
+class WeightAudit:
+    """Health of *raw* weights: E[w] (an identity: 1), effective sample size (rows), k-hat (NaN = undefined)."""
+
+    n: int
+    mean_weight: float
+    log_mean_weight: float
+    ess: float
+    khat: float
+    constant: bool
+    ceiling: int
+
+    @property
+    def clip_dominated(self) -> bool:
+        """ESS within 10 % of the number of rows tied at the largest weight: the estimate is the mean of those rows."""
+        return not self.constant and self.ceiling > 1 and abs(self.ess / self.ceiling - 1) <= 0.1
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the jackknife interval of a weighted mean may be used."""
+        low, high = MEAN_WEIGHT_RANGE
+        tail = self.khat < MAX_KHAT or (self.constant and np.isnan(self.khat))
+        many = self.ess >= MIN_ESS_FRACTION * self.n
+        return self.n > 0 and low <= self.mean_weight <= high and many and tail and not self.clip_dominated
+
+
+def audit_weights(log_weight: np.ndarray) -> WeightAudit:
+    """The weight audit of `log_weight` (n,), finite or -inf; never exponentiates before shifting by the maximum."""
+    n = len(log_weight)
+    nan = float("nan")
+    if n == 0:
+        return WeightAudit(0, nan, nan, 0.0, nan, False, 0)
+    top = float(log_weight.max())
+    if not np.isfinite(top):
+        return WeightAudit(n, 0.0, -np.inf, 0.0, nan, True, n)
+    w = np.exp(log_weight - top)
+    total = float(w.sum())
+    log_mean = top + float(np.log(total / n))
+    with np.errstate(over="ignore"):
+        mean = float(np.exp(log_mean))
+    constant = bool(top - log_weight.min() < NOISE)
+    ess = total**2 / float(w @ w)
+    return WeightAudit(n, mean, log_mean, ess, khat(log_weight), constant, ceiling_count(log_weight))

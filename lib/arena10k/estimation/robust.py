@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit, logit
 
-from arena10k.estimation.calibration import LevelFit, fit_levels
+from arena10k.estimation.calibration import fit_levels
 from arena10k.estimation.prepare import Prepared
 from arena10k.estimation.score import ESTIMATORS, Score, Term, deviations, register
 
@@ -17,22 +17,16 @@ _EDGE = 1e-3
 
 
 def doubly_robust(
-    prep: Prepared,
-    weight: np.ndarray,
-    normaliser: np.ndarray,
-    reward: np.ndarray,
-    outcome: np.ndarray,
-    fresh_outcome: np.ndarray,
-    slopes: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {}),
+    prep: Prepared, outcome: np.ndarray, fresh_outcome: np.ndarray, *, fresh_model: str = "f", **slopes: np.ndarray
 ) -> Score:
-    """mean q(S') + sum w (R - q(S)) / sum(normaliser). `slopes` belong to the fresh and to the logged term."""
+    """mean q(S') + sum w~ (R - q(S)), w~ normalised, for an outcome model q on logged rows and fresh draws.
+    `fresh_model` is what q is called among the models; `slopes` are those of the logged term."""
     one = np.ones(len(prep.fresh))
-    return Score(
-        (
-            Term("fresh", fresh_outcome, one, slopes[0]),
-            Term("logged", weight * (reward - outcome), normaliser, slopes[1]),
-        )
+    terms = (
+        Term("fresh", fresh_outcome, one, {fresh_model: one}),
+        Term("logged", prep.weight * (prep.reward - outcome), prep.weight, slopes),
     )
+    return Score(terms)
 
 
 @register("dr_cpo", belief="judge", uses_weights=True, doubly_robust=True)
@@ -43,8 +37,7 @@ def dr_cpo(prep: Prepared) -> Score:
     The two differ only by cross-fitting, so the augmentation is small: with judged fresh draws the published form is
     nearly the direct method. `dr_oracle` is the one that uses label residuals.
     """
-    one = np.ones(len(prep.fresh))
-    return doubly_robust(prep, prep.weight, prep.weight, prep.reward, prep.reward_oof, prep.fresh_oof, ({"f": one}, {}))
+    return doubly_robust(prep, prep.reward_oof, prep.fresh_oof)
 
 
 @register("mrdr", belief="judge", uses_weights=True, doubly_robust=True)
@@ -54,13 +47,9 @@ def mrdr(prep: Prepared) -> Score:
     weight = prep.weight**2
     if prep.source != "logged" or not (weight * prep.logged.labelled).any():
         return dr_cpo(prep)
-    scores = {"logged": prep.logged.judge, "fresh": prep.fresh.judge}
-    folds = {"logged": prep.logged.fold, "fresh": prep.fresh.fold}
-    table = (prep.fit.levels, prep.fit.code) if isinstance(prep.fit, LevelFit) else None
-    model = fit_levels(scores, folds, "logged", prep.logged.label, prep.fit.n_folds, weight, table)
-    slopes = ({"q": np.ones(len(prep.fresh))}, {"f": prep.weight, "q": -prep.weight})
+    model = fit_levels(prep.samples, "logged", weight, prep.levels)
     outcome, fresh_outcome = model.out_of_fold("logged"), model.out_of_fold("fresh")
-    score = doubly_robust(prep, prep.weight, prep.weight, prep.reward, outcome, fresh_outcome, slopes)
+    score = doubly_robust(prep, outcome, fresh_outcome, fresh_model="q", f=prep.weight, q=-prep.weight)
     return Score(score.terms, models={"q": model})
 
 
@@ -82,16 +71,11 @@ def targeting_step(weight: np.ndarray, reward: np.ndarray, outcome: np.ndarray) 
 
 
 def _targeted(prep: Prepared) -> tuple[np.ndarray, np.ndarray]:
-    """q* on the logged and on the fresh rows; on the (fold, level) table where there is one, since q and R live on
+    """q* on the logged and on the fresh rows, by way of the calibration's table of folds and levels: q and R live on
     it."""
     fit = prep.fit
-    if not isinstance(fit, LevelFit):
-        q, q_fresh = (logit(np.clip(v, _EDGE, 1 - _EDGE)) for v in (prep.reward_oof, prep.fresh_oof))
-        eps = targeting_step(prep.weight, prep.reward, expit(q))
-        return expit(q + eps), expit(q_fresh + eps)
-    size = fit.n_folds * len(fit.levels)
-    weight = np.bincount(fit.cell("logged"), weights=prep.weight, minlength=size)
     q = np.clip(fit.values[:-1].ravel(), _EDGE, 1 - _EDGE)
+    weight = np.bincount(fit.cell("logged"), weights=prep.weight, minlength=len(q))
     table = expit(logit(q) + targeting_step(weight, np.tile(fit.values[-1], fit.n_folds), q))
     return table.take(fit.cell("logged")), table.take(fit.cell("fresh"))
 
@@ -104,29 +88,25 @@ def tmle(prep: Prepared) -> Score:
     The weights are observation weights rather than a covariate (van der Laan & Rose 2011, section 9.2): both solve the
     same equation, and the covariate form would need the unknown weight of each fresh response.
     """
-    outcome, fresh_outcome = _targeted(prep)
-    one = np.ones(len(prep.fresh))
-    return doubly_robust(prep, prep.weight, prep.weight, prep.reward, outcome, fresh_outcome, ({"f": one}, {}))
+    return doubly_robust(prep, *_targeted(prep))
 
 
 @register("dr_oracle", uses_weights=True, doubly_robust=True, label_residual=True)
 def dr_oracle(prep: Prepared) -> Score:
     """mean f(S') + mean over labelled logged rows of w (Y - f(S)), f out of fold, w on its true scale."""
     has = prep.logged.label_weight * prep.has_weight
-    one = np.ones(len(prep.fresh))
-    weight, normaliser = prep.weight * has, prep.unit(has)
-    label, slopes = prep.logged.label_or_zero, ({"f": one}, {"f": -weight})
-    return doubly_robust(prep, weight, normaliser, label, prep.reward_oof, prep.fresh_oof, slopes)
+    weight, one = prep.weight * has, np.ones(len(prep.fresh))
+    residual = Term("logged", weight * prep.label_residual, prep.unit(has), {"f": -weight})
+    return Score((Term("fresh", prep.fresh_oof, one, {"f": one}), residual))
 
 
-def stacking_weights(influence: np.ndarray, ridge: float = 1e-6) -> np.ndarray:
+def stacking_weights(influence: np.ndarray) -> np.ndarray:
     """Convex weights (p,) that minimise the variance of sum_j a_j psi_j, `influence` (p, n); exact over all active
     sets."""
-    p = len(influence)
-    cov = influence @ influence.T
+    p, cov = len(influence), influence @ influence.T
     if np.trace(cov) == 0:
         return np.full(p, 1 / p)
-    cov = cov / np.trace(cov) + ridge * np.eye(p)
+    cov = cov / np.trace(cov) + 1e-6 * np.eye(p)
     best, best_value = np.full(p, 1 / p), np.inf
     for mask in range(1, 2**p):
         active = [j for j in range(p) if mask >> j & 1]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from arena10k.errors import ArenaError
-from arena10k.estimation.calibration import Fit
+from arena10k.estimation.calibration import Fit, adder
 from arena10k.estimation.prepare import Prepared
 
 
@@ -39,14 +39,9 @@ class Term:
         with np.errstate(all="ignore"):
             return float(np.float64(self.num.sum()) / self.total)
 
-    def scaled(self, factor: float) -> Term:
-        return Term(self.sample, factor * self.num, self.den, {k: factor * v for k, v in self.slopes.items()})
-
-    def per_prompt(self, share: np.ndarray | None) -> Term:
-        """Every row counted by `share`, its part of its prompt."""
-        if share is None:
-            return self
-        return Term(self.sample, share * self.num, share * self.den, {k: share * v for k, v in self.slopes.items()})
+    def scaled(self, factor: float | np.ndarray, den: float | np.ndarray = 1.0) -> Term:
+        """Numerators and slopes times `factor`, denominators times `den`, which may be by row."""
+        return Term(self.sample, factor * self.num, den * self.den, {k: factor * v for k, v in self.slopes.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +61,14 @@ class Score:
     def by_prompt(self, prep: Prepared) -> Score:
         """The same for the mean over prompts of the mean over a prompt's rows, where prompts have rows in different
         numbers."""
-        shares = {name: prep.sample(name).share for name in ("logged", "fresh")}
-        if self.per_prompt or all(share is None for share in shares.values()):
+        shares = {name: rows.share for name, rows in prep.samples.items() if rows.share is not None}
+        if self.per_prompt or not shares:
             return self
-        terms, correction = (
-            tuple(t.per_prompt(shares[t.sample]) for t in group) for group in (self.terms, self.correction)
-        )
-        return Score(terms, correction, self.models, True)
+
+        def counted(terms: tuple[Term, ...]) -> tuple[Term, ...]:
+            return tuple(t.scaled(s, s) if (s := shares.get(t.sample)) is not None else t for t in terms)
+
+        return Score(counted(self.terms), counted(self.correction), self.models, True)
 
     @property
     def value(self) -> float:
@@ -165,8 +161,7 @@ def judge_variance(prep: Prepared, score: Score) -> float:
     Slopes under "judge" are with respect to the score itself, whose variance is the judge's.
     """
     total = 0.0
-    for name in ("logged", "fresh"):
-        rows = prep.sample(name)
+    for name, rows in prep.samples.items():
         if not rows.judge_var.any():
             continue
         for model in ("f", "judge"):
@@ -226,9 +221,7 @@ def register(name: str, **properties: Any) -> Callable[[Callable[[Prepared], Sco
     """Add a function Prepared -> Score to `ESTIMATORS` under `name`; properties are those of `Estimator`."""
 
     def add(function: Callable[[Prepared], Score]) -> Callable[[Prepared], Score]:
-        if name in ESTIMATORS:
-            raise ValueError(f"estimator {name!r} is already registered")
-        ESTIMATORS[name] = Estimator(name, function, **properties)
+        adder(ESTIMATORS, name, "estimator")(Estimator(name, function, **properties))
         return function
 
     return add

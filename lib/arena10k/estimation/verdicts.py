@@ -11,18 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from arena10k.estimation import ESTIMATORS, Estimator, Score, diagnostics, pareto, planning, quantiles
+from arena10k.estimation import ESTIMATORS, Estimator, Rows, Score, pareto, planning
 from arena10k.estimation.beliefs import Reach, el_residual_interval, labelled_interval, transported_interval
 from arena10k.estimation.calibration import enough_labels
 from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext
-from arena10k.estimation.intervals import (
-    EMPIRICAL_LIKELIHOOD,
-    NO_INTERVAL,
-    Interval,
-    score_interval,
-)
-from arena10k.estimation.prepare import Sample
+from arena10k.estimation.intervals import EMPIRICAL_LIKELIHOOD, NO_INTERVAL, Interval, normal, score_interval
 from arena10k.estimation.thresholds import FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
+from arena10k.estimation.transport import label_clusters, residual_limits
 
 REPORT, CAUTION, REFUSE = "REPORT", "CAUTION", "REFUSE"
 #: Of what was not collected: no verdict, and counted nowhere.
@@ -46,7 +41,7 @@ def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
         # The logging policy's logged responses are its own.
         and not (estimator.judge_scale and prep.is_logging and len(prep.logged)),
         "no_labels": (estimator.uses_target_labels and not prep.fresh.labelled.any())
-        or (estimator.label_residual and not (prep.logged.labelled * prep.has_weight).any()),
+        or (estimator.label_residual and not prep.weighted_labels.any()),
     }
     return [reason for reason, absent in checks.items() if absent]
 
@@ -56,8 +51,12 @@ def _uncollected(ctx: PolicyContext, missing: list[str]) -> bool:
     return not ("no_log_weights" in missing and LOGPROBS_ASKED in ctx.flags)
 
 
-def _by_number(n: float, reason: str = "few_labels") -> tuple[str, list[str]]:
-    """Verdict and reasons by the number of labels, or of rows in effect, that an estimate rests on."""
+#: A verdict and its reasons.
+Judged = tuple[str, list[str]]
+
+
+def _by_number(n: float, reason: str = "few_labels") -> Judged:
+    """By the number of labels, or of rows in effect, that an estimate rests on."""
     verdict = REFUSE if n < MIN_LABELS else CAUTION if n < FEW_LABELS else REPORT
     return verdict, [reason] * int(n < FEW_LABELS)
 
@@ -67,27 +66,27 @@ def _lacking_labels(ctx: PolicyContext) -> list[str]:
     logged, fresh = ctx.prep.logged, ctx.prep.fresh
     if not (logged.labelled.any() or fresh.labelled.any()):
         return ["no_labels"]
-    enough = any(enough_labels(rows.label, rows.fold) for rows in (logged, fresh))
+    enough = any(enough_labels(rows) for rows in (logged, fresh))
     return [] if enough else ["few_labels"]
 
 
-def _constant(rows: Sample) -> bool:
+def _constant(rows: Rows) -> bool:
     """Whether all of enough labels are one number, of responses between which the judge sees a difference. At an end
     of the scale that is what rare failures or rare successes look like, and the interval carries the unseen one."""
     label, judge = rows.label[rows.labelled > 0], rows.judge[rows.labelled > 0]
     return bool(len(label) >= FEW_LABELS and 0 < label.min() == label.max() < 1 and np.ptp(judge) > 0)
 
 
-def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
-    """Verdict and reasons from the labels: how many, how chosen, and whether they put the number on their scale."""
+def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
+    """From the labels: how many, how chosen, and whether they put the number on their scale."""
     prep = ctx.prep
     if estimator.judge_scale:
         # Where labels say what a score is worth, the raw mean is no value.
         return CAUTION if prep.source is None else REFUSE, [NOT_ON_ORACLE_SCALE]
     if estimator.uses_target_labels:
-        rows, (verdict, reasons) = prep.fresh, _by_number(diagnostics.label_clusters(prep))
+        rows, (verdict, reasons) = prep.fresh, _by_number(label_clusters(prep))
     elif estimator.label_residual and prep.source is None:
-        rows, (verdict, reasons) = prep.logged, _by_number((prep.logged.labelled * prep.has_weight).sum())
+        rows, (verdict, reasons) = prep.logged, _by_number(prep.weighted_labels.sum())
     elif prep.source is None:
         return CAUTION, [*_lacking_labels(ctx), NOT_ON_ORACLE_SCALE]
     else:
@@ -102,13 +101,13 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[
     return verdict, reasons
 
 
-def _weight_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
-    """Verdict and reasons of what rests on the belief that weights are right."""
-    return ctx.prep.once(("weight reasons", estimator.label_residual), lambda _: _judged_weights(ctx, estimator))
+def _weight_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
+    """Of what rests on the belief that weights are right."""
+    residual = estimator.label_residual
+    return ctx.prep.once(("weight reasons", residual), lambda _: _judged_weights(ctx, ctx.rests_on(residual)))
 
 
-def _judged_weights(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
-    lw = ctx.rests_on(estimator.label_residual)
+def _judged_weights(ctx: PolicyContext, lw: np.ndarray) -> Judged:
     if ctx.wrong_weights or ctx.audit.clip_dominated:
         return REFUSE, [*ctx.wrong_weights, *["clip_dominated"] * ctx.audit.clip_dominated]
     if not len(lw) or not np.isfinite(lw.max()):
@@ -127,8 +126,8 @@ def _judged_weights(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list
     return verdict, reasons
 
 
-def _judge_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
-    """Verdict and reasons of what rests on the belief that the judge errs on the target as it does on P0."""
+def _judge_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
+    """Of what rests on the belief that the judge errs on the target as it does on P0."""
     status, labelled = ctx.transport.status, ctx.transport.n_labels >= MIN_LABELS
     if estimator.uses_weights and ctx.wrong_weights:
         return REFUSE, ctx.wrong_weights
@@ -163,7 +162,7 @@ def width_of(row: Mapping[str, Any]) -> float:
 
 def planned_width(n_labels: int, confidence: float = 0.95) -> float:
     """Width that so many 0/1 labels promise at worst (Wilson 1927 at one half), before any is seen."""
-    z = quantiles.normal(confidence)
+    z = normal(confidence)
     return z / float(np.sqrt(n_labels + z * z))
 
 
@@ -175,7 +174,7 @@ def _too_wide(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> b
     return not (estimator.uses_target_labels and planned_width(n, ctx.analysis.confidence) <= MAX_WIDTH)
 
 
-def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> tuple[str, list[str]]:
+def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> Judged:
     """REPORT, CAUTION or REFUSE for one estimate, and why; NOT_ASKED where what it takes was not collected."""
     missing = missing_inputs(ctx, estimator)
     if missing:
@@ -209,7 +208,7 @@ def _reaches(ctx: PolicyContext) -> list[Reach]:
         return [Reach(0.0, 0.0)]
     found = []
     if ctx.transport.n_labels >= MIN_LABELS:
-        _, low, high = diagnostics.residual_limits(ctx.prep, (1 + ctx.analysis.confidence) / 2)
+        _, low, high = residual_limits(ctx.prep, (1 + ctx.analysis.confidence) / 2)
         found.append(Reach(low, high, labels=True))
     if ctx.transport.status != "failed" or not found:
         unseen = 1 - ctx.mean_weight[0] if ctx.audit.n and not ctx.wrong_weights else 0.0
@@ -224,7 +223,7 @@ def interval_of(ctx: PolicyContext, estimator: Estimator, score: Score) -> Inter
     if estimator.belief == "labels":
         return labelled_interval(ctx.prep, score, ctx.analysis.confidence)
     if estimator.label_residual:
-        return el_residual_interval(ctx.prep, score, ctx.analysis.confidence, ctx.w_max)
+        return el_residual_interval(ctx.prep, score, ctx.analysis.confidence)
     if estimator.belief == "weights":
         return ctx.el
     reaches = ctx.prep.once("reaches", lambda _: _reaches(ctx))
@@ -276,5 +275,4 @@ def own_estimate(ctx: PolicyContext) -> dict[str, Any] | None:
 def _labels_needed(ctx: PolicyContext) -> int:
     """The same for every estimator of the policy."""
     width, confidence = ctx.analysis.width, ctx.analysis.confidence
-    key = ("labels needed", width, confidence)
-    return ctx.prep.once(key, lambda _: planning.labels_needed(ctx.pilot, width, confidence))
+    return ctx.prep.once("labels needed", lambda _: planning.labels_needed(ctx.pilot, width, confidence))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from arena10k.estimation import pareto
-from arena10k.estimation.calibration import LevelFit, level_codes, pava
+from arena10k.estimation.calibration import pava
 from arena10k.estimation.prepare import Prepared
 from arena10k.estimation.score import Score, Term, register
 
@@ -52,17 +52,14 @@ def snips(prep: Prepared) -> Score:
 def psis(prep: Prepared) -> Score:
     """Self-normalised with Pareto-smoothed weights, Vehtari et al. 2024."""
     weight = np.zeros(len(prep.logged))
-    weight[prep.has_weight > 0] = pareto.smooth(prep.raw_log_weight)
+    weight[prep.weighted] = pareto.smooth(prep.raw_log_weight)
     return ratio_score(prep, weight)
 
 
 def _monotone_weights(prep: Prepared) -> tuple[np.ndarray, np.ndarray]:
     """Projections of the weights on increasing and on decreasing functions of S, each with mean one; two (n,)
     arrays."""
-    if isinstance(prep.fit, LevelFit):
-        levels, code = prep.fit.levels, prep.fit.code["logged"]
-    else:
-        levels, (code,) = level_codes(prep.logged.judge)
+    levels, code = prep.levels[0], prep.levels[1]["logged"]
     total = np.bincount(code, weights=prep.weight, minlength=len(levels))
     count = np.bincount(code, weights=prep.has_weight, minlength=len(levels))
     up, down = (pava(levels, total, count, increasing=way).take(code) * prep.has_weight for way in (True, False))

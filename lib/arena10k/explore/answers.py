@@ -11,9 +11,9 @@ import pandas as pd
 
 from arena10k import attribution, plots, report
 from arena10k.attribution import Investigation
-from arena10k.estimation import compare
+from arena10k.estimation import compare, diagnostics
 from arena10k.estimation.context import PolicyContext
-from arena10k.estimation.evaluate import PolicyReport, Study
+from arena10k.estimation.evaluation import Evaluation
 from arena10k.estimation.verdicts import accepted
 from arena10k.explore.rows import heavy_table
 from arena10k.explore.selection import Slice
@@ -35,7 +35,7 @@ class Estimates(Rows):
     `n`: prompts used.
     """
 
-    def __init__(self, study: Study, part: Slice, judges: Sequence[str]):
+    def __init__(self, study: Evaluation, part: Slice, judges: Sequence[str]):
         self.study, self.rows, self.n = study, study.rows, part.n
         contexts = study.of_judge(judges[0])
         contrasts = [dataclasses.asdict(pair) for pair in compare.contrasts(contexts)]
@@ -70,18 +70,17 @@ class Diagnosis(View):
     """What `run.diagnose(policy)` answers.
 
     `verdicts`: the policy's rows of `run.estimate()`. `problems`: what speaks against them, one row per reason, in
-    words, with the estimators it concerns. `facts`: the measures behind them by name. `report` and `context`: the
+    words, with the estimators it concerns. `facts`: the measures behind them by name. `context`: the
     diagnostics as the library's functions take them.
     """
 
-    def __init__(self, policy: str, judge: str, study: Study, part: Slice):
+    def __init__(self, policy: str, judge: str, study: Evaluation, part: Slice):
         self.policy, self.judge = policy, judge
-        self.report: PolicyReport = study.reports[policy, judge]
         self.context: PolicyContext = study.contexts[policy, judge]
         self.verdicts = findings.estimates_frame(study.rows)
         rows = findings.counted(study.rows)
-        self.problems = _problems(rows, self.context, self.report)
-        self.facts = _facts(self.report, self.context, rows)
+        self.problems = _problems(rows, self.context)
+        self.facts = _facts(self.context, rows)
         super().__init__(
             [*part.sentences, _verdicts(policy, rows), *_missing(policy, part)],
             *([report.table(self.problems, text=["what is wrong"])] if len(self.problems) else []),
@@ -117,33 +116,34 @@ def _missing(policy: str, part: Slice) -> list[str]:
     return [f"{missing:,} logged rows have no usable weight{why}."]
 
 
-def _problems(rows: list[dict[str, Any]], ctx: PolicyContext, diagnostics: PolicyReport) -> pd.DataFrame:
+def _problems(rows: list[dict[str, Any]], ctx: PolicyContext) -> pd.DataFrame:
     concerned: dict[str, list[str]] = {}
     for row in rows:
         for reason in row["reasons"]:
             concerned.setdefault(reason, []).append(row["estimator"])
-    problems = [(r, reasons.sentence(r, ctx, diagnostics), ", ".join(names)) for r, names in concerned.items()]
+    problems = [(r, reasons.sentence(r, ctx), ", ".join(names)) for r, names in concerned.items()]
     return pd.DataFrame(problems, columns=["reason", "what is wrong", "concerns"])
 
 
-def _facts(r: PolicyReport, ctx: PolicyContext, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _facts(r: PolicyContext, rows: list[dict[str, Any]]) -> dict[str, Any]:
     needed = next((row["labels_needed"] for row in rows if row["labels_needed"] is not None), None)
     weights = {
         "judged rows with a weight": r.audit.n,
         "mean weight (1 where the log represents the policy)": r.audit.mean_weight,
         "effective sample size": r.audit.ess if r.audit.n else None,
-        "weight of the ten heaviest rows": r.top_shares["top_10"],
+        "weight of the ten heaviest rows": diagnostics.top_shares(r.prep.raw_log_weight)["top_10"],
         "k-hat of the tail": r.audit.khat,
         "share of the policy that by them is not in the log": r.missing_mass if r.audit.n else None,
     }
+    auc = [diagnostics.judge_auc(rows.judge, rows.label) for rows in (r.data.logged, r.data.fresh)]
     judging = {
-        "AUC of the judge on logged labels (0.5 is guessing)": r.auc_logged,
-        "AUC on the policy's own draws": r.auc_target,
+        "AUC of the judge on logged labels (0.5 is guessing)": auc[0],
+        "AUC on the policy's own draws": auc[1],
         "transport of the calibration": r.transport.status,
         f"its error on {reasons.EVIDENCE.get(r.transport.evidence, 'nothing')}": r.transport.residual,
         "labels' worth of calibration where its draws score": r.effective_labels,
         "labels on the policy's own draws": r.transport.n_labels,
-        f"labels there that a width of {ctx.analysis.width:g} takes (PPI++)": needed,
+        f"labels there that a width of {r.analysis.width:g} takes (PPI++)": needed,
     }
     return judging if r.is_logging else weights | judging
 
@@ -164,7 +164,7 @@ def _figures(part: Slice, diagnosis: Diagnosis) -> Figures:
         "overlap": lambda: plots.overlap(weights),
         "ccdf": lambda: plots.ccdf(weights),
         "reward_by_weight": lambda: plots.reward_by_weight(weights, {policy: score}),
-        "permutation": lambda: plots.permutation({policy: diagnosis.report.permutation}),
+        "permutation": lambda: plots.permutation({policy: diagnosis.context.permutation}),
     }
 
 

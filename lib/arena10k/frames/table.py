@@ -11,6 +11,7 @@ import pandas as pd
 
 from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, TRUTH, UNCERTAINTY
 from arena10k.collection.store import Store
+from arena10k.estimation.data import log_weights
 from arena10k.frames.records import FAILED, KEY, OK, QUARANTINED, deviation, in_order, read, tokens, usable
 from arena10k.params.config import Params
 
@@ -79,8 +80,7 @@ class Table:
 
     def log_weights(self) -> dict[str, np.ndarray]:
         """Raw log-weights of each target on the logged rows (n,), NaN where missing."""
-        base = self.logged[f"logp_{self.logging_policy}"]
-        return {t: (self.logged[f"logp_{t}"] - base).to_numpy(float) for t in self.targets}
+        return {t: log_weights(self.logged, t, self.logging_policy) for t in self.targets}
 
     def as_stored(self) -> Table:
         """The table with the log-probs that are quarantined in their places, to show what using them would do."""

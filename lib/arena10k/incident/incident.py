@@ -126,7 +126,7 @@ def play(run: Run, geometry: str, replicates: int = REPLICATES) -> list[Step]:
 
 def _gate(case: attribution.Case, analysis: Analysis) -> dict[str, Any]:
     """SNIPS (calibrated) with its verdict on the log-weights as they were published, corrupted and clipped."""
-    ctx = context(replace(case.data, log_weight=case.published_log_weight), analysis)
+    ctx = context(case.data.with_logged(log_weight=case.published_log_weight), analysis)
     tied = {"tied": ctx.audit.ceiling, "clip_dominated": ctx.audit.clip_dominated}
     return estimate_row(ctx, ESTIMATORS["snips"]) | tied
 

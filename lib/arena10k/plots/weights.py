@@ -12,8 +12,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from arena10k.estimation.diagnostics import audit_weights, top_shares
-from arena10k.estimation.pareto import tail_fit
+from arena10k.estimation.diagnostics import top_shares
+from arena10k.estimation.pareto import audit_weights, tail_fit
 from arena10k.estimation.thresholds import MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION
 from arena10k.plots.style import BAND, INK, SOFT, drawn, empty, head, looks, panels, styled
 from arena10k.report.display import Drawn

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from arena10k.estimation.context import PolicyContext
-from arena10k.estimation.evaluate import PolicyReport
 from arena10k.estimation.thresholds import FEW_LABELS, HEAVY_KHAT, MAX_WIDTH
 from arena10k.wording import number, percent
 
@@ -68,25 +67,25 @@ WORDS = {
 EVIDENCE = {"target_labels": "the policy's own draws", "weights": "labelled logged responses, re-weighted"}
 
 
-def sentence(reason: str, ctx: PolicyContext, report: PolicyReport) -> str:
+def sentence(reason: str, ctx: PolicyContext) -> str:
     """The words for one reason; its name where there are none."""
-    audit, transport, prep = report.audit, report.transport, ctx.prep
+    audit, transport, prep = ctx.audit, ctx.transport, ctx.prep
     return WORDS.get(reason, reason.replace("_", " ") + ".").format(
         mean=number(audit.mean_weight),
         mean_low=number(ctx.mean_weight[0]),
         mean_high=number(ctx.mean_weight[1]),
-        p=number(report.mean_weight_p),
-        match_p=number(report.match_p),
-        missing=percent(min(report.missing_mass, 1 - 1e-15)),
+        p=number(ctx.mean_weight_p),
+        match_p=number(ctx.match_p),
+        missing=percent(min(ctx.missing_mass, 1 - 1e-15)),
         n=audit.n,
         khat=number(audit.khat),
         max_khat=HEAVY_KHAT,
         tied=audit.ceiling,
         labels=transport.n_labels,
-        logged=int((prep.logged.labelled * prep.has_weight).sum()),
+        logged=int(prep.weighted_labels.sum()),
         evidence=EVIDENCE.get(transport.evidence, transport.evidence),
         few=FEW_LABELS,
-        effective=number(report.effective_labels),
+        effective=number(ctx.effective_labels),
         trained=int(prep.sample(prep.source or "logged").labelled.sum()),
         residual=f"{transport.residual:+.3f}",
         low=f"{transport.low:+.3f}",

@@ -7,20 +7,20 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from arena10k.estimation import diagnostics, pareto
 from arena10k.estimation.calibration import LevelFit
 from arena10k.estimation.context import PolicyContext
-from arena10k.estimation.evaluate import PolicyReport
 from arena10k.estimation.thresholds import WRONG
 from arena10k.wording import listed, number, percent
 
-Reports = Iterable[PolicyReport]
+Contexts = Iterable[PolicyContext]
 
 
-def _targets(reports: Reports, judge: str) -> list[PolicyReport]:
-    return [r for r in reports if r.judge == judge and not r.is_logging]
+def _targets(contexts: Contexts, judge: str) -> list[PolicyContext]:
+    return [r for r in contexts if r.judge == judge and not r.is_logging]
 
 
-def audit_frame(reports: Reports, judge: str) -> pd.DataFrame:
+def audit_frame(contexts: Contexts, judge: str) -> pd.DataFrame:
     """E[w] = 1 is an identity: rows, missing rows, E[w], p-value against E[w] <= 1, whether weights match the draws,
     missing mass, and what the missing mass and empirical likelihood leave of the value."""
     return pd.DataFrame(
@@ -38,14 +38,14 @@ def audit_frame(reports: Reports, judge: str) -> pd.DataFrame:
                 "el_low": r.el.low,
                 "el_high": r.el.high,
             }
-            for r in _targets(reports, judge)
+            for r in _targets(contexts, judge)
         ]
     )
 
 
-def audit_sentence(reports: Reports, judge: str) -> str:
+def audit_sentence(contexts: Contexts, judge: str) -> str:
     """Whose mean weight cannot come from two real policies, and whose mass is missing most."""
-    found = [r for r in _targets(reports, judge) if r.audit.n]
+    found = [r for r in _targets(contexts, judge) if r.audit.n]
     if not found:
         return "No judged row has a log-weight: there is nothing to audit."
     impossible = [r.policy for r in found if r.mean_weight_p < WRONG]
@@ -71,9 +71,9 @@ def _match(p: float) -> str:
     return f"{'no, ' if p < WRONG else ''}{f'{p:.2g}' if p >= 0.001 else 'under 0.001'}"
 
 
-def match_sentence(reports: Reports, judge: str) -> str:
+def match_sentence(contexts: Contexts, judge: str) -> str:
     """Whose weights are not those of the policy that was drawn from, by the judge's scores of both."""
-    targets = _targets(reports, judge)
+    targets = _targets(contexts, judge)
     wrong = [r.policy for r in targets if r.match_p < WRONG]
     unknown = [r.policy for r in targets if np.isnan(r.match_p)]
     if len(unknown) == len(targets):
@@ -86,7 +86,7 @@ def match_sentence(reports: Reports, judge: str) -> str:
     return f"{result}{untested}. A judge that scores two policies alike sees no difference between them."
 
 
-def concentration_frame(reports: Reports, judge: str) -> pd.DataFrame:
+def concentration_frame(contexts: Contexts, judge: str) -> pd.DataFrame:
     """On how few rows the weights rest: ESS, k-hat, Hill index, top shares, rows tied at the ceiling, overlap."""
     return pd.DataFrame(
         [
@@ -95,19 +95,19 @@ def concentration_frame(reports: Reports, judge: str) -> pd.DataFrame:
                 "ess": r.audit.ess if r.audit.n else None,
                 "ess_share": r.audit.ess / r.audit.n if r.audit.n else np.nan,
                 "khat": r.audit.khat,
-                "hill": r.hill,
-                **r.top_shares,
+                "hill": pareto.hill(r.prep.raw_log_weight),
+                **diagnostics.top_shares(r.prep.raw_log_weight),
                 "at_ceiling": r.audit.ceiling if r.audit.n else None,
                 "clip_dominated": ("yes" if r.audit.clip_dominated else "no") if r.audit.n else None,
-                "sqrt_overlap": r.overlap["raw"],
+                "sqrt_overlap": diagnostics.overlap(r.prep.raw_log_weight),
                 "typicality": r.typicality,
             }
-            for r in _targets(reports, judge)
+            for r in _targets(contexts, judge)
         ]
     )
 
 
-def judging_frame(reports: Reports) -> pd.DataFrame:
+def judging_frame(contexts: Contexts) -> pd.DataFrame:
     """Per policy and judge mode: the transport test with its evidence, and AUC of judge against oracle."""
     return pd.DataFrame(
         [
@@ -120,12 +120,12 @@ def judging_frame(reports: Reports) -> pd.DataFrame:
                 "residual": r.transport.residual,
                 "low": r.transport.low,
                 "high": r.transport.high,
-                "auc_logged": r.auc_logged,
-                "auc_target": r.auc_target,
-                "trained_on": r.calibration_source,
+                "auc_logged": diagnostics.judge_auc(r.data.logged.judge, r.data.logged.label),
+                "auc_target": diagnostics.judge_auc(r.data.fresh.judge, r.data.fresh.label),
+                "trained_on": r.prep.source,
                 "effective_labels": r.effective_labels,
             }
-            for r in reports
+            for r in contexts
             if not r.is_logging
         ]
     )
@@ -140,17 +140,17 @@ _TRANSPORT = {
 }
 
 
-def transport_sentence(reports: Reports, judge: str) -> str:
+def transport_sentence(contexts: Contexts, judge: str) -> str:
     """For whom the calibration carries over to the target's own draws."""
-    targets = _targets(reports, judge)
+    targets = _targets(contexts, judge)
     by = {status: [r.policy for r in targets if r.transport.status == status] for status in _TRANSPORT}
     text = "; ".join(_TRANSPORT[status].format(", ".join(names)) for status, names in by.items() if names)
     return f"{text[0].upper()}{text[1:]}." if text else "There is nothing to test."
 
 
-def noise_sentence(reports: Reports, judge: str) -> str:
+def noise_sentence(contexts: Contexts, judge: str) -> str:
     """What the clones say about the noise of the log-probs."""
-    floors = [(r.policy, r.noise_floor) for r in _targets(reports, judge) if r.noise_floor is not None]
+    floors = [(r.policy, r.noise_floor) for r in _targets(contexts, judge) if r.noise_floor is not None]
     if not any(floor.n for _, floor in floors):
         which = "log-weight of a copy" if floors else "copy"
         return f"No {which} of the logging policy is known: the noise of the log-probs is not measured."

@@ -62,11 +62,12 @@ def populations(data: PolicyData, calibration: str = "isotonic") -> dict[str, Po
 def design(data: PolicyData, folds: int = N_FOLDS) -> Design:
     """As many rows, draws and labels as the run has, but at most `MAX_ROWS` logged rows and as many draws. What is not
     judged is no row and no draw."""
-    n = max(int((~(np.isnan(data.log_weight) | np.isnan(data.judge))).sum()), 2)
-    judged = ~np.isnan(data.fresh_judge)
+    logged, fresh = data.logged, data.fresh
+    n = max(int((~(np.isnan(logged.log_weight) | np.isnan(logged.judge))).sum()), 2)
+    judged = ~np.isnan(fresh.judge)
     m = min(int(judged.sum()), MAX_ROWS)
-    share = float((~np.isnan(data.label)).sum()) / max(data.n, 1)
-    labels = int((judged & ~np.isnan(data.fresh_label)).sum())
+    share = float(logged.labelled.sum()) / max(len(logged), 1)
+    labels = int((judged & (fresh.labelled > 0)).sum())
     return Design(min(n, MAX_ROWS), m, share, min(labels, m), folds=folds)
 
 

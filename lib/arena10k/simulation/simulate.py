@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import special, stats
 
 from arena10k.analysis import DEFAULT, Analysis
-from arena10k.estimation import ESTIMATORS, N_FOLDS, PolicyData, Prepared, Score, deviations
+from arena10k.estimation import ESTIMATORS, N_FOLDS, PolicyData, Prepared, Rows, Score, deviations
 from arena10k.estimation.context import context
 from arena10k.estimation.headline import headline_row
 from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT, estimate_row
@@ -208,18 +208,12 @@ def draw(population: Population, design: Design, rng: np.random.Generator) -> Po
     s_fresh, y_fresh, fresh_length = population.fresh(design.m, rng)
     if design.corrupted:
         lw = np.where(rng.random(design.n) < design.corrupted, CLIP, lw)
+    label = np.where(rng.random(design.n) < design.label_share, y, np.nan)
+    fresh_label = np.where(np.arange(design.m) < design.target_labels, y_fresh, np.nan)
+    fold, fresh_fold = (np.arange(rows) % design.folds for rows in (design.n, design.m))
     return PolicyData(
-        log_weight=lw,
-        judge=s,
-        length=length,
-        label=np.where(rng.random(design.n) < design.label_share, y, np.nan),
-        cluster=np.arange(design.n),
-        fold=np.arange(design.n) % design.folds,
-        fresh_judge=s_fresh,
-        fresh_length=fresh_length,
-        fresh_label=np.where(np.arange(design.m) < design.target_labels, y_fresh, np.nan),
-        fresh_cluster=np.arange(design.m),
-        fresh_fold=np.arange(design.m) % design.folds,
+        Rows(s, label=label, fold=fold, length=length, log_weight=lw),
+        Rows(s_fresh, label=fresh_label, fold=fresh_fold, length=fresh_length),
     )
 
 

@@ -1,0 +1,132 @@
+"""The frames that `evaluate` takes, checked, as the arrays of every policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from arena10k.errors import DataError
+from arena10k.estimation.data import PolicyData, log_weights, numbers, policies_data
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The judge mode of data that has one alone.
+MODE = "judge"
+
+
+@dataclass(frozen=True)
+class Column:
+    """An argument of `evaluate` that names a column, and the ends of its scale."""
+
+    key: str
+    name: str | None
+    low: float
+    high: float
+
+    def of(self, which: str, frame: pd.DataFrame) -> np.ndarray:
+        """The values on [0, 1], checked."""
+        values, (low, high), hint = _numbers(which, frame, str(self.name)), (self.low, self.high), ""
+        if self.key == "judge_variance":
+            low, high = 0.0, float("inf")
+        elif self.key != "label_propensity":
+            hint = f"; declare the scale, {self.key}_scale=(low, high)"
+        outside = np.flatnonzero((values < low) | (values > high))
+        if len(outside):
+            raise DataError(
+                f"{which}: column {self.name!r}, row {outside[0]}: {values[outside[0]]:g} is outside of {low:g} to "
+                f"{high:g} ({len(outside)} of {len(values)} rows){hint}"
+            )
+        size = self.high - self.low
+        return np.asarray(np.sqrt(values) / size if self.key == "judge_variance" else (values - self.low) / size)
+
+
+def table(
+    which: str, frame: pd.DataFrame, columns: Iterable[Column], cluster: str | None, logging_policy: str
+) -> pd.DataFrame:
+    """One frame in the columns of the analysis table (see `policies_data`), checked."""
+    import pandas as pd
+
+    logps = [c for c in map(str, frame.columns) if c.startswith("logp_")] if which == "logged" else []
+    base = [f"logp_{logging_policy}"] if set(logps) - {f"logp_{logging_policy}"} else []
+    for column in ("prompt_id", *["policy"] * (which == "fresh"), *[cluster] * bool(cluster), *base):
+        if column not in frame:
+            raise DataError(f"{which}: no column {column!r}; there are: {', '.join(map(str, frame.columns))}")
+    names = {"judge": f"judge_{MODE}", "judge_variance": f"judge_{MODE}_sd"}
+    made = {"prompt_id": frame["prompt_id"].astype(str)}
+    made |= {names.get(c.key, c.key): c.of(which, frame) for c in columns if c.name}
+    if cluster:
+        made["cluster"] = frame[cluster].astype(str)
+    if which == "fresh":
+        return pd.DataFrame(made | {"policy": frame["policy"].astype(str)})
+    for column in logps:
+        made[column] = _numbers(which, frame, column)
+        above = np.flatnonzero(made[column] > 1e-4)
+        if len(above):
+            raise DataError(
+                f"logged: column {column!r}, row {above[0]}: {made[column][above[0]]:g} is no log-prob, which is at "
+                f"most 0 ({len(above)} of {len(frame)} rows); log-probs are natural logarithms, summed over a response"
+            )
+    weights = [c for c in map(str, frame.columns) if c.startswith("log_weight_")]
+    made |= {column: _numbers(which, frame, column) for column in weights}
+    return pd.DataFrame(made | {f"log_weight_{logging_policy}": 0.0})
+
+
+def _numbers(which: str, frame: pd.DataFrame, column: str) -> np.ndarray:
+    try:
+        return numbers(frame, column)
+    except (TypeError, ValueError):
+        row = next(i for i, v in enumerate(frame[column]) if not _is_number(v))
+        raise DataError(f"{which}: column {column!r}, row {row}: {frame[column][row]!r} is no number") from None
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return value is None
+    return True
+
+
+def check_named(
+    given: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame], columns: Iterable[Column]
+) -> None:
+    """Every column that was named is in a frame. Without any judge's scores labels and weights speak alone: a score
+    that is the same everywhere says nothing."""
+    for column in columns:
+        if column.name is None or any(column.name in frame for frame in given.values()):
+            continue
+        if column.name != column.key:
+            raise DataError(f"{column.key}: there is no column {column.name!r} in {' or '.join(given)}")
+        if column.key == "judge":
+            for table in tables.values():
+                table[f"judge_{MODE}"] = 0.5
+
+
+def targets_of(logged: pd.DataFrame | None, logging_policy: str) -> list[str]:
+    """The policies of which there are log-probs or weights, which are finite where they are there."""
+    columns = [] if logged is None else [c for c in logged if c.startswith(("logp_", "log_weight_"))]
+    names = dict.fromkeys(c.removeprefix("logp_").removeprefix("log_weight_") for c in columns)
+    targets = [name for name in names if name != logging_policy]
+    for policy in targets:
+        values = log_weights(logged, policy, logging_policy)
+        if np.isposinf(values).any():
+            raise DataError(f"logged: the log-weight of {policy}, row {int(values.argmax())}, is infinite")
+    return targets
+
+
+def arrays(
+    tables: Mapping[str, pd.DataFrame], targets: list[str], logging_policy: str
+) -> dict[str, dict[str, PolicyData]]:
+    """The arrays of every policy, the logging policy first where there are responses of it as such."""
+    logged, fresh = (tables.get(name) for name in ("logged", "fresh"))
+    names = [*([] if logged is None else [logging_policy]), *targets]
+    names += [] if fresh is None else [str(name) for name in fresh["policy"].unique()]
+    if fresh is None:
+        fresh = tables["logged"].head(0).assign(policy="")
+    if logged is None:
+        logged, logging_policy = fresh.head(0), ""
+    return policies_data(logged, fresh, dict.fromkeys(names), [MODE], logging_policy)
