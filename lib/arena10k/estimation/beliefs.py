@@ -14,6 +14,7 @@ from arena10k.estimation.intervals import (
     bounded_mean_radii,
     el_interval,
     label_radii,
+    missing_mass_interval,
     normal,
     score_interval,
     variance_of,
@@ -101,16 +102,28 @@ def _spanning(low: float, high: float, confidence: float, method: str, df: float
 
 
 def _weighted(
-    bounds: tuple[float, float], extra: float, centre: float, radii: list[tuple[float, float]], confidence: float
+    bounds: tuple[float, float],
+    extra: float,
+    centre: tuple[float, float],
+    radii: list[tuple[float, float]],
+    confidence: float,
 ) -> Interval:
-    """EL `bounds` widened by the variance `extra` in quadrature, and never inside of `centre` with any of `radii`."""
+    """EL `bounds` widened by the variance `extra` in quadrature, and never inside of what unseen mass leaves of the
+    value, `centre`, with any of `radii`."""
     middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
     reach = float(np.hypot(half, normal(confidence) * np.sqrt(extra))) if np.isfinite(extra) else 1.0
     low, high = middle - reach, middle + reach
-    if np.isfinite(centre):
-        low = min([low, *(centre - down for down, _ in radii)])
-        high = max([high, *(centre + up for _, up in radii)])
+    if np.isfinite(centre).all():
+        low = min([low, *(centre[0] - down for down, _ in radii)])
+        high = max([high, *(centre[1] + up for _, up in radii)])
     return _spanning(low, high, confidence, EMPIRICAL_LIKELIHOOD)
+
+
+def _unseen_mass(prep: Prepared) -> float:
+    """1 - min(1, E[w]), E[w] the mean over prompts; 1 where the mean is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = float(prep.by_cluster(prep.raw_weight).mean()) if prep.n_weighted else 0.0
+    return 1 - min(1.0, mean) if np.isfinite(mean) else 1.0
 
 
 def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
@@ -120,7 +133,8 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
     Where logged labels trained f, the outcome of a row is f(S) plus its label residual divided by the labelled share,
     so the interval is for the policy value even when f does not carry over. Calibration variance is added in
     quadrature. Never narrower than the interval of the unweighted mean of f(S), for on one or two rows empirical
-    likelihood, which holds for many, would have nothing left to vary; nor than an unseen label allows.
+    likelihood, which holds for many, would have nothing left to vary; nor than an unseen label allows: both beyond
+    what unseen mass leaves open.
     """
     reward, base = prep.reward, prep.once("snips", ESTIMATORS["snips"].score)
     radii = [bounded_mean_radii(prep.by_cluster(prep.reward[prep.weighted]), 0.0, 1.0, confidence)]
@@ -135,8 +149,12 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
         radii.append(label_radii(prep, "fresh", confidence))
         extra, shift = extra + variance_of(prep, residual)[0], residual.value
         bounds = bounds[0] + shift, bounds[1] + shift
-    found = _weighted(bounds, extra, base.value + shift, radii, confidence)
-    return _stretched(found, extrapolation(prep, prep.source)) if prep.source else found
+    centre = missing_mass_interval(1 - _unseen_mass(prep), base.value + shift)
+    found = _weighted(bounds, extra, centre, radii, confidence)
+    if prep.source is None:
+        return found
+    found = _stretched(found, extrapolation(prep, prep.source))
+    return _stretched(found, _unlabelled(prep, confidence)) if prep.source == "logged" else found
 
 
 def _spread_residual(prep: Prepared) -> np.ndarray:
@@ -146,13 +164,36 @@ def _spread_residual(prep: Prepared) -> np.ndarray:
     return has * prep.label_residual / share if share > 0 else np.zeros(len(has))
 
 
+def unlabelled_weight(prep: Prepared, confidence: float) -> float:
+    """By how much the mean weight of the labelled logged rows falls short of that of all of them, beyond chance: a part
+    of the target in which labels do not say what it is worth, though the log shows it."""
+    has = prep.weighted_labels
+    if has.sum() < 2 or not np.isfinite(prep.raw_weight).all():
+        return 0.0
+    chance = prep.logged.label_weight[has]
+    w = prep.logged.by_cluster(chance / chance.mean() * np.exp(prep.log_weight[has]), has)
+    error = float(w.std(ddof=1) / np.sqrt(len(w))) if len(w) > 1 else float("inf")
+    return max(0.0, float(prep.by_cluster(prep.raw_weight).mean() - w.mean()) - normal(confidence) * error)
+
+
+def _residual_ends(prep: Prepared) -> tuple[float, float]:
+    """Between which Y - f(S) lies on any row."""
+    f = np.concatenate([prep.fresh_oof, prep.reward_oof[prep.weighted]])
+    return -float(f.max()), 1 - float(f.min())
+
+
+def _unlabelled(prep: Prepared, confidence: float) -> tuple[float, float]:
+    """What `unlabelled_weight` leaves open below and above."""
+    share, (low, high) = unlabelled_weight(prep, confidence), _residual_ends(prep)
+    return -share * low, share * high
+
+
 def weighted_residual_limits(prep: Prepared, confidence: float) -> tuple[float, float, float]:
     """Mean of Y - f(S) under the target by the weights of the labelled logged rows, and its EL limits; what the log
     does not show may be anything within [-max f, 1 - min f]."""
 
     def make(p: Prepared) -> tuple[float, float, float]:
-        f, residual = np.concatenate([p.fresh_oof, p.reward_oof[p.weighted]]), _spread_residual(p)[p.weighted]
-        ends = (-float(f.max()), 1 - float(f.min()))
+        residual, ends = _spread_residual(p)[p.weighted], _residual_ends(p)
         low, high = el_interval(p.raw_log_weight, residual, confidence, by_cluster=p.by_cluster, ends=ends)
         with np.errstate(over="ignore", invalid="ignore"):
             return float(p.by_cluster(p.raw_weight * residual).mean()), low, high
@@ -171,8 +212,10 @@ def el_residual_interval(prep: Prepared, score: Score, confidence: float = 0.95)
     sampling, cal, _ = variance_of(prep, score)
     extra = max(sampling - variance_of(prep, logged)[0], variance_of(prep, fresh)[0]) + cal
     bounds = low + fresh.value, high + fresh.value
-    found = _weighted(bounds, extra, score.value, [unseen_label_radii(prep, confidence)], confidence)
-    return _stretched(found, extrapolation(prep, "logged"))
+    unseen, ends = _unseen_mass(prep), _residual_ends(prep)
+    centre = score.value + unseen * ends[0], score.value + unseen * ends[1]
+    found = _weighted(bounds, extra, centre, [unseen_label_radii(prep, confidence)], confidence)
+    return _stretched(_stretched(found, extrapolation(prep, "logged")), _unlabelled(prep, confidence))
 
 
 @dataclass(frozen=True)
