@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -14,7 +15,6 @@ from arena10k.estimation.intervals import (
     bounded_mean_radii,
     el_interval,
     label_radii,
-    missing_mass_interval,
     normal,
     score_interval,
     variance_of,
@@ -77,11 +77,14 @@ def extrapolation(prep: Prepared, sample: str) -> tuple[float, float]:
     return float((below * f).mean()), float((above * (1 - f)).mean())
 
 
-def _stretched(interval: Interval, by: tuple[float, float]) -> Interval:
-    if by == (0.0, 0.0):
+def _stretched(interval: Interval, *by: tuple[float, float]) -> Interval:
+    """The interval with all of `by` below and above added."""
+    below, above = (sum(side) for side in zip(*by, strict=True))
+    if below == above == 0:
         return interval
-    low, high = max(0.0, interval.low - by[0]), min(1.0, interval.high + by[1])
-    return replace(interval, low=low, high=high, se=interval.se * (high - low) / max(interval.width, 1e-300))
+    low, high = max(0.0, interval.low - below), min(1.0, interval.high + above)
+    se = interval.se * (high - low) / max(interval.width, 1e-300)
+    return replace(interval, low=low, high=high, se=se, bias=(interval.bias[0] + below, interval.bias[1] + above))
 
 
 def labelled_interval(prep: Prepared, score: Score, confidence: float) -> Interval:
@@ -94,29 +97,30 @@ def labelled_interval(prep: Prepared, score: Score, confidence: float) -> Interv
     return Interval(low, high, (exact[1] - exact[0]) / (2 * normal(confidence)), "exact", found.df)
 
 
-def _spanning(low: float, high: float, confidence: float, method: str, df: float = float("nan")) -> Interval:
+def _spanning(low: float, high: float, confidence: float, method: str, **more: Any) -> Interval:
     """The interval from `low` to `high`, cut at the ends of the scale; its standard error is what a normal one of that
     width has."""
     low, high = max(0.0, low), min(1.0, high)
-    return Interval(low, high, (high - low) / (2 * normal(confidence)), method, df)
+    return Interval(low, high, (high - low) / (2 * normal(confidence)), method, **more)
 
 
 def _weighted(
     bounds: tuple[float, float],
     extra: float,
-    centre: tuple[float, float],
+    value: float,
+    unseen: tuple[float, float],
     radii: list[tuple[float, float]],
     confidence: float,
 ) -> Interval:
-    """EL `bounds` widened by the variance `extra` in quadrature, and never inside of what unseen mass leaves of the
-    value, `centre`, with any of `radii`."""
+    """EL `bounds` widened by the variance `extra` in quadrature, and never inside of `value` with what the log does not
+    show, `unseen` below and above it, and any of `radii`."""
     middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
     reach = float(np.hypot(half, normal(confidence) * np.sqrt(extra))) if np.isfinite(extra) else 1.0
     low, high = middle - reach, middle + reach
-    if np.isfinite(centre).all():
-        low = min([low, *(centre[0] - down for down, _ in radii)])
-        high = max([high, *(centre[1] + up for _, up in radii)])
-    return _spanning(low, high, confidence, EMPIRICAL_LIKELIHOOD)
+    if np.isfinite(value):
+        low = min([low, *(value - unseen[0] - down for down, _ in radii)])
+        high = max([high, *(value + unseen[1] + up for _, up in radii)])
+    return _spanning(low, high, confidence, EMPIRICAL_LIKELIHOOD, bias=unseen)
 
 
 def _unseen_mass(prep: Prepared) -> float:
@@ -149,12 +153,14 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
         radii.append(label_radii(prep, "fresh", confidence))
         extra, shift = extra + variance_of(prep, residual)[0], residual.value
         bounds = bounds[0] + shift, bounds[1] + shift
-    centre = missing_mass_interval(1 - _unseen_mass(prep), base.value + shift)
-    found = _weighted(bounds, extra, centre, radii, confidence)
+    share, value = _unseen_mass(prep), base.value + shift
+    unseen = share * min(max(value, 0.0), 1.0), share * (1 - min(max(value, 0.0), 1.0))
+    found = _weighted(bounds, extra, value, unseen, radii, confidence)
     if prep.source is None:
         return found
-    found = _stretched(found, extrapolation(prep, prep.source))
-    return _stretched(found, _unlabelled(prep, confidence)) if prep.source == "logged" else found
+    left_open = [extrapolation(prep, prep.source)]
+    left_open += [_unlabelled(prep, confidence)] * (prep.source == "logged")
+    return _stretched(found, *left_open)
 
 
 def _spread_residual(prep: Prepared) -> np.ndarray:
@@ -164,16 +170,18 @@ def _spread_residual(prep: Prepared) -> np.ndarray:
     return has * prep.label_residual / share if share > 0 else np.zeros(len(has))
 
 
-def unlabelled_weight(prep: Prepared, confidence: float) -> float:
-    """By how much the mean weight of the labelled logged rows falls short of that of all of them, beyond chance: a part
-    of the target in which labels do not say what it is worth, though the log shows it."""
+def _unlabelled(prep: Prepared, confidence: float) -> tuple[float, float]:
+    """How far below and above its estimate the value may lie because the mean weight of the labelled logged rows falls
+    short of that of all of them, beyond chance: no label says what that part of the target is worth, though the log
+    shows it."""
     has = prep.weighted_labels
     if has.sum() < 2 or not np.isfinite(prep.raw_weight).all():
-        return 0.0
+        return 0.0, 0.0
     chance = prep.logged.label_weight[has]
     w = prep.logged.by_cluster(chance / chance.mean() * np.exp(prep.log_weight[has]), has)
     error = float(w.std(ddof=1) / np.sqrt(len(w))) if len(w) > 1 else float("inf")
-    return max(0.0, float(prep.by_cluster(prep.raw_weight).mean() - w.mean()) - normal(confidence) * error)
+    short = float(prep.by_cluster(prep.raw_weight).mean() - w.mean()) - normal(confidence) * error
+    return _of_residuals(prep, max(0.0, short))
 
 
 def _residual_ends(prep: Prepared) -> tuple[float, float]:
@@ -182,9 +190,9 @@ def _residual_ends(prep: Prepared) -> tuple[float, float]:
     return -float(f.max()), 1 - float(f.min())
 
 
-def _unlabelled(prep: Prepared, confidence: float) -> tuple[float, float]:
-    """What `unlabelled_weight` leaves open below and above."""
-    share, (low, high) = unlabelled_weight(prep, confidence), _residual_ends(prep)
+def _of_residuals(prep: Prepared, share: float) -> tuple[float, float]:
+    """How far below and above its estimate the value may lie because Y - f(S) is unknown on a share of the target."""
+    low, high = _residual_ends(prep)
     return -share * low, share * high
 
 
@@ -212,10 +220,9 @@ def el_residual_interval(prep: Prepared, score: Score, confidence: float = 0.95)
     sampling, cal, _ = variance_of(prep, score)
     extra = max(sampling - variance_of(prep, logged)[0], variance_of(prep, fresh)[0]) + cal
     bounds = low + fresh.value, high + fresh.value
-    unseen, ends = _unseen_mass(prep), _residual_ends(prep)
-    centre = score.value + unseen * ends[0], score.value + unseen * ends[1]
-    found = _weighted(bounds, extra, centre, [unseen_label_radii(prep, confidence)], confidence)
-    return _stretched(_stretched(found, extrapolation(prep, "logged")), _unlabelled(prep, confidence))
+    unseen = _of_residuals(prep, _unseen_mass(prep))
+    found = _weighted(bounds, extra, score.value, unseen, [unseen_label_radii(prep, confidence)], confidence)
+    return _stretched(found, extrapolation(prep, "logged"), _unlabelled(prep, confidence))
 
 
 @dataclass(frozen=True)
@@ -239,7 +246,8 @@ def transported_interval(prep: Prepared, score: Score, reaches: Iterable[Reach],
     found = []
     for reach in reaches:
         base = score_interval(prep, score, (1 + confidence) / 2 if reach.labels else confidence)
-        low = base.low + min(reach.low, 0.0) - reach.unseen * top
-        high = base.high + max(reach.high, 0.0) + reach.unseen * (1 - bottom)
-        found.append(_spanning(low, high, confidence, "bias_aware", base.df))
+        below = reach.unseen * top - min(reach.low, 0.0)
+        above = reach.unseen * (1 - bottom) + max(reach.high, 0.0)
+        low, high, bias = base.low - below, base.high + above, (below, above)
+        found.append(_spanning(low, high, confidence, "bias_aware", df=base.df, bias=bias))
     return min(found, key=lambda i: i.width)

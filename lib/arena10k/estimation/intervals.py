@@ -37,13 +37,15 @@ def fisher(confidence: float, n: float) -> float:
 @dataclass(frozen=True)
 class Interval:
     """A confidence interval. `method`: "jackknife", "exact" (0/1 labels), "bias_aware" or `EMPIRICAL_LIKELIHOOD`; `df`
-    of the t quantile (NaN for the latter)."""
+    of the t quantile (NaN for the latter); `bias` how much of its reach below and above a value is not chance but what
+    a belief leaves open, the same at any confidence."""
 
     low: float
     high: float
     se: float
     method: str
     df: float = float("nan")
+    bias: tuple[float, float] = (0.0, 0.0)
 
     @property
     def width(self) -> float:

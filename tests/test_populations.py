@@ -1,0 +1,102 @@
+"""Populations whose truth is known, each of a kind that once broke a promise: a REPORT covers .95, a CAUTION .90 within
+its budget, equal policies are ties. 60 runs each; a coverage of .8 is found out nearly always."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+from scipy.stats import binom
+
+from arena10k import evaluate
+
+N = 400
+
+
+def labels(rng, y, k, chance=None):
+    """`y` on `k` rows, NaN elsewhere; each row by its own `chance` where that is given."""
+    has = rng.permutation(len(y)) < k if chance is None else rng.random(len(y)) < chance
+    return np.where(has, y, np.nan)
+
+
+def coin(rng, chance):
+    return (rng.random(np.shape(chance)) < chance).astype(float)
+
+
+def graded(rng, y, noise=0.15):
+    """A judge that sees the outcome through noise, in steps of a tenth."""
+    return np.round(np.clip(0.3 + 0.4 * y + noise * rng.standard_normal(len(y)), 0, 1), 1)
+
+
+def frames(judge, label, log_weight, fresh_judge, fresh_label):
+    """The two frames of a target `t`; no fresh one where `fresh_judge` is None."""
+    logged = pd.DataFrame({"prompt_id": np.arange(len(judge)), "judge": judge, "label": label})
+    if log_weight is not None:
+        logged["log_weight_t"] = log_weight
+    if fresh_judge is None:
+        return logged, None
+    draws = {"policy": "t", "prompt_id": np.arange(len(fresh_judge)), "judge": fresh_judge, "label": fresh_label}
+    return logged, pd.DataFrame(draws)
+
+
+def unseen_beside_near_perfect(rng, share=0.1, good=0.99):
+    """All that the log shows is good; a tenth of the target, which it does not show, is worth nothing."""
+    y, seen = coin(rng, np.full(N, good)), rng.random(N) >= share
+    yf = coin(rng, good * seen)
+    lw = 0.05 * rng.standard_normal(N) + np.log1p(-share)
+    nothing = np.full(N, np.nan)
+    return frames(graded(rng, y), labels(rng, y, 60), lw, graded(rng, np.where(seen, yf, 1.0)), nothing), good * (
+        1 - share
+    )
+
+
+def rare_mode(rng, n=1000, p0=0.01, target=0.2, good=0.8):
+    """What P0 says in 1 % of its answers and the target in 20 % is worth nothing, and the judge likes it."""
+
+    def side(p):
+        mode = rng.random(n) < p
+        y = coin(rng, good * ~mode)
+        return mode, graded(rng, np.where(mode, 1.0, y)), y
+
+    (mode, s, y), (_, sf, yf) = side(p0), side(target)
+    lw = np.where(mode, np.log(target / p0), np.log((1 - target) / (1 - p0))) + 0.05 * rng.standard_normal(n)
+    return frames(s, labels(rng, y, 200), lw, sf, labels(rng, yf, 0)), good * (1 - target)
+
+
+POPULATIONS = {"unseen beside near-perfect": unseen_beside_near_perfect, "rare mode": rare_mode}
+
+
+@pytest.mark.parametrize("name", POPULATIONS)
+def test_what_is_reported_covers(name):
+    rng, counts, runs = np.random.default_rng(0), {}, 60
+    for _ in range(runs):
+        (logged, fresh), truth = POPULATIONS[name](rng)
+        result = evaluate(logged, fresh)
+        rows = result.estimates[result.estimates.policy == "t"].set_index("estimator").drop("naive")
+        heads = result.headline.reindex(["t"]).dropna(subset="value").rename({"t": "headline"})
+        for which, row in pd.concat([rows, heads]).iterrows():
+            if row.verdict in ("REPORT", "CAUTION"):
+                hits, all_ = counts.get((which, row.verdict), (0, 0))
+                counts[which, row.verdict] = hits + (row.ci_low <= truth <= row.ci_high), all_ + 1
+    assert sum(all_ for (which, _), (_, all_) in counts.items() if which == "headline") > runs / 4
+    for (which, verdict), (hits, all_) in counts.items():
+        assert binom.cdf(hits, all_, 0.95 if verdict == "REPORT" else 0.9) >= 0.001, (which, verdict, hits, all_)
+
+
+def test_what_two_beliefs_leave_open_adds_up():
+    """Equal policies, three tenths of each unseen: of one worth nothing, of the other everything."""
+    rng, n, share, shift = np.random.default_rng(0), 3000, 0.3, (0.9, -0.1)
+    covered, runs = 0, 12
+    grid = rng.standard_normal(200_000)
+    seen = [expit(-1 + 1.4 * grid + m).mean() for m in shift]
+    truth = (1 - share) * (seen[0] - seen[1]) - share
+    for _ in range(runs):
+        q, z = rng.standard_normal(n), rng.standard_normal(n)
+        logged = pd.DataFrame({"prompt_id": np.arange(n), "judge": np.round(expit(-1 + q + z), 2)})
+        logged["label"] = coin(rng, expit(-1 + q + z))
+        for name, m in zip("ab", shift, strict=True):
+            logged[f"log_weight_{name}"] = m * z - m**2 / 2 + np.log1p(-share)
+        pair = evaluate(logged).contrasts.set_index(["a", "b"]).loc["a", "b"]
+        covered += pair.ci_low <= truth <= pair.ci_high
+    assert binom.cdf(covered, runs, 0.95) >= 0.001
