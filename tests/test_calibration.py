@@ -5,53 +5,40 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from sklearn.isotonic import IsotonicRegression
 
 from arena10k.estimation import PolicyData, Rows, calibration, prepare
-from statistics_data import arrays, example
-
-GRID = np.linspace(0, 1, 201)
+from statistics_data import arrays, changed, example
 
 
-def sklearn_fit(score, label, weight=None):
-    from sklearn.isotonic import IsotonicRegression
-
-    return IsotonicRegression(out_of_bounds="clip").fit(score, label, sample_weight=weight)
+def sklearn_fit(score, label, weight=None, **options):
+    options = {"out_of_bounds": "clip"} | options
+    return IsotonicRegression(**options).fit(score, label, sample_weight=weight)
 
 
 @pytest.mark.parametrize("increasing", [True, False])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_pava_on_levels_is_isotonic_regression_on_rows(seed, increasing):
-    from sklearn.isotonic import IsotonicRegression
-
     rng = np.random.default_rng(seed)
-    score, label = rng.integers(0, 12, 300) / 12, rng.random(300)
-    weight = rng.random(300)
+    score, label, weight = rng.integers(0, 12, 300) / 12, rng.random(300), rng.random(300)
     levels, (code,) = calibration.level_codes(score)
     fit = calibration.pava(levels, np.bincount(code, weight * label), np.bincount(code, weight), increasing=increasing)
-    reference = IsotonicRegression(increasing=increasing).fit(score, label, sample_weight=weight)
+    reference = sklearn_fit(score, label, weight, increasing=increasing)
     np.testing.assert_allclose(fit[code], reference.predict(score), rtol=0, atol=1e-12)
 
 
-def test_pooled_fit_matches_scikit_learn_also_on_unseen_levels():
-    data = example(300, seed=3, fresh_judge=np.random.default_rng(1).random(300))
-    prep = prepare(data)
-    has = ~np.isnan(data.logged.label)
-    reference = sklearn_fit(data.logged.judge[has], data.logged.label[has])
-    np.testing.assert_allclose(prep.reward, reference.predict(data.logged.judge), atol=1e-12)
-    np.testing.assert_allclose(prep.fresh_reward, reference.predict(data.fresh.judge), atol=1e-12)
-
-
-def test_out_of_fold_predictions_match_refitting_without_the_fold():
-    data = example(300, seed=4)
-    prep = prepare(data)
-    for k in range(5):
-        train = ~np.isnan(data.logged.label) & (data.logged.fold != k)
-        reference = sklearn_fit(data.logged.judge[train], data.logged.label[train])
-        own, own_fresh = data.logged.fold == k, data.fresh.fold == k
-        np.testing.assert_allclose(prep.reward_oof[own], reference.predict(data.logged.judge[own]), atol=1e-12)
-        np.testing.assert_allclose(
-            prep.fresh_oof[own_fresh], reference.predict(data.fresh.judge[own_fresh]), atol=1e-12
-        )
+def test_predictions_match_refitting_without_the_fold_also_on_unseen_levels():
+    data = example(300, seed=4, fresh_judge=np.random.default_rng(1).random(300))
+    prep, slope = prepare(data), np.random.default_rng(0).random(300)
+    labelled, sums = data.logged.labelled > 0, prep.fit.fold_sums("fresh", slope)
+    for k in range(6):  # fold 5 has no rows: the pooled fit
+        train = labelled & (data.logged.fold != k)
+        predict = sklearn_fit(data.logged.judge[train], data.logged.label[train]).predict
+        found, fresh = (prep.reward_oof, prep.fresh_oof) if k < 5 else (prep.reward, prep.fresh_reward)
+        own, drawn = ((rows.fold == k) | (k == 5) for rows in (data.logged, data.fresh))
+        np.testing.assert_allclose(found[own], predict(data.logged.judge[own]), atol=1e-12)
+        np.testing.assert_allclose(fresh[drawn], predict(data.fresh.judge[drawn]), atol=1e-12)
+        assert k == 5 or sums[k] == pytest.approx(slope @ predict(data.fresh.judge), abs=1e-10)
 
 
 def test_isotonic_preserves_the_mean_of_its_training_labels():
@@ -95,16 +82,6 @@ def test_a_label_without_a_log_weight_still_trains_the_calibration():
     assert prepare(lost).n_weighted == 150
 
 
-def test_fold_sums_are_sums_of_the_models_without_each_fold():
-    data = example(300, seed=8)
-    slope = np.random.default_rng(0).random(300)
-    sums = prepare(data).fit.fold_sums("fresh", slope)
-    for k in range(5):
-        train = ~np.isnan(data.logged.label) & (data.logged.fold != k)
-        reference = sklearn_fit(data.logged.judge[train], data.logged.label[train]).predict(data.fresh.judge)
-        assert sums[k] == pytest.approx(slope @ reference, abs=1e-10)
-
-
 def test_labels_on_the_target_train_the_calibration_when_the_logged_rows_have_none():
     data = example(200, seed=9, label=np.full(200, np.nan), target_labels=60)
     prep = prepare(data)
@@ -112,13 +89,9 @@ def test_labels_on_the_target_train_the_calibration_when_the_logged_rows_have_no
     has = ~np.isnan(data.fresh.label)
     reference = sklearn_fit(data.fresh.judge[has], data.fresh.label[has])
     np.testing.assert_allclose(prep.reward, reference.predict(data.logged.judge), atol=1e-12)
-
-
-def test_without_labels_the_calibration_is_the_identity():
-    data = example(100, label=np.full(100, np.nan), target_labels=0)
-    prep = prepare(data)
-    assert prep.source is None
-    np.testing.assert_array_equal(prep.reward, data.logged.judge)
+    none = prepare(changed(data, fresh_label=np.full(200, np.nan)))
+    assert none.source is None
+    np.testing.assert_array_equal(none.reward, data.logged.judge)
 
 
 def test_few_labels_are_not_a_calibration():
@@ -149,9 +122,13 @@ def test_two_stage_learns_what_the_judge_gives_for_length():
     assert spearmanr(prepare(data, "two_stage").reward, quality).statistic > 0.9
 
 
-def test_two_stage_needs_every_length():
+def test_two_stage_needs_every_length_and_a_calibration_its_name():
     with pytest.raises(ValueError, match="length"):
         prepare(example(100, length=np.full(100, np.nan)), "two_stage")
+    with pytest.raises(ValueError, match="three_stage"):
+        prepare(example(100), "three_stage")
+    with pytest.raises(ValueError, match="already registered"):
+        calibration.register_calibration("isotonic")(calibration.fit_levels)
 
 
 def test_noise_variance_is_the_slope_of_the_calibration_squared():

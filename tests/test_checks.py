@@ -19,7 +19,7 @@ from arena10k.collection.jobs import SHUFFLED, contexts, expected
 from arena10k.collection.store import Store
 from arena10k.estimation.diagnostics import mean_weight_p_value
 from arena10k.estimation.pareto import audit_weights
-from arena10k.estimation.thresholds import WRONG
+from arena10k.estimation.thresholds import MEAN_WEIGHT_RANGE, WRONG
 from arena10k.frames import table
 from arena10k.inputs import prompts
 from arena10k.run import Run
@@ -163,13 +163,14 @@ def test_a_mean_weight_that_holds_is_no_approval_of_a_policy_the_log_does_not_re
     outcomes = checks.frame(found)
     says = outcomes[outcomes.what.str.startswith("mean weight, 120 logged rows")].set_index("policy").outcome
     weights = {p: lw[np.isfinite(lw)] for p, lw in run.table().log_weights().items()}
-    verdicts = {p: audit_weights(lw).failures for p, lw in weights.items()}
-    for policy, failures in verdicts.items():
-        assert (says[policy] == "holds") == ("mean_weight_out_of_range" not in failures)
+    low, high = MEAN_WEIGHT_RANGE
+    holds = {p: low <= audit_weights(lw).mean_weight <= high for p, lw in weights.items()}
+    for policy, within in holds.items():
+        assert (says[policy] == "holds") == within
     for c in (c for c in found if c["check"] == "mean_weight"):
         assert c["n"] == len(weights[c["policy"]]) == 120
         assert c["value"] == pytest.approx(np.exp(weights[c["policy"]]).mean())
-    assert "mean_weight_out_of_range" in verdicts["pi_bad"]
+    assert not holds["pi_bad"]
     assert (
         "120 logged rows outside of 0.8 to 1.25 (pi_cot 0.471, pi_more_shots 1.42, pi_terse 0.568, pi_bad 0.208)"
         in checks.sentence(found)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
-from arena10k.estimation import diagnostics, pareto, prepare, transport
+from arena10k.estimation import diagnostics, prepare, transport
 from arena10k.simulation.simulate import Design, LogNormal
 from arena10k.simulation.simulate import draw as drawn
 from statistics_data import example
@@ -25,7 +25,7 @@ def test_top_shares():
 def test_mean_weight_p_value_is_valid_under_the_null_and_small_when_weights_are_too_large():
     rng = np.random.default_rng(0)
     for sigma in (0.5, 2.0):
-        p = [diagnostics.mean_weight_p_value(rng.normal(-(sigma**2) / 2, sigma, 300)) for _ in range(300)]
+        p = [diagnostics.mean_weight_p_value(rng.normal(-(sigma**2) / 2, sigma, 300)) for _ in range(150)]
         assert np.mean(np.array(p) <= 0.05) <= 0.05
     assert diagnostics.mean_weight_p_value(rng.normal(0.5, 0.5, 300)) < 1e-6
     assert diagnostics.mean_weight_p_value(np.full(100, -3.0)) == 1
@@ -38,9 +38,6 @@ def test_mean_weight_p_value_by_hand_and_for_huge_weights():
     wealth = np.mean([np.prod(1 + b * (w - 1)) for b in bets])
     assert diagnostics.mean_weight_p_value(np.log(w)) == pytest.approx(min(1, 1 / ((wealth + w.mean()) / 2)))
     assert diagnostics.mean_weight_p_value(np.array([1000.0, -1000.0])) == pytest.approx(0, abs=1e-300)
-
-
-def test_mean_weight_p_value_averages_prompts():
     lw = np.log(np.array([3.0, 1.0, 0.5, 0.7]))
     grouped = diagnostics.mean_weight_p_value(lw, lambda w: w.reshape(2, 2).mean(1))
     assert grouped == pytest.approx(diagnostics.mean_weight_p_value(np.log([2.0, 0.6])))
@@ -76,11 +73,9 @@ def test_overlap_of_log_normal_weights():
     """E[sqrt w] = exp(-sigma^2 / 8)."""
     sigma = 1.2
     lw = np.random.default_rng(0).normal(-(sigma**2) / 2, sigma, 400_000)
-    assert diagnostics.overlap(lw)["raw"] == pytest.approx(np.exp(-(sigma**2) / 8), rel=5e-3)
-    shifted = diagnostics.overlap(lw - 5)
-    assert shifted["raw"] == pytest.approx(np.exp(-(sigma**2) / 8 - 2.5), rel=5e-3)
-    assert shifted["hajek"] == pytest.approx(diagnostics.overlap(lw)["hajek"], rel=1e-9)
-    assert diagnostics.overlap(np.zeros(10)) == pytest.approx({"raw": 1.0, "hajek": 1.0})
+    assert diagnostics.overlap(lw) == pytest.approx(np.exp(-(sigma**2) / 8), rel=5e-3)
+    assert diagnostics.overlap(lw - 5) == pytest.approx(diagnostics.overlap(lw) * np.exp(-2.5), rel=1e-9)
+    assert diagnostics.overlap(np.zeros(10)) == pytest.approx(1)
 
 
 def test_target_typicality_of_equal_policies_is_the_quantile():
@@ -88,19 +83,12 @@ def test_target_typicality_of_equal_policies_is_the_quantile():
     assert diagnostics.target_typicality(logp, np.zeros(1000), np.full(1000, 10.0)) == pytest.approx(0.9, abs=2e-3)
 
 
-def test_hill_of_a_pareto_tail():
-    lw = stats.pareto(1.5).rvs(200_000, random_state=1)
-    assert pareto.hill(np.log(lw), 2000) == pytest.approx(1.5, rel=0.06)
-    assert np.isnan(pareto.hill(np.zeros(100)))
-    assert np.isnan(pareto.hill(np.zeros(10)))
-
-
 @pytest.mark.parametrize("n", [300, 5000])
 def test_permutation_null_is_uniform_without_and_small_with_dependence(n):
     rng = np.random.default_rng(0)
     p = [
         diagnostics.permutation_null(rng.normal(0, 1, n), rng.random(n), seed=i, replicates=199).p_value
-        for i in range(60)
+        for i in range(40)
     ]
     assert stats.kstest(p, "uniform").pvalue > 1e-3
     z = rng.standard_normal(n)
@@ -111,8 +99,8 @@ def test_fast_permutation_agrees_with_permuting_rows():
     rng = np.random.default_rng(0)
     w, r = rng.lognormal(0, 1.5, 3000), rng.random(3000)
     fast = diagnostics.permute_ratio(w, r, rng, 4000)
-    slow = np.array([(rng.permutation(w) * r).sum() for _ in range(2000)]) / w.sum()
-    assert fast.mean() == pytest.approx(slow.mean(), abs=4 * slow.std() / np.sqrt(2000))
+    slow = np.array([(rng.permutation(w) * r).sum() for _ in range(1000)]) / w.sum()
+    assert fast.mean() == pytest.approx(slow.mean(), abs=4 * slow.std() / np.sqrt(1000))
     assert fast.std() == pytest.approx(slow.std(), rel=0.06)
 
 
@@ -176,7 +164,4 @@ def test_transport_by_weights_finds_a_judge_that_the_target_fools():
     assert transported(fooled).residual < -0.05
     assert transported(example(3000, target_labels=0, sigma=3.0)).status == "weak"
     assert transport.transport(prepare(data), 0.2, weights_hold=False).status == "none"
-
-
-def test_transport_from_labels_on_the_target_itself_is_its_own():
     assert transported(example(300, label=np.full(300, np.nan), target_labels=60)).status == "own"

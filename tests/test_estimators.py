@@ -19,7 +19,7 @@ from arena10k.estimation import (
 )
 from arena10k.estimation.evaluation import study
 from arena10k.estimation.pareto import audit_weights
-from arena10k.estimation.score import calibration_folds, calibration_variance, judge_variance
+from arena10k.estimation.score import calibration_variance, judge_variance
 from statistics_data import arrays, changed, example
 
 WEIGHTED = ("ips", "snips", "psis", "calibrated_ips")
@@ -35,20 +35,8 @@ def bare(prep, weight, reward):
 
 
 def test_the_minimum_set_is_registered():
-    assert set(ESTIMATORS) == {
-        "naive",
-        "ips",
-        "snips",
-        "calibrated_ips",
-        "psis",
-        "direct",
-        "dr_cpo",
-        "mrdr",
-        "tmle",
-        "stacked_dr",
-        "dr_oracle",
-        "ppi_pp",
-    }
+    known = "naive ips snips calibrated_ips psis direct dr_cpo mrdr tmle stacked_dr dr_oracle ppi_pp"
+    assert set(ESTIMATORS) == set(known.split())
 
 
 def test_an_estimator_that_returns_no_score_is_named(monkeypatch):
@@ -74,11 +62,15 @@ def test_a_clone_gives_the_mean_and_its_standard_error():
 
 def test_snips_does_not_see_a_constant_in_the_log_weights_and_ips_does():
     data = example()
+    assert value(data, "ips") == pytest.approx(np.exp(data.logged.log_weight).mean() * value(data, "snips"), rel=1e-12)
     for c in (-600.0, 3.0, 600.0):
         moved = changed(data, log_weight=data.logged.log_weight + c)
-        assert value(moved, "snips") == pytest.approx(value(data, "snips"), rel=1e-12)
-        assert value(moved, "psis") == pytest.approx(value(data, "psis"), rel=1e-12)
-        assert value(moved, "ips") == pytest.approx(value(data, "ips") * np.exp(c), rel=1e-9)
+        for name, factor in (("snips", 1.0), ("psis", 1.0), ("ips", np.exp(c))):
+            assert value(moved, name) == pytest.approx(value(data, name) * factor, rel=1e-9)
+    huge = example(log_weight=np.linspace(0, 2000, 400))
+    assert value(huge, "ips") == np.inf
+    assert 0 <= value(huge, "snips") <= 1
+    assert value(example(log_weight=np.linspace(-3000, -2000, 400)), "ips") == 0.0
 
 
 def test_snips_is_linear_in_the_reward_and_stays_among_the_rewards():
@@ -88,11 +80,6 @@ def test_snips_is_linear_in_the_reward_and_stays_among_the_rewards():
     assert prep.reward.min() <= plain <= prep.reward.max()
     dev, _ = deviations(prep, bare(prep, prep.weight, np.full(400, 0.7)))
     assert dev @ dev == pytest.approx(0, abs=1e-28)
-
-
-def test_ips_is_mean_weight_times_snips():
-    data = example()
-    assert value(data, "ips") == pytest.approx(np.exp(data.logged.log_weight).mean() * value(data, "snips"), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -145,13 +132,6 @@ def test_rows_without_a_log_weight_take_no_part_in_weighting():
     assert value(partial, "snips") == pytest.approx((w * prep.reward[~lost]).sum() / w.sum(), rel=1e-12)
 
 
-def test_huge_weights_are_reported_as_infinite_not_as_an_error():
-    data = example(log_weight=np.linspace(0, 2000, 400))
-    assert value(data, "ips") == np.inf
-    assert 0 <= value(data, "snips") <= 1
-    assert value(example(log_weight=np.linspace(-3000, -2000, 400)), "ips") == 0.0
-
-
 def test_calibrated_weights_are_monotone_with_mean_one_and_of_minimal_variance():
     data = example(600, seed=11)
     prep = prepare(data)
@@ -166,9 +146,8 @@ def test_calibrated_weights_are_monotone_with_mean_one_and_of_minimal_variance()
         a, b = (v * (r - (v * r).sum() / v.sum()) for v in (up, down))
         return ((mix * a + (1 - mix) * b) ** 2).sum(), (w * r).sum() / w.sum()
 
-    values = [spread(m) for m in np.linspace(0, 1, 20_001)]
-    best = min(values)[1]
-    assert ESTIMATORS["calibrated_ips"].score(prep).value == pytest.approx(best, abs=1e-5)
+    best = min(spread(m) for m in np.linspace(0, 1, 2001))[1]
+    assert ESTIMATORS["calibrated_ips"].score(prep).value == pytest.approx(best, abs=1e-4)
 
 
 def test_smoothing_keeps_order_and_never_exceeds_the_largest_weight():
@@ -180,11 +159,6 @@ def test_smoothing_keeps_order_and_never_exceeds_the_largest_weight():
     np.testing.assert_allclose(w[body], np.exp(lw[body] - lw.max()))
     ties = np.r_[np.zeros(95), np.full(5, 20.0)]
     np.testing.assert_array_equal(pareto.smooth(ties), np.exp(ties - 20))
-
-
-def test_direct_is_the_mean_calibrated_score_of_fresh_draws():
-    prep = prepare(example())
-    assert ESTIMATORS["direct"].score(prep).value == pytest.approx(prep.fresh_reward.mean())
 
 
 @pytest.mark.parametrize("name", ["ips", "snips", "psis", "calibrated_ips", "direct", "dr_oracle", "ppi_pp", "mrdr"])
@@ -224,32 +198,23 @@ def test_calibration_variance_falls_with_the_labels_and_vanishes_without():
     assert calibration_variance(none, ESTIMATORS["direct"].score(none)) == 0
 
 
-def test_calibration_folds_are_finite_for_every_estimator():
-    prep = prepare(example())
-    for estimator in ESTIMATORS.values():
-        assert np.isfinite(calibration_folds(prep, estimator.score(prep))).all()
-
-
 @pytest.mark.parametrize("name", ["naive", "snips", "direct", "dr_cpo"])
 def test_judge_variance_widens_every_estimate_that_uses_the_judge(name):
-    data = example()
-    noisy = changed(data, judge_var=np.full(400, 0.04), fresh_judge_var=np.full(400, 0.04))
-    quiet, loud = prepare(data), prepare(noisy)
+    data, noise = example(), np.random.default_rng(0).random(400) / 50
+    quiet, loud = prepare(data), prepare(changed(data, judge_var=noise, fresh_judge_var=noise))
     assert judge_variance(quiet, ESTIMATORS[name].score(quiet)) == 0
-    assert judge_variance(loud, ESTIMATORS[name].score(loud)) > 0
-
-
-def test_judge_variance_of_the_naive_mean_by_hand():
-    var = np.random.default_rng(0).random(400) / 50
-    prep = prepare(example(fresh_judge_var=var))
-    assert judge_variance(prep, ESTIMATORS["naive"].score(prep)) == pytest.approx(var.sum() / 400**2)
+    found = judge_variance(loud, ESTIMATORS[name].score(loud))
+    assert found > 0
+    assert name != "naive" or found == pytest.approx(noise.sum() / 400**2)
 
 
 @pytest.mark.parametrize("alpha", [0.8, 1.5, 3.0])
 def test_khat_of_a_pareto_tail_is_one_over_alpha(alpha):
     rng = np.random.default_rng(0)
-    k = np.mean([pareto.khat(np.log(rng.pareto(alpha, 20_000) + 1)) for _ in range(20)])
+    k = np.mean([pareto.khat(np.log(rng.pareto(alpha, 20_000) + 1)) for _ in range(10)])
     assert k == pytest.approx(1 / alpha, abs=0.06)
+    hill = pareto.hill(np.log(rng.pareto(alpha, 200_000) + 1), 2000)
+    assert hill == pytest.approx(alpha, rel=0.08)
 
 
 def test_khat_ignores_a_shift_and_refuses_ties():
@@ -258,15 +223,22 @@ def test_khat_ignores_a_shift_and_refuses_ties():
     assert np.isnan(pareto.khat(np.minimum(lw, 2.0)))
     assert np.isnan(pareto.khat(np.zeros(100)))
     assert np.isnan(pareto.khat(lw[:10]))
+    assert np.isnan(pareto.hill(np.zeros(100)))
+    assert np.isnan(pareto.hill(np.zeros(10)))
 
 
-def test_input_is_checked():
-    with pytest.raises(ValueError, match="log_weight: expected shape"):
-        arrays(log_weight=np.zeros(3), judge=np.zeros(2))
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        arrays(log_weight=np.zeros(2), judge=np.array([0.0, 3.0]))
-    with pytest.raises(ValueError, match="inf"):
-        arrays(log_weight=np.array([np.inf]), judge=np.zeros(1))
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"log_weight": np.zeros(3)}, "log_weight: expected shape"),
+        ({"judge": np.array([0.0, 3.0])}, r"judge: .*\[0, 1\]"),
+        ({"label_propensity": np.zeros(2)}, r"label_propensity: .*\(0, 1\]"),
+        ({"log_weight": np.array([0.0, np.inf])}, "inf"),
+    ],
+)
+def test_input_is_checked(columns, told):
+    with pytest.raises(ValueError, match=told):
+        arrays(**({"log_weight": np.zeros(2), "judge": np.zeros(2)} | columns))
 
 
 def test_fitted_tail_follows_a_pareto_tail():

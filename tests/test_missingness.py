@@ -24,11 +24,15 @@ def test_the_expected_count_under_independence_is_that_of_all_outcomes():
     assert found.expected == pytest.approx(500 * chance)
     assert found.observed == (bad.sum(axis=1) >= 2).sum()
     assert found.p_value > 0.01
-    together = np.repeat(bad[:, :1], 3, axis=1)
-    assert missingness.shared(together).p_value < 1e-6
+    together = missingness.shared(np.repeat(bad[:, :1], 3, axis=1))
+    assert (together.observed, together.p_value < 1e-6) == (int(bad[:, 0].sum()), True)
+    clean = missingness.shared(np.zeros((5, 2)))
+    assert re.findall(r"\d+", effect.shared_sentence(dataclasses.asdict(clean))) == ["5"]
+    assert np.isnan(missingness.shared(np.empty((0, 1))).p_value)
 
 
-def test_p_values_are_uniform_where_failures_are_random_and_small_where_they_are_not():
+def test_p_values_are_uniform_where_failures_are_random_and_small_where_they_are_not(monkeypatch):
+    monkeypatch.setattr(missingness, "RESAMPLES", 199)
     rng = np.random.default_rng(1)
     length, language = rng.gamma(2, 300, 400), rng.choice(["English", "German", "Dutch"], 400).astype(object)
     random = [(rng.random(400) < 0.1).astype(float) for _ in range(200)]
@@ -59,6 +63,8 @@ def test_bounds_hold_the_value_whatever_the_missing_rows_are_worth():
     low, high = missingness.bounds(mean, clean.sum(), aside.sum(), 1.0).by_share
     assert low == pytest.approx(equal @ np.where(aside, 0, reward) / 1000)
     assert high == pytest.approx(equal @ np.where(aside, 1, reward) / 1000)
+    assert missingness.bounds(0.5, 50, 50, 1.0).by_weight == (0.25, 0.75)
+    assert missingness.bounds(0.5, 90, 10, 1.28).by_weight is None
 
 
 def test_values_on_a_grid_repeat_as_they_must_and_a_sentinel_beyond_that():
@@ -103,20 +109,6 @@ def test_weights_that_are_right_are_never_impossible():
     assert list(zip(*np.nonzero(outliers.impossible_weights(values, np.arange(300.0), 0)), strict=True)) == [(7, 0)]
 
 
-def test_failures_that_come_together_are_told_from_those_that_do_not():
-    rng = np.random.default_rng(0)
-    alone = (rng.random((2000, 3)) < 0.05).astype(float)
-    found = missingness.shared(alone)
-    draws = rng.random((400, 2000, 3)) < alone.mean(axis=0)
-    assert found.expected == pytest.approx((draws.sum(axis=2) >= 2).sum(axis=1).mean(), rel=0.05)
-    assert found.p_value > 0.01
-    told = missingness.shared(np.column_stack([alone[:, 0]] * 3))
-    assert (told.observed, told.p_value < 0.01) == (int(alone[:, 0].sum()), True)
-    clean = missingness.shared(np.zeros((5, 2)))
-    assert re.findall(r"\d+", effect.shared_sentence(dataclasses.asdict(clean))) == ["5"]
-    assert np.isnan(missingness.shared(np.empty((0, 1))).p_value)
-
-
 def test_a_policy_that_was_never_asked_does_not_hide_what_the_others_share():
     bad = np.zeros((500, 3))
     bad[:100, :2], bad[:, 2] = 1.0, np.nan
@@ -124,11 +116,6 @@ def test_a_policy_that_was_never_asked_does_not_hide_what_the_others_share():
     assert (found.rows, found.observed) == (500, 100)
     assert found.p_value < 1e-6
     assert np.isnan(missingness.shared(bad[:, 1:]).p_value), "one policy alone shares nothing"
-
-
-def test_what_the_weights_carry_bounds_a_value_only_where_they_leave_something():
-    assert missingness.bounds(0.5, 50, 50, 1.0).by_weight == (0.25, 0.75)
-    assert missingness.bounds(0.5, 90, 10, 1.28).by_weight is None
 
 
 @pytest.mark.parametrize("wrong", [0, 1])

@@ -159,7 +159,7 @@ class PolicyContext:
         return hill(self.prep.raw_log_weight)
 
     @property
-    def overlap(self) -> dict[str, float]:
+    def overlap(self) -> float:
         return diagnostics.overlap(self.prep.raw_log_weight)
 
     @property

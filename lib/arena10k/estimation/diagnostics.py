@@ -25,20 +25,13 @@ _HEAD = 200
 def top_shares(log_weight: np.ndarray) -> dict[str, float]:
     """Share of the total weight in the largest 1 row, 10 rows and 1 % of rows (at least one row)."""
     n = len(log_weight)
+    sizes = {"top_1": 1, "top_10": 10, "top_1_percent": max(1, n // 100)}
     if n == 0:
-        return {"top_1": float("nan"), "top_10": float("nan"), "top_1_percent": float("nan")}
+        return dict.fromkeys(sizes, float("nan"))
     w = np.exp(log_weight - log_weight.max())
-    percent = max(1, n // 100)
-    size = min(n, max(10, percent))
+    size = min(n, max(sizes.values()))
     top = np.sort(np.partition(w, n - size)[n - size :])[::-1]
-    total = w.sum()
-    sizes = {"top_1": 1, "top_10": 10, "top_1_percent": percent}
-    return {name: float(top[:k].sum() / total) for name, k in sizes.items()}
-
-
-def missing_mass(mean_weight: float) -> float:
-    """1 - min(1, E[w]): at least this share of the target's probability is on responses the logs do not show."""
-    return 1 - min(1.0, mean_weight)
+    return {name: float(top[:k].sum() / w.sum()) for name, k in sizes.items()}
 
 
 def mean_weight_p_value(log_weight: np.ndarray, by_cluster: Callable[[np.ndarray], np.ndarray] | None = None) -> float:
@@ -109,18 +102,13 @@ def match_p_value(prep: Prepared) -> float:
     return float(special.chdtrc(3, distance**2))
 
 
-def overlap(log_weight: np.ndarray) -> dict[str, float]:
-    """E[sqrt w], the Hellinger affinity of the two policies: `raw` (true scale) and `hajek` (weights scaled to mean
-    one).
-
-    1 for equal policies. With E[w] off its identity the raw one shows it and the scaled one hides it.
-    """
+def overlap(log_weight: np.ndarray) -> float:
+    """E[sqrt w], the Hellinger affinity of the two policies, on the true scale of the weights: 1 for equal policies;
+    scaled to mean one it would hide that E[w] is off its identity."""
     if len(log_weight) == 0:
-        return {"raw": float("nan"), "hajek": float("nan")}
-    log_root = np.logaddexp.reduce(log_weight / 2) - np.log(len(log_weight))
-    log_mean = np.logaddexp.reduce(log_weight) - np.log(len(log_weight))
+        return float("nan")
     with np.errstate(over="ignore"):
-        return {"raw": float(np.exp(log_root)), "hajek": float(np.exp(log_root - log_mean / 2))}
+        return float(np.exp(np.logaddexp.reduce(log_weight / 2) - np.log(len(log_weight))))
 
 
 def target_typicality(logp_target: np.ndarray, log_weight: np.ndarray, length: np.ndarray, q: float = 0.9) -> float:
@@ -178,8 +166,8 @@ def permutation_null(
     log_weight: np.ndarray, reward: np.ndarray, seed: int = 0, replicates: int = 999
 ) -> PermutationNull:
     """Two-sided permutation test that weights and rewards are unrelated; statistic |SNIPS - mean reward|."""
-    nan = float("nan")
     if len(log_weight) == 0 or not np.isfinite(log_weight.max()):
+        nan = float("nan")
         return PermutationNull(nan, nan, nan, np.empty(0))
     w = np.exp(log_weight - log_weight.max())
     value, mean = float(w @ reward / w.sum()), float(reward.mean())
@@ -220,13 +208,11 @@ def reliability_curve(judge: np.ndarray, label: np.ndarray, bins: int = 10) -> l
         return []
     edges = np.unique(np.quantile(s, np.linspace(0, 1, bins + 1)))
     group = np.clip(np.searchsorted(edges, s, side="right") - 1, 0, max(len(edges) - 2, 0))
-    out = []
-    for g in np.unique(group):
-        rows = group == g
-        k = int(rows.sum())
-        se = float(y[rows].std(ddof=1) / np.sqrt(k)) if k > 1 else float("nan")
-        out.append({"judge": float(s[rows].mean()), "label": float(y[rows].mean()), "se": se, "n": k})
-    return out
+    return [
+        {"judge": float(s[rows].mean()), "label": float(y[rows].mean()), "n": int(rows.sum())}
+        | {"se": float(y[rows].std(ddof=1) / np.sqrt(rows.sum())) if rows.sum() > 1 else float("nan")}
+        for rows in (group == g for g in np.unique(group))
+    ]
 
 
 @dataclass(frozen=True)
@@ -246,12 +232,6 @@ def clone_noise_floor(log_weight: np.ndarray) -> NoiseFloor:
     """Noise floor from a clone's log-weights (n,); -inf counts as infinite noise."""
     if len(log_weight) == 0:
         return NoiseFloor(0, False, *[float("nan")] * 4)
-    size = np.abs(log_weight)
-    return NoiseFloor(
-        len(size),
-        bool((size == 0).all()),
-        float(np.median(size)),
-        float(np.quantile(size, 0.99)),
-        float(size.max()),
-        audit_weights(log_weight).mean_weight,
-    )
+    size, mean = np.abs(log_weight), audit_weights(log_weight).mean_weight
+    levels = (float(np.median(size)), float(np.quantile(size, 0.99)), float(size.max()))
+    return NoiseFloor(len(size), bool((size == 0).all()), *levels, mean)

@@ -1,7 +1,7 @@
 """Which rows were labelled: at random, with declared chances, or by the judge's score.
 
-Labels chosen by the judge's score can be found and, since their chances depend on what every row shows, corrected
-(AIPW, Robins, Rotnitzky & Zhao 1994). Labels chosen by the outcome itself cannot be found.
+The last can be found and, since their chances depend on what every row shows, corrected (AIPW, Robins, Rotnitzky & Zhao
+1994). Labels chosen by the outcome itself cannot be found.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ MIN_ROWS = 5
 class Labelling:
     """`weight` (rows,): 1 / chance of a label where there is one, scaled to mean one over the labelled rows, 0
     elsewhere. `kind`: "random" (assumed, and not contradicted), "declared", or "by_score" (contradicted: chances
-    estimated from the judge's score). `p_value` of the test of randomness, NaN where there is nothing to test."""
+    estimated from the judge's score)."""
 
     weight: np.ndarray
     kind: str
-    p_value: float
 
 
 def randomness_p_value(judge: np.ndarray, labelled: np.ndarray, cluster: np.ndarray | None = None) -> float:
@@ -88,11 +87,10 @@ def labelling(
     if given.any():
         if not given.all():
             raise ValueError(f"label_propensity is missing on {int((~given).sum())} of {int(has.sum())} labelled rows")
-        return Labelling(_scaled(has, declared), "declared", float("nan"))
-    p = randomness_p_value(judge, labelled, cluster)
-    if p < LEVEL:
-        return Labelling(_scaled(has, score_propensity(judge, labelled)), "by_score", p)
-    return Labelling(labelled, "random", p)
+        return Labelling(_scaled(has, declared), "declared")
+    if randomness_p_value(judge, labelled, cluster) < LEVEL:
+        return Labelling(_scaled(has, score_propensity(judge, labelled)), "by_score")
+    return Labelling(labelled, "random")
 
 
 def _scaled(has: np.ndarray, chance: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Are measurements missing at random? Tests, strata, and what the answer may hide.
 
-Arrays in, small dataclasses and frames out. `bad` (rows, policies): 1.0 where a measurement failed or was quarantined,
-0.0 where it can be used, NaN where it was never asked for.
+`bad` (rows, policies): 1.0 where a measurement failed or was quarantined, 0.0 where it can be used, NaN where it was
+never asked for.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ def shared(bad: np.ndarray) -> Shared:
     if not n or known.shape[1] < 2:
         return Shared(0, 0, 0.0, float("nan"))
     rate = known.mean(axis=0)
-    none = np.prod(1 - rate)
     one = sum(rate[k] * np.prod(np.delete(1 - rate, k)) for k in range(len(rate)))
-    chance = float(np.clip(1 - none - one, 0, 1))
+    chance = float(np.clip(1 - np.prod(1 - rate) - one, 0, 1))
     observed = int((known.sum(axis=1) >= 2).sum())
     return Shared(n, observed, n * chance, float(stats.binom.sf(observed - 1, n, chance)))
 
@@ -50,9 +49,7 @@ def depends_on_number(bad: np.ndarray, x: np.ndarray) -> float:
     compare."""
     known = np.isfinite(bad) & np.isfinite(x)
     failed, good = x[known & (bad == 1)], x[known & (bad == 0)]
-    if not len(failed) or not len(good):
-        return float("nan")
-    return float(stats.mannwhitneyu(failed, good).pvalue)
+    return float(stats.mannwhitneyu(failed, good).pvalue) if len(failed) and len(good) else float("nan")
 
 
 def depends_on_class(bad: np.ndarray, group: np.ndarray) -> float:
@@ -89,15 +86,13 @@ class Bounds:
 def bounds(value: float, n_used: int, n_aside: int, mean_weight: float) -> Bounds:
     """Bounds on a policy value from the estimate `value` on the `n_used` clean rows.
 
-    `by_share` (Manski 1990) assumes that the target says the `n_aside` rows as often as P0 does; they are worth 0 or 1.
-    `by_weight` assumes no share: since E_P0[w] = 1, what the clean rows of all n do not carry, 1 - sum(w) / n, may be
-    worth 0 or 1 (`mean_weight` is that of the clean rows); what the logs never show is in it too. It is None where the
-    clean rows carry all of it or more by themselves: then nothing can be said without the share.
+    `by_share` (Manski 1990): the target says the `n_aside` rows as often as P0 does; they are worth 0 or 1.
+    `by_weight` assumes no share: since E_P0[w] = 1, what the clean rows do not carry of all n, 1 - sum(w) / n
+    (`mean_weight` is theirs), may be worth 0 or 1, what the logs never show included; None where they carry all of it.
     """
     n = n_used + n_aside
     if not n or not np.isfinite(value):
         return Bounds((float("nan"),) * 2, None)
     carried = mean_weight * n_used / n if n_used else 0.0
-    return Bounds(
-        missing_mass_interval(n_used / n, value), missing_mass_interval(carried, value) if carried < 1 else None
-    )
+    by_weight = missing_mass_interval(carried, value) if carried < 1 else None
+    return Bounds(missing_mass_interval(n_used / n, value), by_weight)

@@ -1,30 +1,29 @@
 """Which sequence log-probs cannot be measurements, told from the whole set: by structure and counts, never by a list of
 bad numbers alone.
 
-Arrays in, boolean arrays out. `values` (rows, policies) in nats, one row per logged response, NaN where missing;
-`chars` (rows,) its length in characters. A True says that the value of that row and policy cannot be trusted.
+Arrays in, boolean arrays out: `values` (rows, policies) in nats, one row per logged response, NaN where missing;
+`chars` (rows,) its length in characters. True where the value of that row and policy cannot be trusted.
 """
 
 from __future__ import annotations
+
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-#: A value further than this many MADs from what is typical is an outlier (COLLECTION section 1).
+#: A value further than this many MADs from what is typical is an outlier.
 MADS = 8.0
 #: Rows of similar length that say what is typical; fewer than `FEW` say nothing.
 WINDOW, FEW = 101, 20
-#: About eight tokens. A longer text that is certain to the last digit at every token is a copy of the prompt or no
-#: measurement.
+#: About eight tokens: a longer text that is certain to the last digit copies the prompt or is no measurement.
 CERTAIN_CHARS = 32
 #: A probability of .9: values between this and 0 are nearly certain.
 NEARLY_CERTAIN = -0.1
-#: The chance of flagging anything in a set without faults, per check.
-FALSE_ALARM = 1e-3
-#: Zeros of short texts: they are few, so that less can be asked.
-ZERO_ALARM = 0.05
-#: Values this close to 0 (nats) lie on the floating-point grid of probabilities near 1 and repeat for that reason.
+#: The chance of flagging anything in a set without faults, per check; of zeros of short texts, which are few.
+FALSE_ALARM, ZERO_ALARM = 1e-3, 0.05
+#: Nats. Values this close to 0 lie on the floating-point grid of probabilities near 1 and repeat for that reason.
 NEAR_ZERO = 1e-3
 #: Nats. Values rounded to this or worse reach any round number now and then.
 COARSE = 0.01
@@ -70,9 +69,9 @@ def zeros(values: np.ndarray, chars: np.ndarray, copied: np.ndarray) -> np.ndarr
     """Values of 0.0, or above it by what is taken for rounding, that are no certain answers.
 
     A text over `CERTAIN_CHARS` that does not repeat the prompt (`copied`, (rows,)) cannot be certain to the last digit,
-    unless values are rounded to `COARSE` or worse. Among the others isolated zeros are left. Certain answers come with
-    nearly certain ones: where a policy has more zeros than values in (`NEARLY_CERTAIN`, 0) by a one-sided sign test,
-    none of its zeros can be told from a failure; nor can a zero of another policy on the same row.
+    unless values are rounded to `COARSE` or worse. Certain answers come with nearly certain ones: where a policy has
+    more zeros than values in (`NEARLY_CERTAIN`, 0) by a one-sided sign test, none of its zeros can be told from a
+    failure; nor can a zero of another policy on the same row.
     """
     zero = values >= 0
     step = steps(values)
@@ -102,30 +101,27 @@ def repeated(values: np.ndarray, text: np.ndarray) -> np.ndarray:
     """Values that unrelated rows share beyond chance: what a program writes where it measured nothing.
 
     `text` (rows,) codes of the response texts: rows with the same text count once. Per policy, a value of `k` texts
-    is held against a Poisson count whose mean is the density of the other values near it times the grid they lie on
-    (so that values rounded to a tenth repeat as they must); Bonferroni over the distinct values, `FALSE_ALARM` in
-    all. Two equal values are let pass. Values near 0 are left to `zeros`.
+    is held against a Poisson count whose mean is the density of the other values near it times the grid they lie on;
+    Bonferroni over the distinct values. Two equal values are let pass, values near 0 left to `zeros`.
     """
     out = np.zeros(values.shape, dtype=bool)
     for k, column in enumerate(values.T):
         rows = np.flatnonzero(np.isfinite(column) & (np.abs(column) > NEAR_ZERO))
         pairs = pd.DataFrame({"value": column[rows], "text": text[rows]}).drop_duplicates()
-        counts = pairs.value.value_counts().sort_index()
         if len(pairs) < FEW:
             continue
+        counts = pairs.value.value_counts().sort_index()
         known, times = counts.index.to_numpy(float), counts.to_numpy()
-        expected = _density(known, times) * grid(known)
-        chance = stats.poisson.sf(times - 1, expected) * len(known)
+        chance = stats.poisson.sf(times - 1, _density(known, times) * grid(known)) * len(known)
         out[:, k] = np.isin(column, known[(times > 2) & (chance < FALSE_ALARM)])
     return out
 
 
 def _density(known: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Values per nat near each of `known` (sorted), itself left out. Its neighbours count once each where values are
-    all different, so that a second repeated value does not hide the first."""
+    """Values per nat near each of `known` (sorted), itself left out. Neighbours count once each where values are all
+    different, so that a second repeated value does not hide the first."""
     near = np.minimum(times, np.median(times))
-    cumulative = np.concatenate([[0.0], np.cumsum(near)])
-    place = np.arange(len(known))
+    cumulative, place = np.concatenate([[0.0], np.cumsum(near)]), np.arange(len(known))
     low, high = np.maximum(place - 10, 0), np.minimum(place + 10, len(known) - 1)
     others = cumulative[high + 1] - cumulative[low] - near
     return np.asarray(others / np.maximum(known[high] - known[low], 1e-12))
@@ -142,11 +138,8 @@ def grid(known: np.ndarray) -> float:
 
 
 def whole(values: np.ndarray) -> np.ndarray:
-    """Whole numbers of nats among values of which none is even a multiple of an eighth.
-
-    Sums of measured log-probs are whole only where all of them are coarse; coarse values hit the eighths between seven
-    times as often.
-    """
+    """Whole numbers of nats among values of which none is even a multiple of an eighth, as coarse ones are seven times
+    as often."""
     out = np.zeros(values.shape, dtype=bool)
     for k, column in enumerate(values.T):
         known = np.unique(column[np.isfinite(column)])
@@ -167,11 +160,20 @@ def one_policy(values: np.ndarray) -> np.ndarray:
     """Which policies are one under two names (policies, policies): equal values on over `SAME` of the rows."""
     k = values.shape[1]
     same = np.eye(k, dtype=bool)
-    for a in range(k):
-        for b in range(a):
-            both = np.isfinite(values[:, a]) & np.isfinite(values[:, b])
-            same[a, b] = same[b, a] = both.any() and np.mean(values[both, a] == values[both, b]) > SAME
+    for a, b in combinations(range(k), 2):
+        both = np.isfinite(values[:, a]) & np.isfinite(values[:, b])
+        same[a, b] = same[b, a] = both.any() and np.mean(values[both, a] == values[both, b]) > SAME
     return same
+
+
+def root(values: np.ndarray) -> np.ndarray:
+    """Square root of the surprise: the spread of a sum of nats grows with its root, that of the root does not."""
+    return np.asarray(np.sqrt(np.maximum(-values, 0.0)))
+
+
+def _odd(values: np.ndarray, chars: np.ndarray) -> np.ndarray:
+    """How many MADs each value is from what its policy gives to texts of that length."""
+    return np.column_stack([np.abs(typical(root(v), chars)) for v in values.T])
 
 
 def impossible_weights(values: np.ndarray, chars: np.ndarray, base: int) -> np.ndarray:
@@ -179,12 +181,11 @@ def impossible_weights(values: np.ndarray, chars: np.ndarray, base: int) -> np.n
     n / a with probability a at most; a is `FALSE_ALARM`.
 
     Of the two log-probs the one that is less typical of the response's length is blamed; both, where that cannot be
-    told: one of them is wrong, and to keep both would keep the weight.
+    told: to keep both would keep the weight.
     """
-    out = np.zeros(values.shape, dtype=bool)
+    out, odd = np.zeros(values.shape, dtype=bool), _odd(values, chars)
     log_weight = values - values[:, [base]]
     limit = np.log(np.maximum(np.isfinite(log_weight).sum(axis=0), 1) / FALSE_ALARM)
-    odd = np.column_stack([np.abs(typical(root(v), chars)) for v in values.T])
     for k in range(values.shape[1]):
         hit = np.flatnonzero(log_weight[:, k] > limit[k])
         # Comparisons with NaN are false.
@@ -194,15 +195,10 @@ def impossible_weights(values: np.ndarray, chars: np.ndarray, base: int) -> np.n
 
 
 def copied_values(values: np.ndarray, chars: np.ndarray) -> np.ndarray:
-    """Values that equal another policy's value of the same text to the last digit, where the two policies otherwise
-    differ: one of them is the other's.
-
-    The one that is less typical of the response's length is blamed; both, where they differ by less than a MAD.
-    Coarse values and values near 0 are equal by chance and let pass.
-    """
-    out = np.zeros(values.shape, dtype=bool)
-    same = one_policy(values)
-    odd = np.column_stack([np.abs(typical(root(v), chars)) for v in values.T])
+    """Values that equal another policy's of the same text to the last digit, where the two policies otherwise differ:
+    the one less typical of the response's length is blamed; both, where they differ by less than a MAD. Coarse values
+    and values near 0 are equal by chance and let pass."""
+    out, odd, same = np.zeros(values.shape, dtype=bool), _odd(values, chars), one_policy(values)
     step = steps(values)
     fine = (step > 0) & (step < COPIED_STEP)
     for a in range(values.shape[1]):
@@ -212,24 +208,15 @@ def copied_values(values: np.ndarray, chars: np.ndarray) -> np.ndarray:
     return out
 
 
-def root(values: np.ndarray) -> np.ndarray:
-    """Square root of the surprise: the spread of a sum of nats grows with its root, that of the root does not."""
-    return np.asarray(np.sqrt(np.maximum(-values, 0.0)))
-
-
 def lengths(values: np.ndarray, chars: np.ndarray) -> np.ndarray:
     """Values more than `MADS` MADs from what their policy gives to texts of that length."""
-    return np.column_stack([np.abs(typical(root(v), chars)) > MADS for v in values.T])
+    return np.asarray(_odd(values, chars) > MADS)
 
 
 def contradicted(values: np.ndarray, chars: np.ndarray) -> np.ndarray:
-    """Values as far from what *another* policy's value of the same text lets expect.
-
-    A text that is odd is odd to all policies; a value that is out of line with its policy's other values and with the
-    other policies' values of the same text is not about the text.
-    """
-    same = one_policy(values)
-    out = np.zeros(values.shape, dtype=bool)
+    """Values as far from what *another* policy's value of the same text lets expect: a text that is odd is odd to all
+    policies, so that a value out of line with both is not about the text."""
+    out, same = np.zeros(values.shape, dtype=bool), one_policy(values)
     for a in range(values.shape[1]):
         for b in np.flatnonzero(~same[a]):
             out[:, a] |= np.abs(typical(root(values[:, a]) - root(values[:, b]), chars)) > MADS
@@ -282,9 +269,9 @@ def likelier_p(log_weight: np.ndarray) -> float:
     """p-value for P0 having written the responses, against the target. Small: their columns are swapped, or P0 did not
     write the responses. NaN where fewer than `FEW` rows are known or all are 0.
 
-    The larger of two: the inverse likelihood ratio, valid for any weights and any n by Markov's inequality (the product
-    of weights has a mean of at most 1 under P0), and a z-test of the mean log-weight, which noise of log-probs does not
-    move (E_P0[log w] is minus a Kullback-Leibler divergence).
+    The larger of two: the inverse likelihood ratio, valid by Markov's inequality (the product of weights has a mean of
+    at most 1 under P0), and a z-test of the mean log-weight, which noise of log-probs does not move (E_P0[log w] is
+    minus a Kullback-Leibler divergence).
     """
     known = log_weight[np.isfinite(log_weight)]
     if len(known) < FEW or not known.any():
@@ -295,12 +282,11 @@ def likelier_p(log_weight: np.ndarray) -> float:
 
 
 def repeats(values: np.ndarray, prompt: np.ndarray, text: np.ndarray, base: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (rows,) that stand twice, and responses that stand under several prompts with the same log-probs.
+    """Rows (rows,) that stand twice, and responses that stand under several prompts (which is theirs cannot be told):
+    equal in text (`prompt`, `text` are codes) and in every log-prob.
 
-    `prompt`, `text` (rows,): codes of their texts. Equal in text and in every log-prob. One prompt asked twice gives
-    the same text with the probability of that text: rows are taken to stand twice where that is under `FALSE_ALARM` for
-    the pair or for all pairs together (Poisson). The first of them stays. Which of several prompts a response belongs
-    to cannot be told.
+    One prompt asked twice gives the same text with the probability of that text: rows stand twice where that is under
+    `FALSE_ALARM` for the pair or for all pairs together (Poisson). The first of them stays.
     """
     twice, replayed = (np.zeros(len(values), dtype=bool) for _ in range(2))
     known = np.flatnonzero(np.isfinite(values[:, base]))

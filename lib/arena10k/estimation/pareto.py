@@ -33,11 +33,9 @@ def tail_size(n: int) -> int:
     return int(np.ceil(min(0.2 * n, 3 * np.sqrt(n))))
 
 
-def ceiling_count(log_weight: np.ndarray, tolerance: float = 1e-9) -> int:
+def ceiling_count(log_weight: np.ndarray) -> int:
     """Rows whose log-weight equals the maximum: more than one means a clip, a sentinel, or a constant."""
-    if len(log_weight) == 0:
-        return 0
-    return int((log_weight >= log_weight.max() - tolerance).sum())
+    return int((log_weight >= log_weight.max(initial=-np.inf) - 1e-9).sum())
 
 
 def heaviest(values: np.ndarray, size: int) -> np.ndarray:
@@ -153,24 +151,12 @@ class WeightAudit:
         return not self.constant and self.ceiling > 1 and abs(self.ess / self.ceiling - 1) <= 0.1
 
     @property
-    def failures(self) -> list[str]:
-        """Machine-readable reasons why the jackknife interval cannot be used; empty when the weights are healthy."""
-        if self.n == 0:
-            return ["no_log_weights"]
-        low, high = MEAN_WEIGHT_RANGE
-        checks = {
-            "mean_weight_out_of_range": not low <= self.mean_weight <= high,
-            "off_support": self.mean_weight < 0.5,
-            "low_ess": self.ess < MIN_ESS_FRACTION * self.n,
-            "khat_high": self.khat >= MAX_KHAT,
-            "khat_undefined": bool(np.isnan(self.khat)) and not self.constant,
-            "clip_dominated": self.clip_dominated,
-        }
-        return [reason for reason, failed in checks.items() if failed]
-
-    @property
     def healthy(self) -> bool:
-        return not self.failures
+        """Whether the jackknife interval of a weighted mean may be used."""
+        low, high = MEAN_WEIGHT_RANGE
+        tail = self.khat < MAX_KHAT or (self.constant and np.isnan(self.khat))
+        many = self.ess >= MIN_ESS_FRACTION * self.n
+        return self.n > 0 and low <= self.mean_weight <= high and many and tail and not self.clip_dominated
 
 
 def audit_weights(log_weight: np.ndarray) -> WeightAudit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,7 @@ ASSURANCE = 0.8
 class Pilot:
     """What planning knows: variances of the label residual, of the label and of the calibrated score (after the power
     of PPI++), and how much the squares they average vary. `source`: "target" labels, or "worst_case" (a bounded
-    label's variance of 1/4: labels of another policy say nothing of the target's). `n_labels` of the target's draws.
-    """
+    label's variance of 1/4: labels of another policy say nothing of the target's). `n_labels` of the target's draws."""
 
     residual_var: float
     residual_spread: float
@@ -53,22 +53,21 @@ def pilot(prep: Prepared, min_labels: int = 10) -> Pilot:
     return Pilot(residual, residual_spread, label, label_spread, score, float(y.mean()), "target", m, own)
 
 
-def _limit(variance: float, spread: float, pilot_labels: int, labels: int, assurance: float) -> float:
-    """What the variance of `labels` labels will not exceed with chance `assurance`: two samples apart, at most 1/4."""
-    z = float(special.ndtri(assurance))
+def _limit(variance: float, spread: float, pilot_labels: int, labels: int) -> float:
+    """What the variance of `labels` labels will not exceed with chance `ASSURANCE`: two samples apart, at most 1/4."""
     apart = np.sqrt(1 / max(pilot_labels, 1) + 1 / labels)
-    return float(min(variance + z * spread * apart, max(0.25, variance)))
+    return float(min(variance + special.ndtri(ASSURANCE) * spread * apart, max(0.25, variance)))
 
 
-def ppi_width(p: Pilot, labels: int, confidence: float = 0.95, assurance: float = ASSURANCE) -> float:
+def ppi_width(p: Pilot, labels: int, confidence: float = 0.95) -> float:
     """Total width that the PPI++ interval with `labels` labelled draws of the target, among at least as many fresh
-    draws, has with chance `assurance`.
+    draws, has with chance `ASSURANCE`.
 
     t interval, but no narrower than the bounded-mean guard of `intervals`: one unseen label at either end of [0, 1].
     """
     n = max(int(labels), 2)
     residual, label = (
-        v if p.source == "worst_case" else _limit(v, spread, p.n_labels, n, assurance)
+        v if p.source == "worst_case" else _limit(v, spread, p.n_labels, n)
         for v, spread in ((p.residual_var, p.residual_spread), (p.label_var, p.label_spread))
     )
     variance = min(residual / n + p.score_var / max(p.n_fresh, n), label / n)
@@ -80,19 +79,11 @@ def ppi_width(p: Pilot, labels: int, confidence: float = 0.95, assurance: float 
     return float(max(2 * student(confidence, n - 1) * np.sqrt(variance), guard))
 
 
-def labels_needed(p: Pilot, width: float, confidence: float = 0.95, assurance: float = ASSURANCE) -> int:
-    """Smallest number of labelled target draws (in total) whose PPI++ interval is, with chance `assurance`, at most
+def labels_needed(p: Pilot, width: float, confidence: float = 0.95) -> int:
+    """Smallest number of labelled target draws (in total) whose PPI++ interval is, with chance `ASSURANCE`, at most
     `width` wide."""
-    low, high = 2, MAX_LABELS
-    if ppi_width(p, high, confidence, assurance) > width:
-        return high
-    while low < high:
-        middle = (low + high) // 2
-        if ppi_width(p, middle, confidence, assurance) <= width:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    numbers = range(2, MAX_LABELS)
+    return 2 + bisect_left(numbers, True, key=lambda n: ppi_width(p, n, confidence) <= width)
 
 
 @dataclass(frozen=True)
@@ -113,19 +104,31 @@ class UnitCosts:
 _FREE = UnitCosts(0.0, 0.0)
 
 
+@dataclass(frozen=True)
+class _Having:
+    """Labels and draws that are there, where labels come from, and what more of them cost."""
+
+    labels: int
+    draws: int
+    source: str
+    cost: UnitCosts
+
+    def row(self, estimator: str, width: float, labels: int, draws: int) -> dict[str, Any]:
+        """The row of a plan of so many labels and draws in all."""
+        more = max(0, labels - self.labels)
+        price = self.cost.of(more, max(0, draws - self.draws))
+        row = {"estimator": estimator, "width": float(width), "labels": labels, "more": more, "draws": draws}
+        return row | {"cost": price, "pilot": self.source}
+
+
 def plan(p: Pilot, widths: Iterable[float], cost: UnitCosts = _FREE, confidence: float = 0.95) -> list[dict[str, Any]]:
     """PPI++, one row per wanted width.
 
     `labels` of the target's own draws (in total; MAX_LABELS is out of reach), how many `more` that is, `draws` that
     must exist, and the cost in US dollars of what is not there yet, None where a price is not known.
     """
-    rows = []
-    for width in widths:
-        n = labels_needed(p, float(width), confidence)
-        more = max(0, n - p.n_labels)
-        row = {"estimator": "ppi_pp", "width": float(width), "labels": n, "more": more, "draws": max(n, p.n_fresh)}
-        rows.append(row | {"cost": cost.of(more, max(0, n - p.n_fresh)), "pilot": p.source})
-    return rows
+    there, needed = _Having(p.n_labels, p.n_fresh, p.source, cost), {w: labels_needed(p, w, confidence) for w in widths}
+    return [there.row("ppi_pp", width, n, max(n, p.n_fresh)) for width, n in needed.items()]
 
 
 def direct_plan(
@@ -138,15 +141,11 @@ def direct_plan(
     """
     if prep.source is None or len(prep.fresh) == 0:
         return []
-    draws, labels = len(prep.fresh), int(prep.sample(prep.source).labelled.sum())
+    there = _Having(int(prep.sample(prep.source).labelled.sum()), len(prep.fresh), prep.source, cost)
     present = score_interval(prep, prep.once("direct", ESTIMATORS["direct"].score), confidence)
-    now = 2 * present.se * student(confidence, present.df)
     rows = []
     for width in widths:
-        factor = (now / float(width)) ** 2 if np.isfinite(now) else float("inf")
-        need, have = (min(int(np.ceil(max(2, factor * k))) if np.isfinite(factor) else MAX_LABELS, MAX_LABELS)
-                      for k in (labels, draws))  # fmt: skip
-        more = max(0, need - labels)
-        row = {"estimator": "direct", "width": float(width), "labels": need, "more": more, "draws": have}
-        rows.append(row | {"cost": cost.of(more, max(0, have - draws)), "pilot": prep.source})
+        factor = (2 * present.se * student(confidence, present.df) / float(width)) ** 2
+        labels, draws = (int(min(np.ceil(max(2, factor * k)), MAX_LABELS)) for k in (there.labels, there.draws))
+        rows.append(there.row("direct", width, labels, draws))
     return rows

@@ -17,22 +17,16 @@ _EDGE = 1e-3
 
 
 def doubly_robust(
-    prep: Prepared,
-    weight: np.ndarray,
-    normaliser: np.ndarray,
-    reward: np.ndarray,
-    outcome: np.ndarray,
-    fresh_outcome: np.ndarray,
-    slopes: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {}),
+    prep: Prepared, outcome: np.ndarray, fresh_outcome: np.ndarray, *, fresh_model: str = "f", **slopes: np.ndarray
 ) -> Score:
-    """mean q(S') + sum w (R - q(S)) / sum(normaliser). `slopes` belong to the fresh and to the logged term."""
+    """mean q(S') + sum w~ (R - q(S)), w~ normalised, for an outcome model q on logged rows and fresh draws.
+    `fresh_model` is what q is called among the models; `slopes` are those of the logged term."""
     one = np.ones(len(prep.fresh))
-    return Score(
-        (
-            Term("fresh", fresh_outcome, one, slopes[0]),
-            Term("logged", weight * (reward - outcome), normaliser, slopes[1]),
-        )
+    terms = (
+        Term("fresh", fresh_outcome, one, {fresh_model: one}),
+        Term("logged", prep.weight * (prep.reward - outcome), prep.weight, slopes),
     )
+    return Score(terms)
 
 
 @register("dr_cpo", belief="judge", uses_weights=True, doubly_robust=True)
@@ -43,8 +37,7 @@ def dr_cpo(prep: Prepared) -> Score:
     The two differ only by cross-fitting, so the augmentation is small: with judged fresh draws the published form is
     nearly the direct method. `dr_oracle` is the one that uses label residuals.
     """
-    one = np.ones(len(prep.fresh))
-    return doubly_robust(prep, prep.weight, prep.weight, prep.reward, prep.reward_oof, prep.fresh_oof, ({"f": one}, {}))
+    return doubly_robust(prep, prep.reward_oof, prep.fresh_oof)
 
 
 @register("mrdr", belief="judge", uses_weights=True, doubly_robust=True)
@@ -55,9 +48,8 @@ def mrdr(prep: Prepared) -> Score:
     if prep.source != "logged" or not (weight * prep.logged.labelled).any():
         return dr_cpo(prep)
     model = fit_levels(prep.samples, "logged", weight, prep.levels)
-    slopes = ({"q": np.ones(len(prep.fresh))}, {"f": prep.weight, "q": -prep.weight})
     outcome, fresh_outcome = model.out_of_fold("logged"), model.out_of_fold("fresh")
-    score = doubly_robust(prep, prep.weight, prep.weight, prep.reward, outcome, fresh_outcome, slopes)
+    score = doubly_robust(prep, outcome, fresh_outcome, fresh_model="q", f=prep.weight, q=-prep.weight)
     return Score(score.terms, models={"q": model})
 
 
@@ -96,29 +88,25 @@ def tmle(prep: Prepared) -> Score:
     The weights are observation weights rather than a covariate (van der Laan & Rose 2011, section 9.2): both solve the
     same equation, and the covariate form would need the unknown weight of each fresh response.
     """
-    outcome, fresh_outcome = _targeted(prep)
-    one = np.ones(len(prep.fresh))
-    return doubly_robust(prep, prep.weight, prep.weight, prep.reward, outcome, fresh_outcome, ({"f": one}, {}))
+    return doubly_robust(prep, *_targeted(prep))
 
 
 @register("dr_oracle", uses_weights=True, doubly_robust=True, label_residual=True)
 def dr_oracle(prep: Prepared) -> Score:
     """mean f(S') + mean over labelled logged rows of w (Y - f(S)), f out of fold, w on its true scale."""
     has = prep.logged.label_weight * prep.has_weight
-    one = np.ones(len(prep.fresh))
-    weight, normaliser = prep.weight * has, prep.unit(has)
-    label, slopes = prep.logged.label_or_zero, ({"f": one}, {"f": -weight})
-    return doubly_robust(prep, weight, normaliser, label, prep.reward_oof, prep.fresh_oof, slopes)
+    weight, one = prep.weight * has, np.ones(len(prep.fresh))
+    residual = Term("logged", weight * prep.label_residual, prep.unit(has), {"f": -weight})
+    return Score((Term("fresh", prep.fresh_oof, one, {"f": one}), residual))
 
 
-def stacking_weights(influence: np.ndarray, ridge: float = 1e-6) -> np.ndarray:
+def stacking_weights(influence: np.ndarray) -> np.ndarray:
     """Convex weights (p,) that minimise the variance of sum_j a_j psi_j, `influence` (p, n); exact over all active
     sets."""
-    p = len(influence)
-    cov = influence @ influence.T
+    p, cov = len(influence), influence @ influence.T
     if np.trace(cov) == 0:
         return np.full(p, 1 / p)
-    cov = cov / np.trace(cov) + ridge * np.eye(p)
+    cov = cov / np.trace(cov) + 1e-6 * np.eye(p)
     best, best_value = np.full(p, 1 / p), np.inf
     for mask in range(1, 2**p):
         active = [j for j in range(p) if mask >> j & 1]

@@ -115,7 +115,7 @@ def concentration_frame(contexts: Contexts, judge: str) -> pd.DataFrame:
         }
         row |= {"hill": r.hill} | r.top_shares | {"at_ceiling": a.ceiling if a.n else None}
         row["clip_dominated"] = ("yes" if a.clip_dominated else "no") if a.n else None
-        rows.append(row | {"sqrt_overlap": r.overlap["raw"], "typicality": r.typicality})
+        rows.append(row | {"sqrt_overlap": r.overlap, "typicality": r.typicality})
     return pd.DataFrame(rows)
 
 
