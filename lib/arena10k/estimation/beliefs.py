@@ -28,7 +28,7 @@ def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]
     no labelled row shows: such a one has a chance of at most -log(1 - confidence) / k under P0, k clusters, and at most
     the weight of the heaviest such share of the logged rows (all of them, labelled or not): the rule of three with
     weights."""
-    k, w = prep.logged.clusters(prep.weighted_labels), prep.raw_weight
+    k, w = prep.logged.clusters(prep.weighted_labels), prep.counted_weight
     if k == 0:
         return 1.0, 1.0
     size = max(1, int(np.ceil(min(1.0, -np.log(1 - confidence) / k) * len(w))))
@@ -126,7 +126,7 @@ def _weighted(
 def _unseen_mass(prep: Prepared) -> float:
     """1 - min(1, E[w]), E[w] the mean over prompts; 1 where the mean is not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = float(prep.by_cluster(prep.raw_weight).mean()) if prep.n_weighted else 0.0
+        mean = float(prep.by_cluster(prep.counted_weight).mean()) if prep.n_weighted else 0.0
     return 1 - min(1.0, mean) if np.isfinite(mean) else 1.0
 
 
@@ -141,11 +141,11 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
     what unseen mass leaves open.
     """
     reward, base = prep.reward, prep.once("snips", ESTIMATORS["snips"].score)
-    radii = [bounded_mean_radii(prep.by_cluster(prep.reward[prep.weighted]), 0.0, 1.0, confidence)]
+    radii = [bounded_mean_radii(prep.by_cluster(prep.reward[prep.counted]), 0.0, 1.0, confidence)]
     if prep.source == "logged":
         reward = prep.reward_oof + _spread_residual(prep)
         radii.append(unseen_label_radii(prep, confidence))
-    bounds = el_interval(prep.raw_log_weight, reward[prep.weighted], confidence, by_cluster=prep.by_cluster)
+    bounds = el_interval(prep.counted_log_weight, reward[prep.counted], confidence, by_cluster=prep.by_cluster)
     extra, shift = calibration_variance(prep, base) + judge_variance(prep, base), base.shift
     if prep.source == "fresh":
         # The target's own labels trained f: what f leaves out is their residual.
@@ -159,14 +159,14 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
     if prep.source is None:
         return found
     left_open = [extrapolation(prep, prep.source)]
-    left_open += [_unlabelled(prep, confidence)] * (prep.source == "logged")
+    left_open += [_unlabelled(prep, confidence) if prep.source == "logged" else _unscored(prep)]
     return _stretched(found, *left_open)
 
 
 def _spread_residual(prep: Prepared) -> np.ndarray:
-    """The label residual of the labelled weighted logged rows over their share of the weighted rows, 0 elsewhere."""
-    has = prep.logged.label_weight * prep.has_weight
-    share = has.sum() / max(prep.n_weighted, 1)
+    """The label residual of the labelled counted rows over their share of the counted rows, 0 elsewhere."""
+    has = prep.logged.label_weight * prep.counted
+    share = has.sum() / max(prep.counted.sum(), 1)
     return has * prep.label_residual / share if share > 0 else np.zeros(len(has))
 
 
@@ -174,14 +174,25 @@ def _unlabelled(prep: Prepared, confidence: float) -> tuple[float, float]:
     """How far below and above its estimate the value may lie because the mean weight of the labelled logged rows falls
     short of that of all of them, beyond chance: no label says what that part of the target is worth, though the log
     shows it."""
-    has = prep.weighted_labels
-    if has.sum() < 2 or not np.isfinite(prep.raw_weight).all():
+    has = prep.logged.labelled * prep.counted > 0
+    if has.sum() < 2 or not np.isfinite(prep.counted_weight).all():
         return 0.0, 0.0
     chance = prep.logged.label_weight[has]
     w = prep.logged.by_cluster(chance / chance.mean() * np.exp(prep.log_weight[has]), has)
     error = float(w.std(ddof=1) / np.sqrt(len(w))) if len(w) > 1 else float("inf")
-    short = float(prep.by_cluster(prep.raw_weight).mean() - w.mean()) - normal(confidence) * error
+    short = float(prep.by_cluster(prep.counted_weight).mean() - w.mean()) - normal(confidence) * error
     return _of_residuals(prep, max(0.0, short))
+
+
+def _unscored(prep: Prepared) -> tuple[float, float]:
+    """How far below and above its estimate the value may lie where f on the draws meets f on logged rows, because the
+    judge gave some no score, and need not have failed on both for the same reason."""
+    logged, fresh = 1 - prep.logged.scored[prep.counted], 1 - prep.fresh.scored
+    if not (logged.any() or fresh.any()):
+        return 0.0, 0.0
+    f = np.concatenate([prep.fresh_oof, prep.reward_oof[prep.counted]])
+    share = min(1.0, float(prep.by_cluster(prep.counted_weight * logged).mean() + prep.fresh.by_cluster(fresh).mean()))
+    return (share * float(np.ptp(f)),) * 2
 
 
 def _residual_ends(prep: Prepared) -> tuple[float, float]:
@@ -201,10 +212,10 @@ def weighted_residual_limits(prep: Prepared, confidence: float) -> tuple[float, 
     does not show may be anything within [-max f, 1 - min f]."""
 
     def make(p: Prepared) -> tuple[float, float, float]:
-        residual, ends = _spread_residual(p)[p.weighted], _residual_ends(p)
-        low, high = el_interval(p.raw_log_weight, residual, confidence, by_cluster=p.by_cluster, ends=ends)
+        residual, ends = _spread_residual(p)[p.counted], _residual_ends(p)
+        low, high = el_interval(p.counted_log_weight, residual, confidence, by_cluster=p.by_cluster, ends=ends)
         with np.errstate(over="ignore", invalid="ignore"):
-            return float(p.by_cluster(p.raw_weight * residual).mean()), low, high
+            return float(p.by_cluster(p.counted_weight * residual).mean()), low, high
 
     return prep.once(("weighted residual", confidence), make)
 
@@ -222,7 +233,7 @@ def el_residual_interval(prep: Prepared, score: Score, confidence: float = 0.95)
     bounds = low + fresh.value, high + fresh.value
     unseen = _of_residuals(prep, _unseen_mass(prep))
     found = _weighted(bounds, extra, score.value, unseen, [unseen_label_radii(prep, confidence)], confidence)
-    return _stretched(found, extrapolation(prep, "logged"), _unlabelled(prep, confidence))
+    return _stretched(found, extrapolation(prep, "logged"), _unlabelled(prep, confidence), _unscored(prep))
 
 
 @dataclass(frozen=True)

@@ -129,4 +129,4 @@ def arrays(
         fresh = tables["logged"].head(0).assign(policy="")
     if logged is None:
         logged, logging_policy = fresh.head(0), ""
-    return policies_data(logged, fresh, dict.fromkeys(names), [MODE], logging_policy)
+    return policies_data(logged, fresh, dict.fromkeys(names), [MODE], logging_policy, complete=True)

@@ -52,7 +52,7 @@ class PolicyContext:
     def mean_weight_p(self) -> float:
         """p-value of E[w] <= 1, NaN without weights."""
         prep = self.prep
-        return diagnostics.mean_weight_p_value(prep.raw_log_weight, None if prep.logged.unique else prep.by_cluster)
+        return diagnostics.mean_weight_p_value(prep.counted_log_weight, None if prep.logged.unique else prep.by_cluster)
 
     @cached_property
     def mean_weight(self) -> tuple[float, float]:

@@ -34,7 +34,8 @@ def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
     """Reasons why the estimator has nothing to compute from."""
     prep = ctx.prep
     checks = {
-        "no_judge_scores": not len(prep.fresh) + len(prep.logged),
+        "no_judge_scores": not len(prep.fresh) + len(prep.logged)
+        or (estimator.belief == "judge" and len(prep.fresh) > 0 and not prep.fresh.scored.any()),
         "no_log_weights": estimator.uses_weights and prep.n_weighted == 0,
         "no_fresh_draws": (not estimator.uses_weights or estimator.doubly_robust)
         and len(prep.fresh) == 0
@@ -208,7 +209,8 @@ def _reaches(ctx: PolicyContext) -> list[Reach]:
         found.append(Reach(low, high, labels=True))
     if ctx.transport.status != "failed" or not found:
         unseen = 1 - ctx.mean_weight[0] if ctx.audit.n and not ctx.wrong_weights else 0.0
-        found.append(Reach(-ctx.analysis.judge_shift, ctx.analysis.judge_shift, max(0.0, unseen)))
+        unscored = 1 - ctx.prep.fresh.scored.mean() if len(ctx.prep.fresh) else 0.0
+        found.append(Reach(-ctx.analysis.judge_shift, ctx.analysis.judge_shift, max(0.0, unseen, unscored)))
     return found
 
 
