@@ -124,12 +124,7 @@ def test_raw_weights_are_audited_and_those_of_unhelpful_are_noise(found, referen
     for name, ctx in contexts.items():
         assert ctx.audit.mean_weight == pytest.approx(ref[name]["mean_raw_w"], rel=1e-9)
         assert (ctx.noise_floor is not None) == (name == "clone")
-        assert ctx.top_shares["top_1"] == pytest.approx(ref[name]["max_share"], rel=1e-9)
-        assert ctx.hill == pytest.approx(ref[name]["hill_k50"], rel=1e-9)
-        assert ctx.overlap == pytest.approx(ref[name]["hellinger_affinity_raw"], rel=1e-9)
         assert ctx.typicality == pytest.approx(ref[name]["ttc_chars_q0.9"], abs=1e-12)
-        assert 0.5 < ctx.auc_logged < 1
-        assert np.isnan(ctx.auc_target)
         assert (ctx.n_missing_weight, ctx.missing_mass_interval[0] <= ctx.permutation.value) == (0, True)
     noise, unhelpful = contexts["clone"].noise_floor, contexts["unhelpful"]
     assert (noise.exact, noise.median_abs, noise.max_abs > 1) == (False, 0, True)

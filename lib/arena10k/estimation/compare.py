@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations
@@ -98,67 +99,63 @@ class Difference:
         return high
 
 
-def _padded(x: np.ndarray, size: int) -> np.ndarray:
-    return np.pad(x, (0, size - len(x)))
+#: A score with what it was made from.
+Scored = tuple[Prepared, Score]
 
 
-def _joint_deviations(a: tuple[Prepared, Score], b: tuple[Prepared, Score]) -> tuple[np.ndarray, np.ndarray, int]:
-    (dev_a, groups_a), (dev_b, groups_b) = deviations(*a), deviations(*b)
-    size = max(len(dev_a), len(dev_b))
-    return _padded(dev_a, size), _padded(dev_b, size), min(groups_a, groups_b)
+def _aligned(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Arrays by prompt code in one length, 0 where a policy has none."""
+    size = max(map(len, arrays))
+    return [np.pad(x, (0, size - len(x))) for x in arrays]
 
 
-def paired(a: tuple[Prepared, Score], b: tuple[Prepared, Score]) -> Difference:
+def paired(a: Scored, b: Scored) -> Difference:
     """Deviations and fold estimates are subtracted prompt by prompt and fold by fold, so that what the policies share
     (prompts, P0 labels) cancels. Prompt codes must mean the same in both. Never narrower than the mean of a bounded
     difference of labels."""
-    dev_a, dev_b, groups = _joint_deviations(a, b)
-    dev = dev_a - dev_b
+    (dev_a, groups_a), (dev_b, groups_b) = deviations(*a), deviations(*b)
+    dev = np.subtract(*_aligned(dev_a, dev_b))
     folds_a, folds_b = calibration_folds(*a), calibration_folds(*b)
-    if len(folds_a) == len(folds_b):
-        cal = fold_variance(folds_a - folds_b)
-    else:
-        cal = fold_variance(folds_a) + fold_variance(folds_b)
+    alike = len(folds_a) == len(folds_b)
+    cal = fold_variance(folds_a - folds_b) if alike else fold_variance(folds_a) + fold_variance(folds_b)
     variance = float(dev @ dev) + cal + judge_variance(*a) + judge_variance(*b)
-    value = a[1].value - b[1].value
+    value, groups = a[1].value - b[1].value, min(groups_a, groups_b)
     if groups < 2 or not np.isfinite(variance + value):
         return Difference(value, float("inf"), float("inf"), float("inf"), 1.0)
     se = float(np.sqrt(variance))
     return Difference(value, se, se, se, groups - 1, _label_guard(a, b))
 
 
-def _label_guard(a: tuple[Prepared, Score], b: tuple[Prepared, Score]) -> Callable[[float], tuple[float, float]]:
+def _label_guard(a: Scored, b: Scored) -> Callable[[float], tuple[float, float]]:
     """By level the radii that no difference of label means may undercut: a bounded mean of differences over the prompts
     that both policies have labelled, or, where they share few, of both policies in quadrature."""
-    (mean_a, f_a, count_a), (mean_b, f_b, count_b) = _cluster_residuals(*a), _cluster_residuals(*b)
-    size = max(len(count_a), len(count_b))
-    mean_a, count_a, mean_b, count_b = (_padded(x, size) for x in (mean_a, count_a, mean_b, count_b))
-    both = (count_a > 0) & (count_b > 0)
-    if 2 * both.sum() >= min((count_a > 0).sum(), (count_b > 0).sum()):
+    (f_a, *of_a), (f_b, *of_b) = _cluster_residuals(*a), _cluster_residuals(*b)
+    mean_a, has_a, mean_b, has_b = _aligned(*of_a, *of_b)
+    both = has_a & has_b
+    if 2 * both.sum() >= min(has_a.sum(), has_b.sum()):
         return lambda level: bounded_mean_radii(mean_a[both] - mean_b[both], -1 - f_a + f_b, 1 - f_a + f_b, level)
 
     def apart(level: float) -> tuple[float, float]:
-        down_a, up_a = bounded_mean_radii(mean_a[count_a > 0], -f_a, 1 - f_a, level)
-        down_b, up_b = bounded_mean_radii(mean_b[count_b > 0], -f_b, 1 - f_b, level)
+        down_a, up_a = bounded_mean_radii(mean_a[has_a], -f_a, 1 - f_a, level)
+        down_b, up_b = bounded_mean_radii(mean_b[has_b], -f_b, 1 - f_b, level)
         return float(np.hypot(down_a, up_b)), float(np.hypot(up_a, down_b))
 
     return apart
 
 
-def _cluster_residuals(prep: Prepared, score: Score) -> tuple[np.ndarray, float, np.ndarray]:
-    """Mean label residual of a score's labelled term by cluster (n_clusters,), the prediction it is a residual of on
-    average, and the labels by cluster."""
+def _cluster_residuals(prep: Prepared, score: Score) -> tuple[float, np.ndarray, np.ndarray]:
+    """Of a score's labelled term the prediction that labels are residuals of, on average; by cluster (n_clusters,) the
+    mean residual, and whether there is a label."""
     rows, term = prep.fresh, label_term(prep, score)
     if term is None:
         raise ValueError("a difference of labels takes two means over labelled draws")
     has = term.den > 0
     residual = np.divide(term.num, term.den, out=np.zeros(len(has)), where=has)
-    count = np.bincount(rows.cluster, weights=has, minlength=prep.n_clusters)
-    total = np.bincount(rows.cluster, weights=residual, minlength=prep.n_clusters)
-    return total / np.maximum(count, 1), float((rows.label[has] - residual[has]).mean()), count
+    count, total = (np.bincount(rows.cluster, weights=w, minlength=prep.n_clusters) for w in (has, residual))
+    return float((rows.label[has] - residual[has]).mean()), total / np.maximum(count, 1), count > 0
 
 
-def _scored(ctx: PolicyContext, row: Mapping[str, Any]) -> tuple[Prepared, Score]:
+def _scored(ctx: PolicyContext, row: Mapping[str, Any]) -> Scored:
     """The score behind a row of estimates.json, with what it was made from."""
     return ctx.prep, ctx.prep.once(row["estimator"], ESTIMATORS[row["estimator"]].score)
 
@@ -168,7 +165,7 @@ def _by_intervals(a: tuple[PolicyContext, dict[str, Any]], b: tuple[PolicyContex
     only what is chance in quadrature (MOVER, Zou & Donner 2008). What they share makes it wider than need be; a
     negative correlation of their deviations is counted."""
     (ctx_a, row_a), (_, row_b) = a, b
-    dev_a, dev_b, _ = _joint_deviations(_scored(*a), _scored(*b))
+    dev_a, dev_b = _aligned(*(deviations(*_scored(*one))[0] for one in (a, b)))
     norm = float(np.sqrt((dev_a @ dev_a) * (dev_b @ dev_b)))
     correlation = min(0.0, float(dev_a @ dev_b) / norm) if norm > 0 and np.isfinite(norm) else 0.0
     z = normal(ctx_a.analysis.confidence)
@@ -210,16 +207,16 @@ def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> Difference | None:
 
 def contrasts(contexts: Mapping[str, PolicyContext]) -> list[Contrast]:
     """Every pair of policies with a headline; family-wise error at most 1 - confidence (Holm 1979)."""
-    pairs = [(a, b, contrast(contexts[a], contexts[b])) for a, b in combinations(contexts, 2)]
-    known = [(a, b, d, d.p_value()) for a, b, d in pairs if d is not None]
-    levels, open_ = {}, True
+    pairs = {(a, b): contrast(contexts[a], contexts[b]) for a, b in combinations(contexts, 2)}
+    p_values = {pair: d.p_value() for pair, d in pairs.items() if d is not None}
+    levels, rejecting = {}, True
     alpha = 1 - min((ctx.analysis.confidence for ctx in contexts.values()), default=1.0)
-    for place, (a, b, _, p) in enumerate(sorted(known, key=lambda pair: pair[3])):
-        if open_:
-            level = alpha / (len(known) - place)
-            open_ = p < level
-        levels[a, b] = level
-    return [_as_contrast(a, b, d, p, 1 - levels[a, b]) for a, b, d, p in known]
+    for place, pair in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        if rejecting:
+            level = alpha / (len(p_values) - place)
+            rejecting = p_values[pair] < level
+        levels[pair] = level
+    return [_as_contrast(*pair, d, p_values[pair], 1 - levels[pair]) for pair, d in pairs.items() if d is not None]
 
 
 def _as_contrast(a: str, b: str, d: Difference, p: float, level: float) -> Contrast:
@@ -231,18 +228,12 @@ def _as_contrast(a: str, b: str, d: Difference, p: float, level: float) -> Contr
 def ranking(contexts: Mapping[str, PolicyContext], pairs: list[Contrast] | None = None) -> list[Ranked]:
     """Policies with a headline, best first. `pairs` are their `contrasts`, where they are there already."""
     rows = {policy: row for policy, ctx in contexts.items() if (row := headline(ctx))}
-    better = dict.fromkeys(rows, 0)
-    worse = dict.fromkeys(rows, 0)
-    for c in contrasts(contexts) if pairs is None else pairs:
-        if c.significant:
-            winner, loser = (c.a, c.b) if c.difference > 0 else (c.b, c.a)
-            better[loser] += 1
-            worse[winner] += 1
+    apart = [c for c in (contrasts(contexts) if pairs is None else pairs) if c.significant]
+    won, lost = (Counter(c.a if (c.difference > 0) == wins else c.b for c in apart) for wins in (True, False))
+    shown = ("estimator", "verdict", "value", "ci_low", "ci_high")
     ranked = [
-        Ranked(p, r["estimator"], r["verdict"], r["value"], r["ci_low"], r["ci_high"], 1 + better[p],
-               len(rows) - worse[p])
-        for p, r in rows.items()
-    ]  # fmt: skip
+        Ranked(p, rank=1 + lost[p], worst_rank=len(rows) - won[p], **{k: r[k] for k in shown}) for p, r in rows.items()
+    ]
     return sorted(ranked, key=lambda r: (r.rank, -r.value))
 
 

@@ -14,7 +14,7 @@ from arena10k.estimation.analysis import DEFAULT, Analysis
 from arena10k.estimation.beliefs import el_score_interval
 from arena10k.estimation.data import PolicyData
 from arena10k.estimation.intervals import Interval, missing_mass_interval
-from arena10k.estimation.pareto import WeightAudit, audit_weights, hill
+from arena10k.estimation.pareto import WeightAudit, audit_weights
 from arena10k.estimation.prepare import Prepared, prepare
 from arena10k.estimation.thresholds import AMPLE_ESS, NO_TAIL_SHARE, WRONG
 from arena10k.estimation.transport import Transport, effective_labels, transport
@@ -85,9 +85,8 @@ class PolicyContext:
     @cached_property
     def has_tail(self) -> bool:
         """Whether there is a tail of weights to judge: few rows hold much of the weight."""
-        lw = self.prep.raw_log_weight
-        heaviest = np.exp(lw.max() - self.audit.log_mean_weight) / len(lw) if len(lw) else 0.0
-        return bool(heaviest >= NO_TAIL_SHARE or self.audit.ess <= AMPLE_ESS * len(lw))
+        share = diagnostics.top_shares(self.prep.raw_log_weight)["top_1"]
+        return bool(share >= NO_TAIL_SHARE or self.audit.ess <= AMPLE_ESS * self.audit.n)
 
     def rests_on(self, labels: bool) -> np.ndarray:
         """Log-weights, by cluster, of the rows that a weighted estimate rests on: the labelled ones where their
@@ -149,28 +148,6 @@ class PolicyContext:
         rows = self.data.logged
         keep = ~(np.isnan(rows.log_weight) | np.isnan(rows.logp_target) | np.isnan(rows.length))
         return diagnostics.target_typicality(rows.logp_target[keep], rows.log_weight[keep], rows.length[keep])
-
-    @property
-    def top_shares(self) -> dict[str, float]:
-        return diagnostics.top_shares(self.prep.raw_log_weight)
-
-    @property
-    def hill(self) -> float:
-        return hill(self.prep.raw_log_weight)
-
-    @property
-    def overlap(self) -> float:
-        return diagnostics.overlap(self.prep.raw_log_weight)
-
-    @property
-    def auc_logged(self) -> float:
-        """AUC of judge against label on the logged rows."""
-        return diagnostics.judge_auc(self.data.logged.judge, self.data.logged.label)
-
-    @property
-    def auc_target(self) -> float:
-        """The same on the target's draws."""
-        return diagnostics.judge_auc(self.data.fresh.judge, self.data.fresh.label)
 
     @property
     def noise_floor(self) -> diagnostics.NoiseFloor | None:

@@ -52,8 +52,12 @@ def _uncollected(ctx: PolicyContext, missing: list[str]) -> bool:
     return not ("no_log_weights" in missing and LOGPROBS_ASKED in ctx.flags)
 
 
-def _by_number(n: float, reason: str = "few_labels") -> tuple[str, list[str]]:
-    """Verdict and reasons by the number of labels, or of rows in effect, that an estimate rests on."""
+#: A verdict and its reasons.
+Judged = tuple[str, list[str]]
+
+
+def _by_number(n: float, reason: str = "few_labels") -> Judged:
+    """By the number of labels, or of rows in effect, that an estimate rests on."""
     verdict = REFUSE if n < MIN_LABELS else CAUTION if n < FEW_LABELS else REPORT
     return verdict, [reason] * int(n < FEW_LABELS)
 
@@ -74,8 +78,8 @@ def _constant(rows: Rows) -> bool:
     return bool(len(label) >= FEW_LABELS and 0 < label.min() == label.max() < 1 and np.ptp(judge) > 0)
 
 
-def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
-    """Verdict and reasons from the labels: how many, how chosen, and whether they put the number on their scale."""
+def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
+    """From the labels: how many, how chosen, and whether they put the number on their scale."""
     prep = ctx.prep
     if estimator.judge_scale:
         # Where labels say what a score is worth, the raw mean is no value.
@@ -98,13 +102,13 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[
     return verdict, reasons
 
 
-def _weight_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
-    """Verdict and reasons of what rests on the belief that weights are right."""
-    return ctx.prep.once(("weight reasons", estimator.label_residual), lambda _: _judged_weights(ctx, estimator))
+def _weight_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
+    """Of what rests on the belief that weights are right."""
+    residual = estimator.label_residual
+    return ctx.prep.once(("weight reasons", residual), lambda _: _judged_weights(ctx, ctx.rests_on(residual)))
 
 
-def _judged_weights(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
-    lw = ctx.rests_on(estimator.label_residual)
+def _judged_weights(ctx: PolicyContext, lw: np.ndarray) -> Judged:
     if ctx.wrong_weights or ctx.audit.clip_dominated:
         return REFUSE, [*ctx.wrong_weights, *["clip_dominated"] * ctx.audit.clip_dominated]
     if not len(lw) or not np.isfinite(lw.max()):
@@ -123,8 +127,8 @@ def _judged_weights(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list
     return verdict, reasons
 
 
-def _judge_reasons(ctx: PolicyContext, estimator: Estimator) -> tuple[str, list[str]]:
-    """Verdict and reasons of what rests on the belief that the judge errs on the target as it does on P0."""
+def _judge_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
+    """Of what rests on the belief that the judge errs on the target as it does on P0."""
     status, labelled = ctx.transport.status, ctx.transport.n_labels >= MIN_LABELS
     if estimator.uses_weights and ctx.wrong_weights:
         return REFUSE, ctx.wrong_weights
@@ -171,7 +175,7 @@ def _too_wide(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> b
     return not (estimator.uses_target_labels and planned_width(n, ctx.analysis.confidence) <= MAX_WIDTH)
 
 
-def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> tuple[str, list[str]]:
+def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> Judged:
     """REPORT, CAUTION or REFUSE for one estimate, and why; NOT_ASKED where what it takes was not collected."""
     missing = missing_inputs(ctx, estimator)
     if missing:
@@ -273,5 +277,4 @@ def own_estimate(ctx: PolicyContext) -> dict[str, Any] | None:
 def _labels_needed(ctx: PolicyContext) -> int:
     """The same for every estimator of the policy."""
     width, confidence = ctx.analysis.width, ctx.analysis.confidence
-    key = ("labels needed", width, confidence)
-    return ctx.prep.once(key, lambda _: planning.labels_needed(ctx.pilot, width, confidence))
+    return ctx.prep.once("labels needed", lambda _: planning.labels_needed(ctx.pilot, width, confidence))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from arena10k.estimation import diagnostics, pareto
 from arena10k.estimation.calibration import LevelFit
 from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.diagnostics import PermutationNull
@@ -113,9 +114,10 @@ def concentration_frame(contexts: Contexts, judge: str) -> pd.DataFrame:
             "ess_share": a.ess / a.n if a.n else np.nan,
             "khat": a.khat,
         }
-        row |= {"hill": r.hill} | r.top_shares | {"at_ceiling": a.ceiling if a.n else None}
+        lw = r.prep.raw_log_weight
+        row |= {"hill": pareto.hill(lw)} | diagnostics.top_shares(lw) | {"at_ceiling": a.ceiling if a.n else None}
         row["clip_dominated"] = ("yes" if a.clip_dominated else "no") if a.n else None
-        rows.append(row | {"sqrt_overlap": r.overlap, "typicality": r.typicality})
+        rows.append(row | {"sqrt_overlap": diagnostics.overlap(lw), "typicality": r.typicality})
     return pd.DataFrame(rows)
 
 
@@ -137,8 +139,8 @@ def judging_frame(contexts: Contexts) -> pd.DataFrame:
                 "residual": r.transport.residual,
                 "low": r.transport.low,
                 "high": r.transport.high,
-                "auc_logged": r.auc_logged,
-                "auc_target": r.auc_target,
+                "auc_logged": diagnostics.judge_auc(r.data.logged.judge, r.data.logged.label),
+                "auc_target": diagnostics.judge_auc(r.data.fresh.judge, r.data.fresh.label),
                 "trained_on": r.prep.source,
                 "effective_labels": r.effective_labels,
             }

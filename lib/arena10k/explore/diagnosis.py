@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from arena10k import plots, report
+from arena10k.estimation import diagnostics
 from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.estimation.verdicts import accepted
@@ -88,13 +89,14 @@ def _facts(r: PolicyContext, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "judged rows with a weight": r.audit.n,
         "mean weight (1 where the log represents the policy)": r.audit.mean_weight,
         "effective sample size": r.audit.ess if r.audit.n else None,
-        "weight of the ten heaviest rows": r.top_shares["top_10"],
+        "weight of the ten heaviest rows": diagnostics.top_shares(r.prep.raw_log_weight)["top_10"],
         "k-hat of the tail": r.audit.khat,
         "share of the policy that by them is not in the log": r.missing_mass if r.audit.n else None,
     }
+    auc = [diagnostics.judge_auc(rows.judge, rows.label) for rows in (r.data.logged, r.data.fresh)]
     judging = {
-        "AUC of the judge on logged labels (0.5 is guessing)": r.auc_logged,
-        "AUC on the policy's own draws": r.auc_target,
+        "AUC of the judge on logged labels (0.5 is guessing)": auc[0],
+        "AUC on the policy's own draws": auc[1],
         "transport of the calibration": r.transport.status,
         f"its error on {reasons.EVIDENCE.get(r.transport.evidence, 'nothing')}": r.transport.residual,
         "labels' worth of calibration where its draws score": r.effective_labels,
