@@ -64,7 +64,30 @@ def rare_mode(rng, n=1000, p0=0.01, target=0.2, good=0.8):
     return frames(s, labels(rng, y, 200), lw, sf, labels(rng, yf, 0)), good * (1 - target)
 
 
-POPULATIONS = {"unseen beside near-perfect": unseen_beside_near_perfect, "rare mode": rare_mode}
+def leaning(rng, n=600, mu=0.4, scored=(True, True), weighed=True, k0=300, kt=0):
+    """A target that leans to a style which is worth nothing, with right weights; two of five failures lose their score,
+    logged or drawn, or their weight."""
+    z = rng.standard_normal(n)
+    y, yf = coin(rng, np.full(n, 0.75)), coin(rng, np.full(n, 0.75))
+    s, sf, lw = graded(rng, y), graded(rng, yf), mu * z - mu**2 / 2
+    lost, lost_f = ((outcome == 0) & (rng.random(n) < 0.4) for outcome in (y, yf))
+    s, sf = np.where(lost & (not scored[0]), np.nan, s), np.where(lost_f & (not scored[1]), np.nan, sf)
+    lw = np.where(lost & (not weighed), np.nan, lw)
+    return frames(s, labels(rng, y, k0), lw, sf, labels(rng, yf, kt)), 0.75
+
+
+def of(make, **options):
+    return lambda rng: make(rng, **options)
+
+
+POPULATIONS = {
+    "unseen beside near-perfect": unseen_beside_near_perfect,
+    "rare mode": rare_mode,
+    "failures lose their logged score": of(leaning, scored=(False, True)),
+    "failures lose the score of their draw": of(leaning, scored=(True, False), kt=60, k0=200),
+    "failures lose both scores": of(leaning, scored=(False, False)),
+    "failures lose their weight": of(leaning, weighed=False),
+}
 
 
 @pytest.mark.parametrize("name", POPULATIONS)
@@ -82,6 +105,43 @@ def test_what_is_reported_covers(name):
     assert sum(all_ for (which, _), (_, all_) in counts.items() if which == "headline") > runs / 4
     for (which, verdict), (hits, all_) in counts.items():
         assert binom.cdf(hits, all_, 0.95 if verdict == "REPORT" else 0.9) >= 0.001, (which, verdict, hits, all_)
+
+
+def test_a_few_lost_weights_and_scores_cost_little():
+    rng = np.random.default_rng(0)
+    (logged, fresh), _ = leaning(rng)
+    whole = evaluate(logged, fresh).headline.loc["t"]
+    lost = rng.random(len(logged)) < 0.005
+    for column in ("log_weight_t", "judge"):
+        row = evaluate(logged.assign(**{column: logged[column].mask(lost)}), fresh).headline.loc["t"]
+        assert row.verdict == whole.verdict == "REPORT"
+        assert row.ci_high - row.ci_low < whole.ci_high - whole.ci_low + 0.01
+
+
+def test_draws_without_any_score_speak_by_their_labels():
+    (logged, fresh), _ = leaning(np.random.default_rng(0), kt=100)
+    rows = evaluate(logged, fresh.drop(columns="judge")).estimates.query("policy == 't'").set_index("estimator")
+    assert rows.value["ppi_pp"] == pytest.approx(fresh.label.mean())
+    assert rows.verdict["ppi_pp"] == "REPORT"
+    assert rows.reasons["direct"] == ["no_judge_scores"]
+
+
+def test_a_constant_judge_and_a_constant_weight_below_one_are_no_contradiction():
+    rng = np.random.default_rng(0)
+    y = coin(rng, np.full(N, 0.8))
+    logged, fresh = frames(np.full(N, 0.7), labels(rng, y, 300), np.full(N, np.log(0.95)), np.full(N, 0.7), y * np.nan)
+    row = evaluate(logged, fresh).headline.loc["t"]
+    assert row.verdict == "REPORT"
+    assert row.ci_low < 0.95 * 0.8 < 0.95 * 0.8 + 0.05 < row.ci_high
+
+
+def test_few_discrete_weights_of_which_most_rows_share_the_largest_are_not_clipped():
+    rng, n = np.random.default_rng(0), 1000
+    rare = rng.random(n) < 0.05
+    y = coin(rng, np.where(rare, 0.2, 0.8))
+    lw = np.where(rare, np.log(0.2), np.log(0.99 / 0.95))
+    row = evaluate(frames(graded(rng, y), labels(rng, y, 400), lw, None, None)[0]).headline.loc["t"]
+    assert row.verdict == "REPORT"
 
 
 def test_what_two_beliefs_leave_open_adds_up():

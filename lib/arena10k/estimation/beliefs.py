@@ -236,6 +236,10 @@ def el_residual_interval(prep: Prepared, score: Score, confidence: float = 0.95)
     return _stretched(found, extrapolation(prep, "logged"), _unlabelled(prep, confidence), _unscored(prep))
 
 
+#: Methods of intervals by what may be left open under the belief in the judge: limits of labels, or a stated budget.
+BY_LABELS, ASSUMED = "labels_limit_bias", "bias_assumed"
+
+
 @dataclass(frozen=True)
 class Reach:
     """What the belief in the judge leaves open for a policy: `low`, `high` how far Y - f(S) may be from zero on average
@@ -260,5 +264,6 @@ def transported_interval(prep: Prepared, score: Score, reaches: Iterable[Reach],
         below = reach.unseen * top - min(reach.low, 0.0)
         above = reach.unseen * (1 - bottom) + max(reach.high, 0.0)
         low, high, bias = base.low - below, base.high + above, (below, above)
-        found.append(_spanning(low, high, confidence, "bias_aware", df=base.df, bias=bias))
+        method = BY_LABELS if reach.labels else ASSUMED
+        found.append(_spanning(low, high, confidence, method, df=base.df, bias=bias))
     return min(found, key=lambda i: i.width)

@@ -15,6 +15,8 @@ from arena10k.estimation.prepare import Prepared
 
 #: Scores, at most, at which a response absent from the log is imagined.
 _GRID = 32
+#: Variance of a mean below which it is not chance but rounding.
+_ROUNDING = 1e-12
 #: Weight of what has to hold exactly in least squares.
 _LARGE = 1e4
 #: Independent rows on each side that a comparison of weights with draws takes.
@@ -97,10 +99,7 @@ def match_p_value(prep: Prepared) -> float:
         return float("nan")
     covariance = np.cov(a.T) / len(a) + np.cov(b.T) / len(b)
     values, vectors = np.linalg.eigh(covariance)
-    kept = values > 1e-8 * values[-1]
-    if not kept.any():
-        return float("nan")
-    whiten = (vectors[:, kept] / np.sqrt(values[kept])).T
+    whiten = (vectors / np.sqrt(np.maximum(values, _ROUNDING))).T
     cone, apart = whiten @ np.stack([scores**k for k in powers]), whiten @ (b.mean(0) - a.mean(0))
     unscored = 1 - b[:, 0].mean()
     if unscored > 0:

@@ -36,9 +36,9 @@ def fisher(confidence: float, n: float) -> float:
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval. `method`: "jackknife", "exact" (0/1 labels), "bias_aware" or `EMPIRICAL_LIKELIHOOD`; `df`
-    of the t quantile (NaN for the latter); `bias` how much of its reach below and above a value is not chance but what
-    a belief leaves open, the same at any confidence."""
+    """A confidence interval. `method`: "jackknife", "exact" (0/1 labels), `EMPIRICAL_LIKELIHOOD`, `beliefs.BY_LABELS`
+    or `beliefs.ASSUMED`; `df` of the t quantile (NaN for empirical likelihood); `bias` how much of its reach below and
+    above a value is not chance but what a belief leaves open, the same at any confidence."""
 
     low: float
     high: float

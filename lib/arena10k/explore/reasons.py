@@ -55,8 +55,8 @@ WORDS = {
     "{evidence}: the judge errs differently there.",
     "transport_limited_by_labels": "Whether the calibration carries over is known from {labels} labels: it may be off "
     "by {low} to {high}, which is in the interval.",
-    "judge_shift_assumed": "No label is of the policy's own draws: the interval assumes that the judge is off by at "
-    "most {shift:g} more there than on logged responses.",
+    "judge_shift_assumed": "The interval assumes that the judge is off by at most {shift:g} more on the policy's own "
+    "draws than on logged responses: no label is of them, or too few to say how far it is off.",
     "calibration_extrapolates": "Where the policy's own draws score, the calibration rests on {effective} labels' "
     "worth of evidence: it is extrapolated.",
     "not_finite": "The estimate is not a finite number.",
