@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from arena10k.estimation.data import Rows
 from arena10k.estimation.intervals import (
     EMPIRICAL_LIKELIHOOD,
     Interval,
@@ -66,15 +67,33 @@ _FEW_IN_TAIL = 3
 
 def extrapolation(prep: Prepared, sample: str) -> tuple[float, float]:
     """How far below and above its estimate the value may lie because labels of `sample`, not at random, hardly reach
-    the ends of the policy's scores: there the outcome is between 0 and f below, between f and 1 above."""
+    the ends of the policy's scores or the rows of the smallest chances. Beyond the ends the outcome is between 0 and f
+    below, between f and 1 above; of rows that hardly had a chance it may be either."""
     rows = prep.sample(sample)
-    if rows.labelling.kind == "random":
+    if rows.labelling.at_random:
         return 0.0, 0.0
     scores = np.sort(rows.judge[rows.labelled > 0])
     few = min(_FEW_IN_TAIL, len(scores)) - 1
     drawn, f = (prep.fresh, prep.fresh_oof) if len(prep.fresh) else (prep.logged, prep.reward_oof)
     below, above = drawn.judge < scores[few], drawn.judge > scores[-1 - few]
-    return float((below * f).mean()), float((above * (1 - f)).mean())
+    rarely = _hardly_labelled(rows) if rows.labelling.kind == "declared" else np.zeros(len(rows))
+    if drawn is rows:
+        return float((np.maximum(below, rarely) * f).mean()), float((np.maximum(above, rarely) * (1 - f)).mean())
+    low, high = _of_residuals(prep, min(1.0, float((np.exp(np.minimum(prep.log_weight, 700)) * rarely).mean())))
+    return float((below * f).mean()) + low, float((above * (1 - f)).mean()) + high
+
+
+def _hardly_labelled(rows: Rows) -> np.ndarray:
+    """1.0 for rows (rows,) whose declared chance of a label is less than half of that of all but a few labelled ones.
+    Where chances are known of labelled rows only, for all alike the share by which they fall short of standing for all
+    rows, beyond chance."""
+    has, chance = rows.labelled > 0, rows.label_propensity
+    if np.isnan(chance).any():
+        stand_for = (1 / chance[has]).sum()
+        error = np.sqrt(((1 - chance[has]) / chance[has] ** 2).sum())
+        return np.full(len(rows), max(0.0, 1 - (stand_for + 2 * error) / len(rows)))
+    labelled = np.sort(chance[has])
+    return np.asarray((chance < labelled[min(_FEW_IN_TAIL, len(labelled)) - 1] / 2).astype(np.float64))
 
 
 def _stretched(interval: Interval, *by: tuple[float, float]) -> Interval:

@@ -171,8 +171,8 @@ def _too_wide(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> b
     if interval.width <= MAX_WIDTH:
         return False
     # Not the luck of the draw decides whether labels may speak.
-    n = ctx.transport.n_labels
-    return not (estimator.uses_target_labels and planned_width(n, ctx.analysis.confidence) <= MAX_WIDTH)
+    n = ctx.transport.n_labels if ctx.prep.fresh.labelling.at_random else 0
+    return n == 0 or not (estimator.uses_target_labels and planned_width(n, ctx.analysis.confidence) <= MAX_WIDTH)
 
 
 def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> Judged:
@@ -213,7 +213,7 @@ def _reaches(ctx: PolicyContext) -> list[Reach]:
         _, low, high = residual_limits(ctx.prep, (1 + ctx.analysis.confidence) / 2)
         found.append(Reach(low, high, labels=True))
         _, low, high = residual_limits(ctx.prep, DOUBT)
-        beyond = ctx.transport.status == "failed" or low > budget or high < -budget
+        beyond = ctx.transport.status == "failed" or low > budget or high < -budget or ctx.prep.source == "fresh"
     if not beyond:
         unseen = 1 - ctx.mean_weight[0] if ctx.audit.n and not ctx.wrong_weights else 0.0
         unscored = 1 - ctx.prep.fresh.scored.mean() if len(ctx.prep.fresh) else 0.0
