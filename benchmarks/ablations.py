@@ -19,7 +19,8 @@ from pathlib import Path
 import pandas as pd
 
 from arena10k.ablations.matrix import held_out, truth_sentence
-from arena10k.ablations.sweeps import Settings, Variant, order_sentence, summary, sweep
+from arena10k.ablations.scores import order_sentence, summary
+from arena10k.ablations.sweep import Settings, Variant, sweep
 from arena10k.estimation import ESTIMATORS, policies_data
 from arena10k.frames.table import Table
 
@@ -60,10 +61,10 @@ def timed(*args, folder: Path, jobs: int) -> tuple[pd.DataFrame, float]:
     return frame, time.perf_counter() - start
 
 
-def told(scores: pd.DataFrame) -> None:
+def show(scores: pd.DataFrame) -> None:
     """Which variants misrank, and which of them are refused there, over all sizes and shares of the labels."""
     columns = ["refused", "rmse", "coverage", "interval_score", "kendall", "pairwise", "misranked"]
-    table = scores.set_index(["estimator", "calibration"])[[*columns, "misranked_standing"]]
+    table = scores.set_index(["estimator", "calibration"])[[*columns, "misranked_accepted"]]
     print(table.to_string(float_format="{:.3f}".format))
 
 
@@ -92,7 +93,7 @@ def main() -> None:
             pd.testing.assert_frame_equal(here, there, check_exact=True)
             equal = bool(here.equals(there))
     print(truth_sentence(truth), order_sentence(truth))
-    told(summary(here, truth, ["estimator", "calibration"]))
+    show(summary(here, truth, ["estimator", "calibration"]))
     cells = len(here) // len(POLICIES)
     print(f"{cells:,} cells: {seconds:.1f} s on {args.workers} cores; read back in {again:.1f} s")
     result = {"cells": cells, "seconds": round(seconds, 1), "read_again_seconds": round(again, 1)}

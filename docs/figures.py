@@ -1,35 +1,33 @@
-"""The figures of these pages, drawn from the committed sample: `.venv/bin/python docs/figures.py`.
+"""The figures of these pages, drawn from the committed sample, and a picture of its report's first page:
+`.venv/bin/python docs/figures.py`.
 
 A test draws them again and compares; their text alternatives in the pages are the ones computed here.
 """
 
 from __future__ import annotations
 
-import re
+import hashlib
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-from matplotlib.figure import Figure
+from PIL import Image, PngImagePlugin
 
-from arena10k import Run, attribution, plots
+from arena10k import Run, attribution, paths, plots
 from arena10k.estimation.evaluation import Evaluation
-from arena10k.evidence import findings, weight_findings
 from arena10k.frames.table import Table
-from arena10k.report.display import rounded, svg_text
+from arena10k.report import findings, weight_findings
+from arena10k.report.display import Drawn, svg_text
 
-FOLDER = Path(__file__).parent / "figures"
+FOLDER, PICTURE = Path(__file__).parent / "figures", Path(__file__).parent / "report.png"
+INDEX = paths.source_root() / "reports" / "sample" / "index.html"
 #: The estimators of the small forest plot: a raw judge mean, weights alone, calibration alone, labels.
 FEW = ("naive", "snips", "direct", "ppi_pp")
 
 
-def compact(svg: str) -> str:
-    """A figure of a page in fewer characters: coordinates to a tenth of a point, no line breaks."""
-    svg = rounded(svg[svg.index("<svg") :].replace("xlink:href", "href"), 1)
-    svg = re.sub(r'(<use [^>]*)transform="translate\((\S+) 0\)"', r'\1x="\2"', svg)
-    return re.sub(r"\s+", " ", svg).replace("> <", "><")
-
-
-def drawn(run: Run, table: Table, study: Evaluation) -> dict[str, tuple[Figure, str]]:
-    """Every figure of the pages with its text alternative, by name."""
+def drawn(run: Run, table: Table, study: Evaluation) -> dict[str, Drawn]:
+    """Every figure of the pages, by name."""
     judge = run.params.estimation.judge
     contexts = study.of_judge(judge)
     weights, base = table.log_weights(), contexts[table.logging_policy]
@@ -42,28 +40,42 @@ def drawn(run: Run, table: Table, study: Evaluation) -> dict[str, tuple[Figure, 
     worst = attribution.anomaly_row(inv.focus, inv)
     curve = weight_findings.calibration_curve(base)
     return {
-        "weights": (plots.log_weights(weights), f"Histograms of log-weights. {plots.log_weights_finding(weights)}."),
-        "overlap": (plots.overlap(weights), f"Bars of ESS and mean weight. {plots.overlap_finding(weights)}."),
-        "calibration": (
-            plots.reliability(score, label, curve=curve),
-            f"Labels against judge scores. {plots.reliability_finding(score, label)}.",
-        ),
-        "verdicts": (
-            plots.forest(rows, truth),
-            f"Four estimates of each policy, with intervals. {plots.forest_finding(rows, truth)}.",
-        ),
-        "labels": (plots.planning(pilots, width), plots.planning_alt(pilots, width)),
-        "anomaly": (plots.waterfall(worst), plots.waterfall_alt(worst)),
+        "weights": plots.log_weights(weights),
+        "overlap": plots.overlap(weights),
+        "calibration": plots.reliability(score, label, curve),
+        "verdicts": plots.forest(rows, truth),
+        "labels": plots.planning(pilots, width),
+        "anomaly": plots.waterfall(worst),
     }
+
+
+def digest(page: Path) -> str:
+    """What the screenshot says it is a picture of."""
+    return hashlib.sha256(page.read_bytes()).hexdigest()
+
+
+def photograph() -> None:
+    """A screenshot of the first page of the committed report, where it is another than before."""
+    if Image.open(PICTURE).text.get("Source") == digest(INDEX):
+        return
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        sys.exit(f"{INDEX} is new and {PICTURE.name} is not: there is no Chromium to make a screenshot with")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,1060"]
+    subprocess.run([chromium, *options, f"--screenshot={PICTURE}", INDEX.as_uri()], check=True, capture_output=True)
+    source = PngImagePlugin.PngInfo()
+    source.add_text("Source", digest(INDEX))
+    Image.open(PICTURE).convert("RGB").quantize(64).save(PICTURE, pnginfo=source, optimize=True)
 
 
 def main() -> None:
     run = Run("sample")
     table = run.table()
-    for name, (figure, alt) in drawn(run, table, run.study(table)).items():
+    for name, figure in drawn(run, table, run.study(table)).items():
         path = FOLDER / f"{name}.svg"
-        path.write_text(compact(svg_text(figure)) + "\n", encoding="utf-8")
-        print(f"![{alt}](figures/{path.name})")
+        path.write_text(svg_text(figure.figure) + "\n", encoding="utf-8")
+        print(f"![{figure.alt}](figures/{path.name})")
+    photograph()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import warm_kernels
 from browser import browser
 
 #: Files that take longest, of tests and of notebooks: they begin first, so that all workers are busy to the end.
@@ -30,6 +31,10 @@ LONGEST = (
 )
 
 
+def pytest_configure():
+    warm_kernels.keep_warm()
+
+
 def pytest_collection_modifyitems(items):
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
@@ -47,6 +52,15 @@ def browsing():
     """The browser, started once: a test opens the page that it looks at."""
     with browser() as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def model_server(tmp_path_factory):
+    """Base URL of the embedded model's server, started once for all modules that ask it."""
+    from arena10k.local_server import running
+
+    with running(log=tmp_path_factory.mktemp("server") / "log") as base_url:
+        yield base_url
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from arena10k import Run, attribution
-from arena10k.audit import checks, consistency, quality
-from arena10k.incident import incident, incident_words
+from arena10k.audit import checks, consistency, quality, screening
+from arena10k.incident import incident, words
 from arena10k.report.files import plain
 from arena10k.rescoring import effect
 from arena10k.simulation import coverage
@@ -34,7 +34,7 @@ def _estimates() -> Any:
 
 def _quality() -> Any:
     run = Run("sample")
-    flags = quality.scan(run.params, run.store)
+    flags = screening.scan(run.params, run.store)
     result = quality.report(run.params, run.store, flags, len(run.prompts))
     result["checks"] = checks.measure(run.params, run.table(), run.store)
     result["findings"] = consistency.findings(run.params, run.store, flags, run.prompts)
@@ -59,7 +59,7 @@ def _simulation() -> Any:
 def _incident() -> Any:
     run = Run("incident")
     played = [incident.play(run, geometry, replicates=50) for geometry in incident.GEOMETRIES]
-    return incident_words.incident_json(run.name, "", played, run.params.incident)
+    return words.incident_json(run.name, "", played, run.params.incident)
 
 
 RESULTS = {
@@ -94,8 +94,8 @@ def rows(content: dict[str, Any], head: str = "") -> Rows:
                 add(value, f"{prefix}{key}.")
             elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
                 for i, item in enumerate(value):
-                    words = [str(item[name]) for name in NAMES if name in item] or [str(i)]
-                    for name, row in rows(item, f"{head} {prefix}{key} {' '.join(words)}".strip()).items():
+                    names = [str(item[name]) for name in NAMES if name in item] or [str(i)]
+                    for name, row in rows(item, f"{head} {prefix}{key} {' '.join(names)}".strip()).items():
                         if name in found:
                             raise ValueError(f"two rows are named {name!r}: give NAMES what tells them apart")
                         found[name] = row

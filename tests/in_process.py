@@ -12,9 +12,9 @@ from arena10k import paths
 from arena10k.cli import main
 
 
-def arena(*words):
-    """`arena10k` with these words: its exit code, and what it said on both ways out."""
-    done = CliRunner().invoke(main, list(map(str, words)), prog_name="python -m arena10k")
+def arena(*words, answer=None):
+    """`arena10k` with these words, its question answered: its exit code, and what it said on both ways out."""
+    done = CliRunner().invoke(main, list(map(str, words)), input=answer, prog_name="python -m arena10k")
     if done.exception and not isinstance(done.exception, SystemExit):
         raise done.exception
     return SimpleNamespace(returncode=done.exit_code, stdout=done.stdout, stderr=done.stderr)

@@ -109,6 +109,7 @@ class Machine:
         shutil.copytree(root / "params", folder / "params")
         shutil.copytree(root / "docs", folder / "docs")
         (folder / "data").mkdir()
+        shutil.copytree(root / "reports" / "sample", folder / "reports" / "sample", ignore=shutil.ignore_patterns(".*"))
         shutil.copytree(root / "data" / "sample", folder / "data" / "sample")
         (folder / ".venv").symlink_to(sys.prefix)
 

@@ -15,9 +15,10 @@ from scipy.special import expit
 
 from arena10k import attribution as at
 from arena10k.attribution.detection import detect, published
-from arena10k.attribution.game import STATES, game_values, normalised
+from arena10k.attribution.game import STATES, game_values, gap_parts, make_game, normalised, point_parts
 from arena10k.attribution.resample import bootstrap, calibration_shift, prompt_counts
-from arena10k.audit import quality
+from arena10k.attribution.weights import mass_identity, rank_first, rows_to_flip
+from arena10k.audit import screening
 from arena10k.estimation import ESTIMATORS, Rows, pareto, prepare
 from arena10k.run import Run
 from statistics_data import arrays, changed
@@ -64,7 +65,7 @@ def corrupted(case: at.Case, seed: int, rows: int = 20, clip: float | None = 3.0
 
 def game_of(case: at.Case, estimator: str = "ppi_pp"):
     prep = prepare(case.data)
-    return at.make_game(case, ESTIMATORS[estimator].score(prep), prep)
+    return make_game(case, prep, ESTIMATORS[estimator].score(prep))
 
 
 def snips(log_weight: np.ndarray, reward: np.ndarray) -> float:
@@ -91,38 +92,30 @@ def test_parts_are_the_average_over_all_orders_that_repair_weights_first():
             before = values[scale, state]
             scale, state = (1, state) if repair == "J" else (scale, state + 1)
             expected[repair] += (before - values[scale, state]) / len(orders)
-    assert np.allclose(at.gap_parts(values, 1.0), [*expected.values(), 0.0], atol=1e-14)
+    assert np.allclose(gap_parts(values, 1.0), [*expected.values(), 0.0], atol=1e-14)
 
 
 def test_off_support_is_credited_with_what_the_missing_mass_can_explain():
     cap = 0.3
     for seed in range(20):
         judge, oracle = np.random.default_rng(seed).random((2, 5))
-        parts = dict(zip(at.CAUSES, at.gap_parts(np.stack([judge, oracle]), cap), strict=True))
+        parts = dict(zip(at.CAUSES, gap_parts(np.stack([judge, oracle]), cap), strict=True))
         assert abs(sum(parts.values()) - (judge[0] - oracle[-1])) < 1e-12
         lows, highs = -cap * (1 - np.array([judge[3], oracle[3]])), cap * np.array([judge[3], oracle[3]])
         assert lows.mean() - 1e-12 <= parts["off_support"] <= highs.mean() + 1e-12
         fall = judge[3] - judge[4]
         assert parts["weights_do_not_match_draws"] == pytest.approx(fall - np.clip(fall, lows[0], highs[0]))
-    nothing = dict(zip(at.CAUSES, at.gap_parts(np.stack([judge, oracle]), 0.0), strict=True))
+    nothing = dict(zip(at.CAUSES, gap_parts(np.stack([judge, oracle]), 0.0), strict=True))
     assert nothing["off_support"] == 0
     assert nothing["judge_bias"] == pytest.approx(judge[4] - oracle[4])
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_parts_sum_to_the_gap_and_the_ends_are_published_and_trusted(seed):
+@pytest.mark.parametrize("seed", range(4))
+def test_values_of_states_match_a_naive_recomputation_and_parts_sum_to_the_gap(seed):
     case = corrupted(run(seed)["t2"], seed)
-    game = game_of(case)
-    values, parts = point_values(game), at.point_parts(game)
-    expected = snips(np.clip(case.raw_log_weight, -3, 3), case.data.logged.judge)
-    assert values[0, 0] == pytest.approx(expected, abs=1e-13)
-    assert values[1, -1] == game.trusted.value
-    assert abs(parts.sum() - (values[0, 0] - values[1, -1])) < 1e-12
-
-
-def test_values_of_states_match_a_naive_recomputation():
-    case = corrupted(run(3)["t2"], 3)
     game, data, prep = game_of(case), case.data, prepare(case.data)
+    ends = point_values(game)
+    assert abs(point_parts(game).sum() - (ends[0, 0] - ends[1, -1])) < 1e-12
     values = dict(zip(STATES, point_values(game).T, strict=True))
     clean = ~np.isnan(data.logged.log_weight)
     lw, judge, reward = data.logged.log_weight[clean], data.logged.judge[clean], prep.reward[clean]
@@ -139,7 +132,7 @@ def test_values_of_states_match_a_naive_recomputation():
 
 def test_a_repair_with_nothing_to_repair_contributes_exactly_zero():
     clean = run(1)["t1"]
-    assert (at.point_parts(game_of(at.Case(clean.data, clip=50.0)))[:2] == 0.0).all()
+    assert (point_parts(game_of(at.Case(clean.data, clip=50.0)))[:2] == 0.0).all()
     drawn = bootstrap(game_of(clean), prompt_counts(len(clean.data.logged), 20, 0))
     assert (drawn.parts[:, :2] == 0.0).all()
 
@@ -191,12 +184,12 @@ def permuted(seed: int) -> dict:
     ],
 )
 def test_the_cause_that_was_put_in_is_the_one_that_is_named(make, mismatch, cause):
-    found = []
+    causes = []
     for seed in range(12):
         finding = at.investigate(make(seed), "p0", replicates=100, mismatch={"t": mismatch}).findings["t"]
-        found.append(finding.main_cause)
+        causes.append(finding.main_cause)
         assert abs(finding.parts.sum() - finding.gap) < 1e-12
-    assert found.count(cause) >= 11
+    assert causes.count(cause) >= 11
 
 
 def test_a_part_and_the_sentence_of_the_mass_do_not_contradict_each_other():
@@ -215,10 +208,12 @@ def test_a_part_and_the_sentence_of_the_mass_do_not_contradict_each_other():
 
 
 def test_weights_that_no_test_calls_wrong_are_not_called_wrong():
-    told = {"t": False}
-    found = [at.investigate(permuted(seed), "p0", replicates=50, mismatch=told).findings["t"] for seed in range(8)]
-    assert "weights_do_not_match_draws" not in {f.main_cause for f in found}
-    assert [f.main_cause for f in found].count("off_support") <= 1
+    causes = [
+        at.investigate(permuted(seed), "p0", replicates=50, mismatch={"t": False}).findings["t"].main_cause
+        for seed in range(8)
+    ]
+    assert "weights_do_not_match_draws" not in causes
+    assert causes.count("off_support") <= 1
 
 
 def test_a_gap_to_the_trusted_value_is_an_anomaly_where_the_judge_agrees_with_itself():
@@ -231,8 +226,16 @@ def test_a_gap_to_the_trusted_value_is_an_anomaly_where_the_judge_agrees_with_it
     assert (found.anomaly, found.main_cause) == (True, "judge_bias")
 
 
-def test_no_anomaly_is_not_said_beside_a_gap_that_counts():
-    inv = Run("sample").investigate(Run("sample").table())
+@pytest.fixture(scope="module")
+def recorded() -> SimpleNamespace:
+    """The committed recording, its table and its investigation."""
+    run = Run("sample")
+    table = run.table()
+    return SimpleNamespace(run=run, table=table, inv=run.investigate(table))
+
+
+def test_no_anomaly_is_not_said_beside_a_gap_that_counts(recorded):
+    inv = recorded.inv
     found = inv.findings["pi_terse"]
     assert found.anomaly is False
     assert found.gap > at.detection.TOLERANCE
@@ -242,27 +245,49 @@ def test_no_anomaly_is_not_said_beside_a_gap_that_counts():
     assert shown["pi_terse"] != "no"
 
 
+def test_pi_bad_of_the_recording_is_explained_and_its_measured_value_is_held(recorded):
+    inv = recorded.inv
+    found = inv.findings["pi_bad"]
+    assert [f.policy for f in inv.anomalies] == ["pi_bad"]
+    assert (found.rank, found.main_cause, found.estimate["verdict"]) == (1, "off_support", "REFUSE")
+    assert found.parts[0] == found.parts[1] == 0
+    assert abs(found.parts.sum() - found.gap) < 1e-12
+    assert found.trusted["ci_low"] <= inv.truth["pi_bad"][0] <= found.trusted["ci_high"]
+    parts = at.parts_frame(rows_of(at.anomaly_json(inv))["pi_bad"])
+    np.testing.assert_array_equal(parts.value, found.parts)
+
+
+def test_each_snips_has_its_own_value_and_the_verdict_is_that_of_the_calibrated_one(recorded):
+    table, inv = recorded.table, recorded.inv
+    every = recorded.run.estimates(table)["rows"]
+    rows = {r["policy"]: r for r in every if (r["estimator"], r["judge"]) == ("snips", inv.judge_mode)}
+    for policy, row in rows_of(at.anomaly_json(inv)).items():
+        assert (row["calibrated"], row["verdict"]) == (rows[policy]["value"], rows[policy]["verdict"])
+        lw = {**table.log_weights(), "p0": np.zeros(len(table.logged))}[policy]
+        judge = table.logged[f"judge_{inv.judge_mode}"].to_numpy(float)
+        assert row["published"] == pytest.approx(snips(lw[~np.isnan(judge)], judge[~np.isnan(judge)]))
+
+
+def rows_of(result: dict) -> dict:
+    return {r["policy"]: r for r in result["policies"]}
+
+
 def test_off_support_mass_takes_the_whole_error_where_nothing_else_is_wrong():
     data = run(2, n=2000)["t0"].data
-    far = changed(
-        data,
-        log_weight=data.logged.log_weight - 9,
-        fresh_judge=np.full(len(data.logged), 0.1),
-        fresh_label=np.full(len(data.logged), np.nan),
-    )
+    low = {"fresh_judge": np.full(2000, 0.1), "fresh_label": np.full(2000, np.nan)}
+    far = changed(data, log_weight=data.logged.log_weight - 9, **low)
     game = game_of(at.Case(far), "naive")
-    parts = dict(zip(at.CAUSES, at.point_parts(game), strict=True))
+    parts = dict(zip(at.CAUSES, point_parts(game), strict=True))
     assert parts["off_support"] / sum(parts.values()) > 0.9
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_mass_identity(seed):
-    case = run(seed)["t2"]
+def test_mass_identity():
+    case = run(0)["t2"]
     lw, reward = case.data.logged.log_weight - 1.5, prepare(case.data).reward
-    mass = at.mass_identity(np.exp(lw).mean(), snips(lw, reward), 0.2)
+    mass = mass_identity(np.exp(lw).mean(), snips(lw, reward), 0.2)
     assert abs((snips(lw, reward) - 0.2) - (1 - mass.covered) * (mass.on - mass.off)) < 1e-12
     assert (mass.low, mass.high) == (mass.covered * mass.on, mass.covered * mass.on + 1 - mass.covered)
-    assert np.isnan(at.mass_identity(1.2, 0.5, 0.2).off)
+    assert np.isnan(mass_identity(1.2, 0.5, 0.2).off)
 
 
 def test_resampled_values_equal_those_of_the_resampled_rows():
@@ -299,7 +324,7 @@ def test_weights_hundreds_of_nats_apart_survive_resampling():
 
 def test_rank_first_probabilities_share_ties():
     values = np.array([[0.5, 0.5, 0.1], [0.2, 0.2, 0.9], [np.nan, 1, 1]])
-    assert np.allclose(at.rank_first(values), [0.25, 0.25, 0.5])
+    assert np.allclose(rank_first(values), [0.25, 0.25, 0.5])
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -307,7 +332,7 @@ def test_rows_to_flip_changes_the_winner_and_one_row_is_the_smallest(seed):
     cases = run(seed, n=60)
     weights = {p: c.data.logged.log_weight for p, c in cases.items()}
     judge = cases["p0"].data.logged.judge
-    flip = at.rows_to_flip(weights, judge)
+    flip = rows_to_flip(weights, judge)
     kept = np.setdiff1d(np.arange(60), flip.rows)
     after = {p: snips(lw[kept], judge[kept]) for p, lw in weights.items()}
     assert after[flip.rival] > after[flip.winner]
@@ -326,10 +351,9 @@ def test_shrinkage_runs_from_the_raw_weights_to_equal_ones():
     paths = at.shrinkage_paths(case.data.logged.log_weight, case.data.logged.judge)
     for method in ("clip", "power"):
         path = paths[paths.method == method]
-        assert path.value.iloc[0] == pytest.approx(
-            snips(case.data.logged.log_weight, case.data.logged.judge), abs=1e-12
-        )
-        assert path.value.iloc[-1] == pytest.approx(case.data.logged.judge.mean(), abs=1e-12)
+        rows = case.data.logged
+        assert path.value.iloc[0] == pytest.approx(snips(rows.log_weight, rows.judge), abs=1e-12)
+        assert path.value.iloc[-1] == pytest.approx(rows.judge.mean(), abs=1e-12)
         assert (path.ess_share.diff().dropna() > -1e-12).all()
     assert paths[paths.method == "dros"].value.iloc[0] == pytest.approx(
         snips(case.data.logged.log_weight, case.data.logged.judge), abs=0.01
@@ -369,19 +393,26 @@ def test_false_alarms_on_clean_runs_stay_below_the_stated_rate():
     assert alarms <= stats.binom.ppf(0.99, runs, 0.05)
 
 
-def test_a_wrong_number_is_found_and_a_missing_one_is_not_invented():
-    cases = run(8)
+def overrated(seed: int) -> dict:
+    """A run of which t0 gets a far too high number: nearly all that it says is unseen, and worth nothing."""
+    cases = run(seed)
     data = cases["t0"].data
     low = {"fresh_judge": np.round(data.fresh.judge * 6) / 20, "fresh_label": 0 * data.fresh.label}
-    cases["t0"] = at.Case(changed(data, log_weight=data.logged.log_weight - 5, **low))
+    return cases | {"t0": at.Case(changed(data, log_weight=data.logged.log_weight - 5, **low))}
+
+
+def test_a_wrong_number_is_found_and_a_missing_one_is_not_invented():
+    cases = overrated(8)
+    data = cases["t0"].data
     unlabelled = changed(cases["t1"].data, label=np.full(len(data.logged), np.nan))
     cases["t1"] = at.Case(replace(unlabelled, fresh=Rows(np.empty(0))))
     inv = at.investigate(cases, "p0", truth={"t0": (0.0, 0.01)}, replicates=100)
-    rows = {r["policy"]: r for r in at.anomaly_json(inv)["policies"]}
-    json.dumps(at.anomaly_json(inv), allow_nan=False)
+    result = at.anomaly_json(inv)
+    rows = rows_of(result)
+    json.dumps(result, allow_nan=False)
     assert rows["t0"]["main_cause"] == "off_support"
-    assert "true value, measured, is 0.000" in rows["t0"]["sentence"]
-    assert rows["t0"]["sentence"] in at.verdict_paragraph(inv)
+    assert "0.000" in rows["t0"]["sentence"]
+    assert rows["t0"]["sentence"] in result["paragraph"]
     assert rows["t2"]["main_cause"] is None
     lost = rows["t1"]
     assert lost["trusted"] is None
@@ -390,6 +421,7 @@ def test_a_wrong_number_is_found_and_a_missing_one_is_not_invented():
     assert [p["cause"] for p in lost["parts"]] == list(at.CAUSES)
     assert all(p["value"] is None and p["ci_low"] is None for p in lost["parts"])
     assert "draws from t1 itself" in lost["sentence"]
+    assert at.frame(result).set_index("policy").anomaly["t1"] == "not testable"
 
 
 def test_no_anomaly_reads_as_such_and_names_play_no_part():
@@ -399,7 +431,7 @@ def test_no_anomaly_reads_as_such_and_names_play_no_part():
     assert at.lead(inv)[0].startswith("No anomaly")
     assert "no order of two policies contradicts" in at.lead(inv)[0]
     renamed = at.investigate({{"t2": "pi_bad"}.get(p, p): c for p, c in cases.items()}, "p0", replicates=50)
-    assert at.verdict_paragraph(renamed) == at.verdict_paragraph(inv).replace("t2", "pi_bad")
+    assert at.lead(renamed) == [text.replace("t2", "pi_bad") for text in at.lead(inv)]
     assert at.anomaly_json(inv) == at.anomaly_json(at.investigate(cases, "p0", replicates=50))
 
 
@@ -419,7 +451,7 @@ def test_log_weights_without_a_usable_row_do_not_break_the_run():
     cases = run(10)
     cases["t1"] = at.Case(changed(cases["t1"].data, log_weight=np.full(300, np.nan)))
     inv = at.investigate(cases, "p0", replicates=20)
-    assert "no SNIPS value" in at.sentence(inv.findings["t1"], inv)
+    assert "no SNIPS value" in rows_of(at.anomaly_json(inv))["t1"]["sentence"]
     json.dumps(at.anomaly_json(inv), allow_nan=False)
     assert sum(f.rank_first for p, f in inv.findings.items() if p != "t1") == pytest.approx(1)
 
@@ -480,10 +512,7 @@ def test_mismatch_finds_what_a_policy_prefers():
 
 
 def test_the_ranking_in_tables_and_sentences():
-    cases = run(8)
-    data = cases["t0"].data
-    low = {"fresh_judge": np.round(data.fresh.judge * 6) / 20, "fresh_label": 0 * data.fresh.label}
-    cases["t0"] = at.Case(changed(data, log_weight=data.logged.log_weight - 5, **low))
+    cases = overrated(8)
     inv = at.investigate(cases, "p0", replicates=100)
     ranks = at.rank_frame(inv)
     assert ranks.published.is_monotonic_decreasing
@@ -499,7 +528,7 @@ def test_the_ranking_in_tables_and_sentences():
     assert inv.flip.rival in at.flip_sentence(inv)
 
 
-def test_a_stored_sentinel_that_was_set_aside_still_reaches_the_attribution(home):
+def test_a_stored_sentinel_that_was_quarantined_still_reaches_the_attribution(home):
     """Real records: P0's log-probs on ten rows are overwritten by -50.0 in a copy of the recording."""
     sample = Run("sample")
     short = sample.table().logged.nsmallest(10, "response_chars").prompt_id
@@ -508,14 +537,14 @@ def test_a_stored_sentinel_that_was_set_aside_still_reaches_the_attribution(home
             "UPDATE records SET value = -50.0 WHERE job = ? AND policy = 'p0' AND prompt_id = ?",
             ("logprobs", prompt_id),
         )
-    flags = quality.scan(sample.params, sample.store)
+    flags = screening.scan(sample.params, sample.store)
     assert {f.prompt_id for f in flags if f.policy == "p0"} == set(short)
     stored = sample.investigate(sample.table()).findings["pi_bad"]
-    quality.quarantine(sample.store, flags)
+    screening.quarantine(sample.store, flags)
     table = sample.table()
-    set_aside = table.logged[table.logged.prompt_id.isin(short)]
-    assert set_aside.logp_p0.isna().all()
-    assert (set_aside.raw_logp_p0 == -50).all()
+    quarantined = table.logged[table.logged.prompt_id.isin(short)]
+    assert quarantined.logp_p0.isna().all()
+    assert (quarantined.raw_logp_p0 == -50).all()
     assert table.logged.raw_logp_p0.notna().all()
     found = sample.investigate(table).findings["pi_bad"]
     # What was published does not change by finding out that it was wrong; what is known of it does.
@@ -525,34 +554,6 @@ def test_a_stored_sentinel_that_was_set_aside_still_reaches_the_attribution(home
     assert found.corrupted_share > 0.99
     assert found.estimate["verdict"] == "REFUSE"
     assert abs(found.parts.sum() - found.gap) < 1e-12
-
-
-def test_pi_bad_of_the_recording_is_explained_and_its_measured_value_is_held():
-    inv = Run("sample").investigate(Run("sample").table())
-    found = inv.findings["pi_bad"]
-    assert [f.policy for f in inv.anomalies] == ["pi_bad"]
-    assert (found.rank, found.main_cause, found.estimate["verdict"]) == (1, "off_support", "REFUSE")
-    assert found.parts[0] == found.parts[1] == 0
-    assert abs(found.parts.sum() - found.gap) < 1e-12
-    assert found.trusted["ci_low"] <= inv.truth["pi_bad"][0] <= found.trusted["ci_high"]
-
-
-def test_each_snips_has_its_own_value_and_the_verdict_is_that_of_the_calibrated_one():
-    run = Run("sample")
-    table = run.table()
-    inv = run.investigate(table)
-    rows = [r for r in run.estimates(table)["rows"] if (r["estimator"], r["judge"]) == ("snips", inv.judge_mode)]
-    estimates = {r["policy"]: r for r in rows}
-    for policy, row in rows_of(at.anomaly_json(inv)).items():
-        assert (row["calibrated"], row["verdict"]) == (estimates[policy]["value"], estimates[policy]["verdict"])
-        lw = {**table.log_weights(), "p0": np.zeros(len(table.logged))}[policy]
-        judge = table.logged[f"judge_{inv.judge_mode}"].to_numpy(float)
-        assert row["published"] == pytest.approx(snips(lw[~np.isnan(judge)], judge[~np.isnan(judge)]))
-        assert f"{row['published']:.2f} (verdict" not in row["sentence"]
-
-
-def rows_of(result: dict) -> dict:
-    return {r["policy"]: r for r in result["policies"]}
 
 
 def test_the_public_sample_decomposes_into_off_support_mass(sample):

@@ -15,53 +15,55 @@ from functools import partial
 import pytest
 
 from arena10k import paths
-from arena10k.collection import batch_files, generate, teacher_forcing
+from arena10k.collection import batch_files, client, generate
 from arena10k.collection.batch_files import chunks, custom_ids
 from arena10k.collection.collect import collect
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import PREFLIGHT, Measurement
 from arena10k.errors import ArenaError
 from arena10k.inputs import prompts
-from stub_run import forked, make_params, run_responses
+from stub_run import forked, make_params, run_responses, run_scores
 from stub_server import Stub, error
 
 BATCH = {"mode": "batch", "batch_poll_seconds": 0.02, "timeout_seconds": 1.0}
 
 
 @pytest.fixture
-def elsewhere(tmp_path_factory, monkeypatch, home):
+def elsewhere(tmp_path_factory):
     """Runs a function in a home of its own."""
 
     def run(function):
-        other = tmp_path_factory.mktemp("elsewhere")
-        monkeypatch.setenv("ARENA10K_HOME", str(other))
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ARENA10K_HOME", str(other := tmp_path_factory.mktemp("elsewhere")))
             return function(other)
-        finally:
-            monkeypatch.setenv("ARENA10K_HOME", str(home))
 
     return run
 
 
+@pytest.fixture
+def stub():
+    """The stub, which a test tells how to misbehave."""
+    with Stub() as made:
+        yield made
+
+
 def both_jobs(params):
     store, outcome = run_responses(params)
-    forced = collect(params, store, partial(teacher_forcing.tasks, params, store), "teacher forcing")
-    return store, outcome, forced
+    return store, outcome, run_scores(params, store)
 
 
 def owed(store):
     return store._db.execute("SELECT COUNT(*) FROM batch_tasks").fetchone()[0]
 
 
-def test_the_same_records_and_payments_as_by_single_requests(home, elsewhere, capfd):
-    with Stub() as stub:
-        store, outcome, forced = both_jobs(make_params(home, stub.url, n_prompts=20, **BATCH))
-        assert (outcome.ok, forced.ok, outcome.errors, forced.errors) == (80, 40, {}, {})
-        by_batch = stub.ledger.copy()
-        assert len(stub.batches.batches) == 2  # one per job: two policies, one model
-        stub.ledger.clear()
-        single, *_ = elsewhere(lambda other: both_jobs(make_params(other, stub.url, n_prompts=20)))
-        assert by_batch == stub.ledger
+def test_the_same_records_and_payments_as_by_single_requests(home, stub, elsewhere, capfd):
+    store, outcome, forced = both_jobs(make_params(home, stub.url, n_prompts=20, **BATCH))
+    assert (outcome.ok, forced.ok, outcome.errors, forced.errors) == (80, 40, {}, {})
+    by_batch = stub.ledger.copy()
+    assert len(stub.batches.batches) == 2  # one per job: two policies, one model
+    stub.ledger.clear()
+    single, *_ = elsewhere(lambda other: both_jobs(make_params(other, stub.url, n_prompts=20)))
+    assert by_batch == stub.ledger
     jobs = ("responses", "logprobs")
     assert store.content_digest(*jobs) == single.content_digest(*jobs)
     ours, theirs = ([(r["payload"], r["prompt_tokens"], r["model"]) for r in s.rows()] for s in (store, single))
@@ -72,7 +74,7 @@ def test_the_same_records_and_payments_as_by_single_requests(home, elsewhere, ca
     assert sum(r["seconds"] is not None for r in store.rows()) == 2 * PREFLIGHT
 
 
-def test_faults_of_lines_become_the_rows_that_single_requests_give(home, elsewhere):
+def test_faults_of_lines_become_the_rows_that_single_requests_give(home, stub, elsewhere):
     def faulty(body, n):
         number = int(body["messages"][-1]["content"].split()[-1])
         faults = {
@@ -84,82 +86,77 @@ def test_faults_of_lines_become_the_rows_that_single_requests_give(home, elsewhe
         }
         return faults.get(number)
 
-    with Stub(faulty) as stub:
-        store, outcome = run_responses(make_params(home, stub.url, n_prompts=60, **BATCH))
-        assert outcome.errors == dict.fromkeys(["content_filter", "http_500", "no_choice", "wrong_model", "stub"], 4)
-        single, _ = elsewhere(lambda other: run_responses(make_params(other, stub.url, n_prompts=60, max_attempts=1)))
-        assert store.content_digest("responses") == single.content_digest("responses")
-        stub.fault = None
-        _, again = run_responses(make_params(home, stub.url, n_prompts=60, **BATCH), retry_errors=True)
-        assert (again.ok, again.errors) == (20, {})
+    stub.fault = faulty
+    store, outcome = run_responses(make_params(home, stub.url, n_prompts=60, **BATCH))
+    assert outcome.errors == dict.fromkeys(["content_filter", "http_500", "no_choice", "wrong_model", "stub"], 4)
+    single, _ = elsewhere(lambda other: run_responses(make_params(other, stub.url, n_prompts=60, max_attempts=1)))
+    assert store.content_digest("responses") == single.content_digest("responses")
+    stub.fault = None
+    _, again = run_responses(make_params(home, stub.url, n_prompts=60, **BATCH), retry_errors=True)
+    assert (again.ok, again.errors) == (20, {})
 
 
-def test_a_request_in_neither_file_is_an_error(home):
-    with Stub(lambda body, n: "disconnect" if body["messages"][-1]["content"].endswith(" 11") else None) as stub:
-        store, outcome = run_responses(make_params(home, stub.url, **BATCH))
+def test_a_request_in_neither_file_is_an_error(home, stub):
+    stub.fault = lambda body, n: "disconnect" if body["messages"][-1]["content"].endswith(" 11") else None
+    store, outcome = run_responses(make_params(home, stub.url, **BATCH))
     assert (outcome.ok, outcome.errors) == (44, {"missing_in_batch": 4})
     assert {r["prompt_id"] for r in store.rows() if r["status"] == "error"} == {"p0011"}
 
 
-def test_a_line_that_all_others_would_share_stops_the_run_and_the_paid_answers_are_kept(home):
+def test_a_line_that_all_others_would_share_stops_the_run_and_the_paid_answers_are_kept(home, stub):
     def ran_out(body, n):
         return error(429, "you ran out", "insufficient_quota") if n > 30 else None
 
-    with Stub(ran_out) as stub:
-        params = make_params(home, stub.url, **BATCH)
-        with pytest.raises(ArenaError, match="insufficient_quota"):
-            run_responses(params)
-        store = Store.open(paths.store_file("stub"))
-        assert [r["status"] for r in store.rows()] == ["ok"] * 30
-        stub.fault = None
-        _, outcome = run_responses(params)
-        assert (outcome.stored, outcome.ok) == (30, 18)
-        assert set(stub.ledger.values()) == {1}
+    stub.fault = ran_out
+    params = make_params(home, stub.url, **BATCH)
+    with pytest.raises(ArenaError, match="insufficient_quota"):
+        run_responses(params)
+    store = Store.open(paths.store_file("stub"))
+    assert [r["status"] for r in store.rows()] == ["ok"] * 30
+    stub.fault = None
+    _, outcome = run_responses(params)
+    assert (outcome.stored, outcome.ok) == (30, 18)
+    assert set(stub.ledger.values()) == {1}
 
 
-def test_the_breaker_stops_before_the_next_batch(home):
-    with Stub(lambda body, n: {"choices": []} if n > PREFLIGHT else None) as stub:
-        params = make_params(home, stub.url, n_prompts=100, batch_max_requests=60, **BATCH)
-        with pytest.raises(
-            ArenaError, match=r"45 of the last 50 requests gave no measurement, most recently no_choice"
-        ):
-            run_responses(params)
-        assert len(stub.batches.batches) == 1
+def test_the_breaker_stops_before_the_next_batch(home, stub):
+    stub.fault = lambda body, n: {"choices": []} if n > PREFLIGHT else None
+    params = make_params(home, stub.url, n_prompts=100, batch_max_requests=60, **BATCH)
+    with pytest.raises(ArenaError, match=r"45 of the last 50 requests gave no measurement, most recently no_choice"):
+        run_responses(params)
+    assert len(stub.batches.batches) == 1
     store = Store.open(paths.store_file("stub"))
     assert len(list(store.rows())) == PREFLIGHT + 60
     assert owed(store) == 0
 
 
 @pytest.mark.parametrize("ending", ["expired", "cancelled"])
-def test_what_an_ended_batch_did_not_come_to_is_never_tried(home, capfd, ending):
-    with Stub() as stub:
-        stub.batches.stop_after = (ending, 20)
-        params = make_params(home, stub.url, **BATCH)
-        store, outcome = run_responses(params)
-        assert (outcome.ok, outcome.failed, len(list(store.rows()))) == (PREFLIGHT + 20, 0, PREFLIGHT + 20)
-        told = f"responses: providers.stub: batch batch_0 {ending} with 23 measurements not made; the same command asks"
-        assert told in capfd.readouterr().err
-        stub.batches.stop_after = None
-        _, outcome = run_responses(params)
-        assert (outcome.stored, outcome.ok, outcome.errors) == (25, 23, {})
-        assert set(stub.ledger.values()) == {1}
+def test_what_an_ended_batch_did_not_come_to_is_never_tried(home, stub, capfd, ending):
+    stub.batches.stop_after = (ending, 20)
+    params = make_params(home, stub.url, **BATCH)
+    store, outcome = run_responses(params)
+    assert (outcome.ok, outcome.failed, len(list(store.rows()))) == (PREFLIGHT + 20, 0, PREFLIGHT + 20)
+    told = f"responses: providers.stub: batch batch_0 {ending} with 23 measurements not made; the same command asks"
+    assert told in capfd.readouterr().err
+    stub.batches.stop_after = None
+    _, outcome = run_responses(params)
+    assert (outcome.stored, outcome.ok, outcome.errors) == (25, 23, {})
+    assert set(stub.ledger.values()) == {1}
 
 
-def test_a_refused_file_is_told_with_message_and_line_and_asked_anew(home):
-    with Stub() as stub:
-        stub.batches.refuse = ("This line is too long.", 7)
-        params = make_params(home, stub.url, **BATCH)
-        with pytest.raises(
-            ArenaError, match=r"providers\.stub: batch batch_0 was refused: line 7: This line is too long"
-        ):
-            run_responses(params)
-        stub.batches.refuse = None
-        store, outcome = run_responses(params)
-        assert (outcome.stored, outcome.ok) == (PREFLIGHT, 43)
+def test_a_refused_file_is_told_with_message_and_line_and_asked_anew(home, stub):
+    stub.batches.refuse = ("This line is too long.", 7)
+    params = make_params(home, stub.url, **BATCH)
+    with pytest.raises(ArenaError, match=r"providers\.stub: batch batch_0 was refused: line 7: This line is too long"):
+        run_responses(params)
+    stub.batches.refuse = None
+    store, outcome = run_responses(params)
+    assert (outcome.stored, outcome.ok) == (PREFLIGHT, 43)
     assert owed(store) == 0
 
 
-def test_faults_of_the_api_are_retried_and_a_batch_is_created_once(home):
+def test_faults_of_the_api_are_retried_and_a_batch_is_created_once(home, stub, monkeypatch):
+    monkeypatch.setattr(client, "_wait", lambda state: 0.01)
     seen = []
 
     async def flaky(name):
@@ -168,23 +165,21 @@ def test_faults_of_the_api_are_retried_and_a_batch_is_created_once(home):
             return [error(500, "oops"), "disconnect"][seen.count(name) % 2]
         return None
 
-    with Stub() as stub:
-        stub.batches.moment = flaky
-        _, outcome = run_responses(make_params(home, stub.url, **BATCH))
-        assert (outcome.ok, outcome.errors) == (48, {})
-        assert len(stub.batches.batches) == 1
-        assert set(stub.ledger.values()) == {1}
+    stub.batches.moment = flaky
+    _, outcome = run_responses(make_params(home, stub.url, **BATCH))
+    assert (outcome.ok, outcome.errors) == (48, {})
+    assert len(stub.batches.batches) == 1
+    assert set(stub.ledger.values()) == {1}
     assert {"upload", "uploaded", "create", "created", "list", "retrieve", "content"} == set(seen)
 
 
-def test_a_provider_without_batches_is_told(home):
+def test_a_provider_without_batches_is_told(home, stub):
     async def absent(name):
         return error(404, "unknown url")
 
-    with Stub() as stub:
-        stub.batches.moment = absent
-        with pytest.raises(ArenaError, match=r"cannot be handed over: http_404: unknown url; `mode: requests`"):
-            run_responses(make_params(home, stub.url, **BATCH))
+    stub.batches.moment = absent
+    with pytest.raises(ArenaError, match=r"cannot be handed over: http_404: unknown url; `mode: requests`"):
+        run_responses(make_params(home, stub.url, **BATCH))
     assert owed(Store.open(paths.store_file("stub"))) == 0
 
 
@@ -216,7 +211,7 @@ def test_chunks_hold_what_they_may_and_every_task_whole(home, monkeypatch):
     assert max(map(len, names)) <= 64
 
 
-def test_a_task_of_several_requests_reads_its_answers_in_their_order(home, elsewhere):
+def test_a_task_of_several_requests_reads_its_answers_in_their_order(home, stub, elsewhere):
     def tasks(params):
         for task in generate.tasks(params, prompts.load(params)[0]):
             (request,) = task.requests
@@ -231,19 +226,9 @@ def test_a_task_of_several_requests_reads_its_answers_in_their_order(home, elsew
         store = Store.open(paths.store_file("stub"))
         return store, collect(params, store, partial(tasks, params), "several")
 
-    with Stub() as stub:
-        store, outcome = run(home, batch_max_requests=31, **BATCH)
-        assert (outcome.ok, len(stub.batches.batches)) == (48, 5)
-        single, _ = elsewhere(run)
-    assert store.content_digest("responses") == single.content_digest("responses")
-
-
-def test_more_than_one_batch_holds_is_asked_in_several(home, elsewhere):
-    with Stub() as stub:
-        store, outcome = run_responses(make_params(home, stub.url, batch_max_requests=10, **BATCH))
-        counts = [batch["request_counts"]["total"] for batch in stub.batches.batches.values()]
-        assert (outcome.ok, counts) == (48, [10, 10, 10, 10, 3])
-        single, _ = elsewhere(lambda other: run_responses(make_params(other, stub.url)))
+    store, outcome = run(home, batch_max_requests=31, **BATCH)
+    assert (outcome.ok, len(stub.batches.batches)) == (48, 5)
+    single, _ = elsewhere(run)
     assert store.content_digest("responses") == single.content_digest("responses")
 
 
@@ -253,51 +238,50 @@ MOMENTS = ["upload", "uploaded", "lost", "late", "create", "created", "retrieve"
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_kill_9_at_any_moment_pays_nothing_twice_and_loses_nothing(home, elsewhere, moment):
-    with Stub() as stub:
-        patience = {"timeout_seconds": 60.0 if moment == "late" else 1.0}
-        params = make_params(home, stub.url, n_prompts=30, batch_max_requests=50, **BATCH | patience)
-        children, struck, looked = [], [], asyncio.Event()
+def test_kill_9_at_any_moment_pays_nothing_twice_and_loses_nothing(home, stub, elsewhere, moment):
+    patience = {"timeout_seconds": 60.0 if moment == "late" else 1.0}
+    params = make_params(home, stub.url, n_prompts=30, batch_max_requests=50, **BATCH | patience)
+    children, struck, looked = [], [], asyncio.Event()
 
-        async def strike(name):
-            if name == "list":
-                looked.set()
-            if name == {"lost": "create", "late": "create"}.get(moment, moment) and not struck:
-                struck.append(name)
-                children[-1].kill()
-                if moment == "late":
-                    looked.clear()
-                    await looked.wait()
-                return error(500, "never heard") if moment == "lost" else None
-            return None
+    async def strike(name):
+        if name == "list":
+            looked.set()
+        if name == {"lost": "create", "late": "create"}.get(moment, moment) and not struck:
+            struck.append(name)
+            children[-1].kill()
+            if moment == "late":
+                looked.clear()
+                await looked.wait()
+            return error(500, "never heard") if moment == "lost" else None
+        return None
 
-        stub.batches.moment = strike
-        for _ in range(KILLS):
-            struck.clear()
-            with forked(run_responses, params) as child:
-                children.append(child)
-            assert child.exitcode == -signal.SIGKILL
-        store, outcome = run_responses(params)
-        assert outcome.stored + outcome.ok == 120
-        paid = stub.ledger.copy()
-        stub.ledger.clear()
-        whole, _ = elsewhere(lambda other: run_responses(make_params(other, stub.url, n_prompts=30)))
-        assert paid == stub.ledger
+    stub.batches.moment = strike
+    for _ in range(KILLS):
+        struck.clear()
+        with forked(run_responses, params) as child:
+            children.append(child)
+        assert child.exitcode == -signal.SIGKILL
+    store, outcome = run_responses(params)
+    assert outcome.stored + outcome.ok == 120
+    paid = stub.ledger.copy()
+    stub.ledger.clear()
+    whole, _ = elsewhere(lambda other: run_responses(make_params(other, stub.url, n_prompts=30)))
+    assert paid == stub.ledger
     assert store.content_digest("responses") == whole.content_digest("responses")
     assert owed(store) == 0
 
 
-def test_kill_9_while_answers_are_stored_reads_the_rest_and_counts_no_attempt_twice(home):
-    with Stub(lambda body, n: {"choices": []} if n % 3 == 0 and n > PREFLIGHT else None) as stub:
-        params = make_params(home, stub.url, n_prompts=500, **BATCH)
-        with forked(run_responses, params) as child:
-            while child.is_alive() and _stored(paths.store_file("stub")) <= PREFLIGHT:
-                time.sleep(0.001)
-            child.kill()
-        assert PREFLIGHT < _stored(paths.store_file("stub")) < 2000
-        store, outcome = run_responses(params)
-        assert outcome.stored + outcome.ok + outcome.failed == 2000
-        assert stub.requests == 2000
+def test_kill_9_while_answers_are_stored_reads_the_rest_and_counts_no_attempt_twice(home, stub):
+    stub.fault = lambda body, n: {"choices": []} if n % 3 == 0 and n > PREFLIGHT else None
+    params = make_params(home, stub.url, n_prompts=500, **BATCH)
+    with forked(run_responses, params) as child:
+        while child.is_alive() and _stored(paths.store_file("stub")) <= PREFLIGHT:
+            time.sleep(0.001)
+        child.kill()
+    assert PREFLIGHT < _stored(paths.store_file("stub")) < 2000
+    store, outcome = run_responses(params)
+    assert outcome.stored + outcome.ok + outcome.failed == 2000
+    assert stub.requests == 2000
     assert {r["attempts"] for r in store.rows()} == {1}
 
 
@@ -309,74 +293,59 @@ def _stored(path):
         return 0
 
 
-def test_ctrl_c_while_waiting_stops_and_the_same_command_picks_the_batch_up(home, capfd):
-    with Stub() as stub:
-        stub.batches.hold = True
-        params = make_params(home, stub.url, **BATCH | {"batch_poll_seconds": 3600.0})
-        waiting = asyncio.Event()
+def test_ctrl_c_while_waiting_stops_and_the_same_command_picks_the_batch_up(home, stub, capfd):
+    stub.batches.hold = True
+    params = make_params(home, stub.url, **BATCH | {"batch_poll_seconds": 3600.0})
+    waiting = asyncio.Event()
 
-        async def note(name):
-            if name == "retrieve":
-                stub._loop.call_soon(waiting.set)
+    async def note(name):
+        if name == "retrieve":
+            stub._loop.call_soon(waiting.set)
 
-        stub.batches.moment = note
+    stub.batches.moment = note
 
-        def strike():
-            while not waiting.is_set():
-                time.sleep(0.01)
-            time.sleep(0.2)
-            os.kill(os.getpid(), signal.SIGINT)
+    def strike():
+        while not waiting.is_set():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
 
-        (striking := threading.Thread(target=strike)).start()
-        begun = time.monotonic()
-        with pytest.raises(ArenaError, match="stopped on request"):
-            run_responses(params)
-        striking.join()
-        assert time.monotonic() - begun < 60, "an hour before the next look"
-        assert "batch batch_0 " in capfd.readouterr().err
-        stub.batches.hold = False
-        # Also where the provider is asked by single requests from now on.
-        store, outcome = run_responses(params.model_copy(update={"providers": make_params(home, stub.url).providers}))
-        assert (outcome.stored, outcome.ok) == (PREFLIGHT, 43)
-        assert set(stub.ledger.values()) == {1}
+    (striking := threading.Thread(target=strike)).start()
+    begun = time.monotonic()
+    with pytest.raises(ArenaError, match="stopped on request"):
+        run_responses(params)
+    striking.join()
+    assert time.monotonic() - begun < 60, "an hour before the next look"
+    assert "batch batch_0 " in capfd.readouterr().err
+    stub.batches.hold = False
+    # Also where the provider is asked by single requests from now on.
+    store, outcome = run_responses(params.model_copy(update={"providers": make_params(home, stub.url).providers}))
+    assert (outcome.stored, outcome.ok) == (PREFLIGHT, 43)
+    assert set(stub.ledger.values()) == {1}
     assert owed(store) == 0
 
 
-def test_a_batch_that_the_provider_denies_is_kept_until_it_is_given_up(home):
-    with Stub() as stub:
-        stub.batches.deny = True
-        params = make_params(home, stub.url, **BATCH)
-        for _ in range(2):
-            with pytest.raises(
-                ArenaError, match=r"does not know batch batch_0 of 43 requests .*--retry-errors gives it up"
-            ):
-                run_responses(params)
-        with pytest.raises(ArenaError, match="given up: the same command asks anew"):
-            run_responses(params, retry_errors=True)
-        stub.batches.deny = False
-        _, outcome = run_responses(params)
-        assert (outcome.stored, outcome.ok, len(stub.batches.batches)) == (PREFLIGHT, 43, 2)
+def test_a_batch_that_the_provider_denies_is_kept_until_it_is_given_up(home, stub):
+    stub.batches.deny = True
+    params = make_params(home, stub.url, **BATCH)
+    for _ in range(2):
+        with pytest.raises(
+            ArenaError, match=r"does not know batch batch_0 of 43 requests .*--retry-errors gives it up"
+        ):
+            run_responses(params)
+    with pytest.raises(ArenaError, match="given up: the same command asks anew"):
+        run_responses(params, retry_errors=True)
+    stub.batches.deny = False
+    _, outcome = run_responses(params)
+    assert (outcome.stored, outcome.ok, len(stub.batches.batches)) == (PREFLIGHT, 43, 2)
 
 
-def test_the_key_leaves_no_trace(home, monkeypatch, capfd):
-    canary = "sk-canary-77aa"
-    monkeypatch.setenv("ARENA_TEST_KEY", canary)
-    with Stub() as stub:
-        run_responses(make_params(home, stub.url, api_key_env="ARENA_TEST_KEY", **BATCH))
-        assert stub.keys == {f"Bearer {canary}"}
-        assert canary not in str(stub.batches.batches) + str(stub.batches.files)
-    written = b"".join(p.read_bytes() for p in home.rglob("*") if p.is_file())
-    assert canary.encode() not in written
-    assert canary not in "".join(capfd.readouterr())
-
-
-def test_two_models_of_one_provider_are_asked_in_batches_of_their_own(home):
-    with Stub() as stub:
-        stub.models = {"data": [{"id": "stub"}, {"id": "stub-2"}]}
-        params = make_params(home, stub.url, n_prompts=20, **BATCH)
-        changed = params.model_dump()
-        changed["policies"]["pi_clone"]["model"] = "stub-2"
-        store, outcome = run_responses(type(params).model_validate(changed))
+def test_two_models_of_one_provider_are_asked_in_batches_of_their_own(home, stub):
+    stub.models = {"data": [{"id": "stub"}, {"id": "stub-2"}]}
+    params = make_params(home, stub.url, n_prompts=20, **BATCH)
+    changed = params.model_dump()
+    changed["policies"]["pi_clone"]["model"] = "stub-2"
+    store, outcome = run_responses(type(params).model_validate(changed))
     assert (outcome.ok, outcome.errors) == (80, {})
     assert len(stub.batches.batches) == 2
     assert {(r["policy"], r["model"]) for r in store.rows()} == {("p0", "stub"), ("pi_clone", "stub-2")}
@@ -384,7 +353,7 @@ def test_two_models_of_one_provider_are_asked_in_batches_of_their_own(home):
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_batch_that_may_have_been_created_is_not_forgotten_when_the_list_is_refused(home, status):
+def test_a_batch_that_may_have_been_created_is_not_forgotten_when_the_list_is_refused(home, stub, status):
     """The provider hears the first request for a batch, the answer is lost, and it will not list batches for now."""
     deny = True
 
@@ -393,25 +362,23 @@ def test_a_batch_that_may_have_been_created_is_not_forgotten_when_the_list_is_re
             return "disconnect"
         return error(status, "no") if name == "list" and deny else None
 
-    with Stub() as stub:
-        stub.batches.moment = moment
-        params = make_params(home, stub.url, n_prompts=20, max_attempts=2, **BATCH)
-        with pytest.raises(ArenaError):
-            run_responses(params)
-        deny = False
-        store, outcome = run_responses(params)
-        assert len(stub.batches.batches) == 1
-        assert set(stub.ledger.values()) == {1}
+    stub.batches.moment = moment
+    params = make_params(home, stub.url, n_prompts=20, max_attempts=2, **BATCH)
+    with pytest.raises(ArenaError):
+        run_responses(params)
+    deny = False
+    store, outcome = run_responses(params)
+    assert len(stub.batches.batches) == 1
+    assert set(stub.ledger.values()) == {1}
     assert outcome.stored + outcome.ok == 80
     assert owed(store) == 0
 
 
-def test_tasks_that_need_no_request_are_settled_beside_the_batches(home):
-    with Stub() as stub:
-        params = make_params(home, stub.url, n_prompts=20, **BATCH)
-        store, _ = run_responses(params)
-        (row,) = [r for r in store.rows() if r["policy"] == "p0" and r["draw"] == 0][:1]
-        emptied = json.dumps(row["payload"] | {"token_ids": []})
-        store._db.execute("UPDATE records SET payload = ? WHERE request_hash = ?", (emptied, row["request_hash"]))
-        outcome = collect(params, store, partial(teacher_forcing.tasks, params, store), "teacher forcing")
+def test_tasks_that_need_no_request_are_settled_beside_the_batches(home, stub):
+    params = make_params(home, stub.url, n_prompts=20, **BATCH)
+    store, _ = run_responses(params)
+    (row,) = [r for r in store.rows() if r["policy"] == "p0" and r["draw"] == 0][:1]
+    emptied = json.dumps(row["payload"] | {"token_ids": []})
+    store._db.execute("UPDATE records SET payload = ? WHERE request_hash = ?", (emptied, row["request_hash"]))
+    outcome = run_scores(params, store)
     assert (outcome.ok, outcome.errors) == (38, {"empty_response": 2})

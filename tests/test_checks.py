@@ -28,6 +28,13 @@ from stub_server import Stub, chat_answer, echo_answer
 from test_text_scoring import TEXT
 
 
+@pytest.fixture(scope="module")
+def sample():
+    """The committed recording and its checks."""
+    run = Run("sample")
+    return run, checks.measure(run.params, run.table(), run.store)
+
+
 def collected(params):
     """A run with responses, scores and the control; its store, table and checks by name and policy."""
     store, _ = run_responses(params)
@@ -146,35 +153,30 @@ def test_weights_far_above_one_fail_without_overflow(home):
     }  # fmt: skip
 
 
-def test_a_recording_is_not_asked_and_says_what_it_lacks():
-    run = Run("sample")
+def test_a_recording_is_not_asked_and_says_what_it_lacks(sample):
+    run, found = sample
     assert list(teacher_forcing.control_tasks(run.params, run.store)) == []
     assert (SHUFFLED, "p0") not in expected(run.params, len(run.prompts))
-    found = checks.measure(run.params, run.table(), run.store)
     measured = len(list(run.store.rows(SHUFFLED)))
     shuffled = next(c for c in found if c["check"] == "shuffled_prompt")
     assert (shuffled["ok"] is None) == (not measured)
     assert all(c["ok"] for c in found if c["check"] != "shuffled_prompt")
 
 
-def test_a_mean_weight_that_holds_is_no_approval_of_a_policy_the_log_does_not_represent():
-    run = Run("sample")
-    found = checks.measure(run.params, run.table(), run.store)
+def test_a_mean_weight_that_holds_is_no_approval_of_a_policy_the_log_does_not_represent(sample):
+    run, found = sample
     outcomes = checks.frame(found)
     says = outcomes[outcomes.what.str.startswith("mean weight, 120 logged rows")].set_index("policy").outcome
     weights = {p: lw[np.isfinite(lw)] for p, lw in run.table().log_weights().items()}
     low, high = MEAN_WEIGHT_RANGE
-    holds = {p: low <= audit_weights(lw).mean_weight <= high for p, lw in weights.items()}
-    for policy, within in holds.items():
-        assert (says[policy] == "holds") == within
+    far = {p for p, lw in weights.items() if not low <= audit_weights(lw).mean_weight <= high}
+    assert "pi_bad" in far
+    assert {p for p, outcome in says.items() if outcome != "holds"} == far
     for c in (c for c in found if c["check"] == "mean_weight"):
         assert c["n"] == len(weights[c["policy"]]) == 120
         assert c["value"] == pytest.approx(np.exp(weights[c["policy"]]).mean())
-    assert not holds["pi_bad"]
-    assert (
-        "120 logged rows outside of 0.8 to 1.25 (pi_cot 0.471, pi_more_shots 1.42, pi_terse 0.568, pi_bad 0.208)"
-        in checks.sentence(found)
-    )
+    assert "120 logged rows outside of 0.8 to 1.25" in checks.sentence(found)
+    assert {p for p in weights if f"{p} {np.exp(weights[p]).mean():.3g}" in checks.sentence(found)} == far
 
 
 def test_what_was_not_measured_neither_holds_nor_fails():
@@ -191,7 +193,7 @@ def test_what_was_not_measured_neither_holds_nor_fails():
     assert checks.counts(found) == {
         "controls_failed": 3, "controls_hold": 1, "controls_not_settled": 0, "controls_not_measured": 4
     }  # fmt: skip
-    numbers = ["3", "4", "4.01", "0.001", "1", "1.28", "21.4", "1", "100", "4"]
+    numbers = ["3", "4", "4.01", "0.001", "1.28", "1", "21.4", "1", "1", "100", "4"]
     assert re.findall(r"\d[\d.]*\d|\d", checks.summary(found)) == numbers
     assert {"copy", "base", "a"} <= set(re.findall(r"\w+", checks.summary(found)))
     assert re.findall(r"\d+|base", checks.sentence(unknown)) == ["4", "base", "3", "base"]
@@ -202,7 +204,7 @@ def control(drop):
     return checks._shuffled("p0", pd.Series(drop), drawn=True)
 
 
-def outcomes(draw, runs=400):
+def outcomes(draw, runs=200):
     found = [control(draw())["outcome"] for _ in range(runs)]
     return {outcome: found.count(outcome) / runs for outcome in (checks.HOLDS, checks.NOT_SETTLED, checks.FAILED)}
 

@@ -199,7 +199,7 @@ def test_a_part_of_the_params_that_is_needed_and_left_out_is_named():
 
 
 def test_params_left_out_ask_for_what_the_statistics_do_by_themselves():
-    from arena10k.estimation.analysis import Analysis
+    from arena10k.analysis import Analysis
     from arena10k.params.sections import EstimationParams
 
     assert EstimationParams().analysis == Analysis()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from arena10k import paths
-from arena10k.audit import consistency, quality
+from arena10k.audit import consistency, quality, screening
 from arena10k.audit.screening import Flag
 from arena10k.collection.jobs import LOGPROBS
 from arena10k.rescoring import effect
@@ -22,9 +22,10 @@ suite = importlib.util.module_from_spec(_file)
 sys.modules[_file.name] = suite
 _file.loader.exec_module(suite)
 
-#: That of a real incident, and a far lower rate; `benchmarks/corruption.py` has every rate at every place.
-CASES = [("short", 0.08), ("independent", 0.01)]
-CERTAIN = ("-50.0", "-100.0", "NaN string", "null", "positive", "unlisted sentinel")
+#: The place and rate of a real incident, and a far lower rate; `benchmarks/corruption.py` has every rate everywhere.
+SHORT, INDEPENDENT = ("short", 0.08), ("independent", 0.01)
+CERTAIN = {"-50.0": SHORT, "-100.0": INDEPENDENT, "NaN string": SHORT, "null": INDEPENDENT, "positive": SHORT}
+CERTAIN |= {"unlisted sentinel": INDEPENDENT}
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +52,17 @@ def test_no_row_of_the_untouched_sample_is_set_aside(home, sample):
     assert certain == [17, 25], "the two certain answers are in the sample and stay"
 
 
-@pytest.mark.parametrize("columns", [[0, 1, 2, 3], [0, 3], [0]])
 @pytest.mark.parametrize(
-    "change",
+    ("columns", "change"),
     [
-        lambda v: v,
-        lambda v: v.astype(np.float32).astype(float),
-        lambda v: np.round(v, 1),
-        lambda v: np.round(v * 64) / 64,
+        ([0, 1, 2, 3], lambda v: v),
+        ([0, 1, 2, 3], lambda v: np.round(v, 1)),
+        ([0, 3], lambda v: v.astype(np.float32).astype(float)),
+        ([0, 3], lambda v: np.round(v * 64) / 64),
+        ([0], lambda v: np.round(v, 1)),
     ],
 )
-def test_no_clean_row_is_set_aside_in_parts_of_it_however_it_is_rounded(home, sample, columns, change):
+def test_no_clean_row_is_quarantined_in_parts_of_it_however_it_is_rounded(home, sample, columns, change):
     rng = np.random.default_rng(len(columns))
     for n in (24, 300):
         rows = np.sort(rng.choice(len(sample.rows), n, replace=False))
@@ -69,12 +70,16 @@ def test_no_clean_row_is_set_aside_in_parts_of_it_however_it_is_rounded(home, sa
         assert suite.detect(some, suite.untouched(some), f"part{n}")[1] == {}
 
 
-@pytest.mark.parametrize(("geometry", "rate"), CASES)
-def test_planted_faults_are_found(home, sample, geometry, rate):
-    for kind in CERTAIN:
-        case = suite.case(sample, kind, geometry, rate, kind.replace(" ", "").replace("-", "m"))
-        assert case["recall"] == 1, case
-        assert case["precision"] > 0.98, case
+@pytest.mark.parametrize("kind", CERTAIN)
+def test_planted_faults_are_found(home, sample, kind):
+    geometry, rate = CERTAIN[kind]
+    case = suite.case(sample, kind, geometry, rate, "planted")
+    assert case["recall"] == 1, case
+    assert case["precision"] > 0.98, case
+
+
+@pytest.mark.parametrize(("geometry", "rate"), [SHORT, INDEPENDENT])
+def test_planted_zeros_are_found_where_they_are_no_certain_answers(home, sample, geometry, rate):
     zero = suite.case(sample, "0.0", geometry, rate, "zero")
     assert zero["recall_over_20"] >= 0.95, zero
     assert zero["planted"] >= 36
@@ -105,7 +110,7 @@ def whole(sample, cells):
 
 def names_of(sample, cells, run):
     params, store, prompts = suite.build(sample, whole(sample, cells), run)
-    found = consistency.findings(params, store, quality.scan(params, store, prompts), prompts)
+    found = consistency.findings(params, store, screening.scan(params, store, prompts), prompts)
     return {(f["finding"], f["policy"]) for f in found}
 
 
@@ -142,9 +147,9 @@ def test_shifted_and_swapped_columns_show_in_the_whole(home, sample):
 def analysed(sample, planted, run):
     """The run of a planted sample after quarantine."""
     params, store, prompts = suite.build(sample, planted, run, scores=True)
-    quality.quarantine(store, quality.scan(params, store, prompts))
+    screening.quarantine(store, screening.scan(params, store, prompts))
     made = Run.of(params)
-    made.__dict__ |= {"store": store, "prompts": prompts}
+    vars(made.source).update(store=store, prompts=prompts)
     return made
 
 
@@ -162,8 +167,15 @@ def snips_and_dr(sample):
     return {(r["policy"], r["estimator"]): r["value"] for r in rows}
 
 
-@pytest.mark.parametrize("geometry", suite.GEOMETRIES)
-@pytest.mark.parametrize("kind", ["-50.0 and 0.0", "null", "duplicated rows"])
+@pytest.mark.parametrize(
+    ("kind", "geometry"),
+    [
+        ("-50.0 and 0.0", "short"),
+        ("-50.0 and 0.0", "independent"),
+        ("null", "independent"),
+        ("duplicated rows", "short"),
+    ],
+)
 def test_estimates_after_quarantine_hold_the_clean_runs(home, sample, clean, kind, geometry):
     planted = suite.plant(sample.values, sample.chars, kind, geometry, 140 / 1824)
     run = analysed(sample, planted, "planted")
@@ -192,8 +204,8 @@ def test_a_failure_without_a_value_and_one_with_are_both_listed(home, sample):
     cells[3, 0], cells[4, 1], cells[5, 2] = None, "NaN", -50.0
     none = replace(suite.untouched(sample), cells=cells)
     params, store, prompts = suite.build(sample, none, "listed")
-    flags = quality.scan(params, store, prompts)
-    quality.quarantine(store, flags)
+    flags = screening.scan(params, store, prompts)
+    screening.quarantine(store, flags)
     result = quality.report(params, store, flags, len(prompts))
     ids = [r["metadata"]["prompt_id"] for r in sample.rows]
     assert sorted(tuple(q.values()) for q in result["quarantined"]) == sorted(

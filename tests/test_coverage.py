@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from arena10k.estimation import PolicyData, prepare
-from arena10k.plots import coverage_finding
 from arena10k.plots.planning import coverage as drawn
 from arena10k.run import Run
 from arena10k.simulation import coverage
@@ -141,12 +140,12 @@ def test_title_and_marks_tell_of_the_same_settings(table, seed):
     found = coverage.judged(cells)
     assert (found.under == (found.high < found.wanted)).all()
     assert len(found) == len(cells)
-    axes = drawn(cells).axes
+    axes = drawn(cells).figure.axes
     bars = [segment for axis in axes for lines in axis.collections for segment in lines.get_segments()]
     shown = found[found.estimator.isin({*coverage.DISTINCT, *found.estimator[found.under]})]
     assert sorted(x for _, (x, _) in bars) == pytest.approx(sorted(shown.high))
     usual = found[found.under & (found.estimator == PLAIN)]
-    assert f"under-covers in {len(usual)} of {len(cells) // len(coverage.NAMES)} settings" in coverage_finding(cells)
+    assert f"under-covers in {len(usual)} of {len(cells) // len(coverage.NAMES)} settings" in drawn(cells).finding
 
 
 def test_calibration_and_folds_of_the_params_are_those_that_are_simulated(monkeypatch):

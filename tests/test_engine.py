@@ -6,26 +6,23 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from email.utils import formatdate
 from functools import partial
-from pathlib import Path
 
 import pytest
 from aiohttp import web
-from jupyter_client.manager import start_new_kernel
 
 from arena10k import options, paths
 from arena10k.collection import costs, judge, pilot
-from arena10k.collection.client import check_model
+from arena10k.collection.answers import check_model
 from arena10k.collection.collect import collect
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import Request
 from arena10k.errors import ArenaError, CallError, ParamsError
 from arena10k.inputs import prompts
+from in_process import arena
 from stub_run import make_params, prepared, run_responses, run_scores
 from stub_server import Stub, chat_answer, error
 from test_batch import BATCH
@@ -96,8 +93,10 @@ def test_a_declared_limit_is_not_exceeded(home, stub, limit, per_second, amount)
     assert took >= (80 * amount - per_second) / per_second  # after a first second's worth
 
 
-@pytest.mark.parametrize("limits", [{"concurrency": 4}, {"concurrency": 16, "requests_per_minute": 1200}])
-@pytest.mark.parametrize("form", ["seconds", "date"])
+@pytest.mark.parametrize(
+    ("limits", "form"),
+    [({"concurrency": 4}, "seconds"), ({"concurrency": 16, "requests_per_minute": 1200}, "date")],
+)
 def test_a_retry_after_holds_back_every_request(home, stub, limits, form):
     arrivals = []
 
@@ -146,31 +145,30 @@ def test_the_answer_must_come_from_the_model_that_was_asked(asked, told, same):
         ([{"id": "other"}], ["does not serve stub", "other"]),
         ([], ["does not serve stub"]),
         (None, ["malformed_answer"]),
+        (NOWHERE, [f"{NOWHERE}: connection"]),
     ],
+    ids=["another model", "no model", "no list", "nobody there"],
 )
-def test_a_model_that_is_not_served_is_said_before_any_work(home, stub, monkeypatch, listed, names):
+def test_what_cannot_be_asked_is_said_before_any_work(home, stub, monkeypatch, listed, names):
     monkeypatch.setattr(stub, "models", {"object": "list", "data": listed})
-    with pytest.raises(ArenaError, match=r"^providers\.stub: ") as told:
-        run_responses(make_params(home, stub.url))
-    assert all(name in str(told.value) for name in names)
+    with pytest.raises(ArenaError, match=r"^providers\.stub: ") as caught:
+        run_responses(make_params(home, NOWHERE if listed == NOWHERE else stub.url, max_attempts=1))
+    assert all(name in str(caught.value) for name in names)
     assert stub.requests == 0
-
-
-def test_an_unreachable_server_is_said_before_any_work(home):
-    with pytest.raises(ArenaError, match=rf"providers\.stub: {NOWHERE}: connection"):
-        run_responses(make_params(home, NOWHERE, max_attempts=1))
 
 
 # Keys and money
 
 
-def test_a_missing_key_names_the_variable_and_a_present_one_leaves_no_trace(home, stub, monkeypatch, capfd):
-    params = make_params(home, stub.url, api_key_env="ARENA_TEST_KEY")
+@pytest.mark.parametrize("mode", [{}, BATCH], ids=["requests", "batch"])
+def test_a_missing_key_names_the_variable_and_a_present_one_leaves_no_trace(home, stub, monkeypatch, capfd, mode):
+    params = make_params(home, stub.url, api_key_env="ARENA_TEST_KEY", **mode)
     with pytest.raises(ArenaError, match=r"providers\.stub: .*ARENA_TEST_KEY"):
         run_responses(params)
     monkeypatch.setenv("ARENA_TEST_KEY", SECRET)
     run_responses(params)
     assert stub.keys == {f"Bearer {SECRET}"}
+    assert SECRET not in str(stub.batches.batches) + str(stub.batches.files)
     written = b"".join(p.read_bytes() for p in home.rglob("*") if p.is_file())
     assert SECRET.encode() not in written
     assert SECRET not in "".join(capfd.readouterr())
@@ -211,8 +209,7 @@ def test_money_is_spent_only_on_agreement(home, stub, monkeypatch):
 
 def test_the_command_asks_before_it_spends(home, stub):
     make_params(home, stub.url, prices={"stub": {"prompt": 1e6, "completion": 1e6}})
-    command = [Path(sys.executable).with_name("arena10k"), "report", "--params", home / "stub.yaml"]
-    done = subprocess.run(command, input="n\n", capture_output=True, text=True, check=False)
+    done = arena("report", "--params", home / "stub.yaml", answer="n\n")
     assert done.returncode == 1
     assert "$" in done.stderr
     assert stub.requests == 0
@@ -259,10 +256,10 @@ def test_a_refusal_that_all_requests_share_stops_the_run_and_the_same_command_go
     refused = web.Response
     stub.fault = lambda _, n: refused(body=body, status=status, content_type="application/json") if n > 20 else None
     params = make_params(home, stub.url, n_prompts=20, draws=1, concurrency=8, api_key_env="ARENA_CANARY")
-    with pytest.raises(ArenaError, match=f"^responses: stopped: .*{code}") as told:
+    with pytest.raises(ArenaError, match=f"^responses: stopped: .*{code}") as caught:
         run_responses(params)
-    assert all(name in str(told.value) for name in names)
-    assert "sk-" not in str(told.value)
+    assert all(name in str(caught.value) for name in names)
+    assert "sk-" not in str(caught.value)
     paid = sum(stub.ledger.values())
     assert 20 <= stub.requests <= 20 + 2 * 8
     assert {r["status"] for r in Store.read(paths.store_file("stub")).rows()} == {"ok"}
@@ -350,7 +347,7 @@ def test_what_the_pilot_measured_is_not_asked_again(home, stub):
     frame, store = prepared(params)
     pilot.run(params, store, frame)
     assert stub.requests == 10
-    pilot.run(params, store, frame)
+    pilot.run(params, store, frame)  # goes on from there
     run_responses(params)
     run_scores(params, store)
     pilot.run(params, store, frame)
@@ -382,16 +379,30 @@ def interrupted(stub, after, times=1):
     assert time.monotonic() - sent[0] < 15
 
 
-def test_ctrl_c_stores_what_is_in_flight_and_the_same_command_goes_on(home, stub):
+def in_a_notebook(work, *args):
+    """As a cell of Jupyter does it: an event loop is running in this thread, and Ctrl-C is a KeyboardInterrupt."""
+
+    async def cell():
+        return work(*args)
+
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(cell())
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("where", [lambda work, *args: work(*args), in_a_notebook], ids=["command", "notebook"])
+def test_ctrl_c_stores_what_is_in_flight_and_the_same_command_goes_on(home, stub, where):
     stub.delay = 0.3
     params = make_params(home, stub.url, n_prompts=25, concurrency=8)
     with interrupted(stub, after=20):
-        run_responses(params)
+        where(run_responses, params)
     rows = list(Store.open(paths.store_file(params.run)).rows())
     assert {r["status"] for r in rows} == {"ok"}
     assert len(rows) == sum(stub.ledger.values()) < 100
     stub.delay = 0.0
-    _, outcome = run_responses(params)
+    _, outcome = where(run_responses, params)
     assert outcome.stored + outcome.ok == 100
     assert set(stub.ledger.values()) == {1}
 
@@ -415,42 +426,3 @@ def test_a_second_ctrl_c_drops_what_is_in_flight(home, stub):
     stub.delay = 60.0
     with interrupted(stub, after=4, times=2):
         run_responses(make_params(home, stub.url, n_prompts=50, concurrency=4, timeout_seconds=90))
-
-
-IN_A_KERNEL = """
-from arena10k.params.config import load
-from stub_run import run_responses
-run_responses(load({params!r}))
-"""
-
-
-def test_interrupting_a_notebook_stores_what_is_in_flight_and_the_kernel_lives_on(home, stub):
-    environment = {**os.environ, "ARENA10K_HOME": str(home), "PYTHONPATH": str(Path(__file__).parent)}
-    manager, kernel = start_new_kernel(env=environment)
-    code = IN_A_KERNEL.format(params=str(home / "stub.yaml"))
-
-    def reply(asked):
-        """The kernel may still owe answers to what was asked while it started."""
-        while (message := kernel.get_shell_msg(timeout=120))["parent_header"]["msg_id"] != asked:
-            pass
-        return message["content"]
-
-    stub.delay = 0.3
-    make_params(home, stub.url, n_prompts=25, concurrency=8)
-    try:
-        asked = kernel.execute(code)
-        while stub.requests < 20:
-            time.sleep(0.01)
-        manager.interrupt_kernel()
-        stopped = reply(asked)
-        assert (stopped["ename"], stopped["evalue"].split(";")[0]) == ("ArenaError", "responses: stopped on request")
-        rows = list(Store.open(paths.store_file("stub")).rows())
-        assert {row["status"] for row in rows} == {"ok"}
-        assert len(rows) == sum(stub.ledger.values()) < 100
-        stub.delay = 0.0
-        assert reply(kernel.execute(code))["status"] == "ok"
-        assert set(stub.ledger.values()) == {1}
-        assert sum(stub.ledger.values()) == 100
-    finally:
-        kernel.stop_channels()
-        manager.shutdown_kernel(now=True)

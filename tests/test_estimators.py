@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import joblib
 import numpy as np
 import pytest
 
@@ -239,6 +240,14 @@ def test_khat_ignores_a_shift_and_refuses_ties():
 def test_input_is_checked(columns, told):
     with pytest.raises(ValueError, match=told):
         arrays(**({"log_weight": np.zeros(2), "judge": np.zeros(2)} | columns))
+
+
+def test_a_digest_of_the_data_does_not_depend_on_what_was_asked_of_them():
+    data = example()
+    before = joblib.hash(data)
+    study({"pi": {"deterministic": data}})
+    assert joblib.hash(data) == before
+    assert joblib.hash(example(seed=1)) != before
 
 
 def test_fitted_tail_follows_a_pareto_tail():

@@ -24,8 +24,10 @@ from arena10k import attribution, errors, paths
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.estimation import context, diagnostics, evaluation, verdicts
-from arena10k.explore import frames, methods, reasons, selection
+from arena10k.explore import selection
 from arena10k.explore.view import View
+from arena10k.frames import records
+from arena10k.report import reasons
 from arena10k.run import Run
 from sample_copy import copied, failed
 
@@ -91,7 +93,7 @@ class Tags(HTMLParser):
 
 def test_frames_have_every_record_of_the_store(spoiled):
     store = Counter()
-    for row in spoiled.reading.rows():
+    for row in spoiled.source.reading.rows():
         status = "quarantined" if row["quarantine"] else {"ok": "ok", "error": "failed"}[row["status"]]
         store[row["job"], row["policy"], status, row["quarantine"] or row["code"]] += 1
     assert {
@@ -128,8 +130,8 @@ def test_what_failed_or_is_set_aside_has_no_value_to_average(spoiled):
 @pytest.mark.parametrize("name", FRAMES)
 def test_frames_are_in_the_runs_order_and_documented_column_by_column(run, name):
     frame = getattr(run, name)
-    assert list(frame.columns) == list(frames.COLUMNS[name])
-    told = getattr(methods.Exploring, name).__doc__.split(">>>")[0]
+    assert list(frame.columns) == list(records.COLUMNS[name])
+    told = getattr(Run, name).__doc__.split(">>>")[0]
     assert [c for c in re.findall(r"`(\w+)`", told) if c in frame] == list(frame.columns)
     places = {p: i for i, p in enumerate(run.prompts.prompt_id)}
     ranks = {p: i for i, p in enumerate(run.policies)}
@@ -180,7 +182,7 @@ def test_every_way_to_choose_prompts_chooses_the_same(run):
 def test_the_true_values_of_a_part_are_of_its_prompts(run):
     chosen = run.prompts.prompt_id[run.prompts.category == "color"]
     labels = run.labels[(run.labels.kind == "truth") & run.labels.prompt_id.isin(chosen)]
-    truth = run.table_of(chosen).truth.set_index("policy").value
+    truth = run.source.table(chosen).truth.set_index("policy").value
     pd.testing.assert_series_equal(
         truth, labels.groupby(["policy", "prompt_id"]).label.mean().groupby("policy").mean().loc[truth.index],
         check_names=False,
@@ -434,7 +436,7 @@ def test_autocompletion_lists_what_there_is_and_everything_is_explained(run):
     assert all(word in repr(run) for word in ("responses", "estimate()", "diagnose(policy)"))
 
 
-@pytest.mark.parametrize("module", ["arena10k.explore.methods", "arena10k.explore.view", "arena10k.errors"])
+@pytest.mark.parametrize("module", ["arena10k.run", "arena10k.explore.view", "arena10k.errors"])
 def test_examples_in_docstrings_hold(run, module):
     tried = doctest.testmod(importlib.import_module(module), extraglobs={"run": run})
     assert tried.attempted

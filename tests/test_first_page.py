@@ -14,20 +14,19 @@ import pandas as pd
 import pytest
 
 from arena10k import Run, attribution, paths, plots, report
-from arena10k.ablations.sweeps import Truth
-from arena10k.ablations.sweeps import summary as scores
+from arena10k.ablations.scores import Truth
+from arena10k.ablations.scores import summary as scores
 from arena10k.audit import checks
 from arena10k.estimation.context import context
 from arena10k.estimation.headline import headline as of_context
 from arena10k.estimation.verdicts import NOT_ASKED
-from arena10k.evidence import findings
-from arena10k.evidence.weight_findings import audit_frame, concentration_frame, match_sentence
 from arena10k.inputs.prompts import FILTERS
 from arena10k.params import config
 from arena10k.pipeline import first_page, stages
-from arena10k.report import breakdown_sentence, headline, index
-from arena10k.report.overview import summary
-from arena10k.rescoring import changes
+from arena10k.report import findings, headline, index
+from arena10k.report.summary import summary
+from arena10k.report.weight_findings import audit_frame, concentration_frame, match_sentence
+from arena10k.rescoring import changes, effect
 from arena10k.simulation import coverage
 from statistics_data import example
 
@@ -56,31 +55,29 @@ def noted(path):
     return set().union(*({k.arg} if k.arg else UNPACKED[ast.unparse(k.value)] for k in call.keywords))
 
 
-@pytest.mark.parametrize("notebook", first_page.LABELS)
+@pytest.mark.parametrize("notebook", report.LABELS)
 def test_every_number_a_notebook_notes_has_words(notebook):
-    assert noted(paths.notebook(notebook)) == set(first_page.LABELS[notebook])
-    assert not any("_" in label for label in first_page.LABELS[notebook].values())
+    assert noted(paths.notebook(notebook)) == set(report.LABELS[notebook])
+    assert not any("_" in label for label in report.LABELS[notebook].values())
 
 
 def test_every_notebook_that_notes_numbers_has_words():
     folder = paths.notebook("00_status").parent
     told = [path.stem for path in sorted(folder.glob("*.ipynb")) if "run.note(" in path.read_text(encoding="utf-8")]
-    assert told == sorted(first_page.LABELS)
+    assert told == sorted(report.LABELS)
 
 
 def test_numbers_come_in_the_order_of_reading_and_words_in_place_of_names():
     cause = {"policy": "pi", "main_cause": "off_support", "anomalies": 1}
-    assert list(first_page.labelled("07_pi_bad_anomaly", cause).values()) == [1, "pi", "off-support mass"]
-    assert first_page.labelled("03_teacher_forcing", {"self_consistency_max_nats": None, "scored": 4000}) == {
-        "log-probs of responses": 4000,
+    assert list(report.labelled("07_pi_bad_anomaly", cause).values()) == ["1", "pi", "off-support mass"]
+    assert report.labelled("03_teacher_forcing", {"self_consistency_max_nats": None, "scored": 4000}) == {
+        "log-probs of responses": "4,000",
         "largest difference from generation (nats)": "not measured",
     }
-    (told,) = first_page.labelled("03_teacher_forcing", {"self_consistency_max_nats": 1.07e-4}).values()
+    (told,) = report.labelled("03_teacher_forcing", {"self_consistency_max_nats": 1.07e-4}).values()
     assert told == "0.000107"
-    assert first_page.labelled("10_simulation", {"replicates": 50, "transports": None}) == {
-        "data sets of each kind": 50
-    }
-    assert first_page.labelled("08_ablation", {"coverage": 0.946}) == {"intervals that hold the truth": "94.6%"}
+    assert report.labelled("10_simulation", {"replicates": 50, "transports": None}) == {"data sets of each kind": "50"}
+    assert report.labelled("08_ablation", {"coverage": 0.946}) == {"intervals that hold the truth": "94.6%"}
 
 
 def check(name, policy, value, ok, limit=None):
@@ -110,9 +107,9 @@ UNKNOWN = check("shuffled_prompt", "p0", None, None, 0.5)
 
 def test_controls_that_hold_raise_no_alarm():
     found = [UNKNOWN, check("clone", "copy", 0.0, True, 1e-3)]
-    told = first_page.controls(found, estimates({"copy": ("snips", "REPORT")}), "p0")
+    told = report.controls(found, estimates({"copy": ("snips", "REPORT")}), "p0")
     assert (re.findall(r"\d+", told[0]), told[1]) == (["1", "03"], False)
-    assert first_page.controls([], {}, "p0") == ("", False)
+    assert report.controls([], {}, "p0") == ("", False)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +129,7 @@ def test_controls_that_hold_raise_no_alarm():
 )
 def test_a_control_that_failed_is_told_with_the_values_that_rest_on_it(rows, rests):
     failed = check("clone", "copy", 4.0067, False, 1e-3)
-    told, alarm = first_page.controls([UNKNOWN, failed], estimates(rows), "p0")
+    told, alarm = report.controls([UNKNOWN, failed], estimates(rows), "p0")
     assert alarm
     facts = re.findall(r"\d[\d.]*\d|\d+\b|\bcopy,|\bp0\b", told)
     assert facts[:7] == ["1", "1", "copy,", "p0", "4.01", "0.001", "1"]
@@ -144,14 +141,16 @@ def test_measurements_that_are_missing_by_what_they_measure_are_told():
     tests = [test | {"response_chars": 1e-4}, test | {"policy": "b", "bad": 2, "response_chars": 0.6}]
     long_, even = ([{"bad": 1}, {"bad": 8}], [{"bad": 4}, {"bad": 4}, {"bad": 1}])
     for by_length, most in ((long_, True), (even, False)):
-        told = first_page.missing({"missing": {"tests": tests, "by_length": by_length}})
+        found = {"tests": tests, "by_length": by_length}
+        told = report.missing(found, effect.dependent(tests))
         assert re.findall(r"\d+", told) == ["9", "180", "05"]
         assert ("long" in told) == most
-    assert first_page.missing({"missing": {"tests": [test | {"response_chars": 0.4}]}}) == first_page.missing({}) == ""
+    assert effect.dependent([test | {"response_chars": 0.4}]) == []
+    assert report.missing({}, []) == ""
 
 
 def test_a_control_that_failed_is_told_before_there_are_estimates():
-    told, alarm = first_page.controls([check("clone", "copy", 4.0, False, 1e-3)], {}, "p0")
+    told, alarm = report.controls([check("clone", "copy", 4.0, False, 1e-3)], {}, "p0")
     assert alarm
     assert "below" not in told
 
@@ -180,12 +179,12 @@ def test_who_is_worse_than_all_that_may_be_first_is_read_off_the_contrasts():
         {"a": p, "b": q, "difference": values[p] - values[q], "significant": (p, q) in worse}
         for p, q in combinations(values, 2)
     ]
-    told = summary({"n": 9, "rows": rows, "ranking": ranking, "contrasts": contrasts}, headline({"rows": rows}))
+    told = summary({"n": 9, "rows": rows, "ranking": ranking, "contrasts": contrasts})
     assert "a and b are not distinguishable; d is worse than both." in told
 
 
 def told_of(rows, ranking, **more):
-    return summary({"n": 9, "rows": rows, "ranking": ranking} | more, headline({"rows": rows}))
+    return summary({"n": 9, "rows": rows, "ranking": ranking} | more)
 
 
 def test_what_would_turn_the_order_of_the_first_and_its_nearest_rival_is_said():
@@ -199,11 +198,11 @@ def test_what_would_turn_the_order_of_the_first_and_its_nearest_rival_is_said():
     assert "6.7% of a's responses" in told
     assert "worth nothing" in told
     # Labels alone: no judge that could be wrong.
-    alone = breakdown_sentence({"ranking": ranking, "breakdown": [breakdown[0] | {"judge_error": None}]})
+    alone = report.breakdown_sentence({"ranking": ranking, "breakdown": [breakdown[0] | {"judge_error": None}]})
     assert "overrated" not in alone
     assert "50% of c's responses" in alone
     assert "worth everything" in alone
-    assert breakdown_sentence({"ranking": ranking[:1], "breakdown": []}) == breakdown_sentence({}) == ""
+    assert report.breakdown_sentence({"ranking": ranking[:1], "breakdown": []}) == report.breakdown_sentence({}) == ""
 
 
 @pytest.mark.parametrize(("verdict", "careful"), [("REPORT", False), ("CAUTION", True)])
@@ -268,7 +267,7 @@ def test_every_page_names_the_same_headline_of_every_policy():
 def test_what_was_not_collected_is_named_so_and_counted_nowhere(tmp_path):
     """Draws with labels, and no log-probs: weights were never asked for."""
     rows = [row(p, "ppi_pp", "REPORT") for p in "ab"] + [row(p, "snips", NOT_ASKED, None) for p in "ab"]
-    told = summary({"n": 80, "rows": rows, "ranking": []}, headline({"rows": rows}))
+    told = summary({"n": 80, "rows": rows, "ranking": []})
     assert "The log alone is not enough" not in told
     assert "No policy is refused." in told
     assert "Log-probs were not collected" in told
@@ -279,7 +278,7 @@ def test_what_was_not_collected_is_named_so_and_counted_nowhere(tmp_path):
     counted = findings.estimates_sentence(rows)
     assert counted.startswith("2 of 2 estimates are accepted, 0 are refused")
     assert "2 more were not collected" in counted
-    assert plots.forest_finding(rows).startswith("0 of 2 estimates are refused")
+    assert plots.forest(rows).finding.startswith("0 of 2 estimates are refused")
     assert "not collected" in repr(report.table(rows))
 
 

@@ -17,7 +17,7 @@ from arena10k.collection.tasks import Again, survey
 from arena10k.inputs import prompts
 from arena10k.inputs.policies import policies
 from arena10k.params.config import load
-from arena10k.params.provider import Capabilities
+from arena10k.params.sections import Capabilities
 from in_process import arena
 from stub_server import Stub
 

@@ -13,8 +13,7 @@ import yaml
 
 from arena10k import paths
 from arena10k.errors import ArenaError, ParamsError
-from arena10k.incident import incident
-from arena10k.incident import incident_words as words
+from arena10k.incident import incident, words
 from arena10k.params import config
 from arena10k.pipeline import stages
 from arena10k.run import Run
@@ -28,9 +27,12 @@ def run() -> Run:
 
 @pytest.fixture(scope="module")
 def runs(run) -> list:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(incident, "REPLICATES", 100)
-        return [incident.play(run, geometry) for geometry in incident.GEOMETRIES]
+    """Both geometries, step by step, and a clean run that is the same before and after."""
+    clean = incident.clean_run(run)
+    files = clean.store.content_digest("logprobs", "responses"), paths.records_file("sample").read_bytes()
+    played = [incident.play(run, geometry, replicates=50) for geometry in incident.GEOMETRIES]
+    assert (clean.store.content_digest("logprobs", "responses"), paths.records_file("sample").read_bytes()) == files
+    return played
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +61,9 @@ def test_the_original_rates_strike_short_answers(failed, geometry):
     assert all(same) if geometry == "shared" else same.count(True) == 1
 
 
-def test_the_clean_run_is_read_and_never_changed(run, monkeypatch):
-    monkeypatch.setattr(incident, "REPLICATES", 10)
-    clean = incident.clean_run(run)
-    before = clean.store.content_digest("logprobs", "responses"), paths.records_file("sample").read_bytes()
-    outcomes = incident.play(run, "shared")
-    assert (clean.store.content_digest("logprobs", "responses"), paths.records_file("sample").read_bytes()) == before
-    assert outcomes[0].step.raw is None
-    assert outcomes[0].step.table.logged.equals(clean.table().logged)
+def test_the_clean_run_is_the_first_step_and_nothing_is_written(run, runs, failed):
+    assert runs[0][0].raw is None
+    assert runs[0][0].table.logged.equals(failed["table"].logged)
     assert not paths.data_dir(run.name).exists()
 
 
@@ -102,7 +99,7 @@ def test_clipping_makes_all_targets_the_mean_of_the_rows_at_the_ceiling(runs, fa
             assert gate["tied"] == len(held)
             assert gate["ess"] == pytest.approx(len(held), abs=1e-4)
             assert (gate["clip_dominated"], gate["verdict"]) == (True, "REFUSE")
-            assert clipped.rank(target) == clipped.rank("pi_clone")
+            assert clipped.inv.findings[target].rank == clipped.inv.findings["pi_clone"].rank
 
 
 def test_the_cause_is_named_and_the_weights_are_refused_while_injected_rows_carry_them(runs):
@@ -138,27 +135,27 @@ def test_what_is_told_is_computed_and_marked_as_made_up(run, runs):
     json.dumps(result, allow_nan=False)
     assert {row["geometry"] for row in result["rows"]} == set(incident.GEOMETRIES)
     assert len(result["rows"]) == 2 * 5 * len(runs[0][0].inv.findings)
-    told = result["paragraph"]
-    assert re.search(r"\b9 of 120 .* p0 and 10 ", told)
-    assert "(clipped at ±20" in told
-    assert "pi_bad, pi_cot, pi_clone, p0, pi_more_shots" in told
-    assert "pi_bad, p0 = pi_clone, pi_cot, pi_more_shots, pi_terse" in told
+    text = result["paragraph"]
+    assert re.search(r"\b9 of 120 .* p0 and 10 ", text)
+    assert "(clipped at ±20" in text
+    assert "pi_bad, pi_cot, pi_clone, p0, pi_more_shots" in text
+    assert "pi_bad, p0 = pi_clone, pi_cot, pi_more_shots, pi_terse" in text
     clean = [runs[0][0]]
     unchanged = " ".join(words.lead([[*clean, *runs[0][1:4], *clean]], run.params.incident))
     assert "pi_bad, p0 = pi_clone" not in unchanged, "a ranking that is the clean one is not told twice"
     assert re.findall(r"\b9\b", words.step_sentence(runs[0][3])) == ["9", "9", "9"]
     first = max(runs[0][2].inv.findings.values(), key=lambda f: f.published.value)
-    assert f"{first.policy} (stored -50.0: {first.published.value:.3f})" in told
+    assert f"{first.policy} (stored -50.0: {first.published.value:.3f})" in text
     for o in (o for outcomes in runs for o in outcomes):
         leading = words._first_target(o)
         assert (words.percent(leading.corrupted_share) in words.step_sentence(o)) == bool(leading.corrupted)
     assert words.ranking_frame(runs[0]).shape == (6, 6)
-    assert list(words.gates_frame(runs[1]).step) == [o.step.name for o in runs[1]]
+    assert list(words.gates_frame(runs[1]).step) == [o.name for o in runs[1]]
 
 
 def test_policies_whose_numbers_print_alike_share_a_place(runs):
     for o in (o for outcomes in runs for o in outcomes):
-        places = {p: (f"{f.published.value:.3f}", o.rank(p)) for p, f in o.inv.findings.items()}
+        places = {p: (f"{f.published.value:.3f}", f.rank) for p, f in o.inv.findings.items()}
         assert len(set(places.values())) == len({printed for printed, _ in places.values()})
         for printed, place in places.values():
             assert place == 1 + sum(float(other) > float(printed) for other, _ in places.values())
@@ -167,7 +164,7 @@ def test_policies_whose_numbers_print_alike_share_a_place(runs):
 def test_calibration_and_folds_of_the_params_are_those_of_every_step(run, monkeypatch):
     seen = two_stage_folds(monkeypatch)
     wanted = run.params.estimation.model_copy(update={"calibration": "two_stage", "folds": 3})
-    incident.play(Run.of(run.params.model_copy(update={"estimation": wanted})), "shared")
+    incident.play(Run.of(run.params.model_copy(update={"estimation": wanted})), "shared", 5)
     assert set(seen) == {3}
 
 
@@ -182,7 +179,7 @@ def test_params_that_cannot_be_are_refused_in_one_line(tmp_path):
         config.load(params(short_share=0.1))
     with pytest.raises(ParamsError, match=r"x.yaml: incident.clip"):
         config.load(params(clip=-1.0))
-    with pytest.raises(ParamsError, match="stand_ins is empty"):
+    with pytest.raises(ParamsError, match="stand_ins: "):
         config.load(params(stand_ins=[]))
     with pytest.raises(ArenaError, match="is an incident itself"):
         incident.clean_run(Run(params(clean="incident")))

@@ -13,10 +13,10 @@ import yaml
 from click.testing import CliRunner
 
 from arena10k import interchange, paths
-from arena10k.audit import quality, status
+from arena10k.audit import noise, quality, status
 from arena10k.cli import main
 from arena10k.collection import generate, labels, teacher_forcing
-from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY, expected
+from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY
 from arena10k.errors import ArenaError, NothingToShow, ParamsError
 from arena10k.inputs import prompts
 from arena10k.params import config
@@ -100,7 +100,7 @@ def test_the_control_of_the_layout_shows_the_noise_floor_of_the_log_probs(public
     floor = run.study(run.table()).contexts["clone", "deterministic"].noise_floor
     assert (floor.n, floor.exact) == (1000, False)
     assert (floor.median_abs, floor.max_abs) == (np.median(size), size.max())
-    assert quality.clones(run.params) == ["clone"]
+    assert noise.clones(run.params) == ["clone"]
     assert any(line.endswith(": clone") for line in interchange.lines(account))
     responses = sum(account["records"]["responses"][name]["ok"] for name in account["records"]["responses"])
     taken = sum(file["taken"] for file in account["files"])
@@ -112,7 +112,7 @@ def test_who_is_a_clone_is_the_users_to_say(public, tmp_path):
     def declared(names):
         params_file = tmp_path / "mine.yaml"
         params_file.write_text(f"run: arena_sample\nimported: {{clones: {names}}}\n")
-        return quality.clones(Run(params_file).params)
+        return noise.clones(Run(params_file).params)
 
     assert declared([]) == []
     assert declared(["unhelpful"]) == ["unhelpful"]
@@ -152,7 +152,7 @@ def test_nothing_is_ever_asked_for_an_imported_run(public):
 
 def test_a_run_is_complete_when_its_source_is(public):
     run, _ = public
-    assert all(j["ok"] == j["total"] for j in quality.jobs(run.store, expected(run.params, len(run.prompts))))
+    assert all(j["ok"] == j["total"] for j in quality.jobs(run.params, run.store, len(run.prompts)))
     frame, counts = prompts.load(run.params)
     assert counts["kept"] == len(frame) == 1000
     prompts.write(run.params, frame)

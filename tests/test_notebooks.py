@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from nbval.plugin import get_sanitize_patterns
 
 from arena10k import paths
-from arena10k.report.display import figure_html
+from arena10k.report import Drawn
 
 NOTEBOOKS = sorted((paths.source_root() / "notebooks").glob("*.ipynb"))
 
@@ -44,7 +44,7 @@ def test_of_a_figure_its_words_are_compared_and_its_picture_is_not(kind):
     def compared(heights, alt):
         figure = Figure()
         figure.subplots().bar([0, 1], heights)
-        html = figure_html(figure, alt, kind=kind)
+        html = Drawn(figure, "", alt, kind)._repr_html_()
         for pattern, constant in get_sanitize_patterns((Path(__file__).parent / "nbval.cfg").read_text()):
             html = re.sub(pattern, constant, html)
         return html

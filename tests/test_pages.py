@@ -15,6 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from arena10k import report
 from arena10k.estimation.verdicts import accepted
 from arena10k.report import display, page
+from arena10k.report.summary import summary
 from browser import needs_chromium
 
 HOSTILE = "<script>document.title='pwned'</script><img src=x onerror=alert(1)> </td><|im_end|>\u202e & \x1b[31m"
@@ -62,7 +63,7 @@ def rendered(tmp_path_factory) -> Path:
     nbformat.write(_notebook(), folder / "06_estimates.ipynb")
     provenance = {"run": "local", "created": "2025-11-23T23:10:00+00:00", "revision": "abc123", "stage": None}
     made = report.render(folder / "06_estimates.ipynb", folder / "06_estimates.html", provenance)
-    assert (made.title, made.seconds) == ("A title with code & more", 4.21)
+    assert made.title == "A title with code & more"
     assert made.error.startswith("ArenaError: <script>")
     return made.path
 
@@ -83,7 +84,7 @@ def test_a_page_shows_parameters_contents_and_provenance(text):
     chips = re.findall(r"<dt>(\w+)</dt><dd>(.*?)</dd>", text.split("<main")[0])
     assert chips == [("run", "local"), ("params", "a"), ("width", "0.05"), ("label", "x &lt; y")]
     assert re.findall(r'<li class="level(\d)"><a href="#([\w-]+)">', text) == [("2", "first"), ("2", "second")]
-    for label, value in [("Data as of", "2025-11-23T23:10:00+00:00"), ("Revision", "abc123"), ("Run time", "4.2 s")]:
+    for label, value in [("Data as of", "2025-11-23T23:10:00+00:00"), ("Revision", "abc123")]:
         assert f"<dt>{label}</dt><dd>{value}</dd>" in text
     assert "<dt>Stage</dt>" not in text
     assert text.count("<h1>") == 1
@@ -108,7 +109,7 @@ def test_the_same_notebook_gives_the_same_page(rendered, tmp_path):
 def test_a_notebook_without_headings_or_outputs_is_a_page(tmp_path):
     nbformat.write(new_notebook(cells=[new_code_cell("1"), new_code_cell("")]), tmp_path / "plain.ipynb")
     made = report.render(tmp_path / "plain.ipynb", tmp_path / "plain.html")
-    assert (made.title, made.seconds, made.error) == ("plain", None, None)
+    assert (made.title, made.error) == ("plain", None)
     assert "<h1>plain</h1>" in made.path.read_text()
     assert "<nav" not in made.path.read_text()
 
@@ -120,7 +121,8 @@ def test_a_notebook_run_by_papermill_renders_with_its_figure_and_error(tmp_path)
         new_code_cell("n = 1", metadata={"tags": ["parameters"]}),
         new_code_cell(
             "from matplotlib.figure import Figure\nfrom arena10k import report\nf = Figure()\n"
-            "f.subplots().plot([1, n])\nreport.show(f, 'A line to {}'.format(n))\nreport.say('{n} rows', n=n)\n"
+            "f.subplots().plot([1, n])\ndisplay(report.Drawn(f, '', 'A line to {}'.format(n)))\n"
+            "report.say('{n} rows', n=n)\n"
             "report.table([{'n': n}])"
         ),
         new_code_cell("raise KeyError('gone')"),
@@ -132,7 +134,6 @@ def test_a_notebook_run_by_papermill_renders_with_its_figure_and_error(tmp_path)
     made = report.render(tmp_path / "out.ipynb", tmp_path / "out.html", {"run": "local"})
     html = made.path.read_text()
     assert made.error == "KeyError: 'gone'"
-    assert made.seconds > 0
     assert 'alt="A line to 7"' in html
     assert "<p>7 rows</p>" in html
     assert '<td class="num">7</td>' in html
@@ -178,12 +179,12 @@ def test_the_headline_is_the_most_trusted_estimate_that_is_not_refused():
 
 @pytest.fixture(scope="module")
 def overview(rendered) -> Path:
+    hostile = {"rows": "1,234", "<b>x</b>": report.visible(HOSTILE)}
     pages = [
-        {"stage": "06_estimates", "title": "Worth & <i>more</i>", "html": "06_estimates.html", "status": "failed",
-         "key_numbers": {"rows": 1234, "<b>x</b>": HOSTILE}, "verdicts": {"REFUSE": 3}, "sentence": HOSTILE},
-        {"stage": "07", "title": "Missing page", "html": "nowhere.html", "key_numbers": {}, "status": "done"},
-        {"stage": "08", "title": "Absolute", "html": rendered, "status": "done", "group": "Ablations"},
-    ]  # fmt: skip
+        report.Listed("06_estimates", "Worth & <i>more</i>", rendered, hostile, failed=True, verdicts={"REFUSE": 3}),
+        report.Listed("07", "Missing page", rendered.parent / "nowhere.html"),
+        report.Listed("08.cell", "An ablation", rendered, group="Ablations"),
+    ]
     estimates = {"run": "local", "n": 120, "created": "2025-11-23", "rows": ROWS}
     estimates["ranking"] = [ROWS[1] | {"rank": 1}]
     return report.index("local", pages, estimates, rendered.parent / "index.html", truth={"pi_bad": 0.3})
@@ -306,10 +307,7 @@ def test_a_long_table_is_searched_in_the_page_and_plain_without_its_script(tab, 
 
 
 def test_the_first_line_of_the_index_never_names_a_winner_by_chance():
-    from arena10k.report.overview import summary
-
-    best = report.headline({"rows": ROWS})
     tied = [ROWS[1] | {"rank": 1}, ROWS[3] | {"rank": 1}]
-    told = summary({"n": 5, "rows": ROWS, "ranking": tied}, best)
+    told = summary({"n": 5, "rows": ROWS, "ranking": tied})
     assert told.startswith("3 policies evaluated from 5 prompts. No clear winner: pi_bad and ")
-    assert "No policy can be ranked; pi_cot has 0.61" in summary({"n": 5, "rows": ROWS, "ranking": []}, best)
+    assert "No policy can be ranked; pi_cot has 0.61" in summary({"n": 5, "rows": ROWS, "ranking": []})

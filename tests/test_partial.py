@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from arena10k import paths
-from arena10k.audit import quality, status
+from arena10k.audit import quality, screening, status
 from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, SHUFFLED, UNCERTAINTY
 from arena10k.inputs.policies import unit_hash
 from in_process import run_cells
@@ -64,7 +64,7 @@ def test_counts_are_those_of_what_is_there(home, part):
     assert {job: cell["ok"] for job, cell in found["jobs"].items()} == {job: by_job[job] for job in found["jobs"]}
     gone = {(job, p) for job, policies in found["absent"].items() for p in policies}
     assert all(counts[key] == 0 for key in gone)
-    result = quality.report(run.params, run.store, quality.scan(run.params, run.store), 120)
+    result = quality.report(run.params, run.store, screening.scan(run.params, run.store), 120)
     assert {(j["job"], j["policy"]): j["ok"] for j in result["jobs"]} == {
         (j["job"], j["policy"]): counts[j["job"], j["policy"]] for j in result["jobs"]
     }

@@ -9,7 +9,6 @@ import unicodedata
 import pytest
 
 from arena10k import paths
-from arena10k.collection import oracle
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.inputs import prompts
@@ -40,26 +39,19 @@ def removed(counts):
     return {name: n for name, n in counts.items() if n and name not in ("read", "kept")}
 
 
-def test_order_depends_on_ids_and_seed_only(home):
-    lines = [line(f"p{i}", f"question {i}") for i in range(30)]
-    first, _ = prompts.load(with_lines(home, lines))
-    again, _ = prompts.load(with_lines(home, lines[::-1]))
-    assert list(first.prompt_id) == list(again.prompt_id) != sorted(first.prompt_id)
-    other_seed, _ = prompts.load(with_lines(home, lines).model_copy(update={"seed": 2}))
-    assert sorted(other_seed.prompt_id) == sorted(first.prompt_id)
-    assert list(other_seed.prompt_id) != list(first.prompt_id)
-
-
-def test_new_rows_leave_the_order_of_the_old_ones(home):
+def test_the_order_depends_on_ids_and_seed_only_and_new_rows_leave_it(home):
     old = [line(f"p{i}", f"question {i}") for i in range(60)]
     new = [line(f"n{i}", f"new question {i}") for i in range(40)]
     before, _ = prompts.load(with_lines(home, old))
-    for lines in (old + new, new + old):
-        after, counts = prompts.load(with_lines(home, lines))
+    other_seed, _ = prompts.load(with_lines(home, old).model_copy(update={"seed": 2}))
+    assert sorted(other_seed.prompt_id) == sorted(before.prompt_id)
+    assert len({tuple(order) for order in (sorted(before.prompt_id), before.prompt_id, other_seed.prompt_id)}) == 3
+    for lines in (old[::-1], old + new, new + old):
+        after, _ = prompts.load(with_lines(home, lines))
         assert [p for p in after.prompt_id if p.startswith("p")] == list(before.prompt_id)
         sampled, counts = prompts.load(with_lines(home, lines, max_prompts=25))
         assert list(sampled.prompt_id) == list(after.prompt_id)[:25]
-        assert removed(counts) == {"not_sampled": 75}
+        assert removed(counts) == {"not_sampled": len(lines) - 25}
 
 
 MIXED = [
@@ -114,17 +106,8 @@ def test_every_filter_counts_what_it_removes_in_the_order_that_is_documented(hom
     sampled, counts = prompts.load(asking(params, "arena", **wanted, max_prompts=2))
     assert (counts["not_sampled"], counts["kept"], len(sampled)) == (1, 2, 2)
     assert sampled.equals(frame[:2])
-
-
-def test_filters_that_are_not_asked_for_remove_nothing(home):
-    (home / "arena.json").write_text(as_json(MIXED), encoding="utf-8")
-    _, counts = prompts.load(asking(make_params(home, "http://127.0.0.1:9/v1"), "arena", path="arena.json"))
-    assert removed(counts) == {
-        "conversations_differ": 1,
-        "empty": 2,
-        "exact_duplicate": 2,
-        "normalised_duplicate": 4,
-    }
+    _, unasked = prompts.load(asking(params, "arena", path=name))
+    assert removed(unasked) == {"conversations_differ": 1, "empty": 2, "exact_duplicate": 2, "normalised_duplicate": 4}
 
 
 def test_the_first_of_equal_prompts_in_the_file_is_kept(home):
@@ -148,31 +131,6 @@ def test_where_nothing_is_left_the_reasons_are_said(home):
     with pytest.raises(ArenaError) as caught:
         prompts.load(with_lines(home, lines, language="english"))
     assert re.findall(r"'\w+'|\d", str(caught.value)) == ["0", "3", "3", "'German'", "2", "'French'", "1"]
-
-
-@pytest.mark.parametrize(
-    ("bad", "says"),
-    [
-        ("not json", "line 2: "),
-        ('{"prompt_id": "b", "prompt": "x', "line 2: not valid JSON: ends within a value: the file is cut off"),
-        ('{"prompt_id": "b"}', "line 2: prompt: is missing: mend the row or take it out"),
-        (line("b", None), "line 2: prompt: is missing"),
-        (line("b", ["x"]), "line 2: prompt: ['x']"),
-        (line(7, "x"), "line 2: prompt_id: 7"),
-        (line(" ", "x"), "line 2: prompt_id: is empty"),
-        (line("b", "x\udc00"), "line 2: prompt: "),
-        (line("b", "x", language=1), "line 2: language: 1"),
-        (line("b", "x", category=["c"]), "line 2: category: ['c']"),
-        (line("b", "x", answer=10), "line 2: answer: 10"),
-        ("[1]", "line 2: [1] is not an object with prompt_id"),
-        (line("a", "other"), "line 2: prompt_id: 'a'"),
-        ("\n" + line("a", "other"), "line 3: prompt_id: 'a'"),
-    ],
-)
-def test_bad_rows_are_named_by_file_line_and_field(home, bad, says):
-    with pytest.raises(ArenaError, match=re.escape(f"prompts.jsonl: {says}")) as caught:
-        prompts.load(with_lines(home, [line("a", "x"), bad]))
-    assert "\n" not in str(caught.value)
 
 
 def test_optional_fields_are_kept_and_line_separators_within_a_prompt_end_no_row(home):
@@ -236,16 +194,6 @@ def test_a_run_keeps_its_prompts(home):
     other, _ = prompts.load(with_lines(home, [line("b", "y")]))
     with pytest.raises(ArenaError, match="other prompts"):
         prompts.write(params, other)
-
-
-def test_every_built_in_prompt_has_a_checker_that_accepts_its_answer():
-    frame, counts = prompts.load(load("local"))
-    assert 100 <= counts["kept"] <= 150
-    for known in frame.itertuples():
-        spec = json.loads(known.check)
-        assert oracle.check(spec, known.answer, prompt_id=known.prompt_id) in (0.0, 1.0)
-        assert oracle.check(spec, "I do not know.", prompt_id=known.prompt_id) == 0.0
-        assert oracle.check(spec, "", prompt_id=known.prompt_id) == 0.0
 
 
 @pytest.mark.parametrize("cut", [1.0, 0.5, 0.0])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arena10k.audit import consistency, quality, status
+from arena10k.audit import consistency, noise, quality, screening, status
 from arena10k.audit.status import progress
 from arena10k.collection.jobs import contexts
 from arena10k.collection.records import Record
@@ -50,7 +50,7 @@ def put(store, job, policy, prompt_id, params, value, tokens, request_hash=None,
 
 def test_clean_data_has_no_flag(filled):
     params, store, _ = filled
-    assert quality.scan(params, store) == []
+    assert screening.scan(params, store) == []
     assert quality.drift(params, store) == []
 
 
@@ -69,14 +69,14 @@ def test_each_fault_is_set_aside_under_its_code_and_can_be_released(filled, code
     params, store, frame = filled
     bad = "p9999"
     put(store, "logprobs", "pi_clone", bad, params, sum(tokens), tokens, "bad")
-    flags = quality.scan(params, store)
+    flags = screening.scan(params, store)
     assert [(f.prompt_id, f.policy, f.code) for f in flags] == [(bad, "pi_clone", code)]
-    quality.quarantine(store, flags)
-    assert quality.scan(params, store) == flags, "a second look must find the same"
+    screening.quarantine(store, flags)
+    assert screening.scan(params, store) == flags, "a second look must find the same"
     result = quality.report(params, store, flags, len(frame))
     entry = next(j for j in result["jobs"] if (j["job"], j["policy"]) == ("logprobs", "pi_clone"))
     assert entry["quarantined"] == {code: 1}
-    quality.quarantine(store, [])
+    screening.quarantine(store, [])
     assert all(r["quarantine"] is None for r in store.rows())
 
 
@@ -84,8 +84,8 @@ def test_a_quarantined_row_is_missing_in_the_table_and_nothing_else_changes(fill
     params, store, frame = filled
     before = table.build(params, frame, store)
     row = next(r for r in store.rows("logprobs") if r["policy"] == "pi_clone")
-    flag = quality.Flag(row["prompt_id"], "pi_clone", "logprobs", row["request_hash"], "constant")
-    quality.quarantine(store, [flag])
+    flag = screening.Flag(row["prompt_id"], "pi_clone", "logprobs", row["request_hash"], "constant")
+    screening.quarantine(store, [flag])
     after = table.build(params, frame, store)
     hit = after.logged.prompt_id == row["prompt_id"]
     assert after.logged.logp_pi_clone[hit].isna().all()
@@ -96,11 +96,11 @@ def test_a_quarantined_row_is_missing_in_the_table_and_nothing_else_changes(fill
 def test_a_logged_row_whose_response_is_quarantined_is_counted_as_missing_everywhere():
     run = Run("sample")
     flag = next(
-        quality.Flag(r["prompt_id"], "p0", "responses", r["request_hash"], "duplicate_row")
+        screening.Flag(r["prompt_id"], "p0", "responses", r["request_hash"], "duplicate_row")
         for r in run.store.rows("responses")
         if (r["policy"], r["draw"]) == ("p0", 0)
     )
-    quality.quarantine(run.store, [flag])
+    screening.quarantine(run.store, [flag])
     made = run.table()
     assert flag.prompt_id not in set(made.logged.prompt_id)
     assert set(made.missing.values()) == set(made.quarantined.values()) == {1}
@@ -137,13 +137,13 @@ def test_progress_counts_what_is_there(filled):
 def test_self_consistency_and_clone_control_measure_what_is_stored(filled):
     params, store, frame = filled
     made = table.build(params, frame, store)
-    assert quality.largest(quality.self_consistency(made.logged)) == pytest.approx(0, abs=1e-12)
+    assert noise.self_consistency(made).abs().max() == pytest.approx(0, abs=1e-12)
     # The control must say what `OF_ITS_OWN` says.
-    control = quality.clone_control(params, made).iloc[0]
+    control = noise.clone_control(params, made).iloc[0]
     lw = made.log_weights()["pi_clone"]
     assert control["max |log-weight|"] == np.abs(lw).max() > 1
     assert control["exactly 0"] == 0
-    told = quality.clone_sentence(params, made)
+    told = noise.clone_sentence(noise.clone_control(params, made), "p0")
     assert {"pi_clone", "p0"} <= set(re.findall(r"\w+", told))
     assert told.endswith(f" {factor(control['max |log-weight|'])}.")
 
@@ -153,7 +153,7 @@ def test_scores_outside_the_scale_are_set_aside(filled):
     key = frame.prompt_id[0]
     for policy, value in (("p0", 1.2), ("pi_clone", 0.0)):
         put(store, "oracle", policy, key, params, value, [])
-    flags = quality.scan(params, store)
+    flags = screening.scan(params, store)
     assert [(f.job, f.policy, f.code) for f in flags] == [("oracle", "p0", "out_of_range")]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -12,22 +13,10 @@ from arena10k.collection import generate
 from arena10k.collection.collect import collect
 from arena10k.collection.jobs import contexts
 from arena10k.errors import ArenaError
-from arena10k.inputs.policies import policies
 from arena10k.params import config
 from arena10k.run import Run
 
 POLITE = {"provider": "local", "model": "smollm2-135m-t0.6", "max_tokens": 16, "system": "You are a polite assistant."}
-
-
-@pytest.fixture
-def changed(home):
-    """A repository in which somebody added a policy to params/local.yaml."""
-    shutil.copytree(paths.source_root() / "params", home / "params")
-    file = home / "params" / "local.yaml"
-    content = yaml.safe_load(file.read_text())
-    content["policies"]["pi_polite"] = POLITE
-    file.write_text(yaml.safe_dump(content))
-    return home
 
 
 def responses_of(run):
@@ -36,27 +25,29 @@ def responses_of(run):
 
 def test_the_sample_is_defined_as_it_was_recorded():
     run = Run("sample")
-    records = run.records()
+    records = pd.DataFrame(run.store.rows())
     recorded = dict(records.groupby(["job", "policy"]).context.unique().map(list))
     assert recorded == {key: [context] for key, context in contexts(run.params).items()}
     own = records[records.job == "responses"].groupby("policy").fingerprint.unique().map(list)
-    assert dict(own) == {name: [policy.fingerprint] for name, policy in policies(run.params).items()}
+    assert dict(own) == {name: [policy.fingerprint] for name, policy in run.policies.items()}
 
 
-def test_a_policy_added_to_local_params_leaves_what_was_recorded_alone(changed):
-    assert "pi_polite" in config.load(changed / "params" / "local.yaml").policies
+def test_a_policy_added_to_other_params_leaves_what_was_recorded_alone_and_one_that_it_lacks_is_named(home):
+    shutil.copytree(paths.source_root() / "params", home / "params")
+    local = home / "params" / "local.yaml"
+    content = yaml.safe_load(local.read_text())
+    content["policies"]["pi_polite"] = POLITE
+    local.write_text(yaml.safe_dump(content))
+    assert "pi_polite" in config.load(local).policies
     for name in ("sample", "ablations", "incident"):
-        file = changed / "params" / f"{name}.yaml"
-        assert config.load(file).model_dump() == config.load(name).model_dump()
-    run = Run(changed / "params" / "ablations.yaml")
-    assert "120/120 rows have all target log-probs" in run.coverage()
+        assert config.load(home / "params" / f"{name}.yaml").model_dump() == config.load(name).model_dump()
+    run = Run(home / "params" / "ablations.yaml")
+    assert run.coverage().startswith("120/120 ")
     assert responses_of(run).stored == 1440
 
-
-def test_a_policy_that_the_recording_lacks_is_named(changed):
-    file = changed / "params" / "more.yaml"
-    file.write_text(yaml.safe_dump({"extends": "sample.yaml", "policies": {"pi_polite": POLITE}}))
-    run = Run(file)
-    assert "Not in this recording as the params define them: pi_polite." in run.coverage()
-    with pytest.raises(ArenaError, match=r"lacks 240 of 1,680 records of .*: pi_polite \(240\)\. Put back"):
+    more = home / "params" / "more.yaml"
+    more.write_text(yaml.safe_dump({"extends": "sample.yaml", "policies": {"pi_polite": POLITE}}))
+    run = Run(more)
+    assert run.coverage().endswith(": pi_polite.")
+    with pytest.raises(ArenaError, match=r" 240 of 1,680 .*: pi_polite \(240\)"):
         responses_of(run)

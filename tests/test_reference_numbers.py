@@ -12,7 +12,7 @@ from arena10k.estimation.context import context
 from arena10k.estimation.evaluation import study
 from arena10k.estimation.pareto import audit_weights
 from arena10k.estimation.verdicts import REFUSE, REPORT
-from arena10k.evidence import weight_findings
+from arena10k.report import weight_findings
 from statistics_data import public_sample
 
 POLICIES = ("clone", "parallel_universe_prompt", "unhelpful")

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from dataclasses import dataclass
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from arena10k import report
-from arena10k.report import display, page
+from arena10k.report import Drawn, display, page
 from arena10k.report.safe import Headings, clean
 
 HOSTILE = "<script>document.title='pwned'</script><img src=x onerror=alert(1)> </td><|im_end|>\u202e & \x1b[31m"
@@ -103,18 +104,27 @@ def _figure() -> Figure:
     return figure
 
 
-@pytest.mark.parametrize("kind", ["svg", "png"])
-def test_a_figure_is_inside_the_page_with_its_text_alternative(kind):
-    html = display.figure_html(_figure(), 'Bars: "b" > a\nof two', "A <b>caption</b>", kind)
-    image = re.search(r'<img src="data:image/([\w+]+);base64,([^"]+)" alt="([^"]+)" width="288" height="192">', html)
-    assert image[1].startswith(kind)
-    assert image[3] == "Bars: &quot;b&quot; &gt; a of two"
-    assert "A &lt;b&gt;caption&lt;/b&gt;" in html
-    assert b"Date" not in base64.b64decode(image[2])
+def _picture(html: str) -> bytes:
+    """What the address of the figure's image holds."""
+    kind, data = re.search(r'<img src="data:image/([^,]+),([^"]+)"', html).groups()
+    assert kind in ("svg+xml", "png;base64")
+    return base64.b64decode(data) if kind.endswith("base64") else unquote(data).encode()
 
 
-def _svg(html: str) -> ElementTree.Element:
-    return ElementTree.fromstring(base64.b64decode(re.search('base64,([^"]+)', html)[1]))
+@pytest.mark.parametrize(("kind", "start"), [("svg", b"<svg "), ("png", b"\x89PNG")])
+def test_a_figure_is_inside_the_page_with_its_text_alternative(kind, start):
+    shown = Drawn(_figure(), "", 'Bars: "b" > a\nof two', kind).with_caption("A <b>caption</b>")
+    for html in (shown._repr_html_(), clean(shown._repr_html_())):
+        assert re.search(r'alt="([^"]+)" (?:width|height)="\d+" ', html)[1].replace("&gt;", ">") == (
+            "Bars: &quot;b&quot; > a of two"
+        )
+        assert {'width="288"', 'height="192"'} <= set(re.findall(r'(?:width|height)="\d+"', html))
+        assert "A &lt;b&gt;caption&lt;/b&gt;" in html
+        picture = _picture(html)
+        assert picture.startswith(start)
+        assert b"Date" not in picture
+    if kind == "svg":
+        ElementTree.fromstring(picture)
 
 
 def test_a_figure_is_the_same_where_its_layout_differs_in_the_last_digit():
@@ -126,15 +136,15 @@ def test_a_figure_is_the_same_where_its_layout_differs_in_the_last_digit():
             axes.bar([0, 1], [1, 2], hatch="//")
         return figure
 
-    here, there = (display.figure_html(drawn(left), "x") for left in (0.1, 0.1 + 1e-13))
+    here, there = (Drawn(drawn(left), "", "x")._repr_html_() for left in (0.1, 0.1 + 1e-13))
     assert here == there
-    elements = list(_svg(here).iter())
+    elements = list(ElementTree.fromstring(_picture(here)).iter())
     ids = [element.attrib["id"] for element in elements if "id" in element.attrib]
     used = re.findall(r"(?:#)(i[0-9a-f]+)", " ".join(v for e in elements for v in e.attrib.values()))
     assert sorted(ids) == sorted(set(used))
     assert list(dict.fromkeys(used)) == [f"i{n:x}" for n in range(len(ids))]
     numbers = " ".join(e.attrib.get(k, "") for e in elements for k in ("d", "x", "y", "style"))
-    assert not re.search(r"\d\.\d{3}", numbers)
+    assert not re.search(r"\d\.\d{2}", numbers)
     scales = re.findall(r"scale\((\S+) -(\S+)\)", " ".join(e.attrib.get("transform", "") for e in elements))
     assert all(across == up for across, up in scales)
 
@@ -142,12 +152,12 @@ def test_a_figure_is_the_same_where_its_layout_differs_in_the_last_digit():
 @pytest.mark.parametrize("alt", ["", "  \n", None])
 def test_a_figure_without_words_is_an_error(alt):
     with pytest.raises(ValueError, match="alt"):
-        report.show(_figure(), alt)
+        Drawn(_figure(), "", alt)
 
 
 def test_an_unknown_figure_kind_is_an_error():
     with pytest.raises(ValueError, match="jpeg"):
-        report.show(_figure(), "x", kind="jpeg")
+        Drawn(_figure(), "", "x", "jpeg")
 
 
 def _rendered(sentence: str, **values) -> str:

@@ -7,13 +7,14 @@ import os
 import re
 import sqlite3
 import time
+from collections import Counter
 from functools import partial
 
 import pytest
 import yaml
 
 from arena10k import options, paths
-from arena10k.audit import quality
+from arena10k.audit import screening
 from arena10k.collection import teacher_forcing
 from arena10k.collection.collect import collect
 from arena10k.errors import ArenaError, FatalCallError
@@ -82,15 +83,15 @@ def test_errors_and_sentinels_give_way_to_measurements_and_clean_rows_are_not_as
         plant(run, policy="p0", prompts=("p0003",))
         entry, asked = asked_since(stub, run, rescore)
         assert (asked, values(run)) == (3, right)
-        assert outcomes(entry) == dict.fromkeys(
-            [("pi_clone", "p0001"), ("pi_clone", "p0002"), ("p0", "p0003")], "restored"
-        )
+        keys = [("pi_clone", "p0001"), ("pi_clone", "p0002"), ("p0", "p0003")]
+        assert outcomes(entry) == dict.fromkeys(keys, "restored")
         done = state(run)
-        again, asked = asked_since(stub, run, rescore)
-    assert (again, asked, state(run)) == (None, 0, done)
-    kept = {(a["code"], a["quarantine"], a["value"]) for a in run.store.attempts()}
-    assert kept == {("http_500", None, None), (None, "below_floor", -50.0)}
-    assert [a["payload"]["token_logprobs"] for a in run.store.attempts() if a["quarantine"]] == [[-50.0, 0.0, 0.0]]
+        assert (*asked_since(stub, run, rescore), state(run)) == (None, 0, done)
+    attempts = run.store.attempts()
+    assert {(a["code"], a["quarantine"], a["value"]) for a in attempts} == {
+        ("http_500", None, None), (None, "below_floor", -50.0)
+    }  # fmt: skip
+    assert [a["payload"]["token_logprobs"] for a in attempts if a["quarantine"]] == [[-50.0, 0.0, 0.0]]
 
 
 def test_the_audit_says_who_when_what_and_what_it_did_to_the_estimates(home):
@@ -101,24 +102,17 @@ def test_the_audit_says_who_when_what_and_what_it_did_to_the_estimates(home):
         plant(run, prompts=("p0003",))
         rescore(run, code="below_floor")
     (entry,) = rescore_audit.read("stub")
+    asked = {"policy": None, "code": "below_floor"}
     assert entry["by"]
-    assert entry["at"].startswith("20")
-    assert (entry["asked"], entry["models"], entry["stopped"]) == (
-        {"policy": None, "code": "below_floor"},
-        [MODEL],
-        None,
-    )
+    assert (entry["at"][:2], entry["asked"], entry["models"], entry["stopped"]) == ("20", asked, [MODEL], None)
     (row,) = entry["rows"]
-    assert row["before"]["value"] == -50.0
-    assert row["after"]["value"] == values(run)["pi_clone", "p0003", 0]
-    assert row["difference"] == row["after"]["value"] + 50.0
+    restored = values(run)["pi_clone", "p0003", 0]
+    assert (row["before"]["value"], row["after"]["value"], row["difference"]) == (-50.0, restored, restored + 50.0)
     assert entry["estimates_after"] == right
     table = rescore_audit.estimates([entry])
-    moved = set(table[table.differs].estimator)
+    assert table.differs.any()
     assert "snips" not in set(table[(table.policy == "p0") & table.differs].estimator)
-    assert moved
-    merged = rescore_audit.merged([entry])
-    assert merged.to_dict("records") == [
+    assert rescore_audit.merged([entry]).to_dict("records") == [
         {"at": entry["at"], "by": entry["by"], "job": "logprobs", "policy": "pi_clone", "reason": "below_floor"}
         | {"rows": 1, "restored": 1}
     ]
@@ -137,20 +131,15 @@ def test_a_row_that_fails_again_stays_failed_and_a_sentinel_that_cannot_be_repla
         plant(run, prompts=("p0003",))
         fail(run, prompts=("p0004",))
         broken |= {str(ids[p]["prompt_token_ids"] + ids[p]["token_ids"]) for p in ("p0003", "p0004")}
-        entry = rescore(run)
-        assert outcomes(entry) == {("pi_clone", "p0003"): "still quarantined", ("pi_clone", "p0004"): "failed again"}
+        assert outcomes(rescore(run)) == {
+            ("pi_clone", "p0003"): "still quarantined", ("pi_clone", "p0004"): "failed again"
+        }  # fmt: skip
         rows = {r["prompt_id"]: r for r in run.store.rows("logprobs") if r["policy"] == "pi_clone"}
-        assert (rows["p0003"]["status"], rows["p0003"]["value"], rows["p0003"]["quarantine"]) == (
-            "ok", -50.0, "below_floor",
-        )  # fmt: skip
-        assert (rows["p0004"]["status"], rows["p0004"]["value"], rows["p0004"]["code"]) == (
-            "error", None, "context_length",
-        )  # fmt: skip
-        assert [(a["prompt_id"], a["code"]) for a in run.store.attempts()] == [
-            ("p0003", "context_length"),
-            ("p0004", "http_500"),
-        ]
-        assert [rows[p]["attempts"] for p in ("p0003", "p0004")] == [2, 2]
+        columns = ("status", "value", "quarantine", "code", "attempts")
+        assert [rows["p0003"][c] for c in columns] == ["ok", -50.0, "below_floor", None, 2]
+        assert [rows["p0004"][c] for c in columns] == ["error", None, None, "context_length", 2]
+        kept = [(a["prompt_id"], a["code"]) for a in run.store.attempts()]
+        assert kept == [("p0003", "context_length"), ("p0004", "http_500")]
         digest = state(run)[0]
         rescore(run)
         assert state(run)[0] == digest, "the same failures again are the same content"
@@ -171,27 +160,26 @@ def test_many_rows_that_fail_as_before_do_not_stop_the_others(home):
         fail(run, code="content_filter", prompts=tuple(f"p{i:04d}" for i in range(60)))
         stub.refusing = True
         entry, asked = asked_since(stub, run, rescore)
-    counts = list(outcomes(entry).values())
+    counts = Counter(outcomes(entry).values())
     assert asked == 60, "each row is asked once"
-    assert counts.count("failed again") > 30
-    assert counts.count("restored") + counts.count("failed again") == 60
+    assert counts["failed again"] > 30
+    assert set(counts) == {"failed again", "restored"}
 
 
-def test_a_bad_answer_again_is_set_aside_again(home):
+def test_a_bad_answer_again_is_quarantined_again(home):
     """Each answer passes the checks; beside the policy's other values it is far off."""
+
+    def far(body, n):
+        good = copy.deepcopy(echo_answer(body))
+        logprobs = good["choices"][0]["logprobs"]
+        logprobs["token_logprobs"] = [v and v - 40.0 for v in logprobs["token_logprobs"]]
+        return good
+
     with Stub() as stub:
         run = collected(home, stub.url)
         plant(run, prompts=("p0003",))
-
-        def far(body, n):
-            good = copy.deepcopy(echo_answer(body))
-            logprobs = good["choices"][0]["logprobs"]
-            logprobs["token_logprobs"] = [v and v - 40.0 for v in logprobs["token_logprobs"]]
-            return good
-
         stub.fault = far
-        entry = rescore(run)
-    assert outcomes(entry) == {("pi_clone", "p0003"): "quarantined again"}
+        assert outcomes(rescore(run)) == {("pi_clone", "p0003"): "quarantined again"}
     (row,) = [r for r in run.store.rows("logprobs") if r["quarantine"]]
     assert row["quarantine"] != "below_floor"
     assert row["value"] < -50.0
@@ -204,15 +192,12 @@ def test_only_the_named_policy_and_code_are_asked(home):
         fail(run, "http_500", prompts=("p0001",))
         fail(run, "timeout", prompts=("p0002",))
         fail(run, "timeout", policy="p0", prompts=("p0002",))
-        entry = rescore(run, "pi_clone", "timeout")
-        assert outcomes(entry) == {("pi_clone", "p0002"): "restored"}
+        assert outcomes(rescore(run, "pi_clone", "timeout")) == {("pi_clone", "p0002"): "restored"}
         assert rescore(run, "pi_clone", "no_such_code") is None
-        with pytest.raises(ArenaError, match="no policy 'pi_x' in run 'stub': p0, pi_clone"):
+        with pytest.raises(ArenaError, match=r"no policy 'pi_x'.*p0, pi_clone"):
             rescore(run, "pi_x")
-    assert {(r["policy"], r["code"]) for r in run.store.rows() if r["code"]} == {
-        ("pi_clone", "http_500"),
-        ("p0", "timeout"),
-    }
+    left = {(r["policy"], r["code"]) for r in run.store.rows() if r["code"]}
+    assert left == {("pi_clone", "http_500"), ("p0", "timeout")}
 
 
 def by_another(changes):
@@ -249,7 +234,7 @@ def test_another_model_is_refused_where_no_row_is_usable(home, kept):
     with Stub() as stub:
         run = collected(home, stub.url)
         plant(run, prompts=everyone)
-        assert len(quality.scan(run.params, run.store)) == len(everyone)
+        assert len(screening.scan(run.params, run.store)) == len(everyone)
         if kept == "attempts":
             with sqlite3.connect(paths.store_file(run.name)) as db:
                 columns = "job, prompt_id, request_hash, status, value, code, detail, created, payload, model"
@@ -281,14 +266,7 @@ def colder(raw):
 
 @pytest.mark.parametrize(
     ("change", "policy", "says"),
-    [
-        (
-            longer,
-            None,
-            r"logprobs of pi_clone .*fingerprint \w+ \w{8}",
-        ),
-        (colder, "pi_clone", "logprobs of pi_clone"),
-    ],
+    [(longer, None, r"logprobs of pi_clone .*fingerprint \w+ \w{8}"), (colder, "pi_clone", "logprobs of pi_clone")],
 )
 def test_another_definition_is_refused(home, change, policy, says):
     with Stub() as stub:
@@ -316,11 +294,17 @@ def test_a_recording_and_a_run_without_requests_behind_its_rows_are_refused(home
         rescore(Run.of(config.load(home / "stub.yaml", "none")))
 
 
+def graded(home, url):
+    """A run with scores in every job, and their values."""
+    run = collected(home, url, judge=CHAT)
+    grade(run)
+    jobs = ("responses", "logprobs", "judge_deterministic", "judge_uncertainty")
+    return run, {job: values(run, job) for job in jobs}
+
+
 def test_a_response_that_comes_back_is_scored_and_graded(home):
     with Stub() as stub:
-        run = collected(home, stub.url, judge=CHAT)
-        grade(run)
-        right = {job: values(run, job) for job in ("responses", "logprobs", "judge_deterministic", "judge_uncertainty")}
+        run, right = graded(home, stub.url)
         fail(run, job="responses", policy="p0", prompts=("p0005",))
         with sqlite3.connect(paths.store_file("stub")) as db:
             db.execute("DELETE FROM records WHERE job != 'responses' AND prompt_id = 'p0005'")
@@ -331,18 +315,16 @@ def test_a_response_that_comes_back_is_scored_and_graded(home):
 def test_scores_of_a_replaced_response_go_with_it(home):
     """Another text was answered in its place: its scores are kept, but are not those of the new one."""
     with Stub() as stub:
-        run = collected(home, stub.url, judge=CHAT)
-        grade(run)
-        right = {job: values(run, job) for job in ("responses", "logprobs", "judge_deterministic", "judge_uncertainty")}
+        run, right = graded(home, stub.url)
         # p0007 got the whole answer to p0006, and was scored and graded on it.
         rows = [r for r in run.store.rows("responses") if r["policy"] == "p0"]
         replayed = next(r for r in rows if r["prompt_id"] == "p0006")
-        text = replayed["value"]
+        payload = [str(replayed["payload"][name]) for name in ("token_ids", "token_logprobs")]
         with sqlite3.connect(paths.store_file("stub")) as db:
             db.execute(
                 "UPDATE records SET value = ?, payload = json_set(payload, '$.token_ids', json(?), "
                 "'$.token_logprobs', json(?)) WHERE job = 'responses' AND policy = 'p0' AND prompt_id = 'p0007'",
-                (text, str(replayed["payload"]["token_ids"]), str(replayed["payload"]["token_logprobs"])),
+                (replayed["value"], *payload),
             )
             of_it = "job != 'responses' AND prompt_id = 'p0007' AND (policy = 'p0' OR job = 'logprobs')"
             db.execute(
@@ -352,10 +334,10 @@ def test_scores_of_a_replaced_response_go_with_it(home):
     assert {(r["prompt_id"], r["outcome"]) for r in entry["rows"]} == {("p0006", "restored"), ("p0007", "restored")}
     assert {job: values(run, job) for job in right} == right
     assert not any(r["request_hash"].startswith("of the replay") for r in run.store.rows())
-    retired = [(a["job"], a["prompt_id"]) for a in run.store.attempts() if a["quarantine"] == REPLACED]
-    assert sorted(retired) == [
-        ("judge_deterministic", "p0007"), ("judge_uncertainty", "p0007"), ("logprobs", "p0007"), ("logprobs", "p0007"),
-    ]  # fmt: skip
+    retired = Counter((a["job"], a["prompt_id"]) for a in run.store.attempts() if a["quarantine"] == REPLACED)
+    assert retired == {
+        ("judge_deterministic", "p0007"): 1, ("judge_uncertainty", "p0007"): 1, ("logprobs", "p0007"): 2
+    }  # fmt: skip
     assert len(run.table().logged) == 12
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import nullcontext
 
 import pytest
 
-from arena10k import paths
+from arena10k import local_server, paths
 from arena10k.collection.store import Store
 from arena10k.rescoring import rescore_audit
 from arena10k.run import Run
@@ -40,7 +41,7 @@ def recorded():
 
 
 @pytest.fixture(scope="module")
-def restored(tmp_path_factory, recorded):
+def restored(tmp_path_factory, recorded, model_server):
     """What the command made of a copy of the recording with planted failures (its failed scores are left out)."""
     home = tmp_path_factory.mktemp("home")
     several = sorted(key for key, row in recorded.items() if row["payload"]["response_tokens"] > 1)
@@ -52,6 +53,7 @@ def restored(tmp_path_factory, recorded):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARENA10K_HOME", str(home))
+        patch.setattr(local_server, "running", lambda log: nullcontext(model_server))
         copied(home, spoil).store.close()
         done = rescore(home)
         assert done.returncode == 0, done.stderr

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from arena10k.analysis import Analysis
 from arena10k.estimation import ESTIMATORS
-from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.context import context
 from arena10k.estimation.evaluation import study
 from arena10k.estimation.headline import headline

@@ -62,45 +62,43 @@ def test_the_same_state_again_is_no_new_snapshot_and_another_state_does_not_take
     assert path.read_bytes() == before
 
 
+def by_key(rows):
+    return {(r["policy"], r["estimator"], r["judge"]): r for r in rows}
+
+
 def test_the_comparison_is_then_against_now_row_by_row(grown):
     both = snapshots.compare(snapshots.load("grown"), grown["now"])
-    then, now = (
-        {(r["policy"], r["estimator"], r["judge"]): r for r in s["rows"]} for s in (grown["then"], grown["now"])
-    )
+    then, now = by_key(grown["then"]["rows"]), by_key(grown["now"]["rows"])
     assert len(both) == len(then) == len(now)
     for row in both.to_dict("records"):
-        key = row["policy"], row["estimator"], row["judge"]
+        old, new = (side[row["policy"], row["estimator"], row["judge"]] for side in (then, now))
         for name in ("value", "ci_low", "ci_high", "verdict"):
-            for side, state in (("before", then), ("after", now)):
-                kept = row[f"{name}_{side}"]
-                assert (None if kept != kept else kept) == state[key][name]
-        low, high, *values = (state[key][n] for state, n in (
-            (then, "ci_low"), (then, "ci_high"), (then, "value"), (now, "value"),
-        ))  # fmt: skip
-        was, is_now = (None not in (v, low) and not low <= v <= high for v in values)
+            shown = [row[f"{name}_{side}"] for side in ("before", "after")]
+            assert [None if cell != cell else cell for cell in shown] == [old[name], new[name]]
+        was, is_now = (
+            None not in (value, old["ci_low"]) and not old["ci_low"] <= value <= old["ci_high"]
+            for value in (old["value"], new["value"])
+        )
         assert row["outside"] == (is_now and not was)
-        assert row["verdict_changed"] == (then[key]["verdict"] != now[key]["verdict"])
+        assert row["verdict_changed"] == (old["verdict"] != new["verdict"])
     for side, state in (("before", grown["then"]), ("after", grown["now"])):
-        ranks = dict(zip(both.policy, both[f"rank_{side}"], strict=True))
-        placed = {p: int(r) for p, r in ranks.items() if r is not None and r == r and str(r) != "<NA>"}
-        assert placed == {place["policy"]: place["rank"] for place in state["ranking"]}
-    told = snapshots.sentence(snapshots.load("grown"), both)
+        ranks = both.dropna(subset=[f"rank_{side}"]).set_index("policy")[f"rank_{side}"]
+        assert ranks.to_dict() == {place["policy"]: place["rank"] for place in state["ranking"]}
+    sentence = snapshots.sentence(snapshots.load("grown"), both)
     facts = [int(both.outside.sum()), len(both), int(both.verdict_changed.sum())]
-    assert set(map(str, facts)) <= set(re.findall(r"\d+", told))
+    assert set(map(str, facts)) <= set(re.findall(r"\d+", sentence))
 
 
 def test_a_state_compared_with_itself_has_nothing_to_say(grown):
-    state = snapshots.present(grown["run"]) | {"name": "now"}
+    state = grown["now"] | {"name": "now", "coverage": {"sentence": ""}}
     both = snapshots.compare(state, grown["now"])
     assert not both[["differs", "outside", "verdict_changed"]].any().any()
-    told = snapshots.sentence(state, both)
-    assert f" 0 of {len(both)} " in told
+    assert f" 0 of {len(both)} " in snapshots.sentence(state, both)
 
 
 def test_a_policy_that_is_new_or_gone_is_missing_on_its_side(grown):
     less = grown["now"] | {"rows": [r for r in grown["now"]["rows"] if r["policy"] != "pi_bad"]}
-    both = snapshots.compare(less | {"ranking": less["ranking"]}, grown["now"])
-    new = both[both.policy == "pi_bad"]
+    new = snapshots.compare(less, grown["now"]).query("policy == 'pi_bad'")
     assert new.value_before.isna().all()
     assert new.verdict_changed.all()
     assert new.verdict_after.tolist() == [r["verdict"] for r in grown["now"]["rows"] if r["policy"] == "pi_bad"]

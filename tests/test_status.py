@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +13,8 @@ import yaml
 
 from arena10k import paths
 from arena10k.audit import checks, status
-from arena10k.collection import generate, judge, teacher_forcing
+from arena10k.collection import generate, judge
+from arena10k.collection import teacher_forcing as forced
 from arena10k.collection.collect import collect
 from arena10k.collection.jobs import contexts
 from arena10k.collection.records import Record
@@ -22,11 +23,11 @@ from arena10k.errors import ArenaError
 from arena10k.frames import table
 from arena10k.inputs.prompts import load, write
 from arena10k.params.config import load as load_params
-from arena10k.pipeline import failures, runner
+from arena10k.pipeline import failures, runner, stopping
 from arena10k.run import Run
 from in_process import arena
 from stub_run import make_params, prepared
-from stub_server import Stub, error
+from stub_server import Stub
 from test_quality import put
 
 
@@ -85,51 +86,40 @@ def test_models_that_took_turns_are_all_named_and_counted_once(begun):
     assert "p0 (a and b and c)" in status.sentence(state)
 
 
-def unlabelled(home, url, **provider):
-    """A run of 30 prompts without an oracle."""
+def asked(home, url, kinds=("responses", "logprobs"), **provider):
+    """A run of 30 prompts without an oracle, after these kinds of tasks were collected: its params and its store."""
     make_params(home, url, n_prompts=30, draws=1, **provider)
-    raw = yaml.safe_load((home / "stub.yaml").read_text()) | {"oracle": {"p0_fraction": 0.0, "target_labels": 0}}
-    (home / "stub.yaml").write_text(yaml.safe_dump(raw))
+    return collected(edited(home, oracle={"p0_fraction": 0.0, "target_labels": 0}), kinds)
+
+
+def edited(home, **sections):
+    raw = yaml.safe_load((home / "stub.yaml").read_text())
+    (home / "stub.yaml").write_text(yaml.safe_dump(raw | sections))
     return load_params(home / "stub.yaml")
 
 
-def asked(params, kinds):
-    """The run's store after these kinds of tasks were collected."""
+def collected(params, kinds):
     frame, _ = load(params)
     write(params, frame)
-    store = Run(params_file(params)).store
+    store = Run.of(params).store
+    tasks = {"responses": partial(generate.tasks, params, frame), "logprobs": partial(forced.tasks, params, store)}
     for kind in kinds:
-        collect(params, store, kind(params, store, frame), "asked")
-    return store
-
-
-def params_file(params):
-    return Path(params.prompts.path).parent / "stub.yaml"
-
-
-def responses(params, store, frame):
-    return partial(generate.tasks, params, frame)
-
-
-def logprobs(params, store, frame):
-    return partial(teacher_forcing.tasks, params, store)
+        collect(params, store, tasks[kind], "asked")
+    return params, store
 
 
 def test_what_an_endpoint_does_not_declare_is_not_missing(home):
     with Stub() as stub:
-        params = unlabelled(home, stub.url, capabilities={})
-        store = asked(params, [responses, logprobs])
+        params, store = asked(home, stub.url, capabilities={})
     state, found = status.progress(params, store), status.coverage(params, store)
     assert {job["job"] for job in state["jobs"]} == {"responses"}
     assert state["rows_with_all_logprobs"] is None
-    why = "providers.stub does not declare capabilities.echo_logprobs"
-    assert {"p0", "pi_clone", "30/30"} <= set(re.findall(r"[\w/]+", status.sentence(state)))
-    assert why in status.sentence(state)
-    assert why in found["sentence"]
     assert "logprobs" not in found["jobs"]
-    told = arena("status", "stub", "--params", params_file(params))
+    assert {"p0", "pi_clone", "30/30"} <= set(re.findall(r"[\w/]+", status.sentence(state)))
+    told = arena("status", "stub", "--params", home / "stub.yaml")
     assert told.returncode == 0, told.stderr
-    assert why in told.stdout
+    for text in (status.sentence(state), found["sentence"], told.stdout):
+        assert "providers.stub does not declare capabilities.echo_logprobs" in text
 
 
 def test_what_an_endpoint_declared_and_did_not_give_is_not_missing_either(home):
@@ -139,25 +129,21 @@ def test_what_an_endpoint_declared_and_did_not_give_is_not_missing_either(home):
         return {"choices": [{"index": 0, "text": "", "logprobs": {"token_logprobs": [-1.0]}}]}
 
     with Stub(fault) as stub:
-        params = unlabelled(home, stub.url)
+        params, store = asked(home, stub.url, ["responses"])
         with pytest.raises(ArenaError, match=r" 5 .*echo_ignored.*providers\.stub\.capabilities"):
-            asked(params, [responses, logprobs])
-        store = Run(params_file(params)).store
-        state = status.progress(params, store)
+            collected(params, ["logprobs"])
+    state = status.progress(params, store)
     assert store.counts()[0]["job"] == "logprobs"
     assert "providers.stub" in status.sentence(state)
-    failed = [(job["policy"], job["total"]) for job in state["jobs"] if job["job"] == "logprobs"]
-    assert sum(n for _, n in failed) == 5  # what was tried, and no more
+    assert sum(job["total"] for job in state["jobs"] if job["job"] == "logprobs") == 5  # what was tried, and no more
     assert "5 failed measurements" in status.sentence(state)
     assert state["complete_rows"] == 30
 
 
 def test_log_probs_that_are_there_are_told_of_whatever_the_endpoint_declares_now(home):
     with Stub() as stub:
-        params = unlabelled(home, stub.url)
-        asked(params, [responses, logprobs])
-        params = unlabelled(home, stub.url, capabilities={})
-    store = Run(params_file(params)).store
+        asked(home, stub.url)
+        params, store = asked(home, stub.url, [], capabilities={})
     state, found = status.progress(params, store), status.coverage(params, store)
     assert [(j["policy"], j["ok"]) for j in state["jobs"] if j["job"] == "logprobs"] == [("p0", 30), ("pi_clone", 30)]
     assert state["not_measurable"] == {}
@@ -166,30 +152,33 @@ def test_log_probs_that_are_there_are_told_of_whatever_the_endpoint_declares_now
 
 def test_where_one_policy_cannot_be_scored_the_others_are_counted(home):
     with Stub() as stub:
-        unlabelled(home, stub.url)
+        asked(home, stub.url, [])
         raw = yaml.safe_load((home / "stub.yaml").read_text())
-        raw["providers"]["chat"] = raw["providers"]["stub"] | {"capabilities": {}}
-        raw["policies"]["pi_chat"] = raw["policies"]["p0"] | {"provider": "chat"}
-        (home / "stub.yaml").write_text(yaml.safe_dump(raw))
-        params = load_params(home / "stub.yaml")
-        told = status.sentence(status.progress(params, asked(params, [responses, logprobs])))
+        providers = raw["providers"] | {"chat": raw["providers"]["stub"] | {"capabilities": {}}}
+        policies = raw["policies"] | {"pi_chat": raw["policies"]["p0"] | {"provider": "chat"}}
+        both = collected(edited(home, providers=providers, policies=policies), ["responses", "logprobs"])
+        told = status.sentence(status.progress(*both))
     assert told.count("30/30") == 2
     assert "pi_chat" in told
 
 
-def test_what_stopped_a_run_is_told_until_it_goes_through(home):
-    with Stub(lambda body, n: error(401, "bad key")) as stub:
-        make_params(home, stub.url, n_prompts=4, draws=1)
-        prepared(load_params(home / "stub.yaml"))
-        assert arena("stage", "02_responses", "--params", home / "stub.yaml").returncode == 2
+def test_what_stopped_a_run_is_told_until_it_goes_through(home, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("http_401: bad key")
+
+    def stage(run_notebook):
+        monkeypatch.setattr(stopping, "run_notebook", run_notebook)
+        return arena("stage", "02_responses", "--params", home / "stub.yaml").returncode
+
+    prepared(make_params(home, "http://127.0.0.1:9/v1", n_prompts=4, draws=1))
+    assert stage(broken) == 2
+    (line,) = stopped()
+    assert re.match(r"stopped at \d{4}-\d\d-\d\d \d\d:\d\d UTC: 02_responses: .*http_401: bad key", line)
+    assert line.endswith(f"arena10k report --params {home / 'stub.yaml'}")
+    with runner.only_one("stub"):
         (line,) = stopped()
-        assert re.match(r"stopped at \d{4}-\d\d-\d\d \d\d:\d\d UTC: 02_responses: .*http_401: bad key", line)
-        assert line.endswith(f"arena10k report --params {home / 'stub.yaml'}")
-        stub.fault = None
-        with runner.only_one("stub"):
-            (line,) = stopped()
-        assert line.endswith("; it is at work again now")
-        assert arena("stage", "02_responses", "--params", home / "stub.yaml").returncode == 0
+    assert line.endswith("; it is at work again now")
+    assert stage(lambda source, executed, *_: shutil.copy(source, executed)) == 0
     assert stopped() == []
 
 
@@ -199,10 +188,10 @@ def test_a_reason_that_says_how_to_go_on_is_told_once(home):
     for reason, ends in [
         ("stopped on request; the same command goes on from here", "UTC: stopped on request; this goes on: X"),
         ("its base_url? The same command goes on from here", "UTC: its base_url? This goes on: X"),
-        ("the weights are missing.", "UTC: the weights are missing; once that is mended, this goes on: X"),
+        ("the weights are missing.", "UTC: the weights are missing; once that is fixed, this goes on: X"),
     ]:
         failures.note("stub", "02_responses", reason)
-        (line,) = failures.told("stub", "X", at_work=False)
+        (line,) = failures.explained("stub", "X", at_work=False)
         assert line.endswith(ends)
 
 

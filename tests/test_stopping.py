@@ -1,123 +1,158 @@
-"""A run that is told to stop: by either signal, to the command alone or to its group, at work or on its way there."""
+"""A run that is told to stop: by any signal, to the command alone or to its group, at work or on its way there.
+
+`make faults` goes through all ways to stop it, each at random moments (ARENA10K_FAULT_KILLS times).
+"""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 
+import nbformat
 import psutil
 import pytest
+from jupyter_client import launcher
+from jupyter_client.provisioning import local_provisioner
 
 from arena10k import paths
 from arena10k.collection.store import Store
+from arena10k.errors import ArenaError
 from arena10k.pipeline import failures, stages, stopping
-from stub_run import make_params, past_the_prompts
+from in_process import arena
+from stub_run import forked, make_params, past_the_prompts
 from stub_server import Stub
+
+#: Signal, whether the whole group gets it, and whether the command was started to ignore SIGINT, as by `&` in a script.
+WAYS = [(signal.SIGTERM, False, False), (signal.SIGINT, True, False), (signal.SIGTERM, True, False),
+        (signal.SIGINT, False, True), (signal.SIGHUP, True, False)]  # fmt: skip
+KILLS = int(os.environ.get("ARENA10K_FAULT_KILLS", "0"))
+#: In front of a command: it is deaf to Ctrl-C.
+DEAF = ("/bin/sh", "-c", 'trap "" INT; exec "$0" "$@"')
 
 
 @contextmanager
-def command(*words, deaf=False):
-    """`arena10k` in a process group of its own; with `deaf` started to ignore SIGINT, as by `&` in a script."""
-    line = [sys.executable, "-m", "arena10k", *map(str, words)]
-    if deaf:
-        line = [*stopping.DEAF, *line]
-    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, process_group=0) as child:
+def report(params, deaf=False):
+    """The command in a process group of its own."""
+    line = [sys.executable, "-m", "arena10k", "report", "--params", str(params)]
+    with subprocess.Popen(
+        [*DEAF, *line] if deaf else line, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as child:
         yield child
 
 
-def report(params, **options):
-    return command("report", "--params", params, **options)
-
-
-def until(found, child, seconds=120.0):
+def until(happened, alive, seconds=300.0):
     deadline = time.monotonic() + seconds
-    while not found() and child.poll() is None and time.monotonic() < deadline:
+    while not happened() and alive() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert found(), child.stderr.read() if child.poll() is not None else "too slow"
+    assert happened()
 
 
-def stop(child, *signals, group=True):
-    """Send the signals, a second apart; what the command said, how long it took, its processes and which are left."""
+def stop(child, params, number, group):
+    """Send the signal; the processes that the command had. It says how to go on, and nothing of it is left."""
     family = psutil.Process(child.pid).children(recursive=True)
-    begun = time.monotonic()
-    for number in signals:
-        (os.killpg if group else os.kill)(child.pid, number)
-        if len(signals) > 1:
-            time.sleep(1)
-    told = child.communicate(timeout=60)[1]
-    took = time.monotonic() - begun
-    left = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    return told, took, family, left
-
-
-@contextmanager
-def collecting(home, *words):
-    """A command that has got some way with its responses, and goes on."""
-    with Stub(delay=0.3) as stub:
-        past_the_prompts(make_params(home, stub.url, n_prompts=300, concurrency=2))
-        with command(*words, "--params", home / "stub.yaml") as child:
-            until(lambda: stub.requests >= 12, child)
-            yield child
-
-
-def kernel(child):
-    (found,) = [p for p in psutil.Process(child.pid).children(recursive=True) if "ipykernel_launcher" in p.cmdline()]
-    return found
-
-
-def check_stopped(child, told, params):
+    (os.killpg if group else os.kill)(child.pid, number)
+    stderr = child.communicate(timeout=300)[1]
     assert child.returncode == 130
-    assert told.splitlines()[-1].endswith(f"python -m arena10k report --params {params}")
-    assert "Traceback" not in told
-    assert "Error" not in told
-    assert "Aborted" not in told
+    assert stderr.splitlines()[-1].endswith(f"python -m arena10k report --params {params}")
+    assert not any(word in stderr for word in ("Traceback", "Error", "Aborted"))
+    assert [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    return family
 
 
 def records():
-    return {
-        (r["job"], r["prompt_id"], r["request_hash"]): r["value"] for r in Store.read(paths.store_file("stub")).rows()
-    }
+    if not paths.store_file("stub").is_file():
+        return {}
+    rows = Store.read(paths.store_file("stub")).rows()
+    return {(r["job"], r["prompt_id"], r["request_hash"]): r["value"] for r in rows}
 
 
-def test_every_signal_however_it_comes_stops_a_collection_which_the_command_takes_up_again(home):
-    """Ctrl-C in a terminal and SIGTERM to the command alone are in the two tests below."""
-    ways = [(signal.SIGTERM, True, False), (signal.SIGINT, False, True)]
-    before = {}
+@pytest.mark.parametrize(("number", "group", "deaf"), WAYS if KILLS else WAYS[:1])
+def test_a_collection_that_is_stopped_keeps_what_was_asked(home, number, group, deaf):
+    kept = {}
     with Stub(delay=0.3) as stub:
-        past_the_prompts(make_params(home, stub.url, n_prompts=300, concurrency=2))
-        for number, group, deaf in ways:
-            asked = stub.requests
-            with report(home / "stub.yaml", deaf=deaf) as child:
-                until(lambda: stub.requests >= asked + 10, child)  # noqa: B023
-                told, took, family, left = stop(child, number, group=group)
-            check_stopped(child, told, home / "stub.yaml")
-            assert took < 15
+        past_the_prompts(make_params(home, stub.url, n_prompts=300 + 300 * KILLS, concurrency=2))
+        for _ in range(max(KILLS, 1)):
+            more = stub.requests + random.randint(8, 30)
+            with report(home / "stub.yaml", deaf) as child:
+                until(lambda: stub.requests >= more, lambda: child.poll() is None)  # noqa: B023
+                family = stop(child, home / "stub.yaml", number, group)
             assert len(family) == 3, "Snakemake, the stage and its kernel"
-            assert left == []
-            after, kept = stub.requests, records()
+            asked, before, kept = stub.requests, kept, records()
             assert before.items() <= kept.items()
-            assert len(kept) >= len(before) + 8
+            assert len(kept) >= len(before) + 6
             time.sleep(0.5)
-            assert stub.requests == after
-            before = kept
+            assert stub.requests == asked
         # What was in flight was waited for: no request was made for nothing.
-        assert sum(stub.ledger.values()) == stub.requests == len(before)
+        assert sum(stub.ledger.values()) == stub.requests == len(kept)
     assert failures.lines("stub") == []
 
 
-def test_requests_that_take_long_are_dropped_at_a_second_ctrl_c(home):
-    with Stub(delay=300) as stub:
-        past_the_prompts(make_params(home, stub.url, n_prompts=50, timeout_seconds=600))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] if KILLS else [signal.SIGINT])
+def test_a_run_is_stopped_while_it_starts(home, number):
+    """As soon as Snakemake is there, which has nothing planned by then; or at any moment of its first seconds."""
+    make_params(home, "http://127.0.0.1:9/v1")
+    for _ in range(max(KILLS, 1)):
         with report(home / "stub.yaml") as child:
-            until(lambda: stub.requests >= 5, child)
-            told, took, _, left = stop(child, signal.SIGINT, signal.SIGINT)
-        check_stopped(child, told, home / "stub.yaml")
-        assert took < stopping.DROPPED
-        assert left == []
+            until(lambda: psutil.Process(child.pid).children(recursive=True), lambda: child.poll() is None)
+            time.sleep(random.uniform(0, 8) if KILLS else 0)
+            stop(child, home / "stub.yaml", number, group=True)
+
+
+# A stage and its kernel
+
+
+def book(home, monkeypatch, code):
+    """The notebook of every stage: one cell."""
+    cells, python = (
+        [nbformat.v4.new_code_cell(code)],
+        {"kernelspec": {"display_name": "", "language": "python", "name": "python3"}},
+    )
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=python), home / "book.ipynb")
+    monkeypatch.setattr(paths, "notebook", lambda _: home / "book.ipynb")
+
+
+def _stage(home):
+    done = arena("stage", "02_responses", "--params", "sample")
+    (home / "stderr").write_text(f"{done.returncode} {done.stderr}")
+
+
+LONG = "import pathlib, signal, time\npathlib.Path({at_work!r}).touch()\n"
+CELLS = {
+    "a cell that hears of it": (LONG + "time.sleep(600)", 1),
+    "a cell that finishes what it has begun": (
+        LONG + "try:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    time.sleep(600)",
+        2,
+    ),
+    "a cell that hears nothing": (LONG + "signal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(600)", 1),
+}
+
+
+@pytest.mark.parametrize(("code", "times"), CELLS.values(), ids=CELLS)
+def test_a_stage_that_is_run_by_hand_is_stopped(home, monkeypatch, code, times):
+    """At a second signal what is in flight is dropped; a kernel that does not end is killed."""
+    at_work = home / "at_work"
+    book(home, monkeypatch, code.format(at_work=str(at_work)))
+    monkeypatch.setattr(local_provisioner, "launch_kernel", launcher.launch_kernel)
+    monkeypatch.setattr(stopping, "DROPPED", 600.0)
+    monkeypatch.setattr(stopping, "KILLED", 600.0 if times > 1 else 2.0)
+    with forked(_stage, home) as process:
+        until(at_work.exists, process.is_alive)
+        family = psutil.Process(process.pid).children(recursive=True)
+        for _ in range(times):
+            time.sleep(0.5)
+            os.kill(process.pid, signal.SIGINT)
+        process.join(300)
+    code, stderr = (home / "stderr").read_text().split(" ", 1)
+    assert code == "2"
+    assert stderr.startswith("error: stopped on request")
+    assert stderr.count("\n") == 1
+    assert [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    assert failures.lines("sample") == []
 
 
 def test_a_kernel_is_told_again_after_a_while_and_then_killed(monkeypatch):
@@ -127,55 +162,15 @@ def test_a_kernel_is_told_again_after_a_while_and_then_killed(monkeypatch):
     monkeypatch.setattr(stopping.Interrupting, "_send", staticmethod(sent.append))
     answer = stopping.Interrupting()
     answer(signal.SIGTERM, None)
-    answer(stopping.TOLD, None)  # the same wish, by the command
-    assert sent == [signal.SIGINT]
     with pytest.raises(stopping.StoppedOnRequest):
         answer.check()
-    deadline = time.monotonic() + 10
-    while len(sent) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: len(sent) >= 3, lambda: True)
     assert sent == [signal.SIGINT, signal.SIGINT, signal.SIGKILL]
 
 
-def test_a_kernel_that_hears_nothing_is_killed(home):
-    with collecting(home, "report") as child:
-        kernel(child).suspend()
-        told, took, _, left = stop(child, signal.SIGTERM, group=False)
-    check_stopped(child, told, home / "stub.yaml")
-    assert took < 25
-    assert left == []
-    assert len(records()) >= 10
-
-
-def test_a_kernel_that_dies_is_the_fault_that_is_told(home):
-    with collecting(home, "stage", "02_responses") as child:
-        kernel(child).kill()
-        told = child.communicate(timeout=60)[1]
-    assert child.returncode == 2
-    assert told.splitlines()[-1].startswith("error: 02_responses: DeadKernelError")
-    (failed,) = failures.lines("stub")
+def test_a_kernel_that_dies_is_the_fault_that_is_told(home, monkeypatch):
+    book(home, monkeypatch, "import os\nos.kill(os.getpid(), 9)")
+    with pytest.raises(ArenaError, match=r"^02_responses: DeadKernelError"):
+        stages.execute("02_responses", "sample", None)
+    (failed,) = failures.lines("sample")
     assert failed.startswith("02_responses: DeadKernelError")
-
-
-def test_a_run_is_stopped_while_it_starts(home):
-    """As soon as Snakemake is there, which has nothing planned by then."""
-    make_params(home, "http://127.0.0.1:9/v1")
-    with report(home / "stub.yaml") as child:
-        until(lambda: psutil.Process(child.pid).children(recursive=True), child)
-        told, took, _, left = stop(child, signal.SIGINT)
-    check_stopped(child, told, home / "stub.yaml")
-    assert took < 15
-    assert left == []
-
-
-def test_a_page_that_computes_and_is_run_by_hand_is_stopped(home):
-    with command("stage", "10_simulation", "--params", "sample") as child:
-        until(lambda: stages.executed_file("sample", "10_simulation").is_file(), child)
-        time.sleep(3)
-        told, took, _, left = stop(child, signal.SIGINT)
-    assert child.returncode == 2
-    assert told.startswith("error: stopped on request")
-    assert told.count("\n") == 1
-    assert took < 15
-    assert left == []
-    assert failures.lines("sample") == []

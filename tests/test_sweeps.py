@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import linecache
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from threadpoolctl import threadpool_info, threadpool_limits
 
-from arena10k.ablations import fingerprint, sweeps
-from arena10k.ablations.sweeps import Settings, Truth, Variant, backend
-from arena10k.ablations.sweeps.backend import library_digest, one_thread
-from arena10k.ablations.sweeps.factors import FACTORS, corrupted_rows, generator, n_prompts, treat
-from arena10k.ablations.sweeps.kept import Kept
-from arena10k.ablations.sweeps.scores import known_order, score, summary
+from arena10k.ablations import sweep as engine
+from arena10k.ablations.factors import FACTORS, TREATMENTS, corrupted_rows, treat
+from arena10k.ablations.scores import MEASURES, Truth, known_order, score, summary
+from arena10k.ablations.sweep import Settings, Variant, sweep
 from arena10k.errors import ArenaError
 from arena10k.estimation import ESTIMATORS, Estimator, Score, Term
-from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.evaluation import study
 from statistics_data import changed, example
 from stub_run import forked
@@ -41,12 +34,11 @@ def data():
 
 @pytest.fixture(scope="module")
 def measured(data):
-    return sweeps.sweep(data, VARIANTS, LEVELS, SEEDS, Settings(), jobs=1)
+    return sweep(data, VARIANTS, LEVELS, SEEDS, Settings(), jobs=1)
 
 
-def fresh_mean(prep):
-    one = np.ones(len(prep.fresh))
-    return Score((Term("fresh", prep.fresh.judge, one),))
+def taken(name, data, level):
+    return FACTORS[name](data, level, np.random.default_rng(4))
 
 
 # Factors and treatments
@@ -55,66 +47,68 @@ def fresh_mean(prep):
 def test_a_smaller_part_is_in_the_larger_one_for_every_policy(data):
     marked = {p: changed(d, length=d.logged.cluster.astype(float), fresh_length=d.fresh.cluster.astype(float))
               for p, d in data.items()}  # fmt: skip
-    small, large = (FACTORS["prompts"](marked, n, generator(1, "prompts", 4)) for n in (50, 120))
-    taken = {frozenset(d.logged.length) for d in small.values()} | {frozenset(d.fresh.length) for d in small.values()}
-    assert len(taken) == 1
-    (prompts,) = taken
-    assert len(prompts) == 50 == n_prompts(small)
+    small, large = (taken("prompts", marked, n) for n in (50, 120))
+    sets = {frozenset(d.logged.length) for d in small.values()} | {frozenset(d.fresh.length) for d in small.values()}
+    (prompts,) = sets
+    assert len(prompts) == 50
     assert prompts < set(large["pi_0"].logged.length)
-    np.testing.assert_array_equal(
-        small["pi_0"].logged.judge, data["pi_0"].logged.judge[small["pi_0"].logged.length.astype(int)]
-    )
-    assert FACTORS["prompts"](data, 10_000, generator(1, "prompts", 4)) is data
+    part = small["pi_0"].logged
+    assert set(part.cluster) == set(range(50))
+    np.testing.assert_array_equal(part.judge, data["pi_0"].logged.judge[part.length.astype(int)])
+    assert taken("prompts", data, 10_000) is data
 
 
 def test_labels_are_taken_away_by_prompt_and_nothing_else_changes(data):
-    few, more = (FACTORS["labels"](data, share, generator(1, "labels", 0))["pi_1"] for share in (0.1, 0.5))
+    few, more = (taken("labels", data, share)["pi_1"] for share in (0.1, 0.5))
     had = ~np.isnan(data["pi_1"].logged.label)
     assert (~np.isnan(few.logged.label)).sum() == round(0.1 * had.sum())
     assert (~np.isnan(more.fresh.label)).sum() == 30
     assert set(np.flatnonzero(~np.isnan(few.logged.label))) < set(np.flatnonzero(~np.isnan(more.logged.label)))
-    kept = ~np.isnan(more.logged.label)
-    np.testing.assert_array_equal(more.logged.label[kept], data["pi_1"].logged.label[kept])
+    left = ~np.isnan(more.logged.label)
+    np.testing.assert_array_equal(more.logged.label[left], data["pi_1"].logged.label[left])
     np.testing.assert_array_equal(more.logged.log_weight, data["pi_1"].logged.log_weight)
+    none = {"pi": changed(data["pi_1"], label=np.full(400, np.nan))}
+    assert np.isnan(taken("labels", none, 0.5)["pi"].logged.label).all()
 
 
 def test_treatments_change_the_shortest_rows_only(data):
     base = -50.0 - np.arange(400) / 10
     data = data["pi_0"].with_logged(logp_target=base + data["pi_0"].logged.log_weight)
-    own = data.logged
-    hit = corrupted_rows(data, 0.05)
+    own, hit = data.logged, corrupted_rows(data, 0.05)
     assert hit.sum() == 20
     assert own.length[hit].max() <= own.length[~hit].min()
-    made = {name: treat({"p": data}, name, 0.05)["p"].logged.log_weight for name in sweeps.TREATMENTS}
-    np.testing.assert_array_equal(made["recorded"], own.log_weight)
-    assert np.isnan(made["quarantined"][hit]).all()
-    np.testing.assert_allclose(made["sentinels"][hit], -base[hit], rtol=0, atol=1e-9)
-    np.testing.assert_array_equal(made["sentinels_clipped"], np.clip(made["sentinels"], -20, 20))
-    for name in ("quarantined", "sentinels"):
-        np.testing.assert_array_equal(made[name][~hit], own.log_weight[~hit])
-    logp = {name: treat({"p": data}, name, 0.05)["p"].logged.logp_target for name in sweeps.TREATMENTS}
+    assert not corrupted_rows(data, 0.0).any()
+    made = {name: treat({"p": data}, name, 0.05)["p"].logged for name in TREATMENTS}
+    lw, logp = ({name: getattr(d, kind) for name, d in made.items()} for kind in ("log_weight", "logp_target"))
+    np.testing.assert_array_equal(lw["recorded"], own.log_weight)
+    assert np.isnan(lw["quarantined"][hit]).all()
     assert np.isnan(logp["quarantined"][hit]).all()
+    np.testing.assert_allclose(lw["sentinels"][hit], -base[hit], rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(lw["sentinels_clipped"], np.clip(lw["sentinels"], -20, 20))
+    for name in ("quarantined", "sentinels"):
+        np.testing.assert_array_equal(lw[name][~hit], own.log_weight[~hit])
+        np.testing.assert_array_equal(logp[name][~hit], own.logp_target[~hit])
     assert (logp["sentinels"][hit] == 0).all()
     assert (logp["sentinels_clipped"][hit] == 0).all()
-    np.testing.assert_array_equal(logp["sentinels"][~hit], own.logp_target[~hit])
+    logging = {"p": replace(data, is_logging=True)}
+    assert treat(logging, "sentinels", 0.05)["p"] is logging["p"]
 
 
 # Cells
 
 
 def test_all_of_the_data_gives_the_estimates_of_the_run(data, measured):
-    rows = study({p: {"j": d} for p, d in data.items()}).rows
-    wanted = {(r["policy"], r["estimator"]): r for r in rows}
+    by_name = {(r["policy"], r["estimator"]): r for r in study({p: {"j": d} for p, d in data.items()}).rows}
     whole = measured[measured.prompts.isna() & measured.labels.isna() & (measured.calibration == "isotonic")]
     assert len(whole) == 4 * 2 * SEEDS
     for row in whole.itertuples():
-        own = wanted[row.policy, row.estimator]
-        assert (row.value, row.ci_low, row.ci_high, row.verdict) == (
-            own["value"], own["ci_low"], own["ci_high"], own["verdict"])  # fmt: skip
+        own = by_name[row.policy, row.estimator]
+        for name in ("value", "ci_low", "ci_high", "verdict"):
+            assert getattr(row, name) == own[name]
 
 
 def test_a_cell_does_not_depend_on_what_else_is_measured(data, measured):
-    alone = sweeps.sweep(data, [Variant("stacked_dr")], {"prompts": [60], "labels": [0.3]}, 2, Settings(), jobs=1)
+    alone = sweep(data, [Variant("stacked_dr")], {"prompts": [60], "labels": [0.3]}, 2, Settings(), jobs=1)
     same = measured[(measured.estimator == "stacked_dr") & (measured.prompts == 60) & (measured.labels == 0.3)]
     pd.testing.assert_frame_equal(alone, same[same.seed < 2].reset_index(drop=True), check_exact=True)
     assert measured[(measured.estimator == "snips") & (measured.prompts == 60)].value.nunique() == 2 * 2 * SEEDS
@@ -122,198 +116,139 @@ def test_a_cell_does_not_depend_on_what_else_is_measured(data, measured):
 
 def test_processes_and_a_dask_cluster_give_the_same_digits(data, measured, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    two = sweeps.sweep(data, VARIANTS, LEVELS, SEEDS, Settings(), jobs=2)
+    two = sweep(data, VARIANTS, LEVELS, SEEDS, Settings(), jobs=2)
     pd.testing.assert_frame_equal(two, measured, check_exact=True)
     # Threads of one worker share what a process has one of, such as the number of threads of BLAS.
     with distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
         monkeypatch.setenv("SCHEDULER", cluster.scheduler_address)
-        there = sweeps.sweep(data, VARIANTS, LEVELS, SEEDS, Settings())
-    pd.testing.assert_frame_equal(there, measured, check_exact=True)
+        there = sweep(data, VARIANTS, LEVELS, SEEDS, Settings())
+        pd.testing.assert_frame_equal(there, measured, check_exact=True)
+        # This process says that it has other code than the worker loaded.
+        monkeypatch.setattr(engine, "code_digest", Other(engine.code_digest))
+        with pytest.raises(ArenaError, match="another version of the library"):
+            sweep(data, VARIANTS[:1], LEVELS, 1, Settings())
 
 
-def test_a_scheduler_that_is_not_there_is_said_in_one_line(data, monkeypatch):
-    pytest.importorskip("distributed")
-    monkeypatch.setattr("arena10k.ablations.sweeps.backend.CONNECT_SECONDS", 0.2)
+class Other:
+    """As the function where it is sent to, another digest here."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self):
+        return "another"
+
+    def __reduce__(self):
+        return getattr, (engine, "code_digest")
+
+
+def test_a_scheduler_that_is_not_there_or_has_no_worker_is_said_in_one_line(data, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(engine, "CONNECT_SECONDS", 0.2)
     monkeypatch.setenv("SCHEDULER", "tcp://127.0.0.1:9")
     with pytest.raises(ArenaError, match=r"SCHEDULER=tcp://127\.0\.0\.1:9: no Dask scheduler answers there"):
-        sweeps.sweep(data, VARIANTS[:1], LEVELS, 1, Settings())
+        sweep(data, VARIANTS[:1], LEVELS, 1, Settings())
+    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
+        monkeypatch.setenv("SCHEDULER", cluster.scheduler_address)
+        with pytest.raises(ArenaError, match="the scheduler has no workers"):
+            sweep(data, VARIANTS[:1], LEVELS, 1, Settings())
+
+
+def test_code_that_changes_while_a_process_runs_is_not_what_it_runs(tmp_path, monkeypatch, request):
+    monkeypatch.setattr(engine, "_LIBRARY", tmp_path)
+    request.addfinalizer(engine.code_digest.cache_clear)
+    engine.code_digest.cache_clear()
+    (tmp_path / "estimation").mkdir()
+    module = tmp_path / "estimation" / "module.py"
+    module.write_text("x = 1")
+    loaded = engine.code_digest()
+    module.write_text("x = 2")
+    assert engine.code_digest() == loaded
+    engine.code_digest.cache_clear()
+    assert engine.code_digest() != loaded
+
+
+# What is kept
 
 
 def long_sweep(folder):
     levels = {"prompts": [100, None], "labels": [0.5, None]}
     variants = [Variant("snips"), Variant("direct")]
-    return sweeps.sweep({"pi": example(n=300)}, variants, levels, 60, Settings(), Path(folder), jobs=1)
+    return sweep({"pi": example(n=300)}, variants, levels, 30, Settings(), Path(folder), jobs=1)
+
+
+def kept(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("output.pkl")}
 
 
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
-    def lines():
-        return {p.name: p.read_bytes().splitlines(keepends=True) for p in tmp_path.glob("*.jsonl")}
-
     with forked(long_sweep, tmp_path) as job:
         deadline = time.monotonic() + 120
-        while sum(map(len, lines().values())) < 40 and job.is_alive() and time.monotonic() < deadline:
+        while len(kept(tmp_path)) < 40 and job.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         job.kill()
-    before = lines()
-    assert 40 <= sum(map(len, before.values())) < 480
-    for name in before:
-        with (tmp_path / name).open("ab") as torn:
-            torn.write(b'[[100, 0.5], 59, [["pi", 0.12')
-    frame = long_sweep(tmp_path)
-    assert frame.value.notna().all()
-    after = lines()
-    for name, kept in before.items():
-        whole = [line for line in kept if line.endswith(b"\n")]
-        assert after[name][: len(whole)] == whole
-        points = [json.dumps(json.loads(line)[:2]) for line in after[name]]
-        assert len(points) == len(set(points)) == 240
+    before = kept(tmp_path)
+    assert 40 <= len(before) < 240
+    assert long_sweep(tmp_path).value.notna().all()
+    after = kept(tmp_path)
+    assert len(after) == 240
+    assert {path: after[path] for path in before} == before
 
 
-def test_a_line_that_is_not_whole_is_measured_again(data, tmp_path):
-    grid = (data, [Variant("direct")], {"labels": [0.3, None]}, 3, Settings(), tmp_path, 1)
-    whole = sweeps.sweep(*grid)
-    (path,) = tmp_path.iterdir()
-    lines = path.read_bytes().splitlines(keepends=True)
-    # A full disk in the middle of the file, lines of another form, and no end.
-    path.write_bytes(lines[0] + lines[1][:9] + lines[2] + b"[[null], 1]\n" + b"".join(lines[3:])[:-4])
-    again = sweeps.sweep(*grid)
+@pytest.mark.filterwarnings("ignore:Exception while loading")
+def test_what_is_kept_is_read_back_and_what_is_torn_is_measured_again(data, tmp_path):
+    grid = (data, [Variant("direct"), Variant("snips")], {"labels": [0.3, None]}, 3, Settings(), tmp_path, 1)
+    whole = sweep(*grid)
+    assert whole.attrs["seconds"] > 0
+    times = kept(tmp_path)
+    torn, emptied, *rest = times
+    torn.write_bytes(torn.read_bytes()[:-4])
+    emptied.write_bytes(b"")
+    again = sweep(*grid)
     pd.testing.assert_frame_equal(again, whole, check_exact=True)
-    measured = [json.loads(line)[:2] for line in path.read_bytes().splitlines()[-3:]]
-    assert sorted(measured, key=str) == sorted([json.loads(lines[i])[:2] for i in (1, 2, 5)], key=str)
-
-
-def test_two_processes_at_the_same_cells_do_not_write_over_each_other(tmp_path):
-    one, other = Kept(tmp_path / "snips.none.code.jsonl"), Kept(tmp_path / "snips.none.code.jsonl")
-    for seed in range(3):
-        one.add(((None,), seed), [["pi", 0.25]], 0.1)
-        other.add(((None,), seed + 3), [["pi", 1 / 3]], 0.1)
-    one.close()
-    other.close()
-    both = Kept(tmp_path / "snips.none.code.jsonl")
-    both.close()
-    assert sorted(seed for _, seed in both.rows) == list(range(6))
-
-
-def test_what_cells_took_does_not_depend_on_when_they_were_measured(data, tmp_path):
-    grid = (data, [Variant("direct"), Variant("snips")], {"labels": [0.3, None]}, 4, Settings(), tmp_path, 1)
-    first = sweeps.sweep(*grid)
-    assert first.attrs["seconds"] > 0
-    assert sweeps.sweep(*grid).attrs["seconds"] == pytest.approx(first.attrs["seconds"], abs=1e-4)
+    assert {path: kept(tmp_path)[path] for path in rest} == {path: times[path] for path in rest}
+    assert sweep(*grid).attrs == again.attrs
 
 
 def test_a_failing_cell_leaves_the_others_done_and_a_rerun_does_only_it(data, tmp_path, monkeypatch):
     def fragile(prep):
-        if len(prep.logged) == 60 and not (tmp_path / "mended").exists():
+        if len(prep.logged) == 60 and not (tmp_path / "fixed").exists():
             raise RuntimeError("disk full")
-        return fresh_mean(prep)
+        return Score((Term("fresh", prep.fresh.judge, np.ones(len(prep.fresh))),))
 
     monkeypatch.setitem(ESTIMATORS, "fragile", Estimator("fragile", fragile, judge_scale=True))
     grid = (data, [Variant("fragile"), Variant("direct")], LEVELS, SEEDS, Settings(), tmp_path / "cells", 1)
-    told = "fragile.isotonic: 6 of 12 cells failed, the first at prompts 60, labels 0.3, seed 0: pi_0: RuntimeError: "
-    with pytest.raises(ArenaError, match=f"^{told}disk full$"):
-        sweeps.sweep(*grid)
-
-    def kept():
-        return {p.name.split(".")[0]: p.read_bytes() for p in (tmp_path / "cells").iterdir()}
-
-    before = kept()
-    assert {name: text.count(b"\n") for name, text in before.items()} == {"direct": 12, "fragile": 6}
-    (tmp_path / "mended").touch()
-    frame = sweeps.sweep(*grid)
-    after = kept()
-    assert after["direct"] == before["direct"]
-    assert after["fragile"].startswith(before["fragile"])
-    assert after["fragile"].count(b"\n") == 12
-    assert len(frame) == 24 * 2
+    fault = "fragile.isotonic: 6 of 12 cells failed, the first at prompts 60, labels 0.3, seed 0: pi_0: RuntimeError: "
+    with pytest.raises(ArenaError, match=f"^{fault}disk full$"):
+        sweep(*grid)
+    before = kept(tmp_path)
+    assert len(before) == 12 + 6
+    (tmp_path / "fixed").touch()
+    assert len(sweep(*grid)) == 24 * 2
+    after = kept(tmp_path)
+    assert len(after) == 24
+    assert {path: after[path] for path in before} == before
 
 
-def test_a_changed_estimator_makes_its_own_cells_out_of_date_and_those_that_use_it(monkeypatch):
-    before = {name: Variant(name).code() for name in ESTIMATORS}
-    monkeypatch.setitem(ESTIMATORS, "mrdr", replace(ESTIMATORS["mrdr"], function=fresh_mean))
-    assert {name for name in before if Variant(name).code() != before[name]} == {"mrdr", "stacked_dr"}
+@pytest.mark.parametrize("what", ["code", "data", "settings", "estimator"])
+def test_cells_of_other_code_data_or_settings_are_not_taken_and_go(data, tmp_path, monkeypatch, what):
+    def grid(data=data, settings=Settings()):  # noqa: B008
+        return sweep(data, [Variant("snips")], {"labels": [None]}, 1, settings, tmp_path, 1)
 
+    def other(prep):
+        return Score((Term("logged", prep.logged.judge, np.ones(len(prep.logged))),))
 
-def test_shared_code_counts_for_every_estimator_and_comments_for_none(monkeypatch):
-    from arena10k.estimation import verdicts
-
-    before = {name: Variant(name).code() for name in ("snips", "direct")}
-    monkeypatch.setattr(verdicts, "FEW_LABELS", 21)
-    assert all(Variant(name).code() != code for name, code in before.items())
-    spaces: dict[str, dict] = {}
-    for name, text in {"a": "x + 1", "b": "x + 1  # the same", "c": "x + 2"}.items():
-        path = Path(str(name))
-        spaces[name] = {"__name__": "toy"}
-        source = f'def f(x):\n    """{name}"""\n    return {text}\n'
-        linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
-        exec(compile(source, str(path), "exec"), spaces[name])
-    digest = {name: fingerprint.code_digest(space["f"]) for name, space in spaces.items()}
-    assert digest["a"] == digest["b"] != digest["c"]
-
-
-LIMIT = Settings(Analysis(width=0.1))
-
-
-def reads_a_constant(prep):
-    return LIMIT.analysis.width
-
-
-def reads_a_module(prep):
-    from arena10k.estimation import verdicts
-
-    return verdicts.FEW_LABELS
-
-
-def has_a_default(prep, limit=LIMIT):
-    return limit.analysis.width
-
-
-@pytest.mark.parametrize("change", ["constant", "module", "default"])
-def test_values_that_code_reads_count(monkeypatch, change):
-    from arena10k.estimation import verdicts
-
-    function = {"constant": reads_a_constant, "module": reads_a_module, "default": has_a_default}[change]
-    before, other = fingerprint.code_digest(function), Settings(Analysis(width=0.3))
-    assert fingerprint.code_digest(function) == before
-    monkeypatch.setattr(sys.modules[__name__], "LIMIT", other)
-    monkeypatch.setattr(verdicts, "FEW_LABELS", 21)
-    monkeypatch.setattr(has_a_default, "__defaults__", (other,))
-    assert fingerprint.code_digest(function) != before
-
-
-def test_how_a_cell_is_measured_counts(data, tmp_path, monkeypatch):
-    grid = (data, [Variant("direct")], {"labels": [None]}, 1, Settings(), tmp_path, 1)
-    sweeps.sweep(*grid)
-    (before,) = tmp_path.iterdir()
-    for module in (sweeps.engine, sweeps.scores):
-        monkeypatch.setattr(module, "MEASURES", ("value", "ci_low", "ci_high", "verdict", "khat"))
-    assert "khat" in sweeps.sweep(*grid)
-    (after,) = tmp_path.iterdir()
-    assert after.name != before.name
-
-
-def test_a_worker_that_loaded_an_older_library_is_known(tmp_path, monkeypatch, request):
-    monkeypatch.setattr(backend, "_LIBRARY", tmp_path)
-    request.addfinalizer(library_digest.cache_clear)
-    library_digest.cache_clear()
-    (tmp_path / "module.py").write_text("x = 1")
-    loaded = library_digest()
-    (tmp_path / "module.py").write_text("x = 2")
-    assert library_digest() == loaded
-    library_digest.cache_clear()
-    assert library_digest() != loaded
-
-
-def test_blas_has_one_thread_until_the_last_is_done():
-    def threads():
-        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
-
-    with threadpool_limits(2):
-        with one_thread:
-            one_thread.__enter__()
-            assert threads() == {1}
-        assert threads() == {1}
-        one_thread.__exit__()
-        assert threads() == {2}
+    grid()
+    grid()
+    (before,) = kept(tmp_path)
+    if what == "code":
+        monkeypatch.setattr(engine, "code_digest", lambda: "edited")
+    if what == "estimator":
+        monkeypatch.setitem(ESTIMATORS, "snips", replace(ESTIMATORS["snips"], function=other))
+    turned = {p: changed(d, judge=d.logged.judge[::-1].copy()) for p, d in data.items()} if what == "data" else data
+    grid(turned, Settings(seed=2) if what == "settings" else Settings())
+    (after,) = kept(tmp_path)
+    assert after != before
 
 
 # Scores
@@ -326,7 +261,7 @@ def rows(values, verdict="REPORT", seed=0):
 
 
 def frame_of(some):
-    return pd.DataFrame(some, columns=["estimator", "seed", "policy", *sweeps.engine.MEASURES])
+    return pd.DataFrame(some, columns=["estimator", "seed", "policy", *MEASURES])
 
 
 def test_scores_by_hand():
@@ -335,11 +270,11 @@ def test_scores_by_hand():
     assert found.rmse == pytest.approx(np.sqrt((0.05**2 + 0.2**2 + 0.3**2 + 0) / 4))
     assert found.bias == pytest.approx((0.05 - 0.2 - 0.3) / 4)
     assert (found.coverage, found.refused, found.cells) == (0.5, 0.5, 2)
-    assert found.coverage_standing == 0.5
+    assert found.coverage_accepted == 0.5
     assert found.interval_score == pytest.approx((4 * 0.2 + 40 * 0.1 + 40 * 0.2) / 4)
     # First replicate: all three pairs right; second: none.
     assert (found.kendall, found.pairwise) == (0.0, 0.5)
-    assert (found.misranked, found.misranked_standing) == (0.5, 0.0)
+    assert (found.misranked, found.misranked_accepted) == (0.5, 0.0)
     assert score(frame, TRUTH).error.isna().sum() == 2
 
 
@@ -347,7 +282,7 @@ def test_refusals_that_leave_nothing_to_compare_count_as_prevented():
     wrong = [0.5, 0.6, 0.9]
     some = [*rows(wrong), *(row for seed in range(1, 10) for row in rows(wrong, "REFUSE", seed))]
     found = summary(frame_of(some), TRUTH, ["estimator"]).iloc[0]
-    assert (found.misranked, found.misranked_standing) == (1.0, 0.1)
+    assert (found.misranked, found.misranked_accepted) == (1.0, 0.1)
 
 
 def test_kendall_is_that_of_scipy_and_the_bad_policy_counts_without_a_value():

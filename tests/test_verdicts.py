@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from arena10k.analysis import Analysis
 from arena10k.estimation import ESTIMATORS, PolicyData, compare, planning, policies_data, prepare, prompt_fold
-from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.context import context
 from arena10k.estimation.evaluation import study
 from arena10k.estimation.fresh import ppi_score
 from arena10k.estimation.intervals import bounded_mean_radii, score_interval
 from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
-from arena10k.evidence import findings, weight_findings
+from arena10k.report import findings, weight_findings
 from statistics_data import arrays, changed, example
 
 KEYS = {
@@ -311,8 +311,6 @@ def test_costs_are_shown_where_there_are_prices(priced):
     assert ("$" in short) == priced
     assert "more prompts" in short
     assert "more prompts" not in enough
-    assert ("cost" in weight_findings.plan_frame(plans, priced)) == priced
-    assert ("cost" in weight_findings.plan_caption(priced)) == priced
 
 
 @pytest.fixture(scope="module")

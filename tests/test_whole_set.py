@@ -94,14 +94,14 @@ REASONS = [
 
 def test_sums_are_reported_by_both_ways_in(home, monkeypatch):
     for run in (imported(home, monkeypatch, "sums"), given(home, "sums")):
-        assert run._flags == {}
+        assert run.flags == {}
         assert weighted(run)["snips"]["verdict"] == REPORT
 
 
 @pytest.mark.parametrize(("kind", "reason"), REASONS)
 def test_what_the_whole_set_shows_refuses_all_that_rests_on_weights(home, monkeypatch, kind, reason):
     for run in (imported(home, monkeypatch, kind), given(home, kind)):
-        assert reason in run._flags["pi"]
+        assert reason in run.flags["pi"]
         for row in weighted(run).values():
             assert row["verdict"] in (REFUSE, "NOT_ASKED")
             assert reason in row["reasons"] or row["verdict"] == "NOT_ASKED"
@@ -114,10 +114,10 @@ def test_what_the_whole_set_shows_refuses_all_that_rests_on_weights(home, monkey
 @pytest.mark.parametrize("kind", ["probabilities", "positive"])
 def test_what_is_no_log_prob_gives_no_weight_and_is_named(home, monkeypatch, kind):
     run = imported(home, monkeypatch, kind)
-    from arena10k.audit import quality
+    from arena10k.audit import screening
 
-    flags = quality.scan(run.params, run.store, run.prompts)
-    quality.quarantine(run.store, flags)
+    flags = screening.scan(run.params, run.store, run.prompts)
+    screening.quarantine(run.store, flags)
     assert {flag.code for flag in flags} <= {"positive", "constant"}
     table = run.table()
     assert not np.isfinite(table.log_weights()["pi"]).any()
@@ -127,7 +127,7 @@ def test_what_is_no_log_prob_gives_no_weight_and_is_named(home, monkeypatch, kin
 
 def test_a_table_that_does_not_tell_lengths_is_not_judged_by_them(home):
     run = given(home, "means", category="any")
-    assert run._flags == {}
+    assert run.flags == {}
 
 
 def test_what_is_wrong_with_the_logging_policys_half_is_wrong_with_every_weight():
@@ -142,7 +142,7 @@ def test_sums_raise_no_alarm_also_where_long_texts_are_likely_and_lengths_alike(
     rng = np.random.default_rng(5)
     found = []
     for rate, power, most in ((0.6, 1, 900), (0.03, 1, 900), (0.3, 0.7, 900), (2, 0.4, 900), (0.6, 1, 30)):
-        for _ in range(20):
+        for _ in range(8):
             tokens = np.clip(rng.lognormal(4, 0.8, 2000), 2, most).astype(int)
             base = -rate * np.exp(0.4 * rng.normal(size=2000)) * tokens**power
             values = np.column_stack([base, np.minimum(base + 0.8 * rng.normal(size=2000) - 0.32, -1e-3)])

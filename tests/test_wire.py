@@ -19,8 +19,9 @@ import pytest
 from aiohttp import web
 
 from arena10k import paths
-from arena10k.audit import quality
+from arena10k.audit import screening
 from arena10k.collection import generate
+from arena10k.collection.echo import read_ids
 from arena10k.collection.jobs import contexts
 from arena10k.collection.store import Store
 from arena10k.inputs import prompts
@@ -340,6 +341,12 @@ def test_a_second_run_asks_nothing_and_failed_rows_only_on_request(survived, tmp
     assert len(prompts.read("stub")) == ITEMS // 4
 
 
+@pytest.mark.parametrize("tokens", [[0.0], [0.0, -1e-7], [-0.0, 5e-5], [-49.0], [-30.0, -25.0]])
+def test_certain_and_unlikely_answers_are_measurements(tokens):
+    good = values(lambda v: [*v[:2], *tokens])(echo_answer({"model": "stub", "prompt": [1, 2, *range(len(tokens))]}))
+    assert read_ids([good], [1, 2], [*range(len(tokens))]).value == math.fsum(tokens)
+
+
 # Answers that were given before
 
 
@@ -356,7 +363,7 @@ def long(body):
 
 def flags(params, store):
     store.using(contexts(params).values())
-    return quality.scan(params, store)
+    return screening.scan(params, store)
 
 
 def test_a_replayed_response_is_refused_and_the_one_it_repeats_set_aside(home, stub):

@@ -164,7 +164,7 @@ def status(run: str, params_file: str | None) -> None:
     from arena10k.pipeline import failures
 
     params = config.load(params_file or run, run)
-    for line in failures.told(run, _report_command(params_file or run, run), runner.is_at_work(run)):
+    for line in failures.explained(run, _report_command(params_file or run, run), runner.is_at_work(run)):
         click.echo(line)
     store = progress.open_store(params)
     state = progress.progress(params, store, now=progress.now())

@@ -12,7 +12,7 @@ MOST_LISTED = 20
 
 
 class ArenaError(Exception):
-    """Something the user can mend; the message names what, where and how. Shown without a traceback."""
+    """Something the user can fix; the message names what, where and how. Shown without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         """What Jupyter shows in place of a traceback."""
@@ -80,14 +80,14 @@ def meant(name: object, known: Iterable[str]) -> str:
 
 def unknown(what: str, name: object, known: Iterable[str], most: int = 80) -> ArenaError:
     """The error for a name that is not among those `known`: says which there are, and which one may have been meant.
-    Of the name `most` characters are told.
+    Of the name `most` characters are shown.
 
     >>> print(unknown("policy", "pi_bda", ["p0", "pi_bad"]))
     no policy 'pi_bda': there is p0, pi_bad; did you mean 'pi_bad'?
     """
-    names, told = list(known), str(name)[:most]
+    names = list(known)
     listed = names if len(names) <= MOST_LISTED else [*names[:3], f"... ({len(names):,} in all)"]
-    return ArenaError(f"no {what} {told!r}: there is {', '.join(listed) or 'none'}{meant(name, names)}")
+    return ArenaError(f"no {what} {str(name)[:most]!r}: there is {', '.join(listed) or 'none'}{meant(name, names)}")
 
 
 def invalid(code: str, detail: str) -> CallError:

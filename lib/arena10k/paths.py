@@ -30,10 +30,8 @@ def home() -> Path:
 def check_run_name(name: str, what: str = "run name") -> str:
     """Return `name` if it is safe as a folder name; `what` it names is said where it is not.
 
-    Raises
-    ------
-    ArenaError
-        For names with separators, a leading dot, or over 64 characters: a run never writes outside its folder.
+    Raises ArenaError: for names with separators, a leading dot, or over 64 characters: a run never writes outside its
+    folder.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
         raise ArenaError(
@@ -48,10 +46,7 @@ def params_file(name: str | Path) -> Path:
     A path starts at the working directory, else at the folder with `data/`, else at the repository; a name is looked
     for in the folder `params` of each as well.
 
-    Raises
-    ------
-    ArenaError
-        With the path as it was given, and the folders in which it was looked for.
+    Raises ArenaError: with the path as it was given, and the folders in which it was looked for.
     """
     given = Path(name)
     file = given if given.suffix else given.with_suffix(".yaml")

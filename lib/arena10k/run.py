@@ -8,39 +8,47 @@ True
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from arena10k import paths
-from arena10k.collection.jobs import contexts
+from arena10k import attribution, paths
+from arena10k.attribution import Investigation
 from arena10k.collection.store import Store
-from arena10k.errors import ArenaError, NothingToShow, ParamsError
-from arena10k.explore import Exploring
-from arena10k.frames.table import Table, build, labelled_judgments
-from arena10k.inputs import prompts
+from arena10k.errors import ArenaError, NothingToShow
+from arena10k.estimation import ESTIMATORS, PolicyData, compare, evaluation, planning, policies_data
+from arena10k.estimation.evaluation import Evaluation
+from arena10k.explore.answers import Diagnosis, Estimates, Explanation
+from arena10k.explore.rows import PromptView, disagreements, heavy_rows
+from arena10k.explore.selection import Slice, Where, choose, some
+from arena10k.explore.source import Given, Recorded
+from arena10k.explore.view import Rows, overview
+from arena10k.frames.records import COLUMNS, JUDGE_MODES, read
+from arena10k.frames.table import Table, labelled_judgments
 from arena10k.inputs.policies import Policy, policies
 from arena10k.params import config
 from arena10k.params.config import Params
+from arena10k.report import write_json
+from arena10k.simulation import coverage
 
-if TYPE_CHECKING:
-    from arena10k.attribution import Investigation
-    from arena10k.estimation import PolicyData
-    from arena10k.estimation.evaluation import Evaluation
+_FRAMES = ("prompts", *COLUMNS, "table")
+_QUESTIONS = {"estimate": "", "diagnose": "policy", "explain": "policy", "prompt": "prompt_id", "heavy_rows": "policy"}
+_QUESTIONS |= {"disagreements": ""}
+_FACTS = ("name", "params", "policies", "coverage")
 
 
-class Run(Exploring):
+class Run:
     """One experiment, to look at and to ask.
 
     Frames: `prompts`, `responses`, `logprobs`, `judgments`, `labels`, and `table()`, what is estimated from.
     Questions: `estimate()`, `diagnose(policy)`, `explain(policy)`, `prompt(id)`, `heavy_rows(policy)`,
     `disagreements()`. The answers show themselves in Jupyter and have the numbers as attributes. Looking writes nothing
     and may be done while the run collects; frames are read once, and a new `Run` sees what was measured since.
+    Examples are of `run = Run("sample")`.
 
     Parameters
     ----------
@@ -56,100 +64,251 @@ class Run(Exploring):
     """
 
     def __init__(self, name: str | Path = "sample", run: str | None = None):
-        self.params: Params = config.load(name, run or None)
-        self.name = self.params.run
+        self._take(config.load(name, run or None))
 
     @classmethod
     def of(cls, params: Params) -> Run:
         """The run of params that are loaded already."""
         run = cls.__new__(cls)
-        run.params, run.name = params, params.run
+        run._take(params)
         return run
 
-    @cached_property
-    def store(self) -> Store:
-        """The record store, opened for collecting (made where there is none); a recording is loaded into memory."""
-        if self.params.recording:
-            if not paths.records_file(self.name).is_file():
-                raise ArenaError(f"run {self.name!r} is a recording without records.parquet")
-            store = Store.recording(paths.records_file(self.name))
-        else:
-            store = Store.open(paths.store_file(self.name))
-        return store.using(contexts(self.params).values())
+    def _take(self, params: Params) -> None:
+        self.params, self.name = params, params.run
+        self.source: Recorded | Given = Given(params) if params.table else Recorded(params)
 
-    @cached_property
-    def _read_only(self) -> Store:
-        from arena10k.audit import status
+    def __dir__(self) -> list[str]:
+        """What there is to ask, for autocompletion; what only stages use is there too, but not listed."""
+        return sorted([*_FRAMES, *_QUESTIONS, *_FACTS])
 
-        return status.open_store(self.params)
+    def __repr__(self) -> str:
+        n = len(self.params.targets)
+        about = "a given table" if self.params.table else f"{self.params.logging_policy} and {n} target{'s' * (n != 1)}"
+        return (
+            f"Run({self.name!r}: {about})\n"
+            f"  frames: {', '.join(_FRAMES[:-1])}, table()\n"
+            f"  ask:    {', '.join(f'{question}({about})' for question, about in _QUESTIONS.items())}"
+        )
 
-    @property
-    def reading(self) -> Store:
-        """The record store for reading: the one that is open for collecting, else opened read-only.
-
-        Raises
-        ------
-        ArenaError
-            Where there is none yet.
-        """
-        return self.store if self.params.recording or "store" in vars(self) else self._read_only
+    def _repr_html_(self) -> str:
+        return overview(repr(self), self.coverage, self.policies)._repr_html_()
 
     @property
     def policies(self) -> dict[str, Policy]:
         """The policies by name, as they are asked."""
         return dict(policies(self.params))
 
-    @cached_property
+    @property
     def prompts(self) -> pd.DataFrame:
         """One row per prompt: `prompt_id`, `prompt`, `category`, `language`, `answer`, `check`; of a table that was
         given, the first three."""
-        if self.params.table:
-            return self._table.prompts()
-        return prompts.read(self.name)
+        return self.source.prompts
 
-    def records(self, job: str | None = None) -> pd.DataFrame:
-        """Records of one job (or all) as a frame, errors and quarantined rows included."""
-        rows = list(self.reading.rows(job))
-        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["job", "prompt_id", "policy", "draw", "value"])
+    @cached_property
+    def responses(self) -> pd.DataFrame:
+        """One row per response, also those that failed: `policy`, `prompt_id`, `draw`, `response`, `tokens`, `chars`,
+        `finish_reason`, `status` (ok, failed, quarantined), `reason`.
+
+        >>> len(run.responses) == len(run.prompts) * len(run.policies) * run.params.responses.draws
+        True
+        """
+        return self.source.frame("responses")
+
+    @cached_property
+    def logprobs(self) -> pd.DataFrame:
+        """One row per teacher-forced log-prob of a logged response under a policy: `policy`, `prompt_id`, `draw`,
+        `logp` (nats, of the whole response; missing unless the status is ok), `raw_logp` (as stored), `tokens`,
+        `status`, `reason`.
+
+        >>> wide = run.logprobs.pivot(index="prompt_id", columns="policy", values="logp")
+        >>> bool(((wide.pi_clone - wide.p0).abs() < 0.001).all())  # a clone's weights are 1
+        True
+        """
+        return self.source.frame("logprobs")
+
+    @cached_property
+    def judgments(self) -> pd.DataFrame:
+        """One row per judge score: `policy`, `prompt_id`, `draw`, `mode` (deterministic, uncertainty), `score` (in
+        [0, 1]), `sd` (uncertainty mode), `status`, `reason`.
+
+        >>> bool(run.judgments.score.between(0, 1).all())
+        True
+        """
+        return self.source.frame("judgments")
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """One row per oracle label: `policy`, `prompt_id`, `draw`, `kind`, `label` (in [0, 1]), `status`, `reason`.
+        Estimators use labels of kind oracle; those of kind truth only measure the true value.
+
+        >>> sorted(run.labels.kind.unique())
+        ['oracle', 'truth']
+        """
+        return self.source.frame("labels")
 
     def table(self) -> Table:
         """The analysis table, built anew from the records, or read where params name a `table`: see
         `arena10k.frames.table.Table`."""
-        if self.params.table:
-            from arena10k.audit import consistency
-            from arena10k.frames import columnar
-
-            given = self.params.table
-            fresh = paths.home() / given.fresh if given.fresh else None
-            made = columnar.read(paths.home() / given.logged, fresh, self.params.logging_policy)
-            # Here, so that a file of a million rows is not read for them again.
-            vars(self).setdefault("_facts", consistency.facts_of_table(made))
-            return made
-        return build(self.params, self.prompts, self.reading)
-
-    def table_of(self, prompt_ids: pd.Series) -> Table:
-        """The same of some prompts alone: their rows, what is missing of them, and their true values."""
-        if self.params.table:
-            return self._table.of_prompts(prompt_ids)
-        chosen = self.prompts[self.prompts.prompt_id.isin(prompt_ids)]
-        return build(self.params, chosen, self.reading.only(prompt_ids))
+        return self.source.table()
 
     def coverage(self) -> str:
         """How much of what is due can be used, in a sentence."""
-        from arena10k.audit import status
+        return self.source.coverage()
 
-        if self.params.table:
-            return f"The analysis table was given, with {len(self.table().logged):,} logged rows."
-        return str(status.coverage(self.params, self.reading)["sentence"])
+    def estimate(
+        self,
+        policies: str | Iterable[str] | None = None,
+        estimators: str | Iterable[str] | None = None,
+        judge: str | Iterable[str] | None = None,
+        where: Where = None,
+    ) -> Estimates:
+        """The value of policies, with interval, verdict and reasons.
+
+        Parameters
+        ----------
+        policies, estimators : a name or several; all where left out.
+        judge : judge mode (deterministic, uncertainty) or several; the one that headlines use where left out.
+        where : prompts to use alone; everything is estimated anew on them. A query on `run.prompts` with `prompt_chars`
+            (`"category == 'sum' and prompt_chars < 30"`), a boolean per prompt, rows of `run.prompts`, prompt ids, or a
+            function of that frame. Choose by what prompts are: among rows chosen by what was answered, weights do not
+            average 1.
+
+        Returns
+        -------
+        Estimates with `.frame` (fields of estimates.json), `.ranking`, `.contrasts` and `.figure("forest")`.
+
+        Raises
+        ------
+        ArenaError
+            For a name that is not there, a query that cannot be answered, and where no prompt is chosen.
+
+        >>> run.estimate("pi_bad", "snips").frame.verdict.tolist()  # a plausible number that may not be believed
+        ['REFUSE']
+        >>> short = run.estimate(where="prompt_chars < 30")
+        >>> short.n == len(run.prompts[run.prompts.prompt.str.len() < 30])
+        True
+        """
+        part = self._part(where)
+        judges = some("judge mode", judge, self._modes(part.table)) or [self.params.estimation.judge]
+        names = some("policy", policies, part.table.policies)
+        chosen = some("estimator", estimators, ESTIMATORS)
+        return Estimates(self.study(part.table, names, chosen, judges), part, judges)
+
+    def diagnose(self, policy: str, judge: str | None = None, where: Where = None) -> Diagnosis:
+        """What is wrong with a policy's weights or its judge, in words, with the measures behind them.
+
+        Parameters and errors as for `estimate`, of one policy and judge mode. The answer has `.problems`, `.facts`,
+        `.verdicts`, and draws `.figure(name)` for a name in `.figures`.
+
+        >>> found = run.diagnose("pi_bad")
+        >>> "off_support" in set(found.problems.reason)
+        True
+        """
+        part = self._part(where)
+        names, mode = some("policy", [policy], part.table.policies), self._mode(judge, part.table)
+        return Diagnosis(policy, mode, self.study(part.table, policies=names, judges=[mode]), part)
+
+    def explain(self, policy: str, where: Where = None, top: int = 10) -> Explanation:
+        """Why the published (SNIPS) number of a policy is what it is: verdict, parts of the gap to the trusted value,
+        and the `top` logged rows that carry its weight. Errors as for `estimate`; `NothingToShow` without judge scores
+        or weights.
+
+        >>> run.explain("pi_bad").row["anomaly"]
+        True
+        """
+        part = self._part(where)
+        some("policy", [policy], part.table.policies)
+        investigation = self._investigation if part is self._whole else self.investigate(part.table)
+        return Explanation(policy, investigation, part, top)
+
+    def prompt(self, prompt_id: str) -> PromptView:
+        """One prompt across policies: every response with its scores and label, and how likely each policy finds the
+        logged one. The answer has `.prompt`, `.responses` and `.logged`.
+
+        >>> set(run.prompt("capital_01").responses.policy) == set(run.policies)
+        True
+        """
+        return PromptView(prompt_id, self.prompts, self._frames(), self.params.logging_policy)
+
+    def heavy_rows(self, policy: str, judge: str | None = None, top: int = 10) -> Rows:
+        """The logged responses that carry most of a target's weight, heaviest first: `.frame` has prompt, response,
+        `log_weight` (nats), `weight`, `share` of the weight, `cumulative` share and `reward` (judge score).
+
+        >>> rows = run.heavy_rows("pi_bad", top=5).frame
+        >>> len(rows), bool(rows.share.is_monotonic_decreasing)
+        (5, True)
+        """
+        table = self._whole.table
+        if policy == table.logging_policy:
+            raise ArenaError(f"{policy} is the logging policy: its weight is 1 on every row")
+        some("target", [policy], table.targets)
+        return heavy_rows(table, policy, self._mode(judge, table), top)
+
+    def disagreements(self, judge: str | None = None, top: int = 10) -> Rows:
+        """Responses where judge and oracle differ, most first: `.frame` has all of them with `score`, `label` and
+        `gap` (score minus label); `top` are shown.
+
+        >>> rows = run.disagreements().frame
+        >>> bool((rows.gap == rows.score - rows.label).all())
+        True
+        """
+        mode = self._mode(judge, self._whole.table)
+        return disagreements(self._frames(), self.prompts, mode, top)
+
+    def _frames(self) -> dict[str, pd.DataFrame]:
+        return {name: getattr(self, name) for name in COLUMNS}
+
+    @cached_property
+    def _whole(self) -> Slice:
+        return Slice(self.table(), len(self.prompts), len(self.prompts))
+
+    @cached_property
+    def _investigation(self) -> Investigation:
+        return self.investigate(self._whole.table)
+
+    def _part(self, where: Where) -> Slice:
+        if where is None:
+            return self._whole
+        chosen, words = choose(self.prompts, where)
+        return Slice(self.source.table(chosen.prompt_id), len(chosen), len(self.prompts), words)
+
+    def _modes(self, table: Table) -> list[str]:
+        return [mode for mode in JUDGE_MODES if mode == self.params.estimation.judge or table.is_judged(mode)]
+
+    def _mode(self, judge: str | None, table: Table) -> str:
+        return (some("judge mode", judge, self._modes(table)) or [self.params.estimation.judge])[0]
+
+    # What stages use.
+
+    @property
+    def store(self) -> Store:
+        """The record store, opened for collecting (made where there is none); a recording is loaded into memory."""
+        return self.source.store
+
+    @property
+    def flags(self) -> dict[str, list[str]]:
+        """What is known of policies and shows in no array: see `estimation.context`."""
+        return self.source.flags
+
+    @property
+    def created(self) -> str | None:
+        """When the newest record was measured (UTC), so that the same data gives the same report."""
+        return self.source.created
+
+    def records(self, *jobs: str) -> pd.DataFrame:
+        """Records of jobs as a frame, failed and quarantined ones included: see `frames.records.read`."""
+        return read(self.source.reading, *jobs)
+
+    def labelled_judgments(self) -> pd.DataFrame:
+        """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `judge_*`, `label`."""
+        return labelled_judgments(self.source.reading)
 
     def arrays(self, table: Table) -> dict[str, dict[str, PolicyData]]:
         """What the statistics take: per policy (the logging policy first) and judge mode, the arrays of one policy.
 
         A mode in which nothing was judged is left out, unless it is the one that headlines use."""
-        from arena10k.estimation import policies_data
-
-        names, modes, folds = self._names(table), self._modes(table), self.params.estimation.folds
-        return policies_data(table.logged, table.fresh, names, modes, table.logging_policy, folds)
+        folds = self.params.estimation.folds
+        return policies_data(table.logged, table.fresh, table.policies, self._modes(table), table.logging_policy, folds)
 
     def study(
         self,
@@ -160,8 +319,6 @@ class Run(Exploring):
     ) -> Evaluation:
         """Every estimator, interval and verdict, with the diagnostics, for every policy and judge mode, or for those
         named alone."""
-        from arena10k.estimation import evaluation
-
         e, modes = self.params.estimation, None if judges is None else list(judges)
         arrays = self.arrays(table)
         names = list(arrays) if policies is None else list(policies)
@@ -170,9 +327,9 @@ class Run(Exploring):
             chosen,
             e.analysis,
             table.quarantined,
-            self._flags,
+            self.flags,
             estimators,
-            clones=self._clones(table),
+            clones=self.source.clones(table),
             judge=e.judge,
         )
 
@@ -183,8 +340,6 @@ class Run(Exploring):
 
         `study` is that of `table`, where it is there already.
         """
-        from arena10k.estimation import compare
-
         e, study = self.params.estimation, study or self.study(table)
         contexts = study.of_judge(e.judge)
         pairs = compare.contrasts(contexts)
@@ -202,26 +357,19 @@ class Run(Exploring):
     def plans(self, study: Evaluation) -> pd.DataFrame:
         """What an interval of each wanted width takes, by policy and estimator (PPI++ and direct): `labels`, `draws`,
         and the cost in US dollars of what is not there yet. The widths are params' `width` times 2, 1, 1/2 and 1/4."""
-        from arena10k.collection import costs
-        from arena10k.estimation import planning
-
         e = self.params.estimation
         widths = [w for w in (2 * e.width, e.width, e.width / 2, e.width / 4) if w <= 1]
         rows = []
         for policy, ctx in study.of_judge(e.judge).items():
-            price = planning.UnitCosts(e.label_cost)
-            if not self.params.table:
-                price = planning.UnitCosts(**costs.unit_costs(self.params, self.prompts, policy))
-            found = planning.plan(ctx.pilot, widths, price, e.confidence)
-            found += planning.direct_plan(ctx.prep, widths, price, e.confidence)
-            rows += [{"policy": policy} | row for row in found]
+            price = self.source.unit_costs(policy, e.label_cost)
+            plans = planning.plan(ctx.pilot, widths, price, e.confidence)
+            plans += planning.direct_plan(ctx.prep, widths, price, e.confidence)
+            rows += [{"policy": policy} | row for row in plans]
         return pd.DataFrame(rows)
 
     def simulate(self, table: Table) -> pd.DataFrame:
         """Whether intervals would have covered on data like this run's, and where they are known to fail: see
         `coverage.simulated`."""
-        from arena10k.simulation import coverage
-
         e = self.params.estimation
         data = {policy: modes[e.judge] for policy, modes in self.arrays(table).items()}
         if len(data) < 2:
@@ -237,55 +385,14 @@ class Run(Exploring):
             Where no logged response has a judge score, or none has a weight: nothing was published, so nothing can be
             investigated.
         """
-        from arena10k import attribution
-
-        if not table.logged[f"judge_{self.params.estimation.judge}"].notna().any():
-            raise NothingToShow(
-                f"run {self.name!r}: no logged response has a judge score, so there is nothing to investigate: "
-                "add a `judge` to the params"
-            )
-        if not any(np.isfinite(values).any() for values in table.log_weights().values()):
-            raise NothingToShow(
-                f"run {self.name!r}: no logged response has log-probs of a target and of {table.logging_policy}, so "
-                "there are no weights to investigate"
-            )
-
-        e = self.params.estimation
-        return attribution.investigate_table(table, e.judge, analysis=e.analysis, flags=self._flags)
-
-    def _clones(self, table: Table) -> list[str]:
-        from arena10k.audit import quality
-
-        if not self.params.table:
-            return quality.clones(self.params)
-        for name in self.params.table.clones:
-            if name not in table.targets:
-                raise ParamsError(f"table.clones: {name!r} is not among the targets: {', '.join(table.targets)}")
-        return list(self.params.table.clones)
-
-    @property
-    def _flags(self) -> dict[str, list[str]]:
-        """What is known of policies and shows in no array: see `estimation.context`."""
-        facts = self._facts
-        if self.params.table:
-            return facts
-        # A weight is a ratio: where the logging policy's half is of another distribution, every weight is wrong.
-        everywhere = self.policies[self.params.logging_policy].temperature_mismatch
-        flags = {n: ["temperature_mismatch"] * (everywhere or p.temperature_mismatch) for n, p in self.policies.items()}
-        return {name: found for name, mine in flags.items() if (found := [*mine, *facts.get(name, ())])}
-
-    @cached_property
-    def _facts(self) -> dict[str, list[str]]:
-        """What the whole set of log-probs says of each policy, read once as frames are."""
-        from arena10k.audit import consistency
-
-        if self.params.table:
-            return consistency.facts_of_table(self._table)
-        return consistency.facts(self.params, self.reading, self.prompts)
-
-    def labelled_judgments(self) -> pd.DataFrame:
-        """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `judge_*`, `label`."""
-        return labelled_judgments(self.reading)
+        e, lacks = self.params.estimation, ""
+        if not table.logged[f"judge_{e.judge}"].notna().any():
+            lacks = "has a judge score, so there is nothing to investigate: add a `judge` to the params"
+        elif not any(np.isfinite(values).any() for values in table.log_weights().values()):
+            lacks = f"has log-probs of a target and of {table.logging_policy}, so there are no weights to investigate"
+        if lacks:
+            raise NothingToShow(f"run {self.name!r}: no logged response {lacks}")
+        return attribution.investigate_table(table, e.judge, analysis=e.analysis, flags=self.flags)
 
     @property
     def records_file(self) -> Path:
@@ -294,20 +401,8 @@ class Run(Exploring):
 
     def write_result(self, name: str, content: dict[str, Any]) -> None:
         """Write a machine-readable result such as `estimates.json` to the run's report folder."""
-        from arena10k.report import write_json
-
         write_json(paths.result_file(self.name, name), content)
 
     def note(self, stage: str, **numbers: Any) -> None:
         """Key numbers of a stage, for its row in the run's index."""
         self.write_result(f"stages/{stage}.numbers.json", numbers)
-
-    @property
-    def created(self) -> str | None:
-        """When the newest record was measured (UTC), so that the same data gives the same report."""
-        if self.params.table:
-            return None
-        newest = max((c["newest"] for c in self.reading.counts()), default=None)
-        if newest is None:
-            return None
-        return datetime.datetime.fromtimestamp(newest, datetime.UTC).isoformat(timespec="seconds")

@@ -1,4 +1,5 @@
-"""How numbers and lists are said within a sentence; in tables a number is written by `report.format_number`.
+"""How anything is written for readers: numbers in sentences and in tables, shares, lists, verdicts, and text that a
+model wrote.
 
 >>> number(54.962), number(0.0000312), number(1.28e7), number(1e-13)
 ('55', '0.0000312', '12.8 million', 'under 0.000001')
@@ -9,7 +10,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+MISSING = "—"
+VERDICTS = ("REPORT", "CAUTION", "REFUSE")
 
 #: How sentences name estimators. `JUDGE_SNIPS`, which no label calibrates, is another number than `snips`.
 ESTIMATOR_WORDS = {
@@ -81,8 +90,8 @@ def rounded(x: float, low: float | None = None, high: float | None = None) -> st
 
 def with_interval(x: float, low: float, high: float, confidence: float) -> str:
     """`0.12 (95% interval 0.04 to 0.22)`."""
-    told = [rounded(v, low, high) for v in (x, low, high)]
-    return f"{told[0]} ({level(confidence)} interval {told[1]} to {told[2]})"
+    value, first, last = (rounded(v, low, high) for v in (x, low, high))
+    return f"{value} ({level(confidence)} interval {first} to {last})"
 
 
 def percent(x: float) -> str:
@@ -108,3 +117,66 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     if len(names) > most:
         return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} others"
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "")))
+
+
+#: Format characters that writing systems and emoji need; all others (bidirectional overrides ...) are shown by number.
+_JOINERS = {"\u200c", "\u200d"}
+
+
+def visible(text: str) -> str:
+    """`text` with control, direction-changing and unpaired characters written as `[U+202E]`.
+
+    Escaping for HTML is another matter: this keeps what a model wrote from reordering or hiding what stands beside it.
+    """
+    return "".join(c if c in "\n\t" or c in _JOINERS else _named(c) for c in text.replace("\r\n", "\n"))
+
+
+def _named(char: str) -> str:
+    hidden = unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+    return f"[U+{ord(char):04X}]" if hidden else char
+
+
+def format_number(value: Any, spec: str | None = None) -> str:
+    """A number in a table: counts with thousands separators, others with three decimals, missing as a dash.
+
+    Three decimals say nothing about an importance weight of 1e-9 or 1e12: outside [0.0005, 1e6) the form is scientific.
+    """
+    if is_missing(value):
+        return MISSING
+    if isinstance(value, float | np.floating):
+        value = settled(float(value))
+    if spec is not None:
+        return format(value, spec)
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, int | np.integer):
+        return f"{int(value):,}"
+    x = float(value)
+    if math.isinf(x):
+        return "∞" if x > 0 else "-∞"
+    if x == 0 or 0.0005 <= abs(x) < 1000:
+        return f"{x:.3f}"
+    return f"{x:,.1f}" if 1000 <= abs(x) < 1e6 else f"{x:.1e}"
+
+
+def format_value(value: Any) -> str:
+    """Any cell as plain text: numbers as `format_number`, lists joined, everything else as its visible text."""
+    if is_missing(value):
+        return MISSING
+    if isinstance(value, bool | np.bool_ | int | float | np.integer | np.floating):
+        return format_number(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{visible(str(k))} {format_value(v)}" for k, v in value.items()) or MISSING
+    if isinstance(value, list | tuple | np.ndarray):
+        return ", ".join(format_value(item) for item in value) or MISSING
+    return visible(str(value))
+
+
+def is_missing(value: Any) -> bool:
+    """None, NaN, NaT or NA; never an empty string, list or zero."""
+    return (
+        value is None
+        or value is pd.NaT
+        or value is pd.NA
+        or (isinstance(value, float | np.floating) and value != value)
+    )

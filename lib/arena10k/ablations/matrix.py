@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 
 from arena10k import paths
-from arena10k.ablations import fingerprint
-from arena10k.ablations.sweeps import FACTORS, TREATMENTS, Settings, Truth, Variant, summary, sweep, treat
+from arena10k.ablations.factors import FACTORS, TREATMENTS, treat
+from arena10k.ablations.scores import Truth, summary
+from arena10k.ablations.sweep import Settings, Variant, sweep
 from arena10k.errors import NothingToShow, ParamsError, section
 from arena10k.estimation import ESTIMATORS, PolicyData, prompt_fold
 from arena10k.estimation.calibration import CALIBRATIONS
 from arena10k.estimation.context import PolicyContext, context
 from arena10k.estimation.verdicts import estimate_row
-from arena10k.frames.table import JUDGE_MODES, Table
+from arena10k.frames.records import JUDGE_MODES
+from arena10k.frames.table import Table
 from arena10k.params.config import Params
 from arena10k.report.files import write_json
 from arena10k.run import Run
@@ -43,23 +45,14 @@ class Cell:
         """Safe as a folder's name; the parts in the order of the fields."""
         return ".".join((self.judge, self.estimator, self.calibration, self.treatment))
 
-    @property
-    def variant(self) -> Variant:
-        return Variant(self.estimator, self.calibration)
-
 
 def stage_name(cell: Cell) -> str:
     """The name of a cell's run of its notebook in the pipeline."""
     return f"{NOTEBOOK}@{cell.name}"
 
 
-def _chosen(given: str | Sequence[str], known: Iterable[str], key: str, what: str) -> list[str]:
-    known = list(known)
-    chosen = known if given == "all" else list(given)
-    for name in chosen:
-        if name not in known:
-            raise ParamsError(f"ablations.{key}: no {what} {name!r}: {', '.join(known)}")
-    return list(dict.fromkeys(chosen))
+def folder(run: str, cell: str) -> Path:
+    return paths.reports_dir(run) / "ablations" / cell
 
 
 def cells(params: Params) -> list[Cell]:
@@ -75,20 +68,26 @@ def cells(params: Params) -> list[Cell]:
     """
     if params.ablations is None:
         return []
-    a = params.ablations
-    judges = _chosen(a.judges, JUDGE_MODES, "judges", "judge mode")
-    estimators = _chosen(a.estimators, ESTIMATORS, "estimators", "estimator")
-    calibrations = _chosen(a.calibrations, CALIBRATIONS, "calibrations", "calibration")
-    treatments = _chosen(a.treatments, TREATMENTS, "treatments", "treatment")
-    _chosen(list(a.sweep), FACTORS, "sweep", "factor")
-    found = []
-    for judge, name, calibration, treatment in itertools.product(judges, estimators, calibrations, treatments):
-        estimator = ESTIMATORS[name]
-        calibrates = calibration == calibrations[0] or not estimator.judge_scale
-        treated = treatment == treatments[0] or estimator.uses_weights
-        if calibrates and treated:
-            found.append(Cell(judge, name, calibration, treatment))
-    return found
+
+    def chosen(key: str, registered: Iterable[str], kind: str) -> list[str]:
+        given = getattr(params.ablations, key)
+        names = list(registered) if given == "all" else list(given)
+        for name in names:
+            if name not in registered:
+                raise ParamsError(f"ablations.{key}: no {kind} {name!r}: {', '.join(registered)}")
+        return list(dict.fromkeys(names))
+
+    judges = chosen("judges", JUDGE_MODES, "judge mode")
+    estimators = chosen("estimators", ESTIMATORS, "estimator")
+    calibrations = chosen("calibrations", CALIBRATIONS, "calibration")
+    treatments = chosen("treatments", TREATMENTS, "treatment")
+    chosen("sweep", FACTORS, "factor")
+    return [
+        Cell(judge, name, calibration, treatment)
+        for judge, name, calibration, treatment in itertools.product(judges, estimators, calibrations, treatments)
+        if (calibration == calibrations[0] or not ESTIMATORS[name].judge_scale)
+        and (treatment == treatments[0] or ESTIMATORS[name].uses_weights)
+    ]
 
 
 def cell_named(params: Params, name: str) -> Cell:
@@ -99,27 +98,20 @@ def cell_named(params: Params, name: str) -> Cell:
     ParamsError
         Where the matrix has no such cell.
     """
-    known = {cell.name: cell for cell in cells(params)}
-    if not known:
+    by_name = {cell.name: cell for cell in cells(params)}
+    if not by_name:
         raise ParamsError(f"run {params.run!r}: its params have no `ablations`")
-    if name and name not in known:
-        raise ParamsError(f"no ablation cell {name!r}: {', '.join(list(known)[:5])} ...")
-    return known[name or next(iter(known))]
+    if name and name not in by_name:
+        raise ParamsError(f"no ablation cell {name!r}: {', '.join(list(by_name)[:5])} ...")
+    return by_name[name or next(iter(by_name))]
 
 
-def codes(params: Params) -> dict[str, str]:
-    """By cell, the digest of the code in files of estimators that it reaches: its registered functions (estimator,
-    calibration, treatment and factors) and the diagnostics of its page."""
-    every = cells(params)
-    variants = {variant: variant.code() for variant in {cell.variant for cell in every}}
-    factors = [FACTORS[name] for name in section(params.ablations, "ablations").sweep] if every else []
-    shared = [PolicyContext, *factors]
-    treatments = {name: fingerprint.code_digest(TREATMENTS[name], *shared) for name in {c.treatment for c in every}}
-    return {c.name: fingerprint.digest_of(variants[c.variant], treatments[c.treatment]) for c in every}
-
-
-def folder(run: str, cell: str) -> Path:
-    return paths.reports_dir(run) / "ablations" / cell
+def measured(table: Table, worst: Iterable[str] = ()) -> list[Truth]:
+    """The values of policies all of whose draws are labelled; empty where the run's oracle labels a slice only."""
+    return [
+        Truth(r.policy, float(r.value), float(r.se), f"labels of all {r.draws:,} draws", r.policy in set(worst))
+        for r in table.truth.itertuples()
+    ]
 
 
 def held_out(table: Table, worst: Iterable[str] = ()) -> tuple[Table, list[Truth]]:
@@ -129,71 +121,63 @@ def held_out(table: Table, worst: Iterable[str] = ()) -> tuple[Table, list[Truth
     (by hash of the prompt) measure it, if they are enough, and estimators never see them. `worst` names policies that
     are below all others by construction.
     """
-    known = table.truth.set_index("policy")
-    worst, fresh, found = set(worst), table.fresh, []
+    by_policy, fresh, truth = {t.policy: t for t in measured(table, worst)}, table.fresh, []
     label = fresh.label.copy()
     half = np.array([prompt_fold(f"truth {p}", 2) == 1 for p in fresh.prompt_id.astype(str)], dtype=bool)
     for policy in table.targets:
-        if policy in known.index:
-            row = known.loc[policy]
-            source = f"labels of all {int(row.draws):,} draws"
-            found.append(Truth(policy, float(row.value), float(row.se), source, policy in worst))
+        if policy in by_policy:
+            truth.append(by_policy[policy])
             continue
-        aside = half & (fresh.policy == policy).to_numpy(bool) & fresh.label.notna().to_numpy(bool)
-        by_prompt = fresh.label[aside].astype(float).groupby(fresh.prompt_id[aside]).mean()
+        hidden = half & (fresh.policy == policy).to_numpy(bool) & fresh.label.notna().to_numpy(bool)
+        by_prompt = fresh.label[hidden].astype(float).groupby(fresh.prompt_id[hidden]).mean()
         if len(by_prompt) < MIN_TRUTH_LABELS:
-            told = "no labels of its own draws" if policy not in worst else "its order only: the worst by construction"
-            found.append(Truth(policy, None, None, told, policy in worst))
+            source = "its order only: the worst by construction" if policy in worst else "no labels of its own draws"
+            truth.append(Truth(policy, None, None, source, policy in worst))
             continue
-        label[aside] = np.nan
+        label[hidden] = np.nan
         source = f"{len(by_prompt)} labels of its own draws that estimators do not see"
-        found.append(Truth(policy, float(by_prompt.mean()), float(by_prompt.sem()), source, policy in worst))
-    return replace(table, fresh=fresh.assign(label=label)), found
-
-
-def cell_sentence(run: Run, cell: Cell) -> str:
-    """What the cell is, in words."""
-    a = section(run.params.ablations, "ablations")
-    told = f"{cell.estimator} on scores of the {cell.judge} judge mode, calibration {cell.calibration}"
-    treated = " ".join((TREATMENTS[cell.treatment].__doc__ or cell.treatment).split())
-    told += f". Log-probs: {cell.treatment}. {treated}"
-    if cell.treatment != "recorded":
-        told += f" Corrupted: {a.corrupted:.0%} of the rows, the shortest responses."
-    levels = [f"{name} {', '.join(f'{v}' for v in some)}" for name, some in a.sweep.items()]
-    return told + (f" Swept: {'; '.join(levels)}; {a.seeds} seeds each." if levels else "")
-
-
-def key_numbers(result: CellResult) -> dict[str, Any]:
-    """What the index shows of a cell."""
-    names = ("rmse", "coverage", "refused", "misranked")
-    means = result.scores[[*names]].mean()
-    return {name: round(float(means[name]), 3) for name in names if np.isfinite(means[name])}
+        truth.append(Truth(policy, float(by_prompt.mean()), float(by_prompt.sem()), source, policy in worst))
+    return replace(table, fresh=fresh.assign(label=label)), truth
 
 
 def truth_sentence(truth: Sequence[Truth]) -> str:
     """Where the truth of the cells comes from, policy by policy."""
     if not truth:
         return "There is no target policy."
-    told = []
-    for t in truth:
-        value = f"{t.value:.3f} (standard error {t.se:.3f})" if t.value is not None else "not known"
-        told.append(f"{t.policy}: {value}, {t.source}")
-    return f"The truth that estimates are compared with: {'; '.join(told)}."
+    values = ("not known" if t.value is None else f"{t.value:.3f} (standard error {t.se:.3f})" for t in truth)
+    parts = [f"{t.policy}: {value}, {t.source}" for t, value in zip(truth, values, strict=True)]
+    return f"The truth that estimates are compared with: {'; '.join(parts)}."
+
+
+def cell_sentence(run: Run, cell: Cell) -> str:
+    """What the cell is, in words."""
+    a = section(run.params.ablations, "ablations")
+    treated = " ".join((TREATMENTS[cell.treatment].__doc__ or cell.treatment).split())
+    text = f"{cell.estimator} on scores of the {cell.judge} judge mode, calibration {cell.calibration}"
+    text += f". Log-probs: {cell.treatment}. {treated}"
+    if cell.treatment != "recorded":
+        text += f" Corrupted: {a.corrupted:.0%} of the rows, the shortest responses."
+    levels = [f"{name} {', '.join(map(str, some))}" for name, some in a.sweep.items()]
+    return text + (f" Swept: {'; '.join(levels)}; {a.seeds} seeds each." if levels else "")
 
 
 @dataclass(frozen=True, eq=False)
 class CellResult:
-    """What a cell's page shows: rows of estimates on all of the data and the diagnostics beside them, the sweep's rows
-    and scores, the truth, how many oracle labels the estimates rest on, and what the sweep took on one core."""
+    """What a cell's page shows: rows of estimates on all of the data and the diagnostics beside them, the scores of the
+    sweep, the truth, how many oracle labels the estimates rest on, and what the sweep took on one core."""
 
     cell: Cell
     rows: list[dict[str, Any]]
     contexts: list[PolicyContext]
-    sweep: pd.DataFrame
     scores: pd.DataFrame
     truth: list[Truth]
     labels: int
     seconds: float
+
+    def key_numbers(self) -> dict[str, Any]:
+        """What the index shows of a cell."""
+        means = self.scores[["rmse", "coverage", "refused", "misranked"]].mean().dropna()
+        return {str(name): round(float(value), 3) for name, value in means.items()}
 
 
 def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
@@ -210,14 +194,14 @@ def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
         raise NothingToShow(f"run {run.name!r}: no response has a score of the {cell.judge} judge mode")
     arrays = {p: modes[cell.judge] for p, modes in run.arrays(seen).items() if p != seen.logging_policy}
     arrays = treat(arrays, cell.treatment, a.corrupted)
-    settings = Settings(e.analysis, run.params.seed, run._flags)
+    settings = Settings(e.analysis, run.params.seed, run.flags)
     rows, contexts = complete(arrays, cell, settings)
     levels = {name: [None if level == "all" else level for level in some] for name, some in a.sweep.items()}
-    kept = folder(run.name, cell.name) / "sweep"
-    frame = sweep(arrays, [cell.variant], levels, a.seeds, settings, kept)
+    variant, kept = Variant(cell.estimator, cell.calibration), folder(run.name, cell.name) / "sweep"
+    frame = sweep(arrays, [variant], levels, a.seeds, settings, kept)
     scores = summary(frame, truth, ["estimator", "calibration", *levels], e.confidence)
     labels = labels_used(arrays, cell, settings, rows)
-    return CellResult(cell, rows, contexts, frame, scores, truth, labels, frame.attrs["seconds"])
+    return CellResult(cell, rows, contexts, scores, truth, labels, frame.attrs["seconds"])
 
 
 def complete(
@@ -226,7 +210,7 @@ def complete(
     """Rows as in estimates.json, of one estimator and calibration on all of the data, and the diagnostics."""
     rows, contexts = [], []
     for policy, data in arrays.items():
-        ctx = _context(policy, data, cell, settings)
+        ctx = context(data, *settings.of(policy, cell.calibration), policy=policy, judge=cell.judge)
         rows.append({"policy": policy, "judge": cell.judge, **estimate_row(ctx, ESTIMATORS[cell.estimator])})
         contexts.append(ctx)
     return rows, contexts
@@ -237,31 +221,18 @@ def labels_used(
 ) -> int:
     """Oracle labels that the estimates `rows` rest on: those of the logged responses, and those of the targets' own
     draws, are counted where some value or interval would be another without them."""
-    if not arrays:
-        return 0
-    numbers, used = [[row[name] for name in _NUMBERS] for row in rows], 0
+    with_labels, used = {row["policy"]: [row[name] for name in ("value", "ci_low", "ci_high")] for row in rows}, 0
     for kind, count in (("logged", max), ("fresh", sum)):
-        rows_of = {policy: getattr(data, kind) for policy, data in arrays.items()}
-        without = {
-            p: replace(data, **{kind: replace(rows_of[p], label=np.full(len(rows_of[p]), np.nan))})
-            for p, data in arrays.items()
-        }
-        if [_numbers(p, data, cell, settings) for p, data in without.items()] != numbers:
-            used += count(int(some.labelled.sum()) for some in rows_of.values())
+        without = {}
+        for policy, data in arrays.items():
+            rows_of = getattr(data, kind)
+            blind = replace(data, **{kind: replace(rows_of, label=np.full(len(rows_of), np.nan))})
+            ctx = context(blind, *settings.of(policy, cell.calibration))
+            row = estimate_row(ctx, ESTIMATORS[cell.estimator], plan=False)
+            without[policy] = [row[name] for name in ("value", "ci_low", "ci_high")]
+        if without != with_labels:
+            used += count(int(getattr(data, kind).labelled.sum()) for data in arrays.values())
     return used
-
-
-_NUMBERS = ("value", "ci_low", "ci_high")
-
-
-def _numbers(policy: str, data: PolicyData, cell: Cell, settings: Settings) -> list[float | None]:
-    row = estimate_row(_context(policy, data, cell, settings), ESTIMATORS[cell.estimator], plan=False)
-    return [row[name] for name in _NUMBERS]
-
-
-def _context(policy: str, data: PolicyData, cell: Cell, settings: Settings) -> PolicyContext:
-    analysis = replace(settings.analysis, calibration=cell.calibration)
-    return context(data, analysis, (settings.flags or {}).get(policy, ()), policy=policy, judge=cell.judge)
 
 
 def write(run: Run, result: CellResult) -> None:

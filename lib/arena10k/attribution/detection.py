@@ -67,9 +67,7 @@ def published(game: Game) -> Published:
 
 def _noise(deviation: np.ndarray, level: float, audits: tuple[WeightAudit, ...]) -> float:
     """Half-width of the published number at a one-sided `level`; 0 when weights are unhealthy."""
-    if not all(a.healthy for a in audits):
-        return 0.0
-    half = stats.norm.isf(level) * np.sqrt(deviation @ deviation)
+    half = stats.norm.isf(level) * np.sqrt(deviation @ deviation) if all(a.healthy for a in audits) else 0.0
     return float(half) if np.isfinite(half) else 0.0
 
 
@@ -88,34 +86,27 @@ def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(np.pad(a, (0, size - len(a))) - np.pad(b, (0, size - len(b))))
 
 
-def _wrong(above: str, below: str, excess: Mapping[str, float], logging_policy: str) -> str:
-    base = excess.get(logging_policy, float("nan"))
-    if np.isnan(base):
-        return above
-    return above if excess[above] - base >= base - excess[below] else below
-
-
 def inversions(games: Mapping[str, Game], pub: Mapping[str, Published], logging_policy: str) -> list[Inversion]:
     """Test (3) over all pairs with trusted values, at a third of the family-wise rate; every inversion, whether beyond
     noise or not."""
-    known = {p: g.trusted for p, g in games.items() if g.trusted is not None and np.isfinite(pub[p].value)}
-    pairs = list(combinations(known, 2))
+    scores = {p: g.trusted for p, g in games.items() if g.trusted is not None and np.isfinite(pub[p].value)}
+    pairs = list(combinations(scores, 2))
     level = FALSE_ALARM_RATE / 3 / max(len(pairs), 1)
-    trusted = {p: score.value for p, score in known.items()}
-    interval = {p: score_interval(games[p].prep, score, 1 - 2 * level) for p, score in known.items()}
-    excess = {p: pub[p].value - trusted[p] for p in known}
-    found = []
+    trusted = {p: score.value for p, score in scores.items()}
+    interval = {p: score_interval(games[p].prep, score, 1 - 2 * level) for p, score in scores.items()}
+    excess = {p: pub[p].value - trusted[p] for p in scores}
+    base, inverted = excess.get(logging_policy, float("nan")), []
     for pair in pairs:
         above, below = sorted(pair, key=lambda p: -pub[p].value)
-        lead, fall = pub[above].value - pub[below].value, trusted[below] - trusted[above]
+        ahead, fall = pub[above].value - pub[below].value, trusted[below] - trusted[above]
         radius = float(np.hypot(interval[above].high - trusted[above], trusted[below] - interval[below].low))
-        if lead <= 1e-12 or fall <= radius:
+        if ahead <= 1e-12 or fall <= radius:
             continue
         spread = _difference(pub[above].deviation, pub[below].deviation)
         noise = _noise(spread, level, (pub[above].audit, pub[below].audit))
-        wrong = _wrong(above, below, excess, logging_policy)
-        found.append(Inversion(above, below, lead, fall, radius, lead + fall > max(TOLERANCE, noise), wrong))
-    return found
+        wrong = below if base - excess[below] > excess[above] - base else above
+        inverted.append(Inversion(above, below, ahead, fall, radius, ahead + fall > max(TOLERANCE, noise), wrong))
+    return inverted
 
 
 @dataclass(frozen=True, eq=False)

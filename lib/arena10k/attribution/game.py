@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arena10k.estimation import PolicyData, Prepared, Score, pareto, prepare
+from arena10k.estimation import PolicyData, Prepared, Score, pareto
 from arena10k.estimation.data import LEFT_OUT
 
 #: The parts of a gap, in words.
@@ -70,15 +70,13 @@ class Case:
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        own = self.data.logged.log_weight
-        raw = own if self.raw_log_weight is None else np.asarray(self.raw_log_weight, np.float64)
-        if raw.shape != own.shape:
-            raise ValueError(f"raw_log_weight: expected shape {own.shape}, got {raw.shape}")
-        if np.isposinf(raw).any():
-            raise ValueError("raw_log_weight: +inf is not a log-weight")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip: must be positive, got {self.clip}")
-        object.__setattr__(self, "raw_log_weight", raw)
+        if self.raw_log_weight is None:
+            object.__setattr__(self, "raw_log_weight", self.data.logged.log_weight)
+
+    @property
+    def published_log_weight(self) -> np.ndarray:
+        """What the published number used (n,): raw, and clipped."""
+        return _clipped(self.raw_log_weight, self.clip)
 
 
 def corrupted_rows(case: Case) -> np.ndarray:
@@ -108,10 +106,10 @@ def weightings(case: Case, keep: np.ndarray) -> np.ndarray:
     use."""
     clean = case.data.logged.log_weight[keep]
     published = np.where(corrupted_rows(case)[keep], case.raw_log_weight[keep], clean)
-    found = np.stack([_clipped(published, case.clip), _clipped(clean, case.clip), clean, clean])
-    found = np.where(np.isnan(found), -np.inf, found)
-    found[3] = _smoothed(found[2])
-    return found
+    states = np.stack([_clipped(published, case.clip), _clipped(clean, case.clip), clean, clean])
+    states = np.where(np.isnan(states), -np.inf, states)
+    states[3] = _smoothed(states[2])
+    return states
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +134,9 @@ class Game:
         return np.asarray(self.log_weight[2])
 
 
-def make_game(case: Case, trusted: Score | None = None, prep: Prepared | None = None, mismatch: bool = False) -> Game:
-    """The game of a case; `prep` is `prepare(case.data)` if it is at hand already."""
-    keep = ~np.isnan(case.data.logged.judge)
-    return Game(prepare(case.data) if prep is None else prep, weightings(case, keep), trusted, mismatch)
+def make_game(case: Case, prep: Prepared, trusted: Score | None = None, mismatch: bool = False) -> Game:
+    """The game of a case; `prep` is that of its data."""
+    return Game(prep, weightings(case, ~np.isnan(case.data.logged.judge)), trusted, mismatch)
 
 
 def normalised(counts: np.ndarray, log_weight: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The investigation of a run: published number, trusted value, attribution and companions of every policy."""
+"""The investigation of a run: published number, trusted value, and what the gap between them is made of."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arena10k.attribution import companions, detection
+from arena10k.analysis import DEFAULT, Analysis
+from arena10k.attribution import detection, weights
 from arena10k.attribution.game import CAUSES, Case, Game, corrupted_rows, make_game, missing_mass, point_parts
 from arena10k.attribution.resample import Replicates, bootstrap, percentile_interval, prompt_counts
 from arena10k.estimation import ESTIMATORS, N_FOLDS, policies_data
-from arena10k.estimation.analysis import DEFAULT, Analysis
 from arena10k.estimation.context import PolicyContext, context
 from arena10k.estimation.data import LEFT_OUT
 from arena10k.estimation.headline import headline
@@ -29,10 +29,10 @@ class Finding:
     """One policy.
 
     `parts`, `part_low`, `part_high` (6,) follow `CAUSES` and are contributions to `published - trusted`, NaN without
-    a trusted value. `trusted` is a row of estimates.json or None. `anomaly` is None where it cannot be tested;
-    `unsettled`: it is not shown, and the gap is larger than what counts. `corrupted` counts logged rows whose published
-    log-weight was corrupted, `corrupted_share` is their share of the published weight. `estimate` is the row of SNIPS
-    (calibrated) on repaired data; `labels_needed` are labels on the target's own draws for the requested width.
+    a trusted value. `trusted` is a row of estimates.json or None. `anomaly` is None where it cannot be tested.
+    `corrupted` counts logged rows whose published log-weight was corrupted, `corrupted_share` is their share of the
+    published weight. `estimate` is the row of SNIPS (calibrated) on repaired data; `labels_needed` are labels on the
+    target's own draws for the requested width.
     """
 
     policy: str
@@ -45,11 +45,10 @@ class Finding:
     part_low: np.ndarray
     part_high: np.ndarray
     anomaly: bool | None
-    unsettled: bool
     main_cause: str | None
     corrupted: int
     corrupted_share: float
-    mass: companions.MassIdentity
+    mass: weights.MassIdentity
     estimate: dict[str, Any]
     labels_needed: int | None
     clip: float | None
@@ -68,6 +67,11 @@ class Finding:
         return self.published.value - (self.own_draws if self.trusted is None else self.trusted["value"])
 
     @property
+    def unsettled(self) -> bool:
+        """No anomaly is shown, and the gap to the trusted value is larger than what counts."""
+        return self.anomaly is False and self.trusted is not None and abs(self.gap) > detection.TOLERANCE
+
+    @property
     def own_draws(self) -> float:
         """The judge's mean score of the policy's own draws; NaN where there is none."""
         return float(self.game.prep.fresh.judge.mean()) if len(self.game.prep.fresh) else float("nan")
@@ -79,7 +83,7 @@ class Investigation:
 
     findings: dict[str, Finding]
     detection: detection.Detection
-    flip: companions.Flip | None
+    flip: weights.Flip | None
     logging_policy: str
     truth: dict[str, tuple[float, float]]
     judge_mode: str
@@ -87,8 +91,7 @@ class Investigation:
     @property
     def anomalies(self) -> list[Finding]:
         """Policies with an anomaly, the highest published number first."""
-        found = [f for f in self.findings.values() if f.anomaly]
-        return sorted(found, key=lambda f: -f.published.value)
+        return sorted((f for f in self.findings.values() if f.anomaly), key=lambda f: -f.published.value)
 
     @property
     def focus(self) -> Finding:
@@ -133,28 +136,23 @@ def cases(
     them. `raw_logp` has the rows of `table.logged` and columns `logp_<policy>` with other values to take instead.
     Columns that are not there were never different.
     """
-    names = [table.logging_policy, *table.targets]
-    raw = {p: _stored(table.logged, p, raw_logp) for p in names}
-    changed = {p for p, values in raw.items() if values is not None}
-    known = {p: _numbers(table.logged, f"logp_{p}") if values is None else values for p, values in raw.items()}
-    out, arrays = {}, policies_data(table.logged, table.fresh, names, [judge_mode], table.logging_policy, folds)
+    names, base = [table.logging_policy, *table.targets], table.logging_policy
+    stored, changed = {}, set()
     for policy in names:
-        differs = policy != table.logging_policy and changed & {policy, table.logging_policy}
-        published = known[policy] - known[table.logging_policy] if differs else LEFT_OUT
+        values, column = table.logged, f"logp_{policy}"
+        if raw_logp is not None and column in raw_logp:
+            values = raw_logp
+        elif f"raw_{column}" in table.logged:
+            column = f"raw_{column}"
+        if values is not table.logged or column != f"logp_{policy}":
+            changed.add(policy)
+        stored[policy] = values[column].to_numpy(float, na_value=np.nan)
+    out, arrays = {}, policies_data(table.logged, table.fresh, names, [judge_mode], base, folds)
+    for policy in names:
+        differs = policy != base and changed & {policy, base}
+        published = stored[policy] - stored[base] if differs else LEFT_OUT
         out[policy] = Case(arrays[policy][judge_mode], published, clip)
     return out
-
-
-def _stored(logged: pd.DataFrame, policy: str, raw_logp: pd.DataFrame | None) -> np.ndarray | None:
-    """The log-probs (n,) a published number used, None where they are the table's own."""
-    if raw_logp is not None and f"logp_{policy}" in raw_logp:
-        return _numbers(raw_logp, f"logp_{policy}")
-    column = f"raw_logp_{policy}"
-    return _numbers(logged, column) if column in logged else None
-
-
-def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
-    return np.asarray(frame[column].to_numpy(float, na_value=np.nan))
 
 
 def investigate(
@@ -182,60 +180,65 @@ def investigate(
         prep, row = contexts[p].prep, trusted[p]
         score = None if row is None else ESTIMATORS[row["estimator"]].score(prep)
         rejected = "weights_do_not_match_draws" in contexts[p].wrong_weights
-        games[p] = make_game(case, score, prep, (mismatch or {}).get(p, rejected))
-    pub = {p: detection.published(g) for p, g in games.items()}
-    detected = detection.detect(games, pub, logging_policy)
+        games[p] = make_game(case, prep, score, (mismatch or {}).get(p, rejected))
+    published = {p: detection.published(g) for p, g in games.items()}
+    detected = detection.detect(games, published, logging_policy)
     counts = prompt_counts(max(g.prep.n_clusters for g in games.values()), replicates, seed=0)
     drawn = {p: bootstrap(g, counts) for p, g in games.items()}
-    usable = [p for p in games if np.isfinite(pub[p].value)]
-    first = dict(zip(usable, companions.rank_first(np.column_stack([drawn[p].published for p in usable])), strict=True))
-    findings = {}
-    for p in games:
-        rank = companions.rank(pub[p].value, (pub[q].value for q in usable))
-        findings[p] = _finding(
-            p, cases[p], games[p], contexts[p], trusted[p], pub[p], drawn[p], detected, rank,
-            first.get(p, float("nan")),
-        )  # fmt: skip
+    usable = [p for p in games if np.isfinite(published[p].value)]
+    first = dict(zip(usable, weights.rank_first(np.column_stack([drawn[p].published for p in usable])), strict=True))
+    findings = {
+        p: Finding(
+            policy=p,
+            game=games[p],
+            published=published[p],
+            rank=weights.rank(published[p].value, (published[q].value for q in usable)),
+            rank_first=first.get(p, float("nan")),
+            trusted=trusted[p],
+            anomaly=detected.anomaly[p],
+            **_explained(cases[p], games[p], contexts[p], trusted[p], drawn[p], detected.anomaly[p]),
+        )
+        for p in games
+    }
     return Investigation(findings, detected, _flip(games, usable), logging_policy, dict(truth or {}), judge_mode)
 
 
-def _finding(
-    policy: str,
+def _explained(
     case: Case,
     game: Game,
     ctx: PolicyContext,
-    trusted: dict[str, Any] | None,
-    pub: detection.Published,
+    trusted: Mapping[str, Any] | None,
     drawn: Replicates,
-    detected: detection.Detection,
-    rank: int,
-    first: float,
-) -> Finding:
-    parts, anomaly, confidence = point_parts(game), detected.anomaly[policy], ctx.analysis.confidence
+    anomaly: bool | None,
+) -> dict[str, Any]:
+    """The fields of a `Finding` that say what its number is made of."""
+    parts, confidence = point_parts(game), ctx.analysis.confidence
     low, high = percentile_interval(drawn.parts, confidence)
     bad = corrupted_rows(case)[~np.isnan(case.data.logged.judge)]
-    share = float(companions.self_normalised(game.published_log_weight)[bad].sum())
-    value = float("nan") if trusted is None else trusted["value"]
-    ppi = estimate_row(ctx, ESTIMATORS["ppi_pp"])
-    ones, on = np.ones((1, len(game.prep.logged))), companions.self_normalised(game.clean_log_weight)
-    return Finding(
-        policy=policy, game=game, published=pub, rank=rank, rank_first=first,
-        trusted=trusted, parts=parts, part_low=low, part_high=high, anomaly=anomaly,
-        unsettled=anomaly is False and abs(pub.value - value) > detection.TOLERANCE,
-        main_cause=main_cause(anomaly, parts, low, high, share, game.mismatch),
-        corrupted=int(bad.sum()), corrupted_share=share,
-        mass=companions.mass_identity(1 - float(missing_mass(game, ones)[0]), float(on @ ctx.prep.reward), value),
-        estimate=estimate_row(ctx, ESTIMATORS["snips"]), labels_needed=ppi["labels_needed"], clip=case.clip,
-        confidence=confidence,
-    )  # fmt: skip
+    share = float(weights.self_normalised(game.published_log_weight)[bad].sum())
+    covered = 1 - float(missing_mass(game, np.ones((1, len(game.prep.logged))))[0])
+    on = float(weights.self_normalised(game.clean_log_weight) @ ctx.prep.reward)
+    return {
+        "parts": parts,
+        "part_low": low,
+        "part_high": high,
+        "main_cause": main_cause(anomaly, parts, low, high, share, game.mismatch),
+        "corrupted": int(bad.sum()),
+        "corrupted_share": share,
+        "mass": weights.mass_identity(covered, on, float("nan") if trusted is None else trusted["value"]),
+        "estimate": estimate_row(ctx, ESTIMATORS["snips"]),
+        "labels_needed": estimate_row(ctx, ESTIMATORS["ppi_pp"])["labels_needed"],
+        "clip": case.clip,
+        "confidence": confidence,
+    }
 
 
-def _flip(games: Mapping[str, Game], usable: list[str]) -> companions.Flip | None:
+def _flip(games: Mapping[str, Game], usable: list[str]) -> weights.Flip | None:
     """Only where all policies share their logged rows."""
     rewards = [games[p].prep.logged.judge for p in usable]
     if len(usable) < 2 or any(not np.array_equal(rewards[0], r) for r in rewards[1:]):
         return None
-    return companions.rows_to_flip({p: games[p].published_log_weight for p in usable}, rewards[0])
+    return weights.rows_to_flip({p: games[p].published_log_weight for p in usable}, rewards[0])
 
 
 def investigate_table(
@@ -248,5 +251,5 @@ def investigate_table(
 ) -> Investigation:
     """`investigate` on a table: see `cases` for `raw_logp` and `clip`, `investigate` for the options."""
     truth = {r.policy: (float(r.value), float(r.se)) for r in table.truth.itertuples()}
-    found = cases(table, judge_mode, raw_logp, clip, analysis.folds)
-    return investigate(found, table.logging_policy, truth, judge_mode=judge_mode, analysis=analysis, **options)
+    by_policy = cases(table, judge_mode, raw_logp, clip, analysis.folds)
+    return investigate(by_policy, table.logging_policy, truth, judge_mode=judge_mode, analysis=analysis, **options)

@@ -14,20 +14,10 @@ _CHUNK = 2_000_000
 
 
 def prompt_counts(n_clusters: int, replicates: int, seed: int) -> np.ndarray:
-    """How often each prompt occurs in each resample: (replicates, n_clusters) float64, rows sum to `n_clusters`.
-
-    Raises
-    ------
-    ValueError
-        There is no prompt to draw.
-    """
-    if n_clusters < 1:
-        raise ValueError("the bootstrap needs at least one prompt")
+    """How often each prompt occurs in each resample: (replicates, n_clusters) float64, rows sum to `n_clusters`."""
     rng = np.random.default_rng(seed)
-    counts = np.empty((replicates, n_clusters))
-    for b in range(replicates):
-        counts[b] = np.bincount(rng.integers(0, n_clusters, n_clusters), minlength=n_clusters)
-    return counts
+    draws = (rng.integers(0, n_clusters, n_clusters) for _ in range(replicates))
+    return np.array([np.bincount(drawn, minlength=n_clusters) for drawn in draws], dtype=float)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,20 +66,17 @@ def resampled_score(prep: Prepared, score: Score, counts: np.ndarray, shift: np.
 def _chunk(game: Game, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     prep = game.prep
     shift = calibration_shift(prep, counts)
-    calibrated = prep.reward
-    if shift is not None and isinstance(prep.fit, LevelFit):
-        calibrated = prep.reward + shift[:, prep.fit.code["logged"]]
-    nan = np.full(len(counts), np.nan)
+    fresh = np.full(len(counts), np.nan)
     if len(prep.fresh):
         times = counts[:, prep.fresh.cluster]
         with np.errstate(invalid="ignore"):
             fresh = times @ prep.fresh.judge / times.sum(axis=1)
-    else:
-        fresh = nan
     if game.trusted is None:
         trusted, calibrated = fresh, prep.logged.judge
     else:
-        trusted = resampled_score(prep, game.trusted, counts, shift)
+        trusted, calibrated = resampled_score(prep, game.trusted, counts, shift), prep.reward
+        if shift is not None and isinstance(prep.fit, LevelFit):
+            calibrated = prep.reward + shift[:, prep.fit.code["logged"]]
     logged = counts[:, prep.logged.cluster]
     values = game_values(game, logged, calibrated, fresh, trusted)
     return values[:, 0, 0], gap_parts(values, missing_mass(game, logged))
@@ -101,8 +88,7 @@ def bootstrap(game: Game, counts: np.ndarray) -> Replicates:
     Everything is recomputed but two things: Pareto smoothing is a function of the row fixed by the data (a resample
     repeats its largest weight, and a tail with ties cannot be fitted), and the power of PPI++ stays.
     """
-    rows = max(len(game.prep.logged), len(game.prep.fresh), 1)
-    step = max(1, _CHUNK // rows)
+    step = max(1, _CHUNK // max(len(game.prep.logged), len(game.prep.fresh), 1))
     parts = [_chunk(game, counts[i : i + step]) for i in range(0, len(counts), step)]
     return Replicates(*(np.concatenate(p) for p in zip(*parts, strict=True)))
 
@@ -110,9 +96,9 @@ def bootstrap(game: Game, counts: np.ndarray) -> Replicates:
 def percentile_interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval over axis 0, resamples without a value left out; NaN where none has one."""
     tail = (1 - confidence) / 2
-    known = draws[~np.isnan(draws).reshape(len(draws), -1).any(axis=1)]
-    if len(known) == 0:
+    complete = draws[~np.isnan(draws).reshape(len(draws), -1).any(axis=1)]
+    if len(complete) == 0:
         nan = np.full(draws.shape[1:], np.nan)
         return nan, nan
-    low, high = np.quantile(known, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(complete, [tail, 1 - tail], axis=0)
     return low, high

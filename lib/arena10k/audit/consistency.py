@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arena10k.audit.screening import SCORES, Flag, by_prompt, wide
+from arena10k.audit.screening import SCORES, Flag, Wide, by_prompt, wide
 from arena10k.collection.jobs import LOGPROBS, ORACLE, TRUTH, UNCERTAINTY
 from arena10k.collection.judge import CONTINUOUS_SHARE, RUBRIC_SHARE, WATCH_FROM
 from arena10k.collection.store import Store
@@ -21,6 +21,7 @@ from arena10k.estimation.context import DOUBTFUL_WEIGHTS, WRONG_WEIGHTS
 from arena10k.estimation.diagnostics import mean_weight_p_value
 from arena10k.estimation.pareto import audit_weights
 from arena10k.estimation.thresholds import WRONG
+from arena10k.frames.records import QUARANTINED, read, usable
 from arena10k.frames.table import Table
 from arena10k.inputs.policies import policies
 from arena10k.inputs.prompts import normalised
@@ -47,15 +48,11 @@ WORDS = {
 }
 
 
-def findings(
-    params: Params, store: Store, flags: list[Flag], prompts: pd.DataFrame | None = None
-) -> list[dict[str, Any]]:
+def findings(params: Params, store: Store, flags: list[Flag], prompts: pd.DataFrame) -> list[dict[str, Any]]:
     """Everything found, the log-probs of `flags` left out of what is compared (but not of `mean_weight`, nor those of
     `RELATIVE` codes)."""
-    out = [*_definitions(params, store), *_models(store), *_modes(params, store)]
-    if prompts is not None:
-        out += _duplicates(prompts)
-    return out + _logprobs(params, store, flags, prompts)
+    of_scores = [*_changes(params, store), *_modes(params, store)]
+    return of_scores + _duplicates(prompts) + _logprobs(params, store, flags, prompts)
 
 
 def _finding(
@@ -64,40 +61,32 @@ def _finding(
     return {"finding": name, "job": job, "policy": policy, "rows": int(rows), "p_value": p, "detail": detail}
 
 
-def _definitions(params: Params, store: Store) -> list[dict[str, Any]]:
-    """Policies whose records carry different fingerprints in different jobs, or in one."""
-    seen: dict[str, Counter[str]] = {}
+def _changes(params: Params, store: Store) -> list[dict[str, Any]]:
+    """Policies whose records carry different fingerprints, and jobs of a policy that several models answered."""
+    prints: dict[str, Counter[str]] = {}
+    models: dict[tuple[str, str], Counter[str]] = {}
     for row in store.fingerprints():
         if row["policy"] in params.policies:
-            seen.setdefault(row["policy"], Counter())[row["fingerprint"]] += row["n"]
-    out = []
-    for policy, counts in seen.items():
-        if len(counts) > 1:
-            told = ", ".join(f"{print_[:8]} {n:,}" for print_, n in counts.most_common())
-            out.append(_finding("definition_drift", None, policy, counts.total() - max(counts.values()), None, told))
-    return out
-
-
-def _models(store: Store) -> list[dict[str, Any]]:
-    seen: dict[tuple[str, str], Counter[str]] = {}
+            prints.setdefault(row["policy"], Counter())[row["fingerprint"]] += row["n"]
     for row in store.counts():
         if row["model"] is not None:
-            seen.setdefault((row["job"], row["policy"]), Counter())[row["model"]] += row["n"]
+            models.setdefault((row["job"], row["policy"]), Counter())[row["model"]] += row["n"]
+    seen: list[tuple[str, str | None, str, Counter[str], int | None]] = []
+    seen += [("definition_drift", None, policy, counts, 8) for policy, counts in prints.items()]
+    seen += [("model_change", job, policy, counts, None) for (job, policy), counts in models.items()]
     return [
-        _finding(
-            "model_change", job, policy, counts.total() - max(counts.values()), None,
-            ", ".join(f"{model} {n:,}" for model, n in counts.most_common()),
-        )
-        for (job, policy), counts in seen.items()
+        _finding(name, job, policy, counts.total() - max(counts.values()), None, detail)
+        for name, job, policy, counts, shown in seen
         if len(counts) > 1
-    ]  # fmt: skip
+        for detail in [", ".join(f"{value[:shown]} {n:,}" for value, n in counts.most_common())]
+    ]
 
 
 def _modes(params: Params, store: Store) -> list[dict[str, Any]]:
     """Scores of which one value covers too much; labels of few values (right or wrong) are judged by spread."""
     out = []
     for job in SCORES:
-        values = Counter(r["value"] for r in store.rows(job) if r["status"] == "ok" and r["quarantine"] is None)
+        values = Counter(usable(read(store, job))["value"])
         if values.total() < WATCH_FROM:
             continue
         grader = params.oracle.grader if job in (ORACLE, TRUTH) else params.judge
@@ -117,21 +106,34 @@ def _duplicates(prompts: pd.DataFrame) -> list[dict[str, Any]]:
     return [_finding(name, None, None, n) for name, n in found if n]
 
 
-def _logprobs(params: Params, store: Store, flags: list[Flag], prompts: pd.DataFrame | None) -> list[dict[str, Any]]:
-    table = wide(params, store, prompts)
-    values, base, p0 = table.values.copy(), table.base, params.logging_policy
-    aside = {(f.prompt_id, f.request_hash) for f in flags if f.job == LOGPROBS and f.code not in RELATIVE}
-    bad = [[(i, h) in aside for h in row] for i, row in zip(table.ids, table.hashes, strict=True)]
-    out = [] if policies(params)[p0].temperature_mismatch else _mean_weights(table.policies, values, base, table.prompt)
-    values[np.array(bad, dtype=bool).reshape(values.shape)] = np.nan
-    flagged = {(f.prompt_id, f.request_hash) for f in flags if f.job == LOGPROBS}
-    kept = [[(i, h) not in flagged for h in row] for i, row in zip(table.ids, table.hashes, strict=True)]
-    odd = outliers.lengths(values, table.chars) & table.whole & np.array(kept, dtype=bool).reshape(values.shape)
-    for k, name in enumerate(table.policies):
-        if odd[:, k].any():
-            out.append(_finding("odd_texts", LOGPROBS, name, odd[:, k].sum()))
-    for (k, test), p in _tests(values, table.chars, base).items():
+def _logprobs(params: Params, store: Store, flags: list[Flag], prompts: pd.DataFrame) -> list[dict[str, Any]]:
+    table, p0 = wide(params, store, prompts), params.logging_policy
+    code_of = {(f.prompt_id, f.request_hash): f.code for f in flags if f.job == LOGPROBS}
+    keys = table.records[["prompt_id", "request_hash"]].itertuples(index=False, name=None)
+    codes = pd.Series([code_of.get(key, "") for key in keys], dtype=object)
+    values = table.values(((codes != "") & ~codes.isin(RELATIVE)).to_numpy(bool))
+    odd = outliers.lengths(values, table.chars) & table.whole & ~table.cells((codes != "").to_numpy(bool), False)
+    out = [] if policies(params)[p0].temperature_mismatch else _mean_weights(table)
+    for name, rows in zip(table.policies, odd.sum(axis=0), strict=True):
+        out += [_finding("odd_texts", LOGPROBS, name, rows)] * bool(rows)
+    for (k, test), p in _tests(values, table.chars, table.base).items():
         out.append(_finding(test, LOGPROBS, table.policies[k], np.isfinite(values[:, k]).sum(), p))
+    return out
+
+
+def _mean_weights(table: Wide) -> list[dict[str, Any]]:
+    """Mean weights of all stored values that the verdicts would call impossible."""
+    out, values = [], table.values()
+    for k, name in enumerate(table.policies):
+        log_weight = values[:, k] - values[:, table.base]
+        known = np.isfinite(log_weight)
+        if k == table.base or not known.any():
+            continue
+        p = mean_weight_p_value(log_weight[known], by_prompt(table.prompt[known]))
+        if p < WRONG:
+            mean = number(audit_weights(log_weight[known]).mean_weight)
+            detail = f"mean weight {mean} before anything is quarantined"
+            out.append(_finding("mean_weight", LOGPROBS, name, known.sum(), p, detail))
     return out
 
 
@@ -173,42 +175,18 @@ def facts(params: Params, store: Store, prompts: pd.DataFrame) -> dict[str, list
     """What the verdicts have to know of a run's log-probs, by policy: the findings that every weight hangs on, with
     what is quarantined left out."""
     table = wide(params, store, prompts)
-    values = table.values.copy()
-    aside = {
-        (r["prompt_id"], r["request_hash"])
-        for r in store.rows(LOGPROBS)
-        if r["quarantine"] is not None and r["quarantine"] not in RELATIVE
-    }
-    for i, k in zip(*np.nonzero(np.isfinite(values)), strict=True):
-        if (table.ids[i], table.hashes[i, k]) in aside:
-            values[i, k] = np.nan
-    return _facts(values, table.chars, table.policies, table.base)
+    left_out = (table.records.status == QUARANTINED) & ~table.records.reason.isin(RELATIVE)
+    return _facts(table.values(left_out.to_numpy(bool)), table.chars, table.policies, table.base)
 
 
 def facts_of_table(table: Table) -> dict[str, list[str]]:
     """The same of a table that was given; nothing where it does not tell how long its responses are."""
-    names = [table.logging_policy, *table.targets]
+    names = table.policies
     chars = table.logged.response_chars.to_numpy(float)
     if not np.isfinite(chars).any():
         chars = table.logged.response.str.len().to_numpy(float, na_value=np.nan)
     values = np.column_stack([table.logged[f"logp_{name}"].to_numpy(float) for name in names])
     return _facts(values, chars, names, 0)
-
-
-def _mean_weights(names: list[str], values: np.ndarray, base: int, prompt: np.ndarray) -> list[dict[str, Any]]:
-    """Mean weights of all stored values that the verdicts would call impossible."""
-    out = []
-    for k, name in enumerate(names):
-        log_weight = values[:, k] - values[:, base]
-        known = np.isfinite(log_weight)
-        if k == base or not known.any():
-            continue
-        p = mean_weight_p_value(log_weight[known], by_prompt(prompt[known]))
-        if p < WRONG:
-            mean = audit_weights(log_weight[known]).mean_weight
-            told = f"mean weight {number(mean)} before anything is quarantined"
-            out.append(_finding("mean_weight", LOGPROBS, name, known.sum(), p, told))
-    return out
 
 
 def frame(found: list[dict[str, Any]]) -> pd.DataFrame:

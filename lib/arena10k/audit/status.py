@@ -1,4 +1,4 @@
-"""Progress of a run, read from the store while another process may be collecting into it."""
+"""How far a run is and how it looks, read from the store while another process may be collecting into it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from arena10k import paths
-from arena10k.audit import checks
+from arena10k.audit import checks, quality
 from arena10k.collection import costs, judge
 from arena10k.collection.echo import IGNORED
 from arena10k.collection.jobs import (
@@ -49,6 +49,19 @@ WORDS = {
 _SCORED = (LOGPROBS, SHUFFLED)
 
 
+def open_store(params: Params) -> Store:
+    """The run's store, read-only. Raises ArenaError where there is none."""
+    if params.recording:
+        return Store.recording(paths.records_file(params.run)).using(contexts(params).values())
+    if not paths.prompts_file(params.run).is_file():
+        raise prompts.none_there(params.run)
+    return Store.read(paths.store_file(params.run)).using(contexts(params).values())
+
+
+def now() -> float:
+    return time.time()
+
+
 def progress(params: Params, store: Store, now: float | None = None) -> dict[str, Any]:
     """The content of `status.json`.
 
@@ -65,55 +78,54 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
         ``not_measurable``: of the policies whose log-probs their endpoint cannot give, why. They are not due, and
         ``rows_with_all_logprobs`` is null where no policy has any.
     """
-    frame = prompts.read(params.run)
-    totals, unable = _due(params, store, len(frame))
-    out = []
-    for (name, policy), job in _counted(store, totals, now).items():
-        left = job["total"] - job["ok"] - sum(job["errors"].values())
-        recent, begun = job.pop("recent"), job.pop("begun")
-        rate = recent / max(1.0, min(WINDOW, now - begun)) if now is not None else None
-        eta = 0.0 if left <= 0 else left / rate if rate else None
-        spent = costs.spent(params, name, policy, job["prompt_tokens"], job["completion_tokens"])
-        measured = job["ok"] + sum(job["errors"].values())
-        money = {"dollars": spent, "dollars_projected": spent * job["total"] / measured if measured else None}
-        out.append({"job": name, "policy": policy, **job, **money, "rate": rate, "eta_seconds": eta})
-    complete, scored = _complete(params, store, _measurable(totals, unable), len(frame))
-    return {
-        "run": params.run,
-        "prompts": len(frame),
-        "complete_rows": complete,
-        "rows_with_all_logprobs": scored,
-        "not_measurable": unable,
-        "jobs": out,
-    }
+    due = _due(params, store)
+    jobs = []
+    for (name, policy), cell in quality.count(
+        store, due["totals"], float("inf") if now is None else now - WINDOW
+    ).items():
+        measured = cell["ok"] + sum(cell["errors"].values())
+        rate = cell["recent"] / max(1.0, min(WINDOW, now - cell["begun"])) if now is not None else None
+        eta = 0.0 if measured >= cell["total"] else (cell["total"] - measured) / rate if rate else None
+        spent = costs.spent(params, name, policy, cell["prompt_tokens"], cell["completion_tokens"])
+        kept = ("total", "ok", "errors", "attempts", "prompt_tokens", "completion_tokens", "models")
+        jobs.append(
+            {"job": name, "policy": policy, **{k: cell[k] for k in kept}, "dollars": spent}
+            | {"dollars_projected": spent * cell["total"] / measured if measured else None}
+            | {"rate": rate, "eta_seconds": eta}
+        )
+    return {"run": params.run, **due["rows"], "jobs": jobs}
 
 
-def _counted(store: Store, totals: dict[Key, int], now: float | None) -> dict[Key, dict[str, Any]]:
-    """What the store has of each job and policy; ``recent`` records of the last `WINDOW`, ``begun`` when the oldest was
-    made."""
-    jobs: dict[Key, dict[str, Any]] = {
-        key: {"total": total, "ok": 0, "errors": Counter(), "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0}
-        | {"models": [], "recent": 0, "begun": float("inf")}
-        for key, total in totals.items()
-    }
-    for row in store.counts(float("inf") if now is None else now - WINDOW):
-        job = jobs.get((row["job"], row["policy"]))
-        if job is None:
-            continue
-        job["begun"] = min(job["begun"], row["oldest"])
-        job["models"] = sorted({*job["models"], row["model"]} - {None})
-        for kind in ("attempts", "recent", "prompt_tokens", "completion_tokens"):
-            job[kind] += row[kind] or 0
-        if row["status"] == "ok":
-            job["ok"] += row["n"]
-        else:
-            job["errors"][row["code"]] += row["n"]
-    return jobs
+def coverage(params: Params, store: Store) -> dict[str, Any]:
+    """How much of what is due can be used: what failed or is quarantined does not count.
+
+    Returns
+    -------
+    dict with ``prompts``, ``complete_rows``, ``rows_with_all_logprobs`` and ``not_measurable`` (as in `progress`),
+    ``jobs``: ``ok`` of ``total`` by job, ``absent``: the policies by job of which there is no usable record though some
+    are due, ``logged_prompts`` (of an imported run, which may have prompts without a logged response; else null), and
+    ``sentence``.
+    """
+    due = _due(params, store)
+    jobs: dict[str, dict[str, int]] = {}
+    absent: dict[str, list[str]] = {}
+    for (job, policy), cell in quality.count(store, due["measurable"]).items():
+        of_job = jobs.setdefault(job, {"ok": 0, "total": 0})
+        of_job["ok"] += cell["usable"]
+        of_job["total"] += cell["total"]
+        if not cell["usable"]:
+            absent.setdefault(job, []).append(policy)
+    of_p0 = {(RESPONSES, params.logging_policy): 1}
+    logged = store.complete_prompts(of_p0, RESPONSES)[0] if params.imported else None
+    out: dict[str, Any] = due["rows"] | {"jobs": jobs, "absent": absent, "logged_prompts": logged}
+    return out | {"sentence": _coverage_sentence(out) + _unrecorded(params, absent)}
 
 
-def _due(params: Params, store: Store, n: int) -> tuple[dict[Key, int], dict[str, str]]:
-    """What is due of `n` prompts, and by policy why its log-probs are not: its endpoint does not say that it can score,
-    or was tried and gave none. Of those no more is due than there is."""
+def _due(params: Params, store: Store) -> dict[str, Any]:
+    """What is due: ``totals`` by job and policy, those that are ``measurable``, and of the prompts (``rows``) how many
+    there are, how many are complete, and by policy why its log-probs are not measurable: its endpoint does not say that
+    it can score, or was tried and gave none. Of those no more is due than there is."""
+    n = len(prompts.read(params.run))
     totals = expected(params, n)
     there: Counter[Key] = Counter()
     codes: dict[str, set[str | None]] = {}
@@ -131,71 +143,34 @@ def _due(params: Params, store: Store, n: int) -> tuple[dict[Key, int], dict[str
             unable[policy] = f"every answer of providers.{p.provider} so far was without them"
         if policy in unable or not declared:
             totals |= {(job, policy): there[job, policy] for job in _SCORED}
-    return {key: total for key, total in totals.items() if total}, unable
-
-
-def _measurable(totals: dict[Key, int], unable: dict[str, str]) -> dict[Key, int]:
-    return {(job, p): total for (job, p), total in totals.items() if job not in _SCORED or p not in unable}
-
-
-def _complete(params: Params, store: Store, totals: dict[Key, int], n: int) -> tuple[int, int | None]:
-    """Of `n` prompts, those with every record of every job, and those with every log-prob that is due; None where none
-    is."""
+    totals = {key: total for key, total in totals.items() if total}
+    measurable = {(job, p): total for (job, p), total in totals.items() if job not in _SCORED or p not in unable}
     # Labels of a slice and the control are not due for every prompt.
-    everywhere = {key: total // n for key, total in totals.items() if total >= n and key[0] != SHUFFLED}
+    everywhere = {key: total // n for key, total in measurable.items() if total >= n and key[0] != SHUFFLED}
     if params.imported:
         # A source may have fresh draws of more prompts than were logged; their log-probs are missing all the same.
-        everywhere |= {key: max(total // n, 1) for key, total in totals.items() if key[0] == LOGPROBS}
+        everywhere |= {key: max(total // n, 1) for key, total in measurable.items() if key[0] == LOGPROBS}
     complete, scored = store.complete_prompts(everywhere, LOGPROBS, params.logging_policy)
-    return complete, scored if params.imported or any(job == LOGPROBS for job, _ in totals) else None
+    scores_due = params.imported or any(job == LOGPROBS for job, _ in measurable)
+    rows = {"prompts": n, "complete_rows": complete, "rows_with_all_logprobs": scored if scores_due else None}
+    return {"totals": totals, "measurable": measurable, "rows": rows | {"not_measurable": unable}}
 
 
-def coverage(params: Params, store: Store) -> dict[str, Any]:
-    """How much of what is due can be used: what failed or is quarantined does not count.
-
-    Returns
-    -------
-    dict with ``prompts``, ``complete_rows``, ``rows_with_all_logprobs`` and ``not_measurable`` (as in `progress`),
-    ``jobs``: ``ok`` of ``total`` by job, ``absent``: the policies by job of which there is no usable record though some
-    are due, ``logged_prompts`` (of an imported run, which may have prompts without a logged response; else null), and
-    ``sentence``.
-    """
-    n = len(prompts.read(params.run))
-    totals, unable = _due(params, store, n)
-    usable: Counter[Key] = Counter()
-    for row in store.counts():
-        if row["status"] == "ok" and row["quarantine"] is None:
-            usable[row["job"], row["policy"]] += row["n"]
-    jobs: dict[str, dict[str, int]] = {}
-    absent: dict[str, list[str]] = {}
-    for (job, policy), total in _measurable(totals, unable).items():
-        cell = jobs.setdefault(job, {"ok": 0, "total": 0})
-        cell["ok"] += usable[job, policy]
-        cell["total"] += total
-        if not usable[job, policy]:
-            absent.setdefault(job, []).append(policy)
-    complete, scored = _complete(params, store, _measurable(totals, unable), n)
-    out: dict[str, Any] = {"prompts": n, "complete_rows": complete, "rows_with_all_logprobs": scored}
-    out |= {"not_measurable": unable, "jobs": jobs, "absent": absent}
-    p0 = (RESPONSES, params.logging_policy)
-    out["logged_prompts"] = store.complete_prompts({p0: 1}, RESPONSES)[0] if params.imported else None
-    return out | {"sentence": _coverage_sentence(out) + _unrecorded(params, absent)}
-
-
-def _coverage_sentence(found: dict[str, Any]) -> str:
-    n, scored, logged = found["prompts"], found["rows_with_all_logprobs"], found["logged_prompts"]
-    what = "rows" if logged is None else "prompts"
-    told = [] if n else ["there is no prompt"]
+def _coverage_sentence(counted: dict[str, Any]) -> str:
+    n, scored, logged = counted["prompts"], counted["rows_with_all_logprobs"], counted["logged_prompts"]
+    parts = [] if n else ["there is no prompt"]
     if n and scored is not None:
-        told = [f"{scored:,}/{n:,} {what} have all {_which(found)} log-probs ({scored / n:.0%})"]
-    told += _unable(found)
+        what = "rows" if logged is None else "prompts"
+        parts = [f"{scored:,}/{n:,} {what} have all {_which(counted)} log-probs ({scored / n:.0%})"]
+    parts += _unable(counted)
     if logged is not None:
-        told += [f"{logged:,} of the prompts have a usable logged response"]
+        parts.append(f"{logged:,} of the prompts have a usable logged response")
     complete = "nothing that is due is missing" if logged is None else "all that the source has is usable"
-    short = [f"{_words(j)} {c['ok']:,}/{c['total']:,}" for j, c in found["jobs"].items() if c["ok"] < c["total"]]
-    told += [f"usable {', '.join(short)}" if short else complete]
-    gone = [f"{_words(job)} of {', '.join(policies)}" for job, policies in found["absent"].items()]
-    text = "; ".join([*told, *([f"none at all: {'; '.join(gone)}"] if gone else [])])
+    short = [f"{WORDS[j]} {c['ok']:,}/{c['total']:,}" for j, c in counted["jobs"].items() if c["ok"] < c["total"]]
+    parts.append(f"usable {', '.join(short)}" if short else complete)
+    absent = [f"{WORDS[job]} of {', '.join(policies)}" for job, policies in counted["absent"].items()]
+    parts += [f"none at all: {'; '.join(absent)}"] * bool(absent)
+    text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}."
 
 
@@ -205,40 +180,37 @@ def _unrecorded(params: Params, absent: dict[str, list[str]]) -> str:
     return f" Not in this recording as the params define them: {', '.join(names)}." if names else ""
 
 
-def _which(found: dict[str, Any]) -> str:
-    return "measurable" if found["not_measurable"] else "target"
+def _which(counted: dict[str, Any]) -> str:
+    return "measurable" if counted["not_measurable"] else "target"
 
 
-def _unable(found: dict[str, Any]) -> list[str]:
+def _unable(counted: dict[str, Any]) -> list[str]:
     """Whose log-probs cannot be had, and why."""
     whose: dict[str, list[str]] = {}
-    for policy, why in found["not_measurable"].items():
+    for policy, why in counted["not_measurable"].items():
         whose.setdefault(why, []).append(policy)
     return [f"log-probs of {', '.join(names)} not measurable at this endpoint: {why}" for why, names in whose.items()]
 
 
-def _words(job: str) -> str:
-    return WORDS.get(job, job)
-
-
 def sentence(status: dict[str, Any]) -> str:
     """The one line that says how far a run is."""
-    n, done = status["prompts"], status["rows_with_all_logprobs"]
-    errors = sum(sum(job["errors"].values()) for job in status["jobs"])
-    etas = [job["eta_seconds"] for job in status["jobs"]]
-    parts = [] if done is None else [f"prompts with all {_which(status)} log-probs: {done:,}/{n:,} ({done / n:.0%})"]
+    n, scored, jobs = status["prompts"], status["rows_with_all_logprobs"], status["jobs"]
+    errors = sum(sum(job["errors"].values()) for job in jobs)
+    parts = []
+    if scored is not None:
+        parts.append(f"prompts with all {_which(status)} log-probs: {scored:,}/{n:,} ({scored / n:.0%})")
     parts += _unable(status)
     parts.append(f"complete in every job: {status['complete_rows']:,}/{n:,}")
     parts.append(f"{errors:,} failed measurements" if errors else "no failed measurement")
-    known = [e for e in etas if e]
-    if any(e is None for e in etas):
+    etas = [job["eta_seconds"] for job in jobs]
+    if None in etas:
         parts.append("the time left is not known: some jobs have not been asked in the last five minutes")
-    elif known:
-        parts.append(f"about {max(known) / 60:.0f} min left (slowest job)")
-    if spent := sum(job["dollars"] for job in status["jobs"]):
-        projected = sum(job["dollars_projected"] or 0.0 for job in status["jobs"])
+    elif any(etas):
+        parts.append(f"about {max(etas) / 60:.0f} min left (slowest job)")
+    if spent := sum(job["dollars"] for job in jobs):
+        projected = sum(job["dollars_projected"] or 0.0 for job in jobs)
         parts.append(f"${spent:,.2f} spent, about ${projected:,.2f} for what has begun")
-    changed = sorted({f"{j['policy']} ({' and '.join(j['models'])})" for j in status["jobs"] if len(j["models"]) > 1})
+    changed = sorted({f"{j['policy']} ({' and '.join(j['models'])})" for j in jobs if len(j["models"]) > 1})
     if changed:
         parts.append(f"the model changed on the way: {', '.join(changed)}")
     return f"{status['run']}: {', '.join(parts)}."
@@ -254,45 +226,32 @@ def controls(params: Params, store: Store) -> tuple[list[dict[str, Any]], pd.Dat
     return checks.measure(params, table.build(params, first, some), some), judge.summary(some)
 
 
-def controls_sentence(found: list[dict[str, Any]], scores: pd.DataFrame) -> str:
+def controls_sentence(measured: list[dict[str, Any]], scores: pd.DataFrame) -> str:
     """What the log-probs and the judge look like so far."""
-    told = [f"On the first {LOOKED_AT} prompts at most: {checks.sentence(found)}"]
-    known = {(c["check"], c["policy"]): c["value"] for c in found if c["value"] is not None}
-    told += [
-        f"P0 against itself: median {number(value)} nats."
-        for (check, _), value in known.items()
-        if check == "self_consistency_median"
+    parts = [f"On the first {LOOKED_AT} prompts at most: {checks.sentence(measured)}"]
+    parts += [
+        f"P0 against itself: median {number(c['value'])} nats."
+        for c in measured
+        if c["check"] == "self_consistency_median" and c["value"] is not None
     ]
-    told += [
+    parts += [
         f"Judge, {row.mode}: {row.mode_share:.0%} of {row.ok:,} scores are {row.most_frequent:g}."
         for row in scores.itertuples()
         if row.ok
     ]
-    return " ".join(told)
+    return " ".join(parts)
 
 
 def frame(status: dict[str, Any]) -> pd.DataFrame:
     """One row per job and policy, for a table."""
     rows = [
-        j
-        | {"failed": sum(j["errors"].values()), "codes": ", ".join(f"{c} {n}" for c, n in sorted(j["errors"].items()))}
-        for j in status["jobs"]
+        job
+        | {"failed": sum(job["errors"].values())}
+        | {"codes": ", ".join(f"{code} {n}" for code, n in sorted(job["errors"].items()))}
+        for job in status["jobs"]
     ]
     columns = ["job", "policy", "total", "ok", "failed", "codes", "errors", "attempts", "rate", "eta_seconds"]
-    columns += [*(["dollars", "dollars_projected"] if any(j["dollars"] for j in status["jobs"]) else [])]
+    columns += ["dollars", "dollars_projected"] if any(job["dollars"] for job in status["jobs"]) else []
     # Numbers that are not known are missing in one way, also where none of a column is known.
-    unknown = {column: float for column in columns if column in ("rate", "eta_seconds", "dollars_projected")}
-    return pd.DataFrame(rows, columns=columns).astype(unknown)
-
-
-def open_store(params: Params) -> Store:
-    """The run's store, read-only. Raises ArenaError where there is none."""
-    if params.recording:
-        return Store.recording(paths.records_file(params.run)).using(contexts(params).values())
-    if not paths.prompts_file(params.run).is_file():
-        raise prompts.none_there(params.run)
-    return Store.read(paths.store_file(params.run)).using(contexts(params).values())
-
-
-def now() -> float:
-    return time.time()
+    numbers = {column: float for column in columns if column in ("rate", "eta_seconds", "dollars_projected")}
+    return pd.DataFrame(rows, columns=columns).astype(numbers)

@@ -12,19 +12,23 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import takewhile
-from typing import IO, Any, Literal, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 from openai.types import Batch
 
-from arena10k.collection.batch_files import TURN, Answers, Chunk, Send, chunks, custom_ids
+from arena10k.collection.batch_files import TURN, Answers, Chunk, chunks, custom_ids
 from arena10k.collection.client import Endpoint
 from arena10k.collection.ledger import CREATING, PREPARED, Entry
-from arena10k.collection.store import Store
-from arena10k.collection.tasks import CHAT, COMPLETIONS, Again, Task, batched
+from arena10k.collection.limits import happens_within
+from arena10k.collection.tasks import CHAT, COMPLETIONS, Task, batched
 from arena10k.errors import ArenaError, CallError, Stopped
 
+if TYPE_CHECKING:
+    from arena10k.collection.collect import Engine
+
+T = TypeVar("T")
 #: The key of our token in a batch's metadata.
 TOKEN = "arena10k"
 BatchPath = Literal["/v1/chat/completions", "/v1/completions"]
@@ -35,29 +39,13 @@ _ENDED = {"completed", "failed", "expired", "cancelled"}
 _SKEW = 86_400
 
 
-T = TypeVar("T")
-
-
-class Collector(Protocol):
-    """What is needed of the engine."""
-
-    store: Store
-    label: str
-    found: Any
-    tasks: Callable[[], Iterable[Task]]
-    again: Again
-    stopped: asyncio.Event
-
-    async def measure(self, task: Task, send: Send, timed: bool = True) -> Any: ...
-    def fail(self, error: ArenaError) -> None: ...
-
-
 class Batches:
     """The batches of one provider in one collection."""
 
-    def __init__(self, collector: Collector, endpoint: Endpoint):
-        self.collector, self.endpoint = collector, endpoint
-        self.client, self.ledger = endpoint.client, collector.store.batches
+    def __init__(self, engine: Engine, endpoint: Endpoint):
+        self.engine, self.endpoint = engine, endpoint
+        self.client, self.ledger = endpoint.client, engine.store.batches
+        self._where = f"{engine.label}: providers.{endpoint.name}"
 
     async def pick_up(self) -> None:
         """Wait for the batches that earlier runs left behind, and read them. Those of other definitions are left."""
@@ -72,8 +60,8 @@ class Batches:
         """Ask `tasks` (generated anew at each call), model by model, one batch after the other: providers limit what
         is queued per model, and a batch that goes wrong stops the next."""
         async with asyncio.TaskGroup() as group:
-            for model in sorted(self.collector.found.models[self.endpoint.name]):
-                group.create_task(self._reported(self._ask(_of_model(tasks(), model))))
+            for model in sorted(self.engine.todo.models[self.endpoint.name]):
+                group.create_task(self._reported(self._ask(tasks(), model)))
 
     async def _reported(self, work: Awaitable[None]) -> None:
         """A failure stops the collection in order: other batches say where they are."""
@@ -82,14 +70,14 @@ class Batches:
         except Stopped:
             pass  # the ledger says where it was
         except ArenaError as error:
-            self.collector.fail(error)
+            self.engine.fail(error)
         except CallError as error:
             advice = self.endpoint.advice(error) or "; the same command goes on from here"
-            self.collector.fail(ArenaError(f"{self._where()}: {error}{advice}"))
+            self.engine.fail(ArenaError(f"{self._where}: {error}{advice}"))
 
-    async def _ask(self, tasks: Iterator[Task]) -> None:
-        stopped = self.collector.stopped.is_set
-        going = takewhile(lambda _: not stopped(), tasks)
+    async def _ask(self, tasks: Iterator[Task], model: str) -> None:
+        stopped = self.engine.stopped.is_set
+        going = takewhile(lambda _: not stopped(), (task for task in tasks if task.model == model))
         async for chunk in chunks(going, self.endpoint.provider.batch_max_requests):
             with chunk.file:
                 token = None if stopped() else await self._hand_over(chunk)
@@ -98,22 +86,18 @@ class Batches:
             await self._finish(token)
 
     def _batched(self, token: str | None = None) -> Iterator[tuple[str, Task]]:
-        for held, task in batched(self.collector.store, self.collector.tasks, self.endpoint.name):
-            if token in (None, held):
-                yield held, task
-
-    def _where(self) -> str:
-        return f"{self.collector.label}: providers.{self.endpoint.name}"
+        pairs = batched(self.engine.store, self.engine.tasks, self.endpoint.name)
+        return ((held, task) for held, task in pairs if token in (None, held))
 
     # Handing over
 
     async def _hand_over(self, chunk: Chunk) -> str | None:
         """The token of the new batch; None where the collection was stopped before it was made."""
         token = uuid.uuid4().hex
-        self.ledger.prepare(token, self.endpoint.name, self.collector.label, chunk.requests, chunk.rows)
+        self.ledger.prepare(token, self.endpoint.name, self.engine.label, chunk.requests, chunk.rows)
         try:
             uploaded = await self.endpoint.retrying(self._upload, chunk, token)
-            if self.collector.stopped.is_set():
+            if self.engine.stopped.is_set():
                 self.ledger.drop(token)
                 return None
             self.ledger.note(token, input_file_id=uploaded, state=CREATING, created=time.time())
@@ -122,7 +106,7 @@ class Batches:
             if self.ledger.entry(token).state == PREPARED:
                 self.ledger.drop(token)
             hint = "; `mode: requests` needs no Batch API" if error.code == "http_404" else self.endpoint.advice(error)
-            raise ArenaError(f"{self._where()}: the batch cannot be handed over: {error}{hint}") from error
+            raise ArenaError(f"{self._where}: the batch cannot be handed over: {error}{hint}") from error
         return token
 
     async def _upload(self, chunk: Chunk, token: str) -> str:
@@ -137,8 +121,8 @@ class Batches:
             nonlocal attempts
             attempts += 1
             # An attempt without an answer may have been heard all the same.
-            found = await self._search(token) if attempts > 1 else None
-            return found or await self.client.batches.create(
+            earlier = await self._search(token) if attempts > 1 else None
+            return earlier or await self.client.batches.create(
                 input_file_id=file_id, endpoint=path, completion_window="24h", metadata={TOKEN: token},
             )  # fmt: skip
 
@@ -175,30 +159,28 @@ class Batches:
     async def _found_again(self, entry: Entry) -> bool:
         """Look for a batch whose creation was not acknowledged, until a request under way then must have arrived."""
         while entry.state == CREATING:
-            batch = await self._known(
-                entry, f"cannot tell whether {entry.requests:,} requests are in a batch", self._search, entry.token
-            )
+            denied = f"cannot tell whether {entry.requests:,} requests are in a batch"
+            batch = await self._known(entry, denied, self._search, entry.token)
             if batch:
                 self.ledger.note(entry.token, batch_id=batch.id, state=str(batch.status))
                 return True
             left = entry.created + self.endpoint.provider.timeout_seconds - time.time()
             if left <= 0:
                 return False
-            if await self._stopped_within(min(left, self.endpoint.provider.batch_poll_seconds)):
-                raise ArenaError(f"{self._where()}: stopped while looking for a batch that may have been created")
+            if await happens_within(self.engine.stopped, min(left, self.endpoint.provider.batch_poll_seconds)):
+                raise ArenaError(f"{self._where}: stopped while looking for a batch that may have been created")
         return False
 
     async def _finish(self, token: str) -> None:
         entry = self.ledger.entry(token)
         batch = await self._ended(entry)
         if batch is None:
-            told = f"batch {entry.batch_id} goes on at the provider; the same command picks it up"
-            print(f"\n{self._where()}: {told}", file=sys.stderr)
+            self._say(f"batch {entry.batch_id} goes on at the provider; the same command picks it up")
             return
         if batch.status == "failed":
             self.ledger.drop(token)
-            told = self.endpoint.redacted(_faults(batch))
-            raise ArenaError(f"{self._where()}: batch {batch.id} was refused: {told}")
+            why = self.endpoint.redacted(_faults(batch))
+            raise ArenaError(f"{self._where}: batch {batch.id} was refused: {why}")
         with tempfile.TemporaryFile() as file:
             answers = await self._download(batch, file)
             await self._read(entry, batch, answers)
@@ -207,8 +189,8 @@ class Batches:
         """Poll until the batch has ended; None where the collection is stopped before."""
         from tqdm import tqdm
 
-        told = f"{self.collector.label}: batch {entry.batch_id}"
-        with tqdm(total=entry.requests, desc=told, leave=False, file=sys.stderr, ascii=True) as bar:
+        label = f"{self.engine.label}: batch {entry.batch_id}"
+        with tqdm(total=entry.requests, desc=label, leave=False, file=sys.stderr, ascii=True) as bar:
             while True:
                 batch = await self._retrieved(entry)
                 if batch.status != entry.state:
@@ -219,21 +201,17 @@ class Batches:
                 bar.set_postfix_str(str(batch.status))
                 if batch.status in _ENDED:
                     return batch
-                if await self._stopped_within(self.endpoint.provider.batch_poll_seconds):
+                if await happens_within(self.engine.stopped, self.endpoint.provider.batch_poll_seconds):
                     return None
 
     async def _retrieved(self, entry: Entry) -> Batch:
-        if (batch_id := entry.batch_id) is None:
-            raise ArenaError(f"{self._where()}: a batch of {entry.requests:,} requests has no id to ask for")
-
         async def retrieve() -> Batch:
-            batch = await self.client.batches.retrieve(batch_id)
+            batch = await self.client.batches.retrieve(str(entry.batch_id))
             _identified(batch)
             return batch
 
-        return await self._known(
-            entry, f"does not know batch {entry.batch_id} of {entry.requests:,} requests", retrieve
-        )
+        denied = f"does not know batch {entry.batch_id} of {entry.requests:,} requests"
+        return await self._known(entry, denied, retrieve)
 
     async def _known(self, entry: Entry, otherwise: str, call: Callable[..., Awaitable[T]], *args: Any) -> T:
         """What a call about a batch returns. A batch that the provider denies is kept, for another key or address may
@@ -243,18 +221,11 @@ class Batches:
         except CallError as error:
             if error.code != "http_404":
                 raise
-            given_up = self.collector.again.errors
+            given_up = self.engine.again.errors
             if given_up:
                 self.ledger.drop(entry.token)
             then = "given up: the same command asks anew" if given_up else "--retry-errors gives it up"
-            raise ArenaError(f"{self._where()}: {self.endpoint.base_url} {otherwise} ({error}); {then}") from error
-
-    async def _stopped_within(self, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self.collector.stopped.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
+            raise ArenaError(f"{self._where}: {self.endpoint.base_url} {otherwise} ({error}); {then}") from error
 
     # Reading
 
@@ -282,29 +253,27 @@ class Batches:
             if n % TURN == 0:
                 await asyncio.sleep(0)
             missing = not all(answers.tried(name, batch) for name in custom_ids(task))
-            if missing or await self.collector.measure(task, answers.of(task), timed=False) is None:
+            if missing or await self.engine.measure(task, answers.of(task), timed=False) is None:
                 unanswered.append(task.row)
         await asyncio.sleep(0)
         self.ledger.set_unanswered(unanswered)
         if unanswered:
-            told = f"batch {batch.id} {batch.status} with {len(unanswered):,} measurements not made"
-            print(f"\n{self._where()}: {told}; the same command asks for them", file=sys.stderr)
+            left_out = f"batch {batch.id} {batch.status} with {len(unanswered):,} measurements not made"
+            self._say(f"{left_out}; the same command asks for them")
 
-
-def _of_model(tasks: Iterable[Task], model: str) -> Iterator[Task]:
-    return (task for task in tasks if task.model == model)
+    def _say(self, what: str) -> None:
+        print(f"\n{self._where}: {what}", file=sys.stderr)
 
 
 def _faults(batch: Batch) -> str:
     """What the provider says is wrong with the input file, in one line."""
     faults = (batch.errors.data if batch.errors else None) or []
-    told = [f"line {fault.line}: {fault.message}" if fault.line else str(fault.message) for fault in faults[:3]]
-    return "; ".join(told + ([f"and {len(faults) - 3} more"] if len(faults) > 3 else [])) or "no reason is given"
+    parts = [f"line {fault.line}: {fault.message}" if fault.line else str(fault.message) for fault in faults[:3]]
+    return "; ".join(parts + ([f"and {len(faults) - 3} more"] if len(faults) > 3 else [])) or "no reason is given"
 
 
 def _identified(made: Any) -> str:
     """The id of what the provider made; the SDK gives text where the answer was not JSON."""
-    name = getattr(made, "id", None)
-    if not isinstance(name, str) or not name:
-        raise CallError("retry", "malformed_json", "the answer is not a JSON object with an id")
-    return name
+    if (name := getattr(made, "id", None)) and isinstance(name, str):
+        return name
+    raise CallError("retry", "malformed_json", "the answer is not a JSON object with an id")

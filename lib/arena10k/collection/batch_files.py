@@ -15,8 +15,8 @@ from typing import IO, Any
 import orjson
 from openai.types import Batch
 
-from arena10k.collection.client import check_model, checked, classify_status
-from arena10k.collection.ledger import Row
+from arena10k.collection.answers import check_model, checked, classify_status
+from arena10k.collection.records import Row
 from arena10k.collection.tasks import Request, Task
 from arena10k.errors import ArenaError, CallError, invalid
 
@@ -126,9 +126,8 @@ class Answers:
         async def send(request: Request) -> dict[str, Any]:
             at = self._at.get(next(names))
             if at is None:
-                raise CallError(
-                    "permanent", "missing_in_batch", "neither an answer nor an error is in the batch's files"
-                )
+                lost = "neither an answer nor an error is in the batch's files"
+                raise CallError("permanent", "missing_in_batch", lost)
             self._file.seek(at)
             try:
                 answer = _answer(orjson.loads(self._file.readline()))
@@ -144,8 +143,8 @@ def _answer(line: dict[str, Any]) -> dict[str, Any]:
     """The answer in a line of a batch's files, as a single request would have given it. Raises CallError."""
     response, error = line.get("response"), line.get("error")
     if not isinstance(response, dict):
-        told = {key: value for key, value in error.items() if value} if isinstance(error, dict) else {}
-        raise classify_status(400, {"code": "batch_error"} | told, str(error))
+        filled = {key: value for key, value in error.items() if value} if isinstance(error, dict) else {}
+        raise classify_status(400, {"code": "batch_error"} | filled, str(error))
     body, status = response.get("body"), response.get("status_code", 200)
     if not isinstance(status, int):
         raise invalid("malformed_answer", f"status_code is {status!r}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import os
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -18,34 +17,26 @@ import tenacity
 
 from arena10k import paths
 from arena10k.collection import echo
+from arena10k.collection.answers import check_model, checked, classify_status
 from arena10k.collection.jobs import LOGPROBS, SHUFFLED
-from arena10k.collection.limits import Limits, happens_within
+from arena10k.collection.limits import Limits, pause
 from arena10k.collection.tasks import Request
-from arena10k.errors import ArenaError, CallError, Stopped, invalid, one_line
+from arena10k.errors import ArenaError, CallError, invalid, one_line
 from arena10k.params.config import Params
-from arena10k.params.provider import Provider
+from arena10k.params.sections import Provider
 
 T = TypeVar("T")
-_RETRY_STATUS = {408, 409, 429}
-_FATAL_STATUS = {401, 402, 403, 404}
 _OVERLOAD = {"http_429", "http_503", "timeout"}
-#: The code of an answer by another model than the one that was asked.
-WRONG_MODEL = "wrong_model"
-#: What providers add to the name of a model to say which version or deployment of it answered.
-_VERSION = re.compile(r"-(\d{4}-\d\d-\d\d|\d{3,8})(-preview)?|[@:].+")
 #: The longest message of a provider that is kept, in characters.
 _LONGEST = 300
-_NEVER_FREE = {"insufficient_quota", "billing_hard_limit_reached"}
 _GOES_ON = "nothing was spent by that refusal, and the same command goes on from here"
+_JSON = openai.RequestOptions(headers={"Content-Type": "application/json"})
 
 
 def api_key(name: str, provider: Provider) -> str:
     """The provider's key from its environment variable; endpoints that declare none get a placeholder.
 
-    Raises
-    ------
-    ArenaError
-        Where the variable is not set: it names the variable, never a value.
+    Raises ArenaError where the variable is not set: it names the variable, never a value.
     """
     if not provider.api_key_env:
         return "none"
@@ -73,31 +64,15 @@ def classify(error: Exception) -> CallError:
     raise error
 
 
-def classify_status(status: int, body: object, message: str = "", retry_after: float | None = None) -> CallError:
-    """Turn a refusal into a typed outcome. `body` is the answer's ``error`` object; `message` stands in for its own."""
-    body = body if isinstance(body, dict) else {}
-    codes = [str(body[key]) for key in ("code", "type") if body.get(key)]
-    message = one_line(body.get("message") or message)
-    for code in _NEVER_FREE.intersection(codes):
-        return CallError("fatal", code, message)
-    if status in _RETRY_STATUS or status >= 500:
-        return CallError("retry", f"http_{status}", message, retry_after)
-    if status in _FATAL_STATUS:
-        return CallError("fatal", f"http_{status}", message)
-    return CallError("permanent", codes[0] if codes else f"http_{status}", message)
-
-
 def _retry_after(error: openai.APIStatusError) -> float | None:
     """Seconds to wait: the header holds them, or a date (RFC 9110, section 10.2.3)."""
-    told = error.response.headers.get("retry-after", "")
-    try:
-        return max(float(told), 0.0)
-    except ValueError:
-        pass
-    try:
-        return max(email.utils.parsedate_to_datetime(told).timestamp() - time.time(), 0.0)
-    except ValueError:
-        return None
+    header = error.response.headers.get("retry-after", "")
+    for seconds in (float, lambda date: email.utils.parsedate_to_datetime(date).timestamp() - time.time()):
+        try:
+            return max(seconds(header), 0.0)
+        except ValueError:
+            continue
+    return None
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
@@ -105,9 +80,6 @@ def _wait(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     backoff = tenacity.wait_random_exponential(multiplier=0.5, max=60)(state)
     return max(backoff, getattr(error, "retry_after", None) or 0.0)
-
-
-_JSON = openai.RequestOptions(headers={"Content-Type": "application/json"})
 
 
 class Endpoint:
@@ -118,10 +90,10 @@ class Endpoint:
     rows.
     """
 
-    def __init__(self, name: str, provider: Provider, base_url: str, stopped: asyncio.Event | None = None):
+    def __init__(self, name: str, provider: Provider, base_url: str, stopped: asyncio.Event):
         self.name, self.provider, self.base_url = name, provider, base_url
-        self._stopped = stopped or asyncio.Event()
-        self.limits = Limits(provider, self._stopped)
+        self._stopped = stopped
+        self.limits = Limits(provider, stopped)
         self._key = api_key(name, provider)
         self.client = openai.AsyncOpenAI(
             api_key=self._key,
@@ -131,62 +103,66 @@ class Endpoint:
             http_client=openai.DefaultAioHttpClient(timeout=provider.timeout_seconds),
         )
 
-    async def close(self) -> None:
-        await self.client.close()
-
     async def send(self, request: Request) -> dict[str, Any]:
         """The checked answer to a request: an object, from the model that was asked."""
-        answer = await self.retrying(self._decoded, self._post, request)
+
+        async def post() -> dict[str, Any]:
+            await self.limits.pace(request)
+            content = orjson.dumps(request.body)
+            answer = await self.client.post(request.path, cast_to=httpx2.Response, content=content, options=_JSON)
+            return checked(orjson.loads(answer.content))
+
+        answer = await self.retrying(post)
         check_model(request.body["model"], answer)
         return answer
 
     async def models(self) -> list[str]:
         """Ids of the models the endpoint serves; gives up sooner than a measurement would."""
-        answer = await self.retrying(self._decoded, self._models, attempts=2)
+
+        async def get() -> dict[str, Any]:
+            return checked(orjson.loads((await self.client.get("/models", cast_to=httpx2.Response)).content))
+
+        answer = await self.retrying(get, attempts=2)
         try:
             return [str(entry["id"]) for entry in answer["data"]]
         except (KeyError, TypeError) as error:
             raise invalid("malformed_answer", "the list of models has no ids") from error
 
-    async def _post(self, request: Request) -> httpx2.Response:
-        await self.limits.pace(request)
-        content = orjson.dumps(request.body)
-        return await self.client.post(request.path, cast_to=httpx2.Response, content=content, options=_JSON)
-
-    async def _models(self) -> httpx2.Response:
-        return await self.client.get("/models", cast_to=httpx2.Response)
-
     async def retrying(self, call: Callable[..., Awaitable[T]], *args: Any, attempts: int | None = None) -> T:
         """What `call(*args)` returns, a coroutine function that uses the SDK's `client`; transient failures are tried
         again. Raises CallError."""
         most = min(attempts or self.provider.max_attempts, self.provider.max_attempts)
-        failed: list[CallError] = []
         try:
             return await self._typed(call, *args)
         except CallError as error:
             if error.kind != "retry" or most == 1:
                 raise
-            failed.append(error)
-
-        async def attempt() -> T:
-            """The first attempt is behind us: most requests never need the retry machinery, which takes time."""
-            if failed:
-                raise failed.pop()
-            return await self._typed(call, *args)
-
+            failed = error
+        # Most requests never need the retry machinery, which takes time: it begins with the failure that is behind us.
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, CallError) and e.kind == "retry"),
             stop=tenacity.stop_after_attempt(most),
             wait=_wait,
-            sleep=self._pause,
+            sleep=lambda seconds: pause(seconds, self._stopped),
             reraise=True,
         )
-        return await retrying(attempt)
+        async for attempt in retrying:
+            with attempt:
+                if attempt.retry_state.attempt_number == 1:
+                    raise failed
+                return await self._typed(call, *args)
+        raise failed
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait before another attempt. Raises Stopped where the collection stops meanwhile."""
-        if await happens_within(self._stopped, seconds):
-            raise Stopped
+    async def _typed(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
+        try:
+            result = await call(*args)
+        except (openai.APIError, orjson.JSONDecodeError, httpx2.TransportError) as problem:
+            error = self.without_key(classify(problem))
+            if error.code in _OVERLOAD:
+                self.limits.overloaded(error.retry_after)
+            raise error from None
+        self.limits.succeeded()
+        return result
 
     def redacted(self, message: str) -> str:
         """What a provider says, without the key that some quote, so that it comes neither into the store nor into a
@@ -210,7 +186,7 @@ class Endpoint:
             case "http_401":
                 return f"; the endpoint does not accept the key in {env}: put another into that variable; {_GOES_ON}"
             case "http_403":
-                return f"; the endpoint does not allow this to the key in {env}: mend that; {_GOES_ON}"
+                return f"; the endpoint does not allow this to the key in {env}: fix that; {_GOES_ON}"
             case "http_402" | "insufficient_quota" | "billing_hard_limit_reached":
                 return f"; the account of {where} has no credit left: {_GOES_ON}"
             case "http_404":
@@ -223,64 +199,6 @@ class Endpoint:
             case echo.IGNORED:
                 return f"; {cannot_score}: estimates then rest on fresh responses, judge and labels"
         return ""
-
-    async def _typed(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
-        try:
-            result = await call(*args)
-        except (openai.APIError, orjson.JSONDecodeError, httpx2.TransportError) as problem:
-            error = self.without_key(classify(problem))
-            if error.code in _OVERLOAD:
-                self.limits.overloaded(error.retry_after)
-            raise error from None
-        self.limits.succeeded()
-        return result
-
-    @staticmethod
-    async def _decoded(call: Callable[..., Awaitable[httpx2.Response]], *args: Any) -> dict[str, Any]:
-        return checked(orjson.loads((await call(*args)).content))
-
-
-def checked(answer: Any) -> dict[str, Any]:
-    """An answer whose frame is what every caller relies on: an object, not an error, its model a name, its usage
-    counts.
-
-    Raises CallError: as `classify_status` for an error that comes as an answer (some gateways do), else ``invalid``.
-    """
-    if not isinstance(answer, dict):
-        raise invalid("not_an_object", f"the answer is a JSON {type(answer).__name__}, not an object")
-    error = answer.get("error")
-    if isinstance(error, dict) and not answer.get("choices"):
-        code = error.get("code")
-        raise classify_status(code if isinstance(code, int) and 400 <= code < 600 else 400, error)
-    for key in ("model", "system_fingerprint"):
-        if not isinstance(answer.get(key), str | None):
-            raise invalid("malformed_answer", f"{key} is a JSON {type(answer[key]).__name__}, not text")
-    usage = answer.get("usage")
-    counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else [usage]
-    if any(type(count) not in (int, type(None)) for count in counts):
-        raise invalid("malformed_answer", "usage does not count tokens")
-    return answer
-
-
-def check_model(asked: str, answer: dict[str, Any]) -> None:
-    """Refuse an answer by another model. Providers may add a version to the name (`gpt-x` as `gpt-x-2026-01-31`, also
-    in place of `-latest`) or leave out the owner's path; `gpt-x-mini` is another model.
-
-    Raises CallError with code ``wrong_model``.
-    """
-    told = answer.get("model")
-    if not told:
-        return
-    name, wanted = (full.lower().rsplit("/", 1)[-1] for full in (told, asked))
-    stem = wanted.removesuffix("-latest")
-    if name != wanted and not (name.startswith(stem) and _VERSION.fullmatch(name[len(stem) :])):
-        raise invalid(WRONG_MODEL, f"asked {asked}, the answer is from {told}")
-
-
-def answered_by(answers: list[dict[str, Any]]) -> str | None:
-    """Who answered: the model's name with the provider's fingerprint of its deployment, where it gives one."""
-    names = [" ".join(filter(None, (a.get("model"), a.get("system_fingerprint")))) for a in answers]
-    return next(filter(None, names), None)
 
 
 @contextmanager

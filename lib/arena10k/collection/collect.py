@@ -14,19 +14,30 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from arena10k import options
 from arena10k.collection import costs
+from arena10k.collection.answers import WRONG_MODEL, answered_by
 from arena10k.collection.batch import Batches
 from arena10k.collection.batch_files import Send
-from arena10k.collection.client import WRONG_MODEL, Endpoint, answered_by, serving
-from arena10k.collection.ledger import Row
-from arena10k.collection.records import Record
+from arena10k.collection.client import Endpoint, serving
+from arena10k.collection.records import Record, Row
 from arena10k.collection.store import Store
-from arena10k.collection.tasks import Again, Measurement, Outcome, Survey, Task, pending, survey, unrecorded
+from arena10k.collection.tasks import (
+    Again,
+    Measurement,
+    Outcome,
+    Survey,
+    Task,
+    Tasks,
+    Watch,
+    pending,
+    survey,
+    unrecorded,
+)
 from arena10k.errors import ArenaError, CallError, FatalCallError, Stopped, invalid
 from arena10k.params.config import Params
 
@@ -36,13 +47,13 @@ BREAKER_WINDOW, BREAKER_SHARE = 50, 0.5
 #: What reading an answer of another shape than the API's raises.
 _MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError)
 
-Watch = Callable[[Task, Measurement], None]
+Result = Measurement | CallError
 
 
 def collect(
     params: Params,
     store: Store,
-    tasks: Callable[[], Iterable[Task]],
+    tasks: Tasks,
     label: str,
     retry_errors: bool | None = None,
     watch: Watch | None = None,
@@ -53,45 +64,39 @@ def collect(
 
     Parameters
     ----------
-    tasks : gives the tasks anew at each call, so that a hundred thousand of them are never held at once.
     retry_errors : also ask again for rows that ended in an error; never-tried rows go first. None: as
         `arena10k report --retry-errors` was told.
-    watch : sees every new measurement; an ArenaError that it raises stops the run, and the measurement is stored.
+    watch : sees every new measurement; where it stops the run, the measurement is stored.
     quarantined : also ask again for rows whose value is quarantined; a new measurement takes its place.
     pilot : only the preflight, the first tasks of every kind.
 
-    Raises
-    ------
-    ArenaError
-        When a recording lacks records, a needed model is not served, spending is not confirmed, or a fatal error, the
-        circuit breaker or Ctrl-C stops the run; everything measured until then is stored and a later call goes on
-        from there.
+    Raises ArenaError: when a recording lacks records, a needed model is not served, spending is not confirmed, or a
+    fatal error, the circuit breaker or Ctrl-C stops the run; everything measured until then is stored and a later call
+    goes on from there.
     """
     again = Again(options.told("retry_errors") if retry_errors is None else retry_errors, quarantined)
     if not params.recording:
         store.batches.release()
-    found = survey(store, tasks(), again)
-    left = sum(found.pending.values())
-    if not left:
-        return found.outcome
+    todo = survey(store, tasks(), again)
+    if not todo.pending.total():
+        return todo.outcome
     if params.recording:
         raise ArenaError(unrecorded(params.run, store, tasks(), again, label))
-    costs.check_confirmed(params, found, label)
-    with serving(params, set(found.models)) as urls:
-        Engine(params, store, urls, label, found, tasks, again, watch).run(pilot)
-    return found.outcome
+    costs.check_confirmed(params, todo, label)
+    with serving(params, set(todo.models)) as urls:
+        Engine(params, store, urls, label, todo, tasks, again, watch).run(pilot)
+    return todo.outcome
 
 
 class Engine:
     """One collection at work. `run` blocks until everything is measured, or raises why it stopped."""
 
     def __init__(
-        self, params: Params, store: Store, urls: dict[str, str], label: str, found: Survey,
-        tasks: Callable[[], Iterable[Task]], again: Again, watch: Watch | None = None,
+        self, params: Params, store: Store, urls: dict[str, str], label: str, todo: Survey, tasks: Tasks, again: Again,
+        watch: Watch | None,
     ):  # fmt: skip
-        self.params, self.store, self.urls, self.label, self.found = params, store, urls, label, found
-        self.tasks, self.again = tasks, again
-        self.outcome, self._watch = found.outcome, watch
+        self.params, self.store, self.urls, self.label, self.todo = params, store, urls, label, todo
+        self.tasks, self.again, self._watch = tasks, again, watch
         self.endpoints: dict[str, Endpoint] = {}
         self._recent: dict[tuple[str, ...], deque[bool]] = {}
         self._probed: set[Row] = set()
@@ -118,12 +123,10 @@ class Engine:
         from tqdm import tqdm
 
         self._loop = asyncio.get_running_loop()
-        if signals:
-            self._loop.add_signal_handler(signal.SIGINT, self._interrupt)
-            self._loop.add_signal_handler(signal.SIGTERM, self._interrupt)
-        providers = self.params.providers
+        for number in (signal.SIGINT, signal.SIGTERM) if signals else ():
+            self._loop.add_signal_handler(number, self._interrupt)
+        providers, left = self.params.providers, self.todo.pending.total()
         self.endpoints = {n: Endpoint(n, providers[n], url, self.stopped) for n, url in self.urls.items()}
-        left = sum(self.found.pending.values())
         try:
             await self._check_models()
             with tqdm(total=left, desc=self.label, mininterval=1.0, file=sys.stderr, ascii=True) as self._bar:
@@ -137,41 +140,40 @@ class Engine:
         finally:
             self._flush()
             for endpoint in self.endpoints.values():
-                await endpoint.close()
+                await endpoint.client.close()
         if self._failure:
             raise self._failure
 
     async def _check_models(self) -> None:
         """One cheap request per endpoint before any bulk work: is it there, does it serve the models."""
         for name, endpoint in self.endpoints.items():
+            where = f"providers.{name}: {endpoint.base_url}"
             try:
                 served = await endpoint.models()
             except CallError as error:
                 if error.code == "http_404":  # providers need not list models
                     continue
-                told = f"providers.{name}: {endpoint.base_url}: {error}{endpoint.advice(error)}"
-                raise ArenaError(told) from error
+                raise ArenaError(f"{where}: {error}{endpoint.advice(error)}") from error
             except Stopped:
                 return
-            missing = sorted(self.found.models[name] - set(served))
+            missing = sorted(self.todo.models[name] - set(served))
             if missing:
-                told = f"it serves {', '.join(sorted(served)[:8])}" if served else "it lists no model at all"
-                raise ArenaError(f"providers.{name}: {endpoint.base_url} does not serve {', '.join(missing)}; {told}")
+                listed = f"it serves {', '.join(sorted(served)[:8])}" if served else "it lists no model at all"
+                raise ArenaError(f"{where} does not serve {', '.join(missing)}; {listed}")
 
     async def _preflight(self) -> None:
         """Measure the first tasks of every kind: where none of them can be used, the rest is not asked."""
         # A few rows asked again may well fail again, all of them: then there is no rest.
-        rest = sum(self.found.pending.values()) > sum(map(len, self.found.probes.values())) or not self.again.errors
-        for (job, served), probes in self.found.probes.items():
+        rest = self.todo.pending.total() > sum(map(len, self.todo.probes.values())) or not self.again.errors
+        for (job, served), probes in self.todo.probes.items():
             send = self.endpoints[probes[0].provider].send
             before = [self.store.outcome(*task.row) for task in probes]
             self._probed |= {task.row for task in probes}
             results = await asyncio.gather(*(self.measure(task, send) for task in probes))
-            bad = [r for r, known in zip(results, before, strict=True) if _tells(r, known)]
+            bad = [result for result, outcome in zip(results, before, strict=True) if _tells(result, outcome)]
             if rest and len(bad) == len(results) > 1:
-                told = f"none of the first {len(bad)} of {job} by {served} can be used: {bad[0]}"
-                told += self._advice(probes[0], bad[0])
-                self.fail(FatalCallError(f"{self.label}: stopped: {told}"))
+                why = f"none of the first {len(bad)} of {job} by {served} can be used: {bad[0]}"
+                self._stop(why, probes[0], bad[0])
             if self._failure:
                 return
 
@@ -197,66 +199,54 @@ class Engine:
                 await endpoint.limits.turn(worker)
                 task = next(tasks, None)
                 if task is None or self._failure:
-                    endpoint.limits.release()
-                    return
+                    break
                 await self.measure(task, endpoint.send)
             endpoint.limits.release()
 
         async with asyncio.TaskGroup() as group:
-            for worker in range(min(endpoint.provider.concurrency, self.found.pending[endpoint.name])):
+            for worker in range(min(endpoint.provider.concurrency, self.todo.pending[endpoint.name])):
                 group.create_task(work(worker))
 
-    async def measure(self, task: Task, send: Send, timed: bool = True) -> Measurement | CallError | None:
+    async def measure(self, task: Task, send: Send, timed: bool = True) -> Result | None:
         """Get a task's answers by `send`, read and keep them. None, and nothing kept, where the run has to stop."""
         started = time.monotonic()
         answers: list[dict[str, Any]] = []
         try:
             for request in task.requests:
                 answers.append(await send(request))  # noqa: PERF401 (keeps what came before an error)
-            result: Measurement | CallError = _read(task, answers)
+            result: Result = _read(task, answers)
         except Stopped:
             return None
         except CallError as error:
             # What is to take the place of a value has to come from the model that gave it.
             if error.kind == "fatal" or (self.again.quarantined and error.code == WRONG_MODEL):
-                told = f"{task.policy} on {task.prompt_id}: {error}{self._advice(task, error)}"
-                self.fail(FatalCallError(f"{self.label}: stopped: {told}"))
+                self._stop(f"{task.policy} on {task.prompt_id}: {error}", task, error)
                 return None
             result = error
-        self.keep(task, result, answers, time.monotonic() - started if timed else None)
+        self._keep(task, result, answers, time.monotonic() - started if timed else None)
         return result
 
-    def keep(
-        self, task: Task, result: Measurement | CallError, answers: list[dict[str, Any]], seconds: float | None
-    ) -> None:
+    def _keep(self, task: Task, result: Result, answers: list[dict[str, Any]], seconds: float | None) -> None:
         """Store an outcome. Records that become ready in one turn of the event loop share a commit."""
         news = _tells(result, self.store.outcome(*task.row))
         self._ready.append(_record(task, result, answers, seconds))
         if len(self._ready) == 1:
             self._loop.call_soon(self._flush)
         if isinstance(result, CallError):
-            self.outcome.errors[result.code] += 1
+            self.todo.outcome.errors[result.code] += 1
         else:
-            self.outcome.ok += 1
-            self._look(task, result)
-        recent = self._recent.setdefault(
-            (task.job, task.policy, task.provider, task.model), deque(maxlen=BREAKER_WINDOW)
-        )
+            self.todo.outcome.ok += 1
+            try:
+                if self._watch:
+                    self._watch(task, result)
+            except ArenaError as error:
+                self._stop(str(error))
+        cell = task.job, task.policy, task.provider, task.model
+        recent = self._recent.setdefault(cell, deque(maxlen=BREAKER_WINDOW))
         recent.append(news)
         if len(recent) == BREAKER_WINDOW and sum(recent) > BREAKER_SHARE * BREAKER_WINDOW:
-            told = f"{sum(recent)} of the last {BREAKER_WINDOW} requests gave no measurement, most recently {result}"
-            told += self._advice(task, result)
-            self.fail(FatalCallError(f"{self.label}: stopped: {task.policy}: {told}"))
-
-    def _advice(self, task: Task, result: object) -> str:
-        return self.endpoints[task.provider].advice(result, task.job) if isinstance(result, CallError) else ""
-
-    def _look(self, task: Task, result: Measurement) -> None:
-        try:
-            if self._watch:
-                self._watch(task, result)
-        except ArenaError as error:
-            self.fail(FatalCallError(f"{self.label}: stopped: {error}"))
+            of_all = f"{sum(recent)} of the last {BREAKER_WINDOW} requests"
+            self._stop(f"{task.policy}: {of_all} gave no measurement, most recently {result}", task, result)
 
     def _flush(self) -> None:
         records, self._ready = self._ready, []
@@ -268,6 +258,13 @@ class Engine:
             self.fail(ArenaError(f"{self.label}: stopped: records cannot be stored: {error}"))
         else:
             self._bar.update(len(records))
+
+    def _stop(self, why: str, task: Task | None = None, result: object = None) -> None:
+        """Fail for what further requests would share, with what to do about it."""
+        advice = ""
+        if task and isinstance(result, CallError):
+            advice = self.endpoints[task.provider].advice(result, task.job)
+        self.fail(FatalCallError(f"{self.label}: stopped: {why}{advice}"))
 
     def fail(self, error: ArenaError) -> None:
         """Take no further task; those in flight are finished and stored."""
@@ -293,25 +290,21 @@ def _read(task: Task, answers: list[dict[str, Any]]) -> Measurement:
         raise invalid("malformed_answer", f"{type(error).__name__}: {error}") from error
 
 
-def _record(
-    task: Task, result: Measurement | CallError, answers: list[dict[str, Any]], seconds: float | None
-) -> Record:
-    usage = [answer.get("usage") or {} for answer in answers]  # `client.checked`: an object of counts
-    told: dict[str, Any] = {
-        "model": answered_by(answers) or task.model,
-        "prompt_tokens": sum(u.get("prompt_tokens") or 0 for u in usage) if usage else None,
-        "completion_tokens": sum(u.get("completion_tokens") or 0 for u in usage) if usage else None,
-        "seconds": seconds,
+def _record(task: Task, result: Result, answers: list[dict[str, Any]], seconds: float | None) -> Record:
+    counts = {
+        key: sum((answer.get("usage") or {}).get(key) or 0 for answer in answers) if answers else None
+        for key in ("prompt_tokens", "completion_tokens")  # `answers.checked`: an object of counts
     }
+    shared: dict[str, Any] = task.key | counts | {"model": answered_by(answers) or task.model, "seconds": seconds}
     if isinstance(result, CallError):
-        return Record(**task.key, **told, status="error", code=result.code, detail=result.detail)
-    return Record(**task.key, **told, status="ok", value=result.value, payload=result.payload)
+        return Record(**shared, status="error", code=result.code, detail=result.detail)
+    return Record(**shared, status="ok", value=result.value, payload=result.payload)
 
 
-def _tells(result: Measurement | CallError | None, known: str | None) -> bool:
-    """Whether a result is a failure that tells of the endpoint. A row that failed before (`known`) and fails again in
-    the same way tells of the row, unless the fault is one that passes."""
-    return isinstance(result, CallError) and (result.kind == "retry" or result.code != known)
+def _tells(result: Result | None, outcome: str | None) -> bool:
+    """Whether a result is a failure that tells of the endpoint. A row that failed before (as its `outcome` says) and
+    fails again in the same way tells of the row, unless the fault is one that passes."""
+    return isinstance(result, CallError) and (result.kind == "retry" or result.code != outcome)
 
 
 def _loop_is_running() -> bool:

@@ -11,7 +11,7 @@ import orjson
 import pandas as pd
 
 from arena10k import options
-from arena10k.collection import grading
+from arena10k.collection import judge
 from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, SHUFFLED, TRUTH, UNCERTAINTY, Key, expected
 from arena10k.collection.tasks import CHARACTERS_PER_TOKEN, Survey
 from arena10k.errors import ArenaError
@@ -37,23 +37,20 @@ def spent(params: Params, job: str, policy: str, prompt_tokens: int, completion_
     return dollars(params, provider, model, prompt_tokens, completion_tokens) if provider else 0.0
 
 
-def at_most(params: Params, found: Survey) -> float:
+def at_most(params: Params, todo: Survey) -> float:
     """What the pending tasks cost if every answer is as long as it may be, US dollars."""
-    return sum(dollars(params, *served, *tokens) for served, tokens in found.tokens.items())
+    return sum(dollars(params, *served, *tokens) for served, tokens in todo.tokens.items())
 
 
-def check_confirmed(params: Params, found: Survey, label: str) -> None:
+def check_confirmed(params: Params, todo: Survey, label: str) -> None:
     """Refuse to spend money that nobody agreed to.
 
-    Raises
-    ------
-    ArenaError
-        With the amount and how to agree, where the tasks cost something and it was not confirmed.
+    Raises ArenaError: with the amount and how to agree, where the tasks cost something and it was not confirmed.
     """
-    cost = at_most(params, found)
+    cost = at_most(params, todo)
     if cost and not options.told("yes"):
         raise ArenaError(
-            f"{label}: {sum(found.pending.values()):,} measurements would cost up to ${cost:,.2f}: confirm with "
+            f"{label}: {todo.pending.total():,} measurements would cost up to ${cost:,.2f}: confirm with "
             f"`--yes`, or in a notebook with %env {options.VARIABLES['yes']}=1"
         )
 
@@ -79,29 +76,30 @@ def forecast(params: Params, measured: Mapping[Key, int] = MappingProxyType({}))
     ----------
     measured : how many records of each (job, policy) are there and will not be asked for again.
 
-    Raises
-    ------
-    ArenaError
-        Where the prompts cannot be read.
+    Raises ArenaError where the prompts cannot be read.
     """
     if params.recording or not any(provider.prices for provider in params.providers.values()):
         return Bill(())
     frame, _ = prompts.load(params)
     lengths = _lengths(frame)
-    due: dict[tuple[str, str, str], list[float]] = {}
+    rows: dict[tuple[str, str, str], dict[str, float]] = {}
     for (job, name), total in expected(params, len(frame)).items():
-        records = max(0, total - measured.get((job, name), 0))
-        cells = due.setdefault((job, *_served(params, job, name)), [0, 0.0, 0.0])
+        n = max(0, total - measured.get((job, name), 0))
+        provider, model = _served(params, job, name)
+        if not provider or not n:
+            continue
+        row = rows.setdefault((job, provider, model), dict.fromkeys(("n", "sent", "received"), 0.0))
         sent, received = _size(params, job, name, lengths)
-        for i, part in enumerate((records, records * sent, records * received)):
-            cells[i] += part
-    rows = [
-        {"job": job, "provider": provider, "model": model, "measurements": n, "tokens sent": round(sent)}
-        | {"received at most": round(received), "dollars": dollars(params, provider, model, sent, received)}
-        for (job, provider, model), (n, sent, received) in due.items()
-        if provider and n
-    ]
-    return Bill(tuple(rows))
+        for key, more in (("n", n), ("sent", n * sent), ("received", n * received)):
+            row[key] += more
+    return Bill(
+        tuple(
+            {"job": job, "provider": provider, "model": model, "measurements": int(row["n"])}
+            | {"tokens sent": round(row["sent"]), "received at most": round(row["received"])}
+            | {"dollars": dollars(params, provider, model, row["sent"], row["received"])}
+            for (job, provider, model), row in rows.items()
+        )
+    )
 
 
 def unit_costs(params: Params, frame: pd.DataFrame, policy: str) -> dict[str, float | None]:
@@ -118,20 +116,22 @@ def unit_costs(params: Params, frame: pd.DataFrame, policy: str) -> dict[str, fl
         provider, model = _served(params, job, policy)
         if not provider or not priced:
             return 0.0
-        known = model in params.providers[provider].prices or params.providers[provider].kind == "embedded"
-        return dollars(params, provider, model, *_size(params, job, policy, lengths)) if known else None
+        if model not in params.providers[provider].prices and params.providers[provider].kind != "embedded":
+            return None
+        return dollars(params, provider, model, *_size(params, job, policy, lengths))
 
     prices = [price(RESPONSES), *(price(job) for job in JUDGE if params.judge)]
-    known = [p for p in prices if p is not None]
     label = params.estimation.label_cost
     return {
         "label": price(ORACLE) if label is None else label,
-        "draw": float(sum(known)) if len(known) == len(prices) else None,
+        "draw": None if None in prices else float(sum(filter(None, prices))),
     }
 
 
-def _lengths(frame: pd.DataFrame) -> _Lengths:
-    return _Lengths(*(float(frame[name].str.len().fillna(0).mean()) for name in ("prompt", "answer")))
+def _lengths(frame: pd.DataFrame) -> tuple[float, float]:
+    """Mean characters of the prompts and of their known answers."""
+    question, reference = (float(frame[name].str.len().fillna(0).mean()) for name in ("prompt", "answer"))
+    return question, reference
 
 
 def _served(params: Params, job: str, policy: str) -> tuple[str, str]:
@@ -142,35 +142,20 @@ def _served(params: Params, job: str, policy: str) -> tuple[str, str]:
     return params.policies[policy].provider, params.policies[policy].model
 
 
-@dataclass(frozen=True)
-class _Lengths:
-    """Mean characters of the prompts and of their known answers."""
-
-    question: float
-    reference: float
-
-
-def _size(params: Params, job: str, policy: str, lengths: _Lengths) -> tuple[float, float]:
+def _size(params: Params, job: str, policy: str, lengths: tuple[float, float]) -> tuple[float, float]:
     """Tokens sent and received at most by one measurement."""
-    p = params.policies[policy]
+    p, (question, reference) = params.policies[policy], lengths
     if job in (*JUDGE, ORACLE, TRUTH):
-        return _graded(params, job, p.max_tokens, lengths)
+        grader = params.judge if job in JUDGE else params.oracle.grader
+        if grader is None:
+            return 0.0, 0.0
+        # The requests are made as they will be, of texts of these lengths.
+        characters = {"prompt": question, "response": p.max_tokens * CHARACTERS_PER_TOKEN, "reference": reference}
+        texts = {name: "x" * round(size) for name, size in characters.items()}
+        asked = judge.requests(grader, texts, params.providers[grader.provider].capabilities, job == UNCERTAINTY)
+        return float(sum(r.prompt_tokens for r in asked)), float(sum(r.max_tokens for r in asked))
     definition = p.model_dump(include={"system", "examples", "suffix"})
-    prompt = (lengths.question + len(orjson.dumps(definition))) / CHARACTERS_PER_TOKEN
+    prompt = (question + len(orjson.dumps(definition))) / CHARACTERS_PER_TOKEN
     if job in (LOGPROBS, SHUFFLED):  # prompt and response are sent, and one token is generated
         return prompt + params.policies[params.logging_policy].max_tokens, 1.0
     return prompt, float(p.max_tokens)
-
-
-def _graded(params: Params, job: str, response_tokens: int, lengths: _Lengths) -> tuple[float, float]:
-    """The same for one score or label: the requests are made as they will be, of texts of these lengths."""
-    grader = params.judge if job in JUDGE else params.oracle.grader
-    if grader is None:
-        return 0.0, 0.0
-    texts = {
-        "prompt": "x" * round(lengths.question),
-        "response": "x" * (response_tokens * CHARACTERS_PER_TOKEN),
-        "reference": "x" * round(lengths.reference),
-    }
-    requests = grading.requests(grader, texts, params.providers[grader.provider].capabilities, job == UNCERTAINTY)
-    return float(sum(r.prompt_tokens for r in requests)), float(sum(r.max_tokens for r in requests))

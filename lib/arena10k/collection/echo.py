@@ -70,7 +70,10 @@ def read_ids(answers: list[dict[str, Any]], prompt_ids: list[int], response_ids:
     choice = only_choice(answer)
     values = _entries(choice)
     echoed = choice.get("prompt_token_ids") or answer.get("prompt_token_ids")
-    _check_lengths(len(values), n + m, answer.get("usage") or {}, echoed is not None)
+    usage = answer.get("usage") or {}
+    _check_counts(len(values), n + m, usage)
+    if echoed is None and usage.get("prompt_tokens") is None:
+        raise invalid("length_mismatch", "neither usage nor echoed ids say which entries are the prompt's")
     if echoed is not None and list(echoed) != prompt_ids + response_ids:
         raise invalid("ids_mismatch", "the echoed token ids are not the ones that were sent")
     return _measured(values[n : n + m], n)
@@ -86,15 +89,13 @@ def _entries(choice: dict[str, Any]) -> list[Any]:
     return values
 
 
-def _check_lengths(entries: int, sent: int, usage: dict[str, Any], echoed: bool) -> None:
+def _check_counts(entries: int, sent: int, usage: dict[str, Any]) -> None:
     """One entry more than was sent is the generated token, or a BOS in front that shifts all others."""
     counted, generated = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if entries not in (sent, sent + 1):
         raise invalid("length_mismatch", f"{entries} log-probs where {sent} were expected")
-    if counted is not None and counted != sent:
+    if counted not in (None, sent):
         raise invalid("length_mismatch", f"the endpoint counted {counted} prompt tokens where {sent} were sent")
-    if counted is None and not echoed:
-        raise invalid("length_mismatch", "neither usage nor echoed ids say which entries are the prompt's")
     if entries > sent and generated not in (None, 1):
         raise invalid("length_mismatch", f"{entries} log-probs for {sent} tokens sent and {generated} generated")
 
@@ -130,7 +131,7 @@ def read_text(answers: list[dict[str, Any]], prompt: str, response: str, end: st
     first = _added_bos(tokens, values, prompt)
     stops = list(accumulate(map(len, token_bytes(tokens[first:])), initial=0))
     count = _count_sent(tokens[first:], stops, prompt + response + end)
-    _check_counts(first + count, len(tokens), answer.get("usage") or {})
+    _check_counts(len(tokens), first + count, answer.get("usage") or {})
     edges = [_edge(text, stops[: count + 1], offsets[first:]) for text in (prompt, prompt + response)]
     if not end:
         edges[1] = count
@@ -139,10 +140,10 @@ def read_text(answers: list[dict[str, Any]], prompt: str, response: str, end: st
 
 
 def _list_of(choice: dict[str, Any], key: str, kind: type) -> list[Any]:
-    found = choice["logprobs"].get(key)
-    if not isinstance(found, list) or not all(isinstance(entry, kind) for entry in found):
+    entries = choice["logprobs"].get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, kind) for entry in entries):
         raise invalid("ids_mismatch", f"the answer has no {key}: the response cannot be located in it")
-    return found
+    return entries
 
 
 def _added_bos(tokens: list[str], values: list[Any], prompt: str) -> int:
@@ -162,22 +163,12 @@ def _count_sent(tokens: list[str], stops: list[int], sent: str) -> int:
     return stops.index(len(wanted))
 
 
-def _check_counts(sent: int, entries: int, usage: dict[str, Any]) -> None:
-    counted, generated = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if entries - sent > 1:
-        raise invalid("length_mismatch", f"{entries} entries where {sent} spell the text that was sent")
-    if counted not in (None, sent):
-        raise invalid("length_mismatch", f"the endpoint counted {counted} prompt tokens; {sent} spell the text sent")
-    if entries > sent and generated not in (None, 1):
-        raise invalid("length_mismatch", f"{entries} log-probs for {sent} tokens sent and {generated} generated")
-
-
 def _edge(text: str, stops: list[int], offsets: list[Any]) -> int:
     """The index of the token that begins where `text` ends."""
     size = len(text.encode())
     if stops.count(size) != 1:
-        told = "no token begins" if size not in stops else "several tokens begin"
-        raise invalid("ids_mismatch", f"{told} at character {len(text)}, the boundary of the response")
+        begins = "no token begins" if size not in stops else "several tokens begin"
+        raise invalid("ids_mismatch", f"{begins} at character {len(text)}, the boundary of the response")
     edge = stops.index(size)
     if edge < len(stops) - 1 and offsets[edge] - offsets[0] != len(text):
         raise invalid("ids_mismatch", f"text_offset is {offsets[edge]} where the response begins at {len(text)}")

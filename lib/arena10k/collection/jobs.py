@@ -60,8 +60,8 @@ def _imported(params: Params, policy: str, fingerprint: str) -> dict[Key, str]:
 
 def _judge(params: Params, judge: JudgeParams, job: str) -> dict[str, Any]:
     """What decides the judge's scores of one mode, and where they come from."""
-    told = judge.definition(uncertain=job == UNCERTAINTY)
-    return told if judge.form == "completion" else told | {"endpoint": _endpoint(params, judge.provider)}
+    definition = judge.definition(uncertain=job == UNCERTAINTY)
+    return definition if judge.form == "completion" else definition | {"endpoint": _endpoint(params, judge.provider)}
 
 
 def _oracle(params: Params) -> str | dict[str, Any]:

@@ -1,30 +1,36 @@
 """The judge: a model that grades responses, once deterministically and once with uncertainty.
 
 A completion judge is asked for the next token after a fixed text, and the probabilities of the rating tokens are read;
-a chat judge is asked for a number. What is asked is in `grading`, how answers are read in `ratings`.
+a chat judge is asked for a number. How answers are read is in `ratings`. Text to be graded goes in as one JSON string,
+so quotes, line ends and control tokens in it stay data.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from arena10k.collection import grading, ratings
+from arena10k.collection import ratings
 from arena10k.collection.jobs import DETERMINISTIC, JUDGE, ORACLE, RESPONSES, UNCERTAINTY, contexts
 from arena10k.collection.store import Store
-from arena10k.collection.tasks import Measurement, Task
+from arena10k.collection.tasks import CHAT, COMPLETIONS, Measurement, Reader, Request, Task, Watch
 from arena10k.errors import FatalCallError
-from arena10k.inputs.policies import digest
+from arena10k.inputs.policies import digest, unit_hash
 from arena10k.params.config import Params
-from arena10k.params.judge import ChatGrader, ChatJudge, CompletionJudge
+from arena10k.params.judge import MAX_CHARS, ChatGrader, ChatJudge, CompletionJudge
+from arena10k.params.sections import Capabilities
 
 #: One score for more than this share of the first rows, and of all from then on, is not a judgment: of a continuous
 #: score, and of a rubric with few values.
 WATCH_FROM, CONTINUOUS_SHARE, RUBRIC_SHARE = 50, 0.5, 0.98
+
+#: prompt, response and reference of one case.
+Texts = Mapping[str, str]
 
 
 def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]:
@@ -34,11 +40,10 @@ def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]
         return
     by_id, current = prompts.set_index("prompt_id"), contexts(params)
     for row in store.rows(RESPONSES):
-        if row["status"] != "ok" or row["draw"] >= judge.draws:
-            continue
-        texts = case_texts(by_id.loc[row["prompt_id"]], row["value"])
-        for job in JUDGE:
-            yield task(params, judge, job, current[job, row["policy"]], row, texts)
+        if row["status"] == "ok" and row["draw"] < judge.draws:
+            texts = case_texts(by_id.loc[row["prompt_id"]], row["value"])
+            for job in JUDGE:
+                yield task(params, judge, job, current[job, row["policy"]], row, texts)
 
 
 def case_texts(prompt: pd.Series, response: str) -> dict[str, str]:
@@ -48,25 +53,75 @@ def case_texts(prompt: pd.Series, response: str) -> dict[str, str]:
 
 
 def task(
-    params: Params, grader: CompletionJudge | ChatGrader, job: str, context: str, row: dict[str, Any],
-    texts: grading.Texts,
-) -> Task:  # fmt: skip
+    params: Params, grader: CompletionJudge | ChatGrader, job: str, context: str, row: dict[str, Any], texts: Texts
+) -> Task:
     """The task of one score or label: `row` is the response's record, `context` that of the score."""
-    uncertain = job == UNCERTAINTY
     can = params.providers[grader.provider].capabilities
-    requests = grading.requests(grader, texts, can, uncertain, params.seed)
-    asked: list[Any] = [request.body for request in requests]
-    if isinstance(grader, CompletionJudge):
-        asked = [request.body["prompt"] for request in requests]
-        read = partial(_read_completions, grader, job)
-    elif uncertain and isinstance(grader, ChatJudge):
-        read = partial(_read_uncertain, grader)
-    else:
-        read = partial(_read_rating, grader)
+    asked = requests(grader, texts, can, job == UNCERTAINTY, params.seed)
+    bodies = [r.body["prompt"] if isinstance(grader, CompletionJudge) else r.body for r in asked]
     return Task(
-        job, row["prompt_id"], digest([context, row["policy"], row["draw"], asked]), row["policy"], row["draw"],
-        row["fingerprint"], context, grader.provider, grader.model, requests, read,
+        job, row["prompt_id"], digest([context, row["policy"], row["draw"], bodies]), row["policy"], row["draw"],
+        row["fingerprint"], context, grader.provider, grader.model, asked, _reader(grader, job),
     )  # fmt: skip
+
+
+def requests(
+    grader: CompletionJudge | ChatGrader, texts: Texts, can: Capabilities, uncertain: bool = False, seed: int = 1
+) -> tuple[Request, ...]:
+    """The requests whose answers make one score.
+
+    Parameters
+    ----------
+    texts : whole and as they are.
+    uncertain : for a judge, whether its uncertainty mode is asked.
+    seed : of the experiment; samples of one case differ in theirs where the endpoint takes a seed.
+    """
+    if isinstance(grader, ChatGrader):
+        return _chat_requests(grader, texts, can, uncertain, seed)
+    body = {"model": grader.model, "max_tokens": 1, "temperature": 0, "logprobs": grader.top_logprobs}
+    return tuple(Request(COMPLETIONS, body | {"prompt": text}) for text in _completion_texts(grader, texts, uncertain))
+
+
+def _completion_texts(judge: CompletionJudge, texts: Texts, uncertain: bool) -> list[str]:
+    """The case after the worked examples in their own order and, for the uncertainty mode, in every listed order."""
+    # One line, cut, as a JSON string: quotes and line ends in it cannot pass for the grader's own.
+    lines = {name: " ".join(text.split())[:MAX_CHARS] for name, text in texts.items()}
+    case = judge.case.format(**{name: json.dumps(line, ensure_ascii=False) for name, line in lines.items()})
+    orders = judge.orders or (tuple(range(len(judge.examples))),)
+    asked, head = orders if uncertain else orders[:1], [judge.intro] if judge.intro else []
+    return ["\n".join([*head, *(judge.examples[i] for i in order), case]) for order in asked]
+
+
+def _chat_requests(
+    grader: ChatGrader, texts: Texts, can: Capabilities, uncertain: bool, seed: int
+) -> tuple[Request, ...]:
+    case = grader.case.format(**{name: quoted(text) for name, text in texts.items()})
+    messages = [{"role": "system", "content": grader.system}] if grader.system else []
+    messages.append({"role": "user", "content": f"{case}\n\n{grader.ask(uncertain)}"})
+    body = {"model": grader.model, "messages": messages, "max_tokens": grader.max_tokens, "temperature": 0}
+    if not uncertain or not isinstance(grader, ChatJudge) or grader.uncertainty == "interval":
+        return (Request(CHAT, body),)
+    if grader.uncertainty == "logprobs":
+        more = {"max_tokens": 1, "logprobs": True, "top_logprobs": grader.top_logprobs}
+        return (Request(CHAT, body | more),)
+    sampled = body | {"temperature": grader.sample_temperature}
+    seeds = [
+        {"seed": int(unit_hash(seed, "judge", case, i) * 2**31)} if can.seed else {} for i in range(grader.samples)
+    ]
+    return tuple(Request(CHAT, sampled | own) for own in seeds)
+
+
+def quoted(text: str) -> str:
+    """The text as a JSON string that holds no control token of a chat template (`<|eot_id|>` and its like)."""
+    return json.dumps(text, ensure_ascii=False).replace("<|", "\\u003c|").replace("|>", "|\\u003e")
+
+
+def _reader(grader: CompletionJudge | ChatGrader, job: str) -> Reader:
+    if isinstance(grader, CompletionJudge):
+        return partial(_read_completions, grader, job)
+    if job == UNCERTAINTY and isinstance(grader, ChatJudge):
+        return partial(_read_uncertain, grader)
+    return partial(_read_rating, grader)
 
 
 def _read_completions(judge: CompletionJudge, job: str, answers: list[dict[str, Any]]) -> Measurement:
@@ -98,7 +153,7 @@ def _read_uncertain(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measurem
     return Measurement(ratings.expectation(reading), payload)
 
 
-def watch(params: Params) -> Callable[[Task, Measurement], None]:
+def watch(params: Params) -> Watch:
     """A watcher for `collect` that stops a run whose grader gives one value whatever it is shown; counts anew at each
     call.
 
@@ -115,8 +170,8 @@ def watch(params: Params) -> Callable[[Task, Measurement], None]:
         few = grader is not None and grader.few_ratings(task.job == UNCERTAINTY)
         limit = RUBRIC_SHARE if few else CONTINUOUS_SHARE
         if total >= WATCH_FROM and count > limit * total:
-            told = f"{count} of {total} scores of {task.job} by {task.model} are {result.value:g}"
-            raise FatalCallError(f"{told} (more than {limit:.0%}): that is no judgment; mend its model, case or key")
+            scores = f"{count} of {total} scores of {task.job} by {task.model} are {result.value:g}"
+            raise FatalCallError(f"{scores} (more than {limit:.0%}): that is no judgment; fix its model, case or key")
 
     return look
 
@@ -128,11 +183,19 @@ def summary(store: Store) -> pd.DataFrame:
     """
     rows = []
     for job in JUDGE:
-        scores = pd.Series([r["value"] for r in store.rows(job) if r["status"] == "ok"], dtype=float)
-        failed = sum(1 for r in store.rows(job) if r["status"] == "error")
-        most = scores.mode().iloc[0] if len(scores) else None
-        share = float((scores == most).mean()) if len(scores) else None
-        mode = job.removeprefix("judge_")
-        row = {"mode": mode, "ok": len(scores), "failed": failed, "mean": scores.mean() if len(scores) else None}
-        rows.append(row | {"distinct": scores.nunique(), "most_frequent": most, "mode_share": share})
+        records = pd.DataFrame(store.rows(job), columns=["status", "value"])
+        scores = records.value[records.status == "ok"].astype(float)
+        counts = scores.value_counts().sort_index(kind="stable")
+        most = counts.idxmax() if len(counts) else None
+        rows.append(
+            {
+                "mode": job.removeprefix("judge_"),
+                "ok": len(scores),
+                "failed": len(records) - len(scores),
+                "mean": scores.mean() if len(scores) else None,
+                "distinct": len(counts),
+                "most_frequent": most,
+                "mode_share": float(counts.max() / len(scores)) if len(scores) else None,
+            }
+        )
     return pd.DataFrame(rows)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
@@ -23,14 +22,11 @@ from arena10k.params.config import Params
 def check_prompts(params: Params, prompts: pd.DataFrame) -> None:
     """Whether the exact oracle that the params ask for can label these prompts; before anything is asked.
 
-    Raises
-    ------
-    ArenaError
-        Where no prompt has a `check`, and for the first one that cannot be run.
+    Raises ArenaError where no prompt has a `check`, and for the first one that cannot be run.
     """
-    asked = params.oracle
-    wanted = asked.p0_fraction > 0 or asked.target_labels > 0 or asked.truth
-    if asked.kind != "exact" or not wanted or "oracle" not in params.model_fields_set:
+    oracle_params = params.oracle
+    wanted = oracle_params.p0_fraction > 0 or oracle_params.target_labels > 0 or oracle_params.truth
+    if oracle_params.kind != "exact" or not wanted or "oracle" not in params.model_fields_set:
         return
     name = params.prompts.path or "the built-in set"
     checks = prompts.set_index("prompt_id")["check"].dropna()
@@ -45,16 +41,13 @@ def check_prompts(params: Params, prompts: pd.DataFrame) -> None:
         try:
             oracle.validate(json.loads(check), prompt_id=str(prompt_id))
         except ValueError as error:
-            raise ArenaError(f"{name}: {error}: mend its `check` or take it out") from error
+            raise ArenaError(f"{name}: {error}: fix its `check` or take it out") from error
 
 
 def label(params: Params, store: Store, prompts: pd.DataFrame) -> int:
     """Label every wanted response that has none yet, by the oracle of the params; returns how many were added.
 
-    Raises
-    ------
-    ArenaError
-        Where a model is the oracle: see `collect.collect`.
+    Raises ArenaError where a model is the oracle: see `collect.collect`.
     """
     if params.oracle.grader is None:
         return _label_exactly(params, store, prompts)
@@ -83,15 +76,11 @@ def _label_exactly(params: Params, store: Store, prompts: pd.DataFrame) -> int:
     for row in [r for r in store.rows(RESPONSES) if r["status"] == "ok" and r["prompt_id"] in specs]:
         for job, cells in wanted.items():
             if (row["policy"], row["prompt_id"], row["draw"]) in cells:
-                record = _record(job, current[job, row["policy"]], row, specs[row["prompt_id"]])
+                context, spec = current[job, row["policy"]], specs[row["prompt_id"]]
+                key = digest([context, row["policy"], row["draw"], spec, row["value"]])
+                record = Record(
+                    job, row["prompt_id"], key, row["policy"], row["draw"], row["fingerprint"], context, "ok",
+                    value=oracle.check(spec, row["value"], prompt_id=row["prompt_id"]), model="exact",
+                )  # fmt: skip
                 added += store.put(record)
     return added
-
-
-def _record(job: str, context: str, row: dict[str, Any], spec: dict[str, Any]) -> Record:
-    key = [context, row["policy"], row["draw"], spec, row["value"]]
-    value = oracle.check(spec, row["value"], prompt_id=row["prompt_id"])
-    return Record(
-        job, row["prompt_id"], digest(key), row["policy"], row["draw"], row["fingerprint"], context, "ok",
-        value=value, model="exact",
-    )  # fmt: skip

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from arena10k.collection.records import KEY, Row
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches (
   token TEXT PRIMARY KEY, provider TEXT NOT NULL, label TEXT NOT NULL, requests INTEGER NOT NULL,
@@ -25,8 +27,6 @@ CREATE INDEX IF NOT EXISTS batch_tasks_by_token ON batch_tasks (token);
 """
 #: States of ours, before the provider's own begin: nothing was sent that costs; it may have been.
 PREPARED, CREATING = "prepared", "creating"
-
-Row = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,10 @@ class Ledger:
 
     def prepare(self, token: str, provider: str, label: str, requests: int, rows: Iterable[Row]) -> None:
         """Write down a batch that is about to be handed over."""
-        values = (token, provider, label, requests, PREPARED, time.time())
+        batch = (token, provider, label, requests, None, None, PREPARED, time.time())
         self._write(
-            (
-                "INSERT INTO batches (token, provider, label, requests, state, created) VALUES (?, ?, ?, ?, ?, ?)",
-                [values],
-            ),
-            (
-                "INSERT INTO batch_tasks (job, prompt_id, request_hash, token) VALUES (?, ?, ?, ?)",
-                ((*row, token) for row in rows),
-            ),
+            ("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [batch]),
+            ("INSERT INTO batch_tasks VALUES (?, ?, ?, ?, 0)", ((*row, token) for row in rows)),
         )
 
     def note(self, token: str, **columns: Any) -> None:
@@ -74,9 +68,8 @@ class Ledger:
 
     def holding(self, row: Row) -> str | None:
         """The token of the batch that owes this task."""
-        query = "SELECT token FROM batch_tasks WHERE job = ? AND prompt_id = ? AND request_hash = ?"
-        found = self._db.execute(query, row).fetchone()
-        return found[0] if found else None
+        held = self._db.execute(f"SELECT token FROM batch_tasks WHERE {KEY}", row).fetchone()
+        return held[0] if held else None
 
     def owing(self, provider: str) -> bool:
         """Whether any batch of the provider owes anything."""
@@ -85,12 +78,11 @@ class Ledger:
 
     def settle(self, row: Row) -> None:
         """A task has its record; part of the caller's transaction."""
-        self._db.execute("DELETE FROM batch_tasks WHERE job = ? AND prompt_id = ? AND request_hash = ?", row)
+        self._db.execute(f"DELETE FROM batch_tasks WHERE {KEY}", row)
 
     def set_unanswered(self, rows: Iterable[Row]) -> None:
         """These tasks' batch ended without them; they stay as they are until `release`."""
-        query = "UPDATE batch_tasks SET unanswered = 1 WHERE job = ? AND prompt_id = ? AND request_hash = ?"
-        self._write((query, rows))
+        self._write((f"UPDATE batch_tasks SET unanswered = 1 WHERE {KEY}", rows))
 
     def drop(self, token: str) -> None:
         """The batch gives nothing: its tasks are free again at once."""

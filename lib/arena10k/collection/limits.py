@@ -9,7 +9,7 @@ from aiolimiter import AsyncLimiter
 
 from arena10k.collection.tasks import Request
 from arena10k.errors import Stopped
-from arena10k.params.provider import Provider
+from arena10k.params.sections import Provider
 
 #: Without declared limits, requests in flight start here, double while all goes well, and are halved on a complaint.
 FIRST_CONCURRENCY = 8
@@ -43,9 +43,7 @@ class Limits:
     async def pace(self, request: Request) -> None:
         """Wait until one more request may be sent. Raises Stopped where the collection stops meanwhile."""
         while True:
-            while (wait := self._not_before - time.monotonic()) > 0:
-                if await happens_within(self._stopped, wait):
-                    raise Stopped
+            await pause(self._not_before - time.monotonic(), self._stopped)
             if self._requests:
                 await self._take(self._requests, 1)
             if self._tokens:
@@ -100,6 +98,12 @@ async def happens_within(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def pause(seconds: float, stopped: asyncio.Event) -> None:
+    """Wait so long. Raises Stopped where the collection stops meanwhile."""
+    if seconds > 0 and await happens_within(stopped, seconds):
+        raise Stopped
 
 
 def _bucket(per_minute: int | None) -> AsyncLimiter | None:

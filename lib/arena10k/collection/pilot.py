@@ -1,7 +1,5 @@
-"""The pilot: the first few measurements of every kind, before the first of them is made in bulk.
-
-An endpoint that cannot score, a judge that cannot be read, a key or a model that is not accepted then cost a few
-requests and not the stages before them. What the pilot measures is kept, and not asked again.
+"""The pilot: the first few measurements of every kind, kept, before the first of them is made in bulk. An endpoint that
+cannot score, a judge that cannot be read, a key that is not accepted then cost a few requests and no stage before them.
 """
 
 from __future__ import annotations
@@ -18,12 +16,7 @@ from arena10k.params.config import Params
 
 def run(params: Params, store: Store, prompts: pd.DataFrame) -> None:
     """Ask the first tasks of every kind, in the order in which they need each other; nothing where all of them are
-    there. The embedded model needs no pilot: it costs nothing and is what the tests run on.
-
-    Raises
-    ------
-    ArenaError
-        As `collect.collect` and `labels.check_prompts` do.
+    there. The embedded model needs no pilot: it costs nothing. Raises ArenaError as `collect` and `check_prompts` do.
     """
     if params.recording:
         return

@@ -8,8 +8,8 @@ import re
 from statistics import NormalDist
 from typing import Any
 
+from arena10k.collection.answers import chat_response
 from arena10k.collection.echo import check_logprobs
-from arena10k.collection.generate import read_answer
 from arena10k.errors import CallError, invalid
 from arena10k.params.judge import ChatGrader, ChatJudge, CompletionJudge
 
@@ -32,8 +32,8 @@ def read_completion(judge: CompletionJudge, answer: dict[str, Any]) -> Reading:
         logprobs = check_logprobs([top[token] for token in named])
     except (KeyError, IndexError, TypeError) as error:
         raise invalid("no_ratings", "the answer has no top_logprobs") from error
-    found = [(judge.ratings[token], math.exp(value)) for token, value in zip(named, logprobs, strict=True)]
-    return _normalised(found, judge.min_mass, sorted(judge.ratings), len(top))[0]
+    pairs = [(judge.ratings[token], math.exp(value)) for token, value in zip(named, logprobs, strict=True)]
+    return _normalised(pairs, judge.min_mass, sorted(judge.ratings), len(top))[0]
 
 
 def read_rating(grader: ChatGrader, answer: dict[str, Any]) -> tuple[float, str]:
@@ -43,13 +43,13 @@ def read_rating(grader: ChatGrader, answer: dict[str, Any]) -> tuple[float, str]
     cut off at the token limit), ``rating_out_of_scale`` for a number that is not on the scale.
     """
     text, cut = _text(answer)
-    found = _numbers(text, ("rating",))
-    if found is None:
+    numbers = _numbers(text, ("rating",))
+    if numbers is None:
         bare = _NUMBER.fullmatch(text.strip())
         if not bare or cut:
             raise _unparsable(grader, text, cut)
-        found = {"rating": float(bare.group())}
-    return _on_scale(grader, found["rating"], text, grader.numbers == "whole"), text
+        numbers = {"rating": float(bare.group())}
+    return _on_scale(grader, numbers["rating"], text, grader.numbers == "whole"), text
 
 
 def read_interval(judge: ChatJudge, answer: dict[str, Any]) -> tuple[float, float, str]:
@@ -59,11 +59,11 @@ def read_interval(judge: ChatJudge, answer: dict[str, Any]) -> tuple[float, floa
     Raises CallError as `read_rating` does, with ``unparsable_rating`` also for an interval without the rating.
     """
     text, cut = _text(answer)
-    found = _numbers(text, ("rating", "low", "high"))
-    if found is None:
+    numbers = _numbers(text, ("rating", "low", "high"))
+    if numbers is None:
         raise _unparsable(judge, text, cut)
-    rating = _on_scale(judge, found["rating"], text, judge.numbers == "whole")
-    low, high = (_on_scale(judge, found[end], text, False) for end in ("low", "high"))
+    rating = _on_scale(judge, numbers["rating"], text, judge.numbers == "whole")
+    low, high = (_on_scale(judge, numbers[end], text, False) for end in ("low", "high"))
     if not low <= rating <= high:
         raise invalid("unparsable_rating", f"the interval does not hold the rating: {text!r:.200}")
     width_in_sd = 2 * NormalDist().inv_cdf((1 + judge.interval_confidence) / 2)
@@ -85,18 +85,16 @@ def read_distribution(judge: ChatJudge, answer: dict[str, Any]) -> tuple[Reading
     pairs = list(zip(tokens, map(math.exp, check_logprobs(logprobs)), strict=True))
     low, high = judge.scale
     ratings = {str(n): (n - low) / (high - low) for n in range(int(low), int(high) + 1)}
-    # "7" and " 7" are two tokens of one rating.
-    found = [
-        (score, math.fsum(p for token, p in pairs if token == rating))
-        for rating, score in ratings.items()
-        if any(token == rating for token, _ in pairs)
-    ]
-    return *_normalised(found, judge.min_mass, list(ratings), len(top)), text
+    by_rating: dict[str, list[float]] = {}
+    for token, p in pairs:  # "7" and " 7" are two tokens of one rating
+        by_rating.setdefault(token, []).append(p)
+    pooled = [(score, math.fsum(by_rating[rating])) for rating, score in ratings.items() if rating in by_rating]
+    return *_normalised(pooled, judge.min_mass, list(ratings), len(top)), text
 
 
-def _normalised(found: Reading, min_mass: float, ratings: list[str], size: int) -> tuple[Reading, float]:
-    mass = math.fsum(p for _, p in found)
-    if not found:
+def _normalised(pairs: Reading, min_mass: float, ratings: list[str], size: int) -> tuple[Reading, float]:
+    mass = math.fsum(p for _, p in pairs)
+    if not pairs:
         raise invalid("no_ratings", f"none of {ratings} is among the top {size} tokens")
     if not mass >= min_mass:
         raise invalid(
@@ -104,7 +102,7 @@ def _normalised(found: Reading, min_mass: float, ratings: list[str], size: int) 
             f"the rating tokens hold {mass:.3f} of the probability, {min_mass} is asked: lower judge.min_mass, or word "
             "judge.case so that the next token is a rating",
         )
-    return [(score, p / mass) for score, p in found], mass
+    return [(score, p / mass) for score, p in pairs], mass
 
 
 def mode_of(reading: Reading) -> float:
@@ -127,25 +125,23 @@ def mean(scores: list[float]) -> tuple[float, float]:
 
 def _text(answer: dict[str, Any]) -> tuple[str, bool]:
     """The answer's text, and whether it was cut off at the token limit."""
-    read = read_answer([answer], token_ids=False)
-    return str(read.value), read.payload["finish_reason"] == "length"
+    response = chat_response([answer], token_ids=False)
+    return str(response.value), response.payload["finish_reason"] == "length"
 
 
 def _numbers(text: str, keys: tuple[str, ...]) -> dict[str, float] | None:
     """The numbers of a JSON object (alone or fenced) that has exactly these keys, each once; None for anything else."""
     fenced = _FENCE.fullmatch(text.strip())
     try:
-        found = json.loads(fenced.group(1) if fenced else text, object_pairs_hook=list)
+        pairs = json.loads(fenced.group(1) if fenced else text, object_pairs_hook=list)
     except (ValueError, RecursionError):
         return None
     # A JSON object is now a list of pairs; a JSON array is told from it by its items.
-    if not isinstance(found, list) or not all(isinstance(pair, tuple) for pair in found):
+    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         return None
-    if sorted(key for key, _ in found) != sorted(keys):
+    if sorted(key for key, _ in pairs) != sorted(keys) or any(type(n) not in (int, float) for _, n in pairs):
         return None
-    if any(isinstance(n, bool) or not isinstance(n, int | float) for _, n in found):
-        return None
-    return dict(found)
+    return dict(pairs)
 
 
 def _on_scale(grader: ChatGrader, number: float, text: str, whole: bool) -> float:
@@ -156,11 +152,11 @@ def _on_scale(grader: ChatGrader, number: float, text: str, whole: bool) -> floa
 
 
 def _unparsable(grader: ChatGrader, text: str, cut: bool) -> CallError:
-    told = "is not in the form that was asked for"
-    if cut:
-        key = "judge" if isinstance(grader, ChatJudge) else "oracle.grader"
-        told = (
-            f"is cut off at max_tokens: raise {key}.max_tokens ({grader.max_tokens} now), or name a {key}.model that "
-            "answers in the form that is asked for"
-        )
-    return invalid("unparsable_rating", f"the answer {told}: {text!r:.200}")
+    if not cut:
+        return invalid("unparsable_rating", f"the answer is not in the form that was asked for: {text!r:.200}")
+    key = "judge" if isinstance(grader, ChatJudge) else "oracle.grader"
+    return invalid(
+        "unparsable_rating",
+        f"the answer is cut off at max_tokens: raise {key}.max_tokens ({grader.max_tokens} now), or name a {key}.model "
+        f"that answers in the form that is asked for: {text!r:.200}",
+    )

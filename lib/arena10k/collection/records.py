@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from arena10k.collection.ledger import Row
-
+#: The primary key of a record: job, prompt_id, request_hash.
+Row = tuple[str, str, str]
 COLUMNS = {
     "job": "TEXT NOT NULL",
     "prompt_id": "TEXT NOT NULL",
@@ -51,6 +51,8 @@ INDEXES = {
     "attempts_by_key": "attempts (job, prompt_id, request_hash)",
 }
 SCHEMA += "".join(f"CREATE INDEX IF NOT EXISTS {name} ON {on};\n" for name, on in INDEXES.items())
+ATTEMPT = "job, prompt_id, request_hash, status, value, code, detail, created, quarantine, payload, model"
+KEY = "job = ? AND prompt_id = ? AND request_hash = ?"
 #: What a row has cost in all its attempts.
 _ADDED_UP = ("attempts", "prompt_tokens", "completion_tokens")
 _KEPT = ("job", "prompt_id", "request_hash", *_ADDED_UP)
@@ -69,8 +71,6 @@ ON CONFLICT (job, prompt_id, request_hash) DO UPDATE SET
   {", ".join(f"{c} = {_sum(c)}" for c in _ADDED_UP)}
 WHERE records.status = 'error' OR (records.quarantine IS NOT NULL AND excluded.status = 'ok')
 """
-ATTEMPT = "job, prompt_id, request_hash, status, value, code, detail, created, quarantine, payload, model"
-KEY = "job = ? AND prompt_id = ? AND request_hash = ?"
 
 
 def key_of(row: Mapping[str, Any]) -> Row:

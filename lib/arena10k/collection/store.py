@@ -20,8 +20,8 @@ from typing import Any
 import orjson
 
 from arena10k.collection.ledger import SCHEMA as LEDGER_SCHEMA
-from arena10k.collection.ledger import Ledger, Row
-from arena10k.collection.records import ATTEMPT, COLUMNS, INDEXES, KEY, SCHEMA, UPSERT, Record
+from arena10k.collection.ledger import Ledger
+from arena10k.collection.records import ATTEMPT, COLUMNS, INDEXES, KEY, SCHEMA, UPSERT, Record, Row
 from arena10k.errors import ArenaError
 
 #: Rows that are read at once.
@@ -49,22 +49,22 @@ class Store:
 
     def using(self, contexts: Iterable[str]) -> Store:
         """Look only at records made in one of `contexts`; what was measured under other definitions stays unseen."""
-        with self._db:
-            self._db.execute("BEGIN")
-            self._db.execute("DELETE FROM temp.current")
-            self._db.executemany("INSERT OR IGNORE INTO temp.current VALUES (?)", [(c,) for c in contexts])
+        self._fill("current", contexts)
         self._live = "(SELECT * FROM records WHERE context IN (SELECT context FROM temp.current))"
         return self
 
     def only(self, prompt_ids: Iterable[str]) -> Store:
         """A view of the same records that sees those of the given prompts only; one such view at a time."""
         view = copy.copy(self)
-        with self._db:
-            self._db.execute("BEGIN")
-            self._db.execute("DELETE FROM temp.some")
-            self._db.executemany("INSERT OR IGNORE INTO temp.some VALUES (?)", [(p,) for p in prompt_ids])
+        self._fill("some", prompt_ids)
         view._live = f"(SELECT * FROM {self._live} WHERE prompt_id IN (SELECT prompt_id FROM temp.some))"
         return view
+
+    def _fill(self, table: str, values: Iterable[str]) -> None:
+        with self._db:
+            self._db.execute("BEGIN")
+            self._db.execute(f"DELETE FROM temp.{table}")
+            self._db.executemany(f"INSERT OR IGNORE INTO temp.{table} VALUES (?)", [(value,) for value in values])
 
     @classmethod
     def open(cls, path: Path) -> Store:
@@ -92,8 +92,8 @@ class Store:
         db = sqlite3.connect(":memory:", isolation_level=None)
         db.executescript(SCHEMA + LEDGER_SCHEMA)
         rows = pq.read_table(path).to_pylist()
-        for row in rows:
-            row["value"] = orjson.loads(row["value"]) if row["value"] is not None else None
+        for row in (row for row in rows if row["value"] is not None):
+            row["value"] = orjson.loads(row["value"])
         with db:
             db.execute("BEGIN")
             db.executemany(UPSERT, rows)
@@ -116,12 +116,15 @@ class Store:
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             for record in records:
-                row = {c: getattr(record, c) for c in COLUMNS}
-                row["payload"] = orjson.dumps(record.payload).decode()
                 self._keep_attempt(record)
-                stored += self._db.execute(UPSERT, row).rowcount
+                stored += self._upsert(record)
                 self.batches.settle(record.row)
         return stored
+
+    def _upsert(self, record: Record) -> bool:
+        row = dict(zip(COLUMNS, _FIELDS(record), strict=True))
+        row["payload"] = orjson.dumps(record.payload).decode()
+        return self._db.execute(UPSERT, row).rowcount == 1
 
     @contextmanager
     def filling(self) -> Iterator[Callable[[Record], bool]]:
@@ -133,13 +136,7 @@ class Store:
         self._db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -131072;")
         self._db.executescript("".join(f"DROP INDEX {name};" for name in INDEXES))
         self._db.execute("BEGIN")
-
-        def add(record: Record) -> bool:
-            row = dict(zip(COLUMNS, _FIELDS(record), strict=True))
-            row["payload"] = orjson.dumps(record.payload).decode()
-            return self._db.execute(UPSERT, row).rowcount == 1
-
-        yield add
+        yield self._upsert
         self._db.execute("COMMIT")
         self._db.executescript(SCHEMA)
         self._db.executescript("PRAGMA synchronous = NORMAL; PRAGMA journal_mode = WAL; PRAGMA cache_size = -2000;")
@@ -148,7 +145,7 @@ class Store:
         """One record as a dict with the payload decoded, or None."""
         query = f"SELECT * FROM records WHERE {KEY}"
         row = self._db.execute(query, (job, prompt_id, request_hash)).fetchone()
-        return dict(row) | {"payload": orjson.loads(row["payload"])} if row else None
+        return _decoded(row) if row else None
 
     def _keep_attempt(self, record: Record) -> None:
         """Keep what `record` supersedes, or the record itself where it fails and a quarantined value stands."""
@@ -158,34 +155,25 @@ class Store:
             f"INSERT INTO attempts ({ATTEMPT}) SELECT {ATTEMPT} FROM records WHERE {KEY} AND {superseded}", key
         )
         if failed and self.outcome(*key) == QUARANTINED:
-            told = (record.status, None, record.code, record.detail, record.created, None, None, record.model)
-            marks = ", ".join("?" * (len(key) + len(told)))
-            self._db.execute(f"INSERT INTO attempts ({ATTEMPT}) VALUES ({marks})", (*key, *told))
+            failure = (*key, "error", None, record.code, record.detail, record.created, None, None, record.model)
+            marks = ", ".join("?" * len(failure))
+            self._db.execute(f"INSERT INTO attempts ({ATTEMPT}) VALUES ({marks})", failure)
             self._db.execute(f"UPDATE records SET attempts = attempts + ? WHERE {KEY}", (record.attempts, *key))
 
     def retire(self, rows: Iterable[Row], reason: str) -> int:
         """Move records (job, prompt_id, request_hash) to the attempts, with `reason` where a quarantine reason would
         stand: what they measured is no longer part of the run. Returns how many."""
-        keys, moved = list(rows), 0
+        keys, select = list(rows), ATTEMPT.replace("quarantine", "?")
+        move = f"INSERT INTO attempts ({ATTEMPT}) SELECT {select} FROM records WHERE {KEY}"
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            for key in keys:
-                select = ATTEMPT.replace("quarantine", "?")
-                self._db.execute(
-                    f"INSERT INTO attempts ({ATTEMPT}) SELECT {select} FROM records WHERE {KEY}", (reason, *key)
-                )
-                moved += self._db.execute(f"DELETE FROM records WHERE {KEY}", key).rowcount
-        return moved
+            self._db.executemany(move, [(reason, *key) for key in keys])
+            return self._db.executemany(f"DELETE FROM records WHERE {KEY}", keys).rowcount
 
     def attempts(self, job: str | None = None) -> list[dict[str, Any]]:
-        """What was superseded, of one job or all, oldest first, payload decoded (None where an older
-        store did not keep it)."""
+        """What was superseded, of one job or all, oldest first, payload decoded."""
         where, args = ("WHERE job = ?", (job,)) if job else ("", ())
-        out = []
-        for row in self._db.execute(f"SELECT {ATTEMPT} FROM attempts {where} ORDER BY id", args):
-            kept = dict(row)
-            out.append(kept | {"payload": orjson.loads(kept["payload"]) if kept["payload"] else None})
-        return out
+        return [_decoded(row) for row in self._db.execute(f"SELECT {ATTEMPT} FROM attempts {where} ORDER BY id", args)]
 
     def outcome(self, job: str, prompt_id: str, request_hash: str) -> str | None:
         """None where there is no record, else the word ok, `QUARANTINED`, or the error's code."""
@@ -205,7 +193,7 @@ class Store:
         last = ("",) * len(key)
         while page := self._db.execute(query, (*([job] if job else []), *last)).fetchall():
             for row in page:
-                yield dict(row) | {"payload": orjson.loads(row["payload"])}
+                yield _decoded(row)
             last = tuple(page[-1][name] for name in key)
 
     def counts(self, since: float = float("inf")) -> list[dict[str, Any]]:
@@ -277,14 +265,11 @@ class Store:
 
     def content_digest(self, *jobs: str) -> str:
         """Digest of what estimates depend on (keys, values, status), not of times or attempts."""
+        query = """SELECT prompt_id, request_hash, policy, draw, status, value, code, quarantine FROM records
+                   WHERE job = ? ORDER BY prompt_id, request_hash"""
         sha = hashlib.sha256()
-        for job in jobs:
-            query = (
-                "SELECT prompt_id, request_hash, policy, draw, status, value, code, quarantine FROM records "
-                "WHERE job = ? ORDER BY prompt_id, request_hash"
-            )
-            for row in self._db.execute(query, (job,)):
-                sha.update(repr(tuple(row)).encode())
+        for row in (row for job in jobs for row in self._db.execute(query, (job,))):
+            sha.update(repr(tuple(row)).encode())
         return sha.hexdigest()[:32]
 
     def export(self, path: Path) -> int:
@@ -293,14 +278,19 @@ class Store:
         import pyarrow.parquet as pq
 
         rows = [dict(r) for r in self._db.execute("SELECT * FROM records ORDER BY job, prompt_id, request_hash")]
-        for row in rows:
-            row["value"] = None if row["value"] is None else orjson.dumps(row["value"]).decode()
+        for row in (row for row in rows if row["value"] is not None):
+            row["value"] = orjson.dumps(row["value"]).decode()
         text, number = pa.string(), {"INTEGER": pa.int64(), "REAL": pa.float64()}
         schema = pa.schema([(c, number.get(kind.split(" ")[0], text)) for c, kind in COLUMNS.items()])
         temporary = path.with_suffix(".tmp")
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
         temporary.replace(path)
         return len(rows)
+
+
+def _decoded(row: sqlite3.Row) -> dict[str, Any]:
+    """A row with its payload decoded: None where an older store did not keep it."""
+    return dict(row) | {"payload": orjson.loads(row["payload"]) if row["payload"] else None}
 
 
 def _widen(db: sqlite3.Connection) -> None:

@@ -20,6 +20,8 @@ from arena10k.errors import invalid
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
 #: For forecasts of tokens and money only; nothing that is measured depends on it.
 CHARACTERS_PER_TOKEN = 4
+#: The first tasks of every job, provider and model are tried before any bulk work.
+PREFLIGHT = 5
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,6 @@ class Request:
         return int(self.body.get("max_tokens") or 0)
 
 
-#: The first tasks of every job, provider and model are tried before any bulk work.
-PREFLIGHT = 5
-
-
 @dataclass(frozen=True)
 class Measurement:
     """A checked value with what it was read from."""
@@ -55,20 +53,30 @@ class Measurement:
     payload: dict[str, Any]
 
 
+#: Turns a task's answers into its measurement, or raises `CallError`.
+Reader = Callable[[list[dict[str, Any]]], Measurement]
+
+
 @dataclass(frozen=True)
 class Task(Cell):
-    """One measurement to make: requests to send (none where it is known that it cannot be made), and `read`, which
-    turns their answers into a `Measurement` or raises `CallError`."""
+    """One measurement to make: requests to send (none where it is known that it cannot be made), and what reads their
+    answers."""
 
     provider: str
     model: str
     requests: tuple[Request, ...] = field(repr=False)
-    read: Callable[[list[dict[str, Any]]], Measurement] = field(repr=False)
+    read: Reader = field(repr=False)
 
     @property
     def key(self) -> dict[str, Any]:
         """The columns of its record that say what was to be measured."""
         return {column.name: getattr(self, column.name) for column in fields(Cell)}
+
+
+#: Sees every new measurement of a collection; an ArenaError that it raises stops the run.
+Watch = Callable[[Task, Measurement], None]
+#: Gives the tasks anew at each call, so that a hundred thousand of them are never held at once.
+Tasks = Callable[[], Iterable[Task]]
 
 
 def refuse(code: str, detail: str, answers: list[dict[str, Any]]) -> Measurement:
@@ -93,10 +101,23 @@ class Outcome:
         """What is there now, in words; the same whether it was measured just now or on an earlier run."""
         if not self.total:
             return "Nothing is to be asked."
-        told = f"{self.stored + self.ok:,} of {self.total:,} records are there"
-        if self.failed:
-            return f"{told}; {self.failed:,} failed: {', '.join(f'{c} {n:,}' for c, n in sorted(self.errors.items()))}."
-        return f"{told}; none failed."
+        codes = ", ".join(f"{code} {n:,}" for code, n in sorted(self.errors.items()))
+        failed = f"{self.failed:,} failed: {codes}" if self.failed else "none failed"
+        return f"{self.stored + self.ok:,} of {self.total:,} records are there; {failed}."
+
+
+@dataclass(frozen=True)
+class Again:
+    """Which rows that were tried are asked again: those that failed, those whose value is quarantined."""
+
+    errors: bool = False
+    quarantined: bool = False
+
+    def asks(self, outcome: str | None) -> bool:
+        """Whether a row of this outcome (see `Store.outcome`) is to be asked."""
+        if outcome in (None, "ok"):
+            return outcome is None
+        return self.quarantined if outcome == QUARANTINED else self.errors
 
 
 @dataclass
@@ -111,38 +132,33 @@ class Survey:
     probes: dict[Key, list[Task]] = field(default_factory=dict)
     tokens: dict[Key, list[int]] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class Again:
-    """Which rows that were tried are asked again: those that failed, those whose value is quarantined."""
-
-    errors: bool = False
-    quarantined: bool = False
-
-    def asks(self, known: str | None) -> bool:
-        """Whether a row of this outcome (see `Store.outcome`) is to be asked."""
-        if known in (None, "ok"):
-            return known is None
-        return self.quarantined if known == QUARANTINED else self.errors
+    def add(self, task: Task) -> None:
+        """Note what a task that is to be asked needs."""
+        probes = self.probes.setdefault((task.job, f"{task.provider} {task.model}"), [])
+        if len(probes) < PREFLIGHT:
+            probes.append(task)
+        tokens = self.tokens.setdefault((task.provider, task.model), [0, 0])
+        tokens[0] += sum(request.prompt_tokens for request in task.requests)
+        tokens[1] += sum(request.max_tokens for request in task.requests)
 
 
 def survey(store: Store, tasks: Iterable[Task], again: Again) -> Survey:
     """Go through all tasks once, without holding them."""
-    found = Survey()
+    out = Survey()
     for task in tasks:
-        found.outcome.total += 1
-        known = store.outcome(*task.row)
+        out.outcome.total += 1
+        outcome = store.outcome(*task.row)
         batched = store.batches.holding(task.row) is not None
-        if batched or again.asks(known):
-            found.pending[task.provider] += 1
-            found.models.setdefault(task.provider, set()).add(task.model)
+        if batched or again.asks(outcome):
+            out.pending[task.provider] += 1
+            out.models.setdefault(task.provider, set()).add(task.model)
             if not batched:
-                _note(found, task)
-        elif known in ("ok", QUARANTINED):
-            found.outcome.stored += 1
-        elif known is not None:
-            found.outcome.errors[known] += 1
-    return found
+                out.add(task)
+        elif outcome in ("ok", QUARANTINED):
+            out.outcome.stored += 1
+        elif outcome is not None:
+            out.outcome.errors[outcome] += 1
+    return out
 
 
 def unrecorded(run: str, store: Store, tasks: Iterable[Task], again: Again, label: str) -> str:
@@ -151,45 +167,32 @@ def unrecorded(run: str, store: Store, tasks: Iterable[Task], again: Again, labe
     for task in tasks:
         total += 1
         lacks[task.policy] += again.asks(store.outcome(*task.row))
-    told = ", ".join(f"{policy} ({n:,})" for policy, n in lacks.items() if n)
+    by_policy = ", ".join(f"{policy} ({n:,})" for policy, n in lacks.items() if n)
     return (
         f"run {run!r} is a recording, of which nothing is asked, and lacks {lacks.total():,} of {total:,} records of "
-        f"{label} as its params define them: {told}. Put back in the params what was recorded; another policy, judge "
-        "or oracle needs a run of its own, with a params file without `recording: true`"
+        f"{label} as its params define them: {by_policy}. Put back in the params what was recorded; another policy, "
+        "judge or oracle needs a run of its own, with a params file without `recording: true`"
     )
 
 
-def _note(found: Survey, task: Task) -> None:
-    probes = found.probes.setdefault((task.job, f"{task.provider} {task.model}"), [])
-    if len(probes) < PREFLIGHT:
-        probes.append(task)
-    tokens = found.tokens.setdefault((task.provider, task.model), [0, 0])
-    for request in task.requests:
-        tokens[0] += request.prompt_tokens
-        tokens[1] += request.max_tokens
-
-
-def pending(store: Store, tasks: Callable[[], Iterable[Task]], provider: str, again: Again) -> Iterator[Task]:
+def pending(store: Store, tasks: Tasks, provider: str, again: Again) -> Iterator[Task]:
     """A provider's tasks that are to be asked and not in a batch: never-tried ones first, then those asked again."""
     tried: set[Key] = set()
     for task in _of(tasks(), provider):
         if store.batches.holding(task.row):
             continue
-        known = store.outcome(*task.row)
-        if known is None:
+        outcome = store.outcome(*task.row)
+        if outcome is None:
             yield task
-        elif again.asks(known):
+        elif again.asks(outcome):
             tried.add((task.prompt_id, task.request_hash))
     if tried:
         yield from (task for task in _of(tasks(), provider) if (task.prompt_id, task.request_hash) in tried)
 
 
-def batched(store: Store, tasks: Callable[[], Iterable[Task]], provider: str) -> Iterator[tuple[str, Task]]:
+def batched(store: Store, tasks: Tasks, provider: str) -> Iterator[tuple[str, Task]]:
     """A provider's tasks that are in a batch, each with the batch's token."""
-    for task in _of(tasks(), provider):
-        token = store.batches.holding(task.row)
-        if token:
-            yield token, task
+    return ((token, task) for task in _of(tasks(), provider) if (token := store.batches.holding(task.row)))
 
 
 def _of(tasks: Iterable[Task], provider: str) -> Iterator[Task]:

@@ -20,15 +20,17 @@ from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any
 
+from arena10k.collection.answers import ENDED
 from arena10k.collection.echo import read_ids, read_text
-from arena10k.collection.generate import ENDED
 from arena10k.collection.jobs import LOGPROBS, RESPONSES, SHUFFLED, SHUFFLED_GROUP, SHUFFLED_ROWS, can_score, contexts
 from arena10k.collection.store import Store
-from arena10k.collection.tasks import COMPLETIONS, Measurement, Request, Task, refuse
+from arena10k.collection.tasks import COMPLETIONS, Reader, Request, Task, refuse
 from arena10k.inputs.policies import Policy, digest, policies, unit_hash
 from arena10k.params.config import Params
 
 Prompt = list[int] | str
+#: What is scored, the request where there is something to ask, and what reads the answer.
+_Asked = tuple[Any, Request | None, Reader]
 
 
 def tasks(params: Params, store: Store) -> Iterator[Task]:
@@ -96,32 +98,32 @@ def _task(params: Params, job: str, context: str, policy: Policy, prompt: Prompt
     )  # fmt: skip
 
 
-def _by_ids(params: Params, policy: Policy, prompt: list[int], row: dict[str, Any]) -> tuple[Any, Request | None, Any]:
+def _by_ids(params: Params, policy: Policy, prompt: list[int], row: dict[str, Any]) -> _Asked:
     ids = row["payload"]["token_ids"]
-    read = partial(read_ids, prompt_ids=prompt, response_ids=ids)
     body = _body(policy, prompt + ids) | {"return_token_ids": True}
     if params.providers[policy.params.provider].capabilities.echo_from:
         body["echo_from"] = len(prompt)
-    return ids, Request(COMPLETIONS, body) if ids else None, read
+    request = Request(COMPLETIONS, body) if ids else None
+    return ids, request, partial(read_ids, prompt_ids=prompt, response_ids=ids)
 
 
-def _by_text(params: Params, policy: Policy, prompt: str, row: dict[str, Any]) -> tuple[Any, Request | None, Any]:
-    text, why = row["value"], row["payload"].get("finish_reason")
-    end = policy.own_template.end_of_turn if why in ENDED else ""
-    if refused := _not_text(policy, text, why):
-        return [text, end], None, refused
-    read = partial(read_text, prompt=prompt, response=text, end=end)
-    return [text, end], Request(COMPLETIONS, _body(policy, prompt + text + end)) if text + end else None, read
+def _by_text(params: Params, policy: Policy, prompt: str, row: dict[str, Any]) -> _Asked:
+    text, reason = row["value"], row["payload"].get("finish_reason")
+    end = policy.own_template.end_of_turn if reason in ENDED else ""
+    if refused := _not_text(policy, text, reason):
+        return [text, end], None, partial(refuse, *refused)
+    request = Request(COMPLETIONS, _body(policy, prompt + text + end)) if text + end else None
+    return [text, end], request, partial(read_text, prompt=prompt, response=text, end=end)
 
 
-def _not_text(policy: Policy, text: str, why: str | None) -> partial[Measurement] | None:
-    """Why a response cannot be sent as text, or None."""
-    if found := policy.own_template.control_token(text):
-        return partial(refuse, "control_token_in_text", f"the response holds {found}: the model would obey it")
+def _not_text(policy: Policy, text: str, reason: str | None) -> tuple[str, str] | None:
+    """Code and detail of why a response cannot be sent as text, or None."""
+    if token := policy.own_template.control_token(text):
+        return "control_token_in_text", f"the response holds {token}: the model would obey it"
     if "\ufffd" in text:
-        return partial(refuse, "ids_mismatch", "the response holds U+FFFD: it may not be what was generated")
-    if why not in (*ENDED, "length"):
-        return partial(refuse, "finish_reason", f"finish_reason {why!r} does not say whether the response ended")
+        return "ids_mismatch", "the response holds U+FFFD: it may not be what was generated"
+    if reason not in (*ENDED, "length"):
+        return "finish_reason", f"finish_reason {reason!r} does not say whether the response ended"
     return None
 
 

@@ -108,12 +108,12 @@ def _stretched(interval: Interval, *by: tuple[float, float]) -> Interval:
 
 def labelled_interval(prep: Prepared, score: Score, confidence: float) -> Interval:
     """Under the belief in labels alone: `score_interval`, or the exact one of 0/1 labels where that is narrower."""
-    found, exact = score_interval(prep, score, confidence), success_interval(prep, confidence)
-    found = _stretched(found, extrapolation(prep, "fresh"))
-    if exact is None or exact[1] - exact[0] >= found.width:
-        return found
+    interval, exact = score_interval(prep, score, confidence), success_interval(prep, confidence)
+    interval = _stretched(interval, extrapolation(prep, "fresh"))
+    if exact is None or exact[1] - exact[0] >= interval.width:
+        return interval
     low, high = max(0.0, min(exact[0], score.value)), min(1.0, max(exact[1], score.value))
-    return Interval(low, high, (exact[1] - exact[0]) / (2 * normal(confidence)), "exact", found.df)
+    return Interval(low, high, (exact[1] - exact[0]) / (2 * normal(confidence)), "exact", interval.df)
 
 
 def _spanning(low: float, high: float, confidence: float, method: str, **more: Any) -> Interval:
@@ -174,12 +174,12 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
         bounds = bounds[0] + shift, bounds[1] + shift
     share, value = _unseen_mass(prep), base.value + shift
     unseen = share * min(max(value, 0.0), 1.0), share * (1 - min(max(value, 0.0), 1.0))
-    found = _weighted(bounds, extra, value, unseen, radii, confidence)
+    interval = _weighted(bounds, extra, value, unseen, radii, confidence)
     if prep.source is None:
-        return found
+        return interval
     left_open = [extrapolation(prep, prep.source)]
     left_open += [_unlabelled(prep, confidence) if prep.source == "logged" else _unscored(prep)]
-    return _stretched(found, *left_open)
+    return _stretched(interval, *left_open)
 
 
 def _spread_residual(prep: Prepared) -> np.ndarray:
@@ -251,8 +251,8 @@ def el_residual_interval(prep: Prepared, score: Score, confidence: float = 0.95)
     extra = max(sampling - variance_of(prep, logged)[0], variance_of(prep, fresh)[0]) + cal
     bounds = low + fresh.value, high + fresh.value
     unseen = _of_residuals(prep, _unseen_mass(prep))
-    found = _weighted(bounds, extra, score.value, unseen, [unseen_label_radii(prep, confidence)], confidence)
-    return _stretched(found, extrapolation(prep, "logged"), _unlabelled(prep, confidence), _unscored(prep))
+    interval = _weighted(bounds, extra, score.value, unseen, [unseen_label_radii(prep, confidence)], confidence)
+    return _stretched(interval, extrapolation(prep, "logged"), _unlabelled(prep, confidence), _unscored(prep))
 
 
 #: Methods of intervals by what may be left open under the belief in the judge: limits of labels, or a stated budget.
@@ -277,12 +277,12 @@ def transported_interval(prep: Prepared, score: Score, reaches: Iterable[Reach],
     level)."""
     f = prep.fresh_oof if len(prep.fresh) else prep.reward_oof
     top, bottom = float(f.max()), float(f.min())
-    found = []
+    intervals = []
     for reach in reaches:
         base = score_interval(prep, score, (1 + confidence) / 2 if reach.labels else confidence)
         below = reach.unseen * top - min(reach.low, 0.0)
         above = reach.unseen * (1 - bottom) + max(reach.high, 0.0)
         low, high, bias = base.low - below, base.high + above, (below, above)
         method = BY_LABELS if reach.labels else ASSUMED
-        found.append(_spanning(low, high, confidence, method, df=base.df, bias=bias))
-    return min(found, key=lambda i: i.width)
+        intervals.append(_spanning(low, high, confidence, method, df=base.df, bias=bias))
+    return min(intervals, key=lambda i: i.width)

@@ -196,13 +196,13 @@ def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> Difference | None:
     head_a, head_b = headline(ctx_a), headline(ctx_b)
     if head_a is None or head_b is None:
         return None
-    found = [_by_intervals((ctx_a, head_a), (ctx_b, head_b))]
+    differences = [_by_intervals((ctx_a, head_a), (ctx_b, head_b))]
     own_a, own_b = own_estimate(ctx_a), own_estimate(ctx_b)
     if own_a is not None and own_b is not None:
         (bias_a, _), (bias_b, _) = _parts(ctx_a, own_a), _parts(ctx_b, own_b)
         bias = bias_a[0] + bias_b[1], bias_a[1] + bias_b[0]
-        found.append(replace(paired(_scored(ctx_a, own_a), _scored(ctx_b, own_b)), bias=bias))
-    return min(found, key=lambda d: sum(d.reach(ctx_a.analysis.confidence)))
+        differences.append(replace(paired(_scored(ctx_a, own_a), _scored(ctx_b, own_b)), bias=bias))
+    return min(differences, key=lambda d: sum(d.reach(ctx_a.analysis.confidence)))
 
 
 def contrasts(contexts: Mapping[str, PolicyContext]) -> list[Contrast]:
@@ -240,11 +240,11 @@ def ranking(contexts: Mapping[str, PolicyContext], pairs: list[Contrast] | None 
 def breakdowns(contexts: Mapping[str, PolicyContext]) -> list[Breakdown]:
     """For every pair of policies with a headline, the better first: what would turn their order round."""
     rows = {policy: row for policy, ctx in contexts.items() if (row := headline(ctx))}
-    found = []
+    pairs = []
     for a, b in permutations(rows, 2):
         d, judged = rows[a]["value"] - rows[b]["value"], [belief_of(rows[p]) != "labels" for p in (a, b)]
         if d > 0 or (d == 0 and a < b):
             room, of = max((rows[a]["value"], a), (1 - rows[b]["value"], b), key=lambda end: end[0])
             mass = min(1.0, d / room) if room > 0 else 1.0
-            found.append(Breakdown(a, b, d, d if any(judged) else None, mass, of))
-    return found
+            pairs.append(Breakdown(a, b, d, d if any(judged) else None, mass, of))
+    return pairs

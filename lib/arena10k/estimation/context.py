@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimation import diagnostics, planning
-from arena10k.estimation.analysis import DEFAULT, Analysis
 from arena10k.estimation.beliefs import el_score_interval
 from arena10k.estimation.data import PolicyData
 from arena10k.estimation.intervals import Interval, missing_mass_interval

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from arena10k.estimation.analysis import Analysis
+from arena10k.analysis import Analysis
 from arena10k.estimation.labelling import Labelling, labelling
 
 if TYPE_CHECKING:
@@ -68,6 +68,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.judge)
+
+    def __getstate__(self) -> dict[str, np.ndarray]:
+        """The arrays alone: a digest of rows does not depend on what was asked of them."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def take(self, rows: np.ndarray) -> Rows:
         """Some of the rows, by mask or by number."""
@@ -179,28 +183,29 @@ class _Columns:
         self._frame, self._codes = frame, codes
         self._made: dict[str, np.ndarray] = {}
 
-    def take(self, rows: np.ndarray) -> _Columns:
-        return _Columns(self._frame.iloc[rows], {name: code[rows] for name, code in self._codes.items()})
-
     def _number(self, name: str) -> np.ndarray:
         if name not in self._made:
             values = numbers(self._frame, name)
             self._made[name] = np.asarray(np.nan_to_num(values, nan=0.0) ** 2) if name.endswith("_sd") else values
         return self._made[name]
 
-    def rows(self, mode: str, **weights: np.ndarray) -> Rows:
+    def rows(self, mode: str, some: np.ndarray | slice = slice(None), **weights: np.ndarray) -> Rows:
         names = {"judge": f"judge_{mode}", "judge_var": f"judge_{mode}_sd", "length": "response_chars"}
         names |= {name: name for name in ("label", "label_propensity")}
-        return Rows(**{field: self._number(name) for field, name in names.items()}, **self._codes, **weights)
+        columns = {field: self._number(name) for field, name in names.items()} | self._codes
+        return Rows(**{field: values[some] for field, values in columns.items()}, **weights)
 
 
-def _codes(both: pd.DataFrame, n_folds: int) -> dict[str, np.ndarray]:
-    """Prompts and clusters (the column `cluster`, or the prompts) of logged and then fresh rows as numbers, the same
-    for every policy, and their folds."""
+def _codes(frames: list[pd.DataFrame], n_folds: int) -> dict[str, np.ndarray]:
+    """Prompts and clusters (the column `cluster`, or the prompts) of all rows of the frames as numbers, the same for
+    every policy, and their folds."""
     import pandas as pd
 
-    code = {name: pd.factorize(both[name].astype("string")) for name in ("prompt_id", "cluster") if name in both}
-    prompt, (cluster, ids) = code["prompt_id"][0], code.get("cluster", code["prompt_id"])
+    names = ["prompt_id", *["cluster"] * all("cluster" in frame for frame in frames)]
+    code = {
+        name: pd.factorize(pd.concat([f[name] for f in frames], ignore_index=True).astype("string")) for name in names
+    }
+    prompt, (cluster, ids) = code["prompt_id"][0], code[names[-1]]
     fold = np.fromiter((prompt_fold(name, n_folds) for name in ids), dtype=np.int64, count=len(ids))[cluster]
     return {"prompt": prompt, "cluster": cluster, "fold": fold}
 
@@ -229,28 +234,21 @@ def policies_data(
     """
     import pandas as pd
 
-    n, modes = len(logged), list(judge_modes)
-    names = [name for name in ("prompt_id", "cluster") if name in logged or name in fresh]
-    both = pd.concat([frame.reindex(columns=names) for frame in (logged, fresh)], ignore_index=True)
-    codes = _codes(both, n_folds)
+    n, modes, made = len(logged), list(judge_modes), {}
+    codes = _codes([logged, fresh], n_folds)
     base, drawn = (_Columns(f, {k: c[part] for k, c in codes.items()})
                    for f, part in ((logged, slice(n)), (fresh, slice(n, None))))  # fmt: skip
-    found = {}
     for policy in policies:
-        own = np.flatnonzero((fresh["policy"] == policy).to_numpy(dtype=bool))
+        own, draws = np.flatnonzero((fresh["policy"] == policy).to_numpy(dtype=bool)), drawn
         weights = {
             "log_weight": log_weights(logged, policy, logging_policy),
             "logp_target": numbers(logged, f"logp_{policy}"),
         }
-        if policy != logging_policy:
-            draws = drawn.take(own)
-        elif len(own):
-            every = np.append(np.arange(n), n + own)
-            draws = _Columns(pd.concat([logged, fresh], ignore_index=True), codes).take(every)
-        else:
-            draws = base
-        found[policy] = {
-            mode: PolicyData(base.rows(mode, **weights), draws.rows(mode), policy == logging_policy, complete)
+        if policy == logging_policy:
+            draws = _Columns(pd.concat([logged, fresh], ignore_index=True), codes) if len(own) else base
+            own = np.append(np.arange(n), n + own)
+        made[policy] = {
+            mode: PolicyData(base.rows(mode, **weights), draws.rows(mode, own), policy == logging_policy, complete)
             for mode in modes
         }
-    return found
+    return made

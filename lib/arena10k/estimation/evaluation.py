@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.errors import DataError
 from arena10k.estimation import compare, planning
-from arena10k.estimation.analysis import DEFAULT, Analysis
 from arena10k.estimation.checked import MODE, Column, arrays, check_named, table, targets_of
 from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext, context
 from arena10k.estimation.data import PolicyData
@@ -225,5 +225,5 @@ def evaluate(
     )
     targets = targets_of(tables.get("logged"), logging_policy)
     flags = {target: [LOGPROBS_ASKED] for target in targets}
-    found = study(arrays(tables, targets, logging_policy), analysis, flags=flags)
-    return dataclasses.replace(found, scale=label_scale)
+    evaluation = study(arrays(tables, targets, logging_policy), analysis, flags=flags)
+    return dataclasses.replace(evaluation, scale=label_scale)

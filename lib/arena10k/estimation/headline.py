@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from arena10k.analysis import Analysis
 from arena10k.estimation import ESTIMATORS
-from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.verdicts import REPORT, accepted, estimate_row, width_of
 
@@ -17,9 +17,9 @@ BELIEFS = ("labels", "weights", "judge")
 
 
 def belief_of(row: Mapping[str, Any]) -> str:
-    """The belief behind a row of estimates.json; the most where its estimator is not known here."""
-    known = ESTIMATORS.get(row["estimator"])
-    return known.belief if known else BELIEFS[-1]
+    """The belief behind a row of estimates.json; the most where its estimator is not estimator here."""
+    estimator = ESTIMATORS.get(row["estimator"])
+    return estimator.belief if estimator else BELIEFS[-1]
 
 
 def headline_row(
@@ -40,9 +40,9 @@ def headline_row(
         trusted = [row for row in trusted if belief_of(row) == "labels"] or trusted
 
     def place(row: Mapping[str, Any]) -> tuple[bool, float, bool, float]:
-        known, width = ESTIMATORS.get(row["estimator"]), width_of(row)
+        estimator, width = ESTIMATORS.get(row["estimator"]), width_of(row)
         off = abs(row["value"] - (row["ci_low"] + row["ci_high"]) / 2) if np.isfinite(width) else 0.0
-        return row["verdict"] != REPORT, round(width, 9), bool(known and known.biased), off
+        return row["verdict"] != REPORT, round(width, 9), bool(estimator and estimator.biased), off
 
     if not is_logging and all(row["verdict"] != REPORT and belief_of(row) == "labels" for row in trusted):
         trusted = usable

@@ -121,9 +121,9 @@ def el_interval(
     phi = (-best - fisher(confidence, n)) / (2 * (n + 1))
     bounds = []
     for reward_end, sign in ((ends[0], 1), (ends[1], -1)):
-        found = [_el_bound(w, wr, unseen, reward_end, sign, phi) for unseen in (0.0, top)]
-        found = [b for b in found if not np.isnan(b)]
-        bounds.append(float(np.clip(sign * min(found), *ends)) if found else reward_end)
+        extremes = [_el_bound(w, wr, unseen, reward_end, sign, phi) for unseen in (0.0, top)]
+        extremes = [b for b in extremes if not np.isnan(b)]
+        bounds.append(float(np.clip(sign * min(extremes), *ends)) if extremes else reward_end)
     return bounds[0], bounds[1]
 
 

@@ -33,30 +33,30 @@ class Shared:
 def shared(bad: np.ndarray) -> Shared:
     """Count rows bad in several policies against independence: each policy fails at its own rate, rows are alike."""
     asked = bad[:, np.isfinite(bad).any(axis=0)]
-    known = asked[np.isfinite(asked).all(axis=1)]
-    n = len(known)
-    if not n or known.shape[1] < 2:
+    complete = asked[np.isfinite(asked).all(axis=1)]
+    n = len(complete)
+    if not n or complete.shape[1] < 2:
         return Shared(0, 0, 0.0, float("nan"))
-    rate = known.mean(axis=0)
+    rate = complete.mean(axis=0)
     one = sum(rate[k] * np.prod(np.delete(1 - rate, k)) for k in range(len(rate)))
     chance = float(np.clip(1 - np.prod(1 - rate) - one, 0, 1))
-    observed = int((known.sum(axis=1) >= 2).sum())
+    observed = int((complete.sum(axis=1) >= 2).sum())
     return Shared(n, observed, n * chance, float(stats.binom.sf(observed - 1, n, chance)))
 
 
 def depends_on_number(bad: np.ndarray, x: np.ndarray) -> float:
     """p-value (rows,) of bad and good rows having the same `x` (Mann-Whitney, two-sided); NaN where there is nothing to
     compare."""
-    known = np.isfinite(bad) & np.isfinite(x)
-    failed, good = x[known & (bad == 1)], x[known & (bad == 0)]
+    usable = np.isfinite(bad) & np.isfinite(x)
+    failed, good = x[usable & (bad == 1)], x[usable & (bad == 0)]
     return float(stats.mannwhitneyu(failed, good).pvalue) if len(failed) and len(good) else float("nan")
 
 
 def depends_on_class(bad: np.ndarray, group: np.ndarray) -> float:
     """p-value of bad rows being spread over the classes of `group` (rows,) like good ones (chi-squared statistic,
     permutations, seeded); NaN where there is nothing to compare."""
-    known = np.isfinite(bad) & pd.notna(group)
-    table = pd.crosstab(group[known], bad[known]).to_numpy()
+    usable = np.isfinite(bad) & pd.notna(group)
+    table = pd.crosstab(group[usable], bad[usable]).to_numpy()
     if min(table.shape, default=0) < 2:
         return float("nan")
     method = stats.PermutationMethod(n_resamples=RESAMPLES, rng=np.random.default_rng(0))
@@ -65,11 +65,11 @@ def depends_on_class(bad: np.ndarray, group: np.ndarray) -> float:
 
 def strata(bad: np.ndarray, x: np.ndarray, parts: int = 5) -> pd.DataFrame:
     """Rows and bad rows (any policy) in `parts` equal parts of `x`: `lowest`, `highest`, `rows`, `bad`, `share`."""
-    known = np.isfinite(x) & np.isfinite(bad).any(axis=1)
+    usable = np.isfinite(x) & np.isfinite(bad).any(axis=1)
     columns = ["lowest", "highest", "rows", "bad", "share"]
-    if not known.any():
+    if not usable.any():
         return pd.DataFrame(columns=columns)
-    frame = pd.DataFrame({"x": x[known], "bad": (bad[known] == 1).any(axis=1)})
+    frame = pd.DataFrame({"x": x[usable], "bad": (bad[usable] == 1).any(axis=1)})
     by = frame.groupby(pd.qcut(frame.x, parts, labels=False, duplicates="drop").fillna(0))
     out = pd.DataFrame({"lowest": by.x.min(), "highest": by.x.max(), "rows": by.size(), "bad": by.bad.sum()})
     return out.assign(share=out.bad / out.rows).reset_index(drop=True)[columns]

@@ -45,10 +45,10 @@ def typical(x: np.ndarray, size: np.ndarray) -> np.ndarray:
     """How many MADs each of `x` (rows,) lies from the median of the `WINDOW` rows nearest in `size`; 0 where all agree,
     NaN where fewer than `FEW` rows are known."""
     out = np.full(len(x), np.nan)
-    known = np.flatnonzero(np.isfinite(x) & np.isfinite(size))
-    if len(known) < FEW:
+    usable = np.flatnonzero(np.isfinite(x) & np.isfinite(size))
+    if len(usable) < FEW:
         return out
-    order = known[np.argsort(size[known], kind="stable")]
+    order = usable[np.argsort(size[usable], kind="stable")]
     ordered = pd.Series(x[order])
     window = {"window": min(WINDOW, len(ordered)), "center": True, "min_periods": 1}
     off = ordered - ordered.rolling(**window).median()
@@ -86,9 +86,9 @@ def zeros(values: np.ndarray, chars: np.ndarray, copied: np.ndarray) -> np.ndarr
 
 
 def steps(values: np.ndarray) -> np.ndarray:
-    """The grid (nats) of each policy's values (policies,); 0 where fewer than `FEW` different values are known."""
-    known = [np.unique(v[np.isfinite(v)]) for v in values.T]
-    return np.array([grid(v) if len(v) >= FEW else 0.0 for v in known])
+    """The grid (nats) of each policy's values (policies,); 0 where fewer than `FEW` different values are there."""
+    distinct = [np.unique(v[np.isfinite(v)]) for v in values.T]
+    return np.array([grid(v) if len(v) >= FEW else 0.0 for v in distinct])
 
 
 def sentinels(values: np.ndarray, listed: tuple[float, ...]) -> np.ndarray:
@@ -111,28 +111,28 @@ def repeated(values: np.ndarray, text: np.ndarray) -> np.ndarray:
         if len(pairs) < FEW:
             continue
         counts = pairs.value.value_counts().sort_index()
-        known, times = counts.index.to_numpy(float), counts.to_numpy()
-        chance = stats.poisson.sf(times - 1, _density(known, times) * grid(known)) * len(known)
-        out[:, k] = np.isin(column, known[(times > 2) & (chance < FALSE_ALARM)])
+        distinct, times = counts.index.to_numpy(float), counts.to_numpy()
+        chance = stats.poisson.sf(times - 1, _density(distinct, times) * grid(distinct)) * len(distinct)
+        out[:, k] = np.isin(column, distinct[(times > 2) & (chance < FALSE_ALARM)])
     return out
 
 
-def _density(known: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Values per nat near each of `known` (sorted), itself left out. Neighbours count once each where values are all
+def _density(distinct: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Values per nat near each of `distinct` (sorted), itself left out. Neighbours count once each where values are all
     different, so that a second repeated value does not hide the first."""
     near = np.minimum(times, np.median(times))
-    cumulative, place = np.concatenate([[0.0], np.cumsum(near)]), np.arange(len(known))
-    low, high = np.maximum(place - 10, 0), np.minimum(place + 10, len(known) - 1)
+    cumulative, place = np.concatenate([[0.0], np.cumsum(near)]), np.arange(len(distinct))
+    low, high = np.maximum(place - 10, 0), np.minimum(place + 10, len(distinct) - 1)
     others = cumulative[high + 1] - cumulative[low] - near
-    return np.asarray(others / np.maximum(known[high] - known[low], 1e-12))
+    return np.asarray(others / np.maximum(distinct[high] - distinct[low], 1e-12))
 
 
-def grid(known: np.ndarray) -> float:
+def grid(distinct: np.ndarray) -> float:
     """The coarsest step (nats), a power of ten or of two, that nearly all distinct values are multiples of; 1e-9 where
     there is none."""
     steps = sorted([*(10.0**-d for d in range(9)), *(2.0**-d for d in range(1, 17))], reverse=True)
     for step in steps:
-        if np.mean(np.abs(known - np.round(known / step) * step) < 1e-9) >= 0.95:
+        if np.mean(np.abs(distinct - np.round(distinct / step) * step) < 1e-9) >= 0.95:
             return step
     return 1e-9
 
@@ -142,9 +142,9 @@ def whole(values: np.ndarray) -> np.ndarray:
     as often."""
     out = np.zeros(values.shape, dtype=bool)
     for k, column in enumerate(values.T):
-        known = np.unique(column[np.isfinite(column)])
-        eighths = known * 8 == np.round(known * 8)
-        coarse = eighths & (known != np.round(known))
+        distinct = np.unique(column[np.isfinite(column)])
+        eighths = distinct * 8 == np.round(distinct * 8)
+        coarse = eighths & (distinct != np.round(distinct))
         if (~eighths).sum() >= 100 and not coarse.any():
             out[:, k] = (column == np.round(column)) & (column != 0)
     return out
@@ -226,10 +226,10 @@ def contradicted(values: np.ndarray, chars: np.ndarray) -> np.ndarray:
 def length_p(values: np.ndarray, chars: np.ndarray) -> float:
     """One-sided p-value (values, chars (rows,)) for longer texts being *no* less likely (Spearman); NaN where fewer
     than `FEW` rows are known or lengths are too alike to tell. Log-probs of the rows they stand in fall with length."""
-    known = np.isfinite(values) & (chars > 0)
-    if known.sum() < FEW or np.log(chars[known]).std() < SPREAD or np.ptp(values[known]) == 0:
+    usable = np.isfinite(values) & (chars > 0)
+    if usable.sum() < FEW or np.log(chars[usable]).std() < SPREAD or np.ptp(values[usable]) == 0:
         return float("nan")
-    return float(stats.spearmanr(chars[known], values[known], alternative="less").pvalue)
+    return float(stats.spearmanr(chars[usable], values[usable], alternative="less").pvalue)
 
 
 def not_summed_p(values: np.ndarray, chars: np.ndarray) -> float:
@@ -240,12 +240,12 @@ def not_summed_p(values: np.ndarray, chars: np.ndarray) -> float:
     which every answer is as odd), but not where texts are as good as certain: 1 above `CERTAIN_RATE`. NaN as for
     `length_p`.
     """
-    known = np.isfinite(values) & (chars > 0) & (values < 0)
-    if known.sum() < FEW or np.log(chars[known]).std() < SPREAD:
+    usable = np.isfinite(values) & (chars > 0) & (values < 0)
+    if usable.sum() < FEW or np.log(chars[usable]).std() < SPREAD:
         return float("nan")
-    if np.median(-values[known] / chars[known]) >= CERTAIN_RATE:
+    if np.median(-values[usable] / chars[usable]) >= CERTAIN_RATE:
         return 1.0
-    x, y = np.log(chars[known]), np.log(-values[known])
+    x, y = np.log(chars[usable]), np.log(-values[usable])
     x = x - x.mean()
     slope = x @ y / (x @ x)
     residual = (y - y.mean() - slope * x) / (1 - 1 / len(x) - x**2 / (x @ x))
@@ -257,12 +257,12 @@ def agreement_p(first: np.ndarray, second: np.ndarray, chars: np.ndarray) -> flo
     """One-sided p-value for two policies agreeing on which texts of a length are likely, by a rank correlation of
     `AGREES` at least; NaN where fewer than `FEW` rows are known. Small: the values are not of the same texts."""
     a, b = typical(root(first), chars), typical(root(second), chars)
-    known = np.isfinite(a) & np.isfinite(b)
-    if known.sum() < FEW or np.ptp(a[known]) == 0 or np.ptp(b[known]) == 0:
+    usable = np.isfinite(a) & np.isfinite(b)
+    if usable.sum() < FEW or np.ptp(a[usable]) == 0 or np.ptp(b[usable]) == 0:
         return float("nan")
-    rho = float(np.clip(stats.spearmanr(a[known], b[known]).statistic, -1 + 1e-15, 1 - 1e-15))
+    rho = float(np.clip(stats.spearmanr(a[usable], b[usable]).statistic, -1 + 1e-15, 1 - 1e-15))
     # Fisher's z; 1.06 / (n - 3) is its variance for ranks (Fieller, Hartley & Pearson 1957).
-    return float(stats.norm.cdf((np.arctanh(rho) - np.arctanh(AGREES)) * np.sqrt((known.sum() - 3) / 1.06)))
+    return float(stats.norm.cdf((np.arctanh(rho) - np.arctanh(AGREES)) * np.sqrt((usable.sum() - 3) / 1.06)))
 
 
 def likelier_p(log_weight: np.ndarray) -> float:
@@ -273,11 +273,11 @@ def likelier_p(log_weight: np.ndarray) -> float:
     at most 1 under P0), and a z-test of the mean log-weight, which noise of log-probs does not move (E_P0[log w] is
     minus a Kullback-Leibler divergence).
     """
-    known = log_weight[np.isfinite(log_weight)]
-    if len(known) < FEW or not known.any():
+    usable = log_weight[np.isfinite(log_weight)]
+    if len(usable) < FEW or not usable.any():
         return float("nan")
-    ratio = float(np.exp(-max(0.0, known.sum())))
-    mean, error = known.mean(), known.std(ddof=1) / np.sqrt(len(known))
+    ratio = float(np.exp(-max(0.0, usable.sum())))
+    mean, error = usable.mean(), usable.std(ddof=1) / np.sqrt(len(usable))
     return max(ratio, float(stats.norm.sf(mean / error)) if error > 0 else float(mean <= 0))
 
 
@@ -289,15 +289,15 @@ def repeats(values: np.ndarray, prompt: np.ndarray, text: np.ndarray, base: int)
     `FALSE_ALARM` for the pair or for all pairs together (Poisson). The first of them stays.
     """
     twice, replayed = (np.zeros(len(values), dtype=bool) for _ in range(2))
-    known = np.flatnonzero(np.isfinite(values[:, base]))
-    keys = pd.DataFrame(values[known]).assign(text=text[known], prompt=prompt[known], row=known)
-    chance = pd.Series(np.exp(np.minimum(values[known, base], 0.0)))
+    usable = np.flatnonzero(np.isfinite(values[:, base]))
+    keys = pd.DataFrame(values[usable]).assign(text=text[usable], prompt=prompt[usable], row=usable)
+    chance = pd.Series(np.exp(np.minimum(values[usable, base], 0.0)))
     again = keys.duplicated("prompt")
     whole_row = [c for c in keys if c != "row"]
     equal = keys.duplicated(whole_row)
     expected = float(chance[again].sum())
     surprising = stats.poisson.sf(equal.sum() - 1, expected) < FALSE_ALARM
-    twice[known[equal & (surprising | (chance * max(again.sum(), 1) < FALSE_ALARM))]] = True
+    twice[usable[equal & (surprising | (chance * max(again.sum(), 1) < FALSE_ALARM))]] = True
     unlikely = keys[chance < FALSE_ALARM / max(len(values), 1)]
     for _, group in unlikely.groupby([c for c in whole_row if c != "prompt"], dropna=False):
         replayed[group.row] = group.prompt.nunique() > 1

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from arena10k.analysis import Analysis
 from arena10k.estimation import calibration
-from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.calibration import CALIBRATIONS, LevelFit
 from arena10k.estimation.data import PolicyData, Rows
 

@@ -208,17 +208,17 @@ def _reaches(ctx: PolicyContext) -> list[Reach]:
     labels do not put the judge beyond it."""
     if ctx.transport.status == "own" or ctx.prep.source is None:
         return [Reach(0.0, 0.0)]
-    found, budget, beyond = [], ctx.analysis.judge_shift, False
+    reaches, budget, beyond = [], ctx.analysis.judge_shift, False
     if ctx.transport.n_labels >= MIN_LABELS:
         _, low, high = residual_limits(ctx.prep, (1 + ctx.analysis.confidence) / 2)
-        found.append(Reach(low, high, labels=True))
+        reaches.append(Reach(low, high, labels=True))
         _, low, high = residual_limits(ctx.prep, DOUBT)
         beyond = ctx.transport.status == "failed" or low > budget or high < -budget or ctx.prep.source == "fresh"
     if not beyond:
         unseen = 1 - ctx.mean_weight[0] if ctx.audit.n and not ctx.wrong_weights else 0.0
         unscored = 1 - ctx.prep.fresh.scored.mean() if len(ctx.prep.fresh) else 0.0
-        found.append(Reach(-budget, budget, max(0.0, unseen, unscored)))
-    return found
+        reaches.append(Reach(-budget, budget, max(0.0, unseen, unscored)))
+    return reaches
 
 
 def interval_of(ctx: PolicyContext, estimator: Estimator, score: Score) -> Interval:

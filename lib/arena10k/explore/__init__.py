@@ -1,5 +1,1 @@
-"""A run to look at: its records as frames, and questions with answers that show themselves (`Run` has them all)."""
-
-from arena10k.explore.methods import Exploring
-
-__all__ = ["Exploring"]
+"""What a run is made of, and what it answers with (`Run` is the door)."""

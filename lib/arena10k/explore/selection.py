@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -60,8 +60,7 @@ def choose(prompts: pd.DataFrame, where: Where) -> tuple[pd.DataFrame, str]:
     if isinstance(where, str):
         chosen, words = _queried(frame, where), where
     else:
-        told = where(frame) if callable(where) else where
-        chosen, words = _marked(frame, told), "chosen by hand"
+        chosen, words = _marked(frame, where(frame) if callable(where) else where), "chosen by hand"
     if not chosen.any():
         raise ArenaError(f"no prompt is chosen by {where if isinstance(where, str) else 'that filter'!r}")
     return prompts[chosen.to_numpy()], words
@@ -69,7 +68,7 @@ def choose(prompts: pd.DataFrame, where: Where) -> tuple[pd.DataFrame, str]:
 
 def _queried(frame: pd.DataFrame, query: str) -> pd.Series:
     try:
-        found = frame.eval(query, engine="python")
+        answer = frame.eval(query, engine="python")
     except _NO_QUERY as error:
         strange = getattr(error, "name", None) or (re.findall(r"name '(\w+)' is not defined", str(error)) or [""])[0]
         columns = ", ".join(column for column in frame.columns if column != CHARS)
@@ -79,24 +78,36 @@ def _queried(frame: pd.DataFrame, query: str) -> pd.Series:
             f"prompts, by the columns of `run.prompts` ({columns}) and {CHARS}, their length, such as "
             f"\"category == 'x' and {CHARS} < 40\""
         ) from error
-    if not isinstance(found, pd.Series) or not pd.api.types.is_bool_dtype(found):
+    if not isinstance(answer, pd.Series) or not pd.api.types.is_bool_dtype(answer):
         hint = "to compare, write == in place of =" if _ASSIGNS.search(query) else f'such as "{CHARS} < 40" is'
         raise ArenaError(f"where={query!r} is no question with yes or no for every prompt: {hint}")
-    return found.fillna(False)
+    return answer.fillna(False)
 
 
-def _marked(frame: pd.DataFrame, told: Any) -> pd.Series:
+def _marked(frame: pd.DataFrame, marks: Any) -> pd.Series:
     """Prompts by a boolean for each, aligned by index where it has one, or by their ids."""
-    told = told["prompt_id"] if isinstance(told, pd.DataFrame) else told
-    values = told if isinstance(told, pd.Series) else pd.Series(list(told), dtype=None if len(told) else "object")
+    marks = marks["prompt_id"] if isinstance(marks, pd.DataFrame) else marks
+    values = marks if isinstance(marks, pd.Series) else pd.Series(list(marks), dtype=None if len(marks) else "object")
     if not pd.api.types.is_bool_dtype(values):
         ids = values.astype(str)
         strange = ids[~ids.isin(frame.prompt_id)]
         if len(strange):
             raise unknown("prompt", strange.iloc[0], frame.prompt_id)
         return frame.prompt_id.isin(ids)
-    if isinstance(told, pd.Series):
+    if isinstance(marks, pd.Series):
         values = values.reindex(frame.index)
     if len(values) != len(frame) or values.isna().any():
-        raise ArenaError(f"where: {len(told):,} booleans for {len(frame):,} prompts; `run.prompts` has their order")
+        raise ArenaError(f"where: {len(marks):,} booleans for {len(frame):,} prompts; `run.prompts` has their order")
     return pd.Series(values.to_numpy(bool), frame.index)
+
+
+def some(what: str, given: str | Iterable[str] | None, known: Iterable[str]) -> list[str] | None:
+    """The given names as a list, None for all. Raises ArenaError for one that is not known."""
+    if given is None:
+        return None
+    names, there = [given] if isinstance(given, str) else list(given), list(known)
+    if strange := [name for name in names if name not in there]:
+        raise unknown(what, strange[0], there)
+    if not names:
+        raise ArenaError(f"no {what} is named: there is {', '.join(there)}")
+    return names

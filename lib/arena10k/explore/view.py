@@ -11,38 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from arena10k.collection import generate
 from arena10k.errors import ArenaError, unknown
 from arena10k.inputs.policies import Policy
-from arena10k.report import Folded, Table, table, visible
-from arena10k.report.display import figure_html
+from arena10k.report import Drawn, Folded, Table, table, visible
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-#: By name, what makes a figure and what tells it in words (its text alternative).
-Figures = Mapping[str, Callable[[], tuple["Figure", str]]]
-
-
-class Picture:
-    """A figure that displays itself with its text alternative; `figure` is matplotlib's own, to save or change."""
-
-    def __init__(self, figure: Figure, alt: str):
-        self.figure, self.alt = figure, visible(alt)
-
-    def __repr__(self) -> str:
-        return f"[Figure: {self.alt}]"
-
-    def _repr_html_(self) -> str:
-        return figure_html(self.figure, self.alt)
-
-
-Part = str | Table | Folded | Picture
+#: By name, what draws a figure.
+Figures = Mapping[str, Callable[[], Drawn]]
+Part = str | Table | Folded | Drawn
 
 
 class View:
@@ -51,7 +30,7 @@ class View:
     Parameters
     ----------
     sentences : said first, each a paragraph of plain text.
-    parts : tables, pictures and further sentences.
+    parts : tables, figures and further sentences.
     figures : what `figure(name)` draws.
     """
 
@@ -64,7 +43,7 @@ class View:
         """The names that `figure` takes."""
         return list(self._figures)
 
-    def figure(self, name: str) -> Picture:
+    def figure(self, name: str) -> Drawn:
         """Draw one of `figures`.
 
         Raises
@@ -74,7 +53,7 @@ class View:
         """
         if name not in self._figures:
             raise unknown("figure", name, self._figures)
-        return Picture(*self._figures[name]())
+        return self._figures[name]()
 
     def __repr__(self) -> str:
         more = [f".figure(name) draws {', '.join(self._figures)}"] if self._figures else []
@@ -107,14 +86,12 @@ class Rows(View):
         return len(self.frame)
 
 
-class Overview(View):
+def overview(lines: str, coverage: Callable[[], str], policies: Mapping[str, Policy]) -> View:
     """What a run has, which policies it is about, and what can be asked; a run without data says so."""
-
-    def __init__(self, told: str, coverage: Callable[[], str], policies: Mapping[str, Policy]):
-        try:
-            found = coverage()
-        except ArenaError as error:
-            found = str(error)
-        first, *more = told.splitlines()
-        asked = [table(generate.definitions(policies))] if policies else []
-        super().__init__([first, found], *asked, *(line.strip() for line in more))
+    try:
+        sentence = coverage()
+    except ArenaError as error:
+        sentence = str(error)
+    first, *more = lines.splitlines()
+    definitions = [table(generate.definitions(policies))] if policies else []
+    return View([first, sentence], *definitions, *(line.strip() for line in more))

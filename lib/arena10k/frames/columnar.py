@@ -31,12 +31,15 @@ import pyarrow.parquet as pq
 from arena10k.collection.echo import CEILING, SENTINELS
 from arena10k.errors import ArenaError, one_line
 from arena10k.estimation import outliers
-from arena10k.frames.table import JUDGE_MODES, Table
+from arena10k.frames.records import JUDGE_MODES
+from arena10k.frames.table import Table
 
-_UNIT = ("label", *(f"judge_{mode}" for mode in JUDGE_MODES))
-_NUMBERS = (*_UNIT, *(f"judge_{mode}_sd" for mode in JUDGE_MODES), "response_chars")
+_SCORES = tuple(f"judge_{mode}" for mode in JUDGE_MODES)
+_NUMBERS = ("label", *_SCORES, *(f"{score}_sd" for score in _SCORES), "response_chars")
 _TEXTS = ("prompt", "response", "category")
 _LOGP = "logp_"
+
+Columns = dict[str, pa.ChunkedArray]
 
 
 def read(logged: str | Path, fresh: str | Path | None = None, logging_policy: str = "p0") -> Table:
@@ -53,8 +56,7 @@ def read(logged: str | Path, fresh: str | Path | None = None, logging_policy: st
         [0, 1] (with its row), a fresh draw of a policy without log-probs.
     """
     logged = Path(logged)
-    found = _schema(logged)
-    names = [c.removeprefix(_LOGP) for c in found if c.startswith(_LOGP)]
+    names = [c.removeprefix(_LOGP) for c in _schema(logged) if c.startswith(_LOGP)]
     if logging_policy not in names:
         raise ArenaError(f"{logged.name}: no column {_LOGP}{logging_policy}: the logging policy's own log-probs")
     columns = _load(logged, [_LOGP + name for name in names])
@@ -90,63 +92,48 @@ def _schema(path: Path) -> list[str]:
         raise ArenaError(f"{path.name}: not a Parquet file: {one_line(error)[:200]}") from error
 
 
-def _load(path: Path, own: list[str]) -> dict[str, pa.ChunkedArray]:
+def _load(path: Path, own: list[str]) -> Columns:
     """The columns of one file that are used, as Arrow arrays: numbers as float64, texts as text; checked."""
     there = _schema(path)
     if "prompt_id" not in there:
         raise ArenaError(f"{path.name}: no column prompt_id")
-    if not any(f"judge_{mode}" in there for mode in JUDGE_MODES):
-        raise ArenaError(f"{path.name}: no column judge_deterministic and none judge_uncertainty: one is needed")
-    wanted = ["prompt_id", *own, *(c for c in ("draw", *_NUMBERS, *_TEXTS) if c in there)]
-    read = pq.read_table(path, columns=wanted)
-    out = {}
-    for name in wanted:
-        if name == "prompt_id":
-            _known(path, name, read[name])
-        number = name in _NUMBERS or name.startswith(_LOGP)
-        out[name] = _cast(path, name, read[name], pa.float64() if number else None)
-        if name in _UNIT:
-            _inside(path, name, out[name])
-    out |= {n: pa.chunked_array([pa.nulls(read.num_rows, pa.float64())]) for n in _NUMBERS if n not in out}
-    out |= {n: pa.chunked_array([pa.nulls(read.num_rows, pa.string())]) for n in _TEXTS if n not in out}
-    return out
+    if not set(_SCORES) & set(there):
+        raise ArenaError(f"{path.name}: no column {' and none '.join(_SCORES)}: one is needed")
+    table = pq.read_table(path, columns=["prompt_id", *own, *(c for c in ("draw", *_NUMBERS, *_TEXTS) if c in there)])
+    columns = {}
+    for name in table.column_names:
+        column = table[name]
+        if name in _NUMBERS or name.startswith(_LOGP):
+            kind = column.type
+            if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+                raise ArenaError(f"{path.name}: column {name} holds {kind}, not numbers")
+            columns[name] = column.cast(pa.float64())
+        else:
+            columns[name] = column if name == "draw" else column.cast(pa.string())
+    missing = pc.is_null(table["prompt_id"], nan_is_null=True).to_numpy()
+    _refuse(path, missing, "prompt_id is missing", "every row needs one")
+    for name in ("label", *_SCORES):
+        if name in columns:
+            values = columns[name].to_numpy()
+            outside = (values < 0) | (values > 1)
+            first = f"{values[outside.argmax()]:g}" if outside.any() else ""
+            _refuse(path, outside, f"{name} is {first}, outside [0, 1]", "divide by the scale's end")
+    columns |= {n: pa.chunked_array([pa.nulls(len(table), pa.float64())]) for n in _NUMBERS if n not in columns}
+    return columns | {n: pa.chunked_array([pa.nulls(len(table), pa.string())]) for n in _TEXTS if n not in columns}
 
 
-def _cast(path: Path, name: str, column: pa.ChunkedArray, kind: pa.DataType | None) -> pa.ChunkedArray:
-    if name == "draw":
-        return column
-    if kind is None:
-        return column.cast(pa.string())
-    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
-        raise ArenaError(f"{path.name}: column {name} holds {column.type}, not numbers")
-    return column.cast(kind)
+def _refuse(path: Path, rows: np.ndarray, what: str, advice: str) -> None:
+    """Raise ArenaError where any of `rows` (rows,) is True, naming the first of them."""
+    if n := int(rows.sum()):
+        raise ArenaError(f"{path.name}: row {rows.argmax() + 1}: {what} ({n:,} such rows): {advice}")
 
 
-def _known(path: Path, name: str, column: pa.ChunkedArray) -> None:
-    unknown = np.flatnonzero(pc.is_null(column, nan_is_null=True).to_numpy())
-    if unknown.size:
-        raise ArenaError(
-            f"{path.name}: row {unknown[0] + 1}: {name} is missing ({unknown.size:,} such rows): every row needs one"
-        )
-
-
-def _inside(path: Path, name: str, column: pa.ChunkedArray) -> None:
-    values = column.to_numpy()
-    outside = np.flatnonzero((values < 0) | (values > 1))
-    if outside.size:
-        row = int(outside[0])
-        raise ArenaError(
-            f"{path.name}: row {row + 1}: {name} is {values[row]:g}, outside [0, 1] ({outside.size:,} such rows): "
-            "divide by the scale's end"
-        )
-
-
-def _quarantined(columns: dict[str, pa.ChunkedArray], names: list[str]) -> dict[str, int]:
+def _quarantined(columns: Columns, names: list[str]) -> dict[str, int]:
     """Make log-probs null that cannot be measurements; how many there were of each policy. What one check finds, the
     next leaves out."""
     values = np.column_stack([columns[_LOGP + name].to_numpy() for name in names])
     chars, copied = _lengths(columns), _copied(columns, (values == 0).any(axis=1))
-    aside = np.zeros(values.shape, dtype=bool)
+    unusable = np.zeros(values.shape, dtype=bool)
     for check in (
         lambda v: (v > CEILING) | np.isinf(v),
         lambda v: outliers.sentinels(v, SENTINELS),
@@ -154,20 +141,20 @@ def _quarantined(columns: dict[str, pa.ChunkedArray], names: list[str]) -> dict[
         lambda v: outliers.repeated(v, _codes(columns, v)),
     ):
         hit = check(values)
-        aside |= hit
+        unusable |= hit
         values[hit] = np.nan
-    for k in np.flatnonzero(aside.any(axis=0)):
+    for k in np.flatnonzero(unusable.any(axis=0)):
         columns[_LOGP + names[k]] = pa.chunked_array([pa.array(values[:, k])])
-    return {name: int(n) for name, n in zip(names, aside.sum(axis=0), strict=True)}
+    return {name: int(n) for name, n in zip(names, unusable.sum(axis=0), strict=True)}
 
 
-def _lengths(columns: dict[str, pa.ChunkedArray]) -> np.ndarray:
+def _lengths(columns: Columns) -> np.ndarray:
     """Characters of each response (rows,); 0 where nothing tells, so that no zero is taken for one of a long text."""
-    told = pc.coalesce(columns["response_chars"], pc.utf8_length(columns["response"]).cast(pa.float64()))
-    return np.asarray(np.nan_to_num(pc.fill_null(told, 0.0).to_numpy()))
+    chars = pc.coalesce(columns["response_chars"], pc.utf8_length(columns["response"]).cast(pa.float64()))
+    return np.asarray(np.nan_to_num(pc.fill_null(chars, 0.0).to_numpy()))
 
 
-def _copied(columns: dict[str, pa.ChunkedArray], rows: np.ndarray) -> np.ndarray:
+def _copied(columns: Columns, rows: np.ndarray) -> np.ndarray:
     """Whether a response is part of its prompt (rows,), looked up only where `rows` is True."""
     out = np.zeros(len(rows), dtype=bool)
     asked, answers = (columns[name].filter(pa.array(rows)).to_pylist() for name in ("prompt", "response"))
@@ -175,24 +162,24 @@ def _copied(columns: dict[str, pa.ChunkedArray], rows: np.ndarray) -> np.ndarray
     return out
 
 
-def _codes(columns: dict[str, pa.ChunkedArray], values: np.ndarray) -> np.ndarray:
+def _codes(columns: Columns, values: np.ndarray) -> np.ndarray:
     """A code for each response's text (rows,); a response without a text is only told from those of other prompts.
 
     Texts are compared only where rows share a value: elsewhere nothing hangs on the code.
     """
-    out = np.arange(len(values))
+    codes = np.arange(len(values))
     shared = np.column_stack([pd.Series(v).duplicated(keep=False) & np.isfinite(v) for v in values.T]).any(axis=1)
     rows = pa.array(shared)
     text, prompt = (
         pc.dictionary_encode(columns[name].filter(rows)).combine_chunks() for name in ("response", "prompt_id")
     )
-    known = pc.fill_null(text.indices, -1).to_numpy(zero_copy_only=False)
-    same = np.where(known >= 0, known, len(text.dictionary) + prompt.indices.to_numpy())
-    out[shared] = len(values) + same
-    return out
+    of_text = pc.fill_null(text.indices, -1).to_numpy(zero_copy_only=False)
+    of_prompt = len(text.dictionary) + prompt.indices.to_numpy()
+    codes[shared] = len(values) + np.where(of_text >= 0, of_text, of_prompt)
+    return codes
 
 
-def _frame(columns: dict[str, pa.ChunkedArray]) -> pd.DataFrame:
+def _frame(columns: Columns) -> pd.DataFrame:
     """A frame whose numbers are NumPy columns and whose texts stay in Arrow."""
     texts = pd.StringDtype("pyarrow", na_value=np.nan)
     data = {}

@@ -6,6 +6,7 @@ Everything happens in copies of the analysis table: nothing is written to the cl
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 from arena10k import attribution
+from arena10k.analysis import Analysis
 from arena10k.attribution import Finding, Investigation
 from arena10k.collection.echo import check_logprobs, check_structure
 from arena10k.errors import ArenaError, CallError, section
 from arena10k.estimation import ESTIMATORS
-from arena10k.estimation.analysis import Analysis
 from arena10k.estimation.context import context
 from arena10k.estimation.verdicts import estimate_row
 from arena10k.frames.table import Table
@@ -27,7 +28,6 @@ from arena10k.run import Run
 #: Which rows fail: the same ones for every target, or drawn for each target by itself.
 GEOMETRIES = ("shared", "independent")
 CLEAN, FIXED = "clean", "quarantined"
-_LABEL = "injected"
 #: Bootstrap resamples of each investigation.
 REPLICATES = 300
 
@@ -76,29 +76,59 @@ def failures(table: Table, params: IncidentParams, geometry: str, seed: int = 0)
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One state of the data: `raw` holds the injected `logp_<policy>` of the published number (None: as measured);
-    `clip` bounds its log-weights."""
+    """One state of the data, and what is found in it.
 
+    `raw` holds the injected `logp_<policy>` of the published number (None: as measured), `clip` bounds its log-weights;
+    `gates` are by policy the row of estimates.json that SNIPS (calibrated) would have had if nothing had been
+    quarantined.
+    """
+
+    geometry: str
     name: str
     table: Table
-    raw: pd.DataFrame | None = None
-    clip: float | None = None
+    raw: pd.DataFrame | None
+    clip: float | None
+    inv: Investigation
+    gates: dict[str, dict[str, Any]]
+
+    @property
+    def order(self) -> list[Finding]:
+        """Policies by published number, best first."""
+        return sorted(self.inv.findings.values(), key=lambda f: -np.nan_to_num(f.published.value, nan=-1))
 
 
-def steps(table: Table, params: IncidentParams, failed: dict[str, np.ndarray]) -> list[Step]:
-    """Before, during (each stand-in, then the last one clipped) and after the fix."""
-    aside = table.logged.copy()
-    for policy, rows in failed.items():
-        aside.loc[rows, f"logp_{policy}"] = np.nan
-    fixed = replace(table, logged=aside)
-    found = [Step(CLEAN, table)]
-    for value in params.stand_ins:
-        raw = table.logged[[f"logp_{p}" for p in failed]].copy()
+def play(run: Run, geometry: str, replicates: int = REPLICATES) -> list[Step]:
+    """All steps of one geometry: before, during (each stand-in, then the last one clipped) and after the fix."""
+    params, e = section(run.params.incident, "incident"), run.params.estimation
+    table = clean_run(run).table()
+    failed = failures(table, params, geometry, run.params.seed)
+
+    def stored(value: float) -> pd.DataFrame:
+        logged = table.logged.copy()
         for policy, rows in failed.items():
-            raw.loc[rows, f"logp_{policy}"] = value
-        found.append(Step(f"stored {value:.1f}", fixed, raw))
-    found.append(Step(f"clipped at ±{params.clip:g}", fixed, raw, params.clip))
-    return [*found, Step(FIXED, fixed)]
+            logged.loc[rows, f"logp_{policy}"] = value
+        return logged
+
+    fixed = replace(table, logged=stored(np.nan))
+    states: list[tuple[str, Table, pd.DataFrame | None, float | None]] = [(CLEAN, table, None, None)]
+    states += [(f"stored {value:.1f}", fixed, stored(value), None) for value in params.stand_ins]
+    states += [(f"clipped at ±{params.clip:g}", fixed, states[-1][2], params.clip), (FIXED, fixed, None, None)]
+    steps = []
+    for name, seen, raw, clip in states:
+        cases = attribution.cases(seen, e.judge, raw, clip, e.folds)
+        inv = attribution.investigate(
+            cases, table.logging_policy, judge_mode=e.judge, analysis=e.analysis, replicates=replicates
+        )
+        gates = {policy: _gate(case, e.analysis) for policy, case in cases.items()}
+        steps.append(Step(geometry, name, seen, raw, clip, inv, gates))
+    return steps
+
+
+def _gate(case: attribution.Case, analysis: Analysis) -> dict[str, Any]:
+    """SNIPS (calibrated) with its verdict on the log-weights as they were published, corrupted and clipped."""
+    ctx = context(case.data.with_logged(log_weight=case.published_log_weight), analysis)
+    tied = {"tied": ctx.audit.ceiling, "clip_dominated": ctx.audit.clip_dominated}
+    return estimate_row(ctx, ESTIMATORS["snips"]) | tied
 
 
 def rejected(value: float) -> str | None:
@@ -110,55 +140,7 @@ def rejected(value: float) -> str | None:
     return None
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """A step with its investigation and, per policy, the row of estimates.json that SNIPS (calibrated) would have had
-    if nothing had been quarantined."""
-
-    geometry: str
-    step: Step
-    inv: Investigation
-    gates: dict[str, dict[str, Any]]
-
-    def __post_init__(self) -> None:
-        if set(self.gates) != set(self.inv.findings):
-            raise ValueError("gates: one row per policy is needed")
-
-    @property
-    def order(self) -> list[Finding]:
-        """Policies by published number, best first."""
-        return sorted(self.inv.findings.values(), key=lambda f: -np.nan_to_num(f.published.value, nan=-1))
-
-    def rank(self, policy: str) -> int:
-        """Place by published number; numbers that are equal as printed share it."""
-        return self.inv.findings[policy].rank
-
-
-def play(run: Run, geometry: str, replicates: int = REPLICATES) -> list[Outcome]:
-    """All steps of one geometry."""
-    clean, e, told = clean_run(run), run.params.estimation, section(run.params.incident, "incident")
-    table = clean.table()
-    failed = failures(table, told, geometry, run.params.seed)
-    out = []
-    for step in steps(table, told, failed):
-        cases = attribution.cases(step.table, e.judge, step.raw, step.clip, e.folds)
-        options: dict[str, Any] = {"judge_mode": e.judge, "analysis": e.analysis, "replicates": replicates}
-        inv = attribution.investigate(cases, table.logging_policy, **options)
-        out.append(Outcome(geometry, step, inv, {p: _gate(c, e.analysis) for p, c in cases.items()}))
-    return out
-
-
-def _gate(case: attribution.Case, analysis: Analysis) -> dict[str, Any]:
-    """SNIPS (calibrated) with its verdict on the log-weights as they were published, corrupted and clipped."""
-    lw = case.raw_log_weight if case.clip is None else np.clip(case.raw_log_weight, -case.clip, case.clip)
-    ctx = context(case.data.with_logged(log_weight=lw), analysis)
-    return estimate_row(ctx, ESTIMATORS["snips"]) | {
-        "tied": ctx.audit.ceiling,
-        "clip_dominated": ctx.audit.clip_dominated,
-    }
-
-
-def frame(outcomes: list[Outcome]) -> pd.DataFrame:
+def frame(steps: Iterable[Step]) -> pd.DataFrame:
     """One row per geometry, step and policy: the published number and what each gate says of it.
 
     `injected` corrupted rows of the policy's weights, `injected_share` their share of its weight, `caught` those of
@@ -166,24 +148,23 @@ def frame(outcomes: list[Outcome]) -> pd.DataFrame:
     `main_cause` of the investigation.
     """
     rows = []
-    for o in outcomes:
-        for f in o.order:
-            gate = o.gates[f.policy]
-            row = {"geometry": o.geometry, "step": o.step.name, "policy": f.policy, "rank": o.rank(f.policy)}
-            row |= {"published": f.published.value, _LABEL: f.corrupted, f"{_LABEL}_share": f.corrupted_share}
-            row |= {"caught": _caught(o, f), "mean_weight": gate["mean_weight"], "ess": gate["ess"]}
-            row |= {"tied": gate["tied"], "clip_dominated": gate["clip_dominated"]}
-            row |= {"calibrated": gate["value"], "verdict": gate["verdict"]}
-            rows.append(row | {"reasons": gate["reasons"], "anomaly": f.anomaly, "main_cause": f.main_cause})
+    for step in steps:
+        for f in step.order:
+            gate = step.gates[f.policy]
+            row = {"geometry": step.geometry, "step": step.name, "policy": f.policy, "rank": f.rank}
+            row |= {"published": f.published.value, "injected": f.corrupted, "injected_share": f.corrupted_share}
+            row |= {"caught": _caught(step, f)}
+            row |= {name: gate[name] for name in ("mean_weight", "ess", "tied", "clip_dominated")}
+            row |= {"calibrated": gate["value"], "verdict": gate["verdict"], "reasons": gate["reasons"]}
+            rows.append(row | {"anomaly": f.anomaly, "main_cause": f.main_cause})
     return pd.DataFrame(rows)
 
 
-def _caught(o: Outcome, f: Finding) -> int:
+def _caught(step: Step, f: Finding) -> int:
     """Corrupted rows of a policy's weights of which either half is a number the record checks refuse."""
-    if o.step.raw is None:
+    if step.raw is None or not f.corrupted:
         return 0
-    halves = [f"logp_{p}" for p in {f.policy, o.inv.logging_policy}]
-    held, clean = o.step.raw[halves], o.step.table.logged[halves]
-    refused = held.map(lambda v: rejected(v) is not None) & clean.isna()
-    judged = ~np.isnan(o.step.table.logged[f"judge_{o.inv.judge_mode}"].to_numpy(float))
-    return int((refused.any(axis=1).to_numpy() & judged).sum()) if f.corrupted else 0
+    halves = [f"logp_{p}" for p in {f.policy, step.inv.logging_policy}]
+    refused = step.raw[halves].map(lambda v: rejected(v) is not None) & step.table.logged[halves].isna()
+    judged = step.table.logged[f"judge_{step.inv.judge_mode}"].notna()
+    return int((refused.any(axis=1) & judged).sum())

@@ -70,10 +70,7 @@ def load(owner: str, name: str, bos_token: str | None = None, end_of_turn: str |
     owner : the params key, for errors.
     bos_token, end_of_turn : None takes the built-in's own; a file has no BOS then, and must be told its end of turn.
 
-    Raises
-    ------
-    ParamsError
-        For a file that is not there or not a chat template, and for a missing `end_of_turn`.
+    Raises ParamsError: for a file that is not there or not a chat template, and for a missing `end_of_turn`.
     """
     bos, end = BUILTIN.get(name, ("", None))
     bos, end = bos if bos_token is None else bos_token, end_of_turn or end

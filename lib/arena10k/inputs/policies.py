@@ -82,10 +82,9 @@ class Policy:
             "max_tokens": p.max_tokens,
         }
         if self.template:
-            template = self.template
-            parts |= {"rendered": self.rendered("{prompt}"), "end_of_turn": template.end_of_turn}
+            parts |= {"rendered": self.rendered("{prompt}"), "end_of_turn": self.template.end_of_turn}
             # One rendering does not show what the template does with other prompts.
-            parts |= {"template": template.source}
+            parts |= {"template": self.template.source}
         return digest(parts)
 
     @property
@@ -101,27 +100,18 @@ class Policy:
 def policies(params: Params) -> Mapping[str, Policy]:
     """The experiment's policies by name, in the order of the params file.
 
-    Raises
-    ------
-    ParamsError
-        For a chat template that cannot be used, and for policies that hold one of its control tokens.
+    Raises ParamsError: for a chat template that cannot be used, and for policies that hold one of its control tokens.
     """
     out = {}
     for name, p in params.policies.items():
-        provider = params.providers[p.provider]
-        endpoint = provider.base_url or provider.kind
-        out[name] = Policy(name, p, endpoint, _template(params, p.provider))
-        if out[name].template and (found := out[name].control_token("")):
-            raise ParamsError(f"policies.{name}: holds {found}, a control token: the model would obey it; reword it")
+        provider, template = params.providers[p.provider], None
+        if provider.chat_template:
+            owner = f"providers.{p.provider}.chat_template"
+            template = chat_templates.load(owner, provider.chat_template, provider.bos_token, provider.end_of_turn)
+        out[name] = Policy(name, p, provider.base_url or provider.kind, template)
+        if template and (token := out[name].control_token("")):
+            raise ParamsError(f"policies.{name}: holds {token}, a control token: the model would obey it; reword it")
     return out
-
-
-def _template(params: Params, name: str) -> ChatTemplate | None:
-    provider = params.providers[name]
-    if not provider.chat_template:
-        return None
-    owner = f"providers.{name}.chat_template"
-    return chat_templates.load(owner, provider.chat_template, provider.bos_token, provider.end_of_turn)
 
 
 def other_models(params: Params) -> dict[str, str]:
@@ -129,9 +119,8 @@ def other_models(params: Params) -> dict[str, str]:
     if not params.policies or params.imported:  # what models they are is not known
         return {}
     base = params.policies[params.logging_policy].model
-    found = {name: params.policies[name] for name in params.targets}
     return {
         name: f"stands for {p.stands_for}" if p.stands_for else f"model {p.model}"
-        for name, p in found.items()
+        for name, p in ((name, params.policies[name]) for name in params.targets)
         if p.stands_for or p.model != base
     }

@@ -39,7 +39,7 @@ def load(params: Params) -> tuple[pd.DataFrame, dict[str, int]]:
     The filters of `FILTERS`, in their order:
 
     1. ``conversations_differ``: an arena row whose conversations begin with different prompts has no one prompt that
-       was asked. The file is not at fault and its user cannot mend it, so the row is counted instead of refused.
+       was asked. The file is not at fault and its user cannot fix it, so the row is counted instead of refused.
     2. ``no_language``, ``other_language``: only where `prompts.language` is set, compared as it is written.
     3. ``empty``: nothing but white space.
     4. ``exact_duplicate``, then ``normalised_duplicate`` (equal after NFKC, case folding and collapsing of white
@@ -55,10 +55,7 @@ def load(params: Params) -> tuple[pd.DataFrame, dict[str, int]]:
     frame with columns `COLUMNS` (text; missing where the source has none; `check` is JSON), and the counts ``read``,
     one per filter, ``kept``.
 
-    Raises
-    ------
-    ArenaError
-        For sources that cannot be used (see `sources.read`), and where no prompt is left.
+    Raises ArenaError: for sources that cannot be used (see `sources.read`), and where no prompt is left.
     """
     if params.imported:
         frame = read(params.run)
@@ -73,19 +70,17 @@ def load(params: Params) -> tuple[pd.DataFrame, dict[str, int]]:
     counts |= {"not_sampled": len(left) - len(kept), "kept": len(kept)}
     if not kept:
         raise ArenaError(f"no prompt is left after the filters: {sentence(counts)}{_languages(rows, counts)}")
-    return _frame(kept), counts
+    frame = pd.DataFrame([{c: row[c] for c in COLUMNS} for row in kept], columns=list(COLUMNS))
+    return frame.astype("string"), counts
 
 
 def _filters(wanted: PromptsParams) -> dict[str, Leaves]:
     """Per filter whether it leaves a row out; the duplicate filters remember the rows they have seen."""
     shortest, longest = wanted.min_chars or 0, wanted.max_chars or math.inf
-    by_language: dict[str, Leaves] = {
-        "no_language": lambda row: not (row["language"] or "").strip(),
-        "other_language": lambda row: row["language"] != wanted.language,
-    }
     return {
         "conversations_differ": lambda row: row["differs"],
-        **(by_language if wanted.language else dict.fromkeys(by_language, lambda row: False)),
+        "no_language": lambda row: bool(wanted.language) and not (row["language"] or "").strip(),
+        "other_language": lambda row: bool(wanted.language) and row["language"] != wanted.language,
         "empty": lambda row: not row["prompt"].strip(),
         "exact_duplicate": _seen_before(lambda prompt: prompt),
         "normalised_duplicate": _seen_before(normalised),
@@ -98,9 +93,9 @@ def _seen_before(form: Callable[[str], str]) -> Leaves:
     seen: set[str] = set()
 
     def leaves_out(row: Row) -> bool:
-        known = len(seen)
+        before = len(seen)
         seen.add(form(row["prompt"]))
-        return len(seen) == known
+        return len(seen) == before
 
     return leaves_out
 
@@ -108,10 +103,6 @@ def _seen_before(form: Callable[[str], str]) -> Leaves:
 def normalised(prompt: str) -> str:
     """The prompt but for case, spaces and character forms (NFKC)."""
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
-
-
-def _frame(rows: list[Row]) -> pd.DataFrame:
-    return pd.DataFrame([{c: row[c] for c in COLUMNS} for row in rows], columns=list(COLUMNS)).astype("string")
 
 
 def _languages(rows: list[Row], counts: dict[str, int]) -> str:

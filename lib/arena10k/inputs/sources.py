@@ -7,6 +7,7 @@ prompts out is the business of the filters in `prompts`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import resources
@@ -26,13 +27,12 @@ _OPTIONAL = ("language",)
 _SAVE = {
     "arena": "save the Parquet or JSON of lmsys/chatbot_arena_conversations there (it is on Hugging Face, where its "
     "conditions have to be accepted), or name a file of your own; relative paths start at the folder that holds data/",
-    "jsonl": "save a file with prompt_id and prompt per line there, or mend the path; relative paths start at the "
+    "jsonl": "save a file with prompt_id and prompt per line there, or fix the path; relative paths start at the "
     "folder that holds data/",
 }
 
-#: Characters read at a time from a JSON array, and the size at which one row is taken to be broken.
-CHUNK, ROW_LIMIT = 1 << 16, 1 << 26
 _BATCH = 500
+_SPACE = re.compile(r"[ \t\r\n]*")
 
 Row = dict[str, Any]
 
@@ -45,34 +45,27 @@ def read(params: PromptsParams) -> list[Row]:
     per row a dict of `COLUMNS` (text, or None where the source has none; `check` is JSON) and ``differs``: whether
     the two conversations of an arena row begin with different prompts (then ``prompt`` is that of `conversation_a`).
 
-    Raises
-    ------
-    ArenaError
-        Naming file, row and field of the first fault, and what to do. Line numbers count blank lines; rows of a JSON
-        array and of Parquet count from 1.
+    Raises ArenaError: naming file, row and field of the first fault, and what to do. Line numbers count blank lines;
+    rows of a JSON array and of Parquet count from 1.
     """
     path, name = _file(params)
     record, key = (_arena, "question_id") if params.source == "arena" else (_plain, "prompt_id")
-    rows: list[Row] = []
-    place: dict[str, str] = {}
+    rows: dict[str, tuple[str, Row]] = {}
     try:
         for where, raw in _raw_rows(path, name, params.source):
             at = f"{name}: {where}"
             if not isinstance(raw, dict):
                 raise _fault(at, f"{raw!r:.60} is not an object with {key}")
             row = record(at, raw)
-            if row["prompt_id"] in place:
-                first = place[row["prompt_id"]]
+            first, _ = rows.setdefault(row["prompt_id"], (where, row))
+            if first != where:
                 raise _fault(f"{at}: {key}", f"{row['prompt_id']!r:.60} is also that of {first}", "ids must be unique")
-            place[row["prompt_id"]] = where
-            rows.append(row)
     except OSError as error:
-        raise _fault(
-            name, f"cannot be read ({error.strerror or error})", "check the file and its permissions"
-        ) from error
+        why = f"cannot be read ({error.strerror or error})"
+        raise _fault(name, why, "check the file and its permissions") from error
     if not rows:
         raise _fault(name, "has no rows", "give a file with at least one prompt")
-    return rows
+    return [row for _, row in rows.values()]
 
 
 def _file(params: PromptsParams) -> tuple[Any, str]:
@@ -85,7 +78,7 @@ def _file(params: PromptsParams) -> tuple[Any, str]:
     return path, path.name
 
 
-def _fault(where: str, what: str, do: str = "mend the row or take it out") -> ArenaError:
+def _fault(where: str, what: str, do: str = "fix the row or take it out") -> ArenaError:
     return ArenaError(f"{where}: {what}: {do}")
 
 
@@ -94,25 +87,18 @@ def _fault(where: str, what: str, do: str = "mend the row or take it out") -> Ar
 
 def _plain(where: str, row: Row) -> Row:
     """A row of JSONL: `prompt_id` and `prompt`, the other columns where it has them."""
-    check = row.get("check")
-    return {
-        "prompt_id": _id(where, row, "prompt_id"),
-        "prompt": _text(where, row, "prompt"),
-        "category": _text_or_none(where, row, "category"),
-        "language": _text_or_none(where, row, "language"),
-        "answer": _text_or_none(where, row, "answer"),
-        "check": None if check is None else json.dumps(check, sort_keys=True),
-        "differs": False,
-    }
+    own = {"prompt_id": _id(where, row, "prompt_id"), "prompt": _text(where, row, "prompt"), "differs": False}
+    check = None if row.get("check") is None else json.dumps(row["check"], sort_keys=True)
+    optional = {field: _text_or_none(where, row, field) for field in ("category", "language", "answer")}
+    return own | optional | {"check": check}
 
 
 def _arena(where: str, row: Row) -> Row:
     """A row of the conversations export: the first user turn, which both conversations share."""
     prompt_id = _id(where, row, "question_id")
-    prompt, other = _first_turn(where, row, "conversation_a"), _first_turn(where, row, "conversation_b")
-    language = _text_or_none(where, row, "language")
-    known = {"prompt_id": prompt_id, "prompt": prompt, "language": language, "differs": prompt != other}
-    return dict.fromkeys(COLUMNS) | known
+    first, other = _first_turn(where, row, "conversation_a"), _first_turn(where, row, "conversation_b")
+    own = {"prompt_id": prompt_id, "prompt": first, "language": _text_or_none(where, row, "language")}
+    return dict.fromkeys(COLUMNS) | own | {"differs": first != other}
 
 
 def _id(where: str, row: Row, field: str) -> str:
@@ -159,20 +145,15 @@ def _first_turn(where: str, row: Row, field: str) -> str:
 def _raw_rows(path: Any, name: str, source: str) -> Iterator[tuple[str, Any]]:
     if name.lower().endswith(".parquet"):
         return ((f"row {number}", row) for number, row in parquet_rows(path, name, partial(_columns, name)))
-    if source == "arena" and _holds_array(path):
-        return _array_rows(path, name)
-    return _line_rows(path, name)
+    with _open(path) as stream:
+        is_array = source == "arena" and stream.read(1000).lstrip().startswith("[")
+    return _array_rows(path, name) if is_array else _line_rows(path, name)
 
 
 def _open(path: Any) -> TextIO:
     # Bytes that are not UTF-8 become lone surrogates: the field they stand in is refused by name, if it is needed.
     stream: TextIO = path.open("r", encoding="utf-8-sig", errors="surrogateescape")
     return stream
-
-
-def _holds_array(path: Path) -> bool:
-    with _open(path) as stream:
-        return _Window(stream).peek() == "["
 
 
 def _line_rows(path: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -187,69 +168,45 @@ def _line_rows(path: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _array_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
-    """The objects of one JSON array, one at a time: an export is larger than what is needed of it by far."""
-    with _open(path) as stream:
-        window = _Window(stream)
-        window.take()
-        mark, number = window.take() if window.peek() == "]" else ",", 0
-        while mark == ",":
-            number += 1
-            yield f"row {number}", window.object(f"{name}: row {number}")
-            mark = window.take()
-            if not mark:
-                raise _fault(name, f"ends after row {number} without the closing ]", "download or export it again")
-            if mark not in ",]":
-                raise _fault(
-                    f"{name}: row {number}", f"is followed by {mark!r}, not by a comma or ]", "export it again"
-                )
-        if window.peek():
-            raise _fault(name, f"goes on after the closing ] of row {number}", "give a file with one array")
+    """The objects of one JSON array, parsed one at a time: parsed whole they take many times the memory of the file.
+    Its bytes are taken for characters to find where an object ends, and read as UTF-8 then."""
+    text, decode = path.read_bytes().decode("latin-1"), json.JSONDecoder().raw_decode
+    at = _past_space(text, text.index("[") + 1)
+    mark, number = text[at : at + 1] if text.startswith("]", at) else ",", 0
+    at += mark == "]"
+    while mark == ",":
+        number, at, where = number + 1, _past_space(text, at), f"{name}: row {number + 1}"
+        if text[at : at + 1] not in ("{", ""):
+            raise _fault(where, f"{_utf8(text[at : at + 20])!r} is not the start of an object")
+        try:
+            _, end = decode(text, at)
+        except (ValueError, RecursionError) as error:
+            raise _not_json(where, error, text, at) from error
+        yield f"row {number}", json.loads(_utf8(text[at:end]))
+        end = _past_space(text, end)
+        mark, at = text[end : end + 1], end + 1
+        if not mark:
+            raise _fault(name, f"ends after row {number} without the closing ]", "download or export it again")
+        if mark not in ",]":
+            raise _fault(where, f"is followed by {mark!r}, not by a comma or ]", "export it again")
+    if _past_space(text, at) < len(text):
+        raise _fault(name, f"goes on after the closing ] of row {number}", "give a file with one array")
 
 
-class _Window:
-    """The unread part of a stream: as much of it as the next value needs."""
-
-    def __init__(self, stream: TextIO):
-        self._stream, self._text, self._decoder = stream, "", json.JSONDecoder()
-
-    def peek(self) -> str:
-        """The next character that is not white space; empty at the end."""
-        while True:
-            self._text = self._text.lstrip(" \t\r\n")
-            if self._text or not self._grow():
-                return self._text[:1]
-
-    def take(self) -> str:
-        mark = self.peek()
-        self._text = self._text[1:]
-        return mark
-
-    def object(self, where: str) -> Row:
-        if self.peek() not in ("{", ""):
-            raise _fault(where, f"{self._text[:20]!r} is not the start of an object")
-        while True:
-            try:
-                value: Row
-                value, end = self._decoder.raw_decode(self._text)
-            except (ValueError, RecursionError) as error:
-                # The window may end within the row: look at more of it, up to where no row can be that long.
-                if len(self._text) > ROW_LIMIT or not self._grow():
-                    raise _not_json(where, error, self._text) from error
-            else:
-                self._text = self._text[end:]
-                return value
-
-    def _grow(self) -> bool:
-        more = self._stream.read(max(CHUNK, len(self._text)))
-        self._text += more
-        return bool(more)
+def _utf8(text: str) -> str:
+    return text.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
-def _not_json(where: str, error: Exception, text: str) -> ArenaError:
-    message, at = getattr(error, "msg", str(error)), getattr(error, "pos", 0)
-    if message.startswith("Unterminated string") or at >= len(text.rstrip()):
+def _past_space(text: str, at: int) -> int:
+    return _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it matches everywhere, if nothing
+
+
+def _not_json(where: str, error: Exception, text: str, start: int = 0) -> ArenaError:
+    message, at = getattr(error, "msg", str(error)), getattr(error, "pos", start)
+    if message.startswith("Unterminated string") or not text[at:].strip():
         return _fault(where, "not valid JSON: ends within a value", "the file is cut off, download or export it again")
-    return _fault(where, f"not valid JSON: {message} at character {at + 1} of the row", "mend it or export it again")
+    what = f"not valid JSON: {message} at character {at - start + 1} of the row"
+    return _fault(where, what, "fix it or export it again")
 
 
 def parquet_rows(path: Path, name: str, choose: Callable[[list[str]], list[str]]) -> Iterator[tuple[int, Row]]:

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from arena10k.errors import ArenaError
 from arena10k.local_server.app import application
-from arena10k.local_server.weights import WeightsMissing, source
+from arena10k.local_server.model import WeightsMissing, source
 
 
 class PortTaken(click.ClickException, ArenaError):

@@ -5,16 +5,23 @@ import contextlib
 import dataclasses
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from arena10k.local_server import responses, weights
-from arena10k.local_server.engine import CONTEXT_LENGTH, CachedAway, EngineError, Engines, Job
-from arena10k.local_server.engine import Sequence as Tokens
-from arena10k.local_server.requests import BadRequest, ChatRequest, CompletionRequest, TokenizeRequest, parse
-from arena10k.local_server.template import Vocabulary
+from arena10k.local_server.engine import CONTEXT_LENGTH, CachedAway, EngineError, Engines, Job, Sequence
+from arena10k.local_server.model import TEMPERATURE_RANGE, Vocabulary, source, tempered
+from arena10k.local_server.protocol import (
+    BadRequest,
+    ChatRequest,
+    CompletionRequest,
+    TokenizeRequest,
+    chat_answer,
+    completion_answer,
+    parse,
+)
 
 BASE_MODEL = "smollm2-135m"
 #: Any temperature in the range is served; these are the ones that are listed.
@@ -30,13 +37,14 @@ class Server:
     def __init__(self, vocabulary: Vocabulary):
         self._vocabulary = vocabulary
         self._engines = Engines(vocabulary.eos)
-        self._greedy: dict[tuple[Path, Job], asyncio.Future[list[Tokens]]] = {}
+        self._greedy: dict[tuple[Path, Job], asyncio.Future[list[Sequence]]] = {}
 
     async def health(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
     async def models(self, _: web.Request) -> web.Response:
-        return web.json_response(responses.model_list(LISTED_MODELS, CONTEXT_LENGTH))
+        card = {"object": "model", "created": 0, "owned_by": "arena10k", "max_model_len": CONTEXT_LENGTH}
+        return web.json_response({"object": "list", "data": [{"id": name, **card} for name in LISTED_MODELS]})
 
     async def tokenize(self, request: web.Request) -> web.Response:
         body = parse(await request.read(), TokenizeRequest)
@@ -57,7 +65,7 @@ class Server:
         if body.top_logprobs:
             _next_token_only(body, limit, "top_logprobs")
         choices = await self._generate(gguf, body, prompt, limit, beams=body.top_logprobs or 1)
-        return web.json_response(responses.chat(self._vocabulary, body, prompt, choices))
+        return web.json_response(chat_answer(self._vocabulary, body, prompt, choices))
 
     async def completions(self, request: web.Request) -> web.Response:
         body = parse(await request.read(), CompletionRequest)
@@ -75,21 +83,21 @@ class Server:
             choices = await self._score(gguf, body, prompt)
         else:
             choices = await self._generate(gguf, body, prompt, body.max_tokens, beams=max(top, 1))
-        return web.json_response(responses.completion(self._vocabulary, body, prompt, choices))
+        return web.json_response(completion_answer(self._vocabulary, body, prompt, choices))
 
     async def _generate(
         self, gguf: Path, body: ChatRequest | CompletionRequest, prompt: list[int], limit: int, beams: int
-    ) -> list[list[Tokens]]:
+    ) -> list[list[Sequence]]:
         """One entry per choice: a single sequence, or for a next-token distribution its `beams` alternatives."""
         pipeline = self._engines.get(gguf)
-        first = secrets.randbits(32) if body.seed is None else body.seed
+        first = _seed(body)
         seeds = [None if body.temperature == 0 else (first + draw) % 2**32 for draw in range(body.n)]
         jobs = [Job(tuple(prompt), limit, seed=seed, beams=beams) for seed in seeds]
         return await asyncio.gather(
             *(self._once(gguf, job) if job.seed is None else pipeline.complete(job) for job in jobs)
         )
 
-    async def _once(self, gguf: Path, job: Job) -> list[Tokens]:
+    async def _once(self, gguf: Path, job: Job) -> list[Sequence]:
         """A greedy answer, which depends on the request alone: the same request is not computed twice."""
         key = (gguf, job)
         if key not in self._greedy:
@@ -102,20 +110,18 @@ class Server:
             self._greedy.pop(key, None)
             raise
 
-    async def _score(self, gguf: Path, body: CompletionRequest, prompt: list[int]) -> list[list[Tokens]]:
+    async def _score(self, gguf: Path, body: CompletionRequest, prompt: list[int]) -> list[list[Sequence]]:
         """Teacher forcing: the prompt's own log-probs, then any new tokens."""
         if body.n != 1:
             raise BadRequest("n must be 1 with echo", "n")
-        seed = None
-        if body.temperature == 1 and body.max_tokens:
-            seed = secrets.randbits(32) if body.seed is None else body.seed
+        seed = _seed(body) if body.temperature == 1 and body.max_tokens else None
         job = Job(tuple(prompt), max(body.max_tokens, 1), seed=seed, echo=True, echo_from=body.echo_from)
         (sequence,) = await self._echo(gguf, job)
         # The engine always makes one token; with max_tokens 0 it is left out of the answer.
         keep = len(prompt) if body.max_tokens == 0 else len(sequence.ids)
-        return [[Tokens(sequence.ids[:keep], sequence.logprobs[:keep])]]
+        return [[Sequence(sequence.ids[:keep], sequence.logprobs[:keep])]]
 
-    async def _echo(self, gguf: Path, job: Job) -> list[Tokens]:
+    async def _echo(self, gguf: Path, job: Job) -> list[Sequence]:
         """Score with the shared prefix from the cache where the caller can do without its log-probs. A sequence that
         was seen before is cached beyond that: it is computed whole, without a cache."""
         if job.echo_from:
@@ -127,27 +133,35 @@ class Server:
         """The weights of a model id."""
         match = _MODEL.fullmatch(name)
         temperature = float(match[1] or 1.0) if match else 0.0
-        low, high = weights.TEMPERATURE_RANGE
+        low, high = TEMPERATURE_RANGE
         if not low <= temperature <= high:
             message = (
                 f"the model {name!r} does not exist; there is {BASE_MODEL}, optionally with -t<temperature> "
                 f"from {low} to {high}"
             )
             raise BadRequest(message, "model", "model_not_found", status=404)
-        return await asyncio.to_thread(weights.tempered, temperature)
+        return await asyncio.to_thread(tempered, temperature)
 
     def _encode(self, text: str) -> list[int]:
-        try:
+        with _refusing("prompt"):
             return self._vocabulary.encode(text)
-        except ValueError as error:
-            raise BadRequest(str(error), "prompt") from error
 
     def _chat(self, body: ChatRequest | TokenizeRequest) -> list[int]:
-        messages = [message.model_dump() for message in body.messages or ()]
-        try:
+        with _refusing("messages"):
+            messages = [message.model_dump() for message in body.messages or ()]
             return self._vocabulary.chat(messages, body.add_generation_prompt)
-        except ValueError as error:
-            raise BadRequest(str(error), "messages") from error
+
+
+@contextlib.contextmanager
+def _refusing(param: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise BadRequest(str(error), param) from error
+
+
+def _seed(body: ChatRequest | CompletionRequest) -> int:
+    return secrets.randbits(32) if body.seed is None else body.seed
 
 
 def _fits(prompt: list[int], new: int, param: str) -> None:
@@ -164,30 +178,31 @@ def _next_token_only(body: ChatRequest | CompletionRequest, limit: int, param: s
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors in OpenAI's shape."""
+    param = code = None
     try:
         return await handler(request)
     except BadRequest as error:
-        return responses.error(str(error), "invalid_request_error", error.status, error.param, error.code)
+        message, status, param, code = str(error), error.status, error.param, error.code
     except EngineError as error:
-        return responses.error(str(error), "server_error", 500)
+        message, status = str(error), 500
     except web.HTTPException as error:
-        return responses.error(error.reason, "invalid_request_error", error.status)
+        message, status = error.reason, error.status
+    kind = "server_error" if status == 500 else "invalid_request_error"
+    body = {"message": message, "type": kind, "param": param, "code": code}
+    return web.json_response({"error": body}, status=status)
 
 
 async def application() -> web.Application:
     """The aiohttp application, with the tokenizer loaded; pipelines load when first used.
 
-    Raises weights.WeightsMissing.
+    Raises model.WeightsMissing.
     """
-    server = Server(await asyncio.to_thread(Vocabulary, weights.source()))
+    server = Server(await asyncio.to_thread(Vocabulary, source()))
     app = web.Application(middlewares=[_errors], client_max_size=_MAX_BODY)
-    app.add_routes(
-        [
-            web.get("/health", server.health),
-            web.get("/v1/models", server.models),
-            web.post("/v1/chat/completions", server.chat),
-            web.post("/v1/completions", server.completions),
-            web.post("/tokenize", server.tokenize),
-        ]
-    )
+    app.router.add_get("/health", server.health)
+    app.router.add_get("/v1/models", server.models)
+    app.router.add_post("/v1/chat/completions", server.chat)
+    app.router.add_post("/v1/completions", server.completions)
+    app.router.add_post("/tokenize", server.tokenize)
     return app

@@ -138,7 +138,8 @@ class Pipeline:
                 admitted, waiting = self._admit(waiting, active, cached)
                 for item in admitted:
                     active.append(item)
-                    item.handle = pipeline.add_request(number, self._tensor(item.job), self._config(item.job))
+                    prompt = self._openvino.Tensor(np.array([item.job.prompt], dtype=np.int64))
+                    item.handle = pipeline.add_request(number, prompt, self._config(item.job))
                     number += 1
                 pipeline.step()
                 ended = [item for item in active if self._settle(item)]
@@ -187,9 +188,6 @@ class Pipeline:
             items.append(self._inbox.get())
         return [item for item in items if not item.abandoned]
 
-    def _tensor(self, job: Job) -> Any:
-        return self._openvino.Tensor(np.array([job.prompt], dtype=np.int64))
-
     def _config(self, job: Job) -> Any:
         config = self._genai.GenerationConfig()
         config.max_new_tokens, config.echo, config.logprobs = job.max_tokens, job.echo, 1
@@ -210,13 +208,10 @@ class Pipeline:
         if status != states.FINISHED:
             item.future.set_exception(EngineError(f"the engine gave up on the request ({status.name})"))
             return True
-        outputs = item.handle.read_all()
         try:
-            sequences = _sequences(item.job, outputs)
+            item.future.set_result(_sequences(item.job, item.handle.read_all()))
         except EngineError as problem:
             item.future.set_exception(problem)
-        else:
-            item.future.set_result(sequences)
         return True
 
     @staticmethod

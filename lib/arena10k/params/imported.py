@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from arena10k import paths
 from arena10k.errors import ParamsError
 from arena10k.params.judge import Score
-from arena10k.params.schema import Name, Section
+from arena10k.params.sections import Name, Section
 
 Scale = Annotated[tuple[Score, Score], Field(strict=False)]
 #: The provider of policies that were imported.
@@ -86,10 +86,7 @@ class ImportedParams(Section):
 def found(name: str, raw: dict[str, Any]) -> dict[str, Any]:
     """What the import of the run in `raw` (a params file called `name`) found, as params.
 
-    Raises
-    ------
-    ParamsError
-        Where nothing was imported, and where the file declares other scales or columns than were used.
+    Raises ParamsError where nothing was imported, and where the file declares other scales or columns than were used.
     """
     run = str(raw.get("run"))
     path = paths.import_file(run)
@@ -126,9 +123,8 @@ def is_of_cje(run: str) -> bool:
 def _same(key: str, declared: Any, used: Any) -> bool:
     if key == "logging_policy":
         return bool(declared == used)
-    # A fault in what is declared is told by the schema, by key.
     try:
         own, other = (getattr(ImportedParams.model_validate({key: value}), key) for value in (declared, used))
-    except ValueError:
+    except ValueError:  # the schema names the key of what is declared wrongly
         return True
     return bool(own == other)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from arena10k.params.schema import Name, Section
+from arena10k.params.sections import Count, Name, Section, Share
 
 Score = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 FORMS = ("completion", "chat")
@@ -54,7 +54,7 @@ class CompletionJudge(Grader):
     examples: tuple[str, ...] = Field((), strict=False)
     orders: tuple[Annotated[tuple[int, ...], Field(strict=False)], ...] = Field((), strict=False)
     ratings: dict[str, Annotated[float, Field(ge=0, le=1, strict=False)]]
-    draws: Annotated[int, Field(ge=1)] = 1
+    draws: Count = 1
     top_logprobs: Annotated[int, Field(ge=2, le=100)] = 20
     min_mass: Annotated[float, Field(gt=0, le=1)] = 0.9
 
@@ -68,8 +68,8 @@ class CompletionJudge(Grader):
 
     def definition(self, uncertain: bool) -> dict[str, Any]:
         """What decides a rating; the same in both modes, which ask the same questions."""
-        told = self.model_dump(mode="json", exclude={"draws", "form", "uncertainty"})
-        return told | {"max_response_chars": MAX_CHARS}
+        definition = self.model_dump(mode="json", exclude={"draws", "form", "uncertainty"})
+        return definition | {"max_response_chars": MAX_CHARS}
 
     def few_ratings(self, uncertain: bool) -> bool:
         """Whether scores can take a few values only."""
@@ -82,7 +82,7 @@ class ChatGrader(Grader):
     system: str = ""
     scale: tuple[Score, Score] = Field((0.0, 10.0), strict=False)
     numbers: Literal["whole", "continuous"] = "whole"
-    max_tokens: Annotated[int, Field(ge=1)] = 64
+    max_tokens: Count = 64
 
     @model_validator(mode="after")
     def _scale_rises(self) -> ChatGrader:
@@ -124,10 +124,10 @@ class ChatJudge(ChatGrader):
 
     form: Literal["chat"]
     uncertainty: Literal["samples", "interval", "logprobs"] = "samples"
-    draws: Annotated[int, Field(ge=1)] = 1
+    draws: Count = 1
     samples: Annotated[int, Field(ge=2, le=100)] = 5
     sample_temperature: Annotated[float, Field(gt=0, le=2, strict=False)] = 1.0
-    interval_confidence: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    interval_confidence: Share = 0.9
     top_logprobs: Annotated[int, Field(ge=2, le=20)] = 20
     min_mass: Annotated[float, Field(gt=0, le=1)] = 0.9
 
@@ -160,15 +160,15 @@ class ChatJudge(ChatGrader):
 
     def definition(self, uncertain: bool) -> dict[str, Any]:
         """What decides a rating in the deterministic or the uncertainty mode."""
-        told = super().definition(uncertain)
+        rating = super().definition(uncertain)
         if not uncertain:
-            return told
+            return rating
         keys = {
             "samples": {"samples", "sample_temperature"},
             "interval": {"interval_confidence"},
             "logprobs": {"top_logprobs", "min_mass"},
         }[self.uncertainty]
-        return told | self.model_dump(mode="json", include={"uncertainty", *keys})
+        return rating | self.model_dump(mode="json", include={"uncertainty", *keys})
 
 
 def _form(judge: Any) -> str | None:

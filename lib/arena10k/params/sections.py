@@ -1,15 +1,87 @@
-"""The sections of a params file that say what is asked, what is estimated, what is compared in ablations, and which
-incident is reproduced."""
+"""The sections of a params file: who is asked what, what is estimated, what is compared in ablations, which incident is
+reproduced. Graders are in `judge`, imports in `imported`."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from arena10k.estimation.analysis import Analysis
-from arena10k.params.schema import Name, Section
+from arena10k.analysis import Analysis
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,40}$")]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Dollars = Annotated[float, Field(ge=0, strict=False)]
+
+
+class Section(BaseModel):
+    """A mapping of a params file: unknown keys and wrong types are errors, nothing is changed after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Capabilities(Section):
+    """What an endpoint can do; the preflight tries each one that is declared."""
+
+    token_ids: bool = Field(False, description="chat answers carry prompt_token_ids and token_ids")
+    echo_logprobs: bool = Field(False, description="completions score a given prompt: echo with logprobs")
+    echo_from: bool = Field(False, description="echo takes `echo_from`: log-probs before it are not needed")
+    seed: bool = Field(True, description="the endpoint takes a sampling seed")
+
+
+class Price(Section):
+    """US dollars per million tokens."""
+
+    prompt: Dollars
+    completion: Dollars
+
+
+class Provider(Section):
+    """One OpenAI-compatible endpoint. The key is read from the named environment variable and goes nowhere else.
+
+    `imported` stands for whoever made records that were imported: it is never asked."""
+
+    kind: Literal["embedded", "openai", "imported"] = "openai"
+    base_url: str | None = None
+    api_key_env: str | None = None
+    concurrency: Annotated[int, Field(ge=1, le=512, description="requests in flight, at most")] = 16
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    mode: Literal["requests", "batch"] = Field("requests", description="batch: answers within a day, at half price")
+    batch_poll_seconds: Annotated[float, Field(gt=0)] = 60.0
+    batch_max_requests: Annotated[int, Field(ge=1, le=50_000)] = 50_000
+    prices: dict[str, Price] = Field({}, description="by model; a provider without prices is taken to cost nothing")
+    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 6
+    capabilities: Capabilities = Capabilities()
+    chat_template: str | None = Field(
+        None, description="renders prompts here, for endpoints without token ids: chatml, llama3 or a Jinja file"
+    )
+    end_of_turn: str | None = Field(None, description="the text that ends an answer; built-in templates have their own")
+    bos_token: str | None = Field(None, description='what the template starts with; "" where the endpoint adds it')
+
+    @model_validator(mode="after")
+    def _has_address(self) -> Provider:
+        if self.kind == "openai" and not self.base_url:
+            raise ValueError("base_url is needed (for the embedded model say kind: embedded)")
+        return self
+
+    @model_validator(mode="after")
+    def _can_locate_responses(self) -> Provider:
+        can = self.capabilities
+        if can.echo_logprobs and not can.token_ids and not self.chat_template:
+            raise ValueError(
+                "echo_logprobs needs capabilities.token_ids: true (the endpoint returns ids) or a chat_template "
+                "(chatml, llama3 or a Jinja file) with which prompts are rendered here"
+            )
+        if self.chat_template and can.token_ids:
+            raise ValueError("chat_template goes with endpoints without token ids: leave out one of the two")
+        for key in ("end_of_turn", "bos_token"):
+            if getattr(self, key) is not None and not self.chat_template:
+                raise ValueError(f"{key} goes with a chat_template")
+        return self
 
 
 class Example(Section):
@@ -29,7 +101,7 @@ class PolicyParams(Section):
     suffix: str = ""
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    max_tokens: Annotated[int, Field(ge=1)] = 256
+    max_tokens: Count = 256
     description: str = ""
     stands_for: str | None = None
 
@@ -43,9 +115,9 @@ class PromptsParams(Section):
     source: Literal["builtin", "jsonl", "arena"] = "builtin"
     path: str | None = None
     language: Annotated[str, Field(pattern=r"\S")] | None = None
-    min_chars: Annotated[int, Field(ge=1)] | None = None
-    max_chars: Annotated[int, Field(ge=1)] | None = None
-    max_prompts: Annotated[int, Field(ge=1)] | None = None
+    min_chars: Count | None = None
+    max_chars: Count | None = None
+    max_prompts: Count | None = None
 
     @model_validator(mode="after")
     def _fits_the_source(self) -> PromptsParams:
@@ -69,8 +141,8 @@ class PromptsParams(Section):
 
 
 class ResponsesParams(Section):
-    draws: Annotated[int, Field(ge=1)] = 1
-    logged_draws: Annotated[int, Field(ge=1)] = 1
+    draws: Count = 1
+    logged_draws: Count = 1
 
     @model_validator(mode="after")
     def _logged_exist(self) -> ResponsesParams:
@@ -82,17 +154,17 @@ class ResponsesParams(Section):
 class EstimationParams(Section):
     width: Annotated[float, Field(gt=0, le=1)] = Analysis.width
     folds: Annotated[int, Field(ge=2, le=50)] = Analysis.folds
-    confidence: Annotated[float, Field(gt=0, lt=1)] = Analysis.confidence
+    confidence: Share = Analysis.confidence
     judge: Literal["deterministic", "uncertainty"] = Field("uncertainty", description="the mode that headlines use")
     judge_shift: Annotated[float, Field(ge=0, le=1, strict=False)] = Field(
         Analysis.judge_shift, description="how far the judge may be off on a policy of which nothing says how far it is"
     )
     belief: Literal["labels", "weights", "judge"] = Field("weights", description="the most a headline rests on")
     calibration: Literal["isotonic", "two_stage"] = Field("isotonic", description="two_stage also uses response length")
-    label_cost: Annotated[float, Field(ge=0, strict=False)] | None = Field(
+    label_cost: Dollars | None = Field(
         None, description="US dollars per oracle label, where no provider has a price for it (people)"
     )
-    replicates: Annotated[int, Field(ge=1)] = Field(50, description="simulated data sets per cell of 10_simulation")
+    replicates: Count = Field(50, description="simulated data sets per cell of 10_simulation")
 
     @property
     def analysis(self) -> Analysis:
@@ -139,19 +211,14 @@ class AblationParams(Section):
         return self
 
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-
-
 class IncidentParams(Section):
-    """Failures are injected into the arrays of a clean run, never into its store."""
+    """Failures are injected into the arrays of a clean run, never into its store; `stand_ins` take their place."""
 
     clean: str = Field("sample", description="params file of the clean run")
     logging_failures: Share = Field(140 / 1824, description="share of rows whose log-prob under P0 fails")
     target_failures: Share = Field(0.08, description="share of rows whose log-prob under a target fails")
     short_share: Share = Field(1 / 3, description="failures strike among this share of the rows, the shortest answers")
-    stand_ins: tuple[float, ...] = Field(
-        (0.0, -50.0), description="numbers put in the place of a failure", strict=False
-    )
+    stand_ins: Annotated[tuple[float, ...], Field(min_length=1, strict=False)] = (0.0, -50.0)
     clip: Annotated[float, Field(gt=0)] = Field(20.0, description="bound on published log-weights, nats")
 
     @model_validator(mode="after")
@@ -161,6 +228,4 @@ class IncidentParams(Section):
                 f"short_share {self.short_share:g} cannot hold both kinds of failures: it must exceed "
                 f"{self.logging_failures + self.target_failures:g}"
             )
-        if not self.stand_ins:
-            raise ValueError("stand_ins is empty: name the numbers that stood in the place of failures")
         return self

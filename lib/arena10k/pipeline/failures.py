@@ -17,8 +17,10 @@ def _file(run: str, stage: str) -> Path:
     return paths.result_file(run, f"stages/{stage}{_ENDING}")
 
 
-def _files(run: str) -> list[Path]:
-    return sorted(_file(run, "x").parent.glob(f"*{_ENDING}"))
+def _by_age(run: str) -> list[tuple[int, Path]]:
+    """When each failure was noted (ns since the epoch, by the clock of the disk), the latest first."""
+    files = _file(run, "x").parent.glob(f"*{_ENDING}")
+    return sorted(((file.stat().st_mtime_ns, file) for file in files), reverse=True)
 
 
 def note(run: str, stage: str, line: str) -> None:
@@ -31,29 +33,29 @@ def is_noted(run: str, stage: str) -> bool:
 
 def forget(run: str, stage: str = "") -> None:
     """The stage went through; or all of the run did, with stages that failed before and are not part of it any more."""
-    for file in [_file(run, stage)] if stage else _files(run):
+    for file in [_file(run, stage)] if stage else [file for _, file in _by_age(run)]:
         file.unlink(missing_ok=True)
 
 
 def lines(run: str, since: int = 0) -> list[str]:
-    """One line per stage that failed in its last attempt, where that ended after `since` (ns since the epoch)."""
-    return [f.read_text(encoding="utf-8") for f in _files(run) if f.stat().st_mtime_ns > since]
+    """One line per stage that failed in its last attempt, where that ended after `since` (ns), in the stages' order."""
+    return [file.read_text(encoding="utf-8") for file in sorted(file for at, file in _by_age(run) if at > since)]
 
 
 def latest(run: str) -> int:
-    """When the latest failure of a stage was noted (ns since the epoch, by the clock of the disk); 0 without any."""
-    return max((f.stat().st_mtime_ns for f in _files(run)), default=0)
+    """When the latest failure of a stage was noted (ns); 0 without any."""
+    return max((at for at, _ in _by_age(run)), default=0)
 
 
-def told(run: str, command: str, at_work: bool) -> list[str]:
+def explained(run: str, command: str, at_work: bool) -> list[str]:
     """For whoever asks how far a run is: what stopped it, when, and which command goes on; the latest first."""
     out = []
-    for file in sorted(_files(run), key=lambda f: f.stat().st_mtime_ns, reverse=True):
-        at = datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC)
+    for nanoseconds, file in _by_age(run):
+        at = datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC)
         reason = file.read_text(encoding="utf-8").rstrip(".")
         # A reason that says that the same command goes on has it named, not said twice.
-        reason, said = _GOES_ON.subn("", reason)
-        then = "this goes on" if said else "once that is mended, this goes on"
+        reason, goes_on = _GOES_ON.subn("", reason)
+        then = "this goes on" if goes_on else "once that is fixed, this goes on"
         then = "it is at work again now" if at_work else f"{then}: {command}"
         then = f" {then[0].upper()}{then[1:]}" if reason.endswith("?") else f"; {then}"
         out.append(f"stopped at {at:%Y-%m-%d %H:%M} UTC: {reason}{then}")

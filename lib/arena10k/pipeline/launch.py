@@ -1,7 +1,6 @@
 """Snakemake as a run starts it: `python -m arena10k.pipeline.launch`, with the options of `snakemake`.
 
-It is deaf to Ctrl-C and hears one signal instead (`stopping.TOLD`): then it starts nothing more, cancels what a
-cluster has of it, and says nothing.
+At the signal `stopping.STOP` it starts nothing more, cancels what a cluster has of it, and says nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from arena10k.pipeline.stopping import TOLD
+from arena10k.pipeline.stopping import STOP
 
 
 def _interrupt(number: int, _: object) -> None:
@@ -21,7 +20,7 @@ def main() -> None:
     from snakemake.cli import main as snakemake
 
     try:
-        signal.signal(TOLD, _interrupt)  # before this the signal ends the process, which has begun nothing
+        signal.signal(STOP, _interrupt)  # before this the signal ends the process, which has begun nothing
         snakemake()
     except KeyboardInterrupt:
         sys.exit(130)

@@ -14,7 +14,7 @@ from arena10k.errors import ArenaError, NothingToShow, ParamsError, one_line, se
 from arena10k.inputs.policies import digest
 from arena10k.params import config
 from arena10k.params.config import Params
-from arena10k.pipeline import dependencies, failures, stopping
+from arena10k.pipeline import failures, stopping
 
 #: Between the notebook of an ablation and the cell it is run for, in a stage's name.
 _CELL = "@"
@@ -22,17 +22,14 @@ _CELL = "@"
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of a notebook in the pipeline: the stages it needs, the store jobs whose content its stamp stands for, the
-    results it writes, whether it asks models, whether it uses all estimators or else which, and the ablation cell it is
-    for."""
+    """A run of a notebook in the pipeline: the stages it needs, the store jobs whose content its stamp stands for,
+    whether it asks models, the results it writes, and the ablation cell it is for."""
 
     name: str
     needs: tuple[str, ...] = ()
     jobs: tuple[str, ...] = ()
-    results: tuple[str, ...] = ()
     asks: bool = False
-    estimators: bool = False
-    uses: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
     cell: str = ""
 
     @property
@@ -40,31 +37,26 @@ class Stage:
         return self.name.split(_CELL)[0]
 
 
+JUDGED = ("judge_deterministic", "judge_uncertainty")
 STAGES = {
     stage.name: stage
     for stage in (
         Stage("00_status", ("03_teacher_forcing", "04_judge"), results=("status.json",)),
         Stage("01_prompts"),
-        Stage("02_responses", ("01_prompts",), ("responses",), asks=True),
-        Stage("03_teacher_forcing", ("02_responses",), ("logprobs", "logprobs_shuffled"), asks=True),
+        Stage("02_responses", ("01_prompts",), ("responses",), True),
+        Stage("03_teacher_forcing", ("02_responses",), ("logprobs", "logprobs_shuffled"), True),
+        Stage("04_judge", ("02_responses",), (*JUDGED, "oracle", "truth"), True),
         Stage(
-            "04_judge", ("02_responses",), ("judge_deterministic", "judge_uncertainty", "oracle", "truth"), asks=True
+            "05_data_quality", ("03_teacher_forcing", "04_judge"), ("responses", "logprobs"), results=("quality.json",)
         ),
-        Stage(
-            "05_data_quality",
-            ("03_teacher_forcing", "04_judge"),
-            ("responses", "logprobs"),
-            ("quality.json",),
-            uses=("snips", "dr_cpo"),
-        ),
-        Stage("06_estimates", ("05_data_quality",), results=("estimates.json", "truth.json"), estimators=True),
-        Stage("07_pi_bad_anomaly", ("06_estimates",), results=("anomaly.json",), estimators=True),
-        Stage("09_ablation_summary", ("06_estimates",), estimators=True),
-        Stage("10_simulation", ("05_data_quality",), results=("simulation.json",), estimators=True),
+        Stage("06_estimates", ("05_data_quality",), results=("estimates.json", "truth.json")),
+        Stage("07_pi_bad_anomaly", ("06_estimates",), results=("anomaly.json",)),
+        Stage("09_ablation_summary", ("06_estimates",)),
+        Stage("10_simulation", ("05_data_quality",), results=("simulation.json",)),
     )
 }
 #: Instead of the pipeline, for params that reproduce an incident on another run.
-INCIDENT = Stage("11_incident", results=("incident.json",), estimators=True)
+INCIDENT = Stage("11_incident", results=("incident.json",))
 #: The stages that need nothing but the analysis table.
 _OF_A_TABLE = ("06_estimates", "07_pi_bad_anomaly", "10_simulation")
 
@@ -89,44 +81,26 @@ def of(params: Params) -> dict[str, Stage]:
         return {name: replace(s, needs=tuple(n for n in s.needs if n in kept), jobs=()) for name, s in kept.items()}
     if params.ablations is None:
         return STAGES
-    cells = _cells(params)
-    summary = STAGES["09_ablation_summary"]
-    return STAGES | cells | {summary.name: replace(summary, needs=(*summary.needs, *cells))}
-
-
-def _cells(params: Params) -> dict[str, Stage]:
     from arena10k.ablations import matrix
 
-    found = {}
-    for cell in matrix.cells(params):
-        name, result = matrix.stage_name(cell), f"ablations/{cell.name}/estimates.json"
-        found[name] = Stage(name, ("05_data_quality",), results=(result,), cell=cell.name)
-    return found
+    cells = {matrix.stage_name(cell): cell.name for cell in matrix.cells(params)}
+    made = {
+        name: Stage(name, ("05_data_quality",), results=(f"ablations/{cell}/estimates.json",), cell=cell)
+        for name, cell in cells.items()
+    }
+    summary = STAGES["09_ablation_summary"]
+    return STAGES | made | {summary.name: replace(summary, needs=(*summary.needs, *cells))}
 
 
 def reads(params: Params) -> dict[str, dict[str, Any]]:
-    """By stage, what it reads of the params, and the code it depends on beside `sources`: a change re-runs it."""
-    codes: dict[str, str] = {}
-    if params.ablations:
-        from arena10k.ablations import matrix
-
-        codes = matrix.codes(params)
+    """By stage, what it reads of the params: a change re-runs it. Of the matrix a cell reads what all cells share."""
     out = {}
     for name, stage in of(params).items():
-        told = config.stage_params(params, stage.notebook)
+        out[name] = config.stage_params(params, stage.notebook)
         if stage.cell:
-            own = {"corrupted", "sweep", "seeds", "worst"}
-            told["ablations"] = section(params.ablations, "ablations").model_dump(mode="json", include=own)
-            told["code"] = codes[stage.cell]
-        elif not stage.estimators:
-            told["code"] = dependencies.estimator_code(*stage.uses)
-        out[name] = told
+            shared = {"corrupted", "sweep", "seeds", "worst"}
+            out[name]["ablations"] = section(params.ablations, "ablations").model_dump(mode="json", include=shared)
     return out
-
-
-def sources(stage: Stage) -> list[str]:
-    """The files a stage's outcome depends on. Of a cell, its own estimator's code counts and not that of others."""
-    return dependencies.sources(stage.notebook, stage.estimators)
 
 
 def measured(params: Params) -> Params:
@@ -174,38 +148,33 @@ def execute(name: str, params_file: str, run: str | None) -> None:
     from papermill import PapermillExecutionError
 
     params = config.load(params_file, run)
-    stage = of(params)[name]
-    told = {"params_file": str(params_file), "run_name": run or ""} | ({"cell": stage.cell} if stage.cell else {})
-    executed = executed_file(params.run, name)
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    stamp_file(params.run, name).parent.mkdir(parents=True, exist_ok=True)
+    stage, executed = of(params)[name], executed_file(params.run, name)
+    given = {"params_file": str(params_file), "run_name": run or ""} | ({"cell": stage.cell} if stage.cell else {})
+    for folder in (executed.parent, stamp_file(params.run, name).parent):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
-        stopping.run_notebook(paths.notebook(stage.notebook), executed, told, stage.asks)
+        stopping.run_notebook(paths.notebook(stage.notebook), executed, given, stage.asks)
     except stopping.StoppedOnRequest:
         raise
     except PapermillExecutionError as error:
-        if error.ename == NothingToShow.__name__:
-            _say_so(executed, error.evalue)
-            for result in stage.results:
-                paths.result_file(params.run, result).unlink(missing_ok=True)
-            _finish(params, name)
-            return
-        line = f"{name}: {error.evalue if error.ename in _PLAIN else f'{error.ename}: {error.evalue}'}"
-        failures.note(params.run, name, line)
-        _render(params, name)
-        raise ArenaError(line) from error
+        if error.ename != NothingToShow.__name__:
+            _render(params, name)
+            line = f"{name}: {error.evalue if error.ename in _PLAIN else f'{error.ename}: {error.evalue}'}"
+            raise _failed(params.run, name, line) from error
+        _say_so(executed, error.evalue)
+        for result in stage.results:
+            paths.result_file(params.run, result).unlink(missing_ok=True)
     except Exception as error:
         # The notebook did not end: its kernel died, of too little memory or a signal.
-        line = f"{name}: {type(error).__name__}: {one_line(error)}"
-        failures.note(params.run, name, line)
-        raise ArenaError(line) from error
-    _finish(params, name)
-
-
-def _finish(params: Params, name: str) -> None:
+        raise _failed(params.run, name, f"{name}: {type(error).__name__}: {one_line(error)}") from error
     _render(params, name)
     failures.forget(params.run, name)
     _stamp(params, name)
+
+
+def _failed(run: str, name: str, line: str) -> ArenaError:
+    failures.note(run, name, line)
+    return ArenaError(line)
 
 
 def _say_so(executed: Path, message: str) -> None:
@@ -246,6 +215,8 @@ def provenance(params: Params) -> dict[str, str | None]:
         revision = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         revision = None
+    if params.run in paths.RESERVED:
+        revision = None  # of a run that is part of the repository, the pages are too, and cannot name their own commit
     return {"created": Run.of(params).created if started else None, "revision": revision}
 
 

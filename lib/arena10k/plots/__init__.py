@@ -1,114 +1,34 @@
-"""One function per figure: arrays and frames in, a matplotlib `Figure` out; nothing is read, shown or written.
+"""One function per figure: arrays and frames in, a `Drawn` out: the figure, its finding (which is its title) and its
+text alternative, computed from the same data. Nothing is read or written."""
 
-Every figure's title is its finding: the sentence that `<figure>_finding` computes from the same data.
-"""
-
-from arena10k.plots.ablations import heat, heat_finding, with_levels
-from arena10k.plots.anomaly import (
-    ceiling,
-    ceiling_alt,
-    length_weights,
-    length_weights_alt,
-    shrinkage,
-    shrinkage_alt,
-    waterfall,
-    waterfall_alt,
-)
-from arena10k.plots.estimates import (
-    forest,
-    forest_finding,
-    incident_steps,
-    incident_steps_alt,
-    then_and_now,
-    then_and_now_finding,
-)
-from arena10k.plots.evidence import (
-    permutation,
-    permutation_alt,
-    permutation_finding,
-    profiles,
-    profiles_alt,
-)
-from arena10k.plots.judging import (
-    reliability,
-    reliability_finding,
-    self_consistency,
-    self_consistency_finding,
-)
-from arena10k.plots.planning import (
-    coverage,
-    coverage_alt,
-    coverage_finding,
-    planning,
-    planning_alt,
-    planning_finding,
-)
-from arena10k.plots.progress import (
-    missing_by_length,
-    missing_by_length_alt,
-    missing_by_length_finding,
-    missing_heatmap,
-    missing_heatmap_finding,
-    progress,
-    progress_finding,
-)
-from arena10k.plots.weights import (
-    ccdf,
-    ccdf_finding,
-    log_weights,
-    log_weights_finding,
-    overlap,
-    overlap_finding,
-    reward_by_weight,
-    reward_by_weight_finding,
-)
+from arena10k.plots.ablations import heat, with_levels
+from arena10k.plots.anomaly import length_weights, permutation, profiles, shrinkage, waterfall
+from arena10k.plots.estimates import forest, incident_steps, then_and_now
+from arena10k.plots.measurements import missing_by_length, missing_heatmap, progress, reliability, self_consistency
+from arena10k.plots.planning import coverage, planning
+from arena10k.plots.weights import ccdf, ceiling, log_weights, overlap, reward_by_weight
 
 __all__ = [
     "ccdf",
-    "ccdf_finding",
     "ceiling",
-    "ceiling_alt",
     "coverage",
-    "coverage_alt",
-    "coverage_finding",
     "forest",
-    "forest_finding",
     "heat",
-    "heat_finding",
     "incident_steps",
-    "incident_steps_alt",
     "length_weights",
-    "length_weights_alt",
     "log_weights",
-    "log_weights_finding",
     "missing_by_length",
-    "missing_by_length_alt",
-    "missing_by_length_finding",
     "missing_heatmap",
-    "missing_heatmap_finding",
     "overlap",
-    "overlap_finding",
     "permutation",
-    "permutation_alt",
-    "permutation_finding",
     "planning",
-    "planning_alt",
-    "planning_finding",
     "profiles",
-    "profiles_alt",
     "progress",
-    "progress_finding",
     "reliability",
-    "reliability_finding",
     "reward_by_weight",
-    "reward_by_weight_finding",
     "self_consistency",
-    "self_consistency_finding",
     "shrinkage",
-    "shrinkage_alt",
     "then_and_now",
-    "then_and_now_finding",
     "waterfall",
-    "waterfall_alt",
     "with_levels",
 ]

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from arena10k.estimation import ESTIMATORS
@@ -22,11 +21,13 @@ from arena10k.plots.style import (
     VERDICT_FILL,
     VERDICT_LINE,
     Look,
+    across,
+    drawn,
     looks,
     panels,
-    sentences,
     styled,
 )
+from arena10k.report.display import Drawn
 from arena10k.wording import JUDGE_SNIPS, listed, number
 
 #: How far from [0, 1] a value is still drawn where it is: beyond, it would leave no room for the others.
@@ -37,10 +38,9 @@ Rows: TypeAlias = pd.DataFrame | Sequence[Mapping[str, Any]]
 Paths = Mapping[str, pd.DataFrame]
 
 
-def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
+def _forest_finding(frame: pd.DataFrame, truth: Mapping[str, float] | None) -> str:
     """How many estimates are refused and, where the truth is known, how many other intervals hold it. Those on the
     judge's scale, and those that were not asked for, are drawn and not counted."""
-    frame = _frame(rows)
     frame = frame[frame.verdict != NOT_ASKED]
     raw = frame.get("reasons", pd.Series("", frame.index)).map(_raw).astype(bool)
     means = frame.estimator.map(lambda name: name in ESTIMATORS and ESTIMATORS[name].judge_scale).astype(bool)
@@ -61,7 +61,7 @@ def forest_finding(rows: Rows, truth: Mapping[str, float] | None = None) -> str:
 
 
 @styled
-def forest(rows: Rows, truth: Mapping[str, float] | None = None) -> Figure:
+def forest(rows: Rows, truth: Mapping[str, float] | None = None) -> Drawn:
     """Estimates with intervals, grouped by policy.
 
     Parameters
@@ -78,14 +78,16 @@ def forest(rows: Rows, truth: Mapping[str, float] | None = None) -> Figure:
     frame = _frame(rows)
     labels = frame.estimator if _one_judge(frame) else frame.estimator + " · " + frame.judge.astype(str)
     shown = looks(dict.fromkeys(frame.estimator))
-    figure, (axis,) = panels(1, 1, forest_finding(frame, truth), _height(frame))
+    finding = _forest_finding(frame, truth)
+    figure, (axis,) = panels(1, 1, finding, _height(frame))
     spans = _by_policy(axis, frame, labels, lambda at, row: _estimate(axis, at, row, shown[row.estimator]), 0.04)
     for policy, span in spans.items():
         value = (truth or {}).get(policy)
         if value is not None and np.isfinite(value):
             axis.plot([value] * 2, span, color=INK, linewidth=1.6, zorder=1)
     _legend(axis, set(frame.verdict), bool(truth))
-    return figure
+    judge = f", judge mode {frame.judge.iloc[0]}" if len(frame) and "judge" in frame and _one_judge(frame) else ""
+    return drawn(figure, finding, f"Estimates and intervals of {listed(list(spans))}{judge}")
 
 
 def _height(rows: pd.DataFrame) -> float:
@@ -100,7 +102,7 @@ def _by_policy(
     the group of each policy begins and ends."""
     at, ticks, spans = 0.0, [], {}
     for policy in dict.fromkeys(rows.policy):
-        axis.text(0, at, policy, transform=axis.get_yaxis_transform(), fontweight="bold", va="center", fontsize=10)
+        axis.text(0, at, policy, fontweight="bold", fontsize=10, **across(axis))
         axis.axhline(at - 0.62, color=GRID, linewidth=0.8)
         top = at
         for row in rows[rows.policy == policy].itertuples():
@@ -138,7 +140,7 @@ def _estimate(axis: Axes, at: float, row: Any, look: Look) -> None:
     colour = SOFT if refused else look.colour
     if not np.isfinite(row.value):
         why = "not collected" if row.verdict == NOT_ASKED else "no value"
-        axis.text(0.01, at, why, transform=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=SOFT)
+        axis.text(0.01, at, why, fontsize=8.5, color=SOFT, **across(axis))
         return
     if np.isfinite(row.ci_low) and np.isfinite(row.ci_high):
         axis.plot(np.clip([row.ci_low, row.ci_high], *EDGES), [at, at], color=colour, linewidth=1.8,
@@ -168,7 +170,7 @@ def _legend(axis: Axes, verdicts: set[str], with_truth: bool) -> None:
                 columnspacing=1.6, borderaxespad=0.2)  # fmt: skip
 
 
-def then_and_now_finding(both: pd.DataFrame) -> str:
+def _then_and_now_finding(both: pd.DataFrame) -> str:
     """How many values left their earlier interval and which policies' verdicts changed."""
     outside, changed = both[both.outside], both[both.verdict_changed]
     first = f"{len(outside)} of {len(both)} values left their earlier interval"
@@ -180,7 +182,7 @@ def then_and_now_finding(both: pd.DataFrame) -> str:
 
 
 @styled
-def then_and_now(both: pd.DataFrame) -> Figure:
+def then_and_now(both: pd.DataFrame) -> Drawn:
     """Estimates of two states, grouped by policy: the earlier value with its interval, the present one, and the way
     between them.
 
@@ -193,10 +195,20 @@ def then_and_now(both: pd.DataFrame) -> Figure:
     The present mark is filled as its verdict says; a changed verdict is written beside it. A missing value is said in
     words.
     """
-    figure, (axis,) = panels(1, 1, then_and_now_finding(both), _height(both))
+    finding = _then_and_now_finding(both)
+    figure, (axis,) = panels(1, 1, finding, _height(both))
     _by_policy(axis, both, both.estimator, partial(_pair, axis), 0.1)
-    _legend_of_both(figure, set(both.verdict_after.dropna()))
-    return figure
+    marks = [
+        Line2D([], [], color=SOFT, marker="|", markersize=9, markeredgewidth=1.8, linestyle="", label="then"),
+        Line2D([], [], color=GRID, linewidth=5, label="interval then"),
+    ]
+    marks += [
+        Line2D([], [], color=INK, marker="o", markersize=6.5, linestyle="", fillstyle=VERDICT_FILL[v],
+               markerfacecoloralt="white", label=f"now, {v}")
+        for v in VERDICT_FILL if v in set(both.verdict_after.dropna())
+    ]  # fmt: skip
+    figure.legend(handles=marks, loc="outside lower right", ncols=len(marks), handlelength=2.0, columnspacing=1.4)
+    return drawn(figure, finding, "Estimates then and now, by policy")
 
 
 def _pair(axis: Axes, at: float, row: Any) -> None:
@@ -213,25 +225,10 @@ def _pair(axis: Axes, at: float, row: Any) -> None:
                   fillstyle=VERDICT_FILL.get(row.verdict_after, "full"), markerfacecoloralt="white",
                   markerfacecolor="white" if refused else colour)  # fmt: skip
     else:
-        axis.text(0.01, at, "no value now", transform=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=SOFT)
+        axis.text(0.01, at, "no value now", fontsize=8.5, color=SOFT, **across(axis))
     if row.verdict_changed:
         then, now = (v if isinstance(v, str) else "none" for v in (row.verdict_before, row.verdict_after))
-        axis.text(
-            1, at, f"{then} to {now}", transform=axis.get_yaxis_transform(), va="center", ha="right", fontsize=8.5
-        )
-
-
-def _legend_of_both(figure: Figure, verdicts: set[str]) -> None:
-    marks = [
-        Line2D([], [], color=SOFT, marker="|", markersize=9, markeredgewidth=1.8, linestyle="", label="then"),
-        Line2D([], [], color=GRID, linewidth=5, label="interval then"),
-    ]
-    marks += [
-        Line2D([], [], color=INK, marker="o", markersize=6.5, linestyle="", fillstyle=VERDICT_FILL[v],
-               markerfacecoloralt="white", label=f"now, {v}")
-        for v in VERDICT_FILL if v in verdicts
-    ]  # fmt: skip
-    figure.legend(handles=marks, loc="outside lower right", ncols=len(marks), handlelength=2.0, columnspacing=1.4)
+        axis.text(1, at, f"{then} to {now}", ha="right", fontsize=8.5, **across(axis))
 
 
 def _published(rows: pd.DataFrame) -> pd.DataFrame:
@@ -240,7 +237,7 @@ def _published(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.pivot(index="policy", columns="step", values="published").loc[policies, steps]
 
 
-def incident_steps_finding(paths: Paths) -> str:
+def _steps_finding(paths: Paths) -> str:
     """Which targets rank first at each step with injected values, and where they all tie."""
     firsts: dict[str, list[str]] = {}
     for rows in paths.values():
@@ -248,24 +245,22 @@ def incident_steps_finding(paths: Paths) -> str:
             shown = hit.published.round(3)
             best = list(hit.policy[shown == shown.max()])
             firsts.setdefault(step, []).append("all" if 1 < len(best) == len(hit) else " = ".join(best))
-    told = [f"{listed(list(dict.fromkeys(names)))} ({step})" for step, names in firsts.items()]
-    return f"First among the targets: {', then '.join(told)}" if told else "No injected value reaches a ranking"
+    steps = [f"{listed(list(dict.fromkeys(names)))} ({step})" for step, names in firsts.items()]
+    return f"First among the targets: {', then '.join(steps)}" if steps else "No injected value reaches a ranking"
 
 
-def incident_steps_alt(paths: Paths) -> str:
+def _ends(name: str, rows: pd.DataFrame) -> str:
     """The highest and the lowest number of each step in words; all of them are too many for a text alternative."""
-    told = []
-    for name, rows in paths.items():
-        ranked = {step: values.round(6).sort_values(kind="stable") for step, values in _published(rows).items()}
-        steps = [f"{step} {v.index[-1]} {v.iloc[-1]:.3f} to {v.index[0]} {v.iloc[0]:.3f}" for step, v in ranked.items()]
-        told.append(f"{name}, highest to lowest: {', '.join(steps)}")
-    return f"{JUDGE_SNIPS} of every policy at every step. {sentences(incident_steps_finding(paths), *told)}"
+    ranked = {step: values.round(6).sort_values(kind="stable") for step, values in _published(rows).items()}
+    steps = [f"{step} {v.index[-1]} {v.iloc[-1]:.3f} to {v.index[0]} {v.iloc[0]:.3f}" for step, v in ranked.items()]
+    return f"{name}, highest to lowest: {', '.join(steps)}"
 
 
 @styled
-def incident_steps(paths: Paths) -> Figure:
+def incident_steps(paths: Paths) -> Drawn:
     """SNIPS on judge scores by step, one line per policy, one panel per geometry; shaded: injected values in place."""
-    figure, axes = panels(len(paths), 1, incident_steps_finding(paths), 2.9, sharey=True)
+    finding = _steps_finding(paths)
+    figure, axes = panels(len(paths), 1, finding, 2.9, sharey=True)
     for axis, (name, rows) in zip(axes, paths.items(), strict=True):
         table = _published(rows)
         shown, at = looks(sorted(table.index)), np.arange(table.shape[1])
@@ -282,4 +277,5 @@ def incident_steps(paths: Paths) -> Figure:
         axis.margins(y=0.14)
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3)
     figure.supylabel(JUDGE_SNIPS, fontsize=10)
-    return figure
+    ends = [_ends(name, rows) for name, rows in paths.items()]
+    return drawn(figure, finding, f"{JUDGE_SNIPS} of every policy at every step", *ends)

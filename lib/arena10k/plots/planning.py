@@ -7,18 +7,16 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
 
 from arena10k.estimation.planning import ASSURANCE, Pilot, labels_needed, ppi_width
-from arena10k.plots.style import INK, SOFT, VERDICT_FILL, looks, panels, sentences, styled
+from arena10k.plots.style import INK, SOFT, VERDICT_FILL, drawn, looks, panels, styled
+from arena10k.report.display import Drawn
 from arena10k.simulation.coverage import DISTINCT, judged
 from arena10k.simulation.simulate import PLAIN
-from arena10k.wording import listed
+from arena10k.wording import listed, percent
 
 
-def planning_finding(pilots: Mapping[str, Pilot], width: float, confidence: float = 0.95) -> str:
-    """How many labels each policy's PPI++ interval takes at the wanted width."""
-    need = {policy: labels_needed(p, width, confidence) for policy, p in pilots.items()}
+def _planning_finding(need: Mapping[str, int], width: float) -> str:
     if not need:
         return "There is no policy to plan for"
     low, high = min(need.values()), max(need.values())
@@ -27,25 +25,21 @@ def planning_finding(pilots: Mapping[str, Pilot], width: float, confidence: floa
     return f"A PPI++ interval of width {width:g} takes {labels} labels (assurance {ASSURANCE:.0%}){most}"
 
 
-def planning_alt(pilots: Mapping[str, Pilot], width: float, confidence: float = 0.95) -> str:
-    """The curves in words."""
-    told = [f"{policy} {labels_needed(p, width, confidence):,}" for policy, p in pilots.items()]
-    finding = planning_finding(pilots, width, confidence)
-    return sentences("Width of the PPI++ interval against labels", finding, "; ".join(told))
-
-
 @styled
 def planning(
     pilots: Mapping[str, Pilot],
     width: float,
     confidence: float = 0.95,
     direct: pd.DataFrame | None = None,
-) -> Figure:
+) -> Drawn:
     """Width of the PPI++ interval against the number of labels, both axes logarithmic; the wanted width is dashed.
 
     `direct` are rows of `planning.direct_plan` with `policy`, drawn as marks of the direct method.
     """
-    figure, (axis,) = panels(1, 1, planning_finding(pilots, width, confidence), 3.3)
+    need = {policy: labels_needed(p, width, confidence) for policy, p in pilots.items()}
+    finding = _planning_finding(need, width)
+    figure, (axis,) = panels(1, 1, finding, 3.3)
+    marked = direct is not None and len(direct) > 0
     shown = looks(pilots)
     most = max((labels_needed(p, width / 4, confidence) for p in pilots.values()), default=10_000)
     grid = np.unique(np.geomspace(5, max(most, 50), 120).round())
@@ -54,19 +48,21 @@ def planning(
         widths = [ppi_width(pilot, int(n), confidence) for n in grid]
         axis.plot(grid, widths, color=look.colour, linestyle=look.line, linewidth=1.8, label=policy)
         if direct is not None:
-            mine = direct[(direct.policy == policy) & direct.labels.between(grid[0], grid[-1])]
-            axis.plot(mine.labels, mine.width, color=look.colour, marker=look.marker, markersize=6, linestyle="")
+            marks = direct[(direct.policy == policy) & direct.labels.between(grid[0], grid[-1])]
+            axis.plot(marks.labels, marks.width, color=look.colour, marker=look.marker, markersize=6, linestyle="")
     axis.axhline(width, color=INK, linewidth=1, linestyle="--")
-    if direct is not None and len(direct):
+    if marked:
         axis.plot([], [], color=SOFT, marker="o", linestyle="", label="direct")
-    marks = "; marks: direct method, labels and draws growing together" if direct is not None and len(direct) else ""
-    axis.set(xscale="log", yscale="log", xlabel=f"oracle labels (lines: PPI++{marks})", ylabel="width of the interval")
+    also = "; marks: direct method, labels and draws growing together" if marked else ""
+    axis.set(xscale="log", yscale="log", xlabel=f"oracle labels (lines: PPI++{also})", ylabel="width of the interval")
     ticks = [t for t in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if axis.get_ylim()[0] <= t <= axis.get_ylim()[1]]
     axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
     axis.minorticks_off()
     axis.grid()
-    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3)
-    return figure
+    if pilots:
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3)
+    counts = "; ".join(f"{policy} {n:,}" for policy, n in need.items())
+    return drawn(figure, finding, "Width of the PPI++ interval against labels", counts)
 
 
 _CASES = {
@@ -78,30 +74,23 @@ _CASES = {
 }
 
 
-def coverage_finding(table: pd.DataFrame, confidence: float = 0.95) -> str:
+def _coverage_finding(cells: pd.DataFrame, settings: int) -> str:
     """In how many settings the usual interval, and any other that is accepted, under-covers by more than chance."""
-    cells = judged(table, confidence)
     under = cells[cells.under]
     usual, ours = under[under.estimator == PLAIN], under[under.estimator != PLAIN]
-    settings = len(table[["population", "case"]].drop_duplicates())
     first = f"The usual SNIPS interval under-covers in {len(usual)} of {settings} settings"
     if ours.empty:
         return f"{first}; no REPORT and no CAUTION does in any, beyond chance"
     worst = ours.loc[(ours.held / ours.n).idxmin()]
+    where = f"{percent(worst.held / worst.n)} ({worst.population}, {_CASES[worst.case]})"
     return (
         f"{first}; of the accepted ones {listed(list(dict.fromkeys(ours.estimator)))} in {len(ours)}, worst "
-        f"{worst.estimator}, {worst.verdict}: {worst.held / worst.n:.0%} ({worst.population}, {_CASES[worst.case]})"
+        f"{worst.estimator}, {worst.verdict}: {where}"
     )
 
 
-def coverage_alt(table: pd.DataFrame, confidence: float = 0.95) -> str:
-    """The panels in words."""
-    finding = coverage_finding(table, confidence)
-    return f"Share of accepted intervals that hold the truth, by case, estimator and population. {finding}."
-
-
 @styled
-def coverage(table: pd.DataFrame, confidence: float = 0.95) -> Figure:
+def coverage(table: pd.DataFrame, confidence: float = 0.95) -> Drawn:
     """Coverage of accepted intervals with its binomial interval, one panel per case, one mark per population and
     verdict: filled for REPORT, half filled for CAUTION, of which less is wanted (dotted line). One under-covers where
     the whole of its mark's interval lies left of its line.
@@ -110,18 +99,18 @@ def coverage(table: pd.DataFrame, confidence: float = 0.95) -> Figure:
     `coverage.simulated`.
     """
     shown, cells = looks(dict.fromkeys(table.population)), judged(table, confidence)
-    drawn = {*DISTINCT, *cells.estimator[cells.under]}
-    cases, names = list(dict.fromkeys(table.case)), [n for n in dict.fromkeys(table.estimator) if n in drawn]
-    cells = cells[cells.estimator.isin(drawn)]
-    height = 0.27 * len(names) + 1.0
-    figure, axes = panels(len(cases), 3, coverage_finding(table, confidence), height, sharey=True)
+    finding = _coverage_finding(cells, len(table[["population", "case"]].drop_duplicates()))
+    rows = {*DISTINCT, *cells.estimator[cells.under]}
+    cases, names = list(dict.fromkeys(table.case)), [n for n in dict.fromkeys(table.estimator) if n in rows]
+    cells = cells[cells.estimator.isin(rows)]
+    figure, axes = panels(len(cases), 3, finding, 0.27 * len(names) + 1.0, sharey=True)
     for axis, case in zip(axes, cases, strict=True):
         axis.set_title(_CASES[case], loc="left", fontweight="bold")
         axis.axvline(confidence, color=INK, linewidth=1, linestyle="--")
         axis.axvline(2 * confidence - 1, color=SOFT, linewidth=1, linestyle=":")
-        mine = cells[cells.case == case]
-        for i, (population, part) in enumerate(mine.groupby("population", sort=False)):
-            look, shift = shown[population], (i + 0.5) / mine.population.nunique() * 0.7 - 0.35
+        of_case = cells[cells.case == case]
+        for i, (population, part) in enumerate(of_case.groupby("population", sort=False)):
+            look, shift = shown[population], (i + 0.5) / of_case.population.nunique() * 0.7 - 0.35
             y = np.array([names.index(name) for name in part.estimator]) + shift
             faint = [to_rgba(look.colour, 1 if under else 0.35) for under in part.under]
             axis.hlines(y, part.low, part.high, colors=faint, linewidth=0.9)
@@ -138,4 +127,4 @@ def coverage(table: pd.DataFrame, confidence: float = 0.95) -> Figure:
     note = "accepted intervals that hold the truth (half filled: CAUTION), binomial intervals over all marks"
     figure.legend(loc="outside lower center", ncols=min(len(shown), 4), handletextpad=0.3, columnspacing=1.2,
                   title=note, title_fontsize=10)  # fmt: skip
-    return figure
+    return drawn(figure, finding, "Share of accepted intervals that hold the truth, by case, estimator and population")

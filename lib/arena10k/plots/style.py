@@ -17,6 +17,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.textpath import text_to_path
 
+from arena10k.report.display import Drawn
+
 #: Inches; at 96 pixels per inch the width of a report's text column.
 WIDTH = 7.6
 INK, SOFT, GRID, BAND = "#1b2126", "#56616b", "#dfe3e4", "#dceee6"
@@ -182,6 +184,17 @@ def head(axis: Axes, name: str, note: str) -> None:
                   va="bottom", linespacing=1.25)  # fmt: skip
 
 
-def sentences(*parts: str) -> str:
-    """`A. B.`: the parts that say something, each with its full stop."""
-    return " ".join(f"{part}." for part in parts if part)
+def empty(axis: Axes, why: str) -> None:
+    """A panel that says why there is nothing in it."""
+    axis.text(0.5, 0.5, why, ha="center", va="center", color=SOFT, transform=axis.transAxes)
+    axis.set_axis_off()
+
+
+def across(axis: Axes) -> dict[str, Any]:
+    """Options for text placed by a share of the axis's width and by a value of its upright axis."""
+    return {"transform": axis.get_yaxis_transform(), "va": "center"}
+
+
+def drawn(figure: Figure, finding: str, what: str, *details: str, kind: str = "svg") -> Drawn:
+    """The figure with its alt text: `what` it is, the finding, and details that say something, each a sentence."""
+    return Drawn(figure, finding, " ".join(f"{part}." for part in (what, finding, *details) if part), kind)

@@ -1,14 +1,15 @@
-"""Figures and sentences in a notebook: one helper for each, the same bytes on every run."""
+"""Figures and sentences in a notebook, the same bytes on every run."""
 
 from __future__ import annotations
 
 import base64
 import io
 import re
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arena10k.report.text import format_value, visible
+from arena10k.wording import format_value, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,80 +21,89 @@ _REFERENCE = re.compile(r'(href="#|url\(#)([^")]+)')
 _ID = re.compile(r' id="([^"]+)"')
 #: Scales of glyphs multiply thousands and are left as they are.
 _FLOAT = re.compile(r"scale\([^)]*\)|-?\d+\.\d{2,}")
+_COMMENT = re.compile(r"\s*<!--.*?-->", re.DOTALL)
 
 
-def show(fig: Figure, alt: str, caption: str | None = None, kind: str = "svg") -> None:
-    """Display a figure as `<figure>` with its text alternative, and close it.
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that displays itself, with its finding (its title) and its text alternative.
 
     Parameters
     ----------
+    figure : matplotlib's own, to save or change.
+    finding : the sentence, without its full stop, that the data bear out.
     alt : what the figure shows, in words, for those who cannot see it.
-    caption : a sentence under the figure, as plain text.
     kind : ``svg`` for lines and bars, ``png`` (twice the screen's resolution) for thousands of points.
+    caption : a sentence under the figure, as plain text.
 
     Raises
     ------
     ValueError
         For an empty `alt` or another `kind`.
     """
-    from IPython.display import display
 
-    html = figure_html(fig, alt, caption, kind)
-    text = f"[Figure: {visible(alt.strip())}]" + (f"\n{visible(caption)}" if caption else "")
-    display({"text/html": html, "text/plain": text}, raw=True)
+    figure: Figure
+    finding: str
+    alt: str
+    kind: str = "svg"
+    caption: str = ""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.alt, str) or not self.alt.strip():
+            raise ValueError("alt: say in words what the figure shows")
+        if self.kind not in ("svg", "png"):
+            raise ValueError(f"kind {self.kind!r}: use 'svg' or 'png'")
 
-def figure_html(fig: Figure, alt: str, caption: str | None = None, kind: str = "svg") -> str:
-    """The `<figure>` element that `show` displays; the image is inside it. Arguments and errors as for `show`."""
-    if not isinstance(alt, str) or not alt.strip():
-        raise ValueError("alt: say in words what the figure shows")
-    if kind not in ("svg", "png"):
-        raise ValueError(f"kind {kind!r}: use 'svg' or 'png'")
-    mime, data = ("image/svg+xml", svg_text(fig).encode()) if kind == "svg" else ("image/png", _png(fig))
-    width = round(fig.get_figwidth() * CSS_DPI)
-    height = round(fig.get_figheight() * CSS_DPI)
-    _close(fig)
-    source = f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
-    words = escape(visible(" ".join(alt.split())))
-    image = f'<img src="{source}" alt="{words}" width="{width}" height="{height}">'
-    legend = f"<figcaption>{escape(visible(caption))}</figcaption>" if caption else ""
-    # White behind the figure: its ink is dark in every theme of Jupyter and of the report.
-    return f'<figure><div class="plate" style="background:#fff">{image}</div>{legend}</figure>'
+    def with_caption(self, caption: str) -> Drawn:
+        """The same with a sentence under it."""
+        return replace(self, caption=caption)
+
+    def __repr__(self) -> str:
+        return "\n".join(map(visible, filter(None, (f"[Figure: {self.alt.strip()}]", self.caption))))
+
+    def _repr_html_(self) -> str:
+        source = _svg_address(svg_text(self.figure)) if self.kind == "svg" else _png_address(self.figure)
+        width, height = (round(inches * CSS_DPI) for inches in self.figure.get_size_inches())
+        words = escape(visible(" ".join(self.alt.split())))
+        image = f'<img src="{source}" alt="{words}" width="{width}" height="{height}">'
+        legend = f"<figcaption>{escape(visible(self.caption))}</figcaption>" if self.caption else ""
+        # White behind the figure: its ink is dark in every theme of Jupyter and of the report.
+        return f'<figure><div class="plate" style="background:#fff">{image}</div>{legend}</figure>'
 
 
 def svg_text(fig: Figure) -> str:
-    """A figure as SVG in which nothing depends on the last digit of its layout or on chance: coordinates to 0.01 pt,
-    ids by the order in which they are used, and none that nothing uses."""
+    """A figure as SVG in few characters, in which nothing depends on the last digit of its layout or on chance:
+    coordinates to 0.1 pt, ids by the order in which they are used, and none that nothing uses."""
     import matplotlib as mpl
 
     stream = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "path"}):
         fig.savefig(stream, format="svg", metadata=_NO_METADATA, facecolor="white")
-    svg = rounded(re.sub(r"\s*<!--.*?-->", "", stream.getvalue(), flags=re.S), 2)
+    svg = stream.getvalue()
+    svg = _FLOAT.sub(_rounded, _COMMENT.sub("", svg[svg.index("<svg") :]).replace("xlink:href", "href"))
     names = {name: f"i{n:x}" for n, name in enumerate(dict.fromkeys(name for _, name in _REFERENCE.findall(svg)))}
     svg = _REFERENCE.sub(lambda found: found[1] + names[found[2]], svg)
-    return _ID.sub(lambda found: f' id="{names[found[1]]}"' if found[1] in names else "", svg)
+    svg = _ID.sub(lambda found: f' id="{names[found[1]]}"' if found[1] in names else "", svg)
+    svg = re.sub(r'(<use [^>]*)transform="translate\((\S+) 0\)"', r'\1x="\2"', svg)
+    return re.sub(r"\s+", " ", svg).replace("> <", "><").strip()
 
 
-def rounded(svg: str, decimals: int) -> str:
-    """The same picture with its coordinates rounded."""
-
-    def number(found: re.Match[str]) -> str:
-        return found[0] if found[0].startswith("scale") else f"{round(float(found[0]), decimals) + 0.0:g}"
-
-    return _FLOAT.sub(number, svg)
+def _rounded(found: re.Match[str]) -> str:
+    return found[0] if found[0].startswith("scale") else f"{round(float(found[0]), 1) + 0.0:g}"
 
 
-def _png(fig: Figure) -> bytes:
+def _svg_address(svg: str) -> str:
+    """The picture as a data address: text, which compresses better than base64 and shows what changed."""
+    text = svg.replace('"', "'")
+    for char in "%#&<>":
+        text = text.replace(char, f"%{ord(char):X}")
+    return f"data:image/svg+xml,{text}"
+
+
+def _png_address(fig: Figure) -> str:
     stream = io.BytesIO()
     fig.savefig(stream, format="png", dpi=2 * CSS_DPI, metadata={"Software": None}, facecolor="white")
-    return stream.getvalue()
-
-
-def _close(fig: Figure) -> None:
-    import matplotlib.pyplot as plt
-
-    plt.close(fig)
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
 #: What Markdown reads as markup anywhere in a line, or at its beginning. Underscores inside words are left alone, so

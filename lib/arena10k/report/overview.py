@@ -3,24 +3,87 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from arena10k.estimation import ESTIMATORS
-from arena10k.estimation.analysis import Analysis
-from arena10k.estimation.headline import BELIEFS, belief_of, headline_row
-from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
+from arena10k.analysis import Analysis
+from arena10k.attribution.game import CAUSE_WORDS
+from arena10k.estimation.verdicts import NOT_ASKED, REFUSE
+from arena10k.inputs.prompts import FILTERS
 from arena10k.report.files import write_text
 from arena10k.report.page import TEMPLATES, footer_facts, icon, style_sheet
+from arena10k.report.summary import LOGGED_ONLY, Row, headline, headline_rows, is_refused, summary
 from arena10k.report.tables import badge
-from arena10k.report.text import MISSING, format_number, format_value, is_missing, visible
-from arena10k.wording import ESTIMATOR_WORDS, level, listed, percent, rounded, with_interval
+from arena10k.wording import (
+    ESTIMATOR_WORDS,
+    MISSING,
+    format_number,
+    format_value,
+    is_missing,
+    level,
+    number,
+    percent,
+    visible,
+)
 
-#: The estimate that uses logged responses alone, shown beside the trusted one.
-LOGGED_ONLY = "snips"
-
+_CONTROLS = {
+    "controls_failed": "controls failed",
+    "controls_hold": "controls that hold",
+    "controls_not_settled": "controls not settled",
+    "controls_not_measured": "controls not measured",
+}
+#: By notebook, what the numbers that it notes are called, in the order they are shown in.
+LABELS: dict[str, dict[str, str]] = {
+    "00_status": {"prompts": "prompts", "complete_rows": "prompts complete in every job"},
+    "01_prompts": {"read": "prompts read", "kept": "prompts kept"} | {k: f"left out: {v}" for k, v in FILTERS.items()},
+    "02_responses": {"responses": "responses", "failed": "requests that failed"},
+    "03_teacher_forcing": {"scored": "log-probs of responses"}
+    | _CONTROLS
+    | {"self_consistency_max_nats": "largest difference from generation (nats)"},
+    "04_judge": {"graded": "judge scores", "labels": "oracle labels", "auc": "AUC of the judge (0.5 is guessing)"},
+    "05_data_quality": {"failed": "measurements that failed", "set_aside": "values quarantined"} | _CONTROLS,
+    "06_estimates": {
+        "report": "estimates to report",
+        "caution": "with caution",
+        "refuse": "refused",
+        "judges_scale": "on the judge scale only",
+    },
+    "07_pi_bad_anomaly": {
+        "anomalies": "SNIPS values that are wrong",
+        "policy": "policy looked at",
+        "main_cause": "main cause",
+    },
+    "08_ablation": {
+        "rmse": "root mean squared error",
+        "coverage": "intervals that hold the truth",
+        "refused": "estimates refused",
+        "misranked": "orders with a worse policy first",
+    },
+    "09_ablation_summary": {
+        "estimators": "estimators",
+        "misranking": "pairs of estimator and judge mode that put a worse policy first",
+    },
+    "10_simulation": {
+        "replicates": "data sets of each kind",
+        "transports": "intervals that hold the truth, with a judge that transports",
+        "fooled": "with a judge that overrates the target",
+        "unseen": "with a part of the target that no log shows",
+    },
+    "11_incident": {"steps": "steps", "anomalies": "SNIPS values that are wrong at the last step"},
+}
+#: How a number is written, where not as in any table.
+_WRITTEN: dict[str, Callable[[Any], str]] = {
+    "main_cause": CAUSE_WORDS.__getitem__,
+    "self_consistency_max_nats": number,
+    "coverage": percent,
+    "refused": percent,
+    "misranked": percent,
+}
+#: What is said of a number that is not there; any other is left out.
+_ABSENT = {"self_consistency_max_nats": "not measured", "misranking": "not known without the truth"}
 #: What a headline may rest on, by the belief asked for.
 _RESTS = {
     "labels": "labels alone",
@@ -28,50 +91,36 @@ _RESTS = {
     "judge": "labels, weights or the judge",
 }
 
-Row = Mapping[str, Any]
+
+def labelled(notebook: str, numbers: Mapping[str, Any]) -> dict[str, str]:
+    """The `numbers` of a stage as text by their labels, in the order of `LABELS`; without those that are not there,
+    unless it can be said why."""
+    written = {
+        label: _ABSENT.get(key) if numbers[key] is None else _WRITTEN.get(key, format_value)(numbers[key])
+        for key, label in LABELS[notebook].items()
+        if key in numbers
+    }
+    return {label: value for label, value in written.items() if value is not None}
 
 
-def headline(estimates: Mapping[str, Any]) -> list[Row]:
-    """The row of `estimates.json` that speaks for each policy (`estimation.headline`), or, where none is accepted, one
-    that says why.
+@dataclass(frozen=True)
+class Listed:
+    """A page as the index lists it: `html` beside the index, `numbers` by label, how many rows have each verdict."""
 
-    Policies come by value, those without an accepted estimate last: their number has no place in a ranking.
-    """
-    by_policy: dict[str, list[Row]] = {}
-    for row in headline_rows(estimates):
-        by_policy.setdefault(row["policy"], []).append(row)
-    belief, own = estimates.get("belief", Analysis.belief), estimates.get("logging_policy")
-    chosen = [headline_row(mine, belief, p == own) or _stand_in(mine) for p, mine in by_policy.items()]
-    return sorted(chosen, key=lambda r: (not accepted(r), -(r["value"] if not is_missing(r["value"]) else -1e300)))
-
-
-def _stand_in(rows: Sequence[Row]) -> Row:
-    """Of rows that are not accepted the one that takes least to be believed; what was not collected, and the raw mean
-    of the judge, last."""
-    order = (REPORT, CAUTION, REFUSE, NOT_ASKED)
-
-    def place(row: Row) -> tuple[bool, int, int]:
-        known = ESTIMATORS.get(row["estimator"])
-        return bool(known and known.judge_scale), order.index(row["verdict"]), BELIEFS.index(belief_of(row))
-
-    return min(rows, key=place)
-
-
-def headline_rows(estimates: Mapping[str, Any]) -> list[Row]:
-    """The rows of `estimates.json` in the judge mode that headlines use."""
-    judge = estimates.get("judge")
-    return [r for r in estimates.get("rows", ()) if judge in (None, r["judge"])]
-
-
-def _refused(row: Row) -> bool:
-    return row["verdict"] != NOT_ASKED and (row["verdict"] == "REFUSE" or is_missing(row["value"]))
+    stage: str
+    title: str
+    html: Path
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    failed: bool = False
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    group: str = "Stages"
 
 
 def index(
     run: str,
-    pages: Iterable[Mapping[str, Any]],
+    pages: Sequence[Listed],
     estimates: Mapping[str, Any] | None,
-    out_path: str | os.PathLike[str],
+    out: Path,
     *,
     provenance: Mapping[str, Any] | None = None,
     truth: Mapping[str, float] | None = None,
@@ -85,10 +134,7 @@ def index(
 
     Parameters
     ----------
-    pages : one per stage or ablation: ``stage``, ``title``, ``html`` (path, absolute or beside `out_path`),
-        ``key_numbers`` {label: value}, ``status`` ("done", "failed", "running" or any word); optionally ``sentence``,
-        ``verdicts`` {verdict: count} and ``group`` (a heading such as "Ablations"). A page whose file is not there is
-        listed as missing, without a link.
+    pages : one per stage or ablation. One whose file is not there is listed as missing, without a link.
     estimates : the content of `estimates.json`, or None where there is none yet.
     provenance : as for `render`; ``created`` falls back to that of `estimates`.
     confidence : the level of the intervals.
@@ -100,127 +146,33 @@ def index(
     """
     import jinja2
 
-    out, pages = Path(out_path), list(pages)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
-    estimates = dict(estimates or {})
-    estimates["rows"], best = headline_rows(estimates), headline(estimates)
-    facts = {"run": run, "created": estimates.get("created")} | dict(provenance or {})
+    estimates = estimates or {}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for page in pages:
+        groups.setdefault(page.group, []).append(_entry(page, out.parent))
+    facts = {"run": run, "created": estimates.get("created")} | dict(provenance or {}) | {"Size": _size(pages)}
     html = environment.get_template("overview.html.j2").render(
         run=run,
         title=title or run,
         style=style_sheet(),
         icon=icon(),
-        summary=visible(about) if about else summary(estimates, best, confidence),
+        summary=visible(about) if about else summary(estimates, confidence),
         controls=visible(controls),
         alarm=alarm,
         level=level(confidence),
-        rows=_table_rows(best, estimates.get("rows", ()), truth or {}, estimates.get("n")),
+        rows=_table_rows(estimates, truth or {}),
         rests=_RESTS[estimates.get("belief", Analysis.belief)],
         with_truth=bool(truth),
-        groups=_groups(pages, out.parent),
-        provenance=footer_facts(facts | {"Size": _size(pages, out.parent)}, None),
+        groups=groups,
+        provenance=footer_facts(facts),
     )
     return write_text(out, html)
 
 
-def summary(estimates: Mapping[str, Any], best: Sequence[Row], confidence: float = 0.95) -> str:
-    """The paragraph on top: how many prompts, which policies have a value and which are refused."""
-    if not best:
-        return "There are no estimates yet. The stages below say what has been done."
-    count = estimates.get("n")
-    over = f" from {format_number(count)} prompts" if not is_missing(count) else ""
-    given, refused = [r for r in best if accepted(r)], [r for r in best if _refused(r)]
-    unasked = [r for r in best if r["verdict"] == NOT_ASKED]
-    raw = [r for r in best if not (accepted(r) or _refused(r) or r["verdict"] == NOT_ASKED)]
-    parts = [f"{len(best)} {_plural('policy', len(best))} evaluated{over}."]
-    if given:
-        parts += [_leaders(estimates, given, confidence), breakdown_sentence(estimates)]
-        careful = [r["policy"] for r in given if r["verdict"] == "CAUTION"]
-        if careful:
-            parts.append(f"With caution: {_names(careful)}.")
-    if raw:
-        parts.append(f"Only on the judge's scale, which no labels calibrate: {_names([r['policy'] for r in raw])}.")
-    if unasked:
-        parts.append(f"Not collected, so no value: {_names([r['policy'] for r in unasked])}.")
-    parts.append(f"Refused: {_names([r['policy'] for r in refused])}." if refused else "No policy is refused.")
-    logged = [r for r in estimates["rows"] if r["estimator"] == LOGGED_ONLY]
-    blind = list(dict.fromkeys(r["policy"] for r in logged if _refused(r)))
-    if blind:
-        parts.append(f"The log alone is not enough to judge {_names(blind)}.")
-    if any(r["verdict"] == NOT_ASKED for r in logged):
-        parts.append("Log-probs were not collected, so nothing is said from the log alone.")
-    return " ".join(filter(None, parts))
-
-
-def breakdown_sentence(estimates: Mapping[str, Any]) -> str:
-    """What would turn round the order of the first policy and its nearest rival; empty where there is no such order."""
-    leader = next((r["policy"] for r in estimates.get("ranking", ())), None)
-    rivals = [r for r in estimates.get("breakdown", ()) if r["better"] == leader]
-    if not rivals:
-        return ""
-    nearest = min(rivals, key=lambda r: float(r["difference"]))
-    better, worse = visible(nearest["better"]), visible(nearest["worse"])
-    of, worth = (better, "nothing") if nearest["unseen_of"] == nearest["better"] else (worse, "everything")
-    told = [f"{percent(nearest['unseen_mass'])} of {of}'s responses were unlike anything seen and worth {worth}"]
-    if not is_missing(nearest["judge_error"]):
-        told.insert(0, f"the judge overrated {better} against {worse} by {rounded(nearest['judge_error'])}")
-    return f"The order of {better} and {worse} would turn if {', or if '.join(told)}."
-
-
-def _leaders(estimates: Mapping[str, Any], given: Sequence[Row], confidence: float) -> str:
-    """Who is first, or who cannot be told apart, and whom all of those are better than."""
-    ranking = estimates.get("ranking", ())
-    first = [r for r in ranking if r["rank"] == 1]
-    if not first:
-        return f"No policy can be ranked; {visible(given[0]['policy'])} has {_worth(given[0], confidence)}."
-    if len(first) == 1:
-        careful = ", with caution" if first[0].get("verdict") == CAUTION else ""
-        return f"{visible(first[0]['policy'])} ranks first{careful}: {_worth(first[0], confidence)}."
-    names = [r["policy"] for r in first]
-    worse = {
-        (c["a"], c["b"]) if c["difference"] < 0 else (c["b"], c["a"])
-        for c in estimates.get("contrasts", ())
-        if c["significant"]
-    }
-    below = [r["policy"] for r in ranking if all((r["policy"], name) in worse for name in names)]
-    told = f"No clear winner: {_names(names)} are not distinguishable"
-    if len(names) > 2 and any((a, b) in worse for a in names for b in names):
-        told = f"No clear winner: each of {_names(names)} may be the best"
-    if not below:
-        return f"{told}."
-    verb, every = "is" if len(below) == 1 else "are", {2: "both", 3: "all three", 4: "all four"}.get(len(names), "all")
-    return f"{told}; {_names(below)} {verb} worse than {every}{' of them' if every == 'all' else ''}."
-
-
-def _worth(row: Row, confidence: float) -> str:
-    if is_missing(row["ci_low"]) or is_missing(row["ci_high"]):
-        return rounded(row["value"])
-    return with_interval(row["value"], row["ci_low"], row["ci_high"], confidence)
-
-
-def _plural(noun: str, n: int) -> str:
-    return noun if n == 1 else noun.removesuffix("y") + "ies"
-
-
-def _names(names: Sequence[str]) -> str:
-    return listed([visible(name) for name in names])
-
-
-def _needed(row: Row, prompts: Any) -> str:
-    """How many labels would answer for a policy, and whether the run has prompts for them."""
-    labels = row.get("labels_needed")
-    if labels is None or is_missing(labels):
-        return ""
-    more = not is_missing(prompts) and labels > prompts
-    return f"{int(labels):,} labels would answer it" + (
-        f", of more prompts than these {int(prompts):,}" if more else ""
-    )
-
-
-def _table_rows(
-    best: Sequence[Row], rows: Iterable[Row], truth: Mapping[str, float], prompts: Any
-) -> list[dict[str, Any]]:
-    logged = {r["policy"]: r for r in reversed(list(rows)) if r["estimator"] == LOGGED_ONLY}
+def _table_rows(estimates: Mapping[str, Any], truth: Mapping[str, float]) -> list[dict[str, Any]]:
+    best = headline(estimates)
+    logged = {r["policy"]: r for r in reversed(headline_rows(estimates)) if r["estimator"] == LOGGED_ONLY}
     ends = [v for r in best for v in (r["ci_low"], r["ci_high"], r["value"]) if not is_missing(v)]
     low, high = min([0.0, *ends]), max([1.0, *ends])
 
@@ -235,7 +187,7 @@ def _table_rows(
             "reasons": format_value([reason.replace("_", " ") for reason in row.get("reasons") or ()])
             if row["verdict"] != "REPORT"
             else "",
-            "labels_needed": _needed(row, prompts) if _refused(row) else "",
+            "labels_needed": _needed(row, estimates.get("n")) if is_refused(row) else "",
             "bar": {"low": place(row["ci_low"]), "high": place(row["ci_high"]), "at": place(row["value"])},
             "truth": format_number(truth.get(row["policy"])),
             "truth_at": place(truth.get(row["policy"])),
@@ -243,6 +195,15 @@ def _table_rows(
         }
         for row in best
     ]
+
+
+def _needed(row: Row, prompts: int | None) -> str:
+    """How many labels would answer for a policy, and whether the run has prompts for them."""
+    labels = row.get("labels_needed")
+    if labels is None or is_missing(labels):
+        return ""
+    more = f", of more prompts than these {prompts:,}" if prompts is not None and labels > prompts else ""
+    return f"{int(labels):,} labels would answer it{more}"
 
 
 def _shown(row: Row) -> dict[str, Any]:
@@ -256,29 +217,20 @@ def _shown(row: Row) -> dict[str, Any]:
     }
 
 
-def _size(pages: Iterable[Mapping[str, Any]], folder: Path) -> str:
+def _size(pages: Iterable[Listed]) -> str:
     """How many pages there are, and their bytes together; empty where there is none."""
-    files = [folder / page["html"] for page in pages if page.get("html")]
-    sizes = [file.stat().st_size for file in files if file.is_file()]
+    sizes = [page.html.stat().st_size for page in pages if page.html.is_file()]
     return f"{len(sizes)} {'page' if len(sizes) == 1 else 'pages'}, {sum(sizes) / 1e6:.1f} MB" if sizes else ""
 
 
-def _groups(pages: Iterable[Mapping[str, Any]], folder: Path) -> dict[str, list[dict[str, Any]]]:
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for page in pages:
-        file = folder / page["html"] if page.get("html") else None
-        there = file is not None and file.is_file()
+def _entry(page: Listed, folder: Path) -> dict[str, Any]:
+    there = page.html.is_file()
+    return {
+        "stage": page.stage,
+        "title": page.title,
         # Relative links: a report folder can be moved and served as it is.
-        link = quote(Path(os.path.relpath(file, folder)).as_posix()) if file is not None and there else None
-        numbers = (page.get("key_numbers") or {}).items()
-        entry = {
-            "stage": page["stage"],
-            "title": page.get("title") or page["stage"],
-            "link": link,
-            "status": (page.get("status") or "done") if there else "missing",
-            "sentence": visible(page.get("sentence") or ""),
-            "numbers": [(visible(str(label).replace("_", " ")), format_value(value)) for label, value in numbers],
-            "verdicts": [(badge(v), n) for v, n in (page.get("verdicts") or {}).items() if n],
-        }
-        groups.setdefault(page.get("group") or "Stages", []).append(entry)
-    return groups
+        "link": quote(Path(os.path.relpath(page.html, folder)).as_posix()) if there else None,
+        "status": "missing" if not there else "failed" if page.failed else "done",
+        "numbers": [(visible(label), value) for label, value in page.numbers.items()],
+        "verdicts": [(badge(verdict), n) for verdict, n in page.verdicts.items() if n],
+    }

@@ -20,7 +20,7 @@ from arena10k import __version__
 from arena10k.report.files import write_text
 from arena10k.report.safe import Headings, clean
 from arena10k.report.tables import SEARCHABLE
-from arena10k.report.text import format_value, visible
+from arena10k.wording import format_value, visible
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -38,11 +38,10 @@ _WIDGET = "application/vnd.jupyter.widget-view+json"
 
 @dataclass(frozen=True)
 class Page:
-    """What `render` wrote: the file, its title, the run time in seconds (None where not recorded), the error if any."""
+    """What `render` wrote: the file, its title, the error if any."""
 
     path: Path
     title: str
-    seconds: float | None
     error: str | None
 
 
@@ -69,7 +68,7 @@ def render(
 
     notebook = nbformat.read(notebook_path, as_version=4)
     parameters = _parameters(notebook)
-    seconds, error = _seconds(notebook), _first_error(notebook)
+    error = _first_error(notebook)
     _tidy(notebook)
     headings, regions = Headings(), Counter[str]()
     exporter = _exporter()
@@ -84,13 +83,13 @@ def render(
         "icon": icon(),
         "search": search(),
         "parameters": parameters,
-        "provenance": footer_facts(provenance or {}, seconds),
+        "provenance": footer_facts(provenance or {}),
         "run": (provenance or {}).get("run"),
         "home": home,
         "error": error,
     }
     html, _ = exporter.from_notebook_node(notebook, {"page": resources})
-    return Page(write_text(html_path, html), headings.title or Path(notebook_path).stem, seconds, error)
+    return Page(write_text(html_path, html), headings.title or Path(notebook_path).stem, error)
 
 
 def _exporter() -> Any:
@@ -134,21 +133,17 @@ def _tidy_output(output: NotebookNode) -> NotebookNode | None:
     if output.output_type == "error":
         output.traceback = [_ANSI.sub("", line) for line in output.traceback]
         return output
-    if _WIDGET in output.data or (len(output.data) == 1 and _is_progress(output.data.get("text/plain", ""))):
+    if _WIDGET in output.data or (len(output.data) == 1 and _PROGRESS.search(output.data.get("text/plain", ""))):
         return None
     # nbconvert's templates treat a cell's last value apart; here it is an output like any other.
     output.output_type = "display_data"
     return output
 
 
-def _is_progress(text: str) -> bool:
-    return bool(_PROGRESS.search(text))
-
-
 def _without_progress(text: str) -> str:
     """Lines of tqdm left out; of a line that was overwritten in place, its last state."""
     lines = (line.rstrip("\r").rsplit("\r", 1)[-1] for line in _ANSI.sub("", text).split("\n"))
-    return "\n".join(line for line in lines if not _is_progress(line)).strip("\n")
+    return "\n".join(line for line in lines if not _PROGRESS.search(line)).strip("\n")
 
 
 def _parameters(notebook: NotebookNode) -> list[tuple[str, str]]:
@@ -169,29 +164,13 @@ def _assignments(source: str) -> dict[str, str]:
         return {}
     found = {}
     for node in body:
-        if not isinstance(node, ast.Assign | ast.AnnAssign):
-            continue
-        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-            if isinstance(target, ast.Name) and node.value is not None:
-                found[target.id] = _literal(node.value)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            # A text as what it says, a number as it was written: 0.05 is a setting, not a measurement.
+            text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+            value = ast.literal_eval(node.value) if text else ast.unparse(node.value)
+            found[ast.unparse(target)] = "none" if value == "None" else visible(value)
     return found
-
-
-def _literal(node: ast.expr) -> str:
-    try:
-        value = ast.literal_eval(node)
-    except ValueError:
-        return ast.unparse(node)
-    if isinstance(value, str):
-        return visible(value)
-    # Numbers as they were written: 0.05 is a setting, not a measurement.
-    return "none" if value is None else visible(repr(value))
-
-
-def _seconds(notebook: NotebookNode) -> float | None:
-    """The run time that papermill recorded."""
-    duration = notebook.metadata.get("papermill", {}).get("duration")
-    return float(duration) if duration is not None else None
 
 
 def _first_error(notebook: NotebookNode) -> str | None:
@@ -202,11 +181,10 @@ def _first_error(notebook: NotebookNode) -> str | None:
     return None
 
 
-def footer_facts(given: Mapping[str, Any], seconds: float | None) -> list[tuple[str, str]]:
-    facts: dict[str, Any] = {"run": None} | dict(given)
-    facts.setdefault("version", f"arena10k {__version__}")
-    shown = [(_LABELS.get(k, k), format_value(v)) for k, v in facts.items() if v not in (None, "")]
-    return shown + ([("Run time", f"{seconds:.1f} s")] if seconds is not None else [])
+def footer_facts(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Labels and values of what a page says of where it comes from; without what is not known."""
+    facts: dict[str, Any] = {"run": None, "version": f"arena10k {__version__}"} | dict(given)
+    return [(_LABELS.get(k, k), format_value(v)) for k, v in facts.items() if v not in (None, "")]
 
 
 def _markdown(source: str, headings: Headings, regions: Counter[str] | None = None) -> str:
@@ -227,7 +205,7 @@ def _code(source: str) -> str:
 
 
 def _image(data: str, mime: str, alt: str = "", regions: Counter[str] | None = None) -> str:
-    """An image output of any other origin than `report.show`."""
+    """An image output of any other origin than `Drawn`."""
     from markupsafe import Markup
 
     text = base64.b64encode(data.encode()).decode() if mime == "image/svg+xml" else "".join(data.split())

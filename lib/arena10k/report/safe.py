@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html import escape, unescape
 from html.parser import HTMLParser
 
-from arena10k.report.text import visible
+from arena10k.wording import visible
 
 _VOID = {"br", "hr", "img", "col"}
 _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
@@ -23,7 +23,7 @@ _ATTRIBUTES = {
     "src", "start", "title", "width",
 }  # fmt: skip
 _LINK = re.compile(r"(https?://|mailto:|#|(?![a-z][a-z0-9+.-]*:|//))", re.IGNORECASE)
-_IMAGE = re.compile(r"data:image/(png|jpeg|gif|webp|svg\+xml);base64,[A-Za-z0-9+/=\s]*")
+_IMAGE = re.compile(r"data:image/(?:(?:png|jpeg|gif|webp|svg\+xml);base64,[A-Za-z0-9+/=\s]*|svg\+xml,%3Csvg[^<>\"]*)")
 _NO_ALT = "Figure without a description"
 
 
@@ -51,7 +51,7 @@ class Headings:
 def clean(html: str, headings: Headings | None = None, regions: Counter[str] | None = None) -> str:
     """`html` with known tags and attributes only, properly nested, wide content inside scroll boxes.
 
-    A tag that is not known (`<script>`, `<im_end>`) is shown as the text it is. Images must be inside the page (base64)
+    A tag that is not known (`<script>`, `<im_end>`) is shown as the text it is. Images must be inside the page
     and have a text alternative; tables and figures get a scroll box that the keyboard reaches. `regions` counts them
     over a page, so that each has a name of its own ("Table 2").
     """
@@ -155,7 +155,8 @@ class _Cleaner(HTMLParser):
 
 
 def _written(attributes: dict[str, str]) -> str:
-    return "".join(f' {name}="{escape(visible(value))}"' for name, value in attributes.items())
+    quoted = {name: escape(visible(value), quote=False).replace('"', "&quot;") for name, value in attributes.items()}
+    return "".join(f' {name}="{value}"' for name, value in quoted.items())
 
 
 def _allowed(tag: str, name: str, value: str) -> bool:

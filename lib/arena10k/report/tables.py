@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -10,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from arena10k.estimation.verdicts import NOT_ASKED
-from arena10k.report.text import VERDICTS, format_number, format_value, is_missing, visible
-from arena10k.wording import VERDICT_WORDS
+from arena10k.wording import VERDICT_WORDS, VERDICTS, format_number, format_value, is_missing, visible
 
 #: Columns that hold the number a verdict is about; struck through where the verdict is REFUSE.
 STRUCK = ("value", "se", "ci_low", "ci_high", "interval")
@@ -35,70 +35,16 @@ def badge(verdict: str) -> str:
     return f'<span class="badge {kind}">{escape(visible(word))}</span>'
 
 
-class Table:
-    """A frame that displays itself: escaped HTML in Jupyter and in reports, aligned plain text elsewhere."""
-
-    def __init__(
-        self,
-        header: list[str],
-        rows: list[list[_Cell]],
-        caption: str | None,
-        note: str | None,
-        searchable: bool = False,
-    ):
-        self._header, self._rows, self._caption, self._note = header, rows, caption, note
-        self._classes = SEARCHABLE if searchable else "dataframe arena"
-
-    def __repr__(self) -> str:
-        lines = [self._header] + [[" ".join(cell.plain().split()) for cell in row] for row in self._rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self._header))]
-        right = [self._numeric(i) for i in range(len(self._header))]
-        text = [
-            "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
-            for line in lines
-        ]
-        text += [] if self._rows else [_NO_ROWS]
-        return "\n".join(([self._caption] if self._caption else []) + text + ([self._note] if self._note else []))
-
-    def _repr_html_(self) -> str:
-        caption = f"<caption>{escape(self._caption)}</caption>" if self._caption else ""
-        head = "".join(
-            f'<th scope="col"{_class("num" if self._numeric(i) else "")}>{escape(name)}</th>'
-            for i, name in enumerate(self._header)
-        )
-        body = "\n".join(f"<tr{_unasked(row)}>" + "".join(cell.html() for cell in row) + "</tr>" for row in self._rows)
-        body = body or f'<tr><td colspan="{len(self._header)}">{_NO_ROWS}</td></tr>'
-        note = f'<p class="note">{escape(self._note)}</p>' if self._note else ""
-        return (
-            f'<table class="{self._classes}">{caption}\n<thead><tr>{head}</tr></thead>\n'
-            f"<tbody>\n{body}\n</tbody></table>{note}"
-        )
-
-    def _numeric(self, column: int) -> bool:
-        return any(row[column].kind == "num" for row in self._rows)
-
-
-class Folded:
-    """A table behind a summary line, which opens it on a page; plain text has only the line."""
-
-    def __init__(self, summary: str, content: Table):
-        self._summary, self._content = summary, content
-
-    def __repr__(self) -> str:
-        return self._summary
-
-    def _repr_html_(self) -> str:
-        return f"<details><summary>{escape(visible(self._summary))}</summary>{self._content._repr_html_()}</details>"
-
-
+@dataclass(frozen=True)
 class _Cell:
     """One formatted cell: `kind` is `num`, `text`, `verdict` or empty."""
 
-    def __init__(self, text: str, kind: str = "", struck: bool = False):
-        self.text, self.kind, self.struck = text, kind, struck
+    text: str
+    kind: str = ""
+    struck: bool = False
 
     def plain(self) -> str:
-        return f"~~{self.text}~~" if self.struck else self.text
+        return " ".join((f"~~{self.text}~~" if self.struck else self.text).split())
 
     def html(self) -> str:
         if self.kind == "verdict":
@@ -108,19 +54,70 @@ class _Cell:
         return f"<td{_class(self.kind)}{direction}>{f'<s>{inner}</s>' if self.struck else inner}</td>"
 
 
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame that displays itself: escaped HTML in Jupyter and in reports, aligned plain text elsewhere."""
+
+    header: list[str]
+    rows: list[list[_Cell]]
+    caption: str = ""
+    note: str = ""
+    searchable: bool = False
+
+    def __repr__(self) -> str:
+        lines = [self.header, *([cell.plain() for cell in row] for row in self.rows)]
+        aligned = []
+        for i, column in enumerate(zip(*lines, strict=True)):
+            width = max(map(len, column))
+            aligned.append([t.rjust(width) if self._numeric(i) else t.ljust(width) for t in column])
+        text = ["  ".join(line).rstrip() for line in zip(*aligned, strict=True)]
+        return "\n".join(filter(None, [self.caption, *text, "" if self.rows else _NO_ROWS, self.note]))
+
+    def _repr_html_(self) -> str:
+        caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
+        head = "".join(
+            f'<th scope="col"{_class("num" if self._numeric(i) else "")}>{escape(name)}</th>'
+            for i, name in enumerate(self.header)
+        )
+        body = "\n".join(f"<tr{_unasked(row)}>" + "".join(cell.html() for cell in row) + "</tr>" for row in self.rows)
+        body = body or f'<tr><td colspan="{len(self.header)}">{_NO_ROWS}</td></tr>'
+        note = f'<p class="note">{escape(self.note)}</p>' if self.note else ""
+        return (
+            f'<table class="{SEARCHABLE if self.searchable else "dataframe arena"}">{caption}\n'
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>{note}"
+        )
+
+    def _numeric(self, column: int) -> bool:
+        return any(row[column].kind == "num" for row in self.rows)
+
+
 def _unasked(row: list[_Cell]) -> str:
     """The class of a row of what was not collected."""
     return _class("unasked" if any(c.kind == "verdict" and c.text == VERDICT_WORDS[NOT_ASKED] for c in row) else "")
 
 
-def _class(name: str) -> str:
-    return f' class="{name}"' if name else ""
+@dataclass(frozen=True)
+class Folded:
+    """A table behind a summary line, which opens it on a page; plain text has only the line."""
+
+    summary: str
+    content: Table
+
+    def __repr__(self) -> str:
+        return self.summary
+
+    def _repr_html_(self) -> str:
+        return f"<details><summary>{escape(visible(self.summary))}</summary>{self.content._repr_html_()}</details>"
 
 
 def table(
     frame: pd.DataFrame | Iterable[Mapping[str, Any]],
     *,
-    caption: str | None = None,
+    caption: str = "",
     columns: Mapping[str, str] | Iterable[str] | None = None,
     formats: Mapping[str, Format] | None = None,
     text: Iterable[str] = (),
@@ -159,7 +156,7 @@ def table(
         for n, frame_row in enumerate(zip(*(shown[c] for c in labels), strict=True))
     ]
     left = len(frame) - len(shown)
-    note = f"{left:,} more rows." if left else None
+    note = f"{left:,} more rows." if left else ""
     return Table([visible(label) for label in labels.values()], rows, caption, note, searchable)
 
 
@@ -195,9 +192,8 @@ def _writer(name: str, column: pd.Series, spec: Format | None, is_text: bool) ->
 
 def _cell(writer: Writer, value: Any, struck: bool) -> _Cell:
     kind, write = writer
-    return _Cell(
-        write(value), kind if not (kind == "verdict" and is_missing(value)) else "", struck and not is_missing(value)
-    )
+    absent = is_missing(value)
+    return _Cell(write(value), "" if kind == "verdict" and absent else kind, struck and not absent)
 
 
 def _cut(text: str) -> str:

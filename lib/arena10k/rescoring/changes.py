@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from arena10k.estimation.verdicts import NOT_ASKED
 
 _KEY = ["policy", "estimator", "judge"]
-_KEPT = ["value", "ci_low", "ci_high", "verdict"]
+_NUMBERS = ["value", "ci_low", "ci_high"]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -24,20 +25,18 @@ def estimates(before: Rows, after: Rows) -> pd.DataFrame:
     verdict is another; ``verdict_changed``; ``outside``: the value has left the interval of before (where it
     lay in it).
     """
-    asked = ([row for row in rows if row["verdict"] != NOT_ASKED] for rows in (before, after))
-    then, now = (pd.DataFrame(rows, columns=_KEY + _KEPT) for rows in asked)
-    order = {key: i for i, key in enumerate(dict.fromkeys(map(tuple, pd.concat([now, then])[_KEY].to_numpy())))}
-    both = then.merge(now, on=_KEY, how="outer", suffixes=("_before", "_after"))
-    both = both.sort_values(_KEY, key=lambda _: [order[tuple(row)] for row in both[_KEY].to_numpy()], kind="stable")
-    numbers = [f"{name}_{side}" for name in _KEPT[:3] for side in ("before", "after")]
-    both = both.astype(dict.fromkeys(numbers, float)).reset_index(drop=True)
+    collected = ([row for row in rows if row["verdict"] != NOT_ASKED] for rows in (before, after))
+    then, now = (pd.DataFrame(rows, columns=[*_KEY, *_NUMBERS, "verdict"]) for rows in collected)
+    order = pd.concat([now, then])[_KEY].drop_duplicates()
+    suffixed = [part.astype(dict.fromkeys(_NUMBERS, float)).set_index(_KEY) for part in (then, now)]
+    sides = [part.add_suffix(f"_{side}") for part, side in zip(suffixed, ("before", "after"), strict=True)]
+    both = order.set_index(_KEY).join(sides).reset_index()
     both["change"] = both.value_after - both.value_before
     both["verdict_changed"] = both.verdict_before.fillna("") != both.verdict_after.fillna("")
-    same = [both[f"{n}_before"].eq(both[f"{n}_after"]) | both[[f"{n}_before", f"{n}_after"]].isna().all(axis=1)
-            for n in _KEPT[:3]]  # fmt: skip
-    both["differs"] = both.verdict_changed | ~(same[0] & same[1] & same[2])
-    out = [(both[v] < both.ci_low_before) | (both[v] > both.ci_high_before) for v in ("value_after", "value_before")]
-    both["outside"] = out[0] & ~out[1]
+    old, new = (both[[f"{name}_{side}" for name in _NUMBERS]].to_numpy() for side in ("before", "after"))
+    both["differs"] = both.verdict_changed | ~np.isclose(old, new, rtol=0, atol=0, equal_nan=True).all(axis=1)
+    left = [(both[v] < both.ci_low_before) | (both[v] > both.ci_high_before) for v in ("value_after", "value_before")]
+    both["outside"] = left[0] & ~left[1]
     return both
 
 
@@ -45,23 +44,21 @@ def ranks(before: Rows, after: Rows) -> pd.DataFrame:
     """Rankings of `estimates.json` then and now: ``policy``, ``rank_before``, ``rank_after``; missing: unranked."""
     then, now = (pd.DataFrame(list(rows), columns=["policy", "rank"]) for rows in (before, after))
     both = then.merge(now, on="policy", how="outer", suffixes=("_before", "_after"))
-    both = both.astype({"rank_before": "Int64", "rank_after": "Int64"})
-    return both.sort_values(["rank_after", "rank_before", "policy"]).reset_index(drop=True)
+    return both.astype({"rank_before": "Int64", "rank_after": "Int64"})
 
 
 def sentence(both: pd.DataFrame) -> str:
     """How many estimates are others than before, which verdicts changed, and the largest change of a value."""
-    differing = both[both.differs]
-    if differing.empty:
+    differing = int(both.differs.sum())
+    if not differing:
         return f"None of the {len(both):,} estimates changed."
-    told = f"{len(differing):,} of {len(both):,} estimates changed"
-    known = both.dropna(subset=["change"])
-    if len(known) and known.change.abs().max() > 0:
-        most = known.loc[known.change.abs().idxmax()]
-        told += (
+    text = f"{differing:,} of {len(both):,} estimates changed"
+    if both.change.abs().max() > 0:
+        most = both.loc[both.change.abs().idxmax()]
+        text += (
             f"; the largest change of a value is {most.change:+.4f} ({most.estimator} for {most.policy}, {most.judge})"
         )
-    return f"{told}; {verdicts_sentence(both)}."
+    return f"{text}; {verdicts_sentence(both)}."
 
 
 def verdicts_sentence(both: pd.DataFrame) -> str:
@@ -71,6 +68,5 @@ def verdicts_sentence(both: pd.DataFrame) -> str:
         return "no verdict changed"
     kinds = (changed.verdict_before.fillna("none") + " to " + changed.verdict_after.fillna("none")).value_counts()
     ways = ", ".join(f"{n} from {kind}" for kind, n in kinds.items())
-    policies = ", ".join(dict.fromkeys(changed.policy))
     verb = "verdict" if len(changed) == 1 else "verdicts"
-    return f"{len(changed):,} {verb} changed ({ways}; {policies})"
+    return f"{len(changed):,} {verb} changed ({ways}; {', '.join(dict.fromkeys(changed.policy))})"

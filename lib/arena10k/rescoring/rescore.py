@@ -8,20 +8,19 @@ for again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from arena10k import paths
-from arena10k.audit import quality
+from arena10k.audit import screening
 from arena10k.collection import generate, judge, labels, teacher_forcing
-from arena10k.collection.client import answered_by
-from arena10k.collection.collect import Watch, collect
-from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, SHUFFLED, TRUTH, contexts
-from arena10k.collection.ledger import Row
-from arena10k.collection.records import key_of
+from arena10k.collection.answers import answered_by
+from arena10k.collection.collect import collect
+from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, SHUFFLED, TRUTH, Key, contexts
+from arena10k.collection.records import Row, key_of
 from arena10k.collection.store import Store
-from arena10k.collection.tasks import Measurement, Task
+from arena10k.collection.tasks import Measurement, Task, Watch
 from arena10k.errors import ArenaError, CallError
 from arena10k.inputs.policies import policies
 from arena10k.rescoring import rescore_audit
@@ -33,9 +32,8 @@ ASKED = (RESPONSES, LOGPROBS, SHUFFLED, *JUDGE, ORACLE)
 REPLACED = "response_replaced"
 
 
-@dataclass(frozen=True)
-class _Step:
-    """The tasks of one kind, in the order in which they depend on each other."""
+class _Step(NamedTuple):
+    """The tasks of one kind."""
 
     label: str
     jobs: tuple[str, ...]
@@ -44,17 +42,16 @@ class _Step:
 
 
 def _steps(run: Run) -> list[_Step]:
-    params, store = run.params, run.store
+    """All tasks, in the order in which they depend on each other."""
+    params, store, prompts = run.params, run.store, run.prompts
     steps = [
-        _Step("responses", (RESPONSES,), partial(generate.tasks, params, run.prompts)),
+        _Step("responses", (RESPONSES,), partial(generate.tasks, params, prompts)),
         _Step("teacher forcing", (LOGPROBS,), partial(teacher_forcing.tasks, params, store)),
         _Step("shuffled-prompt control", (SHUFFLED,), partial(teacher_forcing.control_tasks, params, store)),
-        _Step("judge", JUDGE, partial(judge.tasks, params, run.prompts, store), judge.watch(params)),
+        _Step("judge", JUDGE, partial(judge.tasks, params, prompts, store), judge.watch(params)),
     ]
-    if params.oracle.grader:
-        ask = partial(labels.tasks, params, run.prompts, store)
-        steps.append(_Step("oracle", (ORACLE,), ask, judge.watch(params)))
-    return steps
+    oracle = _Step("oracle", (ORACLE,), partial(labels.tasks, params, prompts, store), judge.watch(params))
+    return [*steps, oracle] if params.oracle.grader else steps
 
 
 def rescore(run: Run, policy: str | None = None, code: str | None = None) -> dict[str, Any] | None:
@@ -88,7 +85,7 @@ def rescore(run: Run, policy: str | None = None, code: str | None = None) -> dic
     rescore_audit.begin(run, list(rows.values()), {"policy": policy, "code": code})
     stopped = None
     try:
-        _measure(run, steps, rows)
+        _measure(run, steps, rows.keys())
     except ArenaError as error:
         stopped = str(error)
         raise
@@ -99,46 +96,47 @@ def rescore(run: Run, policy: str | None = None, code: str | None = None) -> dic
 
 def _chosen(run: Run, policy: str | None, code: str | None) -> list[dict[str, Any]]:
     """The rows that failed or are quarantined by a scan made now."""
-    quality.quarantine(run.store, quality.scan(run.params, run.store))
-    rows = (row for job in ASKED for row in run.store.rows(job) if row["status"] != "ok" or row["quarantine"])
+    screening.quarantine(run.store, screening.scan(run.params, run.store))
     return [
         row
-        for row in rows
-        if policy in (None, row["policy"]) and code in (None, row["code"], row["quarantine"])
-    ]  # fmt: skip
+        for job in ASKED
+        for row in run.store.rows(job)
+        if (row["status"] != "ok" or row["quarantine"])
+        and policy in (None, row["policy"])
+        and code in (None, row["code"], row["quarantine"])
+    ]
 
 
-def _measure(run: Run, steps: list[_Step], rows: dict[Row, dict[str, Any]]) -> None:
-    known = _models(run.store)
+def _measure(run: Run, steps: list[_Step], rows: Iterable[Row]) -> None:
+    models = _models(run.store)
     renewed: set[str] = set()
     for step in steps:
-        mine = {key for key in rows if key[0] in step.jobs}
-        if mine or (renewed and SHUFFLED not in step.jobs):
-            tasks = partial(_wanted, run.store, step.tasks, mine, renewed, known)
+        chosen = {row for row in rows if row[0] in step.jobs}
+        if chosen or (renewed and SHUFFLED not in step.jobs):
+            tasks = partial(_wanted, run.store, step.tasks, chosen, renewed, models)
             collect(run.params, run.store, tasks, step.label, retry_errors=True, watch=step.watch, quarantined=True)
-        if RESPONSES in step.jobs and mine:
-            renewed = {key[1] for key in mine if run.store.outcome(*key) == "ok"}
+        if RESPONSES in step.jobs and chosen:
+            renewed = {row[1] for row in chosen if run.store.outcome(*row) == "ok"}
             _retire_replaced(run)
     if renewed and run.params.oracle.grader is None:
         labels.label(run.params, run.store, run.prompts)
 
 
 def _wanted(
-    store: Store, tasks: Callable[[], Iterable[Task]], rows: set[Row], renewed: set[str], known: dict[Any, set[str]]
+    store: Store, tasks: Callable[[], Iterable[Task]], rows: set[Row], renewed: set[str], models: dict[Key, set[str]]
 ) -> Iterator[Task]:
     """The tasks of the chosen rows, and those never tried of prompts that have a new response."""
     for task in tasks():
         chosen = task.row in rows and task.requests
         if chosen or (task.prompt_id in renewed and store.outcome(*task.row) is None):
-            read = partial(_by_same_model, known.get((task.job, task.policy), set()), task.read)
-            yield replace(task, read=read)
+            yield replace(task, read=partial(_by_same_model, models.get((task.job, task.policy), set()), task.read))
 
 
-def _models(store: Store) -> dict[tuple[str, str], set[str]]:
+def _models(store: Store) -> dict[Key, set[str]]:
     """Who answered for the usable rows of each (job, policy); where none is usable, for the others and for what they
     superseded."""
-    usable: dict[tuple[str, str], set[str]] = {}
-    others: dict[tuple[str, str], set[str]] = {}
+    usable: dict[Key, set[str]] = {}
+    others: dict[Key, set[str]] = {}
     for row in store.counts():
         clean = row["status"] == "ok" and row["quarantine"] is None
         if row["model"]:
@@ -152,39 +150,36 @@ def _models(store: Store) -> dict[tuple[str, str], set[str]]:
 
 
 def _by_same_model(
-    known: set[str], read: Callable[[list[dict[str, Any]]], Measurement], answers: list[dict[str, Any]]
+    models: set[str], read: Callable[[list[dict[str, Any]]], Measurement], answers: list[dict[str, Any]]
 ) -> Measurement:
-    told = answered_by(answers)
-    if told and known and told not in known:
-        wanted = " or ".join(sorted(known))
-        raise CallError("fatal", "another_model", f"the other rows were measured by {wanted}, now {told} answers")
+    model = answered_by(answers)
+    if model and models and model not in models:
+        wanted = " or ".join(sorted(models))
+        raise CallError("fatal", "another_model", f"the other rows were measured by {wanted}, now {model} answers")
     return read(answers)
 
 
 def _retire_replaced(run: Run) -> None:
-    """Set apart what was measured of responses that are no longer the run's: the scores of a replaced text are not
-    those of the new one."""
-    store, logging = run.store, run.params.logging_policy
-    old = {key_of(a): a for a in store.attempts(RESPONSES) if a["status"] == "ok"}
-    if not old:
-        return
+    """Move what was measured of responses that are no longer the run's to the attempts: the scores of a replaced text
+    are not those of the new one."""
+    store = run.store
+    before = {key_of(a): a for a in store.attempts(RESPONSES) if a["status"] == "ok"}
     since = {
         (row["policy"], row["prompt_id"], row["draw"]): row["created"]
-        for row in store.rows(RESPONSES)
-        if key_of(row) in old and row["status"] == "ok" and not _same_response(old[key_of(row)], row)
+        for row in (store.rows(RESPONSES) if before else ())
+        if key_of(row) in before and row["status"] == "ok" and _text(before[key_of(row)]) != _text(row)
     }
     stale = []
-    for job in (LOGPROBS, SHUFFLED, *JUDGE, ORACLE, TRUTH):
+    for job in (LOGPROBS, SHUFFLED, *JUDGE, ORACLE, TRUTH) if since else ():
         for row in store.rows(job):
-            whose = logging if job in (LOGPROBS, SHUFFLED) else row["policy"]
+            whose = run.params.logging_policy if job in (LOGPROBS, SHUFFLED) else row["policy"]
             if row["created"] < since.get((whose, row["prompt_id"], row["draw"]), 0.0):
                 stale.append(key_of(row))
     store.retire(stale, REPLACED)
 
 
-def _same_response(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    ids = [(row["payload"] or {}).get("token_ids") for row in (old, new)]
-    return old["value"] == new["value"] and ids[0] == ids[1]
+def _text(row: dict[str, Any]) -> tuple[Any, Any]:
+    return row["value"], (row["payload"] or {}).get("token_ids")
 
 
 def _check_can_ask(run: Run, policy: str | None) -> None:
@@ -201,8 +196,8 @@ def _check_definition(run: Run, policy: str | None, rows: Iterable[dict[str, Any
     """Refuse where records that would be asked for were made under another definition: among `rows`, whose context may
     be that of another policy now, and where every record of a job and policy is in a context of before."""
     now = contexts(run.params)
-    there = {(row["job"], row["policy"]) for row in run.store.counts()}
-    gone = (row for row in run.store.other_contexts() if (row["job"], row["policy"]) not in there)
+    current = {(row["job"], row["policy"]) for row in run.store.counts()}
+    gone = (row for row in run.store.other_contexts() if (row["job"], row["policy"]) not in current)
     other = [row for row in rows if row["context"] != now.get((row["job"], row["policy"]))]
     for row in (*other, *gone):
         job, name = row["job"], row["policy"]
@@ -220,11 +215,9 @@ def _check_definition(run: Run, policy: str | None, rows: Iterable[dict[str, Any
 
 def _check_any_task(run: Run, steps: list[_Step], rows: dict[Row, dict[str, Any]]) -> None:
     jobs = {key[0] for key in rows}
-    asked = (task for step in steps if jobs & set(step.jobs) for task in step.tasks())
-    if any(task.row in rows and task.requests for task in asked):
+    if any(task.row in rows and task.requests for step in steps if jobs & set(step.jobs) for task in step.tasks()):
         return
-    imported = paths.import_file(run.name).is_file()
-    why = "it was imported, and what was asked for these rows is not known" if imported else (
-        "the responses they belong to are missing, or the params no longer ask for them"
-    )  # fmt: skip
+    why = "the responses they belong to are missing, or the params no longer ask for them"
+    if paths.import_file(run.name).is_file():
+        why = "it was imported, and what was asked for these rows is not known"
     raise ArenaError(f"run {run.name!r}: none of the {len(rows):,} rows can be measured again: {why}")

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimation import ESTIMATORS, N_FOLDS, PolicyData, prepare
-from arena10k.estimation.analysis import DEFAULT, Analysis
 from arena10k.estimation.verdicts import CAUTION, REPORT
 from arena10k.simulation.simulate import (
     HEADLINE,

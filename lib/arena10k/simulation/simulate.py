@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 from scipy import special, stats
 
+from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimation import ESTIMATORS, N_FOLDS, PolicyData, Prepared, Rows, deviations
-from arena10k.estimation.analysis import DEFAULT, Analysis
 from arena10k.estimation.context import context
 from arena10k.estimation.headline import headline_row
 from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT, estimate_row

@@ -1,0 +1,174 @@
+"""Estimators and judge modes beside each other: against the truth, with a part of the data, and in all cells of the
+ablation matrix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from arena10k.ablations import matrix
+from arena10k.ablations.scores import MARGIN, MEASURES, Truth, summary
+from arena10k.collection import costs
+from arena10k.errors import section
+from arena10k.estimation.verdicts import NOT_ASKED
+from arena10k.frames.table import Table
+from arena10k.run import Run
+from arena10k.wording import listed
+
+CELL = ["judge", "estimator", "calibration", "treatment"]
+#: The columns of `per_cell` about values and intervals, and those about order and cost.
+VALUES = [*CELL, "rmse", "bias", "coverage", "refused", "interval_score", "rmse_accepted", "coverage_accepted"]
+ORDER = [*CELL, "pairwise", "misranked", "dollars", "seconds", "kendall", "misranked_accepted", "labels"]
+NO_CELL = "No cell has been run."
+
+
+def _contents(run: Run) -> list[dict[str, Any]]:
+    files = [matrix.folder(run.name, cell.name) / "estimates.json" for cell in matrix.cells(run.params)]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
+
+
+def joined(run: Run, name: str) -> pd.DataFrame:
+    """`rows` (estimates on all of the data) or `scores` (of the sweep) of every cell that has been run, one frame,
+    with the columns of `CELL` and `cell`."""
+    frames = []
+    for content in _contents(run):
+        frame = pd.DataFrame(content[name])
+        # Not as objects, which no mean is taken of: levels that are all of the data, scores of which nothing is known.
+        numbers = [c for c in frame if c in section(run.params.ablations, "ablations").sweep or frame[c].isna().all()]
+        frame = frame.astype(dict.fromkeys(numbers, float))
+        frames.append(frame.assign(**{key: content[key] for key in (*CELL, "cell")}))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["cell", *CELL])
+
+
+def cells_sentence(run: Run) -> str:
+    """How many cells the params name and how many have been run."""
+    cells = matrix.cells(run.params)
+    if not cells:
+        return "These params name no ablations: what follows compares the estimators and judge modes of the run itself."
+    return f"{len(_contents(run)):,} of {len(cells):,} ablation cells have results."
+
+
+def per_cell(run: Run) -> pd.DataFrame:
+    """One row per cell over all of its sweep: the scores, `labels` (oracle labels its estimates rest on), `dollars`
+    (what those cost at most at the prices of the params, None where the oracle is not priced) and `seconds` (what its
+    estimates took on one core)."""
+    scores = joined(run, "scores")
+    if scores.empty:
+        return pd.DataFrame(columns=CELL)
+    means = scores.groupby(["cell", *CELL], sort=False).mean(numeric_only=True).reset_index()
+    price = costs.unit_costs(run.params, run.prompts, run.params.logging_policy)["label"]
+    facts = []
+    for content in _contents(run):
+        timing = matrix.folder(run.name, content["cell"]) / "timing.json"
+        seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds"] if timing.is_file() else None
+        dollars = None if price is None else price * content["labels"]
+        facts.append({"cell": content["cell"], "labels": content["labels"], "dollars": dollars, "seconds": seconds})
+    every = means.merge(pd.DataFrame(facts), on="cell", suffixes=("_swept", ""))
+    return every[[*VALUES, *ORDER[len(CELL) :]]]
+
+
+def misranking_sentence(scores: pd.DataFrame) -> str:
+    """Which estimators would have put a worse policy first, how often, and whether they were refused there."""
+    comparable = scores.dropna(subset=["misranked"]) if "misranked" in scores else scores
+    if comparable.empty:
+        return "No order of policies is known beyond chance: nothing can be said about ranking."
+    by = comparable.groupby("estimator", sort=False)[["misranked", "misranked_accepted"]].mean()
+    wrong = by[by.misranked > 0].sort_values("misranked", ascending=False, kind="stable")
+    right = [name for name in by.index if name not in wrong.index]
+    alone = [name for name in dict.fromkeys(scores.estimator) if name not in by.index]
+    never = f" Never with {listed(right)}." if right else ""
+    never += f" With {listed(alone)} there are no two policies of known order to compare." if alone else ""
+    if wrong.empty:
+        return f"No worse policy comes first on any part of the data.{never}"
+    shares = listed([f"{name} ({row.misranked:.0%})" for name, row in wrong.iterrows()])
+    still = wrong.misranked_accepted[wrong.misranked_accepted > 0]
+    after = f"after refusals it still does with {listed([f'{name} ({share:.0%})' for name, share in still.items()])}"
+    return (
+        f"A policy that is truly worse (by more than {MARGIN:g}, or by construction) comes first with {shares} of "
+        f"replicates; {after if len(still) else 'refusals prevent all of that'}.{never}"
+    )
+
+
+def refusal_sentence(scores: pd.DataFrame) -> str:
+    """How often each estimator is refused, over all cells, policies and parts of the data."""
+    if "refused" not in scores or scores.empty:
+        return NO_CELL
+    by = scores.groupby("estimator", sort=False).refused.mean().dropna().sort_values(ascending=False, kind="stable")
+    return "Refused: " + ", ".join(f"{name} {share:.0%}" for name, share in by.items()) + " of the estimates."
+
+
+def complete_and_partial(scores: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
+    """Per estimator, calibration and treatment: scores on all of the data beside those on the least, over judge modes.
+
+    All is the largest level of each factor (NaN: everything), least the smallest.
+    """
+    if scores.empty:
+        return pd.DataFrame()
+    sizes, parts = scores[[*factors]].fillna(float("inf")), []
+    for level in (sizes.min(), sizes.max()):
+        rows = scores[(sizes == level).all(axis=1)]
+        values = ["refused", "rmse", "coverage", "interval_score", "pairwise", "misranked"]
+        parts.append(rows.groupby(CELL[1:], sort=False)[values].mean())
+    return parts[0].join(parts[1], lsuffix="_least", rsuffix="_all").reset_index()
+
+
+def complete_sentence(table: pd.DataFrame) -> str:
+    """What more data changed."""
+    if table.empty:
+        return NO_CELL
+    eased = int((table.refused_all < table.refused_least).sum())
+    both = table.dropna(subset=["rmse_least", "rmse_all"])
+    better = int((both.rmse_all < both.rmse_least).sum())
+    text = f"With all of the data {eased} of {len(table)} combinations are refused less often than with the least"
+    return text + (f"; {better} of {len(both)} have a smaller RMSE." if len(both) else ".")
+
+
+def accuracy(rows: Sequence[dict[str, Any]], truth: Sequence[Truth], confidence: float = 0.95) -> pd.DataFrame:
+    """Scores of `scores.summary` by estimator and judge mode over the policies of known value, the closest first."""
+    by, policies = ["estimator", "judge"], {t.policy for t in truth}
+    asked = [row for row in rows if row["policy"] in policies and row["verdict"] != NOT_ASKED]
+    if not asked:
+        return pd.DataFrame(columns=by)
+    shown = ["rmse", "bias", "coverage", "refused", "pairwise", "misranked", "misranked_accepted", "interval_score"]
+    table = summary(pd.DataFrame(asked, columns=[*by, "policy", *MEASURES]), truth, by, confidence)
+    return table[[*by, *shown, "kendall"]].sort_values("rmse", kind="stable").reset_index(drop=True)
+
+
+def accuracy_sentence(table: pd.DataFrame) -> str:
+    """Which estimator comes closest and which would have put a worse policy first."""
+    if table.empty:
+        return "The true values are not known on this run: estimators can be compared with each other only."
+    best = table.iloc[0]
+    start = f"{best.estimator} ({best.judge}) comes closest, RMSE {best.rmse:.3f}"
+    if table.misranked.isna().all():
+        return f"{start}; no order of policies is known beyond chance."
+    wrong, still = (list(dict.fromkeys(table.estimator[table[c] > 0])) for c in ("misranked", "misranked_accepted"))
+    if not wrong:
+        return f"{start}; no estimator would have put a worse policy first."
+    after = f"{listed(still)} even after refusals" if still else "are refused there"
+    return f"{start}; {listed(wrong)} would have put a worse policy first, and {after}."
+
+
+def first_prompts(run: Run, table: Table, share: float) -> Table:
+    """The rows of the first `share` of the prompts, in the run's own order."""
+    ids = run.prompts.prompt_id[: round(share * len(run.prompts))]
+    fresh, logged = table.fresh, table.logged
+    return replace(table, logged=logged[logged.prompt_id.isin(ids)], fresh=fresh[fresh.prompt_id.isin(ids)])
+
+
+def partial_sentence(both: pd.DataFrame) -> str:
+    """Where more data changed a verdict and where it moved a value most; `both` as of `changes.estimates`, a part of
+    the data before and all of it after."""
+    moved = both.dropna(subset=["change"])
+    if moved.empty:
+        return "No estimate has a value both on the part of the data and on all of it."
+    changed, most = both[both.verdict_changed], moved.loc[moved.change.abs().idxmax()]
+    eased = int((changed.verdict_before == "REFUSE").sum())
+    return (
+        f"With all of the data {len(changed)} of {len(both)} verdicts differ from those on the part ({eased} are "
+        f"no longer refused); the largest change of a value is {most.change:+.3f} ({most.estimator} for {most.policy})."
+    )

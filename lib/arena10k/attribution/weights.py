@@ -1,0 +1,200 @@
+"""What the weights of a policy rest on: missing mass, heavy rows, length strata, the clip ceiling, shrinkage; and how
+few rows decide who ranks first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from arena10k.attribution.game import normalised
+from arena10k.estimation.intervals import missing_mass_interval
+from arena10k.estimation.pareto import audit_weights
+
+_TIE = 1e-12
+#: Rows that are taken out, at most, to change who ranks first; groups of response lengths; strengths of a shrinkage.
+_MOST, _BINS, _POINTS = 200, 5, 60
+
+
+def self_normalised(log_weight: np.ndarray) -> np.ndarray:
+    """Weights (n,) that sum to one from log-weights (n,), -inf for rows not in use; NaN when no row is in use."""
+    return np.asarray(normalised(np.ones((1, len(log_weight))), log_weight)[0])
+
+
+@dataclass(frozen=True)
+class MassIdentity:
+    """SNIPS - V = (1 - c)(V_on - V_off), c = min(1, E[w]): the error is the mass the log misses, times how different
+    it is.
+
+    `covered` is c, `on` SNIPS, `off` the value the missing mass must have for the identity to hold (NaN when c = 1:
+    nothing is missing, and the error has another cause), `low`, `high` the bounds c V_on + (1 - c) [0, 1] that need no
+    fresh draw.
+    """
+
+    covered: float
+    on: float
+    off: float
+    low: float
+    high: float
+
+
+def mass_identity(mean_weight: float, on: float, value: float) -> MassIdentity:
+    """The identity for a raw mean weight, SNIPS `on` of rewards in [0, 1] and a trusted `value` (NaN when unknown)."""
+    covered = min(1.0, mean_weight)
+    off = (value - covered * on) / (1 - covered) if covered < 1 else float("nan")
+    return MassIdentity(covered, on, off, *missing_mass_interval(mean_weight, on))
+
+
+def heavy_rows(logged: pd.DataFrame, log_weight: np.ndarray, reward: np.ndarray, top: int = 10) -> pd.DataFrame:
+    """The `top` rows by weight: `prompt_id`, `prompt`, `response`, `log_weight`, `weight`, `share`, `cumulative`,
+    `reward`.
+
+    `log_weight` and `reward` (n,) are aligned with `logged`; text is as the model wrote it and must be escaped when
+    shown.
+    """
+    lw = np.where(np.isnan(log_weight), -np.inf, log_weight)
+    share = self_normalised(lw)
+    rows = [i for i in np.argsort(-lw, kind="stable")[:top] if np.isfinite(lw[i])]
+    columns = ("prompt_id", "draw", "prompt", "response", "category", "response_chars", "label")
+    heaviest = logged.iloc[rows][[c for c in columns if c in logged]].reset_index(drop=True)
+    with np.errstate(over="ignore"):
+        numbers = {"log_weight": lw[rows], "weight": np.exp(lw[rows]), "share": share[rows]}
+    return heaviest.assign(**numbers, cumulative=np.cumsum(share[rows]), reward=np.asarray(reward)[rows])
+
+
+def length_strata(log_weight: np.ndarray, length: np.ndarray) -> pd.DataFrame:
+    """Rows and weight by response length, in up to `_BINS` groups of about equal size.
+
+    Columns `low`, `high` (characters, both included), `rows`, `row_share`, `weight_share`. Rows without length are
+    left out.
+    """
+    keep = ~np.isnan(length) & np.isfinite(log_weight)
+    chars, rows = length[keep], []
+    if len(chars):
+        edges = np.unique(np.quantile(chars, np.linspace(0, 1, _BINS + 1)))
+        group = np.clip(np.searchsorted(edges, chars, side="right") - 1, 0, max(len(edges) - 2, 0))
+        share = self_normalised(log_weight[keep])
+        rows = [
+            (chars[g].min(), chars[g].max(), int(g.sum()), float(g.mean()), float(share[g].sum()))
+            for g in (group == k for k in np.unique(group))
+        ]
+    return pd.DataFrame(rows, columns=["low", "high", "rows", "row_share", "weight_share"])
+
+
+def ceiling_audit(log_weight: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Per policy: `rows`, `ess`, `ceiling` = sum of weights / largest weight, `tied` rows at the largest weight, and
+    `clip_dominated`: more than one tied row and an ESS within 10 % of their number.
+
+    When ESS equals the ceiling count, the number is the mean of the rows at the ceiling.
+    """
+    rows = []
+    for policy, lw in log_weight.items():
+        used = lw[np.isfinite(lw)]
+        audit = audit_weights(used)
+        total = float(np.exp(used - used.max()).sum()) if len(used) else float("nan")
+        rows.append((policy, audit.n, audit.ess, total, audit.ceiling, audit.clip_dominated))
+    return pd.DataFrame(rows, columns=["policy", "rows", "ess", "ceiling", "tied", "clip_dominated"])
+
+
+def shrinkage_paths(log_weight: np.ndarray, reward: np.ndarray) -> pd.DataFrame:
+    """SNIPS along three ways of shrinking weights, from the raw weights to equal ones: `method`, `strength`,
+    `ess_share`, `value`.
+
+    clip: min(w, M) (Ionides 2008); power: w^a, a from 1 to 0; dros: L w / (w^2 + L) (Su et al. 2020, optimistic
+    shrinkage). `strength` is M relative to the largest weight, L relative to its square, or a; `ess_share` the
+    effective sample size over n after shrinking. Optimistic shrinkage is followed while it evens weights out: beyond
+    that it turns their order around.
+    """
+    keep = np.isfinite(log_weight)
+    lw, r = log_weight[keep] - log_weight[keep].max(initial=-np.inf), reward[keep]
+    levels = np.quantile(lw, np.linspace(1, 0, _POINTS)) if len(lw) else np.empty(0)
+    shrunk = [("clip", float(np.exp(c)), np.minimum(lw, c)) for c in levels]
+    shrunk += [("power", float(a), a * lw) for a in np.linspace(1, 0, len(levels))]
+    # log(L w / (w^2 + L)) with L = exp(2 c).
+    shrunk += [("dros", float(np.exp(2 * c)), 2 * c + lw - np.logaddexp(2 * lw, 2 * c)) for c in levels + 3]
+    rows, evenest = [], 0.0
+    for method, strength, log_shrunk in shrunk:
+        w = self_normalised(log_shrunk)
+        share = 1 / float(w @ w) / len(w)
+        if method != "dros" or share >= evenest - 1e-9:
+            evenest = max(evenest, share) if method == "dros" else 0.0
+            rows.append((method, strength, share, float(w @ r)))
+    return pd.DataFrame(rows, columns=["method", "strength", "ess_share", "value"])
+
+
+# Ranks
+
+
+def rank(value: float, values: Iterable[float]) -> int:
+    """Place of a value among `values`, its own among them or not; those that are equal as printed share a place."""
+    return 1 + sum(round(other, 3) > round(value, 3) for other in values)
+
+
+def rank_first(published: np.ndarray) -> np.ndarray:
+    """P(policy ranks first) from bootstrap values (b, k): (k,), ties shared; resamples without a value left out."""
+    complete = published[~np.isnan(published).any(axis=1)]
+    if len(complete) == 0:
+        return np.full(published.shape[1], np.nan)
+    best = complete >= complete.max(axis=1, keepdims=True) - _TIE
+    return np.asarray((best / best.sum(axis=1, keepdims=True)).mean(axis=0))
+
+
+@dataclass(frozen=True, eq=False)
+class Flip:
+    """Logged rows whose removal makes `rival` overtake `winner`. `exact`: no smaller set does."""
+
+    winner: str
+    rival: str
+    rows: np.ndarray
+    exact: bool
+
+
+def _without_each(log_weight: np.ndarray, reward: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """SNIPS with each kept row left out in turn: (n,), NaN at rows that are not kept or leave no weight."""
+    lw = np.where(kept, log_weight, -np.inf)
+    w = self_normalised(lw)
+    with np.errstate(all="ignore"):
+        out = ((w @ reward) - w * reward) / (1 - w)
+    # The rest of a row that holds nearly everything is lost to rounding: at most one such row.
+    for i in np.flatnonzero(w > 1 - 1e-6):
+        rest = lw.copy()
+        rest[i] = -np.inf
+        out[i] = self_normalised(rest) @ reward
+    return np.where(kept, out, np.nan)
+
+
+def _flip_pair(a: np.ndarray, b: np.ndarray, reward: np.ndarray, most: int) -> np.ndarray | None:
+    """Rows, in the order of removal, after which the SNIPS of `a` is below that of `b`; None beyond `most` rows."""
+    kept = np.isfinite(a) | np.isfinite(b)
+    removed: list[int] = []
+    while len(removed) < most:
+        ahead = _without_each(a, reward, kept) - _without_each(b, reward, kept)
+        if np.isnan(ahead).all():
+            return None
+        i = int(np.nanargmin(ahead))
+        removed.append(i)
+        kept[i] = False
+        if ahead[i] < -_TIE:
+            return np.array(removed)
+    return None
+
+
+def rows_to_flip(log_weight: Mapping[str, np.ndarray], reward: np.ndarray) -> Flip | None:
+    """The fewest logged rows whose removal changes the policy that SNIPS ranks first; None when more than `_MOST`
+    are needed.
+
+    Against each rival, rows leave one at a time, each time the one whose removal costs the winner's lead most, all
+    estimates recomputed. That set is the smallest when it holds one row; larger ones are upper bounds (choosing the
+    best set of k rows is combinatorial).
+    """
+    values = {p: float(self_normalised(lw) @ reward) for p, lw in log_weight.items()}
+    winner = max(values, key=lambda p: values[p] if np.isfinite(values[p]) else -np.inf)
+    best: Flip | None = None
+    for rival in (p for p in log_weight if p != winner and values[p] < values[winner] - _TIE):
+        limit = _MOST if best is None else len(best.rows) - 1
+        rows = _flip_pair(log_weight[winner], log_weight[rival], reward, limit)
+        if rows is not None:
+            best = Flip(winner, rival, rows, len(rows) == 1)
+    return best

@@ -1,1 +1,0 @@
-"""Sentences and frames computed from results, for pages."""

@@ -1,0 +1,121 @@
+"""The records of a run as tidy frames: the one way from a store to rows, and the same frames of a given table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, TRUTH, UNCERTAINTY
+from arena10k.collection.store import Store
+
+if TYPE_CHECKING:
+    from arena10k.frames.table import Table
+
+KEY = ["policy", "prompt_id", "draw"]
+JUDGE_MODES = ("deterministic", "uncertainty")
+OK, FAILED, QUARANTINED = "ok", "failed", "quarantined"
+#: The columns of each tidy frame; `Run` says what they hold.
+COLUMNS = {
+    "responses": [*KEY, "response", "tokens", "chars", "finish_reason", "status", "reason"],
+    "logprobs": [*KEY, "logp", "raw_logp", "tokens", "status", "reason"],
+    "judgments": [*KEY, "mode", "score", "sd", "status", "reason"],
+    "labels": [*KEY, "kind", "label", "status", "reason"],
+}
+_JOBS = {
+    "responses": {RESPONSES: ""},
+    "logprobs": {LOGPROBS: ""},
+    "judgments": {DETERMINISTIC: "deterministic", UNCERTAINTY: "uncertainty"},
+    "labels": {ORACLE: "oracle", TRUTH: "truth"},
+}
+_TYPES = {"draw": "int64", "tokens": "Int64", "chars": "Int64", "response": "string"}
+_TYPES |= dict.fromkeys(("logp", "raw_logp", "score", "sd", "label"), "float64")
+
+
+def read(store: Store, *jobs: str) -> pd.DataFrame:
+    """One row per record of these jobs, in the order of the store.
+
+    Columns ``job``, those of `KEY`, ``request_hash``, ``value`` (as stored; missing where there is none), ``payload``,
+    ``status`` (`OK`, `FAILED`: there is no value, `QUARANTINED`: there is one that is not to be used) and ``reason``.
+    """
+    kept = ["job", *KEY, "request_hash", "value", "payload"]
+    rows = [
+        (*(row[name] for name in kept), _status(row), row["quarantine"] or row["code"])
+        for job in jobs
+        for row in store.rows(job)
+    ]
+    return pd.DataFrame(rows, columns=[*kept, "status", "reason"])
+
+
+def _status(row: dict[str, Any]) -> str:
+    return FAILED if row["status"] != "ok" else OK if row["quarantine"] is None else QUARANTINED
+
+
+def usable(records: pd.DataFrame) -> pd.DataFrame:
+    """Those of `read` with a value that may be used."""
+    return records[records.status == OK]
+
+
+def tidy(name: str, store: Store, policies: Iterable[str], prompt_ids: Iterable[str]) -> pd.DataFrame:
+    """The frame of a name in `COLUMNS`: one row per record of the policies, failed and quarantined ones included."""
+    rows = read(store, *_JOBS[name])
+    rows = rows[rows.policy.isin(list(policies))]
+    value, usable_value = rows["value"], rows["value"].where(rows.status == OK)
+    variant = rows.job.map(_JOBS[name])
+    if name == "responses":
+        reasons = [payload.get("finish_reason") for payload in rows.payload]
+        rows = rows.assign(response=value, chars=value.str.len(), tokens=tokens(rows.payload), finish_reason=reasons)
+    elif name == "logprobs":
+        rows = rows.assign(logp=usable_value, raw_logp=value, tokens=tokens(rows.payload))
+    elif name == "judgments":
+        rows = rows.assign(mode=variant, score=usable_value, sd=deviation(rows.payload))
+        rows["sd"] = rows.sd.where(rows.status == OK)
+    else:
+        rows = rows.assign(kind=variant, label=usable_value)
+    return _finished(name, rows, policies, prompt_ids)
+
+
+def of_table(name: str, table: Table) -> pd.DataFrame:
+    """The same frame of an analysis table that was given, where there are no records: only what is usable."""
+    rows = pd.concat([table.logged.assign(policy=table.logging_policy), table.fresh], ignore_index=True)
+    counted = rows.groupby(["policy", "prompt_id"]).cumcount()
+    rows["draw"] = rows.draw.fillna(counted) if "draw" in rows else counted
+    rows["prompt_id"] = rows.prompt_id.astype(str)
+    policies, logged = table.policies, rows.head(len(table.logged))
+    if name == "responses":
+        rows = rows.rename(columns={"response_chars": "chars"})
+    elif name == "logprobs":
+        parts = [logged.assign(policy=p, logp=logged[f"logp_{p}"], raw_logp=logged[f"logp_{p}"]) for p in policies]
+        rows = pd.concat(parts).dropna(subset="logp")
+    elif name == "judgments":
+        modes = [mode for mode in JUDGE_MODES if f"judge_{mode}" in rows]
+        parts = [rows.assign(mode=m, score=rows[f"judge_{m}"], sd=rows.get(f"judge_{m}_sd")) for m in modes]
+        rows = pd.concat(parts).dropna(subset="score")
+    else:
+        rows = rows.assign(kind="oracle").dropna(subset="label")
+    return _finished(name, rows.assign(status=OK, reason=None), policies, dict.fromkeys(rows.prompt_id))
+
+
+def _finished(name: str, rows: pd.DataFrame, policies: Iterable[str], prompt_ids: Iterable[str]) -> pd.DataFrame:
+    frame = rows.reset_index(drop=True).reindex(columns=COLUMNS[name])
+    frame = frame.astype({column: kind for column, kind in _TYPES.items() if column in frame})
+    return in_order(frame, policies, prompt_ids)
+
+
+def in_order(rows: pd.DataFrame, policies: Iterable[str], prompt_ids: Iterable[str]) -> pd.DataFrame:
+    """Rows in the order of policies, prompts and draws (and of judge modes or kinds of labels)."""
+    places = {c: {name: i for i, name in enumerate(n)} for c, n in (("policy", policies), ("prompt_id", prompt_ids))}
+    by = [*KEY, *(c for c in ("mode", "kind") if c in rows)]
+    ranks = pd.DataFrame({c: rows[c].map(places[c]) if c in places else rows[c] for c in by})
+    return rows.loc[ranks.sort_values(by, kind="stable").index].reset_index(drop=True)
+
+
+def tokens(payloads: Iterable[dict[str, Any]]) -> list[int | None]:
+    """How many tokens each payload has, None where it has none."""
+    return [len(p.get("token_ids") or p.get("token_logprobs") or ()) or None for p in payloads]
+
+
+def deviation(payloads: Iterable[dict[str, Any]]) -> list[float | None]:
+    """The standard deviation of each judge score, where the mode has one."""
+    return [None if (variance := p.get("variance")) is None else variance**0.5 for p in payloads]
