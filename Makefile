@@ -29,8 +29,9 @@ types: .venv/ready  ## the types alone
 tests: .venv/ready  ## the tests and the notebooks alone
 	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg tests notebooks
 
-faults: .venv/ready  ## faults of servers and kills at the size of a real experiment (minutes)
-	ARENA10K_FAULT_ITEMS=10000 ARENA10K_FAULT_KILLS=10 .venv/bin/pytest -n 2 --dist loadfile tests/test_wire.py tests/test_batch.py
+faults: .venv/ready  ## faults of servers and files, kills and signals at the size of a real experiment (many minutes)
+	ARENA10K_FAULT_ITEMS=10000 ARENA10K_FAULT_KILLS=10 .venv/bin/pytest -n 2 --dist loadfile tests/test_wire.py \
+		tests/test_batch.py tests/test_stopping.py tests/test_pipeline.py tests/test_interchange_faults.py
 
 # numpy without what it found on this processor; OpenBLAS as on others; both, and the C library without fused steps.
 environments: .venv/ready  ## the notebooks and the frozen results under the arithmetic of other processors

@@ -24,7 +24,8 @@ def cell(case: str, sigma: float, replicates: int) -> dict[str, float | str]:
     """One row of the table."""
     shift, design = CASES[case]
     population = LogNormal(sigma, shift)
-    plain, snips, direct = replicate(population, design, ("plain_snips", "snips", "direct"), replicates, int(sigma))
+    table = replicate(population, design, ("plain_snips", "snips", "direct"), replicates, int(sigma))
+    plain, snips, direct = table.itertuples()
     return {
         "case": case,
         "sigma": sigma,

@@ -14,7 +14,7 @@ from browser import browser
 LONGEST = (
     "test_pipeline.py",
     "10_simulation.ipynb",
-    "test_report_pages.py",
+    "test_pages.py",
     "test_stopping.py",
     "test_local_server.py",
     "11_incident.ipynb",

@@ -39,7 +39,6 @@ class Batches:
         yield web.post("/v1/batches", self._create)
         yield web.get("/v1/batches", self._list)
         yield web.get("/v1/batches/{id}", self._retrieve)
-        yield web.post("/v1/batches/{id}/cancel", self._cancel)
 
     async def _at(self, name: str, request: web.Request) -> web.StreamResponse | None:
         self.stub.keys.add(request.headers.get("Authorization", ""))
@@ -104,11 +103,6 @@ class Batches:
         batch = None if self.deny else self.batches.get(request.match_info["id"])
         return web.json_response(batch) if batch else _refused(404, "No batch found")
 
-    async def _cancel(self, request: web.Request) -> web.StreamResponse:
-        batch = self.batches[request.match_info["id"]]
-        batch["status"] = "cancelling"
-        return web.json_response(batch)
-
     def _invalid(self, batch: dict, lines: list[dict]) -> tuple[str, int] | None:
         """(message, line) of the first thing OpenAI would refuse: ids, one path and one model per file."""
         seen: set[str] = set()
@@ -133,8 +127,6 @@ class Batches:
         while self.hold and batch["status"] == "in_progress":
             await asyncio.sleep(0.005)
         status, most = self.stop_after or ("completed", len(lines))
-        if batch["status"] == "cancelling":
-            status, most = "cancelled", 0
         good, bad = [], []
         for line in lines[:most]:
             out = self._answered(batch["endpoint"], line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import warnings
@@ -17,7 +18,7 @@ from arena10k.collection.store import Store
 from arena10k.inputs import prompts
 from arena10k.params.config import load
 from arena10k.pipeline import stages
-from stub_server import MODEL
+from stub_server import MODEL, unit
 
 
 def make_params(folder, url, n_prompts=12, draws=2, **provider):
@@ -35,6 +36,15 @@ def make_params(folder, url, n_prompts=12, draws=2, **provider):
     path = folder / "stub.yaml"
     path.write_text(yaml.safe_dump(params))
     return load(path)
+
+
+def judge_in_one_token(body, _=0):
+    """A fault for the stub: asked for a completion, it answers with the probabilities of the ratings 1 and 0."""
+    if not isinstance(body.get("prompt"), str):
+        return None
+    top = {"1": math.log(p := 0.1 + 0.8 * unit(body["prompt"])), "0": math.log(1 - p)}
+    choice = {"index": 0, "text": "1", "finish_reason": "length", "logprobs": {"top_logprobs": [top]}}
+    return {"object": "text_completion", "model": body["model"], "choices": [choice]}
 
 
 def prepared(params):

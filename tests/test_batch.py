@@ -87,12 +87,12 @@ def test_faults_of_lines_become_the_rows_that_single_requests_give(home, stub, e
         return faults.get(number)
 
     stub.fault = faulty
-    store, outcome = run_responses(make_params(home, stub.url, n_prompts=60, **BATCH))
+    store, outcome = run_responses(make_params(home, stub.url, n_prompts=42, **BATCH))
     assert outcome.errors == dict.fromkeys(["content_filter", "http_500", "no_choice", "wrong_model", "stub"], 4)
-    single, _ = elsewhere(lambda other: run_responses(make_params(other, stub.url, n_prompts=60, max_attempts=1)))
+    single, _ = elsewhere(lambda other: run_responses(make_params(other, stub.url, n_prompts=42, max_attempts=1)))
     assert store.content_digest("responses") == single.content_digest("responses")
     stub.fault = None
-    _, again = run_responses(make_params(home, stub.url, n_prompts=60, **BATCH), retry_errors=True)
+    _, again = run_responses(make_params(home, stub.url, n_prompts=42, **BATCH), retry_errors=True)
     assert (again.ok, again.errors) == (20, {})
 
 
@@ -273,15 +273,15 @@ def test_kill_9_at_any_moment_pays_nothing_twice_and_loses_nothing(home, stub, e
 
 def test_kill_9_while_answers_are_stored_reads_the_rest_and_counts_no_attempt_twice(home, stub):
     stub.fault = lambda body, n: {"choices": []} if n % 3 == 0 and n > PREFLIGHT else None
-    params = make_params(home, stub.url, n_prompts=500, **BATCH)
+    params = make_params(home, stub.url, n_prompts=200, **BATCH)
     with forked(run_responses, params) as child:
         while child.is_alive() and _stored(paths.store_file("stub")) <= PREFLIGHT:
             time.sleep(0.001)
         child.kill()
-    assert PREFLIGHT < _stored(paths.store_file("stub")) < 2000
+    assert PREFLIGHT < _stored(paths.store_file("stub")) < 800
     store, outcome = run_responses(params)
-    assert outcome.stored + outcome.ok + outcome.failed == 2000
-    assert stub.requests == 2000
+    assert outcome.stored + outcome.ok + outcome.failed == 800
+    assert stub.requests == 800
     assert {r["attempts"] for r in store.rows()} == {1}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +10,8 @@ import yaml
 
 from arena10k.params.config import load
 from arena10k.pipeline import stages
-from stub_run import make_params, past_the_prompts
-from stub_server import MODEL, Stub, error, unit
+from stub_run import judge_in_one_token, make_params, past_the_prompts
+from stub_server import MODEL, Stub, error
 
 CANARY = "sk-canary-8c41d7e2"
 
@@ -39,11 +38,7 @@ def test_a_key_leaves_no_trace(home, monkeypatch, capfd):
 
     def judge(body, n):
         seen.add(CANARY.encode() in command_lines())
-        if not isinstance(body.get("prompt"), str):
-            return None
-        top = {"1": math.log(p := 0.1 + 0.8 * unit(body["prompt"])), "0": math.log(1 - p)}
-        choice = {"index": 0, "text": "1", "finish_reason": "length", "logprobs": {"top_logprobs": [top]}}
-        return {"object": "text_completion", "model": MODEL, "choices": [choice]}
+        return judge_in_one_token(body)
 
     with Stub(fault) as stub:
         make_params(home, stub.url, n_prompts=8, draws=1, api_key_env="ARENA_CANARY", concurrency=2)

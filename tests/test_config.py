@@ -8,9 +8,11 @@ import pytest
 import yaml
 
 from arena10k import paths
+from arena10k.analysis import Analysis
 from arena10k.errors import ArenaError, ParamsError, section
 from arena10k.inputs.policies import policies
 from arena10k.params import config
+from arena10k.params.sections import EstimationParams
 
 GOOD = {
     "run": "try",
@@ -35,48 +37,35 @@ def changed(where, value):
     return params
 
 
-@pytest.mark.parametrize(
-    ("where", "value", "says"),
-    [
-        ("polices", {}, "polices: unknown key; did you mean 'policies'"),
-        ("policies.p0.temprature", 1.0, "policies.p0.temprature: unknown key; did you mean 'temperature'?"),
-        (
-            "judge",
-            {"form": "chat", "provider": "local", "model": "m", "case": "{prompt}{response}", "min_mas": 1},
-            "judge.min_mas: unknown key; did you mean 'min_mass'?",
-        ),
-        ("prompts", {"source": "buildin"}, "'arena' (got 'buildin'); did you mean 'builtin'?"),
-        ("policies.p0.max_tokens", "many", "policies.p0.max_tokens: "),
-        ("policies.p0.max_tokens", 0, "policies.p0.max_tokens: "),
-        ("policies.p0.provider", "nowhere", "policies.p0.provider 'nowhere'"),
-        ("logging_policy", "p9", "logging_policy 'p9'"),
-        ("seed", "12", "seed: "),
-        ("providers.local.kind", "openai", "base_url"),
-        ("run", "../elsewhere", "run name '../elsewhere'"),
-        ("prompts", {"source": "csv"}, "prompts.source: "),
-        ("prompts", {"source": "arena"}, "prompts: path "),
-        ("prompts", {"path": "a.jsonl"}, "prompts: path "),
-        ("prompts", {"language": "English"}, "prompts: language "),
-        (
-            "prompts",
-            {"source": "jsonl", "path": "a.json"},
-            "prompts: path 'a.json': ",
-        ),
-        (
-            "prompts",
-            {"source": "arena", "path": "a.csv"},
-            "prompts: path 'a.csv': ",
-        ),
-        ("prompts.min_chars", 0, "prompts.min_chars: "),
-        ("prompts.max_chars", "9", "prompts.max_chars: "),
-        ("prompts", {"min_chars": 9, "max_chars": 8}, "prompts: min_chars 9 "),
-        (
-            "prompts",
-            {"source": "arena", "path": "a.json", "language": " "},
-            "prompts.language: ",
-        ),
-    ],
-)
+JUDGE = {"form": "chat", "provider": "local", "model": "m", "case": "{prompt}{response}"}
+FAULTS = [
+    ("polices", {}, "polices: unknown key; did you mean 'policies'"),
+    ("policies.p0.temprature", 1.0, "policies.p0.temprature: unknown key; did you mean 'temperature'?"),
+    ("judge", JUDGE | {"min_mas": 1}, "judge.min_mas: unknown key; did you mean 'min_mass'?"),
+    ("prompts", {"source": "buildin"}, "'arena' (got 'buildin'); did you mean 'builtin'?"),
+    ("policies.p0.max_tokens", "many", "policies.p0.max_tokens: "),
+    ("policies.p0.max_tokens", 0, "policies.p0.max_tokens: "),
+    ("policies.p0.provider", "nowhere", "policies.p0.provider 'nowhere'"),
+    ("logging_policy", "p9", "logging_policy 'p9'"),
+    ("seed", "12", "seed: "),
+    ("providers.local.kind", "openai", "base_url"),
+    ("run", "../elsewhere", "run name '../elsewhere'"),
+    ("prompts", {"source": "csv"}, "prompts.source: "),
+    ("prompts", {"source": "arena"}, "prompts: path "),
+    ("prompts", {"path": "a.jsonl"}, "prompts: path "),
+    ("prompts", {"language": "English"}, "prompts: language "),
+    ("prompts", {"source": "jsonl", "path": "a.json"}, "prompts: path 'a.json': "),
+    ("prompts", {"source": "arena", "path": "a.csv"}, "prompts: path 'a.csv': "),
+    ("prompts.min_chars", 0, "prompts.min_chars: "),
+    ("prompts.max_chars", "9", "prompts.max_chars: "),
+    ("prompts", {"min_chars": 9, "max_chars": 8}, "prompts: min_chars 9 "),
+    ("prompts", {"source": "arena", "path": "a.json", "language": " "}, "prompts.language: "),
+    ("table", {"logged": "a.parquet"}, "policies: {}"),
+    ("ablations", {"worst": ["pi_z"]}, "ablations.worst: 'pi_z'"),
+]
+
+
+@pytest.mark.parametrize(("where", "value", "says"), FAULTS)
 def test_a_fault_is_one_line_with_file_and_key(tmp_path, where, value, says):
     with pytest.raises(ArenaError) as caught:
         config.load(write(tmp_path, changed(where, value)))
@@ -134,25 +123,14 @@ def test_stage_params_name_real_sections():
         assert set(sections) <= set(config.Params.model_fields), stage
 
 
-def test_fingerprint_sees_every_part_of_the_definition_and_not_the_name(tmp_path):
+def test_fingerprint_sees_every_part_of_the_definition_and_not_the_name_and_seeds_see_all(tmp_path):
     base = policies(config.load(write(tmp_path, GOOD)))
     assert base["p0"].fingerprint == base["pi_a"].fingerprint
-    for where, value in [
-        ("model", "other"),
-        ("system", "Be brief."),
-        ("suffix", " Think."),
-        ("temperature", 0.5),
-        ("top_p", 0.9),
-        ("max_tokens", 5),
-        ("examples", [{"user": "a", "assistant": "b"}]),
-    ]:
+    parts = {"model": "other", "system": "Be brief.", "suffix": " Think.", "temperature": 0.5, "top_p": 0.9}
+    for where, value in (parts | {"max_tokens": 5, "examples": [{"user": "a", "assistant": "b"}]}).items():
         other = policies(config.load(write(tmp_path, changed(f"policies.pi_a.{where}", value))))
         assert other["pi_a"].fingerprint != base["p0"].fingerprint, where
-
-
-def test_seeds_differ_by_policy_prompt_and_draw(tmp_path):
-    both = policies(config.load(write(tmp_path, GOOD)))
-    seeds = {p.seed(1, prompt, draw) for p in both.values() for prompt in ("a", "b") for draw in range(3)}
+    seeds = {p.seed(1, prompt, draw) for p in base.values() for prompt in ("a", "b") for draw in range(3)}
     assert len(seeds) == 12
 
 
@@ -199,8 +177,5 @@ def test_a_part_of_the_params_that_is_needed_and_left_out_is_named():
 
 
 def test_params_left_out_ask_for_what_the_statistics_do_by_themselves():
-    from arena10k.analysis import Analysis
-    from arena10k.params.sections import EstimationParams
-
     assert EstimationParams().analysis == Analysis()
     assert EstimationParams(belief="labels", folds=3).analysis == Analysis(belief="labels", folds=3)

@@ -20,11 +20,10 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from arena10k import attribution, errors, paths
+from arena10k import attribution, paths
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.estimation import context, diagnostics, evaluation, verdicts
-from arena10k.explore import selection
 from arena10k.explore.view import View
 from arena10k.frames import records
 from arena10k.report import reasons
@@ -92,28 +91,26 @@ class Tags(HTMLParser):
 
 
 def test_frames_have_every_record_of_the_store(spoiled):
-    store = Counter()
+    stored = Counter()
     for row in spoiled.source.reading.rows():
         status = "quarantined" if row["quarantine"] else {"ok": "ok", "error": "failed"}[row["status"]]
-        store[row["job"], row["policy"], status, row["quarantine"] or row["code"]] += 1
-    assert {
-        ("logprobs", "pi_cot", "failed", "http_500"),
-        ("logprobs", "pi_terse", "quarantined", "planted"),
-    } <= set(store)
+        stored[row["job"], row["policy"], status, row["quarantine"] or row["code"]] += 1
+    assert stored["logprobs", "pi_cot", "failed", "http_500"]
+    assert stored["logprobs", "pi_terse", "quarantined", "planted"]
     jobs = {"oracle": "oracle", "truth": "truth"}
     jobs |= {"deterministic": "judge_deterministic", "uncertainty": "judge_uncertainty"}
-    seen = Counter()
+    framed = Counter()
     for name in FRAMES:
         frame = getattr(spoiled, name)
         variant = frame.get("mode", frame.get("kind"))
         job = [name] * len(frame) if variant is None else variant.map(jobs)
         reason = frame.reason.astype(object).where(frame.reason.notna(), None)
-        seen.update(zip(job, frame.policy, frame.status, reason, strict=True))
+        framed.update(zip(job, frame.policy, frame.status, reason, strict=True))
         assert not frame.duplicated([c for c in frame if c in ("policy", "prompt_id", "draw", "mode", "kind")]).any()
-    assert seen == Counter({key: n for key, n in store.items() if key[0] != "logprobs_shuffled"})
+    assert framed == Counter({key: n for key, n in stored.items() if key[0] != "logprobs_shuffled"})
 
 
-def test_what_failed_or_is_set_aside_has_no_value_to_average(spoiled):
+def test_what_failed_or_is_quarantined_has_no_value_to_average(spoiled):
     aside = spoiled.logprobs[spoiled.logprobs.status == "quarantined"]
     gone = spoiled.logprobs[spoiled.logprobs.status == "failed"]
     assert aside.logp.isna().all()
@@ -217,6 +214,9 @@ def test_a_part_of_one_prompt_gets_no_number_that_may_be_reported(run):
         (lambda run: run.estimate(where=[True, False]), "2 booleans for 120 prompts"),
         (lambda run: run.estimate(where=["capital_01", "gone"]), "no prompt 'gone'"),
         (lambda run: Run("lcoal"), "'lcoal'.*'local'"),
+        (lambda run: run.estimate(where="category = 'capital'"), "=="),
+        (lambda run: run.estimate(where="prompt_chars"), '"prompt_chars < 40"'),
+        (lambda run: run.estimate(where="categry == 'sum'"), r"'category'\?.*language, answer, check.* prompt_chars"),
     ],
 )  # fmt: skip
 def test_a_name_that_is_not_there_is_told_with_those_that_are(run, ask, told):
@@ -352,23 +352,16 @@ def test_what_a_model_wrote_stays_text(spoiled):
         assert "\u202e" not in view._repr_html_() + repr(view)
 
 
-def test_looking_writes_nothing_and_works_beside_a_writer(spoiled):
-    home, looked = paths.home(), Run(paths.home() / "copy.yaml")
+def test_asking_writes_nothing_and_works_beside_a_writer(spoiled):
+    home, run = paths.home(), Run(paths.home() / "copy.yaml")
     writer = Store.open(paths.store_file("copy"))
     before = files(home)
     with writer._db:
         writer._db.execute("BEGIN IMMEDIATE")  # as while a collection stores a record
-        looked._repr_html_()
-        looked.estimate(estimators="snips", where="category == 'sum'")
-        told = [looked.diagnose("pi_bad"), looked.explain("pi_bad"), looked.prompt("copy_01")]
-        told += [
-            looked.heavy_rows("pi_bad"),
-            looked.disagreements(),
-            looked.created,
-            looked.coverage(),
-            looked.records(),
-        ]
-        assert all(len(repr(view)) for view in told)
+        answers = [run.estimate(estimators="snips", where="category == 'sum'"), run.diagnose("pi_bad")]
+        answers += [run.explain("pi_bad"), run.prompt("copy_01"), run.heavy_rows("pi_bad"), run.disagreements()]
+        answers += [run._repr_html_(), run.created, run.coverage(), run.records("logprobs")]
+        assert all(len(repr(answer)) for answer in answers)
     assert files(home) == before
     writer.close()
 
@@ -422,17 +415,7 @@ def test_autocompletion_lists_what_there_is_and_everything_is_explained(run):
     assert [name for name in dir(run) if name.startswith("_")] == []
     for name in set(dir(run)) - {"name", "params"}:
         assert getattr(Run, name).__doc__, name
-    assert {
-        "estimate",
-        "diagnose",
-        "explain",
-        "prompts",
-        "responses",
-        "logprobs",
-        "judgments",
-        "labels",
-        "table",
-    } <= set(dir(run))
+    assert {"estimate", "diagnose", "explain", "prompts", *FRAMES, "table"} <= set(dir(run))
     assert all(word in repr(run) for word in ("responses", "estimate()", "diagnose(policy)"))
 
 
@@ -441,22 +424,3 @@ def test_examples_in_docstrings_hold(run, module):
     tried = doctest.testmod(importlib.import_module(module), extraglobs={"run": run})
     assert tried.attempted
     assert not tried.failed
-
-
-def test_a_name_without_a_likeness_is_told_without_a_guess():
-    assert str(errors.unknown("run", "zzz", ["p0"])) == "no run 'zzz': there is p0"
-    assert "none" in str(errors.unknown("run", "zzz", []))
-
-
-@pytest.mark.parametrize(
-    ("where", "says"),
-    [
-        ("category = 'capital'", "=="),
-        ("prompt_chars", 'such as "prompt_chars < 40" is'),
-        ("categry == 'capital'", "did you mean 'category'?"),
-        ("categry == 'capital'", "language, answer, check) and prompt_chars, their length"),
-    ],
-)
-def test_a_filter_that_is_no_question_says_how_to_ask(where, says):
-    with pytest.raises(ArenaError, match=re.escape(says)):
-        selection.choose(Run("sample").prompts, where)

@@ -19,7 +19,7 @@ from arena10k.ablations.scores import summary as scores
 from arena10k.audit import checks
 from arena10k.estimation.context import context
 from arena10k.estimation.headline import headline as of_context
-from arena10k.estimation.verdicts import NOT_ASKED
+from arena10k.estimation.verdicts import NOT_ASKED, accepted
 from arena10k.inputs.prompts import FILTERS
 from arena10k.params import config
 from arena10k.pipeline import first_page, stages
@@ -39,7 +39,7 @@ UNPACKED = {
     "coverage.held(cells, wanted.confidence)": set(coverage.CASES),
     "controls": set(checks.counts([])),
     "findings.verdict_counts(result['rows'], judge)": set(findings.verdict_counts([RAW], RAW["judge"])),
-    "matrix.key_numbers(result)": {"rmse", "coverage", "refused", "misranked"},
+    "result.key_numbers()": {"rmse", "coverage", "refused", "misranked"},
 }
 
 
@@ -164,10 +164,10 @@ def test_a_run_without_estimates_to_come_says_what_it_is_about(home):
         assert first_page.about(config.load(name)) == ""
 
 
-def row(policy, estimator, verdict, value=0.5):
+def row(policy, estimator, verdict, value=0.5, **more):
     ends = (None, None) if value is None else (value - 0.1, value + 0.1)
     return {"policy": policy, "estimator": estimator, "judge": "deterministic", "verdict": verdict, "value": value,
-            "ci_low": ends[0], "ci_high": ends[1], "reasons": [], "labels_needed": None}  # fmt: skip
+            "ci_low": ends[0], "ci_high": ends[1], "reasons": [], "labels_needed": None} | more  # fmt: skip
 
 
 def test_who_is_worse_than_all_that_may_be_first_is_read_off_the_contrasts():
@@ -181,6 +181,66 @@ def test_who_is_worse_than_all_that_may_be_first_is_read_off_the_contrasts():
     ]
     told = summary({"n": 9, "rows": rows, "ranking": ranking, "contrasts": contrasts})
     assert "a and b are not distinguishable; d is worse than both." in told
+
+
+ROWS = [
+    row("pi_bad", "snips", "REFUSE", 0.844, reasons=["low_ess"], labels_needed=180.0),
+    row("pi_bad", "ppi_pp", "REPORT", 0.312),
+    row("pi_cot", "naive", "REPORT", 0.99),
+    row("pi_cot", "snips", "CAUTION", 0.61),
+    row("pi_cot", "ppi_pp", "REFUSE", None),
+    row("pi_<b>", "snips", "REFUSE", 0.95, reasons=["low_ess"], labels_needed=180.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "chosen"),
+    [
+        (ROWS, [("pi_cot", "snips"), ("pi_bad", "ppi_pp"), ("pi_<b>", "snips")]),
+        ([row("a", "ppi_pp", "CAUTION"), row("a", "dr_oracle", "REPORT")], [("a", "dr_oracle")]),
+        ([row("a", "ppi_pp", "CAUTION")], [("a", "ppi_pp")]),
+    ],
+)
+def test_the_headline_is_the_most_trusted_estimate_that_is_not_refused(rows, chosen):
+    assert [(r["policy"], r["estimator"]) for r in headline({"rows": rows})] == chosen
+    raw = row("a", "direct", "CAUTION", 0.96, reasons=["no_labels", "not_on_oracle_scale"])
+    assert not accepted(headline({"rows": [row("a", "snips", "REFUSE", 0.95), raw]})[0])
+
+
+def test_the_index_says_what_is_known_and_links_what_is_there(tmp_path):
+    here, gone = tmp_path / "06_estimates.html", tmp_path / "nowhere.html"
+    here.write_text("page")
+    pages = [
+        report.Listed("06", "Worth & <i>more</i>", here, {"rows": "1,234"}, failed=True, verdicts={"REFUSE": 3}),
+        report.Listed("07", "Missing page", gone),
+        report.Listed("08.cell", "An ablation", here, group="Ablations"),
+    ]
+    found = {"n": 120, "rows": ROWS, "ranking": [ROWS[1] | {"rank": 1}]}
+    page = index("local", pages, found, tmp_path / "index.html", truth={"pi_bad": 0.3}).read_text(encoding="utf-8")
+    assert "pi_bad ranks first: 0.31 (95% interval 0.21 to 0.41)." in page
+    assert "With caution: pi_cot. Refused: pi_&lt;b&gt;." in page
+    assert re.findall(r'<h3><a href="([^"]+)">', page) == ["06_estimates.html", "06_estimates.html"]
+    assert "<h3>Missing page</h3>" in page
+    assert {"failed", "missing"} <= set(re.findall(r'<span class="badge \w+">(\w+)</span>', page))
+    assert re.findall(r"<s>(0.\d+)</s>", page) == ["0.844", "0.950", "0.950"]
+    assert "180 labels would answer it" in page
+    assert "Worth &amp; &lt;i&gt;more&lt;/i&gt;" in page
+    assert not re.search("<script|https://", page)
+    assert ("1 page" in page, "2 pages, 0.0 MB" in page) == (False, True)
+
+
+@pytest.mark.parametrize(("alarm", "kind"), [(True, "alert"), (False, "note")])
+def test_an_index_without_estimates_says_so_and_what_the_controls_say(tmp_path, alarm, kind):
+    bare = index("local", [], None, tmp_path / "index.html").read_text()
+    assert not re.search('<table|<p class="note">|class="alert"', bare)
+    page = index("local", [], None, tmp_path / "index.html", controls="1 < 2 failed", alarm=alarm).read_text()
+    assert f'<p class="{kind}">1 &lt; 2 failed</p>' in page
+
+
+def test_the_first_line_of_the_index_never_names_a_winner_by_chance():
+    tied = [ROWS[1] | {"rank": 1}, ROWS[3] | {"rank": 1}]
+    assert re.search("No clear winner: pi_bad and pi_cot ", told_of(ROWS, tied))
+    assert re.search("No policy can be ranked; pi_cot has 0.61 ", told_of(ROWS, []))
 
 
 def told_of(rows, ranking, **more):

@@ -16,15 +16,17 @@ from hypothesis import strategies as st
 
 from arena10k import interchange, paths
 from arena10k.errors import ArenaError
-from arena10k.interchange import files, layouts, staging, values, writer
+from arena10k.interchange import layouts, rows, staging, writer
 from arena10k.params import config, sections
 from arena10k.run import Run
 from in_process import arena
 from stub_run import forked
 from test_interchange import PARAMS, fresh, lines, logged
 
+#: Whether this is `make faults`.
+MANY = bool(os.environ.get("ARENA10K_FAULT_ITEMS"))
 #: Lines of a large broken file.
-MALFORMED = 20_000
+MALFORMED = 1_000_000 if MANY else 5_000
 GOOD = json.dumps(logged(0)).encode()
 
 
@@ -167,7 +169,7 @@ def test_malformed_lines_are_counted_and_the_first_listed(home):
 
 
 def test_a_line_without_end_is_passed_over_without_being_held(home, monkeypatch):
-    monkeypatch.setattr(files, "LINE_LIMIT", 1 << 16)
+    monkeypatch.setattr(rows, "LINE_LIMIT", 1 << 16)
     huge = b'{"prompt": "' + b"x" * (1 << 24) + b'"}\n'
     folder = put(home, GOOD + b"\n" + huge + text_of(logged(1)) + b"\n" + huge.rstrip(b"\n"))
     tracemalloc.start()
@@ -187,9 +189,9 @@ def test_deep_nesting_that_json_takes_is_no_harm_elsewhere(home):
 
 
 def test_keys_that_are_not_policies_are_refused(home):
-    rows = [logged(n, target_policy_logprobs={f"p{n}": -1.0}) for n in range(values.MAX_POLICIES + 5)]
-    lines(home / "theirs" / "logged_data.jsonl", rows)
-    with pytest.raises(ArenaError, match=f"policies.* {values.MAX_POLICIES} "):
+    many = [logged(n, target_policy_logprobs={f"p{n}": -1.0}) for n in range(rows.MAX_POLICIES + 5)]
+    lines(home / "theirs" / "logged_data.jsonl", many)
+    with pytest.raises(ArenaError, match=f"policies.* {rows.MAX_POLICIES} "):
         interchange.import_cje(home / "theirs", "mine")
 
 
@@ -359,7 +361,7 @@ def fresh_home(tmp_path_factory, monkeypatch):
 
 
 @given(LINES, LINES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300 if MANY else 25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_stands_in_the_files_is_a_run_or_one_line(fresh_home, first, second):
     home = fresh_home()
     put(home, first)
@@ -395,9 +397,9 @@ def test_whatever_stands_in_the_files_is_a_run_or_one_line(fresh_home, first, se
 
 
 @given(st.text(min_size=1, max_size=80))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_every_policy_name_becomes_one_that_is_no_path(name):
-    plain = values.plain_name(name)
+    plain = rows.plain_name(name)
     assert plain.isascii()
     assert plain.isidentifier()
     assert len(plain) <= 41
@@ -405,7 +407,7 @@ def test_every_policy_name_becomes_one_that_is_no_path(name):
 
 
 @given(st.text(max_size=70))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_run_name_is_a_folder_in_data_or_refused(home, name):
     folder = put(home, b"")
     with pytest.raises(ArenaError):
@@ -414,10 +416,10 @@ def test_every_run_name_is_a_folder_in_data_or_refused(home, name):
 
 
 @given(VALUES, st.floats(-10, 10), st.floats(0.1, 20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_number_is_on_the_scale_or_a_fault(value, low, width):
     scale = (low, low + width)
-    found = values.on_scale("f", values.number("f", value), scale)
+    found = rows.on_scale("f", rows.number("f", value), scale)
     if isinstance(found, float):
         assert 0 <= found <= 1
         assert found * (scale[1] - scale[0]) + low == pytest.approx(float(value), abs=1e-9)

@@ -1,23 +1,40 @@
-"""Pages and the index: self-contained, inert, readable at every size, and the same bytes from the same notebook."""
+"""Pages: self-contained, inert, the same bytes from the same notebook; and as readers have them, on screens, phones and
+paper, by keyboard, without images. Those of the sample and of the incident are made of the committed notebooks."""
 
 from __future__ import annotations
 
 import base64
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from arena10k import report
-from arena10k.estimation.verdicts import accepted
+import accessibility
+from arena10k import paths, report
+from arena10k.params import config
+from arena10k.pipeline import first_page, stages
+from arena10k.plots.style import contrast
 from arena10k.report import display, page
-from arena10k.report.summary import summary
 from browser import needs_chromium
 
+needs_axe = pytest.mark.skipif(
+    not accessibility.AXE.is_file(), reason="no axe-core: `make browser` installs it where there is npm"
+)
+COMMITTED = paths.source_root() / "reports" / "sample"
+SCREENS = [(1280, False), (1280, True), (390, False), (390, True)]
+#: A4 less the browser's usual margins, in CSS pixels.
+PAPER_WIDTH, PAPER_HEIGHT = 718, 1046
+TAB, ENTER, RIGHT = ("Tab", 9), ("Enter", 13), ("ArrowRight", 39)
+#: What the keyboard has to reach, in the order of the page.
+STOPS = "[...document.querySelectorAll('a[href], summary, input, [tabindex=\"0\"]')].filter(e => e.checkVisibility())"
+#: Bytes of a figure (the largest has 220 kB; beyond, PNG is smaller), of the rest of a page (110 kB: two thousand
+#: cells) and of the run's pages together, which a slow mobile line (4 Mbit/s) brings within ten seconds.
+MOST_OF_A_FIGURE, MOST_OF_TEXT, MOST = 250e3, 150e3, 5e6
+PROVENANCE = {"run": "local", "created": "2025-11-23T23:10:00+00:00", "revision": "abc123"}
 HOSTILE = "<script>document.title='pwned'</script><img src=x onerror=alert(1)> </td><|im_end|>\u202e & \x1b[31m"
 PIXEL = base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg' width='900' height='20'/>").decode()
 
@@ -57,15 +74,61 @@ def _notebook() -> nbformat.NotebookNode:
     return new_notebook(cells=cells, metadata={"papermill": {"duration": 4.21, "input_path": "/secret/place.ipynb"}})
 
 
+def with_a_cell() -> config.Params:
+    """The sample with an ablation matrix of one cell."""
+    params = config.load("ablations")
+    one = {
+        "judges": ["deterministic"],
+        "estimators": ["naive"],
+        "treatments": ["recorded"],
+        "calibrations": ["isotonic"],
+    }
+    return params.model_copy(update={"ablations": params.ablations.model_copy(update=one)})
+
+
+def seen_from_reports(params: config.Params) -> list[str]:
+    top = paths.reports_dir(params.run).parent
+    return [str(stages.page_file(params.run, name).relative_to(top)) for name in stages.of(params)]
+
+
+#: The pages of each report by its index, as seen from the folder of reports.
+REPORTS = {f"{p.run}/index.html": seen_from_reports(p) for p in (with_a_cell(), config.load("incident"))}
+WRITTEN = [page for index, pages in REPORTS.items() for page in (index, *pages)]
+#: One more page and index, of a notebook that holds what a model might write.
+PAGES = [*WRITTEN, "hostile/06_estimates.html", "hostile/index.html"]
+
+
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pages")
+def reports(tmp_path_factory) -> Path:
+    """The folder of reports; every page is rendered once."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARENA10K_HOME", str(home))
+        for params in (with_a_cell(), config.load("incident")):
+            for name, stage in stages.of(params).items():
+                executed = stages.executed_file(params.run, name)
+                executed.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(paths.notebook(stage.notebook), executed)
+                stages._render(params, name)
+            if params.run == "sample":
+                for result in ("estimates", "quality", "truth"):
+                    shutil.copy(COMMITTED / f"{result}.json", paths.reports_dir("sample"))
+            first_page.write_index(params)
+    folder = home / "reports" / "hostile"
+    folder.mkdir()
     nbformat.write(_notebook(), folder / "06_estimates.ipynb")
-    provenance = {"run": "local", "created": "2025-11-23T23:10:00+00:00", "revision": "abc123", "stage": None}
-    made = report.render(folder / "06_estimates.ipynb", folder / "06_estimates.html", provenance)
+    made = report.render(folder / "06_estimates.ipynb", folder / "06_estimates.html", PROVENANCE | {"stage": None})
     assert made.title == "A title with code & more"
     assert made.error.startswith("ArenaError: <script>")
-    return made.path
+    row = {"policy": "pi_<b>", "estimator": "snips", "judge": "d", "value": 0.95, "ci_low": 0.9, "ci_high": 1.0}
+    listed = [report.Listed("06", f"Worth {HOSTILE}", made.path, {"<b>x</b>": report.visible(HOSTILE)}, failed=True)]
+    report.index("local", listed, {"rows": [row | {"verdict": "REFUSE"}]}, folder / "index.html", controls=HOSTILE)
+    return home / "reports"
+
+
+@pytest.fixture(scope="module")
+def rendered(reports) -> Path:
+    return reports / "hostile" / "06_estimates.html"
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +164,7 @@ def test_clutter_is_left_out_and_errors_are_clear(text):
 
 
 def test_the_same_notebook_gives_the_same_page(rendered, tmp_path):
-    provenance = {"run": "local", "created": "2025-11-23T23:10:00+00:00", "revision": "abc123"}
-    again = report.render(rendered.with_suffix(".ipynb"), tmp_path / "a.html", provenance).path
+    again = report.render(rendered.with_suffix(".ipynb"), tmp_path / "a.html", PROVENANCE).path
     assert again.read_bytes() == rendered.read_bytes()
 
 
@@ -114,200 +176,215 @@ def test_a_notebook_without_headings_or_outputs_is_a_page(tmp_path):
     assert "<nav" not in made.path.read_text()
 
 
-def test_a_notebook_run_by_papermill_renders_with_its_figure_and_error(tmp_path):
-    papermill = pytest.importorskip("papermill")
-    cells = [
-        new_markdown_cell("# Tiny"),
-        new_code_cell("n = 1", metadata={"tags": ["parameters"]}),
-        new_code_cell(
-            "from matplotlib.figure import Figure\nfrom arena10k import report\nf = Figure()\n"
-            "f.subplots().plot([1, n])\ndisplay(report.Drawn(f, '', 'A line to {}'.format(n)))\n"
-            "report.say('{n} rows', n=n)\n"
-            "report.table([{'n': n}])"
-        ),
-        new_code_cell("raise KeyError('gone')"),
-    ]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / "in.ipynb")
-    with pytest.raises(papermill.PapermillExecutionError):
-        papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", {"n": 7}, progress_bar=False)
-    made = report.render(tmp_path / "out.ipynb", tmp_path / "out.html", {"run": "local"})
-    html = made.path.read_text()
-    assert made.error == "KeyError: 'gone'"
-    assert 'alt="A line to 7"' in html
-    assert "<p>7 rows</p>" in html
-    assert '<td class="num">7</td>' in html
-    assert str(tmp_path) not in html.split('class="failure"')[0]
-
-
-# --- the index
-
-
-def _row(policy: str, estimator: str, value: float | None, verdict: str, **more) -> dict:
-    ends = {"ci_low": None if value is None else value - 0.05, "ci_high": None if value is None else value + 0.05}
-    return {"policy": policy, "estimator": estimator, "judge": "deterministic", "value": value, "verdict": verdict} | (
-        ends | {"reasons": ["low_ess"] if verdict == "REFUSE" else [], "labels_needed": 180.0} | more
-    )
-
-
-ROWS = [
-    _row("pi_bad", "snips", 0.844, "REFUSE"),
-    _row("pi_bad", "ppi_pp", 0.312, "REPORT"),
-    _row("pi_cot", "naive", 0.99, "REPORT"),
-    _row("pi_cot", "snips", 0.61, "CAUTION"),
-    _row("pi_cot", "ppi_pp", None, "REFUSE"),
-    _row("pi_<b>", "snips", 0.95, "REFUSE"),
-]
-
-
-def test_the_headline_is_the_first_to_report_as_in_the_ranking():
-    rows = [_row("a", "ppi_pp", 0.6, "CAUTION"), _row("a", "dr_oracle", 0.5, "REPORT")]
-    assert [r["estimator"] for r in report.headline({"rows": rows})] == ["dr_oracle"]
-    assert [r["estimator"] for r in report.headline({"rows": rows[:1]})] == ["ppi_pp"]
-
-
-def test_the_headline_is_the_most_trusted_estimate_that_is_not_refused():
-    best = report.headline({"rows": ROWS})
-    assert [(r["policy"], r["estimator"]) for r in best] == [
-        ("pi_cot", "snips"),
-        ("pi_bad", "ppi_pp"),
-        ("pi_<b>", "snips"),
-    ]
-    raw = _row("a", "direct", 0.96, "CAUTION", reasons=["no_labels", "not_on_oracle_scale"])
-    assert not accepted(report.headline({"rows": [_row("a", "snips", 0.95, "REFUSE"), raw]})[0])
-
-
-@pytest.fixture(scope="module")
-def overview(rendered) -> Path:
-    hostile = {"rows": "1,234", "<b>x</b>": report.visible(HOSTILE)}
-    pages = [
-        report.Listed("06_estimates", "Worth & <i>more</i>", rendered, hostile, failed=True, verdicts={"REFUSE": 3}),
-        report.Listed("07", "Missing page", rendered.parent / "nowhere.html"),
-        report.Listed("08.cell", "An ablation", rendered, group="Ablations"),
-    ]
-    estimates = {"run": "local", "n": 120, "created": "2025-11-23", "rows": ROWS}
-    estimates["ranking"] = [ROWS[1] | {"rank": 1}]
-    return report.index("local", pages, estimates, rendered.parent / "index.html", truth={"pi_bad": 0.3})
-
-
-def test_the_index_says_what_is_known_and_links_what_is_there(overview):
-    html = overview.read_text(encoding="utf-8")
-    assert "3 policies evaluated from 120 prompts. pi_bad ranks first: 0.31 (95% interval 0.26 to 0.36)." in html
-    assert "With caution: pi_cot. Refused: pi_&lt;b&gt;." in html
-    assert re.findall(r'<h3><a href="([^"]+)">', html) == ["06_estimates.html", "06_estimates.html"]
-    assert "<h3>Missing page</h3>" in html
-    assert '<span class="badge other">missing</span>' in html
-    assert "<s>0.950</s>" in html
-    assert "<s>0.844</s>" in html
-    assert "<s>0.610</s>" not in html
-    assert "180 labels would answer it" in html
-    assert "Worth &amp; &lt;i&gt;more&lt;/i&gt;" in html
-    assert "<script" not in html
-    assert "https://" not in html
-
-
-def test_an_index_without_estimates_says_so(tmp_path):
-    html = report.index("local", [], None, tmp_path / "index.html").read_text()
-    assert "There are no estimates yet." in html
-    assert "<table" not in html
-    assert '<p class="note">' not in html
-    assert 'class="alert"' not in html
-
-
-@pytest.mark.parametrize(("alarm", "kind"), [(True, "alert"), (False, "note")])
-def test_what_controls_say_is_on_the_first_page(tmp_path, alarm, kind):
-    html = report.index("local", [], None, tmp_path / "index.html", controls="1 < 2 failed", alarm=alarm).read_text()
-    assert f'<p class="{kind}">1 &lt; 2 failed</p>' in html
-
-
-# --- looks: contrast by arithmetic, the rest in a browser
-
-
-def _luminance(colour: str) -> float:
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
-
-
 @pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
 def test_colours_have_the_contrast_of_wcag_aa(mode):
     blocks = re.findall(r":root \{(.*?)\}", page.style_sheet(), re.S)
     colours = dict(re.findall(r"--([\w-]+): (#\w{6})", blocks[mode]))
-    pairs = [(ink, "paper") for ink in ("ink", "soft", "accent", "bad")] + [
-        ("good", "good-wash"),
-        ("care", "care-wash"),
-    ]
-    pairs += [("bad", "bad-wash"), ("ink", "card"), ("soft", "card"), ("ink", "wash"), ("soft", "wash")]
-    pairs += [(f"code-{kind}", "wash") for kind in ("name", "text", "key", "note")]
+    pairs = [(ink, "paper") for ink in ("ink", "soft", "accent", "bad")]
+    pairs += [("good", "good-wash"), ("care", "care-wash"), ("bad", "bad-wash"), ("ink", "card"), ("soft", "card")]
+    pairs += [(ink, "wash") for ink in ("ink", "soft", "code-name", "code-text", "code-key", "code-note")]
     for ink, ground in pairs:
-        light, dark = sorted((_luminance(colours[ink]), _luminance(colours[ground])), reverse=True)
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, ground)
+        assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
 
 
-@pytest.fixture
-def tab(browsing):
+#: What a page of any other notebook cannot promise.
+of_a_run = pytest.mark.parametrize("file", WRITTEN, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def file(reports, request) -> Path:
+    return reports / request.param
+
+
+@pytest.fixture(scope="module")
+def tab(browsing, file):
+    """The browser with the page open."""
+    browsing.open(file)
     return browsing
 
 
 @needs_chromium
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["rendered", "overview"])
-def test_a_page_in_a_browser_is_inert_self_contained_and_fits(tab, request, name, width, dark):
-    file = request.getfixturevalue(name)
-    tab.open(file, width=width, dark=dark)
+def test_a_page_is_whole_in_itself_and_silent(tab, file):
     assert tab.requests() == [file.as_uri()]
     assert tab.complaints() == []
-    assert tab.evaluate("document.title").endswith(("· local", "· Arena 10K"))
-    assert tab.evaluate("document.documentElement.scrollWidth") == width
-    assert tab.evaluate("document.scripts.length") == 0
-    assert tab.evaluate("[...document.images].every(i => i.alt && i.complete && i.naturalWidth > 0)")
-    ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (sum(map(int, re.findall(r"\d+", ground))) < 200) == dark
-
-
-@needs_chromium
-def test_landmarks_headings_and_anchors_of_a_page(tab, rendered):
-    tab.open(rendered)
+    assert tab.evaluate("document.title && document.images.length >= document.querySelectorAll('figure').length")
     assert tab.evaluate("document.documentElement.lang") == "en"
-    assert tab.evaluate("['header','main','footer','nav'].every(t => document.querySelectorAll(t).length === 1)")
-    levels = tab.evaluate("[...document.querySelectorAll('main h1, main h2, main h3')].map(h => +h.tagName[1])")
-    assert levels == [2, 2]
-    assert tab.evaluate("[...document.querySelectorAll('a[href^=\"#\"]')].every(a => document.querySelector(a.hash))")
-    assert tab.evaluate("(a => a.length === new Set(a).size)([...document.querySelectorAll('[id]')]"
-                        ".map(e => e.id))")  # fmt: skip
-    assert "<script>document.title='pwned'</script>" in tab.evaluate("document.querySelector('td.text').textContent")
+    assert tab.evaluate("['header','main','footer','h1'].every(t => document.querySelectorAll(t).length === 1)")
+    assert tab.evaluate("(a => a.length === new Set(a).size)([...document.querySelectorAll('[id]')].map(e => e.id))")
+    assert "pwned" not in tab.evaluate("document.title")
+    assert tab.evaluate("[...document.images].filter(i => !(i.complete && i.naturalWidth)).map(i => i.alt)") == []
 
 
 @needs_chromium
-def test_a_long_table_is_searched_in_the_page_and_plain_without_its_script(tab, tmp_path):
+@pytest.mark.parametrize(("width", "dark"), SCREENS)
+def test_a_page_fits_the_screen_in_the_reader_s_colours(tab, width, dark):
+    tab.show(width, dark=dark)
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    assert (brightness(tab, "body", "backgroundColor") < 70) == dark
+    assert (brightness(tab, "h1", "color") > 180) == dark
+
+
+def brightness(tab, element: str, what: str) -> float:
+    """The mean of red, green and blue of an element's computed colour, 0 to 255."""
+    colour = tab.evaluate(f"getComputedStyle(document.querySelector('{element}')).{what}")
+    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+
+@needs_chromium
+@of_a_run
+def test_a_page_on_paper_is_dark_on_white_and_nothing_is_cut_off(tab):
+    tab.show(PAPER_WIDTH, PAPER_HEIGHT, dark=True, media="print")
+    assert tab.evaluate("document.documentElement.scrollWidth") == PAPER_WIDTH
+    assert brightness(tab, "body", "backgroundColor") == 255
+    assert brightness(tab, "h1", "color") == 0
+    seen = "[...document.querySelectorAll('.contents, .skip, .search, details.code')].filter(e => e.checkVisibility())"
+    assert tab.evaluate(f"{seen}.length") == 0
+    assert tab.evaluate("Math.max(0, ...[...document.images].map(i => i.height))") < 0.9 * PAPER_HEIGHT
+
+
+@needs_chromium
+def test_links_within_a_page_lead_to_what_they_name(tab):
+    tab.show()
+    assert tab.evaluate("[...document.querySelectorAll('a[href^=\"#\"]')].filter(a => !document.querySelector(a.hash))"
+                        ".map(a => a.hash)") == []  # fmt: skip
+    for anchor in tab.evaluate("[...document.querySelectorAll('.contents a')].map(a => a.getAttribute('href'))"):
+        tab.evaluate("scrollTo(0, 0)")
+        tab.click(f".contents a[href='{anchor}']")
+        hash_, top, height = tab.evaluate(
+            "[location.hash, document.querySelector(location.hash).getBoundingClientRect().top, innerHeight]"
+        )
+        assert hash_ == anchor
+        assert -1 <= top < height
+
+
+@needs_chromium
+def test_the_keyboard_reaches_everything_in_order_and_shows_where_it_is(tab, file):
+    tab.open(file)
+    for number in range(tab.evaluate(f"(window.stops = {STOPS}).length")):
+        tab.press(*TAB)
+        reached, element, seen, *ring = tab.evaluate(WHERE)
+        assert reached == number, element
+        assert seen, element
+        assert ring == ["solid", 3], element
+
+
+#: Which of the stops has the focus, whether it is in the window, and the line around it.
+WHERE = """(e => {
+  const box = e.getBoundingClientRect(), style = getComputedStyle(e);
+  const seen = box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth;
+  return [window.stops.indexOf(e), e.outerHTML.slice(0, 200), seen, style.outlineStyle, parseFloat(style.outlineWidth)];
+})(document.activeElement)"""
+
+
+@needs_chromium
+def test_the_first_stop_skips_to_the_content(tab, file):
+    tab.open(file)
+    tab.press(*TAB)
+    tab.press(*ENTER)
+    assert tab.evaluate("document.activeElement.id") == "main"
+    tab.press(*TAB)
+    assert tab.evaluate("document.querySelector('main').contains(document.activeElement)")
+
+
+@needs_chromium
+@of_a_run
+def test_a_page_without_images_says_what_they_show(tab, file):
+    tab.open(file, dark=True)
+    tab.evaluate("[...document.images].forEach(i => i.src = 'data:image/png;base64,')")
+    for width in (1280, 390):
+        tab.show(width, dark=True)
+        for words, room, needed, ink in tab.evaluate(WORDS_IN_PLACE):
+            assert words.count(".") >= 2, words
+            assert needed < room, words
+            assert ink == "rgb(27, 33, 38)"
+    assert tab.evaluate("document.querySelector('.lead, main .output').textContent.trim().length") > 20
+
+
+#: Of every image its alternative text, the height of its frame and what the text needs of it, and the text's colour.
+WORDS_IN_PLACE = """[...document.images].map(image => {
+  const words = document.createElement('div'), style = getComputedStyle(image);
+  words.textContent = image.alt;
+  // The browser's sign for an image that is not there takes the place of a few letters.
+  words.style.cssText = `position: absolute; width: ${image.width - 24}px; font: ${style.font}`;
+  document.body.append(words);
+  const needed = words.offsetHeight;
+  words.remove();
+  return [image.alt, image.height, needed, style.color];
+})"""
+
+
+@needs_axe
+@needs_chromium
+@of_a_run
+def test_axe_core_finds_nothing(tab, file):
+    tab.open(file)
+    accessibility.load(tab)
+    for width, dark in (SCREENS[0], SCREENS[3]):
+        tab.show(width, dark=dark)
+        # A phone shows parts of wide tables only; colours do not depend on the width.
+        assert accessibility.findings(tab, undecided=width > 600) == [], (width, dark)
+
+
+@needs_chromium
+@pytest.mark.parametrize("index", REPORTS)
+def test_the_index_leads_to_every_page_and_every_page_back(browsing, reports, index):
+    browsing.open(reports / index)
+    links = browsing.evaluate("[...document.querySelectorAll('main a')].map(a => a.getAttribute('href'))")
+    home, folder = (reports / index).as_uri(), (reports / index).parent
+    assert sorted(str((folder / link).relative_to(reports)) for link in links) == sorted(REPORTS[index])
+    for link in links:
+        browsing.click(f"main a[href='{link}']", loads=True)
+        assert browsing.evaluate("location.href") == (folder / link).as_uri()
+        assert browsing.evaluate("document.querySelectorAll('main, h1').length") == 2
+        browsing.click(".eyebrow a", loads=True)
+        assert browsing.evaluate("location.href") == home
+
+
+@needs_chromium
+def test_a_table_wider_than_a_phone_is_scrolled_by_keys(browsing, reports):
+    browsing.open(reports / next(iter(REPORTS)), width=390)
+    browsing.evaluate("document.querySelector('.scroll').focus()")
+    browsing.press(*RIGHT)
+    moved = "new Promise(done => document.activeElement.addEventListener('scroll', e => done(e.target.scrollLeft)))"
+    assert browsing.evaluate(moved) > 0
+
+
+def test_the_pages_are_small_and_the_index_says_how_large(reports):
+    sizes = {name: (reports / name).stat().st_size for name in WRITTEN}
+    for name in WRITTEN:
+        text = (reports / name).read_text(encoding="utf-8")
+        figures = [len(found) for found in re.findall(r'src="data:[^"]*"', text)]
+        assert max(figures, default=0) < MOST_OF_A_FIGURE
+        assert sizes[name] - sum(figures) < MOST_OF_TEXT
+    for index, pages in REPORTS.items():
+        together = sum(sizes[name] for name in pages)
+        assert together < MOST
+        facts = re.findall(r"<dt>Size</dt><dd>(.*?)</dd>", (reports / index).read_text(encoding="utf-8"))
+        assert facts == [f"{len(pages)} {'page' if len(pages) == 1 else 'pages'}, {together / 1e6:.1f} MB"]
+
+
+@needs_chromium
+def test_a_long_table_is_searched_in_the_page_and_plain_without_its_script(browsing, tmp_path):
     rows = pd.DataFrame({"response": ["a red apple", "a green pear", HOSTILE], "share": [0.5, 0.3, 0.2]})
     html = report.text_table(rows, searchable=True)._repr_html_()
     cell = new_code_cell("x", outputs=[new_output("display_data", {"text/html": html, "text/plain": "x"})])
     nbformat.write(new_notebook(cells=[new_markdown_cell("# Rows"), cell]), tmp_path / "rows.ipynb")
     made = report.render(tmp_path / "rows.ipynb", tmp_path / "rows.html").path
-    tab.open(made)
-    assert tab.requests() == [made.as_uri()]
-    assert tab.complaints() == []
+    browsing.open(made)
+    assert browsing.requests() == [made.as_uri()]
+    assert browsing.complaints() == []
     search = (
         "(t => {{const f = document.querySelector('.search input'); f.value = t; f.dispatchEvent(new Event('input')); "
     )
     search += "return [...document.querySelectorAll('tbody tr')].filter(r => !r.hidden).map(r => r.rowIndex)}})('{}')"
-    assert tab.evaluate(search.format("PEAR  green")) == [2]
-    assert tab.evaluate("document.querySelector('.search output').value") == "1 of 3 rows"
-    assert tab.evaluate(search.format("pwned")) == [3]
-    assert tab.evaluate(search.format("")) == [1, 2, 3]
-    assert tab.evaluate("document.title") == "Rows"
+    assert browsing.evaluate(search.format("PEAR  green")) == [2]
+    assert browsing.evaluate("document.querySelector('.search output').value") == "1 of 3 rows"
+    assert browsing.evaluate(search.format("pwned")) == [3]
+    assert browsing.evaluate(search.format("")) == [1, 2, 3]
+    assert browsing.evaluate("document.title") == "Rows"
     # Any other script is refused: the page's policy names the one it carries.
     text = made.read_text().replace('"use strict";', "document.title = 'changed';")
     (tmp_path / "other.html").write_text(text)
-    tab.open(tmp_path / "other.html")
-    assert tab.evaluate("[document.title, document.querySelectorAll('.search').length]") == ["Rows", 0]
-    assert tab.evaluate("document.querySelectorAll('tbody tr').length") == 3
-
-
-def test_the_first_line_of_the_index_never_names_a_winner_by_chance():
-    tied = [ROWS[1] | {"rank": 1}, ROWS[3] | {"rank": 1}]
-    told = summary({"n": 5, "rows": ROWS, "ranking": tied})
-    assert told.startswith("3 policies evaluated from 5 prompts. No clear winner: pi_bad and ")
-    assert "No policy can be ranked; pi_cot has 0.61" in summary({"n": 5, "rows": ROWS, "ranking": []})
+    browsing.open(tmp_path / "other.html")
+    assert browsing.evaluate("[document.title, document.querySelectorAll('.search').length]") == ["Rows", 0]
+    assert browsing.evaluate("document.querySelectorAll('tbody tr').length") == 3

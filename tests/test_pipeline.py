@@ -1,4 +1,6 @@
-"""The main job on the real model, small: killed in the middle, run again, and compared with the committed recording."""
+"""The main job, small: killed in the middle, run again, and looked at from all sides.
+
+`make faults` runs it on the real model, and compares it with the committed recording."""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import os
 import sqlite3
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,12 +24,23 @@ from arena10k.params import config
 from arena10k.pipeline import dependencies, first_page, runner, stages, stopping
 from arena10k.run import Run
 from in_process import arena
+from stub_run import judge_in_one_token
+from stub_server import Stub
 
-PROMPTS, POLICIES = 6, ("p0", "pi_clone", "pi_bad")
+PROMPTS, POLICIES = 12, ("p0", "pi_clone")
 #: A secret of the user that no stage has to do with.
 CANARY = "sk-canary-in-the-environment"
-#: Run here, by a kernel that has the libraries loaded; `make faults` has the pipeline start them too.
-HERE = ("00_status", "06_estimates", "07_pi_bad_anomaly", "09_ablation_summary", "10_simulation")
+#: Run here, by kernels that have the libraries loaded; `make faults` has the pipeline start them.
+HERE = (
+    "03_teacher_forcing",
+    "04_judge",
+    "05_data_quality",
+    "00_status",
+    "06_estimates",
+    "07_pi_bad_anomaly",
+    "09_ablation_summary",
+    "10_simulation",
+)
 WHOLE = bool(os.environ.get("ARENA10K_FAULT_KILLS"))
 
 
@@ -39,13 +53,19 @@ def run(tmp_path_factory):
     params |= {"run": "tiny", "policies": {name: params["policies"][name] for name in POLICIES}}
     params["prompts"]["max_prompts"], params["responses"]["draws"] = PROMPTS, 1
     params["oracle"]["target_labels"], params["estimation"] = 4, {**params.get("estimation", {}), "replicates": 2}
-    file = home / "tiny.yaml"
-    file.write_text(yaml.safe_dump(params, sort_keys=False))
-    with pytest.MonkeyPatch.context() as patch:
+    with ExitStack() as stack:
+        if not WHOLE:
+            stub = stack.enter_context(Stub(judge_in_one_token, delay=0.1))
+            stub.models = {"object": "list", "data": [{"id": p["model"], "object": "model"} for p in asked_of(params)]}
+            params["judge"]["ratings"] = {"1": 1, "0": 0}
+            params["providers"]["local"] |= {"kind": "openai", "base_url": stub.url, "concurrency": 2}
+        file = home / "tiny.yaml"
+        file.write_text(yaml.safe_dump(params, sort_keys=False))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("ARENA10K_HOME", str(home))
         patch.setenv("OPENAI_API_KEY", CANARY)
         pipeline = runner.command(str(file), "", 2)
-        last = [] if WHOLE else [str(stages.stamp_file("tiny", "05_data_quality"))]
+        last = [] if WHOLE else [str(stages.stamp_file("tiny", "02_responses"))]
         command = [*pipeline[:3], *last, *pipeline[3:]]
         killed_at = _kill_while_collecting(command)
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -58,6 +78,11 @@ def run(tmp_path_factory):
         assert again.returncode == 0, again.stderr
         yield SimpleNamespace(home=home, file=file, params=config.load(file), killed_at=killed_at, asked=asked,
                               said=again.stdout, before=before, after=_written())  # fmt: skip
+
+
+def asked_of(params):
+    """The parts of params that name a model."""
+    return [*params["policies"].values(), params["judge"]]
 
 
 def _kill_while_collecting(command):
@@ -101,6 +126,7 @@ def test_nothing_is_lost_or_doubled_by_the_kill(run):
     assert [len(by_key(store, job)) for job in ("responses", "logprobs")] == [PROMPTS * len(POLICIES)] * 2
 
 
+@pytest.mark.skipif(not WHOLE, reason="of the real model, in `make faults`")
 def test_the_records_are_those_of_the_committed_recording(run):
     """The same prompts, seeds and model gave the recording, uninterrupted; another processor may round differently."""
     mine, sample = Store.open(paths.store_file("tiny")), Run("sample").store

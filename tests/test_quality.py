@@ -65,7 +65,7 @@ def test_clean_data_has_no_flag(filled):
         ("nats_per_token_outlier", [-30.0, -29.0, -31.0, -30.5]),
     ],
 )
-def test_each_fault_is_set_aside_under_its_code_and_can_be_released(filled, code, tokens):
+def test_each_fault_is_quarantined_under_its_code_and_can_be_released(filled, code, tokens):
     params, store, frame = filled
     bad = "p9999"
     put(store, "logprobs", "pi_clone", bad, params, sum(tokens), tokens, "bad")
@@ -148,7 +148,7 @@ def test_self_consistency_and_clone_control_measure_what_is_stored(filled):
     assert told.endswith(f" {factor(control['max |log-weight|'])}.")
 
 
-def test_scores_outside_the_scale_are_set_aside(filled):
+def test_scores_outside_the_scale_are_quarantined(filled):
     params, store, frame = filled
     key = frame.prompt_id[0]
     for policy, value in (("p0", 1.2), ("pi_clone", 0.0)):

@@ -9,6 +9,8 @@ import os
 import random
 from contextlib import nullcontext
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from arena10k import local_server, paths
@@ -71,39 +73,29 @@ def test_planted_failures_come_back_to_a_thousandth_of_a_nat(restored, recorded)
 
 def test_every_planted_failure_is_in_the_audit_with_what_it_was_and_is(restored, recorded):
     (entry,) = rescore_audit.read("copy")
-    assert (entry["stopped"], entry["asked"], entry["models"]) == (
-        None,
-        {"policy": None, "code": None},
-        ["smollm2-135m-t0.6"],
-    )
+    asked = {"policy": None, "code": None}
+    assert (entry["stopped"], entry["asked"], entry["models"]) == (None, asked, ["smollm2-135m-t0.6"])
     rows = {(r["policy"], r["prompt_id"]): r for r in entry["rows"]}
     assert {key: row["before"]["code"] or row["before"]["quarantine"] for key, row in rows.items()} == restored["codes"]
     for key, row in rows.items():
         was = {"below_floor": -50.0, "constant": 0.0, "http_500": None}[restored["codes"][key]]
         assert (row["outcome"], row["before"]["value"]) == ("restored", was)
         assert row["after"]["value"] == pytest.approx(recorded[key]["value"], abs=1e-3)
-        wanted = None if was is None else row["after"]["value"] - was
-        assert row["difference"] == wanted
+        assert row["difference"] == (None if was is None else row["after"]["value"] - was)
     assert f"{PLANTED} restored" in restored["said"]
-    kept = [a for a in restored["run"].store.attempts() if a["quarantine"] == "below_floor"]
-    assert [a["value"] for a in kept] == [-50.0] * list(restored["codes"].values()).count("below_floor")
+    kept = [a["value"] for a in restored["run"].store.attempts() if a["quarantine"] == "below_floor"]
+    assert kept == [-50.0] * list(restored["codes"].values()).count("below_floor")
 
 
 def test_the_estimates_are_those_of_the_recording_again(restored):
-    sample, run = Run("sample"), restored["run"]
-    mine, right = (r.estimates(r.table())["rows"] for r in (run, sample))
-    for row, wanted in zip(mine, right, strict=True):
-        assert (row["policy"], row["estimator"], row["verdict"]) == (
-            wanted["policy"],
-            wanted["estimator"],
-            wanted["verdict"],
-        )
-        assert row["value"] == (
-            wanted["value"] if wanted["value"] is None else pytest.approx(wanted["value"], rel=5e-3)
-        )
+    estimates = [pd.DataFrame(run.estimates(run.table())["rows"]) for run in (restored["run"], Run("sample"))]
+    now, right = (frame.set_index(["policy", "judge", "estimator"]) for frame in estimates)
+    assert now.verdict.equals(right.verdict)
+    np.testing.assert_allclose(now.value.astype(float), right.value.astype(float), rtol=5e-3)
     (entry,) = rescore_audit.read("copy")
-    assert entry["estimates_after"] == mine
-    assert entry["estimates_before"] != mine
+    before, after = (pd.DataFrame(entry[f"estimates_{side}"]).value.astype(float) for side in ("before", "after"))
+    np.testing.assert_array_equal(after, now.value.astype(float))
+    assert not before.equals(after)
 
 
 def test_the_same_command_again_asks_nothing_and_changes_nothing(restored):

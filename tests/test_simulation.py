@@ -21,14 +21,19 @@ from arena10k.simulation.simulate import (
     Resampled,
     Unseen,
     draw,
-    replicate,
 )
+from arena10k.simulation.simulate import replicate as summarised
 
 REPLICATES = 150
 #: The judge overrates the target as far as it goes: what it favours is worth half of its score.
 FOOLED = 1.0
 #: The lower 1 % point of the share of hits in REPLICATES trials of probability .94.
 FLOOR = 0.893
+
+
+def replicate(*args, **more):
+    """The performance of each estimator."""
+    return list(summarised(*args, **more).itertuples())
 
 
 POPULATIONS = {

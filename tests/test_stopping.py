@@ -1,6 +1,6 @@
 """A run that is told to stop: by any signal, to the command alone or to its group, at work or on its way there.
 
-`make faults` goes through all ways to stop it, each at random moments (ARENA10K_FAULT_KILLS times).
+`make faults` goes through all ways to stop it, each at three random moments.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from stub_server import Stub
 #: Signal, whether the whole group gets it, and whether the command was started to ignore SIGINT, as by `&` in a script.
 WAYS = [(signal.SIGTERM, False, False), (signal.SIGINT, True, False), (signal.SIGTERM, True, False),
         (signal.SIGINT, False, True), (signal.SIGHUP, True, False)]  # fmt: skip
-KILLS = int(os.environ.get("ARENA10K_FAULT_KILLS", "0"))
+KILLS = min(int(os.environ.get("ARENA10K_FAULT_KILLS", "0")), 3)
 #: In front of a command: it is deaf to Ctrl-C.
 DEAF = ("/bin/sh", "-c", 'trap "" INT; exec "$0" "$@"')
 

@@ -8,8 +8,6 @@ from functools import partial
 import pytest
 import yaml
 
-from arena10k.collection import teacher_forcing
-from arena10k.collection.collect import collect
 from arena10k.collection.echo import read_text
 from arena10k.collection.jobs import contexts
 from arena10k.errors import ArenaError, CallError, ParamsError
@@ -18,7 +16,7 @@ from arena10k.inputs import chat_templates
 from arena10k.inputs.policies import policies
 from arena10k.params.config import load
 from arena10k.run import Run
-from stub_run import make_params, run_responses
+from stub_run import make_params, run_responses, run_scores
 from stub_server import MODEL, Stub, text_answer, text_logprobs, text_tokens
 
 TEXT = {"capabilities": {"echo_logprobs": True}, "chat_template": "chatml"}
@@ -104,7 +102,7 @@ def test_the_template_is_part_of_the_policy_and_only_of_policies_that_have_one(h
 def scored(home, params):
     store, _ = run_responses(params)
     store.using(contexts(params).values())
-    collect(params, store, partial(teacher_forcing.tasks, params, store), "teacher forcing")
+    run_scores(params, store)
     rows = {(r["policy"], r["prompt_id"]): r for r in store.rows("logprobs")}
     said = {(r["policy"], r["prompt_id"], r["draw"]): r for r in store.rows("responses")}
     return store, rows, said
@@ -141,48 +139,41 @@ def test_responses_of_a_token_id_endpoint_are_scored_as_text_by_one_without(home
             assert row["value"] == pytest.approx(wanted(said, prompt_id, "pi_other"), abs=1e-12)
 
 
-def responding(text, finish="stop", shown=True):
-    """A fault: question 3 is answered with `text`."""
+#: By question: what every policy responds, why it ends, job and code of the error where it cannot be scored as text.
+UNUSUAL = {
+    1: ("\n\nThe answer.", "stop", "logprobs", "ids_mismatch"),  # the blank lines join the prompt's line end
+    2: ("go <|im_end|> on", "stop", "responses", "control_token_in_text"),
+    3: ("go <|tool_call|> on", "stop", "responses", "control_token_in_text"),
+    4: (" fine", None, "responses", "finish_reason"),
+    5: ("", "stop", None, None),
+    6: (" cut of", "length", None, None),
+    7: (" naïve \U0001f642 ", "stop", None, None),
+}
 
+
+def test_unusual_responses_are_measured_or_an_error_row(home):
     def fault(body, n):
-        if body.get("echo") or "question 3<" not in body["prompt"]:
+        question = next((q for q in UNUSUAL if f"question {q}<" in body["prompt"]), None)
+        if body.get("echo") or question is None:
             return None
-        answer = text_answer(body)
-        tokens = text_tokens(text)
-        values = text_logprobs(tokens, len(body["prompt"]))
-        logprobs = {"tokens": tokens, "token_logprobs": values}
-        answer["choices"][0] |= {"text": text, "finish_reason": finish, "logprobs": logprobs if shown else None}
+        text, finish, _, code = UNUSUAL[question]
+        answer, tokens = text_answer(body), text_tokens(text)
+        logprobs = {"tokens": tokens, "token_logprobs": text_logprobs(tokens, len(body["prompt"]))}
+        answer["choices"][0] |= {"text": text, "finish_reason": finish, "logprobs": logprobs if code else None}
         return answer
 
-    return fault
-
-
-@pytest.mark.parametrize(
-    ("said", "finish", "job", "code"),
-    [
-        ("\n\nThe answer.", "stop", "logprobs", "ids_mismatch"),  # the blank lines join the prompt's line end
-        ("go <|im_end|> on", "stop", "responses", "control_token_in_text"),
-        ("go <|tool_call|> on", "stop", "responses", "control_token_in_text"),
-        (" fine", None, "responses", "finish_reason"),
-    ],
-)
-def test_what_cannot_be_scored_as_text_is_an_error_row(home, said, finish, job, code):
-    with Stub(responding(said, finish)) as stub:
-        store, _, _ = scored(home, make_params(home, stub.url, **TEXT))
-    bad = [r for r in store.rows() if r["status"] == "error"]
-    assert {(r["job"], r["prompt_id"], r["code"], r["value"]) for r in bad} == {(job, "p0003", code, None)}
-    assert sum(r["status"] == "ok" for r in store.rows(job)) == {"responses": 44, "logprobs": 22}[job]
-
-
-@pytest.mark.parametrize(("said", "finish"), [("", "stop"), (" cut of", "length"), (" naïve \U0001f642 ", "stop")])
-def test_empty_cut_and_unusual_responses_are_measured(home, said, finish):
-    with Stub(responding(said, finish, shown=False)) as stub:
-        _, rows, all_said = scored(home, make_params(home, stub.url, **TEXT))
-    row = rows["p0", "p0003"]
-    end = "<|im_end|>" if finish == "stop" else ""
-    assert row["value"] == pytest.approx(wanted(all_said, "p0003", end=end), abs=1e-12)
-    assert row["payload"]["end_tokens"] == bool(end)
-    assert all_said["p0", "p0003", 0]["payload"]["finish_reason"] == finish
+    with Stub(fault) as stub:
+        store, rows, said = scored(home, make_params(home, stub.url, **TEXT))
+    bad = {(r["job"], r["prompt_id"], r["code"], r["value"]) for r in store.rows() if r["status"] == "error"}
+    assert bad == {(job, f"p{q:04d}", code, None) for q, (_, _, job, code) in UNUSUAL.items() if code}
+    for question, (_, finish, _, code) in UNUSUAL.items():
+        if not code:
+            row, end = rows["p0", f"p{question:04d}"], "<|im_end|>" if finish == "stop" else ""
+            assert row["value"] == pytest.approx(wanted(said, row["prompt_id"], end=end), abs=1e-12)
+            assert row["payload"]["end_tokens"] == bool(end)
+            assert said["p0", row["prompt_id"], 0]["payload"]["finish_reason"] == finish
+    others = [r for r in store.rows() if int(r["prompt_id"][1:]) not in UNUSUAL]
+    assert {r["status"] for r in others} == {"ok"}
 
 
 def test_a_prompt_that_holds_a_control_token_is_not_asked(home):

@@ -20,6 +20,9 @@ _params = click.option(
     "--params", "params_file", default="local", show_default=True, help="Params file of the experiment."
 )
 _run = click.option("--run", default="", help="Data folder, where it is not the one the params file names.")
+_params_of_run = click.option(
+    "--params", "params_file", default=None, help="Params file, where it is not named as the run."
+)
 
 
 class _Commands(click.Group):
@@ -55,7 +58,7 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
     if cost:
         params = config.load(params_file, run or None)
         spending.check_labels(params)
-        for line in spending.told(params, retry_errors):
+        for line in spending.lines(params, retry_errors):
             click.echo(line)
         return
     try:
@@ -95,7 +98,7 @@ def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, ret
     for name in params.asked if not params.recording else ():
         client.api_key(name, params.providers[name])
     spending.check_labels(params)
-    agreed = yes or options.told("yes") or spending.agreed(params, retry_errors or options.told("retry_errors"))
+    agreed = yes or options.is_on("yes") or spending.agreed(params, retry_errors or options.is_on("retry_errors"))
     if not agreed:
         click.echo("error: not agreed to, nothing was asked (--yes agrees in advance)", err=True)
         sys.exit(1)
@@ -108,7 +111,7 @@ def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, ret
         if forced := dict.fromkeys([*again, *stages.unstamped(params)]):
             command += ["--forcerun", *map(stages.rule, forced)]
         before = failures.latest(params.run)
-        environment = options.environment(yes=agreed, retry_errors=retry_errors or options.told("retry_errors"))
+        environment = options.environment(yes=agreed, retry_errors=retry_errors or options.is_on("retry_errors"))
         code = stopping.run(command, environment)
     index = paths.reports_dir(params.run) / "index.html"
     if code:
@@ -157,7 +160,7 @@ def index(params_file: str, run: str) -> None:
 
 @main.command()
 @click.argument("run")
-@click.option("--params", "params_file", default=None, help="Params file, where it is not named as the run.")
+@_params_of_run
 def status(run: str, params_file: str | None) -> None:
     """How far a run is, also while it is collecting, and what stopped it."""
     from arena10k.audit import status as progress
@@ -176,7 +179,7 @@ def status(run: str, params_file: str | None) -> None:
 
 @main.command()
 @click.argument("run")
-@click.option("--params", "params_file", default=None, help="Params file, where it is not named as the run.")
+@_params_of_run
 @click.option("--to", type=click.Path(path_type=Path), default=None, help="Folder (default: the run's own).")
 def export(run: str, params_file: str | None, to: Path | None) -> None:
     """Write a run's prompts and records as Parquet: a recording that others can read and re-analyse."""
@@ -196,7 +199,7 @@ def export(run: str, params_file: str | None, to: Path | None) -> None:
 
 @main.command()
 @click.argument("run")
-@click.option("--params", "params_file", default=None, help="Params file, where it is not named as the run.")
+@_params_of_run
 @click.option("--policy", default=None, help="Only rows of this policy.")
 @click.option("--code", default=None, help="Only rows with this error code or quarantine reason.")
 @click.option("--yes", is_flag=True, help="Spend what the params' prices say without asking.")
@@ -229,7 +232,7 @@ def rescore(run: str, params_file: str | None, policy: str | None, code: str | N
 @main.command()
 @click.argument("run")
 @click.argument("name")
-@click.option("--params", "params_file", default=None, help="Params file, where it is not named as the run.")
+@_params_of_run
 def snapshot(run: str, name: str, params_file: str | None) -> None:
     """Keep the present estimates of a run under a name, to compare later ones with (09_ablation_summary)."""
     from arena10k.pipeline import stages
@@ -260,7 +263,7 @@ def import_cje(folder: Path, run: str, logging_policy: str, **scales: tuple[floa
     """Import FOLDER: logged_data.jsonl, fresh_draws/<policy>_responses.jsonl, probe_slice/<policy>_probe.jsonl."""
     from arena10k import interchange
 
-    _told(interchange.import_cje(folder, run, logging_policy, **scales), f"params/imported.yaml RUN={run}")
+    _say_imported(interchange.import_cje(folder, run, logging_policy, **scales), f"params/imported.yaml RUN={run}")
 
 
 @import_.command("table")
@@ -272,10 +275,10 @@ def import_table(params_file: str, run: str) -> None:
 
     name, logging_policy, declared = config.load_import(params_file, run or None)
     account = interchange.import_tables(name, declared, logging_policy or "base")
-    _told(account, f"{params_file}{f' RUN={run}' if run else ''}")
+    _say_imported(account, f"{params_file}{f' RUN={run}' if run else ''}")
 
 
-def _told(account: dict[str, Any], params: str) -> None:
+def _say_imported(account: dict[str, Any], params: str) -> None:
     from arena10k import interchange
 
     for line in interchange.lines(account):

@@ -67,27 +67,27 @@ def one_line(message: object) -> str:
     return " ".join(str(message).split())
 
 
-def meant(name: object, known: Iterable[str]) -> str:
-    """The words for the one of `known` that may have been meant by `name`, with a semicolon in front; empty for none.
+def meant(name: object, names: Iterable[str]) -> str:
+    """The words for the one of `names` that may have been meant by `name`, with a semicolon in front; empty for none.
 
     >>> meant("categry", ["category", "prompt"])
     "; did you mean 'category'?"
     """
-    by_folded = {n.casefold(): n for n in known}
+    by_folded = {n.casefold(): n for n in names}
     close = difflib.get_close_matches(str(name)[:80].casefold(), by_folded, n=1)
     return f"; did you mean {by_folded[close[0]]!r}?" if close else ""
 
 
-def unknown(what: str, name: object, known: Iterable[str], most: int = 80) -> ArenaError:
-    """The error for a name that is not among those `known`: says which there are, and which one may have been meant.
+def unknown(what: str, name: object, names: Iterable[str], most: int = 80) -> ArenaError:
+    """The error for a name that is not among `names`: says which there are, and which one may have been meant.
     Of the name `most` characters are shown.
 
     >>> print(unknown("policy", "pi_bda", ["p0", "pi_bad"]))
     no policy 'pi_bda': there is p0, pi_bad; did you mean 'pi_bad'?
     """
-    names = list(known)
-    listed = names if len(names) <= MOST_LISTED else [*names[:3], f"... ({len(names):,} in all)"]
-    return ArenaError(f"no {what} {str(name)[:most]!r}: there is {', '.join(listed) or 'none'}{meant(name, names)}")
+    every = list(names)
+    listed = every if len(every) <= MOST_LISTED else [*every[:3], f"... ({len(every):,} in all)"]
+    return ArenaError(f"no {what} {str(name)[:most]!r}: there is {', '.join(listed) or 'none'}{meant(name, every)}")
 
 
 def invalid(code: str, detail: str) -> CallError:

@@ -8,7 +8,7 @@ import os
 VARIABLES = {"yes": "ARENA10K_YES", "retry_errors": "ARENA10K_RETRY_ERRORS"}
 
 
-def told(option: str) -> bool:
+def is_on(option: str) -> bool:
     """Whether an option of `VARIABLES` is on."""
     return os.environ.get(VARIABLES[option], "") not in ("", "0")
 

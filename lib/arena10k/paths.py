@@ -59,13 +59,13 @@ def params_file(name: str | Path) -> Path:
 
 def _no_params_file(name: str | Path, file: Path, roots: list[Path]) -> ArenaError:
     stems = dict.fromkeys(p.stem for root in roots for p in sorted((root / "params").glob("*.yaml")))
-    told = unknown("params file", name, stems, most=len(str(name)))
+    error = unknown("params file", name, stems, most=len(str(name)))
     if str(name) in made_runs():
-        return ArenaError(f"{told}; data/{name} is there: name the params it was made with, and {name!r} as the run")
+        return ArenaError(f"{error}; data/{name} is there: name the params it was made with, and {name!r} as the run")
     if file.is_absolute():
-        return told
+        return error
     looked = ", ".join(map(str, roots))
-    return ArenaError(f"{told}; looked for {file} in {looked}, and for {file.name} in their folders params")
+    return ArenaError(f"{error}; looked for {file} in {looked}, and for {file.name} in their folders params")
 
 
 def shown(path: Path) -> str:
@@ -115,8 +115,8 @@ def server_log(run: str) -> Path:
 
 def made_runs() -> list[str]:
     """The runs that are there: names of the data folders with prompts, the sample first."""
-    found = (path.parent.name for path in (home() / "data").glob("*/prompts.parquet"))
-    return [*sorted(RESERVED), *sorted(set(found) - RESERVED)]
+    made = {path.parent.name for path in (home() / "data").glob("*/prompts.parquet")}
+    return [*sorted(RESERVED), *sorted(made - RESERVED)]
 
 
 def notebook(stage: str) -> Path:

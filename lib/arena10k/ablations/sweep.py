@@ -172,9 +172,9 @@ def code_digest() -> str:
     """Digest of the code that numbers come from, as this process found it first: what is edited later is not what
     runs, and workers must have the same."""
     state = hashlib.sha256()
-    for room in ("ablations", "estimation"):
-        for path in sorted((_LIBRARY / room).rglob("*.py")):
-            state.update(str(path.relative_to(_LIBRARY)).encode() + b"\0" + path.read_bytes())
+    rooms = [(_LIBRARY / room).rglob("*.py") for room in ("ablations", "estimation")]
+    for path in sorted([*_LIBRARY.glob("analysis.py"), *itertools.chain(*rooms)]):
+        state.update(str(path.relative_to(_LIBRARY)).encode() + b"\0" + path.read_bytes())
     return state.hexdigest()
 
 

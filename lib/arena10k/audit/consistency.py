@@ -94,16 +94,16 @@ def _modes(params: Params, store: Store) -> list[dict[str, Any]]:
         limit = RUBRIC_SHARE if few else CONTINUOUS_SHARE
         value, count = values.most_common(1)[0]
         if count > limit * values.total():
-            told = f"{value:g} in {count / values.total():.0%} of {values.total():,} (limit {limit:.0%})"
-            out.append(_finding("mode_share", job, None, count, None, told))
+            detail = f"{value:g} in {count / values.total():.0%} of {values.total():,} (limit {limit:.0%})"
+            out.append(_finding("mode_share", job, None, count, None, detail))
     return out
 
 
 def _duplicates(prompts: pd.DataFrame) -> list[dict[str, Any]]:
     exact = prompts.prompt.duplicated()
     near = prompts.prompt[~exact].map(normalised).duplicated()
-    found = [("duplicate_prompts", int(exact.sum())), ("near_duplicate_prompts", int(near.sum()))]
-    return [_finding(name, None, None, n) for name, n in found if n]
+    counts = {"duplicate_prompts": int(exact.sum()), "near_duplicate_prompts": int(near.sum())}
+    return [_finding(name, None, None, n) for name, n in counts.items() if n]
 
 
 def _logprobs(params: Params, store: Store, flags: list[Flag], prompts: pd.DataFrame) -> list[dict[str, Any]]:
@@ -126,14 +126,14 @@ def _mean_weights(table: Wide) -> list[dict[str, Any]]:
     out, values = [], table.values()
     for k, name in enumerate(table.policies):
         log_weight = values[:, k] - values[:, table.base]
-        known = np.isfinite(log_weight)
-        if k == table.base or not known.any():
+        finite = np.isfinite(log_weight)
+        if k == table.base or not finite.any():
             continue
-        p = mean_weight_p_value(log_weight[known], by_prompt(table.prompt[known]))
+        p = mean_weight_p_value(log_weight[finite], by_prompt(table.prompt[finite]))
         if p < WRONG:
-            mean = number(audit_weights(log_weight[known]).mean_weight)
+            mean = number(audit_weights(log_weight[finite]).mean_weight)
             detail = f"mean weight {mean} before anything is quarantined"
-            out.append(_finding("mean_weight", LOGPROBS, name, known.sum(), p, detail))
+            out.append(_finding("mean_weight", LOGPROBS, name, finite.sum(), p, detail))
     return out
 
 
@@ -166,8 +166,8 @@ def _tests(values: np.ndarray, chars: np.ndarray, base: int) -> dict[tuple[int, 
 def _facts(values: np.ndarray, chars: np.ndarray, names: list[str], base: int) -> dict[str, list[str]]:
     """By policy the findings that say its weights are wrong or may be. What is wrong with the logging policy's half of
     a weight is wrong with every weight."""
-    found = [(k, test) for k, test in _tests(values, chars, base) if test in (*WRONG_WEIGHTS, *DOUBTFUL_WEIGHTS)]
-    per_policy = {name: [test for at, test in found if at in (k, base)] for k, name in enumerate(names)}
+    failed = [(k, test) for k, test in _tests(values, chars, base) if test in (*WRONG_WEIGHTS, *DOUBTFUL_WEIGHTS)]
+    per_policy = {name: [test for at, test in failed if at in (k, base)] for k, name in enumerate(names)}
     return {name: list(dict.fromkeys(tests)) for name, tests in per_policy.items() if tests}
 
 
@@ -189,22 +189,22 @@ def facts_of_table(table: Table) -> dict[str, list[str]]:
     return _facts(values, chars, names, 0)
 
 
-def frame(found: list[dict[str, Any]]) -> pd.DataFrame:
+def frame(findings: list[dict[str, Any]]) -> pd.DataFrame:
     """The findings for a table, in words."""
     columns = ["what", "job", "policy", "rows", "p_value", "detail"]
-    return pd.DataFrame([f | {"what": WORDS[f["finding"]]} for f in found], columns=columns)
+    return pd.DataFrame([f | {"what": WORDS[f["finding"]]} for f in findings], columns=columns)
 
 
-def sentence(found: list[dict[str, Any]]) -> str:
+def sentence(findings: list[dict[str, Any]]) -> str:
     """What shows in the whole set, or that nothing does and what could have shown."""
-    if not found:
+    if not findings:
         return (
             "No set-level check failed. Checked were: definitions and models where the records name them, the spread "
             f"of scores (jobs with at least {WATCH_FROM}), duplicate prompts, mean weights, and how log-probs go with "
             f"length and with those of the logging policy (policies with at least {ENOUGH})."
         )
     where: dict[str, list[str]] = {}
-    for f in found:
+    for f in findings:
         where.setdefault(f["finding"], []).append(str(f["policy"] or f["job"] or f"{f['rows']} prompts"))
-    told = [f"{WORDS[name]} ({', '.join(dict.fromkeys(places))})" for name, places in where.items()]
-    return f"{len(found)} set-level {'check' if len(found) == 1 else 'checks'} failed: {'; '.join(told)}."
+    parts = [f"{WORDS[name]} ({', '.join(dict.fromkeys(places))})" for name, places in where.items()]
+    return f"{len(findings)} set-level {'check' if len(findings) == 1 else 'checks'} failed: {'; '.join(parts)}."

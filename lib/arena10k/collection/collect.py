@@ -74,7 +74,7 @@ def collect(
     fatal error, the circuit breaker or Ctrl-C stops the run; everything measured until then is stored and a later call
     goes on from there.
     """
-    again = Again(options.told("retry_errors") if retry_errors is None else retry_errors, quarantined)
+    again = Again(options.is_on("retry_errors") if retry_errors is None else retry_errors, quarantined)
     if not params.recording:
         store.batches.release()
     todo = survey(store, tasks(), again)

@@ -48,7 +48,7 @@ def check_confirmed(params: Params, todo: Survey, label: str) -> None:
     Raises ArenaError: with the amount and how to agree, where the tasks cost something and it was not confirmed.
     """
     cost = at_most(params, todo)
-    if cost and not options.told("yes"):
+    if cost and not options.is_on("yes"):
         raise ArenaError(
             f"{label}: {todo.pending.total():,} measurements would cost up to ${cost:,.2f}: confirm with "
             f"`--yes`, or in a notebook with %env {options.VARIABLES['yes']}=1"

@@ -12,7 +12,7 @@ from typing import Any
 from arena10k.errors import section
 from arena10k.inputs.policies import digest, policies, unit_hash
 from arena10k.params.config import Params
-from arena10k.params.judge import JudgeParams
+from arena10k.params.judge import ChatGrader, CompletionJudge, JudgeParams
 
 RESPONSES, LOGPROBS = "responses", "logprobs"
 #: A control: responses of the logging policy, scored as answers to other questions.
@@ -34,8 +34,8 @@ def contexts(params: Params) -> dict[Key, str]:
     all_policies = policies(params)
     logging = all_policies[params.logging_policy].fingerprint
     out[SHUFFLED, params.logging_policy] = digest([SHUFFLED, logging, params.seed])
-    judge = {job: _judge(params, params.judge, job) for job in JUDGE} if params.judge else {}
-    oracle = _oracle(params)
+    judge = {job: _graded(params, params.judge, job == UNCERTAINTY) for job in JUDGE} if params.judge else {}
+    oracle = _graded(params, params.oracle.grader, False) if params.oracle.grader else params.oracle.kind
     for name, policy in all_policies.items():
         own = policy.fingerprint
         out[RESPONSES, name] = digest([RESPONSES, own, params.seed])
@@ -58,21 +58,12 @@ def _imported(params: Params, policy: str, fingerprint: str) -> dict[Key, str]:
     return {(job, policy): imported_context(job, fingerprint) for job in names}
 
 
-def _judge(params: Params, judge: JudgeParams, job: str) -> dict[str, Any]:
-    """What decides the judge's scores of one mode, and where they come from."""
-    definition = judge.definition(uncertain=job == UNCERTAINTY)
-    return definition if judge.form == "completion" else definition | {"endpoint": _endpoint(params, judge.provider)}
-
-
-def _oracle(params: Params) -> str | dict[str, Any]:
-    grader = params.oracle.grader
-    if grader is None:
-        return params.oracle.kind
-    return grader.definition(uncertain=False) | {"endpoint": _endpoint(params, grader.provider)}
-
-
-def _endpoint(params: Params, provider: str) -> str:
-    return params.providers[provider].base_url or params.providers[provider].kind
+def _graded(params: Params, grader: JudgeParams | ChatGrader, uncertain: bool) -> dict[str, Any]:
+    """What decides the scores of a grader, and where they come from."""
+    definition = grader.definition(uncertain)
+    if not isinstance(grader, CompletionJudge):
+        definition["endpoint"] = params.providers[grader.provider].endpoint
+    return definition
 
 
 def _imported_due(params: Params) -> dict[Key, int]:

@@ -25,6 +25,7 @@ Rules shared by every kind:
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from typing import Any
 
 Spec = Mapping[str, Any]
@@ -56,22 +57,20 @@ _DECLINES = re.compile(
 
 
 def normalise(text: str) -> str:
-    """Return `text` in the form every comparison uses: NFKC, case-folded, accents removed, straight apostrophes."""
+    """`text` in the form every comparison uses: NFKC, case-folded, accents removed, straight apostrophes."""
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
     bare = "".join(char for char in folded if not unicodedata.combining(char))
     return bare.replace("\u2019", "'").replace("\u2018", "'").replace("\u02bc", "'")
 
 
 def declines(response: str) -> bool:
-    """Return whether the response says that it does not know or will not answer."""
+    """Whether the response says that it does not know or will not answer."""
     return _DECLINES.search(" ".join(normalise(response).split())) is not None
 
 
 def check(spec: Spec, response: str, *, prompt_id: str = "") -> float:
-    """Label one response: 1.0 when it is right by `spec`, else 0.0.
+    """Label one response: 1.0 when it is right by `spec` (see the table above), else 0.0.
 
-    Parameters: `spec`, the declarative check of the prompt (see the table above); `response`, the text of the model,
-    possibly empty; `prompt_id`, named in errors.
     Raises ValueError naming the prompt for an unknown kind, and for missing, unknown or invalid keys.
     """
     validate(spec, prompt_id=prompt_id)
@@ -100,7 +99,7 @@ def validate(spec: Spec, *, prompt_id: str = "") -> None:
 
 
 def _value_problem(spec: Spec) -> str | None:
-    """Return what is wrong with the values of a spec whose keys are right, or None."""
+    """What is wrong with the values of a spec whose keys are right, or None."""
     for key in ("values", "words", "exclude"):
         items = spec.get(key, ["-"])
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
@@ -129,7 +128,7 @@ def _is_number(value: object) -> bool:
 
 
 def _tokens(text: str) -> list[str]:
-    """Return the words, numbers and clause marks of `text`, normalised and in order."""
+    """The words, numbers and clause marks of `text`, normalised and in order."""
     return [token.removesuffix("'s") for token in _TOKEN.findall(normalise(text))]
 
 
@@ -138,30 +137,25 @@ def _words(tokens: list[str]) -> list[str]:
 
 
 def _denied(tokens: list[str], position: int) -> bool:
-    """Return whether a negation stands within a few words before `position`, in the same clause."""
-    for token in reversed(tokens[max(0, position - _NEGATION_REACH) : position]):
-        if token in _CLAUSE_END:
-            return False
-        if token in _NEGATIONS or token.endswith("n't"):
-            return True
-    return False
+    """Whether a negation stands within a few words before `position`, in the same clause."""
+    before = reversed(tokens[max(0, position - _NEGATION_REACH) : position])
+    clause = takewhile(lambda token: token not in _CLAUSE_END, before)
+    return any(token in _NEGATIONS or token.endswith("n't") for token in clause)
 
 
 def _mentions(tokens: list[str], phrases: list[str]) -> set[str]:
-    """Return the phrases that `tokens` affirm; where two overlap ("bell pepper", "pepper") the longer one counts."""
-    by_first: dict[str, list[tuple[list[str], str]]] = {}
-    for phrase in phrases:
-        parts = _tokens(phrase)
-        by_first.setdefault(parts[0], []).append((parts, " ".join(parts)))
-    found, position = set(), 0
+    """The phrases that `tokens` affirm; where two overlap ("bell pepper", "pepper") the longer one counts."""
+    by_first: dict[str, list[list[str]]] = {}
+    for parts in sorted(map(_tokens, phrases), key=len, reverse=True):
+        by_first.setdefault(parts[0], []).append(parts)
+    affirmed, position = set(), 0
     while position < len(tokens):
         candidates = by_first.get(tokens[position], [])
-        matches = [item for item in candidates if tokens[position : position + len(item[0])] == item[0]]
-        parts, name = max(matches, key=lambda item: len(item[0]), default=([], ""))
+        parts = next((c for c in candidates if tokens[position : position + len(c)] == c), [])
         if parts and not _denied(tokens, position):
-            found.add(name)
+            affirmed.add(" ".join(parts))
         position += max(1, len(parts))
-    return found
+    return affirmed
 
 
 def _contains_any(spec: Spec, tokens: list[str]) -> bool:
@@ -178,20 +172,18 @@ def _one_of(spec: Spec, tokens: list[str]) -> bool:
 
 
 def _numbers(tokens: list[str]) -> list[tuple[int, float]]:
-    """Return (position, value) of every number, in digits or words up to ninety-nine ("twenty-one" is one number)."""
-    found: list[tuple[int, float]] = []
+    """(position, value) of every number, in digits or words up to ninety-nine ("twenty-one" is one number)."""
+    numbers: list[tuple[int, float]] = []
     for position, token in enumerate(tokens):
         if token[0].isdecimal():
             if re.fullmatch(r"[\d,]+(?:\.\d+)?", token):
-                found.append((position, float(token.replace(",", ""))))
+                numbers.append((position, float(token.replace(",", ""))))
         elif token in _NUMBER_WORDS:
             value = float(_NUMBER_WORDS[token])
-            follows_tens = found and found[-1][0] == position - 1 and tokens[position - 1] in _TENS
-            if follows_tens and 1 <= value <= 9:
-                found[-1] = (position, found[-1][1] + value)
-            else:
-                found.append((position, value))
-    return found
+            if numbers and numbers[-1][0] == position - 1 and tokens[position - 1] in _TENS and 1 <= value <= 9:
+                value += numbers.pop()[1]
+            numbers.append((position, value))
+    return numbers
 
 
 def _number(spec: Spec, tokens: list[str]) -> bool:
@@ -206,12 +198,12 @@ def _number(spec: Spec, tokens: list[str]) -> bool:
 
 def _yes_no(spec: Spec, tokens: list[str]) -> bool:
     """Only an answer counts: "no" before a word ("there is no water") is a determiner unless it opens the response."""
-    said = set()
+    answers = set()
     for position, token in enumerate(tokens):
         stands_alone = position + 1 == len(tokens) or tokens[position + 1] in _CLAUSE_END
         if token == "yes" or (token == "no" and (position == 0 or stands_alone)):
-            said.add("denied" if _denied(tokens, position) else token)
-    return said == {spec["value"]}
+            answers.add("denied" if _denied(tokens, position) else token)
+    return answers == {spec["value"]}
 
 
 def _copy(spec: Spec, tokens: list[str]) -> bool:

@@ -53,13 +53,13 @@ class ChatTemplate:
     @cached_property
     def _control_tokens(self) -> re.Pattern[str]:
         written = self.render([*_PROBE, _PROBE[0]])
-        known = {*_BARRED.findall(self.source), *_BRACKETED.findall(written), self.bos_token, self.end_of_turn} - {""}
-        return re.compile("|".join([*(re.escape(t) for t in sorted(known, key=len, reverse=True)), _BARRED.pattern]))
+        tokens = {*_BARRED.findall(self.source), *_BRACKETED.findall(written), self.bos_token, self.end_of_turn} - {""}
+        return re.compile("|".join([*(re.escape(t) for t in sorted(tokens, key=len, reverse=True)), _BARRED.pattern]))
 
     def control_token(self, text: str) -> str | None:
         """The first control token in `text` that a model would obey, or None."""
-        found = self._control_tokens.search(text)
-        return found.group() if found else None
+        match = self._control_tokens.search(text)
+        return match.group() if match else None
 
 
 def load(owner: str, name: str, bos_token: str | None = None, end_of_turn: str | None = None) -> ChatTemplate:

@@ -108,7 +108,7 @@ def policies(params: Params) -> Mapping[str, Policy]:
         if provider.chat_template:
             owner = f"providers.{p.provider}.chat_template"
             template = chat_templates.load(owner, provider.chat_template, provider.bos_token, provider.end_of_turn)
-        out[name] = Policy(name, p, provider.base_url or provider.kind, template)
+        out[name] = Policy(name, p, provider.endpoint, template)
         if template and (token := out[name].control_token("")):
             raise ParamsError(f"policies.{name}: holds {token}, a control token: the model would obey it; reword it")
     return out

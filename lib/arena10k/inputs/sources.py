@@ -228,9 +228,9 @@ def parquet_rows(path: Path, name: str, choose: Callable[[list[str]], list[str]]
         raise _fault(name, f"{what} ({detail:.120})", "download or export it again") from error
 
 
-def _columns(name: str, found: list[str]) -> list[str]:
+def _columns(name: str, columns: list[str]) -> list[str]:
     for column in _NEEDED:
-        if found.count(column) != 1:
-            what = "is there more than once" if column in found else "is not a column"
+        if columns.count(column) != 1:
+            what = "is there more than once" if column in columns else "is not a column"
             raise _fault(f"{name}: {column}", what, f"a conversations export has {', '.join(_NEEDED)}")
-    return [c for c in (*_NEEDED, *_OPTIONAL) if c in found]
+    return [c for c in (*_NEEDED, *_OPTIONAL) if c in columns]

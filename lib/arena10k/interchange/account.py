@@ -88,7 +88,7 @@ def lines(account: dict[str, Any]) -> list[str]:
     if not account.get("new", True):
         return [f"{run}: the same files are imported already: nothing to do"]
     out = [sentence(account)]
-    out += [f"  {f['file']}: {_told(f)}" for f in account["files"]]
+    out += [f"  {f['file']}: {_taken(f)}" for f in account["files"]]
     taken = sum(file["taken"] for file in account["files"])
     if again := taken - _responses(account):
         out.append(f"  {again:,} of the {taken:,} rows taken are responses that a file before has too: counted once")
@@ -107,9 +107,9 @@ def lines(account: dict[str, Any]) -> list[str]:
     return out
 
 
-def _told(file: dict[str, Any]) -> str:
-    told = f"{file['taken']:,} of {file['rows']:,} rows taken" if file["rows"] else "is empty"
-    return told + (f", {file['values_left_out']:,} of their values left out" if file["values_left_out"] else "")
+def _taken(file: dict[str, Any]) -> str:
+    taken = f"{file['taken']:,} of {file['rows']:,} rows taken" if file["rows"] else "is empty"
+    return taken + (f", {file['values_left_out']:,} of their values left out" if file["values_left_out"] else "")
 
 
 def _listed(names: list[str]) -> str:

@@ -15,12 +15,11 @@ from arena10k.collection.jobs import DETERMINISTIC, UNCERTAINTY
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.inputs.policies import digest
-from arena10k.interchange import layouts, values
+from arena10k.interchange import layouts
 from arena10k.interchange.account import fault_words, previous, summary
-from arena10k.interchange.files import digest_of
 from arena10k.interchange.layouts import Source
+from arena10k.interchange.rows import Range, digest_of, plain_names
 from arena10k.interchange.staging import Prompts, staged
-from arena10k.interchange.values import Range
 from arena10k.interchange.writer import Taken, Writer
 from arena10k.params import config
 from arena10k.params.imported import PROVIDER, ImportedParams
@@ -120,7 +119,7 @@ def _names(sources: list[Source], logging_policy: str) -> dict[str, str]:
             names.append(source.policy)
         else:
             names += source.policies_of_rows()
-    return values.plain_names(names)
+    return plain_names(names)
 
 
 def _read(writer: Writer, source: Source) -> Taken:
@@ -191,8 +190,8 @@ def _params(
 
 
 def _policy(name: str, plain: str) -> dict[str, Any]:
-    told = "imported: its definition is not known"
-    own = told if name == plain else f"{told}; named {name[:80]!r} in the source"
+    unknown = "imported: its definition is not known"
+    own = unknown if name == plain else f"{unknown}; named {name[:80]!r} in the source"
     return {"provider": PROVIDER, "model": plain, "description": own}
 
 

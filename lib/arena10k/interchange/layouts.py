@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from arena10k.errors import ArenaError
-from arena10k.interchange import values
-from arena10k.interchange.files import Fault, RowFault, rows
-from arena10k.interchange.values import Row
+from arena10k.interchange import rows
+from arena10k.interchange.rows import Fault, Row, RowFault
 from arena10k.params.imported import TableParams
 
 LOGGED, FRESH, PROBES = "logged_data.jsonl", "fresh_draws", "probe_slice"
@@ -41,7 +40,7 @@ class Source:
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         """(line, object or Fault), of Parquet only the columns that are needed."""
-        return rows(self.path, self.name, self._choose if self.columns else None)
+        return rows.read(self.path, self.name, self._choose if self.columns else None)
 
     def policies_of_rows(self) -> list[str]:
         """The policies that the rows name, in the order of the file."""
@@ -49,12 +48,12 @@ class Source:
         if column is None:
             return []
         found: dict[str, None] = {}
-        for _, raw in rows(self.path, self.name, lambda names: self._choose(names, (column,))):
+        for _, raw in rows.read(self.path, self.name, lambda names: self._choose(names, (column,))):
             name = None if isinstance(raw, Fault) else _within(raw, column, self.used)
             if isinstance(name, str):
                 found[name] = None
-                if len(found) > values.MAX_POLICIES:
-                    values.plain_names(found)
+                if len(found) > rows.MAX_POLICIES:
+                    rows.plain_names(found)
         return list(found)
 
     def _choose(self, names: list[str], columns: tuple[str, ...] | None = None) -> list[str]:
@@ -114,7 +113,7 @@ def _plain(path: Path) -> str:
 def cje_source(found: Found, logging_policy: str) -> Source:
     """Look through a file for what its rows have: a measurement is missing where other rows have it."""
     logged, judged, twice, policies = found.name == LOGGED, False, False, dict[str, None]()
-    for _, raw in rows(found.path, found.name):
+    for _, raw in rows.read(found.path, found.name):
         if isinstance(raw, Fault):
             continue
         score = _either(raw, "judge_score")
@@ -125,8 +124,8 @@ def cje_source(found: Found, logging_policy: str) -> Source:
             policies[logging_policy] = None
         if isinstance(targets, dict):
             policies |= dict.fromkeys(targets)
-            if len(policies) > values.MAX_POLICIES:
-                values.plain_names(policies)
+            if len(policies) > rows.MAX_POLICIES:
+                rows.plain_names(policies)
     read = partial(_logged, logging_policy) if logged else _fresh
     return Source(found.path, found.name, found.policy, logged, read, judged, twice, tuple(policies))
 
@@ -151,13 +150,13 @@ def _fresh(raw: dict[str, Any]) -> Row:
     if isinstance(score, dict):
         score, variance = score.get("mean"), score.get("variance")
     return Row(
-        values.prompt_id("prompt_id", get("prompt_id")),
-        values.text("response", raw.get("response")),
-        values.text_or_none("prompt", raw.get("prompt")),
-        values.draw("draw_idx", get("draw_idx")),
-        judge=values.number("judge_score", score),
-        judge_variance=values.number("judge_score.variance", variance),
-        label=values.number("oracle_label", get("oracle_label")),
+        rows.prompt_id("prompt_id", get("prompt_id")),
+        rows.text("response", raw.get("response")),
+        rows.text_or_none("prompt", raw.get("prompt")),
+        rows.draw("draw_idx", get("draw_idx")),
+        judge=rows.number("judge_score", score),
+        judge_variance=rows.number("judge_score.variance", variance),
+        label=rows.number("oracle_label", get("oracle_label")),
     )
 
 
@@ -165,19 +164,19 @@ def _logged(logging_policy: str, raw: dict[str, Any]) -> Row:
     row, targets = _fresh(raw), raw.get("target_policy_logprobs")
     if targets is not None and not isinstance(targets, dict):
         raise RowFault("target_policy_logprobs", "is not an object of log-probs by policy")
-    logprobs = {logging_policy: values.number("base_policy_logprob", raw.get("base_policy_logprob"))}
+    logprobs = {logging_policy: rows.number("base_policy_logprob", raw.get("base_policy_logprob"))}
     for name, value in (targets or {}).items():
         at = f"target_policy_logprobs.{name[:60]}"
         if name == logging_policy:
-            logprobs[name] = _same(at, logprobs[name], values.number(at, value))
+            logprobs[name] = _same(at, logprobs[name], rows.number(at, value))
         else:
-            logprobs[name] = values.number(at, value)
+            logprobs[name] = rows.number(at, value)
     return Row(**vars(row) | {"logprobs": logprobs})
 
 
 def _same(at: str, one: Any, other: Any) -> Any:
     if isinstance(one, float) and isinstance(other, float) and one != other:
-        return Fault(at, "differs from base_policy_logprob, which is of the same policy", values.NOT_A_NUMBER)
+        return Fault(at, "differs from base_policy_logprob, which is of the same policy", rows.NOT_A_NUMBER)
     return other if one is None else one
 
 
@@ -188,37 +187,37 @@ def table(path: Path, name: str, params: TableParams, logging_policy: str) -> So
     """A file whose columns the params name."""
     columns = params.columns
     logprobs = tuple(columns.logprobs)
-    told = columns.model_dump(exclude={"logprobs"})
+    by_meaning = columns.model_dump(exclude={"logprobs"})
     used: set[str] = set()
-    named = [column for column in told.values() if column] + list(columns.logprobs.values())
+    named = [column for column in by_meaning.values() if column] + list(columns.logprobs.values())
     fields = (columns.judge or "", columns.judge_variance or "", columns.label or "")
     return Source(
         path, name, params.policy or (None if columns.policy else logging_policy), not params.is_fresh,
-        partial(_table_row, told, columns.logprobs, used), bool(columns.judge), bool(columns.judge_variance),
+        partial(_table_row, by_meaning, columns.logprobs, used), bool(columns.judge), bool(columns.judge_variance),
         logprobs, fields, tuple(named), columns.policy, used,
     )  # fmt: skip
 
 
-def _table_row(told: dict[str, str | None], logprobs: dict[str, str], used: set[str], raw: dict[str, Any]) -> Row:
+def _table_row(by_meaning: dict[str, str | None], logprobs: dict[str, str], used: set[str], raw: dict[str, Any]) -> Row:
     def name(key: str) -> str:
-        return told[key] or key
+        return by_meaning[key] or key
 
     def get(key: str) -> Any:
-        return _within(raw, name(key), used) if told[key] else None
+        return _within(raw, name(key), used) if by_meaning[key] else None
 
     def number(key: str) -> Any:
-        return values.number(name(key), get(key))
+        return rows.number(name(key), get(key))
 
     return Row(
-        values.prompt_id(name("prompt_id"), get("prompt_id")),
-        values.text(name("response"), get("response")),
-        values.text_or_none(name("prompt"), get("prompt")),
-        values.draw(name("draw"), get("draw")),
-        values.text(name("policy"), get("policy")) if told["policy"] else None,
+        rows.prompt_id(name("prompt_id"), get("prompt_id")),
+        rows.text(name("response"), get("response")),
+        rows.text_or_none(name("prompt"), get("prompt")),
+        rows.draw(name("draw"), get("draw")),
+        rows.text(name("policy"), get("policy")) if by_meaning["policy"] else None,
         number("judge"), number("judge_variance"), number("label"),
-        values.text_or_none(name("category"), get("category")),
-        values.text_or_none(name("language"), get("language")),
-        {policy: values.number(column, _within(raw, column, used)) for policy, column in logprobs.items()},
+        rows.text_or_none(name("category"), get("category")),
+        rows.text_or_none(name("language"), get("language")),
+        {policy: rows.number(column, _within(raw, column, used)) for policy, column in logprobs.items()},
     )  # fmt: skip
 
 

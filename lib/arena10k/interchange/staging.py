@@ -18,7 +18,7 @@ from arena10k import paths
 from arena10k.errors import ArenaError
 from arena10k.inputs.policies import unit_hash
 from arena10k.inputs.sources import COLUMNS
-from arena10k.interchange.files import RowFault
+from arena10k.interchange.rows import RowFault
 
 _BATCH = 10_000
 

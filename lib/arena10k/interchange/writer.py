@@ -12,10 +12,9 @@ from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES,
 from arena10k.collection.records import Record
 from arena10k.collection.store import Store
 from arena10k.inputs.policies import digest
-from arena10k.interchange.files import Fault, RowFault
 from arena10k.interchange.layouts import Source
+from arena10k.interchange.rows import MISSING, Fault, Range, Row, RowFault, on_scale, variance_on_scale
 from arena10k.interchange.staging import Prompts
-from arena10k.interchange.values import MISSING, Range, Row, on_scale, variance_on_scale
 from arena10k.params.imported import PROVIDER
 
 #: Faults listed for each file; beyond them only counts are kept, by field and kind.
@@ -52,8 +51,8 @@ class Taken:
     def note(self, file: str, line: int, fault: Fault, row_taken: bool) -> None:
         self.by_field[f"{fault.field or 'row'}: {fault.code}"] += 1
         if len(self.faults) < LISTED:
-            told = {"file": file, "line": line, "field": fault.field, "fault": fault.what, "code": fault.code}
-            self.faults.append(told | {"row_taken": row_taken})
+            where = {"file": file, "line": line, "field": fault.field}
+            self.faults.append(where | {"fault": fault.what, "code": fault.code, "row_taken": row_taken})
 
 
 class Writer:
@@ -90,12 +89,11 @@ class Writer:
                     raise RowFault(raw.field, raw.what)
                 row = source.read(raw)
                 faults = self._row(source, line, row)
-            except RowFault as caught:
+            except (RowFault, RecursionError) as caught:
+                deep = Fault("", "not usable: nested too deeply")
                 taken.left_out += 1
-                taken.note(source.name, line, caught.fault, row_taken=False)
-            except RecursionError:
-                taken.left_out += 1
-                taken.note(source.name, line, Fault("", "not usable: nested too deeply"), row_taken=False)
+                fault = caught.fault if isinstance(caught, RowFault) else deep
+                taken.note(source.name, line, fault, row_taken=False)
             else:
                 taken.taken += 1
                 self._spread(taken, source, row)
@@ -125,9 +123,9 @@ class Writer:
         return faults
 
     def _spread(self, taken: Taken, source: Source, row: Row) -> None:
-        told = (("judge_scale", source.fields[0], row.judge, self._judge_scale),
+        scaled = (("judge_scale", source.fields[0], row.judge, self._judge_scale),
                 ("oracle_scale", source.fields[2], row.label, self._oracle_scale))  # fmt: skip
-        for key, name, value, scale in told:
+        for key, name, value, scale in scaled:
             if isinstance(value, float):
                 inside = isinstance(on_scale(name, value, scale), float)
                 taken.spreads.setdefault((key, name), Spread()).add(value, inside=inside)
@@ -144,23 +142,19 @@ class Writer:
         Fresh draws of the logging policy may be its logged responses; those that are not come after them.
         """
         own = policy == self._logging and not source.logged and self._logged_before
-        places = [row.draw, self._logged_before + row.draw] if own else [row.draw]
-        for place in places:
+        place, found = row.draw, None
+        for place in [row.draw, self._logged_before + row.draw] if own else [row.draw]:
             found = self._store.get(RESPONSES, row.prompt_id, _key(RESPONSES, policy, place))
-            if found is None:
-                if place == places[-1]:
-                    return place, False
-                continue
-            where = found["payload"]
-            if found["value"] == row.response and where["file"] != source.name:
+            if found and found["value"] == row.response and found["payload"]["file"] != source.name:
                 return place, True
-            if place == places[-1]:
-                if where["file"] == source.name:
-                    raise RowFault("prompt_id", f"{row.prompt_id[:60]!r} draw {row.draw} is also that of line "
-                                   f"{where['line']}")  # fmt: skip
-                raise RowFault("response", f"is another one than that of {where['file']} line {where['line']}, which "
-                               "has the same prompt_id and draw")  # fmt: skip
-        raise AssertionError("unreachable")
+        if found is None:
+            return place, False
+        where = found["payload"]
+        if where["file"] == source.name:
+            same = f"{row.prompt_id[:60]!r} draw {row.draw} is also that of line {where['line']}"
+            raise RowFault("prompt_id", same)
+        before = f"{where['file']} line {where['line']}, which has the same prompt_id and draw"
+        raise RowFault("response", f"is another one than that of {before}")
 
     def _measured(self, source: Source, row: Row) -> list[tuple[str, Any, dict[str, Any]]]:
         judge = on_scale(source.fields[0], row.judge, self._judge_scale)
@@ -197,18 +191,16 @@ class Writer:
             put(job, value, payload)
             self.counts[job, before["policy"], before["code"]] -= 1
         elif before["value"] != value:
-            told = f"{value:g} here and {before['value']:g} in a file read before, which stays"
-            return [Fault(job, told, "differs")]
+            return [Fault(job, f"{value:g} here and {before['value']:g} in a file read before, which stays", "differs")]
         return []
 
     def _put(self, prompt_id: str, policy: str, draw: int, job: str, value: Any, payload: dict[str, Any]) -> None:
         fingerprint, context = _definition(job, policy)
         bad = isinstance(value, Fault)
-        told = {"status": "error", "code": value.code, "detail": value.what} if bad else {"status": "ok"}
-        own = {} if bad else {"value": value, "payload": payload}
-        record = self._record(
-            job, prompt_id, _key(job, policy, draw), policy, draw, fingerprint, context, **told, **own
-        )
+        outcome: dict[str, Any] = {"status": "ok", "value": value, "payload": payload}
+        if bad:
+            outcome = {"status": "error", "code": value.code, "detail": value.what}
+        record = self._record(job, prompt_id, _key(job, policy, draw), policy, draw, fingerprint, context, **outcome)
         if not self._add(record):
             raise AssertionError(f"{job} of {policy} for {prompt_id!r} is there already")
         self.counts[job, policy, value.code if bad else "ok"] += 1

@@ -209,7 +209,7 @@ def load(name: str | Path, run: str | None = None) -> Params:
     """
     path, raw = _of_run(name, run)
     if "imported" in raw:
-        raw = _merge(imported.found(path.name, raw), {key: value for key, value in raw.items() if value is not None})
+        raw = _merge(imported.of_data(path.name, raw), {key: value for key, value in raw.items() if value is not None})
     return _validated(Params, path, raw)
 
 

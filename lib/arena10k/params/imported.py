@@ -1,7 +1,7 @@
 """The params of a run whose records were imported: what the user declares, and what the import found.
 
 A params file with a section `imported` describes such a run. Its policies, draws and headline judge mode are those of
-the data: `with_found` merges them in from `data/<run>/import.json`. They are never asked anything.
+the data: `of_data` takes them in from `data/<run>/import.json`. They are never asked anything.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class ImportedParams(Section):
         return self
 
 
-def found(name: str, raw: dict[str, Any]) -> dict[str, Any]:
+def of_data(name: str, raw: dict[str, Any]) -> dict[str, Any]:
     """What the import of the run in `raw` (a params file called `name`) found, as params.
 
     Raises ParamsError where nothing was imported, and where the file declares other scales or columns than were used.

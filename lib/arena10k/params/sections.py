@@ -62,14 +62,15 @@ class Provider(Section):
     end_of_turn: str | None = Field(None, description="the text that ends an answer; built-in templates have their own")
     bos_token: str | None = Field(None, description='what the template starts with; "" where the endpoint adds it')
 
-    @model_validator(mode="after")
-    def _has_address(self) -> Provider:
-        if self.kind == "openai" and not self.base_url:
-            raise ValueError("base_url is needed (for the embedded model say kind: embedded)")
-        return self
+    @property
+    def endpoint(self) -> str:
+        """What stands for it where records are told apart: its address, or its kind."""
+        return self.base_url or self.kind
 
     @model_validator(mode="after")
-    def _can_locate_responses(self) -> Provider:
+    def _has_address_and_can_locate_responses(self) -> Provider:
+        if self.kind == "openai" and not self.base_url:
+            raise ValueError("base_url is needed (for the embedded model say kind: embedded)")
         can = self.capabilities
         if can.echo_logprobs and not can.token_ids and not self.chat_template:
             raise ValueError(

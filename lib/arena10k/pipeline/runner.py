@@ -37,8 +37,8 @@ def profile_options(name: str) -> list[str]:
 
 def plan(command: list[str]) -> list[str]:
     """The last lines Snakemake says of a plan that it cannot make; the quiet profile hides them."""
-    told = subprocess.run([*command, "--dry-run", "--quiet", "host"], check=False, capture_output=True, text=True)
-    return (told.stderr or told.stdout).splitlines()[-8:]
+    planned = subprocess.run([*command, "--dry-run", "--quiet", "host"], check=False, capture_output=True, text=True)
+    return (planned.stderr or planned.stdout).splitlines()[-8:]
 
 
 class only_one:

@@ -1,4 +1,4 @@
-"""What is left of an experiment and what it costs at most: told, and agreed to before anything is asked."""
+"""What is left of an experiment and what it costs at most: said, and agreed to before anything is asked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def left(params: Params, retry_errors: bool) -> costs.Bill:
     return costs.forecast(params, measured)
 
 
-def told(params: Params, retry_errors: bool) -> list[str]:
+def lines(params: Params, retry_errors: bool) -> list[str]:
     """The bill in words, for whoever only wants to know."""
     if params.recording:
         return [f"{params.run} is a recording: it costs nothing."]

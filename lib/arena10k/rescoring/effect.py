@@ -72,8 +72,8 @@ def randomness(failed: pd.DataFrame, policies: list[str]) -> dict[str, Any]:
         tests.append({"job": job, "policy": policy, "bad": int(bad.sum()), "rows": len(rows)})
         tests[-1] |= by_number | {"language": by_language}
     shared = dataclasses.asdict(missingness.shared(bad_logprobs(failed, policies)))
-    found: dict[str, Any] = plain({"shared": shared, "tests": tests, "by_length": by_length(failed)})
-    return found
+    missing: dict[str, Any] = plain({"shared": shared, "tests": tests, "by_length": by_length(failed)})
+    return missing
 
 
 def by_length(failed: pd.DataFrame) -> pd.DataFrame:
@@ -81,11 +81,11 @@ def by_length(failed: pd.DataFrame) -> pd.DataFrame:
     return missingness.strata(failed.bad.to_numpy()[:, None], failed.response_chars.to_numpy(float))
 
 
-def tests_frame(found: dict[str, Any]) -> pd.DataFrame:
+def tests_frame(missing: dict[str, Any]) -> pd.DataFrame:
     """The tests for a table."""
     names = {x: f"p: {x.replace('_chars', ' length')}" for x in LENGTHS} | {"language": "p: language"}
     columns = ["job", "policy", "bad", "rows"]
-    return pd.DataFrame(found["tests"], columns=[*columns, *LENGTHS, "language"]).rename(columns=names)
+    return pd.DataFrame(missing["tests"], columns=[*columns, *LENGTHS, "language"]).rename(columns=names)
 
 
 def dependent(tests: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
@@ -94,16 +94,16 @@ def dependent(tests: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
     return [(t, key) for t, key in made if t[key] * len(made) < missingness.DEPENDS]
 
 
-def randomness_sentence(found: dict[str, Any]) -> str:
+def randomness_sentence(missing: dict[str, Any]) -> str:
     """Whether measurements are missing at random (`randomness`), as far as length, language and the other policies
     tell."""
-    if not any(t["bad"] for t in found["tests"]):
+    if not any(t["bad"] for t in missing["tests"]):
         return "No log-prob, score or label failed or was quarantined: nothing is missing."
-    causes = [f"{t['job']} of {t['policy']} on {WHAT[x]} (p {number(t[x])})" for t, x in dependent(found["tests"])]
+    causes = [f"{t['job']} of {t['policy']} on {WHAT[x]} (p {number(t[x])})" for t, x in dependent(missing["tests"])]
     text = "No dependence of failures on response length, prompt length or language shows."
     if causes:
         text = f"Measurements are not missing at random: failures depend on what is measured: {', '.join(causes)}."
-    return text if found["shared"]["p_value"] is None else f"{text} {shared_sentence(found['shared'])}"
+    return text if missing["shared"]["p_value"] is None else f"{text} {shared_sentence(missing['shared'])}"
 
 
 def shared_sentence(shared: dict[str, Any]) -> str:
@@ -178,12 +178,12 @@ def _range(pair: Sequence[float | None] | None) -> str:
     return "" if pair is None or None in pair else f"{pair[0]:.3f} to {pair[1]:.3f}"
 
 
-def sentence(rows: list[dict[str, Any]], found: dict[str, Any]) -> str:
-    """What quarantine does to the estimates (`measure`), and how much can hide in it; `found` is `randomness`."""
+def sentence(rows: list[dict[str, Any]], missing: dict[str, Any]) -> str:
+    """What quarantine does to the estimates (`measure`), and how much can hide in it; `missing` is `randomness`."""
     if not rows:
         return "Nothing was judged, so that there is no estimate that quarantine could move."
     if not any(r["n_set_aside"] for r in rows):
-        bad = sum(t["bad"] for t in found["tests"])
+        bad = sum(t["bad"] for t in missing["tests"])
         scores = f"; {bad:,} scores or labels failed or were quarantined, and estimates leave them out" if bad else ""
         return f"No log-prob was quarantined: every estimate rests on all rows that were scored{scores}."
     valued = [r for r in rows if r["value"] is not None and r["all"]["value"] is not None]
@@ -198,7 +198,7 @@ def sentence(rows: list[dict[str, Any]], found: dict[str, Any]) -> str:
             f"{worst['all']['value']:.3f} on all finite ones)."
         )
     bounded = [r for r in valued if r["bounds_by_share"]]
-    return f"{text} {_bounds_sentence(bounded, found['tests'])}" if bounded else text
+    return f"{text} {_bounds_sentence(bounded, missing['tests'])}" if bounded else text
 
 
 def _bounds_sentence(rows: list[dict[str, Any]], tests: list[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ _SIGMA = 0.7
 
 
 def simulated(data: Mapping[str, PolicyData], replicates: int, seed: int, analysis: Analysis = DEFAULT) -> pd.DataFrame:
-    """One row per population, case and estimator: the fields of `simulate.Performance`. `own`: the population is
+    """One row per population, case and estimator: the columns of `simulate.replicate`. `own`: the population is
     that of the run's own rows.
 
     Seeds depend on `seed` and the names alone, so a cell does not change when another is added.
@@ -105,14 +105,13 @@ def simulated(data: Mapping[str, PolicyData], replicates: int, seed: int, analys
             cells += [(True, case, name, population, wanted) for case, population in made.items()]
     if len(data) > sum(policy.is_logging for policy in data.values()):
         cells += [(False, *cell) for cell in beside(analysis.folds)]
-    found = []
+    frames = []
     for own, case, name, population, wanted in cells:
-        results = replicate(
-            population, wanted, NAMES, replicates, zlib.crc32(f"{seed} {case} {name}".encode()), analysis
-        )
-        head = {"population": name, "case": case, "n": wanted.n, "own": own}
-        found += [head | asdict(result) for result in results]
-    return pd.DataFrame(found)
+        stream = zlib.crc32(f"{seed} {case} {name}".encode())
+        performance = replicate(population, wanted, NAMES, replicates, stream, analysis)
+        performance[["population", "case", "n", "own"]] = name, case, wanted.n, own
+        frames.append(performance)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def claims(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
@@ -158,24 +157,24 @@ def pooled(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     mean bias, RMSE, and mean width of what is not refused."""
     by = ["case", "estimator"]
     square = table.assign(rmse=table.rmse**2, width=table.width_accepted)
-    found = square.groupby(by, sort=False)[["report", "caution", "refused", "bias", "rmse", "width"]].mean()
-    found["rmse"] = np.sqrt(found.rmse)
+    means = square.groupby(by, sort=False)[["report", "caution", "refused", "bias", "rmse", "width"]].mean()
+    means["rmse"] = np.sqrt(means.rmse)
     total = claims(table, confidence).groupby([*by, "verdict"])[["n", "held"]].sum()
-    share = (total.held / total.n).unstack().reindex(found.index)
+    share = (total.held / total.n).unstack().reindex(means.index)
     for verdict in (REPORT, CAUTION):
-        found[f"held_{verdict.lower()}"] = share.get(verdict, np.nan)
+        means[f"held_{verdict.lower()}"] = share.get(verdict, np.nan)
     order = ["report", "held_report", "caution", "held_caution", "refused", "bias", "rmse", "width"]
-    return found[order].reset_index()
+    return means[order].reset_index()
 
 
 def held(table: pd.DataFrame, confidence: float = 0.95) -> dict[str, str | None]:
     """By case, the share of the accepted intervals on this run's own data that hold the truth, and that it is too low
     where it is; None where all are refused."""
-    own, told = claims(table[table.own], confidence), {}
+    own, shares = claims(table[table.own], confidence), dict[str, str | None]()
     for case in CASES:
         k, n, fine = covered(own[own.case == case])
-        told[case] = (percent(k / n) + ("" if fine else f" ({_wanted(confidence)})")) if n else None
-    return told
+        shares[case] = (percent(k / n) + ("" if fine else f" ({_wanted(confidence)})")) if n else None
+    return shares
 
 
 def _wanted(confidence: float) -> str:
@@ -187,16 +186,16 @@ def sentence(table: pd.DataFrame, confidence: float = 0.95) -> str:
     own = table[table.own]
     if own.empty:
         return "No policy of this run has weights, so there is nothing to simulate."
-    told = []
+    parts = []
     for case, words in CASES.items():
         k, n, fine = covered(claims(own[own.case == case], confidence))
         share = f"{percent(k / n)} of the {n:,} accepted intervals" if n else "no interval, for all were refused,"
-        told.append(f"with {words}, {share} held the truth" + ("" if fine else f" ({_wanted(confidence)})"))
+        parts.append(f"with {words}, {share} held the truth" + ("" if fine else f" ({_wanted(confidence)})"))
     k, n, _ = covered(claims(own[own.estimator == HEADLINE], confidence))
     head = f"Headlines held it in {percent(k / n)} of {n:,}. " if n else ""
     usual = own[own.estimator == PLAIN].coverage.mean()
     return (
-        f"On data shaped like this run's own: {'; '.join(told)}. {head}The interval usually printed beside SNIPS, "
+        f"On data shaped like this run's own: {'; '.join(parts)}. {head}The interval usually printed beside SNIPS, "
         f"never refused, held it in {percent(usual)}."
     )
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 from scipy import special, stats
 
 from arena10k.analysis import DEFAULT, Analysis
-from arena10k.estimation import ESTIMATORS, N_FOLDS, PolicyData, Prepared, Rows, deviations
+from arena10k.estimation import ESTIMATORS, N_FOLDS, PolicyData, Prepared, Rows, Score, deviations
 from arena10k.estimation.context import context
 from arena10k.estimation.headline import headline_row
 from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT, estimate_row
@@ -19,6 +20,8 @@ from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT, estimate_row
 CLIP = 20.0
 #: What a judge that overrates responses may take from their chance of a good outcome, at most.
 MAX_LOSS = 0.5
+#: The score of log-normal weights by their latent z: Phi(level + slope z + noise e); the spread of `RareFailures`.
+_LEVEL, _SLOPE, _NOISE, _STYLE = 0.3, 0.3, 0.6, 0.2
 #: The headline among the estimators asked for, and SNIPS with the interval usually printed.
 HEADLINE, PLAIN = "headline", "plain_snips"
 
@@ -37,20 +40,16 @@ class Design:
     folds: int = N_FOLDS
 
 
+#: Score, outcome and length (m,) of responses; before them the log-weight of logged ones.
+Drawn = tuple[np.ndarray, ...]
+
+
 class Population(Protocol):
-    """A pair of policies whose weights are right, and what is known of their responses."""
+    """A pair of policies whose weights are right: V(target), exact, n responses of P0, and m of the target."""
 
-    def truth(self) -> float:
-        """V(target), exact."""
-        ...
-
-    def logged(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        """Log-weight, score, outcome and length of n responses of P0."""
-        ...
-
-    def fresh(self, m: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        """Score, outcome and length of m responses of the target."""
-        ...
+    def truth(self) -> float: ...
+    def logged(self, n: int, rng: np.random.Generator) -> Drawn: ...
+    def fresh(self, m: int, rng: np.random.Generator) -> Drawn: ...
 
 
 def _loss(shift: float, favoured: float) -> float:
@@ -62,7 +61,7 @@ def _loss(shift: float, favoured: float) -> float:
 @dataclass(frozen=True)
 class LogNormal:
     """Log-normal weights. A response has a latent z, N(0, 1) under P0 and N(sigma, 1) under the target, so
-    log w = sigma z - sigma^2 / 2 and E[w] = 1. The judge's score is Phi(level + slope z + noise e) on a grid of 1/20.
+    log w = sigma z - sigma^2 / 2 and E[w] = 1. The judge's score rises with z, on a grid of 1/20.
 
     P(Y = 1) = S, less a part of it for z > sigma / 2, so that the judge overrates the target by `shift` more than P0
     (`MAX_LOSS` of that chance at most).
@@ -70,17 +69,12 @@ class LogNormal:
 
     sigma: float
     shift: float = 0.0
-    level: float = 0.3
-    slope: float = 0.3
-    noise: float = 0.6
 
-    def _score(self, z: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        u = self.level + self.slope * z + self.noise * rng.standard_normal(len(z))
-        return np.asarray(np.round(20 * stats.norm.cdf(u)) / 20)
-
-    def _outcome(self, z: np.ndarray, s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        p = s * np.where(z > self.sigma / 2, 1 - self._lost, 1.0)
-        return (rng.random(len(z)) < p).astype(np.float64)
+    def _drawn(self, z: np.ndarray, rng: np.random.Generator) -> Drawn:
+        u = _LEVEL + _SLOPE * z + _NOISE * rng.standard_normal(len(z))
+        s = np.asarray(np.round(20 * stats.norm.cdf(u)) / 20)
+        chance = s * np.where(z > self.sigma / 2, 1 - self._lost, 1.0)
+        return s, (rng.random(len(z)) < chance).astype(np.float64), np.ones(len(z))
 
     def _means(self, centre: float) -> tuple[float, float]:
         """Mean score where z is N(`centre`, 1), and what of it comes from z > sigma / 2: quadrature over z of the
@@ -88,7 +82,7 @@ class LogNormal:
         z = np.linspace(-8, 8, 4001) + centre
         density = stats.norm.pdf(z - centre)
         edges = stats.norm.ppf((np.arange(20) + 0.5) / 20)
-        above = stats.norm.sf((edges[None, :] - self.level - self.slope * z[:, None]) / self.noise)
+        above = stats.norm.sf((edges[None, :] - _LEVEL - _SLOPE * z[:, None]) / _NOISE)
         mean = density / density.sum() * above.sum(axis=1) / 20
         return float(mean.sum()), float(mean[z > self.sigma / 2].sum())
 
@@ -100,15 +94,12 @@ class LogNormal:
         mean, favoured = self._means(self.sigma)
         return mean - self._lost * favoured
 
-    def logged(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    def logged(self, n: int, rng: np.random.Generator) -> Drawn:
         z = rng.standard_normal(n)
-        s = self._score(z, rng)
-        return self.sigma * z - self.sigma**2 / 2, s, self._outcome(z, s, rng), np.ones(n)
+        return self.sigma * z - self.sigma**2 / 2, *self._drawn(z, rng)
 
-    def fresh(self, m: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        z = self.sigma + rng.standard_normal(m)
-        s = self._score(z, rng)
-        return s, self._outcome(z, s, rng), np.ones(m)
+    def fresh(self, m: int, rng: np.random.Generator) -> Drawn:
+        return self._drawn(self.sigma + rng.standard_normal(m), rng)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,16 +143,16 @@ class Resampled:
         """The target's shares times outcome probabilities."""
         return float(self._share @ self._probability)
 
-    def logged(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    def logged(self, n: int, rng: np.random.Generator) -> Drawn:
         rows = rng.integers(0, len(self.score), n)
         with np.errstate(divide="ignore"):
             lw = np.log(self._share[rows] * len(self.score))
         return lw, *self._drawn(rows, rng)
 
-    def fresh(self, m: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    def fresh(self, m: int, rng: np.random.Generator) -> Drawn:
         return self._drawn(np.searchsorted(self._cumulative, rng.random(m), side="right"), rng)
 
-    def _drawn(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    def _drawn(self, rows: np.ndarray, rng: np.random.Generator) -> Drawn:
         length = np.full(len(rows), np.nan) if self.length is None else self.length[rows]
         return self.score[rows], (rng.random(len(rows)) < self._probability[rows]).astype(np.float64), length
 
@@ -176,11 +167,11 @@ class Unseen:
     def truth(self) -> float:
         return (1 - self.mass) * self.seen.truth()
 
-    def logged(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    def logged(self, n: int, rng: np.random.Generator) -> Drawn:
         lw, *rest = self.seen.logged(n, rng)
         return lw + np.log1p(-self.mass), *rest
 
-    def fresh(self, m: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    def fresh(self, m: int, rng: np.random.Generator) -> Drawn:
         s, y, length = self.seen.fresh(m, rng)
         unlike = rng.random(m) < self.mass
         return np.where(unlike, 0.9, s), np.where(unlike, 0.0, y), length
@@ -189,26 +180,25 @@ class Unseen:
 @dataclass(frozen=True)
 class RareFailures:
     """P0 fails (Y = 0) with chance `p0`, the target with chance `target`, and weights are the ratio of these chances,
-    times a log-normal one (sigma `style`) of what does not matter. The judge sees failures dimly."""
+    times a log-normal one of what does not matter. The judge sees failures dimly."""
 
     p0: float
     target: float
-    style: float = 0.2
 
     def truth(self) -> float:
         return 1 - self.target
 
-    def _drawn(self, chance: float, n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    def _drawn(self, chance: float, n: int, rng: np.random.Generator) -> Drawn:
         fails = rng.random(n) < chance
         s = np.round(20 * special.expit(1.5 * (0.5 - fails) + 0.8 * rng.standard_normal(n))) / 20
         return s, 1.0 - fails, np.ones(n)
 
-    def logged(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    def logged(self, n: int, rng: np.random.Generator) -> Drawn:
         s, y, length = self._drawn(self.p0, n, rng)
         ratio = np.where(y == 0, self.target / self.p0, (1 - self.target) / (1 - self.p0))
-        return np.log(ratio) + self.style * rng.standard_normal(n) - self.style**2 / 2, s, y, length
+        return np.log(ratio) + _STYLE * rng.standard_normal(n) - _STYLE**2 / 2, s, y, length
 
-    def fresh(self, m: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    def fresh(self, m: int, rng: np.random.Generator) -> Drawn:
         return self._drawn(self.target, m, rng)
 
 
@@ -227,97 +217,68 @@ def draw(population: Population, design: Design, rng: np.random.Generator) -> Po
     )
 
 
-@dataclass(frozen=True)
-class Performance:
-    """One estimator over replicates.
-
-    `coverage`: the interval shown holds V, refused or not; `report`, `caution`, `refused`: the share of each verdict
-    (what there was nothing to compute from is refused and enters nothing else); `held_report`, `held_caution`: the
-    share of its intervals that hold V, NaN without any. `width` mean over all, `width_accepted` over those not refused;
-    `best_width` 2 z times the standard deviation of the value: the width of an interval that is told its own spread.
-    """
-
-    estimator: str
-    replicates: int
-    truth: float
-    bias: float
-    rmse: float
-    coverage: float
-    width: float
-    width_accepted: float
-    best_width: float
-    report: float
-    held_report: float
-    caution: float
-    held_caution: float
-    refused: float
-
-
-def plain_interval(prep: Prepared, name: str = "snips", confidence: float = 0.95) -> tuple[float, float]:
-    """The interval usually printed: value +- z sqrt(sum psi^2) / n, without correction, calibration or gate."""
-    score = prep.once(name, ESTIMATORS[name].score)
-    bare = type(score)(score.terms)
-    dev = deviations(prep, bare, "influence")[0]
+def _plain(prep: Prepared, confidence: float) -> dict[str, Any]:
+    """SNIPS with the interval usually printed: value +- z sqrt(sum psi^2) / n, without correction, calibration or gate;
+    its middle is the value."""
+    score = prep.once("snips", ESTIMATORS["snips"].score)
+    dev = deviations(prep, Score(score.terms), "influence")[0]
     half = stats.norm.isf((1 - confidence) / 2) * np.sqrt(dev @ dev)
-    return score.value - half, score.value + half
+    low, high = score.value - half, score.value + half
+    return {"value": (low + high) / 2, "ci_low": low, "ci_high": high, "verdict": REPORT}
 
 
-def _judged(data: PolicyData, names: list[str], analysis: Analysis) -> list[tuple[float, float, float, str]]:
-    """Value, low, high and verdict of every estimate, as the pages have them."""
+def _judged(data: PolicyData, names: Sequence[str], analysis: Analysis) -> list[list[float]]:
+    """Value, low, high of every estimate, as the pages have them (NaN: none), and whether it is a REPORT, a CAUTION."""
     ctx = context(data, analysis)
     rows = {name: estimate_row(ctx, ESTIMATORS[name], plan=False) for name in names if name in ESTIMATORS}
     if HEADLINE in names:
         rows[HEADLINE] = headline_row(rows.values(), analysis.belief, ctx.prep.is_logging) or {"verdict": REFUSE}
     if PLAIN in names:
-        low, high = plain_interval(ctx.prep, "snips", analysis.confidence)
-        rows[PLAIN] = {"value": (low + high) / 2, "ci_low": low, "ci_high": high, "verdict": REPORT}
-    nan = float("nan")
-    found = [[rows[name].get(key) for key in ("value", "ci_low", "ci_high")] for name in names]
-    return [
-        (*(nan if x is None else x for x in numbers), rows[name]["verdict"])
-        for name, numbers in zip(names, found, strict=True)
-    ]
+        rows[PLAIN] = _plain(ctx.prep, analysis.confidence)
+    out = []
+    for row in (rows[name] for name in names):
+        numbers = [np.nan if row.get(key) is None else row[key] for key in ("value", "ci_low", "ci_high")]
+        out.append([*numbers, row["verdict"] == REPORT, row["verdict"] == CAUTION])
+    return out
 
 
 def replicate(
     population: Population,
     design: Design,
-    estimators: Iterable[str],
+    estimators: Sequence[str],
     replicates: int,
     seed: int = 0,
     analysis: Analysis = DEFAULT,
-) -> list[Performance]:
-    """Draw data sets and summarise each estimator, `HEADLINE` and `PLAIN` among them."""
-    names = list(estimators)
-    rng = np.random.default_rng(seed)
-    drawn = [_judged(draw(population, design, rng), names, analysis) for _ in range(replicates)]
-    truth, z = population.truth(), float(stats.norm.isf((1 - analysis.confidence) / 2))
-    return [_summary(name, truth, z, rows) for name, rows in zip(names, zip(*drawn, strict=True), strict=True)]
+) -> pd.DataFrame:
+    """Draw data sets and summarise each estimator, `HEADLINE` and `PLAIN` among them: one row each.
 
-
-def _mean(x: np.ndarray) -> float:
-    return float(x.mean()) if len(x) else float("nan")
-
-
-def _summary(name: str, truth: float, z: float, rows: Iterable[tuple[float, float, float, str]]) -> Performance:
-    *numbers, verdicts = map(np.array, zip(*rows, strict=True))
-    made = ~np.isnan(numbers).any(axis=0)
-    value, low, high = (x[made] for x in numbers)
-    covers, width, verdict = (low <= truth) & (truth <= high), high - low, verdicts[made]
-    report, caution = verdict == REPORT, verdict == CAUTION
-    return Performance(
-        estimator=name,
-        replicates=len(verdicts),
-        truth=truth,
-        bias=_mean(value) - truth,
-        rmse=float(np.sqrt(_mean((value - truth) ** 2))),
-        coverage=_mean(covers),
-        width=_mean(width),
-        width_accepted=_mean(width[report | caution]),
-        best_width=float(2 * z * value.std()) if len(value) else float("nan"),
-        report=float((verdicts == REPORT).mean()),
-        held_report=_mean(covers[report]),
-        caution=float((verdicts == CAUTION).mean()),
-        held_caution=_mean(covers[caution]),
-        refused=float((~np.isin(verdicts, (REPORT, CAUTION))).mean()),
+    Columns `estimator`, `replicates`, `truth`, `bias`, `rmse`; `coverage`: the interval shown holds V, refused or not;
+    `report`, `caution`, `refused`: the share of each verdict (what there was nothing to compute from is refused and
+    enters nothing else); `held_report`, `held_caution`: the share of its intervals that hold V, NaN without any.
+    `width` mean over all, `width_accepted` over those not refused; `best_width` 2 z times the standard deviation of the
+    value: the width of an interval that is told its own spread.
+    """
+    rng, truth, z = np.random.default_rng(seed), population.truth(), stats.norm.isf((1 - analysis.confidence) / 2)
+    drawn = np.array([_judged(draw(population, design, rng), estimators, analysis) for _ in range(replicates)])
+    value, low, high, report, caution = (pd.DataFrame(part) for part in np.moveaxis(drawn, -1, 0))
+    made = value.notna() & low.notna() & high.notna()
+    value, width = value.where(made), (high - low).where(made)
+    covers = ((low <= truth) & (truth <= high)).astype(float).where(made)
+    return pd.DataFrame(
+        {
+            "estimator": estimators,
+            "replicates": replicates,
+            "truth": truth,
+            "bias": value.mean() - truth,
+            "rmse": np.sqrt(((value - truth) ** 2).mean()),
+            "coverage": covers.mean(),
+            "width": width.mean(),
+            "width_accepted": width.where(report + caution > 0).mean(),
+            "best_width": 2 * z * value.std(ddof=0),
+            "report": report.mean(),
+            "held_report": covers.where(report > 0).mean(),
+            "caution": caution.mean(),
+            "held_caution": covers.where(caution > 0).mean(),
+            "refused": (report + caution == 0).mean(),
+        }
     )

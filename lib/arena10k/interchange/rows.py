@@ -1,16 +1,127 @@
-"""Single values of a source: texts, numbers and policy names, checked. Nothing is guessed and nothing is filled in."""
+"""Files as rows, one at a time and whatever they hold: JSON lines and Parquet; and the values of a row, checked.
+
+A line that is no row is a `Fault` of that line and reading goes on; a file that cannot be read at all is an ArenaError.
+Nothing is guessed and nothing is filled in.
+"""
 
 from __future__ import annotations
 
+import codecs
+import hashlib
+import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from arena10k.errors import ArenaError
-from arena10k.interchange.files import Fault, RowFault, shown
+from arena10k.inputs.sources import parquet_rows
+
+#: No row is longer than this many bytes; a longer line is passed over without being held.
+LINE_LIMIT = 1 << 24
+_UTF16 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+Choose = Callable[[list[str]], list[str]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a row (`field` empty) or with one of its fields, and the code of a value that is no number."""
+
+    field: str
+    what: str
+    code: str = "malformed"
+
+
+class RowFault(Exception):
+    """A row that cannot be taken."""
+
+    def __init__(self, field: str, what: str):
+        super().__init__(f"{field}: {what}" if field else what)
+        self.fault = Fault(field, what)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's content. Raises ArenaError where it cannot be read."""
+    if not path.is_file():
+        raise ArenaError(f"{path.name}: is not a regular file: take it out or replace it")
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path.name, error) from error
+
+
+def read(path: Path, name: str, choose: Choose | None = None) -> Iterator[tuple[int, Any]]:
+    """(line, object or Fault) of a file; lines (rows of Parquet) count from 1, blank lines are counted and not given.
+
+    Parameters
+    ----------
+    choose : which of a Parquet file's columns are read (all of them where None).
+
+    Raises
+    ------
+    ArenaError
+        For a file that cannot be read, is not Parquet, or is UTF-16 or UTF-32.
+    """
+    if name.lower().endswith(".parquet"):
+        yield from parquet_rows(path, name, choose or (lambda names: names))
+        return
+    try:
+        with path.open("rb") as stream:
+            yield from _lines(stream, name)
+    except OSError as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: OSError) -> ArenaError:
+    return ArenaError(f"{name}: cannot be read ({error.strerror or error}): check the file and its permissions")
+
+
+def _lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, Any]]:
+    start = stream.read(4)
+    if start.startswith(_UTF16):
+        raise ArenaError(f"{name}: is UTF-16 or UTF-32: save it as UTF-8")
+    stream.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
+    number = 0
+    while line := stream.readline(LINE_LIMIT):
+        number += 1
+        if len(line) == LINE_LIMIT and not line.endswith(b"\n"):
+            _pass_over(stream)
+            yield number, Fault("", f"longer than {LINE_LIMIT:,} bytes: that is no row")
+        elif line.strip():
+            yield number, _row(line)
+
+
+def _pass_over(stream: BinaryIO) -> None:
+    while (part := stream.readline(LINE_LIMIT)) and not part.endswith(b"\n"):
+        pass
+
+
+def _row(line: bytes) -> Any:
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return Fault("", f"not UTF-8 at byte {error.start + 1}")
+    except RecursionError:
+        return Fault("", "not usable: nested too deeply")
+    except ValueError as error:
+        return Fault("", f"not valid JSON: {getattr(error, 'msg', str(error)):.80}")
+    return row if isinstance(row, dict) else Fault("", f"{shown(row)} is not an object")
+
+
+def shown(value: Any) -> str:
+    """A value of a source in a message: short, whatever it is."""
+    if isinstance(value, str):
+        return repr(value[:60])
+    if isinstance(value, dict | list | tuple | bytes):
+        return {dict: "an object", bytes: "bytes"}.get(type(value), "a list")
+    text = repr(value) if not isinstance(value, int) or value.bit_length() < 200 else "a huge number"
+    return text[:60]
+
 
 #: More draws of one prompt than this are taken for a mistake in the column.
 MAX_DRAWS = 1000
@@ -54,7 +165,6 @@ def text(field: str, value: Any) -> str:
 
 
 def text_or_none(field: str, value: Any) -> str | None:
-    """The same, where it may be missing."""
     return None if value is None else text(field, value)
 
 
@@ -62,10 +172,9 @@ def prompt_id(field: str, value: Any) -> str:
     """An id: a text that is not blank, or a whole number. Raises RowFault."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64:
         return str(value)
-    found = text(field, value)
-    if not found.strip():
+    if not text(field, value).strip():
         raise RowFault(field, "is empty")
-    return found
+    return str(value)
 
 
 def draw(field: str, value: Any) -> int:
@@ -83,16 +192,16 @@ def number(field: str, value: Any) -> float | Fault | None:
     """A finite number as it stands, None where there is none, else what is wrong with it."""
     if value is None:
         return None
-    finite = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
     try:
-        found = float(value) if finite or isinstance(value, str) else math.nan
+        as_float = float(value) if is_number or isinstance(value, str) else 0.0
     except OverflowError:
-        return Fault(field, f"{shown(value)} is not a finite number", NOT_FINITE)
+        as_float = math.inf
     except ValueError:
-        found = 0.0
-    if finite and math.isfinite(found):
-        return found
-    if finite or (isinstance(value, str) and not math.isfinite(found)):
+        as_float = 0.0
+    if is_number and math.isfinite(as_float):
+        return as_float
+    if not math.isfinite(as_float):  # texts such as "NaN" too
         return Fault(field, f"{shown(value)} is not a finite number", NOT_FINITE)
     return Fault(field, f"{shown(value)} is not a number", NOT_A_NUMBER)
 
