@@ -103,6 +103,62 @@ def of(make, **options):
     return lambda rng: make(rng, **options)
 
 
+def logprobs(rng, fault, n=800, mu=0.6, share=0.3):
+    """Log-probs of sums over 20 to 80 tokens, and what a program or a mistake makes of them; quality falls with the
+    style that the target leans to."""
+    z = rng.standard_normal(n)
+    y, tokens = coin(rng, expit(0.3 - z)), rng.integers(20, 81, n)
+    p0 = -1.2 * tokens - rng.gamma(4.0, 2.0, n)
+    pt, bad = p0 + mu * z - mu**2 / 2, rng.random(n) < share
+    p0, pt = FAULTS[fault](p0, pt, bad, tokens)
+    logged, _ = frames(graded(rng, y), labels(rng, y, 300), None, None, None)
+    return logged.assign(logp_p0=p0, logp_t=pt, response_chars=4 * tokens)
+
+
+FAULTS = {
+    "none": lambda p0, pt, bad, tokens: (p0, pt),
+    "means": lambda p0, pt, bad, tokens: (p0 / tokens, pt / tokens),
+    "zeros": lambda p0, pt, bad, tokens: (np.where(bad, 0.0, p0), np.where(bad, 0.0, pt)),
+    "-50": lambda p0, pt, bad, tokens: (np.where(bad, -50.0, p0), np.where(bad, -50.0, pt)),
+    "copied": lambda p0, pt, bad, tokens: (p0, np.where(bad, p0, pt)),
+    "swapped": lambda p0, pt, bad, tokens: (pt, p0),
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict", "reason", "width"),
+    [
+        ("none", "REPORT", None, (0.0, 0.25)),
+        ("zeros", "REPORT", None, (0.3, 0.5)),
+        ("-50", "REPORT", None, (0.3, 0.5)),
+        ("copied", "REPORT", None, (0.3, 0.5)),
+        ("means", "REFUSE", "logprobs_not_summed", None),
+        ("swapped", "REFUSE", "likelier_than_p0", None),
+    ],
+)
+@pytest.mark.parametrize("lengths", [True, False])
+def test_logprobs_that_are_none_are_lost_or_refused(fault, verdict, reason, width, lengths):
+    logged = logprobs(np.random.default_rng(0), fault)
+    logged = logged if lengths else logged.drop(columns="response_chars")
+    if fault == "means" and not lengths:
+        verdict, reason = "CAUTION", "logprobs_may_be_means"
+    row = evaluate(logged).estimates.query("policy == 't'").set_index("estimator").loc["snips"]
+    assert row.verdict == verdict
+    assert reason in row.reasons if reason else not row.reasons
+    assert width is None or width[0] < row.ci_high - row.ci_low < width[1]
+
+
+def test_chances_of_a_few_actions_are_no_stand_ins():
+    rng, n = np.random.default_rng(0), 600
+    p0, target = np.array([0.5, 0.3, 0.2]), np.array([0.4, 0.3, 0.3])
+    action = rng.choice(3, n, p=p0)
+    y = coin(rng, np.array([0.2, 0.5, 0.8])[action])
+    logged, _ = frames(np.full(n, 0.5), labels(rng, y, n), None, None, None)
+    row = evaluate(logged.assign(logp_p0=np.log(p0)[action], logp_t=np.log(target)[action])).headline.loc["t"]
+    assert row.verdict == "REPORT"
+    assert row.ci_low < target @ [0.2, 0.5, 0.8] < row.ci_high < row.ci_low + 0.15
+
+
 POPULATIONS = {
     "unseen beside near-perfect": unseen_beside_near_perfect,
     "rare mode": rare_mode,

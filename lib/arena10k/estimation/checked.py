@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arena10k.errors import DataError
+from arena10k.estimation import logprobs
 from arena10k.estimation.data import PolicyData, log_weights, numbers, policies_data
 
 if TYPE_CHECKING:
@@ -70,9 +71,17 @@ def table(
                 f"logged: column {column!r}, row {above[0]}: {made[column][above[0]]:g} is no log-prob, which is at "
                 f"most 0 ({len(above)} of {len(frame)} rows); log-probs are natural logarithms, summed over a response"
             )
+    made["response_chars"] = _lengths(frame)
     weights = [c for c in map(str, frame.columns) if c.startswith("log_weight_")]
     made |= {column: _numbers(which, frame, column) for column in weights}
     return pd.DataFrame(made | {f"log_weight_{logging_policy}": 0.0})
+
+
+def _lengths(frame: pd.DataFrame) -> np.ndarray:
+    """Characters of the responses, NaN where neither they nor their texts are there."""
+    if "response_chars" not in frame and "response" in frame:
+        return np.asarray(frame["response"].astype("string").str.len().to_numpy(dtype=np.float64, na_value=np.nan))
+    return _numbers("logged", frame, "response_chars")
 
 
 def _numbers(which: str, frame: pd.DataFrame, column: str) -> np.ndarray:
@@ -116,6 +125,19 @@ def targets_of(logged: pd.DataFrame | None, logging_policy: str) -> list[str]:
         if np.isposinf(values).any():
             raise DataError(f"logged: the log-weight of {policy}, row {int(values.argmax())}, is infinite")
     return targets
+
+
+def judged_logprobs(logged: pd.DataFrame, targets: list[str], logging_policy: str) -> dict[str, list[str]]:
+    """Log-probs that are no measurements become NaN in `logged`; by target what the rest says against its weights."""
+    names = [logging_policy, *(name for name in targets if f"logp_{name}" in logged)]
+    if len(names) == 1:
+        return {}
+    columns, chars = [f"logp_{name}" for name in names], logged["response_chars"].to_numpy()
+    values = logprobs.measured(logged[columns].to_numpy(), chars, 0)
+    logged[columns] = values
+    facts = logprobs.weight_facts(values, chars, names, 0)
+    doubtful = [name for k, name in enumerate(names) if k and logprobs.may_be_means(values[:, [0, k]], chars)]
+    return facts | {name: [*facts.get(name, []), "logprobs_may_be_means"] for name in doubtful}
 
 
 def arrays(

@@ -32,6 +32,8 @@ WORDS = {
     "logprobs_not_summed": "Log-probs do not fall with the length of a response and are near 0: they are means per "
     "token, and a weight takes the sum.",
     "no_length_relation": "Log-probs do not fall with the length of a response: they may be those of other rows.",
+    "logprobs_may_be_means": "Log-probs are near 0 and the lengths of the responses are not known: they may be means "
+    "per token, and a weight takes the sum.",
     "no_agreement": "Log-probs have nothing to do with the logging policy's of the same responses, length apart: they "
     "are those of other rows.",
     "likelier_than_p0": "The logged responses are likelier under the policy than under the logging policy by more than "
