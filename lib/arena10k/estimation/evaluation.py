@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 from arena10k.analysis import DEFAULT, Analysis
 from arena10k.errors import DataError
 from arena10k.estimation import compare, planning
-from arena10k.estimation.checked import MODE, Column, arrays, check_named, judged_logprobs, table, targets_of
+from arena10k.estimation.checked import (
+    MODE,
+    Column,
+    arrays,
+    check_arguments,
+    check_named,
+    judged_logprobs,
+    table,
+    targets_of,
+)
 from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext, context
 from arena10k.estimation.data import PolicyData
 from arena10k.estimation.headline import BELIEFS, headline, headline_row
@@ -207,6 +216,10 @@ def evaluate(
     given = {name: frame for name, frame in (("logged", logged), ("fresh", fresh)) if frame is not None}
     if not given:
         raise DataError("evaluate: neither `logged` nor `fresh` was given")
+    check_arguments(
+        given, logging_policy, judge_scale=judge_scale, label_scale=label_scale, width=width, confidence=confidence,
+        judge_shift=judge_shift,
+    )  # fmt: skip
     columns = [
         Column("judge", judge, *judge_scale),
         Column("label", label, *label_scale),

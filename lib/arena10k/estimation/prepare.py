@@ -193,9 +193,8 @@ def _usable(samples: Mapping[str, Rows], complete: bool) -> dict[str, Rows]:
     judged = {name: ~np.isnan(rows.judge) for name, rows in samples.items()}
     if all(mask.all() for mask in judged.values()):
         return dict(samples)
-    complete = complete and any(mask.any() for mask in judged.values())
     known = {k: complete and bool(judged[k].any() or rows.labelled.any()) for k, rows in samples.items()}
-    stand_in = _stand_in(list(samples.values())) if complete else 0.0
+    stand_in = _stand_in(list(samples.values()))
     return {
         name: replace(rows, judge=np.where(judged[name], rows.judge, stand_in), scored=judged[name])
         if known[name]
@@ -205,10 +204,12 @@ def _usable(samples: Mapping[str, Rows], complete: bool) -> dict[str, Rows]:
 
 
 def _stand_in(samples: list[Rows]) -> float:
-    """The score to stand in for missing ones: the one whose labels are most like theirs, the middle one where labels do
+    """The score to stand in for missing ones: the one whose labels are most like theirs, a middle one where labels do
     not tell."""
     judge, label = (np.concatenate([getattr(rows, name) for rows in samples]) for name in ("judge", "label"))
     missing, labelled = np.isnan(judge), ~np.isnan(label)
+    if missing.all():
+        return 0.5
     if not (missing & labelled).any() or not (~missing & labelled).any():
         return float(np.median(judge[~missing]))
     levels, (code,) = calibration.level_codes(judge[~missing & labelled])

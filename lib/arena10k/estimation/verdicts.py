@@ -204,8 +204,8 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
 
 
 def _reaches(ctx: PolicyContext) -> list[Reach]:
-    """What may be left open under the belief in the judge: the limits that labels give, and a stated budget where
-    labels do not put the judge beyond it."""
+    """What may be left open under the belief in the judge: the limits that labels give, and a stated budget where they
+    are few and do not put the judge beyond it."""
     if ctx.transport.status == "own" or ctx.prep.source is None:
         return [Reach(0.0, 0.0)]
     reaches, budget, beyond = [], ctx.analysis.judge_shift, False
@@ -213,7 +213,8 @@ def _reaches(ctx: PolicyContext) -> list[Reach]:
         _, low, high = residual_limits(ctx.prep, (1 + ctx.analysis.confidence) / 2)
         reaches.append(Reach(low, high, labels=True))
         _, low, high = residual_limits(ctx.prep, DOUBT)
-        beyond = ctx.transport.status == "failed" or low > budget or high < -budget or ctx.prep.source == "fresh"
+        beyond = ctx.transport.status == "failed" or low > budget or high < -budget
+        beyond |= ctx.transport.n_labels >= FEW_LABELS or ctx.prep.source == "fresh"
     if not beyond:
         unseen = 1 - ctx.mean_weight[0] if ctx.audit.n and not ctx.wrong_weights else 0.0
         unscored = 1 - ctx.prep.fresh.scored.mean() if len(ctx.prep.fresh) else 0.0
