@@ -208,6 +208,16 @@ def test_more_labels_do_not_widen_what_a_few_leave_open():
     assert sum(wider) <= 4  # where the labels speak against the budget
 
 
+def test_equal_weights_and_a_judge_that_says_nothing_leave_the_exact_interval():
+    """Clopper and Pearson's interval of 14 successes in 25 is .349 to .756."""
+    y = (np.arange(60) % 25 < 14).astype(float)
+    label = np.where(np.arange(60) < 25, y, np.nan)
+    row = evaluate(frames(np.full(60, 0.7), label, np.zeros(60), None, None)[0]).estimates
+    row = row[row.policy == "t"].set_index("estimator").loc["snips"]
+    assert row.ci_low < 0.3493
+    assert row.ci_high > 0.7560
+
+
 def test_a_few_lost_weights_and_scores_cost_little():
     rng = np.random.default_rng(0)
     (logged, fresh), _ = leaning(rng)

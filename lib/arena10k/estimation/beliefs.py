@@ -22,6 +22,7 @@ from arena10k.estimation.intervals import (
 )
 from arena10k.estimation.prepare import Prepared
 from arena10k.estimation.score import ESTIMATORS, Score, Term, calibration_variance, judge_variance
+from arena10k.estimation.thresholds import NOISE
 
 
 def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]:
@@ -39,10 +40,9 @@ def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]
     return min(1.0, heavy * float(f.max())), min(1.0, heavy * float(1 - f.min()))
 
 
-def success_interval(prep: Prepared, confidence: float) -> tuple[float, float] | None:
-    """Exact interval (Clopper & Pearson 1934) of the mean of 0/1 labels of the target's draws, where they are at random
-    and one to a cluster; else None."""
-    rows = prep.fresh
+def success_interval(rows: Rows, confidence: float) -> tuple[float, float] | None:
+    """Exact interval (Clopper & Pearson 1934) of the mean of 0/1 labels, where they are at random and one to a cluster;
+    else None."""
     has = rows.labelled > 0
     label = rows.label[has]
     if not len(label) or rows.labelling.kind != "random" or not np.isin(label, (0.0, 1.0)).all():
@@ -108,7 +108,7 @@ def _stretched(interval: Interval, *by: tuple[float, float]) -> Interval:
 
 def labelled_interval(prep: Prepared, score: Score, confidence: float) -> Interval:
     """Under the belief in labels alone: `score_interval`, or the exact one of 0/1 labels where that is narrower."""
-    interval, exact = score_interval(prep, score, confidence), success_interval(prep, confidence)
+    interval, exact = score_interval(prep, score, confidence), success_interval(prep.fresh, confidence)
     interval = _stretched(interval, extrapolation(prep, "fresh"))
     if exact is None or exact[1] - exact[0] >= interval.width:
         return interval
@@ -164,6 +164,7 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
     if prep.source == "logged":
         reward = prep.reward_oof + _spread_residual(prep)
         radii.append(unseen_label_radii(prep, confidence))
+        radii += _success_radii(prep, confidence)
     bounds = el_interval(prep.counted_log_weight, reward[prep.counted], confidence, by_cluster=prep.by_cluster)
     extra, shift = calibration_variance(prep, base) + judge_variance(prep, base), base.shift
     if prep.source == "fresh":
@@ -180,6 +181,17 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
     left_open = [extrapolation(prep, prep.source)]
     left_open += [_unlabelled(prep, confidence) if prep.source == "logged" else _unscored(prep)]
     return _stretched(interval, *left_open)
+
+
+def _success_radii(prep: Prepared, confidence: float) -> list[tuple[float, float]]:
+    """Those of `success_interval` of the logged labels where the value is their mean: all weights 1, f the same
+    everywhere. There empirical likelihood of 0/1 outcomes covers .93 to .95."""
+    exact = success_interval(prep.logged, confidence)
+    equal = np.abs(prep.counted_log_weight).max(initial=0.0) < NOISE and np.ptp(prep.reward) < NOISE
+    if exact is None or not equal:
+        return []
+    mean = float(np.nanmean(prep.logged.label))
+    return [(mean - exact[0], exact[1] - mean)]
 
 
 def _spread_residual(prep: Prepared) -> np.ndarray:
