@@ -254,6 +254,61 @@ def test_draws_of_the_logging_policy_are_its_own_beside_its_log():
     assert both.value["ppi_pp"] == pytest.approx(np.nanmean(labels), abs=0.05)
 
 
+ARGUMENTS = {
+    "confidence": [0, 1.0, 95, float("nan"), "high"],
+    "width": [0, -1, 2.0, "a"],
+    "judge_shift": [-0.1, 2, float("nan")],
+    "label_scale": [1, (0, 0), (1, 0), (0, float("nan")), ("a", "b")],
+    "judge_scale": [(1, 1), ("a", "b")],
+    "logging_policy": [None, ""],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in ARGUMENTS.items() for value in values])
+def test_arguments_without_sense_are_named(name, value):
+    logged, fresh, _ = population(np.random.default_rng(0), n=60, k0=30)
+    with pytest.raises(DataError, match=name):
+        evaluate(logged, fresh, **{name: value})
+
+
+ROWS = {
+    "prompt_id": lambda a, b: (a.assign(prompt_id=a.prompt_id.where(a.index > 3)), b),
+    "policy": lambda a, b: (a, b.assign(policy=b.policy.where(b.index > 3))),
+    "judge": lambda a, b: (pd.concat([a, a[["judge"]]], axis=1), b),
+    "complex": lambda a, b: (a.assign(judge=a.judge + 0j), b),
+    "log_weight_t": lambda a, b: (a.assign(logp_t=-5.0, logp_p0=-5.0), b),
+    "log_weight_p0": lambda a, b: (a.assign(log_weight_p0=1.0), b),
+    "log_weight_": lambda a, b: (a.assign(log_weight_=1.0), b),
+    "DataFrame": lambda a, b: (a.to_dict(), b),
+    "no row": lambda a, b: (a.head(0), b.head(0)),
+}
+
+
+@pytest.mark.parametrize("word", ROWS)
+def test_frames_without_sense_are_named(word):
+    logged, fresh, _ = population(np.random.default_rng(0), n=60, k0=30)
+    with pytest.raises(DataError, match=word):
+        evaluate(*ROWS[word](logged, fresh))
+
+
+def test_chances_of_labelled_rows_are_there_and_a_row_that_had_none_is_no_error():
+    _, fresh, _ = population(np.random.default_rng(0), k0=0, kt=60)
+    has = fresh.label.notna()
+    for missing in (np.nan, 0.0):
+        with pytest.raises(DataError, match="label_propensity"):
+            evaluate(None, fresh.assign(p=np.where(has & (fresh.index < 300), missing, 0.1)), label_propensity="p")
+    never = evaluate(None, fresh.assign(p=np.where(has | (fresh.index > 60), 0.1, 0.0)), label_propensity="p")
+    always = evaluate(None, fresh.assign(p=0.1), label_propensity="p")
+    widths = [(r.headline.ci_high - r.headline.ci_low)["t"] for r in (never, always)]
+    assert widths[0] > widths[1] + 0.05
+
+
+def test_prompts_are_the_same_however_their_numbers_are_stored():
+    logged, fresh, _ = population(np.random.default_rng(0), kt=30)
+    as_float = fresh.assign(prompt_id=fresh.prompt_id.astype(float))
+    pd.testing.assert_frame_equal(evaluate(logged, fresh).estimates, evaluate(logged, as_float).estimates)
+
+
 def test_without_a_judge_labels_speak_alone():
     y = (np.arange(100) < 60).astype(float)
     fresh = pd.DataFrame({"policy": "t", "prompt_id": np.arange(100), "label": y})

@@ -9,9 +9,8 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from arena10k.audit import consistency
 from arena10k.cli import main
-from arena10k.estimation import outliers
+from arena10k.estimation import logprobs, outliers
 from arena10k.estimation.evaluation import study
 from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT
 from arena10k.run import Run
@@ -133,7 +132,7 @@ def test_a_table_that_does_not_tell_lengths_is_not_judged_by_them(home):
 def test_what_is_wrong_with_the_logging_policys_half_is_wrong_with_every_weight():
     tokens, values, _ = population(300)
     mixed = np.column_stack([values[:, 0] / tokens, values])
-    found = consistency._facts(mixed, 4.0 * tokens, ["p0", "a", "b"], 0)
+    found = logprobs.weight_facts(mixed, 4.0 * tokens, ["p0", "a", "b"], 0)
     assert all("logprobs_not_summed" in found[name] for name in ("p0", "a", "b"))
 
 
@@ -146,7 +145,7 @@ def test_sums_raise_no_alarm_also_where_long_texts_are_likely_and_lengths_alike(
             tokens = np.clip(rng.lognormal(4, 0.8, 2000), 2, most).astype(int)
             base = -rate * np.exp(0.4 * rng.normal(size=2000)) * tokens**power
             values = np.column_stack([base, np.minimum(base + 0.8 * rng.normal(size=2000) - 0.32, -1e-3)])
-            found += consistency._tests(values, tokens * rng.normal(4.2, 0.4, 2000), 0)
+            found += logprobs.set_tests(values, tokens * rng.normal(4.2, 0.4, 2000), 0)
     assert found == []
 
 

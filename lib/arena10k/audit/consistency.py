@@ -17,8 +17,8 @@ from arena10k.collection.jobs import LOGPROBS, ORACLE, TRUTH, UNCERTAINTY
 from arena10k.collection.judge import CONTINUOUS_SHARE, RUBRIC_SHARE, WATCH_FROM
 from arena10k.collection.store import Store
 from arena10k.estimation import outliers
-from arena10k.estimation.context import DOUBTFUL_WEIGHTS, WRONG_WEIGHTS
 from arena10k.estimation.diagnostics import mean_weight_p_value
+from arena10k.estimation.logprobs import ENOUGH, set_tests, weight_facts
 from arena10k.estimation.pareto import audit_weights
 from arena10k.estimation.thresholds import WRONG
 from arena10k.frames.records import QUARANTINED, read, usable
@@ -30,8 +30,6 @@ from arena10k.wording import number
 
 #: Codes that compare policies: without the rows that disagree most, the rest of two unrelated columns would agree.
 RELATIVE = ("impossible_weight", "another_policys", "nats_per_character_outlier")
-#: A test is believed below this.
-LEVEL = 0.001
 
 WORDS = {
     "definition_drift": "generated and scored under different definitions",
@@ -116,7 +114,7 @@ def _logprobs(params: Params, store: Store, flags: list[Flag], prompts: pd.DataF
     out = [] if policies(params)[p0].temperature_mismatch else _mean_weights(table)
     for name, rows in zip(table.policies, odd.sum(axis=0), strict=True):
         out += [_finding("odd_texts", LOGPROBS, name, rows)] * bool(rows)
-    for (k, test), p in _tests(values, table.chars, table.base).items():
+    for (k, test), p in set_tests(values, table.chars, table.base).items():
         out.append(_finding(test, LOGPROBS, table.policies[k], np.isfinite(values[:, k]).sum(), p))
     return out
 
@@ -137,46 +135,12 @@ def _mean_weights(table: Wide) -> list[dict[str, Any]]:
     return out
 
 
-#: Rows from which a correlation of .3 shows below `LEVEL` nearly always.
-ENOUGH = 200
-#: Rows that are compared at most: evenly taken, they show all that is to be seen.
-AT_MOST = 20_000
-
-
-def _tests(values: np.ndarray, chars: np.ndarray, base: int) -> dict[tuple[int, str], float]:
-    """By policy's column and finding the p-values of what does not hold of log-probs (rows, policies)."""
-    step = -(-len(values) // AT_MOST) or 1
-    values, chars = values[::step], chars[::step]
-    same = outliers.one_policy(values)
-    out: dict[tuple[int, str], float] = {}
-    for k, column in enumerate(values.T):
-        against = {"logprobs_not_summed": outliers.not_summed_p(column, chars)}
-        if k != base and not same[k, base]:
-            against["no_agreement"] = outliers.agreement_p(column, values[:, base], chars)
-        if k != base:
-            against["likelier_than_p0"] = outliers.likelier_p(column - values[:, base])
-        out |= {(k, test): p for test, p in against.items() if p < LEVEL}
-        # Absence of a relation is a finding where there is enough to show one.
-        p = outliers.length_p(column, chars)
-        if p > LEVEL and np.isfinite(column).sum() >= ENOUGH and (k, "logprobs_not_summed") not in out:
-            out[k, "no_length_relation"] = p
-    return out
-
-
-def _facts(values: np.ndarray, chars: np.ndarray, names: list[str], base: int) -> dict[str, list[str]]:
-    """By policy the findings that say its weights are wrong or may be. What is wrong with the logging policy's half of
-    a weight is wrong with every weight."""
-    failed = [(k, test) for k, test in _tests(values, chars, base) if test in (*WRONG_WEIGHTS, *DOUBTFUL_WEIGHTS)]
-    per_policy = {name: [test for at, test in failed if at in (k, base)] for k, name in enumerate(names)}
-    return {name: list(dict.fromkeys(tests)) for name, tests in per_policy.items() if tests}
-
-
 def facts(params: Params, store: Store, prompts: pd.DataFrame) -> dict[str, list[str]]:
     """What the verdicts have to know of a run's log-probs, by policy: the findings that every weight hangs on, with
     what is quarantined left out."""
     table = wide(params, store, prompts)
     left_out = (table.records.status == QUARANTINED) & ~table.records.reason.isin(RELATIVE)
-    return _facts(table.values(left_out.to_numpy(bool)), table.chars, table.policies, table.base)
+    return weight_facts(table.values(left_out.to_numpy(bool)), table.chars, table.policies, table.base)
 
 
 def facts_of_table(table: Table) -> dict[str, list[str]]:
@@ -186,7 +150,7 @@ def facts_of_table(table: Table) -> dict[str, list[str]]:
     if not np.isfinite(chars).any():
         chars = table.logged.response.str.len().to_numpy(float, na_value=np.nan)
     values = np.column_stack([table.logged[f"logp_{name}"].to_numpy(float) for name in names])
-    return _facts(values, chars, names, 0)
+    return weight_facts(values, chars, names, 0)
 
 
 def frame(findings: list[dict[str, Any]]) -> pd.DataFrame:

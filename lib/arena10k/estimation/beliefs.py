@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import special
 
+from arena10k.estimation.data import Rows
 from arena10k.estimation.intervals import (
     EMPIRICAL_LIKELIHOOD,
     Interval,
@@ -20,6 +22,7 @@ from arena10k.estimation.intervals import (
 )
 from arena10k.estimation.prepare import Prepared
 from arena10k.estimation.score import ESTIMATORS, Score, Term, calibration_variance, judge_variance
+from arena10k.estimation.thresholds import NOISE
 
 
 def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]:
@@ -27,7 +30,7 @@ def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]
     no labelled row shows: such a one has a chance of at most -log(1 - confidence) / k under P0, k clusters, and at most
     the weight of the heaviest such share of the logged rows (all of them, labelled or not): the rule of three with
     weights."""
-    k, w = prep.logged.clusters(prep.weighted_labels), prep.raw_weight
+    k, w = prep.logged.clusters(prep.weighted_labels), prep.counted_weight
     if k == 0:
         return 1.0, 1.0
     size = max(1, int(np.ceil(min(1.0, -np.log(1 - confidence) / k) * len(w))))
@@ -37,10 +40,9 @@ def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]
     return min(1.0, heavy * float(f.max())), min(1.0, heavy * float(1 - f.min()))
 
 
-def success_interval(prep: Prepared, confidence: float) -> tuple[float, float] | None:
-    """Exact interval (Clopper & Pearson 1934) of the mean of 0/1 labels of the target's draws, where they are at random
-    and one to a cluster; else None."""
-    rows = prep.fresh
+def success_interval(rows: Rows, confidence: float) -> tuple[float, float] | None:
+    """Exact interval (Clopper & Pearson 1934) of the mean of 0/1 labels, where they are at random and one to a cluster;
+    else None."""
     has = rows.labelled > 0
     label = rows.label[has]
     if not len(label) or rows.labelling.kind != "random" or not np.isin(label, (0.0, 1.0)).all():
@@ -65,27 +67,48 @@ _FEW_IN_TAIL = 3
 
 def extrapolation(prep: Prepared, sample: str) -> tuple[float, float]:
     """How far below and above its estimate the value may lie because labels of `sample`, not at random, hardly reach
-    the ends of the policy's scores: there the outcome is between 0 and f below, between f and 1 above."""
+    the ends of the policy's scores or the rows of the smallest chances. Beyond the ends the outcome is between 0 and f
+    below, between f and 1 above; of rows that hardly had a chance it may be either."""
     rows = prep.sample(sample)
-    if rows.labelling.kind == "random":
+    if rows.labelling.at_random:
         return 0.0, 0.0
     scores = np.sort(rows.judge[rows.labelled > 0])
     few = min(_FEW_IN_TAIL, len(scores)) - 1
     drawn, f = (prep.fresh, prep.fresh_oof) if len(prep.fresh) else (prep.logged, prep.reward_oof)
     below, above = drawn.judge < scores[few], drawn.judge > scores[-1 - few]
-    return float((below * f).mean()), float((above * (1 - f)).mean())
+    rarely = _hardly_labelled(rows) if rows.labelling.kind == "declared" else np.zeros(len(rows))
+    if drawn is rows:
+        return float((np.maximum(below, rarely) * f).mean()), float((np.maximum(above, rarely) * (1 - f)).mean())
+    low, high = _of_residuals(prep, min(1.0, float((np.exp(np.minimum(prep.log_weight, 700)) * rarely).mean())))
+    return float((below * f).mean()) + low, float((above * (1 - f)).mean()) + high
 
 
-def _stretched(interval: Interval, by: tuple[float, float]) -> Interval:
-    if by == (0.0, 0.0):
+def _hardly_labelled(rows: Rows) -> np.ndarray:
+    """1.0 for rows (rows,) whose declared chance of a label is less than half of that of all but a few labelled ones.
+    Where chances are known of labelled rows only, for all alike the share by which they fall short of standing for all
+    rows, beyond chance."""
+    has, chance = rows.labelled > 0, rows.label_propensity
+    if np.isnan(chance).any():
+        stand_for = (1 / chance[has]).sum()
+        error = np.sqrt(((1 - chance[has]) / chance[has] ** 2).sum())
+        return np.full(len(rows), max(0.0, 1 - (stand_for + 2 * error) / len(rows)))
+    labelled = np.sort(chance[has])
+    return np.asarray((chance < labelled[min(_FEW_IN_TAIL, len(labelled)) - 1] / 2).astype(np.float64))
+
+
+def _stretched(interval: Interval, *by: tuple[float, float]) -> Interval:
+    """The interval with all of `by` below and above added."""
+    below, above = (sum(side) for side in zip(*by, strict=True))
+    if below == above == 0:
         return interval
-    low, high = max(0.0, interval.low - by[0]), min(1.0, interval.high + by[1])
-    return replace(interval, low=low, high=high, se=interval.se * (high - low) / max(interval.width, 1e-300))
+    low, high = max(0.0, interval.low - below), min(1.0, interval.high + above)
+    se = interval.se * (high - low) / max(interval.width, 1e-300)
+    return replace(interval, low=low, high=high, se=se, bias=(interval.bias[0] + below, interval.bias[1] + above))
 
 
 def labelled_interval(prep: Prepared, score: Score, confidence: float) -> Interval:
     """Under the belief in labels alone: `score_interval`, or the exact one of 0/1 labels where that is narrower."""
-    interval, exact = score_interval(prep, score, confidence), success_interval(prep, confidence)
+    interval, exact = score_interval(prep, score, confidence), success_interval(prep.fresh, confidence)
     interval = _stretched(interval, extrapolation(prep, "fresh"))
     if exact is None or exact[1] - exact[0] >= interval.width:
         return interval
@@ -93,24 +116,37 @@ def labelled_interval(prep: Prepared, score: Score, confidence: float) -> Interv
     return Interval(low, high, (exact[1] - exact[0]) / (2 * normal(confidence)), "exact", interval.df)
 
 
-def _spanning(low: float, high: float, confidence: float, method: str, df: float = float("nan")) -> Interval:
+def _spanning(low: float, high: float, confidence: float, method: str, **more: Any) -> Interval:
     """The interval from `low` to `high`, cut at the ends of the scale; its standard error is what a normal one of that
     width has."""
     low, high = max(0.0, low), min(1.0, high)
-    return Interval(low, high, (high - low) / (2 * normal(confidence)), method, df)
+    return Interval(low, high, (high - low) / (2 * normal(confidence)), method, **more)
 
 
 def _weighted(
-    bounds: tuple[float, float], extra: float, centre: float, radii: list[tuple[float, float]], confidence: float
+    bounds: tuple[float, float],
+    extra: float,
+    value: float,
+    unseen: tuple[float, float],
+    radii: list[tuple[float, float]],
+    confidence: float,
 ) -> Interval:
-    """EL `bounds` widened by the variance `extra` in quadrature, and never inside of `centre` with any of `radii`."""
+    """EL `bounds` widened by the variance `extra` in quadrature, and never inside of `value` with what the log does not
+    show, `unseen` below and above it, and any of `radii`."""
     middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
     reach = float(np.hypot(half, normal(confidence) * np.sqrt(extra))) if np.isfinite(extra) else 1.0
     low, high = middle - reach, middle + reach
-    if np.isfinite(centre):
-        low = min([low, *(centre - down for down, _ in radii)])
-        high = max([high, *(centre + up for _, up in radii)])
-    return _spanning(low, high, confidence, EMPIRICAL_LIKELIHOOD)
+    if np.isfinite(value):
+        low = min([low, *(value - unseen[0] - down for down, _ in radii)])
+        high = max([high, *(value + unseen[1] + up for _, up in radii)])
+    return _spanning(low, high, confidence, EMPIRICAL_LIKELIHOOD, bias=unseen)
+
+
+def _unseen_mass(prep: Prepared) -> float:
+    """1 - min(1, E[w]), E[w] the mean over prompts; 1 where the mean is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = float(prep.by_cluster(prep.counted_weight).mean()) if prep.n_weighted else 0.0
+    return 1 - min(1.0, mean) if np.isfinite(mean) else 1.0
 
 
 def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
@@ -120,14 +156,16 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
     Where logged labels trained f, the outcome of a row is f(S) plus its label residual divided by the labelled share,
     so the interval is for the policy value even when f does not carry over. Calibration variance is added in
     quadrature. Never narrower than the interval of the unweighted mean of f(S), for on one or two rows empirical
-    likelihood, which holds for many, would have nothing left to vary; nor than an unseen label allows.
+    likelihood, which holds for many, would have nothing left to vary; nor than an unseen label allows: both beyond
+    what unseen mass leaves open.
     """
     reward, base = prep.reward, prep.once("snips", ESTIMATORS["snips"].score)
-    radii = [bounded_mean_radii(prep.by_cluster(prep.reward[prep.weighted]), 0.0, 1.0, confidence)]
+    radii = [bounded_mean_radii(prep.by_cluster(prep.reward[prep.counted]), 0.0, 1.0, confidence)]
     if prep.source == "logged":
         reward = prep.reward_oof + _spread_residual(prep)
         radii.append(unseen_label_radii(prep, confidence))
-    bounds = el_interval(prep.raw_log_weight, reward[prep.weighted], confidence, by_cluster=prep.by_cluster)
+        radii += _success_radii(prep, confidence)
+    bounds = el_interval(prep.counted_log_weight, reward[prep.counted], confidence, by_cluster=prep.by_cluster)
     extra, shift = calibration_variance(prep, base) + judge_variance(prep, base), base.shift
     if prep.source == "fresh":
         # The target's own labels trained f: what f leaves out is their residual.
@@ -135,15 +173,69 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
         radii.append(label_radii(prep, "fresh", confidence))
         extra, shift = extra + variance_of(prep, residual)[0], residual.value
         bounds = bounds[0] + shift, bounds[1] + shift
-    interval = _weighted(bounds, extra, base.value + shift, radii, confidence)
-    return _stretched(interval, extrapolation(prep, prep.source)) if prep.source else interval
+    share, value = _unseen_mass(prep), base.value + shift
+    unseen = share * min(max(value, 0.0), 1.0), share * (1 - min(max(value, 0.0), 1.0))
+    interval = _weighted(bounds, extra, value, unseen, radii, confidence)
+    if prep.source is None:
+        return interval
+    left_open = [extrapolation(prep, prep.source)]
+    left_open += [_unlabelled(prep, confidence) if prep.source == "logged" else _unscored(prep)]
+    return _stretched(interval, *left_open)
+
+
+def _success_radii(prep: Prepared, confidence: float) -> list[tuple[float, float]]:
+    """Those of `success_interval` of the logged labels where the value is their mean: all weights 1, f the same
+    everywhere. There empirical likelihood of 0/1 outcomes covers .93 to .95."""
+    exact = success_interval(prep.logged, confidence)
+    equal = np.abs(prep.counted_log_weight).max(initial=0.0) < NOISE and np.ptp(prep.reward) < NOISE
+    if exact is None or not equal:
+        return []
+    mean = float(np.nanmean(prep.logged.label))
+    return [(mean - exact[0], exact[1] - mean)]
 
 
 def _spread_residual(prep: Prepared) -> np.ndarray:
-    """The label residual of the labelled weighted logged rows over their share of the weighted rows, 0 elsewhere."""
-    has = prep.logged.label_weight * prep.has_weight
-    share = has.sum() / max(prep.n_weighted, 1)
+    """The label residual of the labelled counted rows over their share of the counted rows, 0 elsewhere."""
+    has = prep.logged.label_weight * prep.counted
+    share = has.sum() / max(prep.counted.sum(), 1)
     return has * prep.label_residual / share if share > 0 else np.zeros(len(has))
+
+
+def _unlabelled(prep: Prepared, confidence: float) -> tuple[float, float]:
+    """How far below and above its estimate the value may lie because the mean weight of the labelled logged rows falls
+    short of that of all of them, beyond chance: no label says what that part of the target is worth, though the log
+    shows it."""
+    has = prep.logged.labelled * prep.counted > 0
+    if has.sum() < 2 or not np.isfinite(prep.counted_weight).all():
+        return 0.0, 0.0
+    chance = prep.logged.label_weight[has]
+    w = prep.logged.by_cluster(chance / chance.mean() * np.exp(prep.log_weight[has]), has)
+    error = float(w.std(ddof=1) / np.sqrt(len(w))) if len(w) > 1 else float("inf")
+    short = float(prep.by_cluster(prep.counted_weight).mean() - w.mean()) - normal(confidence) * error
+    return _of_residuals(prep, max(0.0, short))
+
+
+def _unscored(prep: Prepared) -> tuple[float, float]:
+    """How far below and above its estimate the value may lie where f on the draws meets f on logged rows, because the
+    judge gave some no score, and need not have failed on both for the same reason."""
+    logged, fresh = 1 - prep.logged.scored[prep.counted], 1 - prep.fresh.scored
+    if not (logged.any() or fresh.any()):
+        return 0.0, 0.0
+    f = np.concatenate([prep.fresh_oof, prep.reward_oof[prep.counted]])
+    share = min(1.0, float(prep.by_cluster(prep.counted_weight * logged).mean() + prep.fresh.by_cluster(fresh).mean()))
+    return (share * float(np.ptp(f)),) * 2
+
+
+def _residual_ends(prep: Prepared) -> tuple[float, float]:
+    """Between which Y - f(S) lies on any row."""
+    f = np.concatenate([prep.fresh_oof, prep.reward_oof[prep.weighted]])
+    return -float(f.max()), 1 - float(f.min())
+
+
+def _of_residuals(prep: Prepared, share: float) -> tuple[float, float]:
+    """How far below and above its estimate the value may lie because Y - f(S) is unknown on a share of the target."""
+    low, high = _residual_ends(prep)
+    return -share * low, share * high
 
 
 def weighted_residual_limits(prep: Prepared, confidence: float) -> tuple[float, float, float]:
@@ -151,11 +243,10 @@ def weighted_residual_limits(prep: Prepared, confidence: float) -> tuple[float, 
     does not show may be anything within [-max f, 1 - min f]."""
 
     def make(p: Prepared) -> tuple[float, float, float]:
-        f, residual = np.concatenate([p.fresh_oof, p.reward_oof[p.weighted]]), _spread_residual(p)[p.weighted]
-        ends = (-float(f.max()), 1 - float(f.min()))
-        low, high = el_interval(p.raw_log_weight, residual, confidence, by_cluster=p.by_cluster, ends=ends)
+        residual, ends = _spread_residual(p)[p.counted], _residual_ends(p)
+        low, high = el_interval(p.counted_log_weight, residual, confidence, by_cluster=p.by_cluster, ends=ends)
         with np.errstate(over="ignore", invalid="ignore"):
-            return float(p.by_cluster(p.raw_weight * residual).mean()), low, high
+            return float(p.by_cluster(p.counted_weight * residual).mean()), low, high
 
     return prep.once(("weighted residual", confidence), make)
 
@@ -171,8 +262,13 @@ def el_residual_interval(prep: Prepared, score: Score, confidence: float = 0.95)
     sampling, cal, _ = variance_of(prep, score)
     extra = max(sampling - variance_of(prep, logged)[0], variance_of(prep, fresh)[0]) + cal
     bounds = low + fresh.value, high + fresh.value
-    interval = _weighted(bounds, extra, score.value, [unseen_label_radii(prep, confidence)], confidence)
-    return _stretched(interval, extrapolation(prep, "logged"))
+    unseen = _of_residuals(prep, _unseen_mass(prep))
+    interval = _weighted(bounds, extra, score.value, unseen, [unseen_label_radii(prep, confidence)], confidence)
+    return _stretched(interval, extrapolation(prep, "logged"), _unlabelled(prep, confidence), _unscored(prep))
+
+
+#: Methods of intervals by what may be left open under the belief in the judge: limits of labels, or a stated budget.
+BY_LABELS, ASSUMED = "labels_limit_bias", "bias_assumed"
 
 
 @dataclass(frozen=True)
@@ -196,7 +292,9 @@ def transported_interval(prep: Prepared, score: Score, reaches: Iterable[Reach],
     intervals = []
     for reach in reaches:
         base = score_interval(prep, score, (1 + confidence) / 2 if reach.labels else confidence)
-        low = base.low + min(reach.low, 0.0) - reach.unseen * top
-        high = base.high + max(reach.high, 0.0) + reach.unseen * (1 - bottom)
-        intervals.append(_spanning(low, high, confidence, "bias_aware", base.df))
+        below = reach.unseen * top - min(reach.low, 0.0)
+        above = reach.unseen * (1 - bottom) + max(reach.high, 0.0)
+        low, high, bias = base.low - below, base.high + above, (below, above)
+        method = BY_LABELS if reach.labels else ASSUMED
+        intervals.append(_spanning(low, high, confidence, method, df=base.df, bias=bias))
     return min(intervals, key=lambda i: i.width)

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arena10k.errors import DataError
+from arena10k.estimation import logprobs
 from arena10k.estimation.data import PolicyData, log_weights, numbers, policies_data
 
 if TYPE_CHECKING:
     import pandas as pd
 
+#: The chance of a label of a row that had none.
+NEVER = 1e-300
 #: The judge mode of data that has one alone.
 MODE = "judge"
 
@@ -50,18 +53,22 @@ def table(
     """One frame in the columns of the analysis table (see `policies_data`), checked."""
     import pandas as pd
 
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"{which}: there are several columns {twice[0]!r}: keep one")
     logps = [c for c in map(str, frame.columns) if c.startswith("logp_")] if which == "logged" else []
     base = [f"logp_{logging_policy}"] if set(logps) - {f"logp_{logging_policy}"} else []
     for column in ("prompt_id", *["policy"] * (which == "fresh"), *[cluster] * bool(cluster), *base):
         if column not in frame:
             raise DataError(f"{which}: no column {column!r}; there are: {', '.join(map(str, frame.columns))}")
     names = {"judge": f"judge_{MODE}", "judge_variance": f"judge_{MODE}_sd"}
-    made = {"prompt_id": frame["prompt_id"].astype(str)}
+    made = {"prompt_id": _names(which, frame, "prompt_id")}
     made |= {names.get(c.key, c.key): c.of(which, frame) for c in columns if c.name}
     if cluster:
-        made["cluster"] = frame[cluster].astype(str)
+        made["cluster"] = _names(which, frame, cluster)
+    _check_chances(which, made)
     if which == "fresh":
-        return pd.DataFrame(made | {"policy": frame["policy"].astype(str)})
+        return pd.DataFrame(made | {"policy": _names(which, frame, "policy")})
     for column in logps:
         made[column] = _numbers(which, frame, column)
         above = np.flatnonzero(made[column] > 1e-4)
@@ -70,12 +77,54 @@ def table(
                 f"logged: column {column!r}, row {above[0]}: {made[column][above[0]]:g} is no log-prob, which is at "
                 f"most 0 ({len(above)} of {len(frame)} rows); log-probs are natural logarithms, summed over a response"
             )
+    made["response_chars"] = _lengths(frame)
     weights = [c for c in map(str, frame.columns) if c.startswith("log_weight_")]
+    for column, other in [(c, f"logp_{c.removeprefix('log_weight_')}") for c in weights]:
+        if other in logps or other in ("logp_", f"logp_{logging_policy}"):
+            why = f"{other!r} says it too" if other in logps else "that is no target"
+            raise DataError(f"logged: column {column!r}: {why}; leave it out")
     made |= {column: _numbers(which, frame, column) for column in weights}
     return pd.DataFrame(made | {f"log_weight_{logging_policy}": 0.0})
 
 
+def _lengths(frame: pd.DataFrame) -> np.ndarray:
+    """Characters of the responses, NaN where neither they nor their texts are there."""
+    if "response_chars" not in frame and "response" in frame:
+        return np.asarray(frame["response"].astype("string").str.len().to_numpy(dtype=np.float64, na_value=np.nan))
+    return _numbers("logged", frame, "response_chars")
+
+
+def _names(which: str, frame: pd.DataFrame, column: str) -> pd.Series[str]:
+    """A column of names as text, whole numbers alike however they are stored; none may be missing."""
+    values = frame[column]
+    missing = np.flatnonzero(values.isna())
+    if len(missing):
+        raise DataError(
+            f"{which}: column {column!r}, row {missing[0]}: missing ({len(missing)} of {len(values)} rows); name it or "
+            "leave the row out"
+        )
+    if values.dtype.kind == "f" and (values % 1 == 0).all():
+        values = values.astype(np.int64)
+    return values.astype(str)
+
+
+def _check_chances(which: str, made: dict[str, Any]) -> None:
+    """Labelled rows have a chance above 0; that of the others may be missing, or 0, which is made `NEVER`."""
+    chance, has = made.get("label_propensity"), ~np.isnan(made["label"])
+    if chance is None:
+        return
+    made["label_propensity"] = np.where(~has & (chance == 0), NEVER, chance)
+    bad = np.flatnonzero(has & ~(chance > 0))
+    if len(bad) and not np.isnan(chance).all():
+        raise DataError(
+            f"{which}: label_propensity, row {bad[0]}: a row with a label has a chance above 0, not {chance[bad[0]]:g} "
+            f"({len(bad)} of {int(has.sum())} labelled rows)"
+        )
+
+
 def _numbers(which: str, frame: pd.DataFrame, column: str) -> np.ndarray:
+    if frame[column].dtype.kind == "c" if column in frame else False:
+        raise DataError(f"{which}: column {column!r} holds complex numbers: give real ones")
     try:
         return numbers(frame, column)
     except (TypeError, ValueError):
@@ -106,6 +155,49 @@ def check_named(
                 table[f"judge_{MODE}"] = 0.5
 
 
+def check_arguments(given: Mapping[str, Any], logging_policy: str, **numbers: Any) -> None:
+    """What is no column: frames, names and scales.
+
+    Raises
+    ------
+    DataError
+        For the first that is wrong, by its name.
+    """
+    import pandas as pd
+
+    for name, frame in given.items():
+        if not isinstance(frame, pd.DataFrame):
+            raise DataError(f"{name}: {type(frame).__name__} is no DataFrame; give pandas.DataFrame(...)")
+    if not any(len(frame) for frame in given.values()):
+        raise DataError(f"{' and '.join(given)}: no row to evaluate")
+    if not isinstance(logging_policy, str) or not logging_policy:
+        raise DataError(f"logging_policy: {logging_policy!r} is no name of a policy")
+    for name in ("judge_scale", "label_scale"):
+        ends = _finite(numbers[name])
+        if np.shape(ends) != (2,) or not ends[0] < ends[1]:
+            raise DataError(f"{name}: {numbers[name]!r} is no pair (low, high) of numbers with low < high")
+    size = np.diff(_finite(numbers["label_scale"]))[0]
+    limits = {"confidence": (0.0, 1.0, False), "width": (0.0, size, True), "judge_shift": (0.0, size, True)}
+    for name, (low, high, ends_allowed) in limits.items():
+        value = numbers[name]
+        if value is None:
+            continue
+        number = _finite(value)
+        inside = number.shape == () and (low < number < high or (ends_allowed and number == high))
+        if not inside and not (name == "judge_shift" and number.shape == () and number == 0):
+            most = f"{'up to' if ends_allowed else 'below'} {high:g}"
+            raise DataError(f"{name}: {value!r} is no number above {low:g} and {most}")
+
+
+def _finite(value: Any) -> np.ndarray:
+    """As float64, NaN where it is no finite number."""
+    try:
+        number = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.asarray(np.nan)
+    return np.where(np.isfinite(number), number, np.nan)
+
+
 def targets_of(logged: pd.DataFrame | None, logging_policy: str) -> list[str]:
     """The policies of which there are log-probs or weights, which are finite where they are there."""
     columns = [] if logged is None else [c for c in logged if c.startswith(("logp_", "log_weight_"))]
@@ -116,6 +208,19 @@ def targets_of(logged: pd.DataFrame | None, logging_policy: str) -> list[str]:
         if np.isposinf(values).any():
             raise DataError(f"logged: the log-weight of {policy}, row {int(values.argmax())}, is infinite")
     return targets
+
+
+def judged_logprobs(logged: pd.DataFrame, targets: list[str], logging_policy: str) -> dict[str, list[str]]:
+    """Log-probs that are no measurements become NaN in `logged`; by target what the rest says against its weights."""
+    names = [logging_policy, *(name for name in targets if f"logp_{name}" in logged)]
+    if len(names) == 1:
+        return {}
+    columns, chars = [f"logp_{name}" for name in names], logged["response_chars"].to_numpy()
+    values = logprobs.measured(logged[columns].to_numpy(), chars, 0)
+    logged[columns] = values
+    facts = logprobs.weight_facts(values, chars, names, 0)
+    doubtful = [name for k, name in enumerate(names) if k and logprobs.may_be_means(values[:, [0, k]], chars)]
+    return facts | {name: [*facts.get(name, []), "logprobs_may_be_means"] for name in doubtful}
 
 
 def arrays(
@@ -129,4 +234,4 @@ def arrays(
         fresh = tables["logged"].head(0).assign(policy="")
     if logged is None:
         logged, logging_policy = fresh.head(0), ""
-    return policies_data(logged, fresh, dict.fromkeys(names), [MODE], logging_policy)
+    return policies_data(logged, fresh, dict.fromkeys(names), [MODE], logging_policy, complete=True)

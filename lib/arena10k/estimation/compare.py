@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, permutations
 from typing import Any
 
@@ -16,7 +16,7 @@ from arena10k.estimation.headline import belief_of, headline
 from arena10k.estimation.intervals import bounded_mean_radii, label_term, normal, student
 from arena10k.estimation.prepare import Prepared
 from arena10k.estimation.score import Score, calibration_folds, deviations, fold_variance, judge_variance
-from arena10k.estimation.verdicts import own_estimate
+from arena10k.estimation.verdicts import interval_of, own_estimate
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,9 @@ class Breakdown:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference whose interval is known at every level: t quantile and bounded-mean guard, or the intervals of both
-    policies combined (in which case `df` is infinite)."""
+    """A difference whose interval is known at every level: `bias` below and above, which no level changes, and t
+    quantile and bounded-mean guard, or the chance in the intervals of both policies (in which case `df` is
+    infinite)."""
 
     value: float
     se: float
@@ -75,6 +76,7 @@ class Difference:
     up: float
     df: float
     guard: Callable[[float], tuple[float, float]] | None = None
+    bias: tuple[float, float] = (0.0, 0.0)
 
     def reach(self, level: float) -> tuple[float, float]:
         """How far below and above the value the interval reaches at confidence `level`."""
@@ -83,7 +85,7 @@ class Difference:
         if self.guard is not None:
             low, high = self.guard(level)
             down, up = max(down, low), max(up, high)
-        return down, up
+        return self.bias[0] + down, self.bias[1] + up
 
     def p_value(self) -> float:
         """The level at which the interval just holds 0, by bisection of its monotone reach."""
@@ -159,8 +161,9 @@ def _scored(ctx: PolicyContext, row: Mapping[str, Any]) -> Scored:
 
 
 def _by_intervals(a: tuple[PolicyContext, dict[str, Any]], b: tuple[PolicyContext, dict[str, Any]]) -> Difference:
-    """From the intervals of both (MOVER, Zou & Donner 2008), with all that their beliefs leave open. What they share
-    makes it wider than need be; a negative correlation of their deviations is counted."""
+    """From the intervals of both: what their beliefs leave open added up, for it may be off in opposite directions, and
+    only what is chance in quadrature (MOVER, Zou & Donner 2008). What they share makes it wider than need be; a
+    negative correlation of their deviations is counted."""
     (ctx_a, row_a), (_, row_b) = a, b
     dev_a, dev_b = _aligned(*(deviations(*_scored(*one))[0] for one in (a, b)))
     norm = float(np.sqrt((dev_a @ dev_a) * (dev_b @ dev_b)))
@@ -170,9 +173,21 @@ def _by_intervals(a: tuple[PolicyContext, dict[str, Any]], b: tuple[PolicyContex
     def reach(first: float, second: float) -> float:
         return float(np.sqrt(first**2 + second**2 - 2 * correlation * first * second)) / z
 
-    down = reach(row_a["value"] - row_a["ci_low"], row_b["ci_high"] - row_b["value"])
-    up = reach(row_a["ci_high"] - row_a["value"], row_b["value"] - row_b["ci_low"])
-    return Difference(row_a["value"] - row_b["value"], max(down, up), down, up, float("inf"))
+    (bias_a, chance_a), (bias_b, chance_b) = _parts(*a), _parts(*b)
+    down, up = reach(chance_a[0], chance_b[1]), reach(chance_a[1], chance_b[0])
+    bias = bias_a[0] + bias_b[1], bias_a[1] + bias_b[0]
+    return Difference(row_a["value"] - row_b["value"], max(down, up), down, up, float("inf"), bias=bias)
+
+
+Sides = tuple[float, float]
+
+
+def _parts(ctx: PolicyContext, row: Mapping[str, Any]) -> tuple[Sides, Sides]:
+    """How much of a row's reach below and above its value is bias, and how much is chance."""
+    left_open = interval_of(ctx, ESTIMATORS[row["estimator"]], _scored(ctx, row)[1]).bias
+    reach = max(0.0, row["value"] - row["ci_low"]), max(0.0, row["ci_high"] - row["value"])
+    bias = min(left_open[0], reach[0]), min(left_open[1], reach[1])
+    return bias, (reach[0] - bias[0], reach[1] - bias[1])
 
 
 def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> Difference | None:
@@ -184,7 +199,9 @@ def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> Difference | None:
     differences = [_by_intervals((ctx_a, head_a), (ctx_b, head_b))]
     own_a, own_b = own_estimate(ctx_a), own_estimate(ctx_b)
     if own_a is not None and own_b is not None:
-        differences.append(paired(_scored(ctx_a, own_a), _scored(ctx_b, own_b)))
+        (bias_a, _), (bias_b, _) = _parts(ctx_a, own_a), _parts(ctx_b, own_b)
+        bias = bias_a[0] + bias_b[1], bias_a[1] + bias_b[0]
+        differences.append(replace(paired(_scored(ctx_a, own_a), _scored(ctx_b, own_b)), bias=bias))
     return min(differences, key=lambda d: sum(d.reach(ctx_a.analysis.confidence)))
 
 

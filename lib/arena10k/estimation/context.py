@@ -22,7 +22,7 @@ from arena10k.estimation.transport import Transport, effective_labels, transport
 #: Facts about a policy that its arrays do not show, by which its weights are of another distribution than its draws.
 WRONG_WEIGHTS = ("temperature_mismatch", "sampler_mismatch", "logprobs_not_summed", "no_agreement", "likelier_than_p0")
 #: Facts by which they may be: what rests on weights is CAUTION at best.
-DOUBTFUL_WEIGHTS = ("no_length_relation",)
+DOUBTFUL_WEIGHTS = ("no_length_relation", "logprobs_may_be_means")
 #: Fact: log-probs were asked for, so that a policy without any has failed ones.
 LOGPROBS_ASKED = "logprobs_asked"
 
@@ -52,7 +52,7 @@ class PolicyContext:
     def mean_weight_p(self) -> float:
         """p-value of E[w] <= 1, NaN without weights."""
         prep = self.prep
-        return diagnostics.mean_weight_p_value(prep.raw_log_weight, None if prep.logged.unique else prep.by_cluster)
+        return diagnostics.mean_weight_p_value(prep.counted_log_weight, None if prep.logged.unique else prep.by_cluster)
 
     @cached_property
     def mean_weight(self) -> tuple[float, float]:

@@ -31,6 +31,7 @@ class Rows:
     random; `prompt` code of the prompt, `cluster` of the group of prompts that are not independent, both the same for
     logged rows and draws; `fold` by cluster; `length` in characters. Of logged rows `log_weight` = log p_target -
     log p_P0, NaN when missing, and `logp_target`, in nats.
+    `scored` is 0.0 where the judge gave no score and another stands in for it.
     What is left out is: no label, variance 0, every row its own cluster, prompt = cluster, fold = cluster mod 5.
     """
 
@@ -44,11 +45,13 @@ class Rows:
     length: np.ndarray = LEFT_OUT
     log_weight: np.ndarray = LEFT_OUT
     logp_target: np.ndarray = LEFT_OUT
+    scored: np.ndarray = LEFT_OUT
 
     def __post_init__(self) -> None:
         n = len(self.judge)
         cluster = np.arange(n) if self.cluster is None else np.asarray(self.cluster)
         left_out = {"judge_var": np.zeros(n), "cluster": cluster, "prompt": cluster, "fold": cluster % N_FOLDS}
+        left_out["scored"] = np.ones(n)
         for name in (f.name for f in fields(self)):
             value = getattr(self, name)
             value = left_out.get(name, np.full(n, np.nan)) if value is None else value
@@ -139,11 +142,14 @@ def _no_rows() -> Rows:
 @dataclass(frozen=True, eq=False)
 class PolicyData:
     """One target policy and one judge mode: P0's `logged` rows and the target's own `fresh` draws, of which there may
-    be none; `is_logging` where the target is P0."""
+    be none; `is_logging` where the target is P0. `complete`: every row was asked for its score and its log-weight, so
+    that those missing are lost, and may be lost for what they are worth; else rows without are not collected yet, and
+    left out."""
 
     logged: Rows
     fresh: Rows = field(default_factory=_no_rows)
     is_logging: bool = False
+    complete: bool = False
 
     def with_logged(self, **columns: Any) -> PolicyData:
         """The same with other arrays of the logged rows."""
@@ -211,6 +217,7 @@ def policies_data(
     judge_modes: Iterable[str],
     logging_policy: str = "p0",
     n_folds: int = N_FOLDS,
+    complete: bool = False,
 ) -> dict[str, dict[str, PolicyData]]:
     """`{policy: {judge_mode: arrays}}` from the two frames of the analysis table.
 
@@ -223,6 +230,7 @@ def policies_data(
         `label_propensity`, `cluster`, `response_chars`; logged ones with what `log_weights` takes, fresh ones with
         `policy`.
     judge_modes : "deterministic", "uncertainty" or both.
+    complete : see `PolicyData`.
     """
     import pandas as pd
 
@@ -240,7 +248,7 @@ def policies_data(
             draws = _Columns(pd.concat([logged, fresh], ignore_index=True), codes) if len(own) else base
             own = np.append(np.arange(n), n + own)
         made[policy] = {
-            mode: PolicyData(base.rows(mode, **weights), draws.rows(mode, own), policy == logging_policy)
+            mode: PolicyData(base.rows(mode, **weights), draws.rows(mode, own), policy == logging_policy, complete)
             for mode in modes
         }
     return made

@@ -15,6 +15,10 @@ from arena10k.estimation.prepare import Prepared
 
 #: Scores, at most, at which a response absent from the log is imagined.
 _GRID = 32
+#: Variance of a mean below which it is not chance but rounding.
+_ROUNDING = 1e-12
+#: Weight of what has to hold exactly in least squares.
+_LARGE = 1e4
 #: Independent rows on each side that a comparison of weights with draws takes.
 MIN_MATCHED = 10
 _BETS = np.linspace(0.05, 0.95, 10)
@@ -67,9 +71,9 @@ def _summable(w: np.ndarray) -> bool:
 def mean_weight_limits(prep: Prepared, confidence: float = 0.95) -> tuple[float, float]:
     """Confidence limits of E[w], the part of the target that the log represents; an unseen row has a weight between 0
     and the largest there is. (0, inf) without weights."""
-    if not _summable(prep.raw_weight):
+    if not _summable(prep.counted_weight):
         return 0.0, float("inf")
-    w = prep.by_cluster(prep.raw_weight)
+    w = prep.by_cluster(prep.counted_weight)
     down, up = bounded_mean_radii(w, 0.0, float(w.max()), confidence)
     return max(0.0, float(w.mean()) - down), float(w.mean()) + up
 
@@ -80,25 +84,29 @@ def match_p_value(prep: Prepared) -> float:
     For g = 1, S, S^2 the difference E_target[g(S')] - E_P0[w g(S)] is what responses absent from the log explain: a
     non-negative combination of g at scores a response can have. The distance to that cone (non-negative least squares
     in whitened space) is at most chi^2_3. Over-identification with a slack: unseen mass alone is no rejection, and a
-    judge that gives both policies the same scores sees nothing.
+    judge that gives both policies the same scores sees nothing. What has no score is like what the log does not show;
+    draws without one may have any.
     """
-    w, logged, fresh = prep.raw_weight, prep.logged.judge[prep.weighted], prep.fresh.judge
+    w, logged, fresh = prep.counted_weight, prep.logged.judge[prep.counted], prep.fresh.judge
+    scored, drawn = prep.logged.scored[prep.counted], prep.fresh.scored
     if prep.is_logging or not len(fresh) or not _summable(w):
         return float("nan")
     powers, scores = range(3), prep.levels[0]
     scores = scores if len(scores) <= _GRID else np.quantile(scores, np.linspace(0, 1, _GRID))
-    a = np.stack([prep.by_cluster(w * logged**k) for k in powers], 1)
-    b = np.stack([prep.fresh.by_cluster(fresh**k) for k in powers], 1)
+    a = np.stack([prep.by_cluster(w * scored * logged**k) for k in powers], 1)
+    b = np.stack([prep.fresh.by_cluster(drawn * fresh**k) for k in powers], 1)
     if min(len(a), len(b)) < MIN_MATCHED:
         return float("nan")
     covariance = np.cov(a.T) / len(a) + np.cov(b.T) / len(b)
     values, vectors = np.linalg.eigh(covariance)
-    kept = values > 1e-8 * values[-1]
-    if not kept.any():
-        return float("nan")
-    whiten = (vectors[:, kept] / np.sqrt(values[kept])).T
-    cone = whiten @ np.stack([scores**k for k in powers])
-    distance = nnls(cone, whiten @ (b.mean(0) - a.mean(0)))[1]
+    whiten = (vectors / np.sqrt(np.maximum(values, _ROUNDING))).T
+    cone, apart = whiten @ np.stack([scores**k for k in powers]), whiten @ (b.mean(0) - a.mean(0))
+    unscored = 1 - b[:, 0].mean()
+    if unscored > 0:
+        # So much of the draws lies somewhere among the scores: a convex combination, by a row of large weight.
+        ones = np.repeat([0.0, 1.0], len(scores))[None] * _LARGE
+        cone, apart = np.vstack([np.hstack([cone, -unscored * cone]), ones]), np.append(apart, _LARGE)
+    distance = nnls(cone, apart)[1]
     return float(special.chdtrc(3, distance**2))
 
 

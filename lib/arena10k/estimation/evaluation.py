@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 from arena10k.analysis import DEFAULT, Analysis
 from arena10k.errors import DataError
 from arena10k.estimation import compare, planning
-from arena10k.estimation.checked import MODE, Column, arrays, check_named, table, targets_of
+from arena10k.estimation.checked import (
+    MODE,
+    Column,
+    arrays,
+    check_arguments,
+    check_named,
+    judged_logprobs,
+    table,
+    targets_of,
+)
 from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext, context
 from arena10k.estimation.data import PolicyData
 from arena10k.estimation.headline import BELIEFS, headline, headline_row
@@ -183,7 +192,9 @@ def evaluate(
     Parameters
     ----------
     logged : one row per response of the logging policy: `prompt_id`, the columns `judge` and `label`, and log-probs
-        of the same response in nats, `logp_<policy>` (the logging policy's included) or `log_weight_<policy>`.
+        of the same response in nats, `logp_<policy>` (the logging policy's included) or `log_weight_<policy>`. With
+        `response` or `response_chars` log-probs are tested against lengths. A missing weight is lost, and counts as
+        unseen: leave out rows that were not asked for one.
     fresh : one row per response of a policy: `policy`, `prompt_id`, `judge`, `label`, optionally `draw`.
     judge, label : column names in both frames; NaN is "not there", and a column may be missing. Labels are outcomes by
         the oracle, on a random part of the rows unless `label_propensity` names a column with each row's chance.
@@ -205,6 +216,10 @@ def evaluate(
     given = {name: frame for name, frame in (("logged", logged), ("fresh", fresh)) if frame is not None}
     if not given:
         raise DataError("evaluate: neither `logged` nor `fresh` was given")
+    check_arguments(
+        given, logging_policy, judge_scale=judge_scale, label_scale=label_scale, width=width, confidence=confidence,
+        judge_shift=judge_shift,
+    )  # fmt: skip
     columns = [
         Column("judge", judge, *judge_scale),
         Column("label", label, *label_scale),
@@ -224,6 +239,7 @@ def evaluate(
         belief=belief,
     )
     targets = targets_of(tables.get("logged"), logging_policy)
-    flags = {target: [LOGPROBS_ASKED] for target in targets}
+    facts = judged_logprobs(tables["logged"], targets, logging_policy) if targets else {}
+    flags = {target: [LOGPROBS_ASKED, *facts.get(target, [])] for target in targets}
     evaluation = study(arrays(tables, targets, logging_policy), analysis, flags=flags)
     return dataclasses.replace(evaluation, scale=label_scale)

@@ -14,8 +14,7 @@ def naive(prep: Prepared) -> Score:
     the judge's scale."""
     name = "logged" if prep.is_logging and not len(prep.fresh) else "fresh"
     rows = prep.sample(name)
-    one = np.ones(len(rows))
-    return Score((Term(name, rows.judge, one, {"judge": one}),))
+    return Score((Term(name, rows.scored * rows.judge, rows.scored, {"judge": rows.scored}),))
 
 
 @register("direct", belief="judge")

@@ -29,8 +29,8 @@ def headline_row(
 
     Of the accepted ones up to `belief` (labels alone, or also weights, or also the judge): one to REPORT before one
     with CAUTION, then the narrowest interval, so that more labels never widen it. Of those that share an interval the
-    value nearest to its middle. What rests on the judge beyond `belief` speaks only where nothing else does. The
-    logging policy (`is_logging`) needs no weights: its log is labelled.
+    value nearest to its middle. What rests on the judge beyond `belief` speaks only where nothing else does, or nothing
+    but a wider interval of few labels. The logging policy (`is_logging`) needs no weights: its log is labelled.
     """
     usable = [row for row in rows if accepted(row)]
     trusted = [row for row in usable if BELIEFS.index(belief_of(row)) <= BELIEFS.index(belief)]
@@ -44,6 +44,8 @@ def headline_row(
         off = abs(row["value"] - (row["ci_low"] + row["ci_high"]) / 2) if np.isfinite(width) else 0.0
         return row["verdict"] != REPORT, round(width, 9), bool(estimator and estimator.biased), off
 
+    if not is_logging and all(row["verdict"] != REPORT and belief_of(row) == "labels" for row in trusted):
+        trusted = usable
     best = min(trusted or usable, key=place, default=None)
     return None if best is None else dict(best)
 

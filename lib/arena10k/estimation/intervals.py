@@ -36,14 +36,16 @@ def fisher(confidence: float, n: float) -> float:
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval. `method`: "jackknife", "exact" (0/1 labels), "bias_aware" or `EMPIRICAL_LIKELIHOOD`; `df`
-    of the t quantile (NaN for the latter)."""
+    """A confidence interval. `method`: "jackknife", "exact" (0/1 labels), `EMPIRICAL_LIKELIHOOD`, `beliefs.BY_LABELS`
+    or `beliefs.ASSUMED`; `df` of the t quantile (NaN for empirical likelihood); `bias` how much of its reach below and
+    above a value is not chance but what a belief leaves open, the same at any confidence."""
 
     low: float
     high: float
     se: float
     method: str
     df: float = float("nan")
+    bias: tuple[float, float] = (0.0, 0.0)
 
     @property
     def width(self) -> float:
@@ -186,7 +188,11 @@ def label_radii(prep: Prepared, source: str, confidence: float) -> tuple[float, 
 
 
 def _radii(rows: Rows, has: np.ndarray, values: np.ndarray, middle: float, confidence: float) -> tuple[float, float]:
-    return bounded_mean_radii(rows.by_cluster(values, has), -middle, 1 - middle, confidence)
+    """Labels of declared chances count by their weight, and an unseen one may have the largest."""
+    declared = rows.labelled[has].all() and rows.labelling.kind == "declared"
+    weight = rows.label_weight[has] if declared else np.ones(len(values))
+    top = float(weight.max(initial=1.0))
+    return bounded_mean_radii(rows.by_cluster(weight * values, has), -top * middle, top * (1 - middle), confidence)
 
 
 def variance_of(prep: Prepared, score: Score) -> tuple[float, float, int]:

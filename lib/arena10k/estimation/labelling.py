@@ -13,8 +13,10 @@ from scipy import stats
 
 from arena10k.estimation.calibration import level_codes
 
-#: Chance of calling random labels chosen.
-LEVEL = 0.01
+#: Chance of calling random labels chosen, that of fewer than `FEW`, of which the test finds out less, and of suspecting
+#: it.
+LEVEL, LEVEL_OF_FEW, SUSPECT = 0.01, 0.05, 0.2
+FEW = 50
 #: Fewer labels, or fewer rows without one, test nothing.
 MIN_ROWS = 5
 
@@ -22,11 +24,16 @@ MIN_ROWS = 5
 @dataclass(frozen=True, eq=False)
 class Labelling:
     """`weight` (rows,): 1 / chance of a label where there is one, scaled to mean one over the labelled rows, 0
-    elsewhere. `kind`: "random" (assumed, and not contradicted), "declared", or "by_score" (contradicted: chances
-    estimated from the judge's score)."""
+    elsewhere. `kind`: "random" (assumed, and not contradicted), "declared", "by_score" (contradicted: chances estimated
+    from the judge's score), or "suspected" (the same where it may be chance: right either way)."""
 
     weight: np.ndarray
     kind: str
+
+    @property
+    def at_random(self) -> bool:
+        """Whether nothing says otherwise beyond chance."""
+        return self.kind in ("random", "suspected")
 
 
 def randomness_p_value(judge: np.ndarray, labelled: np.ndarray, cluster: np.ndarray | None = None) -> float:
@@ -60,7 +67,7 @@ def score_propensity(judge: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     z = (judge - judge.mean()) / (judge.std() or 1.0)
     design = np.stack([np.ones(len(z)), z, z**2], 1)
     beta = np.array([np.log(labelled.mean() / (1 - labelled.mean())), 0.0, 0.0])
-    ridge = np.diag([0.0, 1e-2, 1e-2])
+    ridge = 1e-4 * len(z) * np.diag([0.0, 1.0, 1.0])
     for _ in range(50):
         p = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
         hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge + 1e-12 * np.eye(3)
@@ -88,8 +95,10 @@ def labelling(
         if not given.all():
             raise ValueError(f"label_propensity is missing on {int((~given).sum())} of {int(has.sum())} labelled rows")
         return Labelling(_scaled(has, declared), "declared")
-    if randomness_p_value(judge, labelled, cluster) < LEVEL:
-        return Labelling(_scaled(has, score_propensity(judge, labelled)), "by_score")
+    p = randomness_p_value(judge, labelled, cluster)
+    if p < SUSPECT:
+        found = p < (LEVEL if has.sum() >= FEW else LEVEL_OF_FEW)
+        return Labelling(_scaled(has, score_propensity(judge, labelled)), "by_score" if found else "suspected")
     return Labelling(labelled, "random")
 
 

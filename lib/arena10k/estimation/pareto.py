@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arena10k.estimation.thresholds import MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION, NOISE
+from arena10k.estimation.thresholds import AMPLE_ESS, MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION, NOISE
 
 
 def fit_generalised_pareto(excess: np.ndarray) -> tuple[float, float]:
@@ -147,8 +147,9 @@ class WeightAudit:
 
     @property
     def clip_dominated(self) -> bool:
-        """ESS within 10 % of the number of rows tied at the largest weight: the estimate is the mean of those rows."""
-        return not self.constant and self.ceiling > 1 and abs(self.ess / self.ceiling - 1) <= 0.1
+        """ESS within 10 % of the number of rows tied at the largest weight, which are not most rows: the estimate is
+        the mean of these few."""
+        return not self.constant and 1 < self.ceiling < AMPLE_ESS * self.n and abs(self.ess / self.ceiling - 1) <= 0.1
 
     @property
     def healthy(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -23,13 +23,14 @@ class Prepared:
 
     `samples` are the "logged" and "fresh" rows that carry a judge score; `fit` is the calibration, `source` the sample
     whose labels trained it (None when f(S) = S for lack of labels). A row without a log-weight has `has_weight` 0 and
-    `weight` 0: it can teach the calibration and enters nothing else.
+    `weight` 0: it can teach the calibration and enters no value. `complete` as in `PolicyData`.
     """
 
     samples: Mapping[str, Rows]
     fit: calibration.Fit
     source: str | None
     is_logging: bool
+    complete: bool = False
     memo: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, make: Callable[[Prepared], T]) -> T:
@@ -104,14 +105,26 @@ class Prepared:
         return self.log_weight if self.weighted.all() else self.log_weight[self.weighted]
 
     @cached_property
-    def raw_weight(self) -> np.ndarray:
-        """exp(raw_log_weight), on its true scale; infinite on overflow."""
+    def counted(self) -> np.ndarray:
+        """Mask (n,) of the logged rows over which E[w] = 1: with lost weights all, so that what they carried is unseen
+        mass; else those that have one. None of P0's own is lost, for they are 1."""
+        every = self.complete and not self.is_logging and self.weighted.any()
+        return np.ones(len(self.logged), dtype=bool) if every else self.weighted
+
+    @property
+    def counted_log_weight(self) -> np.ndarray:
+        """The log-weights of the counted rows, -inf where lost."""
+        return self.log_weight if self.counted.all() else self.log_weight[self.counted]
+
+    @cached_property
+    def counted_weight(self) -> np.ndarray:
+        """exp(counted_log_weight), on its true scale; infinite on overflow."""
         with np.errstate(over="ignore"):
-            return np.asarray(np.exp(self.raw_log_weight))
+            return np.asarray(np.exp(self.counted_log_weight))
 
     def by_cluster(self, values: np.ndarray) -> np.ndarray:
-        """`Rows.by_cluster` of values of the rows that have a log-weight."""
-        return self.logged.by_cluster(values, self.weighted)
+        """`Rows.by_cluster` of values of the counted rows."""
+        return self.logged.by_cluster(values, self.counted)
 
     def unit(self, rows: np.ndarray) -> np.ndarray:
         """`rows` on the scale of `weight`: times exp(-shift), 0 where 0; infinite on overflow."""
@@ -157,7 +170,8 @@ def prepare(data: PolicyData, kind: str = Analysis.calibration) -> Prepared:
     """Select the usable rows and fit the calibration.
 
     Labels of logged rows train f where there are enough; otherwise labels on the target's own draws do; otherwise, or
-    with `kind` "none", f(S) = S. Rows without a judge score are left out.
+    with `kind` "none", f(S) = S. Rows without a judge score are left out, or, of complete data, get one that stands in
+    for it: under beliefs that hold for any f, what they are worth is then in the value.
 
     Raises
     ------
@@ -166,12 +180,40 @@ def prepare(data: PolicyData, kind: str = Analysis.calibration) -> Prepared:
     """
     if kind not in CALIBRATIONS:
         raise ValueError(f"unknown calibration {kind!r}: {', '.join(CALIBRATIONS)}")
-    samples = {}
-    for name, rows in (("logged", data.logged), ("fresh", data.fresh)):
-        judged = ~np.isnan(rows.judge)
-        samples[name] = rows if judged.all() else rows.take(judged)
+    samples = _usable({"logged": data.logged, "fresh": data.fresh}, data.complete)
     source = next((name for name, rows in samples.items() if calibration.enough_labels(rows)), None)
     variant = CALIBRATIONS[kind]
     if variant is None or source is None:
-        return Prepared(samples, calibration.identity_fit(samples), None, data.is_logging)
-    return Prepared(samples, variant(samples, source), source, data.is_logging)
+        return Prepared(samples, calibration.identity_fit(samples), None, data.is_logging, data.complete)
+    return Prepared(samples, variant(samples, source), source, data.is_logging, data.complete)
+
+
+def _usable(samples: Mapping[str, Rows], complete: bool) -> dict[str, Rows]:
+    """The rows with a score; of complete data also those without, unless nothing is known of any row of their kind."""
+    judged = {name: ~np.isnan(rows.judge) for name, rows in samples.items()}
+    if all(mask.all() for mask in judged.values()):
+        return dict(samples)
+    known = {k: complete and bool(judged[k].any() or rows.labelled.any()) for k, rows in samples.items()}
+    stand_in = _stand_in(list(samples.values()))
+    return {
+        name: replace(rows, judge=np.where(judged[name], rows.judge, stand_in), scored=judged[name])
+        if known[name]
+        else rows.take(judged[name])
+        for name, rows in samples.items()
+    }
+
+
+def _stand_in(samples: list[Rows]) -> float:
+    """The score to stand in for missing ones: the one whose labels are most like theirs, a middle one where labels do
+    not tell."""
+    judge, label = (np.concatenate([getattr(rows, name) for rows in samples]) for name in ("judge", "label"))
+    missing, labelled = np.isnan(judge), ~np.isnan(label)
+    if missing.all():
+        return 0.5
+    if not (missing & labelled).any() or not (~missing & labelled).any():
+        return float(np.median(judge[~missing]))
+    levels, (code,) = calibration.level_codes(judge[~missing & labelled])
+    count, total = np.bincount(code), np.bincount(code, weights=label[~missing & labelled])
+    off = np.abs(calibration.pava(levels, total, count) - label[missing & labelled].mean())
+    near = np.flatnonzero(off <= off.min() + 1e-12)
+    return float(levels[near[len(near) // 2]])

@@ -10,6 +10,8 @@ MIN_LABELS = 5
 FEW_LABELS = 20
 #: Level of the tests that call weights wrong: a mean above 1, a disagreement with the fresh draws, the judge's failure.
 WRONG = 0.01
+#: Confidence at which few labels speak against a budget that is assumed.
+DOUBT = 0.6
 #: k-hat from which the variance of the weights is not finite, and from which no mean settles (Vehtari et al. 2024).
 MAX_KHAT = 0.5
 HEAVY_KHAT = 0.7

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arena10k.estimation.beliefs import residual_score, weighted_residual_limits
+from arena10k.estimation.beliefs import extrapolation, residual_score, weighted_residual_limits
 from arena10k.estimation.calibration import pava
 from arena10k.estimation.intervals import label_radii, standard_error, student
 from arena10k.estimation.prepare import Prepared
@@ -37,7 +37,7 @@ def label_clusters(prep: Prepared) -> int:
     has = prep.fresh.labelled > 0
     n = prep.fresh.clusters(has)
     weight = prep.fresh.label_weight[has]
-    return n if prep.fresh.labelling.kind == "random" else min(n, int(weight.sum() ** 2 / (weight @ weight)))
+    return n if prep.fresh.labelling.at_random else min(n, int(weight.sum() ** 2 / (weight @ weight)))
 
 
 def residual_limits(prep: Prepared, confidence: float) -> tuple[float, float, float]:
@@ -46,8 +46,8 @@ def residual_limits(prep: Prepared, confidence: float) -> tuple[float, float, fl
     score = residual_score(prep)
     se, df = standard_error(prep, score)
     half = student(confidence, df) * se
-    down, up = label_radii(prep, "fresh", confidence)
-    return score.value, score.value - max(half, down), score.value + max(half, up)
+    (down, up), (below, above) = label_radii(prep, "fresh", confidence), extrapolation(prep, "fresh")
+    return score.value, score.value - max(half, down) - below, score.value + max(half, up) + above
 
 
 def transport(prep: Prepared, margin: float, confidence: float = 0.95, weights_hold: bool = True) -> Transport:
@@ -57,7 +57,7 @@ def transport(prep: Prepared, margin: float, confidence: float = 0.95, weights_h
     if prep.source is None:
         return Transport("none", n)
     # Of labels not at random f carries the choice, so that its residual has to be looked at.
-    own = (prep.is_logging or prep.source == "fresh") and prep.sample(prep.source).labelling.kind == "random"
+    own = (prep.is_logging or prep.source == "fresh") and prep.sample(prep.source).labelling.at_random
     limits: Callable[[float], tuple[float, float, float]]
     if n >= MIN_LABELS:
         evidence, limits = "target_labels", lambda level: residual_limits(prep, level)

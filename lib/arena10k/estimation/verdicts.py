@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from arena10k.estimation import ESTIMATORS, Estimator, Rows, Score, pareto, planning
-from arena10k.estimation.beliefs import Reach, el_residual_interval, labelled_interval, transported_interval
+from arena10k.estimation.beliefs import ASSUMED, Reach, el_residual_interval, labelled_interval, transported_interval
 from arena10k.estimation.calibration import enough_labels
 from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext
 from arena10k.estimation.intervals import EMPIRICAL_LIKELIHOOD, NO_INTERVAL, Interval, normal, score_interval
-from arena10k.estimation.thresholds import FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
+from arena10k.estimation.thresholds import DOUBT, FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
 from arena10k.estimation.transport import label_clusters, residual_limits
 
 REPORT, CAUTION, REFUSE = "REPORT", "CAUTION", "REFUSE"
@@ -34,7 +34,8 @@ def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
     """Reasons why the estimator has nothing to compute from."""
     prep = ctx.prep
     checks = {
-        "no_judge_scores": not len(prep.fresh) + len(prep.logged),
+        "no_judge_scores": not len(prep.fresh) + len(prep.logged)
+        or (estimator.belief == "judge" and len(prep.fresh) > 0 and not prep.fresh.scored.any()),
         "no_log_weights": estimator.uses_weights and prep.n_weighted == 0,
         "no_fresh_draws": (not estimator.uses_weights or estimator.doubly_robust)
         and len(prep.fresh) == 0
@@ -126,7 +127,7 @@ def _judged_weights(ctx: PolicyContext, lw: np.ndarray) -> Judged:
     return verdict, reasons
 
 
-def _judge_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
+def _judge_reasons(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> Judged:
     """Of what rests on the belief that the judge errs on the target as it does on P0."""
     status, labelled = ctx.transport.status, ctx.transport.n_labels >= MIN_LABELS
     if estimator.uses_weights and ctx.wrong_weights:
@@ -139,7 +140,7 @@ def _judge_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
         return REFUSE, ["transport_failed"]
     if not labelled and (ctx.wrong_weights or ctx.unseen):
         return REFUSE, [*ctx.wrong_weights, *["off_support"] * ctx.unseen]
-    reasons = ["transport_limited_by_labels" if labelled else "judge_shift_assumed"]
+    reasons = ["judge_shift_assumed" if interval.method == ASSUMED else "transport_limited_by_labels"]
     trained = ctx.prep.sample(ctx.prep.source).labelled.sum()
     if labelled or not ctx.effective_labels < min(FEW_LABELS, trained / 2):
         return CAUTION, reasons
@@ -170,8 +171,8 @@ def _too_wide(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> b
     if interval.width <= MAX_WIDTH:
         return False
     # Not the luck of the draw decides whether labels may speak.
-    n = ctx.transport.n_labels
-    return not (estimator.uses_target_labels and planned_width(n, ctx.analysis.confidence) <= MAX_WIDTH)
+    n = ctx.transport.n_labels if ctx.prep.fresh.labelling.at_random else 0
+    return n == 0 or not (estimator.uses_target_labels and planned_width(n, ctx.analysis.confidence) <= MAX_WIDTH)
 
 
 def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> Judged:
@@ -180,9 +181,9 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
     if missing:
         return (NOT_ASKED if _uncollected(ctx, missing) else REFUSE), missing
     result, reasons = _label_reasons(ctx, estimator)
-    parts = {"weights": _weight_reasons, "judge": _judge_reasons}
-    if estimator.belief in parts and not estimator.judge_scale:
-        by_belief, more = parts[estimator.belief](ctx, estimator)
+    if estimator.belief != "labels" and not estimator.judge_scale:
+        by_weights = estimator.belief == "weights"
+        by_belief, more = _weight_reasons(ctx, estimator) if by_weights else _judge_reasons(ctx, estimator, interval)
         result, reasons = _worst(result, by_belief), [*more, *reasons]
     if estimator.biased:
         result, reasons = _worst(result, CAUTION), [*reasons, "projected_weights"]
@@ -203,16 +204,21 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
 
 
 def _reaches(ctx: PolicyContext) -> list[Reach]:
-    """What may be left open under the belief in the judge: each a valid choice, the narrowest is taken."""
+    """What may be left open under the belief in the judge: the limits that labels give, and a stated budget where they
+    are few and do not put the judge beyond it."""
     if ctx.transport.status == "own" or ctx.prep.source is None:
         return [Reach(0.0, 0.0)]
-    reaches = []
+    reaches, budget, beyond = [], ctx.analysis.judge_shift, False
     if ctx.transport.n_labels >= MIN_LABELS:
         _, low, high = residual_limits(ctx.prep, (1 + ctx.analysis.confidence) / 2)
         reaches.append(Reach(low, high, labels=True))
-    if ctx.transport.status != "failed" or not reaches:
+        _, low, high = residual_limits(ctx.prep, DOUBT)
+        beyond = ctx.transport.status == "failed" or low > budget or high < -budget
+        beyond |= ctx.transport.n_labels >= FEW_LABELS or ctx.prep.source == "fresh"
+    if not beyond:
         unseen = 1 - ctx.mean_weight[0] if ctx.audit.n and not ctx.wrong_weights else 0.0
-        reaches.append(Reach(-ctx.analysis.judge_shift, ctx.analysis.judge_shift, max(0.0, unseen)))
+        unscored = 1 - ctx.prep.fresh.scored.mean() if len(ctx.prep.fresh) else 0.0
+        reaches.append(Reach(-budget, budget, max(0.0, unseen, unscored)))
     return reaches
 
 

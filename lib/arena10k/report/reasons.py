@@ -32,6 +32,8 @@ WORDS = {
     "logprobs_not_summed": "Log-probs do not fall with the length of a response and are near 0: they are means per "
     "token, and a weight takes the sum.",
     "no_length_relation": "Log-probs do not fall with the length of a response: they may be those of other rows.",
+    "logprobs_may_be_means": "Log-probs are near 0 and the lengths of the responses are not known: they may be means "
+    "per token, and a weight takes the sum.",
     "no_agreement": "Log-probs have nothing to do with the logging policy's of the same responses, length apart: they "
     "are those of other rows.",
     "likelier_than_p0": "The logged responses are likelier under the policy than under the logging policy by more than "
@@ -55,8 +57,8 @@ WORDS = {
     "{evidence}: the judge errs differently there.",
     "transport_limited_by_labels": "Whether the calibration carries over is known from {labels} labels: it may be off "
     "by {low} to {high}, which is in the interval.",
-    "judge_shift_assumed": "No label is of the policy's own draws: the interval assumes that the judge is off by at "
-    "most {shift:g} more there than on logged responses.",
+    "judge_shift_assumed": "The interval assumes that the judge is off by at most {shift:g} more on the policy's own "
+    "draws than on logged responses: no label is of them, or too few to say how far it is off.",
     "calibration_extrapolates": "Where the policy's own draws score, the calibration rests on {effective} labels' "
     "worth of evidence: it is extrapolated.",
     "not_finite": "The estimate is not a finite number.",
