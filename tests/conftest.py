@@ -12,22 +12,22 @@ from browser import browser
 
 #: Files that take longest, of tests and of notebooks: they begin first, so that all workers are busy to the end.
 LONGEST = (
+    "test_local_server.py",
     "test_pipeline.py",
+    "test_rescore_model.py",
+    "test_corruption.py",
     "10_simulation.ipynb",
+    "test_ablations.py",
     "test_pages.py",
     "test_stopping.py",
-    "test_local_server.py",
-    "11_incident.ipynb",
-    "07_pi_bad_anomaly.ipynb",
-    "test_engine.py",
+    "test_judge.py",
     "test_canary.py",
-    "test_rescore_model.py",
-    "explore.ipynb",
-    "06_estimates.ipynb",
-    "test_batch.py",
+    "test_partial.py",
+    "test_plots.py",
     "test_interchange.py",
-    "test_ablations.py",
-    "test_corruption.py",
+    "test_engine.py",
+    "test_checks.py",
+    "test_batch.py",
 )
 
 

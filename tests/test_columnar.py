@@ -109,7 +109,7 @@ def spoil(columns, *names, rows=12, value):
 
 @pytest.mark.parametrize("value", [-50.0, -100.0, -9999.0, 0.0, -23.5])
 @pytest.mark.parametrize("names", [("pi",), ("p0", "pi")])
-def test_what_stands_for_a_missing_log_prob_is_set_aside(read, columns, names, value):
+def test_what_stands_for_a_missing_log_prob_is_quarantined(read, columns, names, value):
     spoil(columns, *names, value=value)
     table = read()
     assert table.quarantined == {name: 12 * (name in names) for name in ("p0", "pi")}

@@ -43,7 +43,7 @@ def part(sample, rows, columns, change=lambda v: v):
     )
 
 
-def test_no_row_of_the_untouched_sample_is_set_aside(home, sample):
+def test_no_row_of_the_untouched_sample_is_quarantined(home, sample):
     found, codes, copies = suite.detect(sample, suite.untouched(sample), "clean")
     assert not found.any()
     assert not copies.any()

@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import accessibility
@@ -361,6 +362,24 @@ def test_the_pages_are_small_and_the_index_says_how_large(reports):
         assert together < MOST
         facts = re.findall(r"<dt>Size</dt><dd>(.*?)</dd>", (reports / index).read_text(encoding="utf-8"))
         assert facts == [f"{len(pages)} {'page' if len(pages) == 1 else 'pages'}, {together / 1e6:.1f} MB"]
+
+
+def alts(page):
+    return re.findall(r'<img [^>]*alt="([^"]*)"', page)
+
+
+def test_page_07_has_all_figures_where_there_is_an_anomaly_and_no_empty_one_where_there_is_none(reports, home):
+    """That of the sample, and one of the control alone, executed here: a policy whose weights are 1."""
+    stage, sample = "07_pi_bad_anomaly", config.load("sample").model_dump(mode="json", exclude_unset=True)
+    sample["policies"] = {name: sample["policies"][name] for name in ("p0", "pi_clone")}
+    (home / "control.yaml").write_text(yaml.safe_dump(sample))
+    stages.execute(stage, str(home / "control.yaml"), None)
+    assert paths.result_file("sample", "anomaly.json").is_file()
+    anomaly, clean = (f.read_text() for f in (reports / "sample" / f"{stage}.html", stages.page_file("sample", stage)))
+    assert {"pi_bad", "SNIPS"} <= set(re.findall(r"\w+", anomaly.split("<main")[1].split("<h2 id=")[0]))
+    assert len(alts(anomaly)) == len(set(alts(anomaly))) == 8
+    assert len(set(alts(clean))) == 6
+    assert len(re.findall("<h2 id=", clean)) == len(re.findall("<h2 id=", anomaly)) - 3
 
 
 @needs_chromium

@@ -112,7 +112,7 @@ def test_what_is_simulated_is_what_the_pages_say():
 
 
 @pytest.mark.parametrize("shift", [0.0, FOOLED])
-@pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0, 5.0])
+@pytest.mark.parametrize("sigma", [1.0, 3.0, 5.0])
 def test_composite_interval_covers_at_every_tail_weight(sigma, shift):
     snips, plain = replicate(LogNormal(sigma, shift), Design(), ["snips", "plain_snips"], REPLICATES, seed=int(sigma))
     assert snips.coverage >= FLOOR
@@ -148,16 +148,12 @@ def test_weights_that_are_a_function_of_the_score_do_not_hide_a_fooled_judge():
     assert calibrated.coverage >= FLOOR
 
 
-def test_corrupted_log_probs_never_report():
-    snips, ips = replicate(LogNormal(1.0), Design(corrupted=0.01), ["snips", "ips"], 60)
-    assert snips.report == 0
-    assert ips.report == 0
-    assert snips.refused == 1
-
-
-def test_corruption_puts_rows_at_the_clip():
+def test_corrupted_log_probs_sit_at_the_clip_and_never_report():
     data = draw(LogNormal(1.0), Design(n=5000, corrupted=0.1), np.random.default_rng(0))
     assert (data.logged.log_weight == CLIP).mean() == pytest.approx(0.1, abs=0.02)
+    snips, ips = replicate(LogNormal(1.0), Design(corrupted=0.01), ["snips", "ips"], 40)
+    assert snips.report == ips.report == 0
+    assert snips.refused == 1
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.1])
@@ -183,5 +179,5 @@ def test_direct_intervals_need_the_calibration_variance():
 
 
 def test_replicates_are_reproducible():
-    a, b = (replicate(LogNormal(1.0), Design(n=200, m=200), ["snips"], 5, seed=3) for _ in range(2))
-    assert repr(a) == repr(b)
+    first, second = (replicate(LogNormal(1.0), Design(n=200, m=200), ["snips"], 5, seed=3) for _ in range(2))
+    assert repr(first) == repr(second)

@@ -197,8 +197,8 @@ def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
     settings = Settings(e.analysis, run.params.seed, run.flags)
     rows, contexts = complete(arrays, cell, settings)
     levels = {name: [None if level == "all" else level for level in some] for name, some in a.sweep.items()}
-    variant, kept = Variant(cell.estimator, cell.calibration), folder(run.name, cell.name) / "sweep"
-    frame = sweep(arrays, [variant], levels, a.seeds, settings, kept)
+    variant = Variant(cell.estimator, cell.calibration)
+    frame = sweep(arrays, [variant], levels, a.seeds, settings, folder(run.name, cell.name) / "sweep")
     scores = summary(frame, truth, ["estimator", "calibration", *levels], e.confidence)
     labels = labels_used(arrays, cell, settings, rows)
     return CellResult(cell, rows, contexts, scores, truth, labels, frame.attrs["seconds"])

@@ -105,10 +105,10 @@ def _arrays(truth: Sequence[Truth]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def order_sentence(truth: Sequence[Truth]) -> str:
     """How many pairs of policies have a known order."""
-    known = int(np.isfinite(known_order(truth)[np.triu_indices(len(truth), 1)]).sum())
+    ordered = int(np.isfinite(known_order(truth)[np.triu_indices(len(truth), 1)]).sum())
     pairs = len(truth) * (len(truth) - 1) // 2
     worst = [t.policy for t in truth if t.worst]
-    count = f"The true order of {known} of the {pairs} pairs of policies is known beyond chance"
+    count = f"The true order of {ordered} of the {pairs} pairs of policies is known beyond chance"
     return count + (f" ({', '.join(worst)} is the worst by construction)." if worst else ".")
 
 
@@ -119,12 +119,12 @@ def _order(group: pd.DataFrame, replicate: Sequence[str], truth: Sequence[Truth]
     if replicate:
         rows = group.groupby(list(replicate), sort=False, dropna=False).ngroup().to_numpy()
     column = group.policy.map({t.policy: k for k, t in enumerate(truth)})
-    known = column.notna().to_numpy()
-    at = rows[known], column[known].to_numpy(int)
+    has_truth = column.notna().to_numpy()
+    at = rows[has_truth], column[has_truth].to_numpy(int)
     every = np.full((rows.max(initial=-1) + 1, len(truth)), np.nan)
     accepted = every.copy()
-    every[at] = group.value.to_numpy(float)[known]
-    accepted[at] = np.where(group.refused == 1, np.nan, group.value.to_numpy(float))[known]
+    every[at] = group.value.to_numpy(float)[has_truth]
+    accepted[at] = np.where(group.refused == 1, np.nan, group.value.to_numpy(float))[has_truth]
     i, j = np.triu_indices(len(truth), 1)
     right = pd.DataFrame(np.sign(every[:, i] - every[:, j]) * sign[i, j])
     misranked = _misranked(every, truth, sign)

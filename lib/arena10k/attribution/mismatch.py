@@ -36,7 +36,8 @@ class Profile:
 def profiles(table: Table) -> dict[str, Profile]:
     """The profile of every policy, the logging policy first."""
     logged, base = table.logged, table.logging_policy
-    unit = _unit(logged)
+    # Characters where not every row has tokens.
+    unit = "token" if (_floats(logged, "response_tokens") > 0).all() else "character"
     size = _floats(logged, "response_tokens" if unit == "token" else "response_chars")
     size = np.where(size > 0, size, np.nan)
     own = {base: logged} | {p: table.fresh[table.fresh.policy == p] for p in table.targets}
@@ -53,27 +54,21 @@ def mismatch(table: Table, judge_mode: str = "deterministic") -> pd.DataFrame:
     found it per unit: what the policy would rather say than P0; `category` the prompt category whose responses it
     prefers most, by median log-weight. NaN or None where not known.
     """
-    known = profiles(table)
-    base = known[table.logging_policy]
-    lengths = _floats(table.logged, "response_chars")
+    profile = profiles(table)
+    logged, lengths = table.logged, _floats(table.logged, "response_chars")
     traits = {
         "by_length": lengths,
-        "by_judge": _floats(table.logged, f"judge_{judge_mode}"),
-        "by_surprise": -base.nats,
+        "by_judge": _floats(logged, f"judge_{judge_mode}"),
+        "by_surprise": -profile[table.logging_policy].nats,
     }
     rows = [
         {"policy": p, "chars": _median(own.chars), "length_distance": _distance(own.chars, lengths)}
         | {"nats": _median(own.nats), "unit": own.unit}
         | {name: _rank_correlation(own.log_weight, trait) for name, trait in traits.items()}
-        | {"category": _category(table.logged, own.log_weight)}
-        for p, own in known.items()
+        | {"category": _category(logged, own.log_weight)}
+        for p, own in profile.items()
     ]
     return pd.DataFrame(rows)
-
-
-def _unit(logged: pd.DataFrame) -> str:
-    """What log-probs are divided by: tokens, or characters where not every row has tokens."""
-    return "token" if (_floats(logged, "response_tokens") > 0).all() else "character"
 
 
 def _floats(frame: pd.DataFrame, column: str) -> np.ndarray:
@@ -83,8 +78,8 @@ def _floats(frame: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def _median(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else float("nan")
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else float("nan")
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -110,13 +105,13 @@ def _category(logged: pd.DataFrame, log_weight: np.ndarray) -> str | None:
 
 def preference(row: Mapping[str, Any]) -> str:
     """What a policy gives more weight than P0 does: `shorter responses and ...`; empty where nothing is clear."""
-    told = [
-        (row["by_length"], "longer responses", "shorter responses"),
-        (row["by_judge"], "responses the judge likes", "responses the judge dislikes"),
-        (row["by_surprise"], "responses P0 found unlikely", "responses P0 found likely"),
+    traits = [
+        (np.nan_to_num(row["by_length"]), "longer responses", "shorter responses"),
+        (np.nan_to_num(row["by_judge"]), "responses the judge likes", "responses the judge dislikes"),
+        (np.nan_to_num(row["by_surprise"]), "responses P0 found unlikely", "responses P0 found likely"),
     ]
-    words = [up if r > 0 else down for r, up, down in sorted(told, key=lambda t: -abs(np.nan_to_num(t[0])))
-             if abs(np.nan_to_num(r)) >= WEAK]  # fmt: skip
+    clear = sorted((trait for trait in traits if abs(trait[0]) >= WEAK), key=lambda trait: -abs(trait[0]))
+    words = [up if r > 0 else down for r, up, down in clear]
     if pd.notna(row["category"]):
         words.append(f"prompts of category {row['category']!r}")
     return listed(words)
@@ -127,11 +122,11 @@ def mismatch_sentence(frame: pd.DataFrame, bigger: Mapping[str, str] | None = No
 
     `bigger` maps policies that are (or stand for) another model to a word for it.
     """
-    known = frame.iloc[1:].dropna(subset=["length_distance"])
-    if known.empty:
+    lengths = frame.iloc[1:].dropna(subset=["length_distance"])
+    if lengths.empty:
         parts = ["No target has responses of its own to compare lengths with."]
     else:
-        worst, base = known.loc[known.length_distance.idxmax()], frame.iloc[0]
+        worst, base = lengths.loc[lengths.length_distance.idxmax()], frame.iloc[0]
         parts = [
             f"{worst.policy} has the least similar response lengths: {worst.chars:,.0f} characters (median) against "
             f"{base.chars:,.0f}, a Kolmogorov-Smirnov distance of {worst.length_distance:.2f} (0 alike, 1 apart)."
