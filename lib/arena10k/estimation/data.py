@@ -50,12 +50,13 @@ class Rows:
     def __post_init__(self) -> None:
         n = len(self.judge)
         cluster = np.arange(n) if self.cluster is None else np.asarray(self.cluster)
-        left_out = {"judge_var": np.zeros(n), "cluster": cluster, "prompt": cluster, "fold": cluster % N_FOLDS}
-        left_out["scored"] = np.ones(n)
+        numbered = {"cluster": cluster, "prompt": cluster, "fold": cluster % N_FOLDS}
         for name in (f.name for f in fields(self)):
-            value = getattr(self, name)
-            value = left_out.get(name, np.full(n, np.nan)) if value is None else value
-            value = np.ascontiguousarray(value, dtype=np.int64 if name in _INTEGER else np.float64)
+            value = numbered.get(name) if getattr(self, name) is None else getattr(self, name)
+            if value is None:  # one number, seen n times: a column takes 8 MB a million rows
+                value = np.broadcast_to({"judge_var": 0.0, "scored": 1.0}.get(name, np.nan), n)
+            else:
+                value = np.ascontiguousarray(value, dtype=np.int64 if name in _INTEGER else np.float64)
             if value.shape != (n,):
                 raise ValueError(f"{name}: expected shape ({n},), got {value.shape}")
             object.__setattr__(self, name, value)

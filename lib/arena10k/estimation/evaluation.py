@@ -160,12 +160,18 @@ def study(
         facts = [*(flags or {}).get(policy, ()), *[LOGPROBS_ASKED] * (quarantined > 0)]
         for mode, data in modes.items():
             ctx = context(data, analysis, facts, policy=policy, judge=mode, clone=policy in clones)
-            own = [estimate_row(ctx, ESTIMATORS[name]) for name in names]
+            own = []
+            for name in names:
+                own.append(estimate_row(ctx, ESTIMATORS[name]))
+                if ESTIMATORS[name].belief == "weights":  # no other estimator is made of these
+                    ctx.prep.memo.pop(name, None)
             rows += [{"policy": policy, "judge": mode, "n_quarantined": quarantined, **row} for row in own]
             # What estimators shared takes more memory than all that is asked for later.
             ctx.prep.memo.clear()
             if estimators is None:
                 ctx.prep.memo["headline"] = headline_row(own, analysis.belief, ctx.is_logging)
+            if mode != judge:
+                ctx.prep.forget()
             contexts[policy, mode] = ctx
     return Evaluation(rows, contexts, analysis, judge)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -39,6 +39,13 @@ class Prepared:
             self.memo[key] = make(self)
         made: T = self.memo[key]
         return made
+
+    def forget(self) -> None:
+        """Free what was derived: asked for again, it is computed again."""
+        parts: list[Any] = [self, *self.samples.values()]
+        for part in parts:
+            for name in vars(part).keys() - {column.name for column in fields(part)}:
+                del vars(part)[name]
 
     def sample(self, name: str) -> Rows:
         return self.samples[name]
