@@ -101,6 +101,10 @@ class Difference:
 
 #: A score with what it was made from.
 Scored = tuple[Prepared, Score]
+#: A policy and its row of estimates.json.
+Estimated = tuple[PolicyContext, Mapping[str, Any]]
+#: Below and above a value.
+Sides = tuple[float, float]
 
 
 def _aligned(*arrays: np.ndarray) -> list[np.ndarray]:
@@ -160,7 +164,7 @@ def _scored(ctx: PolicyContext, row: Mapping[str, Any]) -> Scored:
     return ctx.prep, ctx.prep.once(row["estimator"], ESTIMATORS[row["estimator"]].score)
 
 
-def _by_intervals(a: tuple[PolicyContext, dict[str, Any]], b: tuple[PolicyContext, dict[str, Any]]) -> Difference:
+def _by_intervals(a: Estimated, b: Estimated) -> Difference:
     """From the intervals of both: what their beliefs leave open added up, for it may be off in opposite directions, and
     only what is chance in quadrature (MOVER, Zou & Donner 2008). What they share makes it wider than need be; a
     negative correlation of their deviations is counted."""
@@ -173,21 +177,27 @@ def _by_intervals(a: tuple[PolicyContext, dict[str, Any]], b: tuple[PolicyContex
     def reach(first: float, second: float) -> float:
         return float(np.sqrt(first**2 + second**2 - 2 * correlation * first * second)) / z
 
-    (bias_a, chance_a), (bias_b, chance_b) = _parts(*a), _parts(*b)
+    (_, chance_a), (_, chance_b) = _parts(*a), _parts(*b)
     down, up = reach(chance_a[0], chance_b[1]), reach(chance_a[1], chance_b[0])
-    bias = bias_a[0] + bias_b[1], bias_a[1] + bias_b[0]
-    return Difference(row_a["value"] - row_b["value"], max(down, up), down, up, float("inf"), bias=bias)
-
-
-Sides = tuple[float, float]
+    return Difference(row_a["value"] - row_b["value"], max(down, up), down, up, float("inf"), bias=_left_open(a, b))
 
 
 def _parts(ctx: PolicyContext, row: Mapping[str, Any]) -> tuple[Sides, Sides]:
-    """How much of a row's reach below and above its value is bias, and how much is chance."""
-    left_open = interval_of(ctx, ESTIMATORS[row["estimator"]], _scored(ctx, row)[1]).bias
-    reach = max(0.0, row["value"] - row["ci_low"]), max(0.0, row["ci_high"] - row["value"])
-    bias = min(left_open[0], reach[0]), min(left_open[1], reach[1])
-    return bias, (reach[0] - bias[0], reach[1] - bias[1])
+    """How much of a row's reach below and above its value is bias, and how much is chance; once for all pairs."""
+
+    def make(_: Prepared) -> tuple[Sides, Sides]:
+        left_open = interval_of(ctx, ESTIMATORS[row["estimator"]], _scored(ctx, row)[1]).bias
+        reach = max(0.0, row["value"] - row["ci_low"]), max(0.0, row["ci_high"] - row["value"])
+        bias = min(left_open[0], reach[0]), min(left_open[1], reach[1])
+        return bias, (reach[0] - bias[0], reach[1] - bias[1])
+
+    return ctx.prep.once(("parts", row["estimator"]), make)
+
+
+def _left_open(a: Estimated, b: Estimated) -> Sides:
+    """What the beliefs of both leave open of their difference, below and above it."""
+    (bias_a, _), (bias_b, _) = _parts(*a), _parts(*b)
+    return bias_a[0] + bias_b[1], bias_a[1] + bias_b[0]
 
 
 def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> Difference | None:
@@ -199,8 +209,7 @@ def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> Difference | None:
     differences = [_by_intervals((ctx_a, head_a), (ctx_b, head_b))]
     own_a, own_b = own_estimate(ctx_a), own_estimate(ctx_b)
     if own_a is not None and own_b is not None:
-        (bias_a, _), (bias_b, _) = _parts(ctx_a, own_a), _parts(ctx_b, own_b)
-        bias = bias_a[0] + bias_b[1], bias_a[1] + bias_b[0]
+        bias = _left_open((ctx_a, own_a), (ctx_b, own_b))
         differences.append(replace(paired(_scored(ctx_a, own_a), _scored(ctx_b, own_b)), bias=bias))
     return min(differences, key=lambda d: sum(d.reach(ctx_a.analysis.confidence)))
 

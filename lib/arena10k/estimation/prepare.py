@@ -21,9 +21,10 @@ T = TypeVar("T")
 class Prepared:
     """Input of every estimator.
 
-    `samples` are the "logged" and "fresh" rows that carry a judge score; `fit` is the calibration, `source` the sample
-    whose labels trained it (None when f(S) = S for lack of labels). A row without a log-weight has `has_weight` 0 and
-    `weight` 0: it can teach the calibration and enters no value. `complete` as in `PolicyData`.
+    `samples` are the "logged" and "fresh" rows with a judge score, or with one that stands in for it; `fit` is the
+    calibration, `source` the sample whose labels trained it (None when f(S) = S for lack of labels). A row without a
+    log-weight has `has_weight` 0 and `weight` 0: it can teach the calibration and enters no value. `complete` as in
+    `PolicyData`.
     """
 
     samples: Mapping[str, Rows]
