@@ -201,7 +201,7 @@ def test_what_was_not_measured_neither_holds_nor_fails():
 
 
 def control(drop):
-    return checks._shuffled("p0", pd.Series(drop), drawn=True)
+    return checks.shuffled_control(Run("sample").params, pd.Series(drop))
 
 
 def outcomes(draw, runs=200):

@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 from arena10k import interchange, paths
-from arena10k.audit import noise, quality, status
+from arena10k.audit import checks, quality, status
 from arena10k.cli import main
 from arena10k.collection import generate, labels, teacher_forcing
 from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY
@@ -100,7 +100,7 @@ def test_the_control_of_the_layout_shows_the_noise_floor_of_the_log_probs(public
     floor = run.study(run.table()).contexts["clone", "deterministic"].noise_floor
     assert (floor.n, floor.exact) == (1000, False)
     assert (floor.median_abs, floor.max_abs) == (np.median(size), size.max())
-    assert noise.clones(run.params) == ["clone"]
+    assert checks.clones(run.params) == ["clone"]
     assert any(line.endswith(": clone") for line in interchange.lines(account))
     responses = sum(account["records"]["responses"][name]["ok"] for name in account["records"]["responses"])
     taken = sum(file["taken"] for file in account["files"])
@@ -112,7 +112,7 @@ def test_who_is_a_clone_is_the_users_to_say(public, tmp_path):
     def declared(names):
         params_file = tmp_path / "mine.yaml"
         params_file.write_text(f"run: arena_sample\nimported: {{clones: {names}}}\n")
-        return noise.clones(Run(params_file).params)
+        return checks.clones(Run(params_file).params)
 
     assert declared([]) == []
     assert declared(["unhelpful"]) == ["unhelpful"]

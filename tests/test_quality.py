@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arena10k.audit import consistency, noise, quality, screening, status
+from arena10k.audit import checks, consistency, quality, screening, status
 from arena10k.audit.status import progress
 from arena10k.collection.jobs import contexts
 from arena10k.collection.records import Record
@@ -137,13 +137,13 @@ def test_progress_counts_what_is_there(filled):
 def test_self_consistency_and_clone_control_measure_what_is_stored(filled):
     params, store, frame = filled
     made = table.build(params, frame, store)
-    assert noise.self_consistency(made).abs().max() == pytest.approx(0, abs=1e-12)
+    assert checks.self_consistency(made).abs().max() == pytest.approx(0, abs=1e-12)
     # The control must say what `OF_ITS_OWN` says.
-    control = noise.clone_control(params, made).iloc[0]
+    control = checks.clone_control(params, made).iloc[0]
     lw = made.log_weights()["pi_clone"]
     assert control["max |log-weight|"] == np.abs(lw).max() > 1
     assert control["exactly 0"] == 0
-    told = noise.clone_sentence(noise.clone_control(params, made), "p0")
+    told = checks.clone_sentence(checks.clone_control(params, made), "p0")
     assert {"pi_clone", "p0"} <= set(re.findall(r"\w+", told))
     assert told.endswith(f" {factor(control['max |log-weight|'])}.")
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def status(run: str, params_file: str | None) -> None:
     for line in failures.explained(run, _report_command(params_file or run, run), runner.is_at_work(run)):
         click.echo(line)
     store = progress.open_store(params)
-    state = progress.progress(params, store, now=progress.now())
+    state = progress.progress(params, store, now=time.time())
     click.echo(progress.sentence(state))
     jobs = progress.frame(state).drop(columns=["errors", "attempts"])
     click.echo(jobs.to_string(index=False, na_rep="-", float_format="{:.1f}".format))

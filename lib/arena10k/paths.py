@@ -28,11 +28,8 @@ def home() -> Path:
 
 
 def check_run_name(name: str, what: str = "run name") -> str:
-    """Return `name` if it is safe as a folder name; `what` it names is said where it is not.
-
-    Raises ArenaError: for names with separators, a leading dot, or over 64 characters: a run never writes outside its
-    folder.
-    """
+    """Return `name`; raises ArenaError, saying `what` it names, for one with separators, a leading dot, or over 64
+    characters: a run never writes outside its folder."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
         raise ArenaError(
             f"{what} {str(name)[:80]!r}: use 1-64 letters, digits, '_', '-' or '.', starting with a letter or digit"
@@ -44,36 +41,28 @@ def params_file(name: str | Path) -> Path:
     """The params file for a name (`local`), a file name (`local.yaml`) or a path (`params/local.yaml`).
 
     A path starts at the working directory, else at the folder with `data/`, else at the repository; a name is looked
-    for in the folder `params` of each as well.
-
-    Raises ArenaError: with the path as it was given, and the folders in which it was looked for.
+    for in the folder `params` of each as well. Raises ArenaError with the path as it was given, and the folders in
+    which it was looked for.
     """
-    given = Path(name)
-    file = given if given.suffix else given.with_suffix(".yaml")
+    file = Path(name) if Path(name).suffix else Path(name).with_suffix(".yaml")
     roots = list(dict.fromkeys([Path.cwd(), home(), source_root()]))
     for candidate in [*(root / file for root in roots), *(root / "params" / file.name for root in roots)]:
         if candidate.is_file():
             return candidate.resolve()
-    raise _no_params_file(name, file, roots)
-
-
-def _no_params_file(name: str | Path, file: Path, roots: list[Path]) -> ArenaError:
     stems = dict.fromkeys(p.stem for root in roots for p in sorted((root / "params").glob("*.yaml")))
     error = unknown("params file", name, stems, most=len(str(name)))
     if str(name) in made_runs():
-        return ArenaError(f"{error}; data/{name} is there: name the params it was made with, and {name!r} as the run")
-    if file.is_absolute():
-        return error
-    looked = ", ".join(map(str, roots))
-    return ArenaError(f"{error}; looked for {file} in {looked}, and for {file.name} in their folders params")
+        error = ArenaError(f"{error}; data/{name} is there: name the params it was made with, and {name!r} as the run")
+    elif not file.is_absolute():
+        looked = ", ".join(map(str, roots))
+        error = ArenaError(f"{error}; looked for {file} in {looked}, and for {file.name} in their folders params")
+    raise error
 
 
 def shown(path: Path) -> str:
     """A path as pages and stages name it: from the folder with `data/` or the repository where it is in one of them."""
-    for root in (home(), source_root()):
-        if path.is_relative_to(root):
-            return str(path.relative_to(root))
-    return str(path)
+    root = next((root for root in (home(), source_root()) if path.is_relative_to(root)), None)
+    return str(path.relative_to(root) if root else path)
 
 
 def data_dir(run: str) -> Path:
@@ -96,7 +85,6 @@ def records_file(run: str) -> Path:
 
 
 def snapshots_dir(run: str) -> Path:
-    """Where the run's snapshots are, one folder each."""
     return data_dir(run) / "snapshots"
 
 

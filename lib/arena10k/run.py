@@ -16,29 +16,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arena10k import attribution, paths
+from arena10k import attribution, paths, report
 from arena10k.attribution import Investigation
+from arena10k.collection import generate
 from arena10k.collection.store import Store
-from arena10k.errors import ArenaError, NothingToShow
+from arena10k.errors import ArenaError, NothingToShow, unknown
 from arena10k.estimation import ESTIMATORS, PolicyData, compare, evaluation, planning, policies_data
 from arena10k.estimation.evaluation import Evaluation
-from arena10k.explore.answers import Diagnosis, Estimates, Explanation
-from arena10k.explore.rows import PromptView, disagreements, heavy_rows
-from arena10k.explore.selection import Slice, Where, choose, some
-from arena10k.explore.source import Given, Recorded
-from arena10k.explore.view import Rows, overview
-from arena10k.frames.records import COLUMNS, JUDGE_MODES, read
-from arena10k.frames.table import Table, labelled_judgments
+from arena10k.explore import answers
+from arena10k.explore.answers import Diagnosis, Estimates, Explanation, PromptView
+from arena10k.explore.source import Given, Recorded, Slice, Where, part
+from arena10k.explore.view import Rows, View
+from arena10k.frames.records import COLUMNS, JUDGE_MODES, KEY, read
+from arena10k.frames.table import Table
 from arena10k.inputs.policies import Policy, policies
 from arena10k.params import config
 from arena10k.params.config import Params
-from arena10k.report import write_json
 from arena10k.simulation import coverage
 
 _FRAMES = ("prompts", *COLUMNS, "table")
 _QUESTIONS = {"estimate": "", "diagnose": "policy", "explain": "policy", "prompt": "prompt_id", "heavy_rows": "policy"}
 _QUESTIONS |= {"disagreements": ""}
-_FACTS = ("name", "params", "policies", "coverage")
 
 
 class Run:
@@ -50,36 +48,24 @@ class Run:
     and may be done while the run collects; frames are read once, and a new `Run` sees what was measured since.
     Examples are of `run = Run("sample")`.
 
-    Parameters
-    ----------
-    name : a params file (`sample`, `params/local.yaml`).
-    run : the data folder, where it is not the one the params file names.
-
-    Raises
-    ------
-    ArenaError
-        For a params file that is not there, and, once data are asked for, for a run that has none.
-    ParamsError
-        For a params file that does not fit the schema.
+    `name` is a params file (`sample`, `params/local.yaml`), `run` the data folder, where it is not the one the params
+    file names. Raises ArenaError for a params file that is not there, and, once data are asked for, for a run that has
+    none; ParamsError for a params file that does not fit the schema.
     """
 
-    def __init__(self, name: str | Path = "sample", run: str | None = None):
-        self._take(config.load(name, run or None))
+    def __init__(self, name: str | Path | Params = "sample", run: str | None = None):
+        self.params = name if isinstance(name, Params) else config.load(name, run or None)
+        self.name = self.params.run
+        self.source: Recorded | Given = Given(self.params) if self.params.table else Recorded(self.params)
 
     @classmethod
     def of(cls, params: Params) -> Run:
         """The run of params that are loaded already."""
-        run = cls.__new__(cls)
-        run._take(params)
-        return run
-
-    def _take(self, params: Params) -> None:
-        self.params, self.name = params, params.run
-        self.source: Recorded | Given = Given(params) if params.table else Recorded(params)
+        return cls(params)
 
     def __dir__(self) -> list[str]:
         """What there is to ask, for autocompletion; what only stages use is there too, but not listed."""
-        return sorted([*_FRAMES, *_QUESTIONS, *_FACTS])
+        return sorted([*_FRAMES, *_QUESTIONS, "name", "params", "policies", "coverage"])
 
     def __repr__(self) -> str:
         n = len(self.params.targets)
@@ -91,7 +77,13 @@ class Run:
         )
 
     def _repr_html_(self) -> str:
-        return overview(repr(self), self.coverage, self.policies)._repr_html_()
+        first, *more = repr(self).splitlines()
+        try:
+            sentence = self.coverage()
+        except ArenaError as error:  # a run without data says so
+            sentence = str(error)
+        definitions = [report.table(generate.definitions(self.policies))] if self.policies else []
+        return View([first, sentence], *definitions, *(line.strip() for line in more))._repr_html_()
 
     @property
     def policies(self) -> dict[str, Policy]:
@@ -162,25 +154,15 @@ class Run:
         judge: str | Iterable[str] | None = None,
         where: Where = None,
     ) -> Estimates:
-        """The value of policies, with interval, verdict and reasons.
+        """The value of policies, with interval, verdict and reasons: `.frame` (fields of estimates.json), `.ranking`,
+        `.contrasts` and `.figure("forest")`.
 
-        Parameters
-        ----------
-        policies, estimators : a name or several; all where left out.
-        judge : judge mode (deterministic, uncertainty) or several; the one that headlines use where left out.
-        where : prompts to use alone; everything is estimated anew on them. A query on `run.prompts` with `prompt_chars`
-            (`"category == 'sum' and prompt_chars < 30"`), a boolean per prompt, rows of `run.prompts`, prompt ids, or a
-            function of that frame. Choose by what prompts are: among rows chosen by what was answered, weights do not
-            average 1.
-
-        Returns
-        -------
-        Estimates with `.frame` (fields of estimates.json), `.ranking`, `.contrasts` and `.figure("forest")`.
-
-        Raises
-        ------
-        ArenaError
-            For a name that is not there, a query that cannot be answered, and where no prompt is chosen.
+        `policies`, `estimators`: a name or several; all where left out. `judge`: judge mode (deterministic,
+        uncertainty) or several; the one that headlines use where left out. `where`: prompts to use alone, on which
+        everything is estimated anew: a query on `run.prompts` with `prompt_chars` (`"category == 'sum' and prompt_chars
+        < 30"`), a boolean per prompt, rows of `run.prompts`, prompt ids, or a function of that frame. Choose by what
+        prompts are: among rows chosen by what was answered, weights do not average 1. Raises ArenaError for a name that
+        is not there, a query that cannot be answered, and where no prompt is chosen.
 
         >>> run.estimate("pi_bad", "snips").frame.verdict.tolist()  # a plausible number that may not be believed
         ['REFUSE']
@@ -188,25 +170,24 @@ class Run:
         >>> short.n == len(run.prompts[run.prompts.prompt.str.len() < 30])
         True
         """
-        part = self._part(where)
-        judges = some("judge mode", judge, self._modes(part.table)) or [self.params.estimation.judge]
-        names = some("policy", policies, part.table.policies)
-        chosen = some("estimator", estimators, ESTIMATORS)
-        return Estimates(self.study(part.table, names, chosen, judges), part, judges)
+        chosen = self._part(where)
+        judges = _some("judge mode", judge, self._modes(chosen.table)) or [self.params.estimation.judge]
+        names = _some("policy", policies, chosen.table.policies)
+        study = self.study(chosen.table, names, _some("estimator", estimators, ESTIMATORS), judges)
+        return Estimates(study, chosen, judges)
 
     def diagnose(self, policy: str, judge: str | None = None, where: Where = None) -> Diagnosis:
-        """What is wrong with a policy's weights or its judge, in words, with the measures behind them.
-
-        Parameters and errors as for `estimate`, of one policy and judge mode. The answer has `.problems`, `.facts`,
-        `.verdicts`, and draws `.figure(name)` for a name in `.figures`.
+        """What is wrong with a policy's weights or its judge, in words, with the measures behind them: `.problems`,
+        `.facts`, `.verdicts`, and `.figure(name)` for a name in `.figures`. Parameters and errors as for `estimate`, of
+        one policy and judge mode.
 
         >>> found = run.diagnose("pi_bad")
         >>> "off_support" in set(found.problems.reason)
         True
         """
-        part = self._part(where)
-        names, mode = some("policy", [policy], part.table.policies), self._mode(judge, part.table)
-        return Diagnosis(policy, mode, self.study(part.table, policies=names, judges=[mode]), part)
+        chosen = self._part(where)
+        names, mode = _some("policy", [policy], chosen.table.policies), self._mode(judge, chosen.table)
+        return Diagnosis(policy, mode, self.study(chosen.table, policies=names, judges=[mode]), chosen)
 
     def explain(self, policy: str, where: Where = None, top: int = 10) -> Explanation:
         """Why the published (SNIPS) number of a policy is what it is: verdict, parts of the gap to the trusted value,
@@ -216,10 +197,10 @@ class Run:
         >>> run.explain("pi_bad").row["anomaly"]
         True
         """
-        part = self._part(where)
-        some("policy", [policy], part.table.policies)
-        investigation = self._investigation if part is self._whole else self.investigate(part.table)
-        return Explanation(policy, investigation, part, top)
+        chosen = self._part(where)
+        _some("policy", [policy], chosen.table.policies)
+        investigation = self._investigation if chosen is self._whole else self.investigate(chosen.table)
+        return Explanation(policy, investigation, chosen, top)
 
     def prompt(self, prompt_id: str) -> PromptView:
         """One prompt across policies: every response with its scores and label, and how likely each policy finds the
@@ -239,10 +220,7 @@ class Run:
         (5, True)
         """
         table = self._whole.table
-        if policy == table.logging_policy:
-            raise ArenaError(f"{policy} is the logging policy: its weight is 1 on every row")
-        some("target", [policy], table.targets)
-        return heavy_rows(table, policy, self._mode(judge, table), top)
+        return answers.heavy_rows(table, policy, self._mode(judge, table), top)
 
     def disagreements(self, judge: str | None = None, top: int = 10) -> Rows:
         """Responses where judge and oracle differ, most first: `.frame` has all of them with `score`, `label` and
@@ -252,31 +230,27 @@ class Run:
         >>> bool((rows.gap == rows.score - rows.label).all())
         True
         """
-        mode = self._mode(judge, self._whole.table)
-        return disagreements(self._frames(), self.prompts, mode, top)
+        return answers.disagreements(self._frames(), self.prompts, self._mode(judge, self._whole.table), top)
 
     def _frames(self) -> dict[str, pd.DataFrame]:
         return {name: getattr(self, name) for name in COLUMNS}
 
     @cached_property
     def _whole(self) -> Slice:
-        return Slice(self.table(), len(self.prompts), len(self.prompts))
+        return Slice(self.table(), len(self.prompts))
 
     @cached_property
     def _investigation(self) -> Investigation:
         return self.investigate(self._whole.table)
 
     def _part(self, where: Where) -> Slice:
-        if where is None:
-            return self._whole
-        chosen, words = choose(self.prompts, where)
-        return Slice(self.source.table(chosen.prompt_id), len(chosen), len(self.prompts), words)
+        return self._whole if where is None else part(self.source, where)
 
     def _modes(self, table: Table) -> list[str]:
         return [mode for mode in JUDGE_MODES if mode == self.params.estimation.judge or table.is_judged(mode)]
 
     def _mode(self, judge: str | None, table: Table) -> str:
-        return (some("judge mode", judge, self._modes(table)) or [self.params.estimation.judge])[0]
+        return (_some("judge mode", judge, self._modes(table)) or [self.params.estimation.judge])[0]
 
     # What stages use.
 
@@ -300,8 +274,12 @@ class Run:
         return read(self.source.reading, *jobs)
 
     def labelled_judgments(self) -> pd.DataFrame:
-        """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `judge_*`, `label`."""
-        return labelled_judgments(self.source.reading)
+        """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `label`, `judge_*`."""
+        rows = answers.scored(self._frames())
+        rows = rows[rows.status == "ok"].dropna(subset="label")
+        modes = [f"judge_{mode}" for mode in JUDGE_MODES]
+        rows = rows.reindex(columns=[*KEY, "label", *modes]).dropna(subset=modes, how="all")
+        return rows.reset_index(drop=True)
 
     def arrays(self, table: Table) -> dict[str, dict[str, PolicyData]]:
         """What the statistics take: per policy (the logging policy first) and judge mode, the arrays of one policy.
@@ -319,27 +297,17 @@ class Run:
     ) -> Evaluation:
         """Every estimator, interval and verdict, with the diagnostics, for every policy and judge mode, or for those
         named alone."""
-        e, modes = self.params.estimation, None if judges is None else list(judges)
-        arrays = self.arrays(table)
+        e, modes, arrays = self.params.estimation, None if judges is None else list(judges), self.arrays(table)
         names = list(arrays) if policies is None else list(policies)
         chosen = {p: {m: data for m, data in arrays[p].items() if modes is None or m in modes} for p in names}
-        return evaluation.study(
-            chosen,
-            e.analysis,
-            table.quarantined,
-            self.flags,
-            estimators,
-            clones=self.source.clones(table),
-            judge=e.judge,
-        )
+        clones = self.source.clones(table)
+        known = (table.quarantined, self.flags, estimators)
+        return evaluation.study(chosen, e.analysis, *known, clones=clones, judge=e.judge)
 
     def estimates(self, table: Table, study: Evaluation | None = None) -> dict[str, Any]:
         """The content of `estimates.json`: one row per policy, estimator and judge mode; who ranks where (policies
         with an accepted one, ties share a rank), the difference of every two of them and what would turn their order
-        round, in the headline judge mode.
-
-        `study` is that of `table`, where it is there already.
-        """
+        round, in the headline judge mode. `study` is that of `table`, where it is there already."""
         e, study = self.params.estimation, study or self.study(table)
         contexts = study.of_judge(e.judge)
         pairs = compare.contrasts(contexts)
@@ -358,8 +326,7 @@ class Run:
         """What an interval of each wanted width takes, by policy and estimator (PPI++ and direct): `labels`, `draws`,
         and the cost in US dollars of what is not there yet. The widths are params' `width` times 2, 1, 1/2 and 1/4."""
         e = self.params.estimation
-        widths = [w for w in (2 * e.width, e.width, e.width / 2, e.width / 4) if w <= 1]
-        rows = []
+        widths, rows = [w for w in (2 * e.width, e.width, e.width / 2, e.width / 4) if w <= 1], []
         for policy, ctx in study.of_judge(e.judge).items():
             price = self.source.unit_costs(policy, e.label_cost)
             plans = planning.plan(ctx.pilot, widths, price, e.confidence)
@@ -377,14 +344,9 @@ class Run:
         return coverage.simulated(data, e.replicates, self.params.seed, e.analysis)
 
     def investigate(self, table: Table) -> Investigation:
-        """Why published numbers are wrong, where they are: see `arena10k.attribution`.
-
-        Raises
-        ------
-        NothingToShow
-            Where no logged response has a judge score, or none has a weight: nothing was published, so nothing can be
-            investigated.
-        """
+        """Why published numbers are wrong, where they are: see `arena10k.attribution`. Raises `NothingToShow` where no
+        logged response has a judge score, or none has a weight: nothing was published, so nothing can be
+        investigated."""
         e, lacks = self.params.estimation, ""
         if not table.logged[f"judge_{e.judge}"].notna().any():
             lacks = "has a judge score, so there is nothing to investigate: add a `judge` to the params"
@@ -401,8 +363,20 @@ class Run:
 
     def write_result(self, name: str, content: dict[str, Any]) -> None:
         """Write a machine-readable result such as `estimates.json` to the run's report folder."""
-        write_json(paths.result_file(self.name, name), content)
+        report.write_json(paths.result_file(self.name, name), content)
 
     def note(self, stage: str, **numbers: Any) -> None:
         """Key numbers of a stage, for its row in the run's index."""
         self.write_result(f"stages/{stage}.numbers.json", numbers)
+
+
+def _some(what: str, given: str | Iterable[str] | None, names: Iterable[str]) -> list[str] | None:
+    """The given names as a list, None for all. Raises ArenaError for one that is not there."""
+    if given is None:
+        return None
+    chosen, there = [given] if isinstance(given, str) else list(given), list(names)
+    if strange := [name for name in chosen if name not in there]:
+        raise unknown(what, strange[0], there)
+    if not chosen:
+        raise ArenaError(f"no {what} is named: there is {', '.join(there)}")
+    return chosen

@@ -1,4 +1,4 @@
-"""Controls with a known answer that the log-probs must give before any weight is believed.
+"""Controls with a known answer that the log-probs must give before any weight is believed, and the noise they show.
 
 Each is measured and held against what sound log-probs show: it fails where they would show that in one of a hundred
 runs at most (`WRONG`), and holds or is not settled otherwise. One that was not measured passes nothing.
@@ -7,15 +7,12 @@ runs at most (`WRONG`), and holds or is not settled otherwise. One that was not 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from arena10k.audit.noise import clones, self_consistency
-from arena10k.audit.screening import by_prompt
 from arena10k.collection.jobs import LOGPROBS, SHUFFLED
 from arena10k.collection.store import Store
 from arena10k.estimation.diagnostics import mean_weight_p_value
@@ -24,7 +21,7 @@ from arena10k.frames.records import read, usable
 from arena10k.frames.table import Table
 from arena10k.inputs.policies import policies
 from arena10k.params.config import Params
-from arena10k.wording import number
+from arena10k.wording import factor, number
 
 #: Nats per sequence by which teacher forcing may typically miss generation: 0.1 moves a weight by a tenth.
 CONSISTENT = 0.1
@@ -36,62 +33,56 @@ CHANCE = 0.5
 RUNS = round(1 / WRONG)
 
 HOLDS, NOT_SETTLED, FAILED, NOT_MEASURED = "holds", "not settled", "failed", "not measured"
-#: Names of the outcomes in `Run.note`.
-_COUNTED = {
-    "controls_failed": FAILED,
-    "controls_hold": HOLDS,
-    "controls_not_settled": NOT_SETTLED,
-    "controls_not_measured": NOT_MEASURED,
-}
 
 
-@dataclass(frozen=True)
-class Control:
+class Control(NamedTuple):
     """A control in words: `what` is measured, what one that `failed` has found (`unsettled`: where it may be chance),
-    and what one that was not measured would have shown."""
+    what one that was not measured would have shown, and what its value must be."""
 
     what: str
     failed: str
     unmeasured: str
+    must: str = "at most {limit:g}, up to chance"
     unsettled: str = ""
 
 
-_AGAIN = "whether the responses of {p0}, scored again, have the log-probs they were generated with"
+_AGAIN = "the responses of {p0}, scored again, have log-probs that"
+_UNKNOWN = "whether the responses of {p0}, scored again, have the log-probs they were generated with"
 _BELOW = "the share of responses of {p0} that are less likely after another question is {value}"
 CONTROLS = {
     "self_consistency_median": Control(
         "teacher forcing against generation, median |difference| (nats)",
-        "the responses of {p0}, scored again, have log-probs that differ from those they were generated with by "
-        "{value} nats (median; limit {limit})",
-        _AGAIN,
+        f"{_AGAIN} differ from those they were generated with by {{value}} nats (median; limit {{limit}})",
+        _UNKNOWN,
     ),
     "self_consistency_mean": Control(
         "teacher forcing against generation, |signed mean| (nats)",
-        "the responses of {p0}, scored again, have log-probs that are off to one side by {value} nats (mean; limit "
-        "{limit})",
-        _AGAIN,
+        f"{_AGAIN} are off to one side by {{value}} nats (mean; limit {{limit}})",
+        _UNKNOWN,
     ),
     "self_consistency_tail": Control(
         f"teacher forcing against generation, share over {TAIL:g} nat",
-        "the share of responses of {p0} that, scored again, have log-probs that differ by over "
-        f"{TAIL:g} nat is {{value}} (limit {{limit}})",
-        _AGAIN,
+        f"{_AGAIN} differ by over {TAIL:g} nat for a share of {{value}} (limit {{limit}})",
+        _UNKNOWN,
     ),
     "shuffled_prompt": Control(
         "share of responses less likely after another question",
         f"{_BELOW}: they do not change as log-probs of answers to their questions do",
         "whether the responses of {p0} are less likely after another question",
+        "above 0.5, beyond chance",
         _BELOW,
     ),
     "clone": Control(
         "largest difference between the logging policy and its copy (nats)",
         "{policy}, meant as a copy of {p0}, differs from it by up to {value} nats (limit {limit})",
         "whether {policy}, meant as a copy of {p0}, has its log-probs",
+        "at most {limit:g}",
     ),
     "mean_weight": Control(
         "mean weight",
         "the mean weight of {policy} is {value}, above 1 by more than chance",
         "the mean weight of {policy}",
+        "at most 1, up to chance",
     ),
 }
 
@@ -102,88 +93,104 @@ def measure(params: Params, table: Table, store: Store) -> list[dict[str, Any]]:
 
     ``p_value`` is the chance of such a value at sound log-probs, None where there is no chance in it; a check fails
     below `WRONG`. A value within its limit holds; one over it by no more than chance is not settled.
-    `shuffled_prompt` takes evidence to hold, too: see `_shuffled`. `mean_weight` has no limit of its own; its ``n``
-    logged rows are all with a weight, judged or not. There is no such check where the logging policy was sampled at
-    another temperature than it was scored at, since 1 is not the mean then.
+    `shuffled_prompt` takes evidence to hold, too: see `shuffled_control`. `mean_weight` has no limit of its own; its
+    ``n`` logged rows are all with a weight, judged or not. There is no such check where the logging policy was sampled
+    at another temperature than it was scored at, since 1 is not the mean then.
     """
     p0, difference = params.logging_policy, self_consistency(table)
     size, n = difference.abs(), len(difference)
-    over, far = (int((size > limit).sum()) for limit in (CONSISTENT, TAIL))
-    # Whether P0's log-probs are the probabilities its responses were drawn with.
-    drawn = not policies(params)[p0].temperature_mismatch
+    # The chance of so many rows over a limit that each exceeds with a chance of a half, or of TAIL_SHARE, at most.
+    over, far = (
+        float(stats.binom.sf(int((size > limit).sum()) - 1, n, share))
+        for limit, share in ((CONSISTENT, 0.5), (TAIL, TAIL_SHARE))
+    )
+    excess, error = abs(difference.mean()) - CONSISTENT, difference.std() / np.sqrt(n)
+    # A t-test of the nearer end of a mean of at most CONSISTENT in size; 1 for a single row.
+    one_side = float(stats.t.sf(excess / error, n - 1)) if error > 0 else float(excess <= 0 or n < 2)
     out = [
-        _limited("self_consistency_median", p0, size.median(), CONSISTENT, _over(over, n, 0.5)),
-        _limited("self_consistency_mean", p0, abs(difference.mean()), CONSISTENT, _off(difference)),
-        _limited("self_consistency_tail", p0, (size > TAIL).mean(), TAIL_SHARE, _over(far, n, TAIL_SHARE)),
-        _shuffled(p0, shuffled(params, store), drawn),
+        _check("self_consistency_median", p0, size.median(), CONSISTENT, over),
+        _check("self_consistency_mean", p0, abs(difference.mean()), CONSISTENT, one_side),
+        _check("self_consistency_tail", p0, (size > TAIL).mean(), TAIL_SHARE, far),
+        shuffled_control(params, shuffled(params, store)),
     ]
-    copies = clones(params)
+    copies, is_drawn = clones(params), not policies(params)[p0].temperature_mismatch
     for target, values in table.log_weights().items():
         log_weight = pd.Series(values).dropna()
         if target in copies:
-            out.append(_limited("clone", target, log_weight.abs().max(), NOISE, None))
-        if drawn:
-            out.append(_mean_weight(target, log_weight, table.logged.prompt_id[log_weight.index]))
+            out.append(_check("clone", target, log_weight.abs().max(), NOISE, None))
+        if is_drawn:
+            mean, p = mean_weight(log_weight.to_numpy(), table.logged.prompt_id[log_weight.index].to_numpy())
+            check = _check("mean_weight", target, mean, None, p, HOLDS if p >= WRONG else FAILED)
+            out.append(check | ({"n": len(log_weight)} if len(log_weight) else {}))
     return out
 
 
-def _over(k: int, n: int, share: float) -> float:
-    """The chance of at least `k` of `n` rows where each has at most the chance `share`."""
-    return float(stats.binom.sf(k - 1, n, share))
-
-
-def _off(difference: pd.Series) -> float:
-    """p-value for a mean of at most `CONSISTENT` in size (t-test of the nearer end); 1 for a single row."""
-    error = difference.std() / np.sqrt(len(difference))
-    excess = abs(difference.mean()) - CONSISTENT
-    if not error > 0:
-        return float(excess <= 0 or len(difference) < 2)
-    return float(stats.t.sf(excess / error, len(difference) - 1))
-
-
-def _mean_weight(target: str, log_weight: pd.Series, prompt_id: pd.Series) -> dict[str, Any]:
-    if log_weight.empty:
-        return _check("mean_weight", target, None, None, None, NOT_MEASURED)
-    with np.errstate(over="ignore"):
-        weight = np.exp(log_weight).clip(upper=np.finfo(float).max / len(log_weight))
-    p = mean_weight_p_value(log_weight.to_numpy(), by_prompt(pd.factorize(prompt_id)[0]))
-    outcome = HOLDS if p >= WRONG else FAILED
-    return _check("mean_weight", target, float(weight.mean()), None, p, outcome) | {"n": len(log_weight)}
-
-
-def _shuffled(p0: str, drop: pd.Series, drawn: bool) -> dict[str, Any]:
-    """The shuffled-prompt control by what `drop` (nats) can show.
-
-    It holds where drops are above 0 by more than chance (signed-rank test: log-probs that have nothing to do with the
-    question are as often higher by so much after another one). It fails where P0 after another question would be a
-    policy that cannot be (`exp(-drop)` has a mean of at most 1 under P0, as any weight has), or where fewer than
-    half of the responses move by over `CONSISTENT`, beyond chance, and nothing says that those fall: no model answers
-    all questions alike to a tenth of a nat. Each at half of `WRONG`.
-    """
-    if drop.empty:
-        return _check("shuffled_prompt", p0, None, CHANCE, None, NOT_MEASURED)
-    moved = int((drop.abs() > CONSISTENT).sum())
-    unrelated = float(stats.wilcoxon(drop, alternative="greater").pvalue) if (drop != 0).any() else 1.0
-    same = float(stats.binom.cdf(moved, len(drop), 0.5)) if unrelated >= WRONG else 1.0
-    impossible = mean_weight_p_value(-drop.to_numpy()) if drawn else 1.0
-    p = min(1.0, 2 * min(same, impossible))
-    outcome = FAILED if p < WRONG else HOLDS if unrelated < WRONG else NOT_SETTLED
-    return _check("shuffled_prompt", p0, float((drop > 0).mean()), CHANCE, p, outcome)
-
-
-def _limited(name: str, policy: str, value: float, limit: float, p: float | None) -> dict[str, Any]:
-    """A check whose value must not exceed its limit, beyond chance where `p` is known; NaN where nothing is there."""
-    if np.isnan(value):
-        return _check(name, policy, None, limit, None, NOT_MEASURED)
-    failed = p is None or p < WRONG
-    return _check(name, policy, float(value), limit, p, HOLDS if value <= limit else FAILED if failed else NOT_SETTLED)
-
-
 def _check(
-    name: str, policy: str, value: float | None, limit: float | None, p: float | None, outcome: str
+    name: str, policy: str, value: float, limit: float | None, p: float | None, outcome: str | None = None
 ) -> dict[str, Any]:
-    row = {"check": name, "policy": policy, "value": value, "limit": limit, "p_value": p}
-    return row | {"outcome": outcome, "ok": {HOLDS: True, FAILED: False}.get(outcome)}
+    """A check; where no outcome is given, the value must not exceed its limit, beyond chance where `p` is known."""
+    if np.isnan(value):
+        outcome, p = NOT_MEASURED, None
+    elif outcome is None and limit is not None and value <= limit:
+        outcome = HOLDS
+    elif outcome is None:
+        outcome = FAILED if p is None or p < WRONG else NOT_SETTLED
+    row = {"check": name, "policy": policy, "value": None if np.isnan(value) else float(value), "limit": limit}
+    return row | {"p_value": p, "outcome": outcome, "ok": {HOLDS: True, FAILED: False}.get(outcome)}
+
+
+def mean_weight(log_weight: np.ndarray, prompt: np.ndarray) -> tuple[float, float]:
+    """The mean weight of rows (rows,), and the p-value for a mean of at most 1; prompts are independent, and the rows
+    of one count by their mean. NaN without rows."""
+    if not len(log_weight):
+        return np.nan, np.nan
+    codes = pd.factorize(prompt)[0]
+    p = mean_weight_p_value(log_weight, lambda weight: np.bincount(codes, weights=weight) / np.bincount(codes))
+    with np.errstate(over="ignore"):
+        return float(np.exp(log_weight).clip(max=np.finfo(float).max / len(log_weight)).mean()), p
+
+
+def self_consistency(table: Table) -> pd.Series:
+    """Teacher-forced minus generation log-prob of P0's responses (nats per sequence), rows with both."""
+    return (table.logged.generation_forced - table.logged.generation_logp).dropna()
+
+
+def clones(params: Params) -> list[str]:
+    """Targets whose definition equals the logging policy's, or is declared to where definitions are not known: their
+    log-weights measure the noise floor."""
+    defined = policies(params)
+    base = defined[params.logging_policy].fingerprint
+    declared = params.imported.clones if params.imported else ()
+    return [t for t in params.targets if t in declared or defined[t].fingerprint == base]
+
+
+def clone_control(params: Params, table: Table) -> pd.DataFrame:
+    """Noise per copy of the logging policy: rows, rows with log-weight exactly 0, largest |log-weight|, range of the
+    weights."""
+    rows = []
+    for name in clones(params):
+        log_weight = pd.Series(table.log_weights()[name]).dropna()
+        low, high = np.exp(log_weight.min()), np.exp(log_weight.max())
+        rows.append((name, len(log_weight), int((log_weight == 0).sum()), log_weight.abs().max(), low, high))
+    columns = ["copy", "rows", "exactly 0", "max |log-weight|", "lowest weight", "highest weight"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def clone_sentence(control: pd.DataFrame, logging_policy: str) -> str:
+    """What the copies of the logging policy (`clone_control`) say about the noise in every weight."""
+    measured = control[control.rows > 0]
+    if measured.empty:
+        return (
+            f"No target is meant as a copy of {logging_policy}, or none of its log-probs is there: the noise of "
+            "the log-probs is not measured."
+        )
+    worst = measured.loc[measured["max |log-weight|"].idxmax()]
+    noise, copy = worst["max |log-weight|"], f"{worst['copy']}, a copy of {logging_policy},"
+    if not noise:
+        return f"All {worst['rows']:,} weights of {copy} are exactly 1, as they must be."
+    low, high = number(worst["lowest weight"]), number(worst["highest weight"])
+    between = "" if low == high == "1" else f" They lie between {low} and {high}."
+    return f"The weights of {copy} must be 1.{between} Noise of the log-probs moves a weight by up to {factor(noise)}."
 
 
 def shuffled(params: Params, store: Store) -> pd.Series:
@@ -196,72 +203,90 @@ def shuffled(params: Params, store: Store) -> pd.Series:
     return (own - other).dropna().droplevel("draw")
 
 
+def shuffled_control(params: Params, drop: pd.Series) -> dict[str, Any]:
+    """The shuffled-prompt control by what `drop` (nats) can show.
+
+    It holds where drops are above 0 by more than chance (signed-rank test: log-probs that have nothing to do with the
+    question are as often higher by so much after another one). It fails where P0 after another question would be a
+    policy that cannot be (`exp(-drop)` has a mean of at most 1 under P0, as any weight has), or where fewer than
+    half of the responses move by over `CONSISTENT`, beyond chance, and nothing says that those fall: no model answers
+    all questions alike to a tenth of a nat. Each at half of `WRONG`.
+    """
+    p0 = params.logging_policy
+    if drop.empty:
+        return _check("shuffled_prompt", p0, np.nan, CHANCE, None)
+    moved = int((drop.abs() > CONSISTENT).sum())
+    unrelated = float(stats.wilcoxon(drop, alternative="greater").pvalue) if (drop != 0).any() else 1.0
+    same = float(stats.binom.cdf(moved, len(drop), 0.5)) if unrelated >= WRONG else 1.0
+    impossible = 1.0 if policies(params)[p0].temperature_mismatch else mean_weight_p_value(-drop.to_numpy())
+    p = min(1.0, 2 * min(same, impossible))
+    outcome = HOLDS if unrelated < WRONG else NOT_SETTLED
+    return _check("shuffled_prompt", p0, (drop > 0).mean(), CHANCE, p, FAILED if p < WRONG else outcome)
+
+
 def shuffled_sentence(params: Params, store: Store) -> str:
     """Whether the log-probs depend on the question that is asked, and how often chance says so."""
     drop = shuffled(params, store)
     if drop.empty:
         return "Shuffled prompts: not measured in this run."
-    p0 = params.logging_policy
-    outcome = _shuffled(p0, drop, not policies(params)[p0].temperature_mismatch)["outcome"]
-    measured = (
-        f"{int((drop > 0).sum()):,} of {len(drop):,} responses are less likely after another question (median "
-        f"{drop.median():.2f} nats)"
-    )
+    outcome, lower = shuffled_control(params, drop)["outcome"], int((drop > 0).sum())
+    measured = f"{lower:,} of {len(drop):,} responses are less likely after another question"
+    measured = f"{measured} (median {drop.median():.2f} nats)"
     if outcome == HOLDS:
         return f"{measured}: the log-probs depend on the question. Of others this is said in at most 1 of {RUNS} runs."
-    if outcome == FAILED:
-        return (
-            f"FAILED: {measured}. The log-probs do not depend on the question as they must; of sound ones this is said "
-            f"in at most 1 of {RUNS} runs."
-        )
-    return f"{measured}: too little to say whether the log-probs depend on the question."
+    if outcome == NOT_SETTLED:
+        return f"{measured}: too little to say whether the log-probs depend on the question."
+    return (
+        f"FAILED: {measured}. The log-probs do not depend on the question as they must; of sound ones this is said "
+        f"in at most 1 of {RUNS} runs."
+    )
 
 
 def counts(checks: list[dict[str, Any]]) -> dict[str, int]:
     """How many checks failed, hold, are not settled and were not measured, under names for `Run.note`."""
-    return {name: len(_of(checks, outcome)) for name, outcome in _COUNTED.items()}
-
-
-def _of(checks: list[dict[str, Any]], outcome: str) -> list[dict[str, Any]]:
-    return [check for check in checks if check["outcome"] == outcome]
+    found = Counter(check["outcome"] for check in checks)
+    words = {"failed": FAILED, "hold": HOLDS, "not_settled": NOT_SETTLED, "not_measured": NOT_MEASURED}
+    return {f"controls_{word}": found[outcome] for word, outcome in words.items()}
 
 
 def summary(checks: list[dict[str, Any]], named: bool = False) -> str:
     """What was measured, what failed of it and by how much, and how many were not; with `named`, which these are."""
-    failed, held, unsettled, missing = (_of(checks, outcome) for outcome in _COUNTED.values())
-    measured = len(checks) - len(missing)
-    which = Counter(_words(check, "unmeasured", checks) for check in missing)
-    names = [f"{words} ({k} checks)" if k > 1 else words for words, k in which.items()]
+    p0 = next((c["policy"] for c in checks if c["check"] == "shuffled_prompt"), "the logging policy")
+
+    def words(outcome: str, kind: str) -> list[str]:
+        """The checks of an outcome in the words of `CONTROLS`; a value as another number than its limit."""
+        said = []
+        for check in (check for check in checks if check["outcome"] == outcome):
+            control = CONTROLS[check["check"]]
+            value, limit = (np.nan if x is None else x for x in (check["value"], check["limit"]))
+            numbers = {"limit": number(limit), "value": number(value, 1.0 if np.isnan(limit) else limit)}
+            said.append((getattr(control, kind) or control.failed).format(policy=check["policy"], p0=p0, **numbers))
+        return said
+
+    failed, unsettled = words(FAILED, "failed"), words(NOT_SETTLED, "unsettled")
+    missing = words(NOT_MEASURED, "unmeasured")
+    names = [f"{words} ({k} checks)" if k > 1 else words for words, k in Counter(missing).items()]
     listed = f": {'; '.join(names)}" if named and names else ""
+    measured = len(checks) - len(missing)
     if not measured:
         return f"None of the {len(checks)} controls of the log-probs was measured{listed}."
     if failed:
         text = (
-            f"{len(failed)} of {measured} measured controls of the log-probs failed: "
-            f"{'; '.join(_words(check, 'failed', checks) for check in failed)}. Sound log-probs fail each control in "
-            f"at most 1 of {RUNS} runs: what rests on these is not to be believed."
+            f"{len(failed)} of {measured} measured controls of the log-probs failed: {'; '.join(failed)}. Sound "
+            f"log-probs fail each control in at most 1 of {RUNS} runs: what rests on these is not to be believed."
         )
     elif unsettled:
-        text = f"{len(held)} of {measured} measured controls of the log-probs hold, none failed."
+        held = measured - len(unsettled)
+        text = f"{held} of {measured} measured controls of the log-probs hold, none failed."
     elif measured == 1:
         text = "The only measured control of the log-probs holds."
     else:
         text = f"All {measured} measured controls of the log-probs hold."
     if unsettled:
-        text += f" Not settled, since it may be chance: {'; '.join(_words(c, 'unsettled', checks) for c in unsettled)}."
+        text += f" Not settled, since it may be chance: {'; '.join(unsettled)}."
     if missing:
         text += f" {len(missing)} {'was' if len(missing) == 1 else 'were'} not measured{listed}."
     return text
-
-
-def _words(check: dict[str, Any], kind: str, checks: list[dict[str, Any]]) -> str:
-    """A check in the words of `CONTROLS` of a kind; its value as another number than its limit."""
-    control = CONTROLS[check["check"]]
-    p0 = next((c["policy"] for c in checks if c["check"] == "shuffled_prompt"), "the logging policy")
-    value, limit = (float("nan") if x is None else x for x in (check["value"], check["limit"]))
-    return (getattr(control, kind) or control.failed).format(
-        policy=check["policy"], p0=p0, limit=number(limit), value=number(value, 1.0 if np.isnan(limit) else limit)
-    )
 
 
 def sentence(checks: list[dict[str, Any]]) -> str:
@@ -288,19 +313,13 @@ def _is_far(check: dict[str, Any]) -> bool:
 
 def frame(checks: list[dict[str, Any]]) -> pd.DataFrame:
     """The checks for a table, in words."""
-    far = "not contradicted, but not near 1: see page 06"
-    rows = [
-        {"what": CONTROLS[c["check"]].what + (f", {c['n']:,} logged rows" if "n" in c else "")}
-        | {"policy": c["policy"], "value": c["value"], "must be": _required(c)}
-        | {"outcome": far if _is_far(c) else "FAILED" if c["outcome"] == FAILED else c["outcome"]}
-        for c in checks
-    ]
+    rows = []
+    for c in checks:
+        control, far = CONTROLS[c["check"]], "not contradicted, but not near 1: see page 06"
+        outcome = "FAILED" if c["outcome"] == FAILED else c["outcome"]
+        rows.append(
+            {"what": control.what + (f", {c['n']:,} logged rows" if "n" in c else ""), "policy": c["policy"]}
+            | {"value": c["value"], "must be": control.must.format(limit=c["limit"])}
+            | {"outcome": far if _is_far(c) else outcome}
+        )
     return pd.DataFrame(rows, columns=["what", "policy", "value", "must be", "outcome"])
-
-
-def _required(check: dict[str, Any]) -> str:
-    if check["limit"] is None:
-        return "at most 1, up to chance"
-    if check["check"] == "shuffled_prompt":
-        return "above 0.5, beyond chance"
-    return f"at most {check['limit']:g}" + ("" if check["check"] == "clone" else ", up to chance")

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arena10k.audit.screening import SCORES, Flag, Wide, by_prompt, wide
+from arena10k.audit.checks import mean_weight
+from arena10k.audit.screening import SCORES, Flag, Wide
 from arena10k.collection.jobs import LOGPROBS, ORACLE, TRUTH, UNCERTAINTY
 from arena10k.collection.judge import CONTINUOUS_SHARE, RUBRIC_SHARE, WATCH_FROM
 from arena10k.collection.store import Store
 from arena10k.estimation import outliers
-from arena10k.estimation.diagnostics import mean_weight_p_value
 from arena10k.estimation.logprobs import ENOUGH, set_tests, weight_facts
-from arena10k.estimation.pareto import audit_weights
 from arena10k.estimation.thresholds import WRONG
 from arena10k.frames.records import QUARANTINED, read, usable
 from arena10k.frames.table import Table
@@ -49,40 +48,35 @@ WORDS = {
 def findings(params: Params, store: Store, flags: list[Flag], prompts: pd.DataFrame) -> list[dict[str, Any]]:
     """Everything found, the log-probs of `flags` left out of what is compared (but not of `mean_weight`, nor those of
     `RELATIVE` codes)."""
-    of_scores = [*_changes(params, store), *_modes(params, store)]
-    return of_scores + _duplicates(prompts) + _logprobs(params, store, flags, prompts)
+    exact = prompts.prompt.duplicated()
+    near = prompts.prompt[~exact].map(normalised).duplicated()
+    rows = [*_changes(params, store), *_modes(params, store)]
+    rows += [("duplicate_prompts", None, None, exact.sum(), None, "")] * bool(exact.any())
+    rows += [("near_duplicate_prompts", None, None, near.sum(), None, "")] * bool(near.any())
+    rows += _of_logprobs(params, store, flags, prompts)
+    columns = ("finding", "job", "policy", "rows", "p_value", "detail")
+    return [dict(zip(columns, row, strict=True)) | {"rows": int(row[3])} for row in rows]
 
 
-def _finding(
-    name: str, job: str | None, policy: str | None, rows: int, p: float | None = None, detail: str = ""
-) -> dict[str, Any]:
-    return {"finding": name, "job": job, "policy": policy, "rows": int(rows), "p_value": p, "detail": detail}
-
-
-def _changes(params: Params, store: Store) -> list[dict[str, Any]]:
+def _changes(params: Params, store: Store) -> list[tuple[Any, ...]]:
     """Policies whose records carry different fingerprints, and jobs of a policy that several models answered."""
-    prints: dict[str, Counter[str]] = {}
-    models: dict[tuple[str, str], Counter[str]] = {}
+    counts: dict[tuple[str, str | None, str], Counter[str]] = {}
     for row in store.fingerprints():
         if row["policy"] in params.policies:
-            prints.setdefault(row["policy"], Counter())[row["fingerprint"]] += row["n"]
+            counts.setdefault(("definition_drift", None, row["policy"]), Counter())[row["fingerprint"][:8]] += row["n"]
     for row in store.counts():
         if row["model"] is not None:
-            models.setdefault((row["job"], row["policy"]), Counter())[row["model"]] += row["n"]
-    seen: list[tuple[str, str | None, str, Counter[str], int | None]] = []
-    seen += [("definition_drift", None, policy, counts, 8) for policy, counts in prints.items()]
-    seen += [("model_change", job, policy, counts, None) for (job, policy), counts in models.items()]
+            counts.setdefault(("model_change", row["job"], row["policy"]), Counter())[row["model"]] += row["n"]
     return [
-        _finding(name, job, policy, counts.total() - max(counts.values()), None, detail)
-        for name, job, policy, counts, shown in seen
-        if len(counts) > 1
-        for detail in [", ".join(f"{value[:shown]} {n:,}" for value, n in counts.most_common())]
+        (*place, n.total() - max(n.values()), None, ", ".join(f"{name} {k:,}" for name, k in n.most_common()))
+        for place, n in counts.items()
+        if len(n) > 1
     ]
 
 
-def _modes(params: Params, store: Store) -> list[dict[str, Any]]:
+def _modes(params: Params, store: Store) -> list[tuple[Any, ...]]:
     """Scores of which one value covers too much; labels of few values (right or wrong) are judged by spread."""
-    out = []
+    out: list[tuple[Any, ...]] = []
     for job in SCORES:
         values = Counter(usable(read(store, job))["value"])
         if values.total() < WATCH_FROM:
@@ -91,66 +85,53 @@ def _modes(params: Params, store: Store) -> list[dict[str, Any]]:
         few = grader is None or grader.few_ratings(job == UNCERTAINTY) or len(values) <= 2
         limit = RUBRIC_SHARE if few else CONTINUOUS_SHARE
         value, count = values.most_common(1)[0]
-        if count > limit * values.total():
-            detail = f"{value:g} in {count / values.total():.0%} of {values.total():,} (limit {limit:.0%})"
-            out.append(_finding("mode_share", job, None, count, None, detail))
+        share = count / values.total()
+        if share > limit:
+            detail = f"{value:g} in {share:.0%} of {values.total():,} (limit {limit:.0%})"
+            out.append(("mode_share", job, None, count, None, detail))
     return out
 
 
-def _duplicates(prompts: pd.DataFrame) -> list[dict[str, Any]]:
-    exact = prompts.prompt.duplicated()
-    near = prompts.prompt[~exact].map(normalised).duplicated()
-    counts = {"duplicate_prompts": int(exact.sum()), "near_duplicate_prompts": int(near.sum())}
-    return [_finding(name, None, None, n) for name, n in counts.items() if n]
-
-
-def _logprobs(params: Params, store: Store, flags: list[Flag], prompts: pd.DataFrame) -> list[dict[str, Any]]:
-    table, p0 = wide(params, store, prompts), params.logging_policy
+def _of_logprobs(params: Params, store: Store, flags: list[Flag], prompts: pd.DataFrame) -> list[tuple[Any, ...]]:
+    table = Wide(params, store, prompts)
+    out: list[tuple[Any, ...]] = []
     code_of = {(f.prompt_id, f.request_hash): f.code for f in flags if f.job == LOGPROBS}
     keys = table.records[["prompt_id", "request_hash"]].itertuples(index=False, name=None)
     codes = pd.Series([code_of.get(key, "") for key in keys], dtype=object)
-    values = table.values(((codes != "") & ~codes.isin(RELATIVE)).to_numpy(bool))
-    odd = outliers.lengths(values, table.chars) & table.whole & ~table.cells((codes != "").to_numpy(bool), False)
-    out = [] if policies(params)[p0].temperature_mismatch else _mean_weights(table)
-    for name, rows in zip(table.policies, odd.sum(axis=0), strict=True):
-        out += [_finding("odd_texts", LOGPROBS, name, rows)] * bool(rows)
-    for (k, test), p in set_tests(values, table.chars, table.base).items():
-        out.append(_finding(test, LOGPROBS, table.policies[k], np.isfinite(values[:, k]).sum(), p))
-    return out
-
-
-def _mean_weights(table: Wide) -> list[dict[str, Any]]:
-    """Mean weights of all stored values that the verdicts would call impossible."""
-    out, values = [], table.values()
+    is_flagged = (codes != "").to_numpy(bool)
+    values = table.values(is_flagged & ~codes.isin(RELATIVE).to_numpy(bool))
+    stored = table.values(np.zeros(len(codes), dtype=bool))
     for k, name in enumerate(table.policies):
-        log_weight = values[:, k] - values[:, table.base]
+        log_weight = stored[:, k] - stored[:, table.base]
         finite = np.isfinite(log_weight)
-        if k == table.base or not finite.any():
-            continue
-        p = mean_weight_p_value(log_weight[finite], by_prompt(table.prompt[finite]))
-        if p < WRONG:
-            mean = number(audit_weights(log_weight[finite]).mean_weight)
-            detail = f"mean weight {mean} before anything is quarantined"
-            out.append(_finding("mean_weight", LOGPROBS, name, finite.sum(), p, detail))
+        mean, p = mean_weight(log_weight[finite], table.prompt[finite])
+        # What the verdicts call impossible, where P0's log-probs are those with which its responses were drawn.
+        if p < WRONG and k != table.base and not policies(params)[params.logging_policy].temperature_mismatch:
+            detail = f"mean weight {number(mean)} before anything is quarantined"
+            out.append(("mean_weight", LOGPROBS, name, finite.sum(), p, detail))
+    odd = outliers.lengths(values, table.chars) & table.whole & ~table.cells(is_flagged, False)
+    for name, rows in zip(table.policies, odd.sum(axis=0), strict=True):
+        out += [("odd_texts", LOGPROBS, name, rows, None, "")] * bool(rows)
+    for (k, test), p in set_tests(values, table.chars, table.base).items():
+        out.append((test, LOGPROBS, table.policies[k], np.isfinite(values[:, k]).sum(), p, ""))
     return out
 
 
 def facts(params: Params, store: Store, prompts: pd.DataFrame) -> dict[str, list[str]]:
     """What the verdicts have to know of a run's log-probs, by policy: the findings that every weight hangs on, with
     what is quarantined left out."""
-    table = wide(params, store, prompts)
+    table = Wide(params, store, prompts)
     left_out = (table.records.status == QUARANTINED) & ~table.records.reason.isin(RELATIVE)
     return weight_facts(table.values(left_out.to_numpy(bool)), table.chars, table.policies, table.base)
 
 
 def facts_of_table(table: Table) -> dict[str, list[str]]:
     """The same of a table that was given; nothing where it does not tell how long its responses are."""
-    names = table.policies
     chars = table.logged.response_chars.to_numpy(float)
     if not np.isfinite(chars).any():
         chars = table.logged.response.str.len().to_numpy(float, na_value=np.nan)
-    values = np.column_stack([table.logged[f"logp_{name}"].to_numpy(float) for name in names])
-    return weight_facts(values, chars, names, 0)
+    values = np.column_stack([table.logged[f"logp_{name}"].to_numpy(float) for name in table.policies])
+    return weight_facts(values, chars, table.policies, 0)
 
 
 def frame(findings: list[dict[str, Any]]) -> pd.DataFrame:

@@ -21,40 +21,33 @@ def count(store: Store, totals: Mapping[Key, int], since: float = float("inf")) 
     """What the store has of each job and policy of `totals`: ``total``, ``ok`` (records with a value), ``usable`` ones,
     ``errors`` and ``quarantined`` by reason, ``attempts``, ``prompt_tokens``, ``completion_tokens``, ``models``,
     ``recent`` (made after `since`, seconds since the epoch) and ``begun`` (when the oldest was made)."""
-    cells: dict[Key, dict[str, Any]] = {
-        key: {"total": total, "ok": 0, "usable": 0, "errors": Counter(), "quarantined": Counter()}
-        | {"models": [], "begun": float("inf"), **dict.fromkeys(_SUMS, 0)}
-        for key, total in totals.items()
-    }
+    cells: dict[Key, dict[str, Any]] = {}
+    for key, total in totals.items():
+        cells[key] = {"total": total, "ok": 0, "usable": 0, "errors": Counter(), "quarantined": Counter()}
+        cells[key] |= {"models": [], "begun": float("inf"), **dict.fromkeys(_SUMS, 0)}
     for row in store.counts(since):
-        cell = cells.get((row["job"], row["policy"]))
-        if cell is None:
-            continue
-        if row["status"] == "error":
-            cell["errors"][row["code"]] += row["n"]
-        elif row["quarantine"]:
-            cell["quarantined"][row["quarantine"]] += row["n"]
-        else:
-            cell["usable"] += row["n"]
-        cell["ok"] += row["n"] * (row["status"] == "ok")
-        cell["begun"] = min(cell["begun"], row["oldest"])
-        cell["models"] = sorted({*cell["models"], row["model"]} - {None})
-        for name in _SUMS:
-            cell[name] += row[name] or 0
+        if cell := cells.get((row["job"], row["policy"])):
+            if row["status"] == "error":
+                cell["errors"][row["code"]] += row["n"]
+            elif row["quarantine"]:
+                cell["quarantined"][row["quarantine"]] += row["n"]
+            else:
+                cell["usable"] += row["n"]
+            cell["ok"] += row["n"] * (row["status"] == "ok")
+            cell["begun"] = min(cell["begun"], row["oldest"])
+            cell["models"] = sorted({*cell["models"], row["model"]} - {None})
+            cell |= {name: cell[name] + (row[name] or 0) for name in _SUMS}
     return cells
 
 
 def jobs(params: Params, store: Store, n_prompts: int) -> list[dict[str, Any]]:
     """Per job and policy: how many records were due, can be used (``ok``), failed by code, are quarantined by reason,
-    were asked again and have a value since."""
-    again = store.rescored()
-    out = []
-    for key, cell in count(store, expected(params, n_prompts)).items():
-        rescored, merged = again.get(key, (0, 0))
-        out.append(
-            {"job": key[0], "policy": key[1], "total": cell["total"], "ok": cell["usable"], "errors": cell["errors"]}
-            | {"quarantined": cell["quarantined"], "rescored": rescored, "merged": merged}
-        )
+    were asked again (``rescored``) and have a value since (``merged``)."""
+    again, out = store.rescored(), []
+    for (job, policy), cell in count(store, expected(params, n_prompts)).items():
+        rescored, merged = again.get((job, policy), (0, 0))
+        row = {"job": job, "policy": policy, "total": cell["total"], "ok": cell["usable"], "errors": cell["errors"]}
+        out.append(row | {"quarantined": cell["quarantined"], "rescored": rescored, "merged": merged})
     return out
 
 
@@ -64,12 +57,8 @@ def report(params: Params, store: Store, flags: list[Flag], n_prompts: int) -> d
     keys = ("prompt_id", "policy", "job", "code")
     unusable = [{k: getattr(f, k) for k in keys} | {"status": "quarantined"} for f in flags]
     failed = [{k: r[k] for k in keys} | {"status": "failed"} for r in store.failed() if r["policy"] in params.policies]
-    return {
-        "run": params.run,
-        "jobs": jobs(params, store, n_prompts),
-        "quarantined": unusable + failed,
-        "drift": drift(params, store),
-    }
+    rows = {"jobs": jobs(params, store, n_prompts), "quarantined": unusable + failed}
+    return {"run": params.run, **rows, "drift": drift(params, store)}
 
 
 def frame(result: dict[str, Any]) -> pd.DataFrame:
@@ -82,50 +71,34 @@ def frame(result: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def sentence(result: dict[str, Any]) -> str:
-    """How much of what was due can be used."""
-    jobs = frame(result)
-    due, ok, failed, quarantined = (int(jobs[name].sum()) for name in ("total", "ok", "failed", "quarantined"))
-    return (
-        f"{ok:,} of {due:,} records can be used ({ok / due:.1%}); {failed:,} failed with a code, "
-        f"{quarantined:,} are quarantined, {due - ok - failed - quarantined:,} have not been asked."
-    )
-
-
 def drift(params: Params, store: Store) -> list[dict[str, Any]]:
     """Records made under another definition than the params now describe: they are kept, and not used.
 
     Each entry: ``job``, ``policy``, ``fingerprint`` of the policy then and ``current`` now, ``records``. Imported
     policies have no definition to compare: their entries are of all jobs and have neither fingerprint (all null).
     """
-    defined = policies(params)
-    records = Counter[str]()
-    for row in store.counts():
-        records[row["policy"]] += row["n"]
-    without = [
-        {"job": None, "policy": name, "fingerprint": None, "current": None, "records": records[name]}
+    defined, counts = policies(params), store.counts()
+    rows: list[tuple[Any, ...]] = [
+        (None, name, None, None, sum(row["n"] for row in counts if row["policy"] == name))
         for name, policy in defined.items()
         if policy.is_imported
     ]
-    return without + [
-        {"job": row["job"], "policy": row["policy"], "fingerprint": row["fingerprint"]}
-        | {"current": defined[row["policy"]].fingerprint if row["policy"] in defined else None, "records": row["n"]}
-        for row in store.other_contexts()
-    ]
+    for row in store.other_contexts():
+        current = defined[row["policy"]].fingerprint if row["policy"] in defined else None
+        rows.append((row["job"], row["policy"], row["fingerprint"], current, row["n"]))
+    return [dict(zip(("job", "policy", "fingerprint", "current", "records"), row, strict=True)) for row in rows]
 
 
 def drift_sentence(entries: list[dict[str, Any]]) -> str:
     """Whether every policy's records were made under one definition, the one in the params file."""
     without = [entry["policy"] for entry in entries if entry["fingerprint"] is None]
-    drifted = {entry["policy"]: 0 for entry in entries if entry["fingerprint"] is not None}
-    for entry in entries:
-        if entry["policy"] in drifted:
-            drifted[entry["policy"]] += entry["records"]
+    drifted = [entry for entry in entries if entry["fingerprint"] is not None]
     sentences = []
     if drifted:
+        names = ", ".join(dict.fromkeys(entry["policy"] for entry in drifted))
         sentences.append(
-            f"Definition drift: {sum(drifted.values()):,} records of {', '.join(drifted)} were made under another "
-            "definition; they are not used."
+            f"Definition drift: {sum(entry['records'] for entry in drifted):,} records of {names} were made under "
+            "another definition; they are not used."
         )
     if without:
         sentences.append(

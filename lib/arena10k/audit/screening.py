@@ -7,7 +7,6 @@ never replaced by another number. What shows only in the whole set becomes a fin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,7 @@ from arena10k.params.config import Params
 
 #: Jobs whose values lie in [0, 1].
 SCORES = (DETERMINISTIC, UNCERTAINTY, ORACLE, TRUTH)
-_ROW = ["prompt_id", "request_hash"]
+_KEY = ["prompt_id", "request_hash"]
 #: What a reason to quarantine a value means.
 REASONS = {
     "below_floor": "a known sentinel, or less than any token can have",
@@ -57,33 +56,44 @@ class Flag:
     code: str
 
 
-@dataclass(frozen=True, eq=False)
 class Wide:
     """The log-probs of P0's logged responses as arrays, quarantined ones included: what is found of the whole set does
     not depend on earlier quarantine.
 
     `records` and `responses`: all log-probs and responses with a value, as `records.read` has them; `logged` (rows,)
-    the responses in question; `place` (rows, policies): where their log-probs are among `records`, -1 where there is
-    none. Of each response `chars`, `bytes`, codes of its `text` and of its `prompt`, and `copied`: it is part of the
-    prompt.
+    the responses in question, in the order of `prompts` (the run's; read from its file where they are not given);
+    `place` (rows, policies): where their log-probs are among `records`, -1 where there is none; `base`: P0's column. Of
+    each response `chars`, `bytes`, codes of its `text` and of its `prompt`, and `copied`: it is part of the prompt.
     """
 
-    policies: list[str]
-    base: int
-    records: pd.DataFrame
-    responses: pd.DataFrame
-    logged: pd.DataFrame
-    place: np.ndarray
-    chars: np.ndarray
-    bytes: np.ndarray
-    text: np.ndarray
-    prompt: np.ndarray
-    copied: np.ndarray
+    def __init__(self, params: Params, store: Store, prompts: pd.DataFrame | None = None):
+        self.policies, row = list(params.policies), ["prompt_id", "draw"]
+        self.base = self.policies.index(params.logging_policy)
+        self.records, self.responses = _with_value(store, LOGPROBS), _with_value(store, RESPONSES)
+        if prompts is None and paths.prompts_file(params.run).is_file():
+            prompts = run_prompts.read(params.run)
+        asked = {} if prompts is None else dict(zip(prompts.prompt_id, prompts.prompt.astype(str), strict=True))
+        order = {prompt_id: rank for rank, prompt_id in enumerate(asked)}
+        logged = self.responses[self.responses.policy == params.logging_policy]
+        logged = logged[logged.draw < params.responses.logged_draws]
+        logged = logged.assign(rank=logged.prompt_id.map(order).fillna(len(order)))
+        self.logged = logged.sort_values(["rank", *row], ignore_index=True)
+        rows = pd.MultiIndex.from_frame(self.logged[row]).get_indexer(pd.MultiIndex.from_frame(self.records[row]))
+        columns = pd.Index(self.policies).get_indexer(self.records.policy)
+        there = (rows >= 0) & (columns >= 0)
+        self.place = np.full((len(logged), len(self.policies)), -1)
+        self.place[rows[there], columns[there]] = np.flatnonzero(there)
+        texts = [str(text) for text in self.logged["value"]]
+        questions = [asked.get(prompt_id, prompt_id) for prompt_id in self.logged.prompt_id]
+        copied = [bool(t.strip()) and t.strip() in q for t, q in zip(texts, questions, strict=True)]
+        self.copied = np.array(copied, dtype=bool)
+        self.chars = np.array([len(text) for text in texts], dtype=float)
+        self.bytes = np.array([len(text.encode()) for text in texts], dtype=float)
+        self.text, self.prompt = (pd.factorize(pd.Series(of, dtype=object))[0] for of in (texts, questions))
 
-    def values(self, left_out: np.ndarray | None = None) -> np.ndarray:
+    def values(self, left_out: np.ndarray) -> np.ndarray:
         """Log-probs (rows, policies) in nats, NaN where there is none or where `left_out` (records,) is True."""
-        values = self.records["value"].to_numpy(float)
-        return self.cells(values if left_out is None else np.where(left_out, np.nan, values), np.nan)
+        return self.cells(np.where(left_out, np.nan, self.records["value"].to_numpy(float)), np.nan)
 
     def cells(self, of_records: np.ndarray, none: float | bool) -> np.ndarray:
         """Something of each record (records,) as (rows, policies), `none` where there is no record."""
@@ -93,77 +103,34 @@ class Wide:
     def whole(self) -> np.ndarray:
         """Whether a record has no log-probs of its tokens (rows, policies)."""
         of_text = [payload.get("token_logprobs") is None for payload in self.records.payload]
-        return self.cells(np.array(of_text, dtype=bool), False).astype(bool)
+        return self.cells(np.array(of_text, dtype=bool), False)
 
 
-def wide(params: Params, store: Store, prompts: pd.DataFrame | None = None) -> Wide:
-    """Read `Wide` from the store; `prompts`: the run's, where they are not in its file."""
-    names, p0 = list(params.policies), params.logging_policy
-    responses, logprobs = (_with_value(records.read(store, job)) for job in (RESPONSES, LOGPROBS))
-    logged = responses[(responses.policy == p0) & (responses.draw < params.responses.logged_draws)]
-    if prompts is None and paths.prompts_file(params.run).is_file():
-        prompts = run_prompts.read(params.run)
-    asked = {} if prompts is None else dict(zip(prompts.prompt_id, prompts.prompt.astype(str), strict=True))
-    order = {p: i for i, p in enumerate(asked)}
-    rank = logged.prompt_id.map(order).fillna(len(order))
-    logged = logged.assign(rank=rank).sort_values(["rank", "prompt_id", "draw"], ignore_index=True)
-    keys = pd.MultiIndex.from_frame(logged[["prompt_id", "draw"]])
-    place = np.full((len(logged), len(names)), -1)
-    rows = keys.get_indexer(pd.MultiIndex.from_frame(logprobs[["prompt_id", "draw"]]))
-    columns = pd.Index(names).get_indexer(logprobs.policy)
-    there = (rows >= 0) & (columns >= 0)
-    place[rows[there], columns[there]] = np.flatnonzero(there)
-    texts = [str(text) for text in logged["value"]]
-    questions = [asked.get(prompt_id, prompt_id) for prompt_id in logged.prompt_id]
-    copied = [bool(t.strip()) and t.strip() in q for t, q in zip(texts, questions, strict=True)]
-    return Wide(
-        names,
-        names.index(p0),
-        logprobs,
-        responses,
-        logged,
-        place,
-        chars=np.array([len(t) for t in texts], dtype=float),
-        bytes=np.array([len(t.encode()) for t in texts], dtype=float),
-        text=pd.factorize(pd.Series(texts, dtype=object))[0],
-        prompt=pd.factorize(pd.Series(questions, dtype=object))[0],
-        copied=np.array(copied, dtype=bool),
-    )
-
-
-def _with_value(rows: pd.DataFrame) -> pd.DataFrame:
+def _with_value(store: Store, *jobs: str) -> pd.DataFrame:
+    rows = records.read(store, *jobs)
     return rows[rows.status != records.FAILED].reset_index(drop=True)
-
-
-def by_prompt(prompt: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """What turns values (rows,) into their means by prompt, which are independent; `prompt` (rows,) are codes."""
-    codes = np.unique(prompt, return_inverse=True)[1]
-    rows = np.bincount(codes)
-    return lambda values: np.asarray(np.bincount(codes, weights=values) / rows)
 
 
 def scan(params: Params, store: Store, prompts: pd.DataFrame | None = None) -> list[Flag]:
     """Everything that is to be quarantined, in the order of the store, one flag per record; independent of earlier
     quarantine. `prompts`: the run's, where they are not in its file."""
-    table = wide(params, store, prompts)
-    codes = np.array([_structural(*row) for row in table.records[["value", "payload"]].to_numpy()], dtype=object)
+    table, scores = Wide(params, store, prompts), _with_value(store, *SCORES)
+    logprobs, responses = table.records, table.responses
+    codes = np.array([_structural(*row) for row in logprobs[["value", "payload"]].to_numpy()], dtype=object)
     duplicates = _of_the_whole(params, table, codes)
-    _rates(table.records, codes)
-    duplicates |= {key: DUPLICATE for key in _replayed(params, store, table.responses) if key not in duplicates}
-    keys = table.responses[_ROW].itertuples(index=False, name=None)
-    scores = _with_value(records.read(store, *SCORES))
-    outside = np.where(scores["value"].astype(float).between(0, 1), "", "out_of_range")
+    tokens = np.array([payload.get("response_tokens") or 0 for payload in logprobs.payload], dtype=float)
+    rest = np.flatnonzero((codes == "") & (tokens > 0))
+    values, policy = logprobs["value"].to_numpy(float), logprobs.policy.to_numpy(object)
+    codes[rest[outliers.rates(values[rest], tokens[rest], policy[rest])]] = "nats_per_token_outlier"
+    duplicates = dict.fromkeys(_replayed(params, store, responses), DUPLICATE) | duplicates
+    of_responses = [duplicates.get(key, "") for key in responses[_KEY].itertuples(index=False, name=None)]
+    of_scores = np.where(scores["value"].astype(float).between(0, 1), "", "out_of_range")
     return [
-        *_flags(table.records, codes),
-        *_flags(table.responses, [duplicates.get(key, "") for key in keys]),
-        *_flags(scores, outside),
+        Flag(row.prompt_id, row.policy, row.job, row.request_hash, code)
+        for rows, found in ((logprobs, codes), (responses, of_responses), (scores, of_scores))
+        for row, code in zip(rows.itertuples(), found, strict=True)
+        if code
     ]
-
-
-def _flags(rows: pd.DataFrame, codes: Iterable[str]) -> list[Flag]:
-    """A flag of each record that has a code."""
-    found = zip(rows.prompt_id, rows.policy, rows.job, rows.request_hash, codes, strict=True)
-    return [Flag(*row) for row in found if row[-1]]
 
 
 def _structural(value: float, payload: dict[str, Any]) -> str:
@@ -202,34 +169,25 @@ def _of_the_whole(params: Params, table: Wide, codes: np.ndarray) -> dict[tuple[
     odd = outliers.lengths(values, chars) & outliers.contradicted(values, chars)
     quarantine("nats_per_character_outlier", whole & odd)
     twice, replayed = outliers.repeats(values, table.prompt, table.text, table.base)
-    found = {DUPLICATE: replayed & whole[:, table.base], "duplicate_row": twice & drawn}
-    rows = {code: table.logged[_ROW][hit].itertuples(index=False, name=None) for code, hit in found.items()}
-    return {row: code for code, hit in rows.items() for row in hit}
+    found = np.where(twice & drawn, "duplicate_row", np.where(replayed & whole[:, table.base], DUPLICATE, ""))
+    keys = table.logged[_KEY].itertuples(index=False, name=None)
+    return {key: str(code) for key, code in zip(keys, found, strict=True) if code}
 
 
-def _rates(rows: pd.DataFrame, codes: np.ndarray) -> None:
-    """Rows out of line in nats per token with their policy's other rows, among those without a code."""
-    tokens = np.array([payload.get("response_tokens") or 0 for payload in rows.payload], dtype=float)
-    counted = np.flatnonzero((codes == "") & (tokens > 0))
-    some = rows.iloc[counted]
-    hit = outliers.rates(some["value"].to_numpy(float), tokens[counted], some.policy.to_numpy(object))
-    codes[counted[hit]] = "nats_per_token_outlier"
-
-
-def _replayed(params: Params, store: Store, rows: pd.DataFrame) -> set[tuple[str, str]]:
+def _replayed(params: Params, store: Store, responses: pd.DataFrame) -> list[tuple[str, str]]:
     """Responses, by prompt and request hash, with the same text and token log-probs under different prompts. Which of
     them is the original cannot be told, so all are quarantined; so is the one that is left when another was refused
     while collecting."""
     template = {name: digest(p.messages("{prompt}")) for name, p in policies(params).items()}
-    groups: dict[str, list[tuple[tuple[str, str], tuple[str, str]]]] = {}
-    for row in rows[rows.policy.isin(list(template))].itertuples():
-        if key := answer_digest(row.value, row.payload.get("token_logprobs")):
-            groups.setdefault(key, []).append(
-                ((row.prompt_id, row.request_hash), (row.prompt_id, template[row.policy]))
-            )
-    refused = {row["detail"].rsplit(" ", 1)[-1] for row in store.failed() if row["code"] == DUPLICATE}
-    repeated = (group for key, group in groups.items() if key in refused or len({asked for _, asked in group}) > 1)
-    return {row for group in repeated for row, _ in group}
+    rows = responses[responses.policy.isin(list(template))]
+    answers = zip(rows["value"], rows.payload, strict=True)
+    rows = rows.assign(
+        answer=[answer_digest(value, payload.get("token_logprobs")) for value, payload in answers],
+        asked=rows.policy.map(template).astype(object) + rows.prompt_id,
+    ).dropna(subset="answer")
+    refused = [row["detail"].rsplit(" ", 1)[-1] for row in store.failed() if row["code"] == DUPLICATE]
+    repeated = (rows.groupby("answer").asked.transform("nunique") > 1) | rows.answer.isin(refused)
+    return list(rows[repeated][_KEY].itertuples(index=False, name=None))
 
 
 def quarantine(store: Store, flags: list[Flag]) -> None:
@@ -239,11 +197,8 @@ def quarantine(store: Store, flags: list[Flag]) -> None:
 
 def quarantined(store: Store, flags: list[Flag]) -> pd.DataFrame:
     """The quarantined rows, each with its reason and the value it had."""
-    rows = [
-        {"policy": f.policy, "prompt_id": f.prompt_id, "reason": f.code}
-        | {"value": (store.get(f.job, f.prompt_id, f.request_hash) or {}).get("value")}
-        for f in flags
-    ]
+    stored = [store.get(f.job, f.prompt_id, f.request_hash) or {} for f in flags]
+    rows = [(f.policy, f.prompt_id, f.code, row.get("value")) for f, row in zip(flags, stored, strict=True)]
     return pd.DataFrame(rows, columns=["policy", "prompt_id", "reason", "value"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from typing import Any
 
@@ -26,6 +25,7 @@ from arena10k.collection.jobs import (
     expected,
 )
 from arena10k.collection.store import Store
+from arena10k.errors import ArenaError
 from arena10k.frames import table
 from arena10k.inputs import prompts
 from arena10k.params.config import Params
@@ -47,91 +47,96 @@ WORDS = {
 }
 #: The jobs that need an endpoint which scores given text.
 _SCORED = (LOGPROBS, SHUFFLED)
+#: What `progress` keeps of the counts of a job and policy.
+_COUNTED = ("total", "ok", "errors", "attempts", "prompt_tokens", "completion_tokens", "models")
 
 
 def open_store(params: Params) -> Store:
-    """The run's store, read-only. Raises ArenaError where there is none."""
-    if params.recording:
-        return Store.recording(paths.records_file(params.run)).using(contexts(params).values())
-    if not paths.prompts_file(params.run).is_file():
+    """The run's store, read-only; a recording is loaded into memory. Raises ArenaError where there is none."""
+    recorded = paths.records_file(params.run)
+    if params.recording and not recorded.is_file():
+        raise ArenaError(f"run {params.run!r} is a recording without records.parquet")
+    if not params.recording and not paths.prompts_file(params.run).is_file():
         raise prompts.none_there(params.run)
-    return Store.read(paths.store_file(params.run)).using(contexts(params).values())
-
-
-def now() -> float:
-    return time.time()
+    store = Store.recording(recorded) if params.recording else Store.read(paths.store_file(params.run))
+    return store.using(contexts(params).values())
 
 
 def progress(params: Params, store: Store, now: float | None = None) -> dict[str, Any]:
-    """The content of `status.json`.
+    """The content of `status.json`: ``run``, ``prompts``, ``complete_rows`` (prompts whose every record is ok),
+    ``jobs``: per job and policy ``total``, ``ok``, ``errors`` {code: n}, ``attempts``, tokens, ``models`` that answered
+    (two or more: it changed on the way), ``dollars`` so far and projected, ``rate`` (records per second) and
+    ``eta_seconds``; and ``not_measurable``: of the policies whose log-probs their endpoint cannot give, why. They are
+    not due, and ``rows_with_all_logprobs`` is null where no policy has any.
 
-    Parameters
-    ----------
-    now : seconds since the epoch; where given, rates and remaining times are measured (they are null otherwise, so that
-        the page of a finished run does not change from one rendering to the next).
-
-    Returns
-    -------
-    dict with ``run``, ``prompts``, ``complete_rows`` (prompts whose every record is ok), ``jobs``: per job and policy
-    ``total``, ``ok``, ``errors`` {code: n}, ``attempts``, tokens, ``models`` that answered (two or more: it changed
-        on the way), ``dollars`` so far and projected, ``rate`` (records per second) and ``eta_seconds``; and
-        ``not_measurable``: of the policies whose log-probs their endpoint cannot give, why. They are not due, and
-        ``rows_with_all_logprobs`` is null where no policy has any.
+    Rates and remaining times are measured where `now` (seconds since the epoch) is given, and null otherwise, so that
+    the page of a finished run does not change from one rendering to the next.
     """
-    due = _due(params, store)
-    jobs = []
-    for (name, policy), cell in quality.count(
-        store, due["totals"], float("inf") if now is None else now - WINDOW
-    ).items():
-        measured = cell["ok"] + sum(cell["errors"].values())
-        rate = cell["recent"] / max(1.0, min(WINDOW, now - cell["begun"])) if now is not None else None
-        eta = 0.0 if measured >= cell["total"] else (cell["total"] - measured) / rate if rate else None
-        spent = costs.spent(params, name, policy, cell["prompt_tokens"], cell["completion_tokens"])
-        kept = ("total", "ok", "errors", "attempts", "prompt_tokens", "completion_tokens", "models")
+    totals, _, rows = _due(params, store)
+    jobs, since = [], float("inf") if now is None else now - WINDOW
+    for (job, policy), cell in quality.count(store, totals, since).items():
+        measured = cell["ok"] + cell["errors"].total()
+        left, rate, eta = max(0, cell["total"] - measured), None, None
+        if now is not None:
+            rate = cell["recent"] / max(1.0, min(WINDOW, now - cell["begun"]))
+        if rate or not left:
+            eta = left / (rate or 1.0)
+        spent = costs.spent(params, job, policy, cell["prompt_tokens"], cell["completion_tokens"])
         jobs.append(
-            {"job": name, "policy": policy, **{k: cell[k] for k in kept}, "dollars": spent}
+            {"job": job, "policy": policy, **{name: cell[name] for name in _COUNTED}, "dollars": spent}
             | {"dollars_projected": spent * cell["total"] / measured if measured else None}
             | {"rate": rate, "eta_seconds": eta}
         )
-    return {"run": params.run, **due["rows"], "jobs": jobs}
+    return {"run": params.run, **rows, "jobs": jobs}
 
 
 def coverage(params: Params, store: Store) -> dict[str, Any]:
-    """How much of what is due can be used: what failed or is quarantined does not count.
-
-    Returns
-    -------
-    dict with ``prompts``, ``complete_rows``, ``rows_with_all_logprobs`` and ``not_measurable`` (as in `progress`),
-    ``jobs``: ``ok`` of ``total`` by job, ``absent``: the policies by job of which there is no usable record though some
-    are due, ``logged_prompts`` (of an imported run, which may have prompts without a logged response; else null), and
-    ``sentence``.
-    """
-    due = _due(params, store)
+    """How much of what is due can be used, without what failed or is quarantined: ``prompts``, ``complete_rows``,
+    ``rows_with_all_logprobs`` and ``not_measurable`` (as in `progress`), ``jobs``: ``ok`` of ``total`` by job,
+    ``absent``: the policies by job of which there is no usable record though some are due, ``logged_prompts`` (of an
+    imported run, which may have prompts without a logged response; else null), and ``sentence``."""
+    _, measurable, rows = _due(params, store)
     jobs: dict[str, dict[str, int]] = {}
     absent: dict[str, list[str]] = {}
-    for (job, policy), cell in quality.count(store, due["measurable"]).items():
+    for (job, policy), cell in quality.count(store, measurable).items():
         of_job = jobs.setdefault(job, {"ok": 0, "total": 0})
         of_job["ok"] += cell["usable"]
         of_job["total"] += cell["total"]
         if not cell["usable"]:
             absent.setdefault(job, []).append(policy)
-    of_p0 = {(RESPONSES, params.logging_policy): 1}
-    logged = store.complete_prompts(of_p0, RESPONSES)[0] if params.imported else None
-    out: dict[str, Any] = due["rows"] | {"jobs": jobs, "absent": absent, "logged_prompts": logged}
-    return out | {"sentence": _coverage_sentence(out) + _unrecorded(params, absent)}
+    logged = store.complete_prompts({(RESPONSES, params.logging_policy): 1}, RESPONSES)[0] if params.imported else None
+    out: dict[str, Any] = rows | {"jobs": jobs, "absent": absent, "logged_prompts": logged}
+    n, scored = out["prompts"], out["rows_with_all_logprobs"]
+    parts = [] if n else ["there is no prompt"]
+    if n and scored is not None:
+        what = "rows" if logged is None else "prompts"
+        parts = [f"{scored:,}/{n:,} {what} have all {_which(out)} log-probs ({scored / n:.0%})"]
+    parts += _unable(out)
+    if logged is not None:
+        parts.append(f"{logged:,} of the prompts have a usable logged response")
+    complete = "nothing that is due is missing" if logged is None else "all that the source has is usable"
+    short = [f"{WORDS[job]} {c['ok']:,}/{c['total']:,}" for job, c in jobs.items() if c["ok"] < c["total"]]
+    parts.append(f"usable {', '.join(short)}" if short else complete)
+    if absent:
+        none = [f"{WORDS[job]} of {', '.join(names)}" for job, names in absent.items()]
+        parts.append(f"none at all: {'; '.join(none)}")
+    text = "; ".join(parts)
+    text = f"{text[:1].upper()}{text[1:]}."
+    if params.recording and RESPONSES in absent:  # nobody will be asked
+        text += f" Not in this recording as the params define them: {', '.join(absent[RESPONSES])}."
+    return out | {"sentence": text}
 
 
-def _due(params: Params, store: Store) -> dict[str, Any]:
-    """What is due: ``totals`` by job and policy, those that are ``measurable``, and of the prompts (``rows``) how many
-    there are, how many are complete, and by policy why its log-probs are not measurable: its endpoint does not say that
-    it can score, or was tried and gave none. Of those no more is due than there is."""
+def _due(params: Params, store: Store) -> tuple[dict[Key, int], dict[Key, int], dict[str, Any]]:
+    """What is due by job and policy, that of it which is measurable, and of the prompts how many there are, how many
+    are complete, and by policy why its log-probs are not measurable: its endpoint does not say that it can score, or
+    was tried and gave none. Of those no more is due than there is."""
     n = len(prompts.read(params.run))
     totals = expected(params, n)
     there: Counter[Key] = Counter()
     codes: dict[str, set[str | None]] = {}
     for row in store.counts():
-        if row["job"] in _SCORED:
-            there[row["job"], row["policy"]] += row["n"]
+        there[row["job"], row["policy"]] += row["n"]
         if row["job"] == LOGPROBS:
             codes.setdefault(row["policy"], set()).add(row["code"])
     unable = {}
@@ -153,31 +158,7 @@ def _due(params: Params, store: Store) -> dict[str, Any]:
     complete, scored = store.complete_prompts(everywhere, LOGPROBS, params.logging_policy)
     scores_due = params.imported or any(job == LOGPROBS for job, _ in measurable)
     rows = {"prompts": n, "complete_rows": complete, "rows_with_all_logprobs": scored if scores_due else None}
-    return {"totals": totals, "measurable": measurable, "rows": rows | {"not_measurable": unable}}
-
-
-def _coverage_sentence(counted: dict[str, Any]) -> str:
-    n, scored, logged = counted["prompts"], counted["rows_with_all_logprobs"], counted["logged_prompts"]
-    parts = [] if n else ["there is no prompt"]
-    if n and scored is not None:
-        what = "rows" if logged is None else "prompts"
-        parts = [f"{scored:,}/{n:,} {what} have all {_which(counted)} log-probs ({scored / n:.0%})"]
-    parts += _unable(counted)
-    if logged is not None:
-        parts.append(f"{logged:,} of the prompts have a usable logged response")
-    complete = "nothing that is due is missing" if logged is None else "all that the source has is usable"
-    short = [f"{WORDS[j]} {c['ok']:,}/{c['total']:,}" for j, c in counted["jobs"].items() if c["ok"] < c["total"]]
-    parts.append(f"usable {', '.join(short)}" if short else complete)
-    absent = [f"{WORDS[job]} of {', '.join(policies)}" for job, policies in counted["absent"].items()]
-    parts += [f"none at all: {'; '.join(absent)}"] * bool(absent)
-    text = "; ".join(parts)
-    return f"{text[:1].upper()}{text[1:]}."
-
-
-def _unrecorded(params: Params, absent: dict[str, list[str]]) -> str:
-    """Whom the params of a recording define otherwise than what was recorded: nobody will be asked."""
-    names = absent.get(RESPONSES, []) if params.recording else []
-    return f" Not in this recording as the params define them: {', '.join(names)}." if names else ""
+    return totals, measurable, rows | {"not_measurable": unable}
 
 
 def _which(counted: dict[str, Any]) -> str:
@@ -210,8 +191,7 @@ def sentence(status: dict[str, Any]) -> str:
     if spent := sum(job["dollars"] for job in jobs):
         projected = sum(job["dollars_projected"] or 0.0 for job in jobs)
         parts.append(f"${spent:,.2f} spent, about ${projected:,.2f} for what has begun")
-    changed = sorted({f"{j['policy']} ({' and '.join(j['models'])})" for j in jobs if len(j["models"]) > 1})
-    if changed:
+    if changed := sorted({f"{j['policy']} ({' and '.join(j['models'])})" for j in jobs if len(j["models"]) > 1}):
         parts.append(f"the model changed on the way: {', '.join(changed)}")
     return f"{status['run']}: {', '.join(parts)}."
 
@@ -230,28 +210,23 @@ def controls_sentence(measured: list[dict[str, Any]], scores: pd.DataFrame) -> s
     """What the log-probs and the judge look like so far."""
     parts = [f"On the first {LOOKED_AT} prompts at most: {checks.sentence(measured)}"]
     parts += [
-        f"P0 against itself: median {number(c['value'])} nats."
-        for c in measured
-        if c["check"] == "self_consistency_median" and c["value"] is not None
+        f"P0 against itself: median {number(check['value'])} nats."
+        for check in measured
+        if check["check"] == "self_consistency_median" and check["value"] is not None
     ]
     parts += [
         f"Judge, {row.mode}: {row.mode_share:.0%} of {row.ok:,} scores are {row.most_frequent:g}."
-        for row in scores.itertuples()
-        if row.ok
+        for row in scores[scores.ok > 0].itertuples()
     ]
     return " ".join(parts)
 
 
 def frame(status: dict[str, Any]) -> pd.DataFrame:
     """One row per job and policy, for a table."""
-    rows = [
-        job
-        | {"failed": sum(job["errors"].values())}
-        | {"codes": ", ".join(f"{code} {n}" for code, n in sorted(job["errors"].items()))}
-        for job in status["jobs"]
-    ]
     columns = ["job", "policy", "total", "ok", "failed", "codes", "errors", "attempts", "rate", "eta_seconds"]
     columns += ["dollars", "dollars_projected"] if any(job["dollars"] for job in status["jobs"]) else []
+    rows = pd.DataFrame(status["jobs"], columns=columns)
+    rows["failed"] = [sum(errors.values()) for errors in rows.errors]
+    rows["codes"] = [", ".join(f"{code} {n}" for code, n in sorted(errors.items())) for errors in rows.errors]
     # Numbers that are not known are missing in one way, also where none of a column is known.
-    numbers = {column: float for column in columns if column in ("rate", "eta_seconds", "dollars_projected")}
-    return pd.DataFrame(rows, columns=columns).astype(numbers)
+    return rows.astype({column: float for column in columns if column in ("rate", "eta_seconds", "dollars_projected")})

@@ -1,4 +1,5 @@
-"""What a `Run` answers when it is to estimate, diagnose or explain: sentences, tables, figures drawn when asked for."""
+"""What a `Run` answers: sentences, tables, figures drawn when asked for. First when it is to estimate, diagnose or
+explain, then with single rows: one prompt across policies, the rows that carry the weight, judge against oracle."""
 
 from __future__ import annotations
 
@@ -11,19 +12,22 @@ import pandas as pd
 
 from arena10k import attribution, plots, report
 from arena10k.attribution import Investigation
+from arena10k.errors import ArenaError, NothingToShow, unknown
 from arena10k.estimation import compare, diagnostics
-from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.estimation.verdicts import accepted
-from arena10k.explore.rows import heavy_table
-from arena10k.explore.selection import Slice
-from arena10k.explore.view import Figures, Rows, View
+from arena10k.explore.source import Slice
+from arena10k.explore.view import Rows, View
+from arena10k.frames.records import KEY
+from arena10k.frames.table import Table
 from arena10k.report import findings, reasons
-from arena10k.wording import level, listed
+from arena10k.wording import level, listed, percent
 
 _COLUMNS = ["estimator", "value", "ci_low", "ci_high", "verdict", "reasons", "labels_needed"]
 #: Up to so many estimates are shown at once; of more, each policy's most trusted one.
 _ALL_SHOWN = 12
+#: A judge that is off by more than this says the opposite of the oracle.
+FAR_OFF = 0.5
 
 
 class Estimates(Rows):
@@ -41,29 +45,24 @@ class Estimates(Rows):
         contrasts = [dataclasses.asdict(pair) for pair in compare.contrasts(contexts)]
         ranking = [dataclasses.asdict(place) for place in compare.ranking(contexts)]
         self.ranking = pd.DataFrame(ranking, columns=[f.name for f in dataclasses.fields(compare.Ranked)])
-        self.contrasts = findings.contrasts_frame(contrasts)
-        frame = findings.estimates_frame(self.rows)
-        truth = dict(zip(part.table.truth.policy, part.table.truth.value, strict=True))
+        self.contrasts, frame = findings.contrasts_frame(contrasts), findings.estimates_frame(self.rows)
         sentences = [*part.sentences, findings.estimates_sentence(self.rows, judges[0])]
         if max((row["labels_needed"] or 0 for row in self.rows), default=0) > part.n:
             limit = f"the {part.n:,} prompts asked about"
             sentences.append(f"Where more labels are needed than {limit}, it takes more prompts.")
         if len(contexts) > 1:
             sentences.append(findings.contrasts_sentence(contrasts, ranking))
+        columns = ["judge"] * (len(judges) > 1) + ["policy", *_COLUMNS]
+        caption = f"Every estimate (judge mode{'s' * (len(judges) > 1)} {' and '.join(judges)})"
+        tables: list[Any] = [report.table(frame, columns=columns, caption=caption)]
         head = {"judge": judges[0], "belief": study.analysis.belief, "logging_policy": part.table.logging_policy}
-        tables = _tables(frame, findings.headline_frame(head | {"rows": self.rows}), judges)
+        headline = findings.headline_frame(head | {"rows": self.rows})
+        if len(frame) > _ALL_SHOWN and len(headline):
+            caption = f"The headline estimate of each policy (judge mode {judges[0]})"
+            first = report.table(headline, columns=["policy", *_COLUMNS], caption=caption)
+            tables = [first, report.Folded(f"All {len(frame):,} estimates are in .frame", *tables)]
+        truth = dict(zip(part.table.truth.policy, part.table.truth.value, strict=True))
         super().__init__(frame, sentences, *tables, figures={"forest": lambda: plots.forest(frame, truth)})
-
-
-def _tables(frame: pd.DataFrame, headline: pd.DataFrame, judges: Sequence[str]) -> list[report.Table | report.Folded]:
-    columns = ["judge"] * (len(judges) > 1) + ["policy", *_COLUMNS]
-    modes = f"judge mode{'s' * (len(judges) > 1)} {' and '.join(judges)}"
-    every = report.table(frame, columns=columns, caption=f"Every estimate ({modes})")
-    if len(frame) <= _ALL_SHOWN or headline.empty:
-        return [every]
-    caption = f"The headline estimate of each policy (judge mode {judges[0]})"
-    first = report.table(headline, columns=["policy", *_COLUMNS], caption=caption)
-    return [first, report.Folded(f"All {len(frame):,} estimates are in .frame", every)]
 
 
 class Diagnosis(View):
@@ -75,97 +74,84 @@ class Diagnosis(View):
     """
 
     def __init__(self, policy: str, judge: str, study: Evaluation, part: Slice):
-        self.policy, self.judge = policy, judge
-        self.context: PolicyContext = study.contexts[policy, judge]
+        self.policy, self.judge, self.context = policy, judge, study.contexts[policy, judge]
         self.verdicts = findings.estimates_frame(study.rows)
         rows = findings.counted(study.rows)
-        self.problems = _problems(rows, self.context)
-        self.facts = _facts(self.context, rows)
+        concerned: dict[str, list[str]] = {}
+        for reason, estimator in ((reason, row["estimator"]) for row in rows for reason in row["reasons"]):
+            concerned.setdefault(reason, []).append(estimator)
+        problems = [(r, reasons.sentence(r, self.context), ", ".join(names)) for r, names in concerned.items()]
+        self.problems = pd.DataFrame(problems, columns=["reason", "what is wrong", "concerns"])
+        self.facts = self._facts(rows)
+        sentences = [*part.sentences, self._verdicts(rows)]
+        missing, quarantined = part.table.missing.get(policy, 0), part.table.quarantined.get(policy, 0)
+        if policy == part.table.logging_policy:
+            sentences.append(f"{policy} is the logging policy: its weights are 1 by definition.")
+        elif missing:
+            why = f", {quarantined:,} of them because a value is quarantined" if quarantined else ""
+            sentences.append(f"{missing:,} logged rows have no usable weight{why}.")
         super().__init__(
-            [*part.sentences, _verdicts(policy, rows), *_missing(policy, part)],
+            sentences,
             *([report.table(self.problems, text=["what is wrong"])] if len(self.problems) else []),
             report.table([{"measure": name, "value": report.format_value(fact)} for name, fact in self.facts.items()]),
             report.Folded("The estimates are in .verdicts", report.table(self.verdicts, columns=_COLUMNS)),
-            figures=_figures(part, self),
+            figures=self._drawings(part),
         )
 
+    def _verdicts(self, rows: list[dict[str, Any]]) -> str:
+        """Which estimates are accepted, and whether weights alone may be used."""
+        by: dict[str, list[str]] = {}
+        for row in rows:
+            is_raw = row["verdict"] != "REFUSE" and not accepted(row)
+            by.setdefault("raw" if is_raw else row["verdict"], []).append(row["estimator"])
+        parts = [f"{listed(by['REPORT'])} may be reported" if "REPORT" in by else "none may be reported as it is"]
+        if "CAUTION" in by:
+            parts.append(f"{listed(by['CAUTION'])} with caution")
+        if "raw" in by:
+            parts.append(f"{listed(by['raw'])} only on the judge's scale")
+        if "REFUSE" in by:
+            parts.append(f"{listed(by['REFUSE'])} {'is' if len(by['REFUSE']) == 1 else 'are'} refused")
+        return f"Of {len(rows)} estimates of {self.policy}, {'; '.join(parts)}."
 
-def _verdicts(policy: str, rows: list[dict[str, Any]]) -> str:
-    """Which estimates are accepted, and whether weights alone may be used."""
-    by = {v: [r["estimator"] for r in rows if r["verdict"] == v] for v in report.VERDICTS}
-    by["CAUTION"] = [r["estimator"] for r in rows if r["verdict"] == "CAUTION" and accepted(r)]
-    raw = [r["estimator"] for r in rows if r["verdict"] != "REFUSE" and not accepted(r)]
-    parts = [f"{listed(by['REPORT'])} may be reported" if by["REPORT"] else "none may be reported as it is"]
-    if by["CAUTION"]:
-        parts.append(f"{listed(by['CAUTION'])} with caution")
-    if raw:
-        parts.append(f"{listed(raw)} only on the judge's scale")
-    if by["REFUSE"]:
-        parts.append(f"{listed(by['REFUSE'])} {'is' if len(by['REFUSE']) == 1 else 'are'} refused")
-    return f"Of {len(rows)} estimates of {policy}, {'; '.join(parts)}."
+    def _facts(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        ctx, audit, transport = self.context, self.context.audit, self.context.transport
+        needed = next((row["labels_needed"] for row in rows if row["labels_needed"] is not None), None)
+        weights = {
+            "judged rows with a weight": audit.n,
+            "mean weight (1 where the log represents the policy)": audit.mean_weight,
+            "effective sample size": audit.ess if audit.n else None,
+            "weight of the ten heaviest rows": diagnostics.top_shares(ctx.prep.raw_log_weight)["top_10"],
+            "k-hat of the tail": audit.khat,
+            "share of the policy that by them is not in the log": ctx.missing_mass if audit.n else None,
+        }
+        auc = [diagnostics.judge_auc(rows.judge, rows.label) for rows in (ctx.data.logged, ctx.data.fresh)]
+        judging = {
+            "AUC of the judge on logged labels (0.5 is guessing)": auc[0],
+            "AUC on the policy's own draws": auc[1],
+            "transport of the calibration": transport.status,
+            f"its error on {reasons.EVIDENCE.get(transport.evidence, 'nothing')}": transport.residual,
+            "labels' worth of calibration where its draws score": ctx.effective_labels,
+            "labels on the policy's own draws": transport.n_labels,
+            f"labels there that a width of {ctx.analysis.width:g} takes (PPI++)": needed,
+        }
+        return judging if ctx.is_logging else weights | judging
 
-
-def _missing(policy: str, part: Slice) -> list[str]:
-    """How many logged rows have no weight."""
-    missing, quarantined = part.table.missing.get(policy, 0), part.table.quarantined.get(policy, 0)
-    if policy == part.table.logging_policy:
-        return [f"{policy} is the logging policy: its weights are 1 by definition."]
-    if not missing:
-        return []
-    why = f", {quarantined:,} of them because a value is quarantined" if quarantined else ""
-    return [f"{missing:,} logged rows have no usable weight{why}."]
-
-
-def _problems(rows: list[dict[str, Any]], ctx: PolicyContext) -> pd.DataFrame:
-    concerned: dict[str, list[str]] = {}
-    for row in rows:
-        for reason in row["reasons"]:
-            concerned.setdefault(reason, []).append(row["estimator"])
-    problems = [(r, reasons.sentence(r, ctx), ", ".join(names)) for r, names in concerned.items()]
-    return pd.DataFrame(problems, columns=["reason", "what is wrong", "concerns"])
-
-
-def _facts(r: PolicyContext, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    needed = next((row["labels_needed"] for row in rows if row["labels_needed"] is not None), None)
-    weights = {
-        "judged rows with a weight": r.audit.n,
-        "mean weight (1 where the log represents the policy)": r.audit.mean_weight,
-        "effective sample size": r.audit.ess if r.audit.n else None,
-        "weight of the ten heaviest rows": diagnostics.top_shares(r.prep.raw_log_weight)["top_10"],
-        "k-hat of the tail": r.audit.khat,
-        "share of the policy that by them is not in the log": r.missing_mass if r.audit.n else None,
-    }
-    auc = [diagnostics.judge_auc(rows.judge, rows.label) for rows in (r.data.logged, r.data.fresh)]
-    judging = {
-        "AUC of the judge on logged labels (0.5 is guessing)": auc[0],
-        "AUC on the policy's own draws": auc[1],
-        "transport of the calibration": r.transport.status,
-        f"its error on {reasons.EVIDENCE.get(r.transport.evidence, 'nothing')}": r.transport.residual,
-        "labels' worth of calibration where its draws score": r.effective_labels,
-        "labels on the policy's own draws": r.transport.n_labels,
-        f"labels there that a width of {r.analysis.width:g} takes (PPI++)": needed,
-    }
-    return judging if r.is_logging else weights | judging
-
-
-def _figures(part: Slice, diagnosis: Diagnosis) -> Figures:
-    # The rows that the measures beside the figures are of.
-    policy, column = diagnosis.policy, f"judge_{diagnosis.judge}"
-    judged = dataclasses.replace(part.table, logged=part.table.logged.dropna(subset=[column]))
-    score, label = judged.logged[column].to_numpy(float), judged.logged.label.to_numpy(float)
-    figures: dict[str, Any] = {"forest": lambda: plots.forest(diagnosis.verdicts)}
-    if np.isfinite(score + label).any():
-        figures["reliability"] = lambda: plots.reliability(score, label)
-    weights = {p: w for p, w in judged.log_weights().items() if p == policy and np.isfinite(w).any()}
-    if not weights:
+    def _drawings(self, part: Slice) -> dict[str, Any]:
+        """Figures of the rows that the measures beside them are of."""
+        policy, column = self.policy, f"judge_{self.judge}"
+        judged = dataclasses.replace(part.table, logged=part.table.logged.dropna(subset=[column]))
+        score, label = judged.logged[column].to_numpy(float), judged.logged.label.to_numpy(float)
+        figures: dict[str, Any] = {"forest": lambda: plots.forest(self.verdicts)}
+        if np.isfinite(score + label).any():
+            figures["reliability"] = lambda: plots.reliability(score, label)
+        weights = {p: w for p, w in judged.log_weights().items() if p == policy and np.isfinite(w).any()}
+        if weights:
+            figures["log_weights"] = lambda: plots.log_weights(weights)
+            figures["overlap"] = lambda: plots.overlap(weights)
+            figures["ccdf"] = lambda: plots.ccdf(weights)
+            figures["reward_by_weight"] = lambda: plots.reward_by_weight(weights, {policy: score})
+            figures["permutation"] = lambda: plots.permutation({policy: self.context.permutation})
         return figures
-    return figures | {
-        "log_weights": lambda: plots.log_weights(weights),
-        "overlap": lambda: plots.overlap(weights),
-        "ccdf": lambda: plots.ccdf(weights),
-        "reward_by_weight": lambda: plots.reward_by_weight(weights, {policy: score}),
-        "permutation": lambda: plots.permutation({policy: diagnosis.context.permutation}),
-    }
 
 
 class Explanation(View):
@@ -201,10 +187,114 @@ class Explanation(View):
             figures["overlap"] = lambda: plots.overlap({policy: finding.log_weight})
             figures["shrinkage"] = self._shrinkage
         if len(self.heavy) and policy != inv.logging_policy:
-            shown.append(heavy_table(self.heavy, f"The heaviest of {len(judged):,} judged responses for {policy}"))
+            shown.append(_heavy_table(self.heavy, f"The heaviest of {len(judged):,} judged responses for {policy}"))
         super().__init__(sentences, *shown, figures=figures)
 
     def _shrinkage(self) -> report.Drawn:
         game = self.investigation.findings[self.policy].game
         paths = attribution.shrinkage_paths(game.published_log_weight, game.prep.logged.judge)
         return plots.shrinkage(self.policy, paths, self.row["trusted_ci"])
+
+
+class PromptView(View):
+    """What `run.prompt(id)` answers: `prompt` (a row of `run.prompts`), `responses` with judge scores and labels, and
+    `logged`: the log-probs of P0's responses under every policy with their log-weights (nats). Raises ArenaError for a
+    prompt that is not there."""
+
+    def __init__(self, prompt_id: str, prompts: pd.DataFrame, frames: dict[str, pd.DataFrame], logging_policy: str):
+        asked = prompts[prompts.prompt_id == str(prompt_id)]
+        if asked.empty:
+            raise unknown("prompt", prompt_id, prompts.prompt_id)
+        prompt = self.prompt = asked.iloc[0]
+        own = {name: frame[frame.prompt_id == str(prompt_id)] for name, frame in frames.items()}
+        self.responses = scored(own).drop(columns="prompt_id")
+        logged = self.logged = own["logprobs"][["policy", "draw", "logp", "status", "reason"]].reset_index(drop=True)
+        log_weight = logged.logp - logged.draw.map(logged[logged.policy == logging_policy].set_index("draw").logp)
+        logged.insert(3, "log_weight", log_weight)
+        with np.errstate(over="ignore"):
+            logged.insert(4, "weight", np.exp(log_weight))
+        answer = [f"Reference answer: {prompt.answer}"] if pd.notna(prompt.get("answer")) else []
+        category = "" if pd.isna(prompt.category) else f" ({prompt.category})"
+        scores = [str(c) for c in self.responses if str(c).startswith("judge_")]
+        columns = ["policy", "draw", "response", *scores, "label", "status"]
+        caption = "How likely each policy finds P0's response (nats)"
+        super().__init__(
+            [f"{prompt.prompt_id}{category}: {prompt.prompt}", *answer],
+            report.table(self.responses, columns=columns, text=["response"], caption="Responses of every policy"),
+            *([report.table(logged, caption=caption)] * bool(len(logged))),
+        )
+
+
+def scored(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The responses of a run's tidy frames with `judge_<mode>` for each mode that was asked, and `label`."""
+    rows, labels = frames["responses"], frames["labels"].dropna(subset="label").drop_duplicates(KEY)
+    for mode, scores in frames["judgments"].groupby("mode", sort=False):
+        column = f"judge_{mode}"
+        rows = rows.merge(scores.rename(columns={"score": column})[[*KEY, column]], on=KEY, how="left")
+    return rows.merge(labels[[*KEY, "label"]], on=KEY, how="left")
+
+
+def _heavy_table(rows: pd.DataFrame, caption: str) -> report.Table:
+    names = {"prompt_id": "prompt", "response": "response", "log_weight": "log-weight", "share": "weight"}
+    names |= {"cumulative": "total", "reward": "score", "label": "label"}
+    columns = {column: name for column, name in names.items() if column in rows}
+    formats = {"share": ".1%", "cumulative": ".1%", "log_weight": ".2f"}
+    caption = f"{caption}: share of the weight, total of the shares, judge score"
+    return report.table(rows, columns=columns, text=["response"], formats=formats, caption=caption)
+
+
+def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Rows:
+    """The judged logged rows with the largest usable weight of a target. Raises ArenaError for a policy that is no
+    target, `NothingToShow` where no row has both a weight and a judge score."""
+    score = f"judge_{judge}"
+    if policy == table.logging_policy:
+        raise ArenaError(f"{policy} is the logging policy: its weight is 1 on every row")
+    if policy not in table.targets:
+        raise unknown("target", policy, table.targets)
+    judged = table.logged.assign(log_weight=table.log_weights()[policy]).dropna(subset=[score])
+    log_weight = judged.pop("log_weight").to_numpy(float)
+    every = attribution.heavy_rows(judged, log_weight, judged[score].to_numpy(float), len(judged))
+    if every.empty:
+        raise NothingToShow(f"no logged response has a judge score and a weight of {policy}: no row carries anything")
+    half = int((every.cumulative < 0.5).sum()) + 1
+    sentence = (
+        f"{half:,} of {len(every):,} judged responses with a weight carry half of that of {policy}; the heaviest alone "
+        f"carries {percent(every.share.iloc[0])}."
+    )
+    first = every.head(top)
+    return Rows(first, [sentence], _heavy_table(first, f"The {len(first)} heaviest for {policy}"))
+
+
+def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Rows:
+    """Responses with a judge score and an oracle label, those that differ most first. Raises `NothingToShow` where no
+    response has both."""
+    both = scored(frames).rename(columns={f"judge_{judge}": "score"})
+    both = both.reindex(columns=[*KEY, "response", "score", "label"]).dropna(subset=["score", "label"])
+    if both.empty:
+        raise NothingToShow("no response has both a judge score and an oracle label: the judge is untested")
+    of_prompt = [c for c in ("category", "prompt", "answer") if c in prompts]
+    both = both.merge(prompts[["prompt_id", *of_prompt]], on="prompt_id", how="left")
+    both = both.assign(gap=both.score - both.label)
+    order = both.gap.abs().sort_values(ascending=False, kind="stable").index
+    rows = both.loc[order, [*KEY, *of_prompt, "response", "score", "label", "gap"]].reset_index(drop=True)
+
+    def measures(part: pd.DataFrame) -> dict[str, Any]:
+        auc = diagnostics.judge_auc(part.score.to_numpy(float), part.label.to_numpy(float))
+        means = {"responses": len(part), "score": part.score.mean(), "label": part.label.mean(), "AUC": auc}
+        return means | {"far off": int((part.gap.abs() > FAR_OFF).sum())}
+
+    per_policy = [{"policy": name, **measures(part)} for name, part in both.groupby("policy", sort=False)]
+    high, low = int((rows.gap > FAR_OFF).sum()), int((rows.gap < -FAR_OFF).sum())
+    sentence = (
+        f"On {len(rows):,} judged responses with a known outcome the judge (mode {judge}) is off by "
+        f"{rows.gap.abs().mean():.2f} on average, AUC {measures(rows)['AUC']:.2f} (.5 is guessing). {high + low:,} "
+        f"are off by more than {FAR_OFF:g}: {high:,} scored too high, {low:,} too low."
+    )
+    columns = ["policy", *(c for c in ("prompt", "answer") if c in of_prompt), "response", "score", "label"]
+    caption = f"Where the judge (mode {judge}) is furthest from the oracle"
+    return Rows(
+        rows,
+        [sentence],
+        report.table(per_policy, caption="By policy: mean score and label, AUC, responses far off"),
+        report.table(rows, columns=columns, text=["prompt", "response"], max_rows=top, caption=caption),
+    )

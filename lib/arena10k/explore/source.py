@@ -1,25 +1,40 @@
-"""What a run is made of: records in a store, or an analysis table that was given. Both answer the same questions."""
+"""What a run is made of, records in a store or an analysis table that was given: both answer the same questions. And
+parts of it: prompts chosen by what they are, and the analysis table of those alone."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeAlias
 
 import pandas as pd
 
 from arena10k import paths
-from arena10k.audit import consistency, noise, status
+from arena10k.audit import checks, consistency, status
 from arena10k.collection import costs
 from arena10k.collection.jobs import contexts
 from arena10k.collection.store import Store
-from arena10k.errors import ArenaError, ParamsError, section
+from arena10k.errors import ArenaError, ParamsError, meant, one_line, section, unknown
 from arena10k.estimation.planning import UnitCosts
 from arena10k.frames import columnar, records
 from arena10k.frames.table import Table, build
 from arena10k.inputs import prompts
 from arena10k.inputs.policies import policies
 from arena10k.params.config import Params
+
+#: A query on the prompts (`"category == 'sum' and prompt_chars < 40"`), or a function of their frame; either gives a
+#: boolean per prompt, which may be given too. Rows of `run.prompts` and prompt ids choose those prompts.
+Where: TypeAlias = str | pd.Series | pd.DataFrame | list[Any] | Callable[[pd.DataFrame], Any] | None
+
+#: What pandas raises for a text that is no query.
+_NO_QUERY = (NameError, SyntaxError, TypeError, ValueError, KeyError, AttributeError, NotImplementedError)
+#: A single = outside of ==, <=, >= and !=.
+_ASSIGNS = re.compile(r"(?<![=<>!])=(?!=)")
+#: What a query may ask for beside the columns of the prompts.
+CHARS = "prompt_chars"
 
 
 class Recorded:
@@ -32,12 +47,8 @@ class Recorded:
     def store(self) -> Store:
         """The record store, opened for collecting (made where there is none); a recording is loaded into memory."""
         if self.params.recording:
-            if not paths.records_file(self.params.run).is_file():
-                raise ArenaError(f"run {self.params.run!r} is a recording without records.parquet")
-            store = Store.recording(paths.records_file(self.params.run))
-        else:
-            store = Store.open(paths.store_file(self.params.run))
-        return store.using(contexts(self.params).values())
+            return self._read_only
+        return Store.open(paths.store_file(self.params.run)).using(contexts(self.params).values())
 
     @cached_property
     def _read_only(self) -> Store:
@@ -47,7 +58,7 @@ class Recorded:
     def reading(self) -> Store:
         """The record store for reading: the one that is open for collecting, else opened read-only. Raises ArenaError
         where there is none yet."""
-        return self.store if self.params.recording or "store" in vars(self) else self._read_only
+        return self.store if "store" in vars(self) else self._read_only
 
     @cached_property
     def prompts(self) -> pd.DataFrame:
@@ -82,7 +93,7 @@ class Recorded:
 
     def clones(self, table: Table) -> list[str]:
         """Targets that are the logging policy by another name."""
-        return noise.clones(self.params)
+        return checks.clones(self.params)
 
     def unit_costs(self, policy: str, label_cost: float | None) -> UnitCosts:
         """What one more label and one more draw of a policy cost, in US dollars."""
@@ -98,9 +109,10 @@ class Recorded:
 class Given:
     """An analysis table as Parquet (see `columnar`); `Recorded` says what the answers are."""
 
+    created = None
+
     def __init__(self, params: Params):
-        self.params = params
-        self.created = None
+        self.params, self.given = params, section(params.table, "table")
 
     @property
     def store(self) -> Store:
@@ -110,9 +122,8 @@ class Given:
 
     @cached_property
     def _whole(self) -> Table:
-        given = section(self.params.table, "table")
-        fresh = paths.home() / given.fresh if given.fresh else None
-        return columnar.read(paths.home() / given.logged, fresh, self.params.logging_policy)
+        fresh = paths.home() / self.given.fresh if self.given.fresh else None
+        return columnar.read(paths.home() / self.given.logged, fresh, self.params.logging_policy)
 
     @cached_property
     def prompts(self) -> pd.DataFrame:
@@ -132,11 +143,77 @@ class Given:
         return consistency.facts_of_table(self._whole)
 
     def clones(self, table: Table) -> list[str]:
-        declared = section(self.params.table, "table").clones
-        for name in declared:
+        for name in self.given.clones:
             if name not in table.targets:
                 raise ParamsError(f"table.clones: {name!r} is not among the targets: {', '.join(table.targets)}")
-        return list(declared)
+        return list(self.given.clones)
 
     def unit_costs(self, policy: str, label_cost: float | None) -> UnitCosts:
         return UnitCosts(label_cost)
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """The analysis table of some prompts: `n` of the run's, and the `sentences` that a reader of numbers of a part has
+    to know."""
+
+    table: Table
+    n: int
+    sentences: tuple[str, ...] = ()
+
+
+def part(source: Recorded | Given, where: Where) -> Slice:
+    """The analysis table of the prompts that `where` chooses, in their order.
+
+    Responses are no part of the choice: what a policy happened to say decides its log-probs and scores, and among rows
+    chosen by it the mean weight of a right log is not 1. Raises ArenaError for a query that cannot be answered, a mask
+    of another length, a prompt that is not there, and where no prompt is chosen.
+    """
+    prompts = source.prompts
+    frame = prompts.assign(**{CHARS: prompts.prompt.str.len().astype("Int64")})
+    if isinstance(where, str):
+        chosen, words, by = _queried(frame, where), where, where
+    else:
+        chosen, words, by = _marked(frame, where(frame) if callable(where) else where), "chosen by hand", "that filter"
+    if not chosen.any():
+        raise ArenaError(f"no prompt is chosen by {by!r}")
+    sentence = (
+        f"On {chosen.sum():,} of the {len(prompts):,} prompts alone ({words}). Intervals hold for a part that was "
+        "chosen before looking: of many parts looked at, some miss by chance."
+    )
+    return Slice(source.table(prompts.prompt_id[chosen.to_numpy()]), int(chosen.sum()), (sentence,))
+
+
+def _queried(frame: pd.DataFrame, query: str) -> pd.Series:
+    try:
+        answer = frame.eval(query, engine="python")
+    except _NO_QUERY as error:
+        strange = getattr(error, "name", None) or (re.findall(r"name '(\w+)' is not defined", str(error)) or [""])[0]
+        columns = ", ".join(column for column in frame.columns if column != CHARS)
+        close = meant(strange, frame.columns) if strange else ""
+        raise ArenaError(
+            f"where={query!r}: {one_line(error)}{close}; a filter asks about "
+            f"prompts, by the columns of `run.prompts` ({columns}) and {CHARS}, their length, such as "
+            f"\"category == 'x' and {CHARS} < 40\""
+        ) from error
+    if not isinstance(answer, pd.Series) or not pd.api.types.is_bool_dtype(answer):
+        hint = "to compare, write == in place of =" if _ASSIGNS.search(query) else f'such as "{CHARS} < 40" is'
+        raise ArenaError(f"where={query!r} is no question with yes or no for every prompt: {hint}")
+    return answer.fillna(False)
+
+
+def _marked(frame: pd.DataFrame, marks: Any) -> pd.Series:
+    """Prompts by a boolean for each, aligned by index where it has one, or by their ids."""
+    marks = marks["prompt_id"] if isinstance(marks, pd.DataFrame) else marks
+    values = marks if isinstance(marks, pd.Series) else pd.Series(list(marks), dtype=None if len(marks) else "object")
+    if not pd.api.types.is_bool_dtype(values):
+        ids = values.astype(str)
+        strange = ids[~ids.isin(frame.prompt_id)]
+        if len(strange):
+            raise unknown("prompt", strange.iloc[0], frame.prompt_id)
+        return frame.prompt_id.isin(ids)
+    if isinstance(marks, pd.Series):
+        values = values.reindex(frame.index)
+    if len(values) != len(frame) or values.isna().any():
+        raise ArenaError(f"where: {len(marks):,} booleans for {len(frame):,} prompts; `run.prompts` has their order")
+    return pd.Series(values.to_numpy(bool), frame.index)

@@ -14,10 +14,8 @@ from html import escape
 
 import pandas as pd
 
-from arena10k.collection import generate
-from arena10k.errors import ArenaError, unknown
-from arena10k.inputs.policies import Policy
-from arena10k.report import Drawn, Folded, Table, table, visible
+from arena10k.errors import unknown
+from arena10k.report import Drawn, Folded, Table, visible
 
 #: By name, what draws a figure.
 Figures = Mapping[str, Callable[[], Drawn]]
@@ -25,14 +23,8 @@ Part = str | Table | Folded | Drawn
 
 
 class View:
-    """An answer: `parts` one under the other, and figures by name that are drawn when they are asked for.
-
-    Parameters
-    ----------
-    sentences : said first, each a paragraph of plain text.
-    parts : tables, figures and further sentences.
-    figures : what `figure(name)` draws.
-    """
+    """An answer: sentences, each a paragraph of plain text, then `parts` (tables, figures, further sentences) one under
+    the other, and figures by name that are drawn when they are asked for."""
 
     def __init__(self, sentences: Iterable[str], *parts: Part, figures: Figures | None = None):
         self._parts: list[Part] = [*sentences, *parts]
@@ -44,13 +36,7 @@ class View:
         return list(self._figures)
 
     def figure(self, name: str) -> Drawn:
-        """Draw one of `figures`.
-
-        Raises
-        ------
-        ArenaError
-            For another name.
-        """
+        """Draw one of `figures`. Raises ArenaError for another name."""
         if name not in self._figures:
             raise unknown("figure", name, self._figures)
         return self._figures[name]()
@@ -60,19 +46,13 @@ class View:
         return "\n".join([*(visible(p) if isinstance(p, str) else repr(p) for p in self._parts), *more])
 
     def _repr_html_(self) -> str:
+        parts = [f"<p>{escape(visible(p))}</p>" if isinstance(p, str) else p._repr_html_() for p in self._parts]
+        html = "\n".join(parts)
+        # Jupyter sets every table cell flush right, words too; a page has a style of its own and takes this out.
+        for cell in ("<td>", '<td class="text" dir="auto">', '<th scope="col">'):
+            html = html.replace(cell, f'{cell[:-1]} style="text-align:left">')
         figures = ", ".join(f"<code>{escape(name)}</code>" for name in self._figures)
-        more = f'<p class="note"><code>.figure(name)</code> draws {figures}</p>' if figures else ""
-        return "\n".join(map(_html, self._parts)) + more
-
-
-def _html(part: Part) -> str:
-    if isinstance(part, str):
-        return f"<p>{escape(visible(part))}</p>"
-    html = part._repr_html_()
-    # Jupyter sets every table cell flush right, words too; a page has a style of its own and takes this out.
-    for words in ("<td>", '<td class="text" dir="auto">', '<th scope="col">'):
-        html = html.replace(words, f'{words[:-1]} style="text-align:left">')
-    return html
+        return html + (f'<p class="note"><code>.figure(name)</code> draws {figures}</p>' if figures else "")
 
 
 class Rows(View):
@@ -84,14 +64,3 @@ class Rows(View):
 
     def __len__(self) -> int:
         return len(self.frame)
-
-
-def overview(lines: str, coverage: Callable[[], str], policies: Mapping[str, Policy]) -> View:
-    """What a run has, which policies it is about, and what can be asked; a run without data says so."""
-    try:
-        sentence = coverage()
-    except ArenaError as error:
-        sentence = str(error)
-    first, *more = lines.splitlines()
-    definitions = [table(generate.definitions(policies))] if policies else []
-    return View([first, sentence], *definitions, *(line.strip() for line in more))

@@ -23,6 +23,7 @@ COLUMNS = {
     "judgments": [*KEY, "mode", "score", "sd", "status", "reason"],
     "labels": [*KEY, "kind", "label", "status", "reason"],
 }
+#: The jobs whose records each frame holds, and what it calls them.
 _JOBS = {
     "responses": {RESPONSES: ""},
     "logprobs": {LOGPROBS: ""},
@@ -39,17 +40,12 @@ def read(store: Store, *jobs: str) -> pd.DataFrame:
     Columns ``job``, those of `KEY`, ``request_hash``, ``value`` (as stored; missing where there is none), ``payload``,
     ``status`` (`OK`, `FAILED`: there is no value, `QUARANTINED`: there is one that is not to be used) and ``reason``.
     """
-    kept = ["job", *KEY, "request_hash", "value", "payload"]
-    rows = [
-        (*(row[name] for name in kept), _status(row), row["quarantine"] or row["code"])
-        for job in jobs
-        for row in store.rows(job)
-    ]
-    return pd.DataFrame(rows, columns=[*kept, "status", "reason"])
-
-
-def _status(row: dict[str, Any]) -> str:
-    return FAILED if row["status"] != "ok" else OK if row["quarantine"] is None else QUARANTINED
+    names, statuses = ["job", *KEY, "request_hash", "value", "payload"], {"ok": OK, "error": FAILED}
+    rows = []
+    for row in (row for job in jobs for row in store.rows(job)):
+        status = statuses[row["status"]] if row["quarantine"] is None else QUARANTINED
+        rows.append((*(row[name] for name in names), status, row["quarantine"] or row["code"]))
+    return pd.DataFrame(rows, columns=[*names, "status", "reason"])
 
 
 def usable(records: pd.DataFrame) -> pd.DataFrame:
@@ -60,20 +56,14 @@ def usable(records: pd.DataFrame) -> pd.DataFrame:
 def tidy(name: str, store: Store, policies: Iterable[str], prompt_ids: Iterable[str]) -> pd.DataFrame:
     """The frame of a name in `COLUMNS`: one row per record of the policies, failed and quarantined ones included."""
     rows = read(store, *_JOBS[name])
-    rows = rows[rows.policy.isin(list(policies))]
-    value, usable_value = rows["value"], rows["value"].where(rows.status == OK)
-    variant = rows.job.map(_JOBS[name])
-    if name == "responses":
-        reasons = [payload.get("finish_reason") for payload in rows.payload]
-        rows = rows.assign(response=value, chars=value.str.len(), tokens=tokens(rows.payload), finish_reason=reasons)
-    elif name == "logprobs":
-        rows = rows.assign(logp=usable_value, raw_logp=value, tokens=tokens(rows.payload))
-    elif name == "judgments":
-        rows = rows.assign(mode=variant, score=usable_value, sd=deviation(rows.payload))
-        rows["sd"] = rows.sd.where(rows.status == OK)
-    else:
-        rows = rows.assign(kind=variant, label=usable_value)
-    return _finished(name, rows, policies, prompt_ids)
+    rows = rows[rows.policy.isin(list(policies))].reset_index(drop=True)
+    values, variant, ok = rows["value"], rows.job.map(_JOBS[name]), rows.status == OK
+    columns = {"response": values, "raw_logp": values, "mode": variant, "kind": variant}
+    columns |= dict.fromkeys(("logp", "score", "label"), values.where(ok))
+    columns["chars"] = [len(value) if isinstance(value, str) else None for value in values]
+    columns["finish_reason"] = [payload.get("finish_reason") for payload in rows.payload]
+    columns |= {"tokens": tokens(rows.payload), "sd": pd.Series(deviation(rows.payload), dtype=float).where(ok)}
+    return _finished(name, rows.assign(**columns), policies, prompt_ids)
 
 
 def of_table(name: str, table: Table) -> pd.DataFrame:
@@ -82,19 +72,20 @@ def of_table(name: str, table: Table) -> pd.DataFrame:
     counted = rows.groupby(["policy", "prompt_id"]).cumcount()
     rows["draw"] = rows.draw.fillna(counted) if "draw" in rows else counted
     rows["prompt_id"] = rows.prompt_id.astype(str)
-    policies, logged = table.policies, rows.head(len(table.logged))
-    if name == "responses":
-        rows = rows.rename(columns={"response_chars": "chars"})
-    elif name == "logprobs":
-        parts = [logged.assign(policy=p, logp=logged[f"logp_{p}"], raw_logp=logged[f"logp_{p}"]) for p in policies]
+    rows = rows.rename(columns={"response_chars": "chars"}).assign(status=OK, reason=None, kind="oracle")
+    prompt_ids = dict.fromkeys(rows.prompt_id)
+    if name == "logprobs":
+        logged = rows.head(len(table.logged))
+        logps = {policy: logged[f"logp_{policy}"] for policy in table.policies}
+        parts = [logged.assign(policy=policy, logp=logp, raw_logp=logp) for policy, logp in logps.items()]
         rows = pd.concat(parts).dropna(subset="logp")
     elif name == "judgments":
         modes = [mode for mode in JUDGE_MODES if f"judge_{mode}" in rows]
         parts = [rows.assign(mode=m, score=rows[f"judge_{m}"], sd=rows.get(f"judge_{m}_sd")) for m in modes]
         rows = pd.concat(parts).dropna(subset="score")
-    else:
-        rows = rows.assign(kind="oracle").dropna(subset="label")
-    return _finished(name, rows.assign(status=OK, reason=None), policies, dict.fromkeys(rows.prompt_id))
+    elif name == "labels":
+        rows = rows.dropna(subset="label")
+    return _finished(name, rows, table.policies, prompt_ids)
 
 
 def _finished(name: str, rows: pd.DataFrame, policies: Iterable[str], prompt_ids: Iterable[str]) -> pd.DataFrame:
@@ -105,9 +96,10 @@ def _finished(name: str, rows: pd.DataFrame, policies: Iterable[str], prompt_ids
 
 def in_order(rows: pd.DataFrame, policies: Iterable[str], prompt_ids: Iterable[str]) -> pd.DataFrame:
     """Rows in the order of policies, prompts and draws (and of judge modes or kinds of labels)."""
-    places = {c: {name: i for i, name in enumerate(n)} for c, n in (("policy", policies), ("prompt_id", prompt_ids))}
     by = [*KEY, *(c for c in ("mode", "kind") if c in rows)]
-    ranks = pd.DataFrame({c: rows[c].map(places[c]) if c in places else rows[c] for c in by})
+    ranks = rows[by].copy()
+    for column, names in (("policy", policies), ("prompt_id", prompt_ids)):
+        ranks[column] = rows[column].map({name: rank for rank, name in enumerate(names)})
     return rows.loc[ranks.sort_values(by, kind="stable").index].reset_index(drop=True)
 
 

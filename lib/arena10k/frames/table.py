@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,7 @@ from arena10k.params.config import Params
 
 #: By job the column of its scores.
 _SCORES = {DETERMINISTIC: "judge_deterministic", UNCERTAINTY: "judge_uncertainty", ORACLE: "label"}
-#: In place of a policy: a logged response itself.
-_RESPONSE = ""
+_ROW = ["prompt_id", "draw"]
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,7 @@ class Table:
         logged, fresh = (
             f[f.prompt_id.astype(str).isin(wanted)].reset_index(drop=True) for f in (self.logged, self.fresh)
         )
-        base = logged[f"logp_{self.logging_policy}"]
-        missing = {p: int((logged[f"logp_{p}"].isna() | base.isna()).sum()) for p in self.missing}
+        missing = without_log_ratio(logged, self.missing, self.logging_policy)
         return replace(self, logged=logged, fresh=fresh, truth=self.truth.head(0), missing=missing, quarantined={})
 
     def log_weights(self) -> dict[str, np.ndarray]:
@@ -88,38 +85,50 @@ class Table:
         return replace(self, logged=self.logged.assign(**raw))
 
 
+def without_log_ratio(logged: pd.DataFrame, policies: Iterable[str], logging_policy: str) -> dict[str, int]:
+    """By policy the logged rows without its log-prob or without that of the logging policy."""
+    base = logged[f"logp_{logging_policy}"].isna()
+    return {policy: int((logged[f"logp_{policy}"].isna() | base).sum()) for policy in policies}
+
+
 def build(params: Params, prompts: pd.DataFrame, store: Store) -> Table:
     """Join the records of a run; what is not there stays NaN."""
     p0, answers, logprobs = params.logging_policy, read(store, RESPONSES), read(store, LOGPROBS)
     responses = rows = in_order(_responses(usable(answers), prompts), params.policies, prompts.prompt_id)
     for job, column in _SCORES.items():
         rows = rows.merge(_values(store, job, column), on=KEY, how="left")
-    is_logged = (rows.policy == p0) & (rows.draw < params.responses.logged_draws)
     judged_draws = params.judge.draws if params.judge else params.responses.draws
     is_fresh = (rows.policy != p0) & (rows.draw < judged_draws)
-    logged = _with_logprobs(params, rows[is_logged].drop(columns="policy"), logprobs)
-    quarantined = _quarantined(params, logprobs, answers)
-    gone = len(quarantined[_RESPONSE])  # no longer among the rows
-    base = logged[f"logp_{p0}"]
+    is_logged = (rows.policy == p0) & (rows.draw < params.responses.logged_draws)
+    logged = _with_logprobs(params, rows[is_logged].reset_index(drop=True), logprobs)
+    quarantined = {policy: _quarantined(logprobs[logprobs.policy == policy]) for policy in params.policies}
+    # Responses that are quarantined are no longer among the rows.
+    gone = _quarantined(answers[(answers.policy == p0) & (answers.draw < params.responses.logged_draws)])
+    missing = without_log_ratio(logged, params.policies, p0)
     return Table(
-        logged.drop(columns="end_scored"),
+        logged.drop(columns=["policy", "end_scored"]),
         rows[is_fresh].drop(columns="end_scored").reset_index(drop=True),
         _truth(params, store, responses),
-        {p: gone + int((logged[f"logp_{p}"].isna() | base.isna()).sum()) for p in params.policies},
-        {p: len(quarantined[p] | quarantined[p0] | quarantined[_RESPONSE]) for p in params.policies},
+        {policy: len(gone) + n for policy, n in missing.items()},
+        {policy: len(aside | quarantined[p0] | gone) for policy, aside in quarantined.items()},
         p0,
         params.targets,
     )
 
 
+def _quarantined(records: pd.DataFrame) -> set[tuple[str, int]]:
+    """The prompts and draws of those that are quarantined."""
+    return set(records[records.status == QUARANTINED][_ROW].itertuples(index=False, name=None))
+
+
 def _responses(records: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
-    payload = list(records.payload)
+    payloads = list(records.payload)
     frame = records[KEY].assign(response=records["value"].astype("string"))
     frame["response_chars"] = frame.response.str.len()
-    frame["response_tokens"] = tokens(payload)
-    frame["generation_logp"] = [sum(p["token_logprobs"]) if "token_logprobs" in p else None for p in payload]
-    frame["end_scored"] = [bool(p.get("end_scored", True)) for p in payload]
-    frame["finish_reason"] = [p.get("finish_reason") for p in payload]
+    frame["response_tokens"] = tokens(payloads)
+    frame["generation_logp"] = [sum(p["token_logprobs"]) if "token_logprobs" in p else None for p in payloads]
+    frame["end_scored"] = [bool(p.get("end_scored", True)) for p in payloads]
+    frame["finish_reason"] = [p.get("finish_reason") for p in payloads]
     frame = frame.astype({"generation_logp": float})
     return frame.merge(prompts[["prompt_id", "prompt", "category"]], on="prompt_id", how="inner")
 
@@ -136,39 +145,21 @@ def _values(store: Store, job: str, column: str) -> pd.DataFrame:
 def _with_logprobs(params: Params, logged: pd.DataFrame, logprobs: pd.DataFrame) -> pd.DataFrame:
     """Add ``logp_<policy>``, ``generation_forced``, and ``raw_logp_<policy>`` where values are quarantined: what a
     reader without the quality stage would have used."""
-    row = ["prompt_id", "draw"]
-    cells = logprobs[logprobs.status != FAILED].astype({"value": float})
-    by_status = {status: part.groupby([*row, "policy"])["value"].first() for status, part in cells.groupby("status")}
-    none = pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], [], []], names=[*row, "policy"]))
-    clean = by_status.get(OK, none).unstack("policy").reindex(columns=list(params.policies))
-    logged = logged.merge(clean.astype(float).add_prefix("logp_"), left_on=row, right_index=True, how="left")
-    if QUARANTINED in by_status:
-        stored = by_status[QUARANTINED].unstack("policy")
-        stored = stored[[p for p in params.policies if p in stored]].add_prefix("raw_logp_")
-        logged = logged.merge(stored, left_on=row, right_index=True, how="left")
-        for column in stored:
-            logged[column] = logged[column].fillna(logged[column.removeprefix("raw_")])
-    # The end of the turn is scored, and not every endpoint tells its log-prob where it generates.
-    own = cells[(cells.policy == params.logging_policy) & (cells.status == OK)]
-    ends = pd.Series([_end_logp(p) for p in own.payload], pd.MultiIndex.from_frame(own[row]), dtype=float)
-    unseen = ends.reindex(pd.MultiIndex.from_frame(logged[row])).fillna(0.0).to_numpy()
-    logged["generation_forced"] = logged[f"logp_{params.logging_policy}"] - np.where(logged.end_scored, 0.0, unseen)
-    return logged.reset_index(drop=True)
-
-
-def _end_logp(payload: dict[str, Any]) -> float:
-    """The part of a teacher-forced log-prob that is the end of the turn, in nats."""
-    ends = payload.get("end_tokens", 0)
-    return sum(payload["token_logprobs"][-ends:]) if ends else 0.0
-
-
-def _quarantined(params: Params, logprobs: pd.DataFrame, answers: pd.DataFrame) -> dict[str, set[tuple[str, int]]]:
-    """The rows (prompt and draw) with a quarantined log-prob, by policy, and those whose logged response is."""
-    p0, draws = params.logging_policy, params.responses.logged_draws
-    parts = {policy: logprobs[logprobs.policy == policy] for policy in params.policies}
-    parts[_RESPONSE] = answers[(answers.policy == p0) & (answers.draw < draws)]
-    parts = {name: records[records.status == QUARANTINED] for name, records in parts.items()}
-    return {name: set(zip(records.prompt_id, records.draw, strict=True)) for name, records in parts.items()}
+    cells, at = logprobs[logprobs.status != FAILED], pd.MultiIndex.from_frame(logged[_ROW])
+    for policy in params.policies:
+        own = cells[cells.policy == policy].drop_duplicates(_ROW).set_index(_ROW).reindex(at).reset_index(drop=True)
+        stored, is_ok = own["value"].astype(float), own.status == OK
+        logged[f"logp_{policy}"] = stored.where(is_ok)
+        if (own.status == QUARANTINED).any():
+            logged[f"raw_logp_{policy}"] = stored
+        if policy == params.logging_policy:
+            # The end of the turn is scored, and not every endpoint tells its log-prob where it generates.
+            unseen = np.zeros(len(logged))
+            for row in np.flatnonzero(is_ok & ~logged.end_scored):
+                ends = own.payload[row].get("end_tokens", 0)
+                unseen[row] = sum(own.payload[row]["token_logprobs"][-ends:]) if ends else 0.0
+            logged["generation_forced"] = logged[f"logp_{policy}"] - unseen
+    return logged
 
 
 def _truth(params: Params, store: Store, responses: pd.DataFrame) -> pd.DataFrame:
@@ -177,12 +168,3 @@ def _truth(params: Params, store: Store, responses: pd.DataFrame) -> pd.DataFram
     truth = pd.DataFrame({"value": means.mean(), "se": means.sem(), "prompts": means.size()})
     truth["draws"] = labels.groupby("policy").size()
     return truth.reindex([p for p in params.policies if p in truth.index]).rename_axis("policy").reset_index()
-
-
-def labelled_judgments(store: Store) -> pd.DataFrame:
-    """Judge scores beside oracle labels, wherever both exist (labels that only measure the truth included)."""
-    labels = pd.concat([_values(store, job, "label") for job in (ORACLE, TRUTH)]).drop_duplicates(KEY)
-    frame = labels.merge(usable(read(store, RESPONSES))[KEY], on=KEY)
-    for job in (DETERMINISTIC, UNCERTAINTY):
-        frame = frame.merge(_values(store, job, job)[[*KEY, job]], on=KEY, how="left")
-    return frame.dropna(subset=[DETERMINISTIC, UNCERTAINTY], how="all").reset_index(drop=True)
