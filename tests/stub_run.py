@@ -14,8 +14,11 @@ import yaml
 from arena10k import paths
 from arena10k.collection import generate, teacher_forcing
 from arena10k.collection.collect import collect
+from arena10k.collection.jobs import contexts
+from arena10k.collection.records import Record
 from arena10k.collection.store import Store
 from arena10k.inputs import prompts
+from arena10k.inputs.policies import policies
 from arena10k.params.config import load
 from arena10k.pipeline import stages
 from stub_server import MODEL, unit
@@ -52,6 +55,20 @@ def prepared(params):
     frame, _ = prompts.load(params)
     prompts.write(params, frame)
     return frame, Store.open(paths.store_file(params.run))
+
+
+def opened(params):
+    """The run's prompts, written, and its store as stages use it: only records made under its definitions."""
+    frame, store = prepared(params)
+    return frame, store.using(contexts(params).values())
+
+
+def made(params, job, policy, prompt_id, value, tokens, key=None, context=None):
+    """A record of a measurement with these log-probs of its tokens."""
+    payload = {"token_logprobs": tokens, "response_tokens": len(tokens)}
+    own = {"fingerprint": policies(params)[policy].fingerprint, "context": context or contexts(params)[job, policy]}
+    key = key or f"{policy}-{prompt_id}"
+    return Record(job, prompt_id, key, policy, 0, **own, status="ok", value=value, payload=payload)
 
 
 def past_the_prompts(params):

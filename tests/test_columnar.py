@@ -18,6 +18,7 @@ from arena10k.frames import columnar
 from arena10k.pipeline import stages
 
 N = 60
+GIVEN = "run: given\nproviders: {}\npolicies: {}\ntable: {logged: logged.parquet, fresh: fresh.parquet"
 
 
 @pytest.fixture
@@ -36,15 +37,20 @@ def columns():
 
 
 @pytest.fixture
-def read(tmp_path, columns):
+def read(home, columns):
     """Write the columns, as they are by then, and read them as a table."""
 
     def write_and_read(**options):
         for name, data in columns.items():
-            pq.write_table(pa.table({k: pa.array(v) for k, v in data.items()}), tmp_path / f"{name}.parquet")
-        return columnar.read(tmp_path / "logged.parquet", tmp_path / "fresh.parquet", **options)
+            pq.write_table(pa.table({k: pa.array(v) for k, v in data.items()}), home / f"{name}.parquet")
+        return columnar.read(home / "logged.parquet", home / "fresh.parquet", **options)
 
     return write_and_read
+
+
+def given(home, more=""):
+    (home / "given.yaml").write_text(f"{GIVEN}{more}}}\n")
+    return Run(home / "given.yaml")
 
 
 def test_a_runs_table_through_parquet_gives_the_same_estimates(home):
@@ -53,36 +59,30 @@ def test_a_runs_table_through_parquet_gives_the_same_estimates(home):
     table = run.table()
     table.logged.to_parquet(home / "logged.parquet")
     table.fresh.to_parquet(home / "fresh.parquet")
-    (home / "given.yaml").write_text(
-        "run: given\nproviders: {}\npolicies: {}\ntable: {logged: logged.parquet, fresh: fresh.parquet}\n"
-    )
-    given = Run(home / "given.yaml")
-    again = given.table()
-    mine, theirs = given.estimates(again), run.estimates(table)
-    assert again.targets == table.targets
-    assert again.missing == table.missing
-    assert mine["rows"] == theirs["rows"]
-    assert mine["ranking"] == theirs["ranking"]
+    again = given(home)
+    study = again.study(again.table())
+    mine, theirs = again.estimates(again.table(), study), run.estimates(table)
+    assert (again.table().targets, again.table().missing) == (table.targets, table.missing)
+    assert (mine["rows"], mine["ranking"]) == (theirs["rows"], theirs["ranking"])
     json.dumps(mine, allow_nan=False)
-    assert set(given.plans(given.study(again)).policy) == set(run.params.policies)
+    assert set(again.plans(study).policy) == set(run.params.policies)
     assert not paths.store_file("given").exists()
+    with pytest.raises(ArenaError, match="'given' is a table that was given: it has no records"):
+        again.records("responses")
 
 
-def test_a_clone_of_a_given_table_is_declared(home, columns):
+def test_a_clone_of_a_given_table_is_declared(home, columns, read):
     columns["logged"]["logp_pi"] = columns["logged"]["logp_p0"] + np.where(np.arange(N) % 2, 0.25, 0.0)
-    for name, data in columns.items():
-        pq.write_table(pa.table({k: pa.array(v) for k, v in data.items()}), home / f"{name}.parquet")
+    read()
 
-    def given(clones):
-        files = f"{{logged: logged.parquet, fresh: fresh.parquet, clones: {clones}}}"
-        (home / "given.yaml").write_text(f"run: given\nproviders: {{}}\npolicies: {{}}\ntable: {files}\n")
-        run = Run(home / "given.yaml")
+    def noise_floor(clones):
+        run = given(home, f", clones: {clones}")
         return run.study(run.table()).contexts["pi", "deterministic"].noise_floor
 
-    assert given([]) is None
-    assert given(["pi"]).max_abs == pytest.approx(0.25)
+    assert noise_floor([]) is None
+    assert noise_floor(["pi"]).max_abs == pytest.approx(0.25)
     with pytest.raises(ParamsError, match=r"table\.clones: 'qi' is not among the targets: pi"):
-        given(["qi"])
+        noise_floor(["qi"])
 
 
 def test_nothing_becomes_a_python_object(read, columns):
@@ -94,27 +94,16 @@ def test_nothing_becomes_a_python_object(read, columns):
     assert table.fresh.label.isna().all()
 
 
-def test_missing_and_impossible_log_probs_are_counted(read, columns):
-    columns["logged"]["logp_pi"][:3] = [0.5, np.inf, np.nan]
-    table = read()
-    assert table.quarantined == {"p0": 0, "pi": 2}
-    assert table.missing == {"p0": 0, "pi": 3}
-    assert np.isnan(table.log_weights()["pi"][:3]).all()
-
-
-def spoil(columns, *names, rows=12, value):
-    for name in names:
-        columns["logged"][f"logp_{name}"][:rows] = value
-
-
-@pytest.mark.parametrize("value", [-50.0, -100.0, -9999.0, 0.0, -23.5])
+@pytest.mark.parametrize("value", [-50.0, -100.0, -9999.0, 0.0, -23.5, 0.5, np.inf])
 @pytest.mark.parametrize("names", [("pi",), ("p0", "pi")])
-def test_what_stands_for_a_missing_log_prob_is_quarantined(read, columns, names, value):
-    spoil(columns, *names, value=value)
+def test_what_is_no_log_prob_is_quarantined_and_counted(read, columns, names, value):
+    columns["logged"]["logp_pi"][12] = np.nan
+    for name in names:
+        columns["logged"][f"logp_{name}"][:12] = value
     table = read()
     assert table.quarantined == {name: 12 * (name in names) for name in ("p0", "pi")}
-    assert table.missing["pi"] == 12
-    assert np.isnan(table.log_weights()["pi"]).tolist() == [True] * 12 + [False] * (N - 12)
+    assert table.missing == {"p0": 12 * ("p0" in names), "pi": 13}
+    assert np.isnan(table.log_weights()["pi"]).tolist() == [True] * 13 + [False] * (N - 13)
 
 
 def test_the_limit_of_positive_values_is_that_of_answers(read, columns):
@@ -125,42 +114,34 @@ def test_the_limit_of_positive_values_is_that_of_answers(read, columns):
         echo.check_logprobs([2 * echo.CEILING])
 
 
+LONG = {"response": ["y" * 500] * N}
+NEAR_ZERO = [*-np.linspace(0.01, 0.03, 3), 0.0, *-np.linspace(0.05, 0.09, 6)]
+
+
 @pytest.mark.parametrize(
-    ("given", "aside"),
+    ("values", "told", "aside"),
     [
-        ({}, 0),
-        ({"response_chars": [3.0] * N}, 0),
-        ({"response_chars": [500.0] * N}, 1),
-        ({"response": ["y" * 500] * N}, 1),
-        ({"response": ["y" * 500] * N, "prompt": ["Repeat " + "y" * 500] * N}, 0),
+        (NEAR_ZERO, {}, 0),
+        (NEAR_ZERO, {"response_chars": [3.0] * N}, 0),
+        (NEAR_ZERO, {"response_chars": [500.0] * N}, 1),
+        (NEAR_ZERO, LONG, 1),
+        (NEAR_ZERO, LONG | {"prompt": ["Repeat " + "y" * 500] * N}, 0),
+        ([-20.25] * 12, {}, 12),
+        ([-20.25] * 12, {"response": ["Yes."] * 12 + [f"Answer {n}" for n in range(N - 12)]}, 0),
+        ([-20.25] * 12, {"prompt_id": [0] * 12 + list(range(12, N))}, 0),
     ],
 )
-def test_a_lone_zero_stays_where_the_text_may_be_certain(read, columns, given, aside):
-    columns["logged"]["logp_pi"][:10] = -np.linspace(0.01, 0.09, 10)
-    columns["logged"]["logp_pi"][3] = 0.0
-    columns["logged"].update(given)
+def test_a_zero_or_a_shared_value_stays_where_the_text_explains_it(read, columns, values, told, aside):
+    columns["logged"]["logp_pi"][: len(values)] = values
+    columns["logged"].update(told)
     assert read().quarantined == {"p0": 0, "pi": aside}
 
 
-@pytest.mark.parametrize(
-    "own",
-    [
-        {"response": ["Yes."] * 12 + [f"Answer {n}" for n in range(N - 12)]},
-        {"prompt_id": [0] * 12 + list(range(12, N))},
-    ],
-)
-def test_rows_of_one_response_may_share_a_value(read, columns, own):
-    spoil(columns, "pi", value=-20.25)
-    columns["logged"].update(own)
-    assert read().quarantined == {"p0": 0, "pi": 0}
-
-
-def test_other_logging_policy_and_no_fresh_draws(read, columns, tmp_path):
+def test_other_logging_policy_and_no_fresh_draws(read, columns, home):
     columns["fresh"]["policy"] = ["p0"] * N
     assert read(logging_policy="pi").targets == ["p0"]
-    alone = columnar.read(tmp_path / "logged.parquet")
-    assert alone.targets == ["pi"]
-    assert len(alone.fresh) == 0
+    alone = columnar.read(home / "logged.parquet")
+    assert (alone.targets, len(alone.fresh)) == (["pi"], 0)
 
 
 FAULTS = {
@@ -189,27 +170,24 @@ def test_faults_are_named_in_one_line(read, columns, says):
     assert "\n" not in str(error.value)
 
 
-def test_no_file_and_no_parquet(tmp_path):
+def test_no_file_and_no_parquet(home):
     with pytest.raises(ArenaError, match="no such file"):
-        columnar.read(tmp_path / "absent.parquet")
-    (tmp_path / "text.parquet").write_text("prompt_id,logp_p0\n")
+        columnar.read(home / "absent.parquet")
+    (home / "text.parquet").write_text("prompt_id,logp_p0\n")
     with pytest.raises(ArenaError, match=r"text\.parquet: not a Parquet file"):
-        columnar.read(tmp_path / "text.parquet")
+        columnar.read(home / "text.parquet")
 
 
-def test_a_table_brings_its_own_policies(home):
-    policy = "{provider: x, model: m}"
-    (home / "both.yaml").write_text(
-        f"run: both\nproviders: {{x: {{kind: embedded}}}}\npolicies: {{p0: {policy}}}\ntable: {{logged: a.parquet}}\n"
-    )
-    with pytest.raises(ParamsError, match="table brings its own policies"):
-        Run(home / "both.yaml")
-
-
-def test_a_run_of_a_table_has_the_stages_that_need_nothing_else(home):
-    (home / "given.yaml").write_text("run: given\nproviders: {}\npolicies: {}\ntable: {logged: a.parquet}\n")
-    planned = stages.of(Run(home / "given.yaml").params)
+def test_a_run_of_a_table_has_no_other_policies_and_the_stages_that_need_nothing_else(home):
+    run = given(home)
+    planned = stages.of(run.params)
     assert all(set(stage.needs) <= set(planned) and not stage.asks for stage in planned.values())
     assert {"06_estimates", "10_simulation"} <= set(planned)
-    assert stages.given(Run(home / "given.yaml").params) == [str(home / "a.parquet")]
+    assert stages.given(run.params) == [str(home / "logged.parquet"), str(home / "fresh.parquet")]
     assert stages.of(Run("sample").params) is stages.STAGES
+    own = GIVEN.replace("policies: {}", "policies: {p0: {provider: x, model: m}}").replace(
+        "{}", "{x: {kind: embedded}}"
+    )
+    (home / "both.yaml").write_text(f"{own}}}\n")
+    with pytest.raises(ParamsError, match="table brings its own policies"):
+        Run(home / "both.yaml")

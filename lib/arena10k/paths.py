@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from arena10k.errors import ArenaError, unknown
@@ -75,30 +76,18 @@ def reports_dir(run: str) -> Path:
     return home() / "reports" / check_run_name(run)
 
 
-def store_file(run: str) -> Path:
-    return data_dir(run) / "store.sqlite"
+def _in_data_dir(name: str) -> Callable[[str], Path]:
+    return lambda run: data_dir(run) / name
 
 
-def records_file(run: str) -> Path:
-    """The Parquet export of the store; for a recording such as the sample, the only form there is."""
-    return data_dir(run) / "records.parquet"
-
-
-def snapshots_dir(run: str) -> Path:
-    return data_dir(run) / "snapshots"
-
-
-def prompts_file(run: str) -> Path:
-    return data_dir(run) / "prompts.parquet"
-
-
-def import_file(run: str) -> Path:
-    """What an import took and what it did not, for a run whose records others made."""
-    return data_dir(run) / "import.json"
-
-
-def server_log(run: str) -> Path:
-    return data_dir(run) / "local_server.log"
+store_file = _in_data_dir("store.sqlite")
+#: The Parquet export of the store; for a recording such as the sample, the only form there is.
+records_file = _in_data_dir("records.parquet")
+prompts_file = _in_data_dir("prompts.parquet")
+#: What an import took and what it did not, for a run whose records others made.
+import_file = _in_data_dir("import.json")
+snapshots_dir = _in_data_dir("snapshots")
+server_log = _in_data_dir("local_server.log")
 
 
 def made_runs() -> list[str]:

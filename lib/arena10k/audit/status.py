@@ -9,21 +9,9 @@ import pandas as pd
 
 from arena10k import paths
 from arena10k.audit import checks, quality
-from arena10k.collection import costs, judge
+from arena10k.collection import costs, jobs, judge
 from arena10k.collection.echo import IGNORED
-from arena10k.collection.jobs import (
-    DETERMINISTIC,
-    LOGPROBS,
-    ORACLE,
-    RESPONSES,
-    SHUFFLED,
-    TRUTH,
-    UNCERTAINTY,
-    Key,
-    can_score,
-    contexts,
-    expected,
-)
+from arena10k.collection.jobs import LOGPROBS, RESPONSES, SHUFFLED, Key
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.frames import table
@@ -40,10 +28,10 @@ WORDS = {
     RESPONSES: "responses",
     LOGPROBS: "log-probs",
     SHUFFLED: "log-probs of the control",
-    DETERMINISTIC: "deterministic judge scores",
-    UNCERTAINTY: "judge scores with uncertainty",
-    ORACLE: "oracle labels",
-    TRUTH: "labels of the truth",
+    jobs.DETERMINISTIC: "deterministic judge scores",
+    jobs.UNCERTAINTY: "judge scores with uncertainty",
+    jobs.ORACLE: "oracle labels",
+    jobs.TRUTH: "labels of the truth",
 }
 #: The jobs that need an endpoint which scores given text.
 _SCORED = (LOGPROBS, SHUFFLED)
@@ -59,7 +47,7 @@ def open_store(params: Params) -> Store:
     if not params.recording and not paths.prompts_file(params.run).is_file():
         raise prompts.none_there(params.run)
     store = Store.recording(recorded) if params.recording else Store.read(paths.store_file(params.run))
-    return store.using(contexts(params).values())
+    return store.using(jobs.contexts(params).values())
 
 
 def progress(params: Params, store: Store, now: float | None = None) -> dict[str, Any]:
@@ -73,7 +61,7 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
     the page of a finished run does not change from one rendering to the next.
     """
     totals, _, rows = _due(params, store)
-    jobs, since = [], float("inf") if now is None else now - WINDOW
+    cells, since = [], float("inf") if now is None else now - WINDOW
     for (job, policy), cell in quality.count(store, totals, since).items():
         measured = cell["ok"] + cell["errors"].total()
         left, rate, eta = max(0, cell["total"] - measured), None, None
@@ -82,12 +70,12 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
         if rate or not left:
             eta = left / (rate or 1.0)
         spent = costs.spent(params, job, policy, cell["prompt_tokens"], cell["completion_tokens"])
-        jobs.append(
+        cells.append(
             {"job": job, "policy": policy, **{name: cell[name] for name in _COUNTED}, "dollars": spent}
             | {"dollars_projected": spent * cell["total"] / measured if measured else None}
             | {"rate": rate, "eta_seconds": eta}
         )
-    return {"run": params.run, **rows, "jobs": jobs}
+    return {"run": params.run, **rows, "jobs": cells}
 
 
 def coverage(params: Params, store: Store) -> dict[str, Any]:
@@ -96,16 +84,16 @@ def coverage(params: Params, store: Store) -> dict[str, Any]:
     ``absent``: the policies by job of which there is no usable record though some are due, ``logged_prompts`` (of an
     imported run, which may have prompts without a logged response; else null), and ``sentence``."""
     _, measurable, rows = _due(params, store)
-    jobs: dict[str, dict[str, int]] = {}
+    usable: dict[str, dict[str, int]] = {}
     absent: dict[str, list[str]] = {}
     for (job, policy), cell in quality.count(store, measurable).items():
-        of_job = jobs.setdefault(job, {"ok": 0, "total": 0})
+        of_job = usable.setdefault(job, {"ok": 0, "total": 0})
         of_job["ok"] += cell["usable"]
         of_job["total"] += cell["total"]
         if not cell["usable"]:
             absent.setdefault(job, []).append(policy)
     logged = store.complete_prompts({(RESPONSES, params.logging_policy): 1}, RESPONSES)[0] if params.imported else None
-    out: dict[str, Any] = rows | {"jobs": jobs, "absent": absent, "logged_prompts": logged}
+    out: dict[str, Any] = rows | {"jobs": usable, "absent": absent, "logged_prompts": logged}
     n, scored = out["prompts"], out["rows_with_all_logprobs"]
     parts = [] if n else ["there is no prompt"]
     if n and scored is not None:
@@ -115,7 +103,7 @@ def coverage(params: Params, store: Store) -> dict[str, Any]:
     if logged is not None:
         parts.append(f"{logged:,} of the prompts have a usable logged response")
     complete = "nothing that is due is missing" if logged is None else "all that the source has is usable"
-    short = [f"{WORDS[job]} {c['ok']:,}/{c['total']:,}" for job, c in jobs.items() if c["ok"] < c["total"]]
+    short = [f"{WORDS[job]} {c['ok']:,}/{c['total']:,}" for job, c in usable.items() if c["ok"] < c["total"]]
     parts.append(f"usable {', '.join(short)}" if short else complete)
     if absent:
         none = [f"{WORDS[job]} of {', '.join(names)}" for job, names in absent.items()]
@@ -132,7 +120,7 @@ def _due(params: Params, store: Store) -> tuple[dict[Key, int], dict[Key, int], 
     are complete, and by policy why its log-probs are not measurable: its endpoint does not say that it can score, or
     was tried and gave none. Of those no more is due than there is."""
     n = len(prompts.read(params.run))
-    totals = expected(params, n)
+    totals = jobs.expected(params, n)
     there: Counter[Key] = Counter()
     codes: dict[str, set[str | None]] = {}
     for row in store.counts():
@@ -141,7 +129,7 @@ def _due(params: Params, store: Store) -> tuple[dict[Key, int], dict[Key, int], 
             codes.setdefault(row["policy"], set()).add(row["code"])
     unable = {}
     for policy, p in params.policies.items():
-        declared = params.imported or can_score(params, policy)
+        declared = params.imported or jobs.can_score(params, policy)
         if codes.get(policy, {IGNORED}) == {IGNORED} and not declared:
             unable[policy] = f"providers.{p.provider} does not declare capabilities.echo_logprobs"
         elif codes.get(policy) == {IGNORED}:
@@ -175,23 +163,23 @@ def _unable(counted: dict[str, Any]) -> list[str]:
 
 def sentence(status: dict[str, Any]) -> str:
     """The one line that says how far a run is."""
-    n, scored, jobs = status["prompts"], status["rows_with_all_logprobs"], status["jobs"]
-    errors = sum(sum(job["errors"].values()) for job in jobs)
+    n, scored, cells = status["prompts"], status["rows_with_all_logprobs"], status["jobs"]
+    errors = sum(sum(job["errors"].values()) for job in cells)
     parts = []
     if scored is not None:
         parts.append(f"prompts with all {_which(status)} log-probs: {scored:,}/{n:,} ({scored / n:.0%})")
     parts += _unable(status)
     parts.append(f"complete in every job: {status['complete_rows']:,}/{n:,}")
     parts.append(f"{errors:,} failed measurements" if errors else "no failed measurement")
-    etas = [job["eta_seconds"] for job in jobs]
+    etas = [job["eta_seconds"] for job in cells]
     if None in etas:
         parts.append("the time left is not known: some jobs have not been asked in the last five minutes")
     elif any(etas):
         parts.append(f"about {max(etas) / 60:.0f} min left (slowest job)")
-    if spent := sum(job["dollars"] for job in jobs):
-        projected = sum(job["dollars_projected"] or 0.0 for job in jobs)
+    if spent := sum(job["dollars"] for job in cells):
+        projected = sum(job["dollars_projected"] or 0.0 for job in cells)
         parts.append(f"${spent:,.2f} spent, about ${projected:,.2f} for what has begun")
-    if changed := sorted({f"{j['policy']} ({' and '.join(j['models'])})" for j in jobs if len(j["models"]) > 1}):
+    if changed := sorted({f"{j['policy']} ({' and '.join(j['models'])})" for j in cells if len(j["models"]) > 1}):
         parts.append(f"the model changed on the way: {', '.join(changed)}")
     return f"{status['run']}: {', '.join(parts)}."
 
