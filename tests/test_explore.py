@@ -5,14 +5,12 @@ from __future__ import annotations
 import ast
 import dataclasses
 import doctest
-import hashlib
 import importlib
 import inspect
 import json
 import re
 import textwrap
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -70,29 +68,10 @@ def spoiled(tmp_path_factory):
         yield Run(home / "copy.yaml")
 
 
-def files(folder: Path) -> dict[str, str]:
-    """Digest of every file's content; SQLite's own files for readers beside a store are there and empty."""
-    kept = {path for path in folder.rglob("*") if path.is_file() and not path.name.endswith("-shm")}
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in kept
-        if not (path.name.endswith("-wal") and not path.stat().st_size)
-    }
-
-
-class Tags(HTMLParser):
-    def __init__(self, html: str):
-        super().__init__()
-        self.seen: set[str] = set()
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.add(tag)
-        self.seen.update(name for name, _ in attrs if name.startswith("on"))
-
-    def handle_data(self, data):
-        self.text += data
+def files(folder: Path) -> dict[Path, bytes]:
+    """What every file holds; SQLite's own files for readers beside a store are there and empty."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith("-shm")]
+    return {path: path.read_bytes() for path in paths if not path.name.endswith("-wal") or path.stat().st_size}
 
 
 def test_frames_have_every_record_of_the_store(spoiled):
@@ -115,13 +94,9 @@ def test_frames_have_every_record_of_the_store(spoiled):
 
 
 def test_what_failed_or_is_quarantined_has_no_value_to_average(spoiled):
-    aside = spoiled.logprobs[spoiled.logprobs.status == "quarantined"]
-    gone = spoiled.logprobs[spoiled.logprobs.status == "failed"]
-    assert aside.logp.isna().all()
-    assert aside.raw_logp.notna().all()
-    assert len(aside) == 1
-    assert gone.raw_logp.isna().all()
-    assert len(gone) == 10
+    aside, gone = (spoiled.logprobs[spoiled.logprobs.status == status] for status in ("quarantined", "failed"))
+    assert (aside.logp.isna().tolist(), aside.raw_logp.notna().tolist()) == ([True], [True])
+    assert gone.raw_logp.isna().tolist() == [True] * 10
     usable = spoiled.logprobs.pivot(index="prompt_id", columns="policy", values="logp")
     logged = spoiled.table().logged.set_index("prompt_id")
     for policy in spoiled.policies:
@@ -173,17 +148,12 @@ def test_every_way_to_choose_prompts_chooses_the_same(run):
     ids = run.prompts.prompt_id[mask]
     asked = [mask, mask.tolist(), mask.to_numpy(), run.prompts[mask], ids, list(ids)]
     asked += [lambda frame: frame.category == "sum", mask.sample(frac=1, random_state=1)]
-    first = source.part(run.source, "category == 'sum'").table.logged
-    assert set(first.prompt_id) == set(ids)
-    assert all(source.part(run.source, where).table.logged.equals(first) for where in asked)
-
-
-def test_the_true_values_of_a_part_are_of_its_prompts(run):
-    chosen = run.prompts.prompt_id[run.prompts.category == "color"]
-    labels = run.labels[(run.labels.kind == "truth") & run.labels.prompt_id.isin(chosen)]
-    truth = run.source.table(chosen).truth.set_index("policy").value
+    first = source.part(run.source, "category == 'sum'").table
+    assert set(first.logged.prompt_id) == set(ids)
+    assert all(source.part(run.source, where).table.logged.equals(first.logged) for where in asked)
+    labels = run.labels[(run.labels.kind == "truth") & run.labels.prompt_id.isin(ids)]
     means = labels.groupby(["policy", "prompt_id"]).label.mean().groupby("policy").mean()
-    assert truth.to_dict() == pytest.approx(means.to_dict())
+    assert dict(zip(first.truth.policy, first.truth.value, strict=True)) == pytest.approx(means.to_dict())
 
 
 def test_a_part_of_one_prompt_gets_no_number_that_may_be_reported(run):
@@ -197,7 +167,6 @@ def test_a_part_of_one_prompt_gets_no_number_that_may_be_reported(run):
     ("ask", "told"),
     [
         (lambda run: run.diagnose("pi_bda"), "'pi_bda'.*p0, pi_clone.*'pi_bad'"),
-        (lambda run: run.explain("PI_BAD"), "'pi_bad'"),
         (lambda run: run.estimate(["p0", "nobody"]), "no policy 'nobody'"),
         (lambda run: run.estimate(estimators="snip"), "'snip'.*ppi_pp.*'snips'"),
         (lambda run: run.estimate(estimators=[]), "estimator"),
@@ -206,10 +175,8 @@ def test_a_part_of_one_prompt_gets_no_number_that_may_be_reported(run):
         (lambda run: run.heavy_rows("pi_terze"), "no target 'pi_terze'.*'pi_terse'"),
         (lambda run: run.prompt("capital_1"), "'capital_1'.*120 .*'capital_"),
         (lambda run: run.diagnose("pi_bad").figure("log_weight"), "'log_weights'"),
-        (lambda run: run.estimate(where="categry == 'sum'"), "categry.*category.*prompt_chars"),
         (lambda run: run.estimate(where="response_chars < 9"), "prompts"),
         (lambda run: run.estimate(where="category =="), "where="),
-        (lambda run: run.estimate(where="prompt_chars + 1"), "prompt_chars"),
         (lambda run: run.estimate(where="category == 'nothing'"), "nothing"),
         (lambda run: run.estimate(where=[True, False]), "2 booleans for 120 prompts"),
         (lambda run: run.estimate(where=["capital_01", "gone"]), "no prompt 'gone'"),
@@ -226,12 +193,10 @@ def test_a_name_that_is_not_there_is_told_with_those_that_are(run, ask, told):
 
 def test_jupyter_shows_an_error_as_its_message_alone(capsys, home, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(home))
-    shell = InteractiveShell()
-    shell.run_cell("from arena10k import Run\nRun('sample').diagnose('pi_bda')")
+    InteractiveShell().run_cell("from arena10k import Run\nRun('sample').diagnose('pi_bda')")
     shown = capsys.readouterr()
-    lines = (shown.out + shown.err).strip().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("ArenaError: no policy 'pi_bda'")
+    (line,) = (shown.out + shown.err).strip().splitlines()
+    assert line.startswith("ArenaError: no policy 'pi_bda'")
 
 
 def test_measures_of_a_diagnosis_are_those_of_its_rows(run, table):
@@ -291,13 +256,6 @@ def test_explanations_are_the_rows_of_anomaly_json(run, table):
     assert found[-1].parts.value.sum() == pytest.approx(rows[found[-1].policy]["gap"])
 
 
-def test_intervals_are_named_by_the_level_they_have(run):
-    estimation = run.params.estimation.model_copy(update={"confidence": 0.5})
-    told = repr(Run(run.params.model_copy(update={"estimation": estimation})).explain("pi_bad"))
-    assert "50% interval" in told
-    assert "95 %" not in told
-
-
 def test_heavy_rows_are_those_with_the_largest_weights(run, table):
     judged = table.logged.dropna(subset=["judge_uncertainty"]).assign(lw=lambda f: f.logp_pi_terse - f.logp_p0)
     found = run.heavy_rows("pi_terse", top=7).frame
@@ -335,12 +293,11 @@ def test_what_a_model_wrote_stays_text(spoiled):
     part = ["copy_05", *spoiled.prompts.prompt_id.head(40)]
     views = [spoiled.prompt("copy_05"), spoiled.heavy_rows("pi_bad", top=200), spoiled.disagreements(top=10**6)]
     views += [spoiled.explain("pi_bad", part, top=50), View([HOSTILE])]
-    for view in views:
-        html = Tags(view._repr_html_())
-        assert not {"script", "onerror"} & html.seen
-        assert "<script>alert(1)</script>" in html.text
-        assert "[U+202E]" in html.text
-        assert "\u202e" not in view._repr_html_() + repr(view)
+    for html in (view._repr_html_() for view in views):
+        assert not re.search(r"<script|<[^>]*onerror", html)
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+        assert "[U+202E]" in html
+    assert not any("\u202e" in view._repr_html_() + repr(view) for view in views)
 
 
 def test_asking_writes_nothing_and_works_beside_a_writer(spoiled):
@@ -382,11 +339,10 @@ def test_a_run_with_prompts_alone_says_what_it_lacks(home):
 def test_a_given_table_can_be_explored_too(home, table):
     (home / "data").mkdir()
     columns = [c for c in table.logged if c.startswith(("logp_", "judge_")) or c in ("prompt_id", "label")]
-    table.logged[[*columns, "prompt", "response", "category", "response_chars"]].to_parquet(
-        home / "data/logged.parquet"
-    )
+    columns += ["prompt", "response", "category", "response_chars"]
+    table.logged[columns].to_parquet(home / "data/logged.parquet")
     table.fresh.drop(columns=["finish_reason"]).to_parquet(home / "data/fresh.parquet")
-    given = {"logged": "data/logged.parquet", "fresh": "data/fresh.parquet"}
+    given = {name: f"data/{name}.parquet" for name in ("logged", "fresh")}
     (home / "mine.yaml").write_text(json.dumps({"run": "mine", "providers": {}, "policies": {}, "table": given}))
     run = Run(home / "mine.yaml")
     assert len(run.prompts) == table.logged.prompt_id.nunique()
@@ -396,8 +352,8 @@ def test_a_given_table_can_be_explored_too(home, table):
     categories = ["sum", "color", "copy", "next"]
     ids = table.logged.prompt_id[table.logged.category.isin(categories)]
     assert run.estimate("pi_bad", where=f"category in {categories}").rows == by_hand(run, table, ids)
-    for view in (run, run.diagnose("pi_bad"), run.explain("pi_bad"), run.prompt("sum_04"), run.disagreements()):
-        assert view._repr_html_()
+    views = [run, run.diagnose("pi_bad"), run.explain("pi_bad"), run.prompt("sum_04"), run.disagreements()]
+    assert all(view._repr_html_() for view in views)
 
 
 def test_autocompletion_lists_what_there_is_and_everything_is_explained(run):

@@ -230,16 +230,14 @@ def shuffled_sentence(params: Params, store: Store) -> str:
     if drop.empty:
         return "Shuffled prompts: not measured in this run."
     outcome, lower = shuffled_control(params, drop)["outcome"], int((drop > 0).sum())
-    measured = f"{lower:,} of {len(drop):,} responses are less likely after another question"
-    measured = f"{measured} (median {drop.median():.2f} nats)"
-    if outcome == HOLDS:
-        return f"{measured}: the log-probs depend on the question. Of others this is said in at most 1 of {RUNS} runs."
-    if outcome == NOT_SETTLED:
-        return f"{measured}: too little to say whether the log-probs depend on the question."
-    return (
-        f"FAILED: {measured}. The log-probs do not depend on the question as they must; of sound ones this is said "
-        f"in at most 1 of {RUNS} runs."
-    )
+    less = f"are less likely after another question (median {drop.median():.2f} nats)"
+    measured = f"{lower:,} of {len(drop):,} responses {less}"
+    return {
+        HOLDS: f"{measured}: the log-probs depend on the question. Of others this is said in at most 1 of {RUNS} runs.",
+        NOT_SETTLED: f"{measured}: too little to say whether the log-probs depend on the question.",
+        FAILED: f"FAILED: {measured}. The log-probs do not depend on the question as they must; of sound ones this is "
+        f"said in at most 1 of {RUNS} runs.",
+    }[outcome]
 
 
 def counts(checks: list[dict[str, Any]]) -> dict[str, int]:
@@ -276,8 +274,7 @@ def summary(checks: list[dict[str, Any]], named: bool = False) -> str:
             f"log-probs fail each control in at most 1 of {RUNS} runs: what rests on these is not to be believed."
         )
     elif unsettled:
-        held = measured - len(unsettled)
-        text = f"{held} of {measured} measured controls of the log-probs hold, none failed."
+        text = f"{measured - len(unsettled)} of {measured} measured controls of the log-probs hold, none failed."
     elif measured == 1:
         text = "The only measured control of the log-probs holds."
     else:
@@ -315,11 +312,8 @@ def frame(checks: list[dict[str, Any]]) -> pd.DataFrame:
     """The checks for a table, in words."""
     rows = []
     for c in checks:
-        control, far = CONTROLS[c["check"]], "not contradicted, but not near 1: see page 06"
-        outcome = "FAILED" if c["outcome"] == FAILED else c["outcome"]
-        rows.append(
-            {"what": control.what + (f", {c['n']:,} logged rows" if "n" in c else ""), "policy": c["policy"]}
-            | {"value": c["value"], "must be": control.must.format(limit=c["limit"])}
-            | {"outcome": far if _is_far(c) else outcome}
-        )
+        control, outcome = CONTROLS[c["check"]], "FAILED" if c["outcome"] == FAILED else c["outcome"]
+        outcome = "not contradicted, but not near 1: see page 06" if _is_far(c) else outcome
+        what = control.what + (f", {c['n']:,} logged rows" if "n" in c else "")
+        rows.append((what, c["policy"], c["value"], control.must.format(limit=c["limit"]), outcome))
     return pd.DataFrame(rows, columns=["what", "policy", "value", "must be", "outcome"])
