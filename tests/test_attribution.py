@@ -13,33 +13,15 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
-from arena10k.attribution import investigate_table, words
-from arena10k.attribution.game import (
-    CAUSES,
-    STATES,
-    Case,
-    bootstrap,
-    calibration_shift,
-    gap_parts,
-    make_game,
-    normalised,
-    state_values,
-)
+from arena10k.attribution import game as games
+from arena10k.attribution import weights, words
+from arena10k.attribution.game import CAUSES, STATES, Case, bootstrap, gap_parts, make_game, state_values
 from arena10k.attribution.investigation import TOLERANCE, detect, investigate, published
 from arena10k.attribution.mismatch import mismatch, mismatch_sentence
-from arena10k.attribution.weights import (
-    ceiling_audit,
-    heavy_rows,
-    length_strata,
-    mass_identity,
-    rank_first,
-    rows_to_flip,
-    shrinkage_paths,
-)
 from arena10k.audit import screening
-from arena10k.estimation import ESTIMATORS, Rows, pareto, prepare
+from arena10k.estimation import ESTIMATORS, PolicyData, Rows, pareto, prepare
 from arena10k.run import Run
-from statistics_data import arrays, changed
+from statistics_data import arrays, changed, public_sample
 
 POLICIES = ["clone", "parallel_universe_prompt", "unhelpful"]
 OFF_SUPPORT = CAUSES.index("off_support")
@@ -272,22 +254,14 @@ def test_each_snips_has_its_own_value_and_the_verdict_is_that_of_the_calibrated_
         assert row["published"] == pytest.approx(snips(lw[~np.isnan(judge)], judge[~np.isnan(judge)]))
 
 
-def test_off_support_mass_takes_the_whole_error_where_nothing_else_is_wrong():
-    data = run(2, n=2000)["t0"].data
-    low = {"fresh_judge": np.full(2000, 0.1), "fresh_label": np.full(2000, np.nan)}
-    game = game_of(Case(changed(data, log_weight=data.logged.log_weight - 9, **low)), "naive")
-    parts = bootstrap(game, as_is(game))[1][0]
-    assert parts[OFF_SUPPORT] / parts.sum() > 0.9
-
-
 def test_mass_identity():
     case = run(0)["t2"]
     lw, reward = case.data.logged.log_weight - 1.5, prepare(case.data).reward
-    mass = mass_identity(np.exp(lw).mean(), snips(lw, reward), 0.2)
+    mass = weights.mass_identity(np.exp(lw).mean(), snips(lw, reward), 0.2)
     c, on = mass["covered"], mass["on"]
     assert abs((snips(lw, reward) - 0.2) - (1 - c) * (on - mass["off"])) < 1e-12
     assert (mass["low"], mass["high"]) == (c * on, c * on + 1 - c)
-    assert np.isnan(mass_identity(1.2, 0.5, 0.2)["off"])
+    assert np.isnan(weights.mass_identity(1.2, 0.5, 0.2)["off"])
 
 
 def test_resampled_values_equal_those_of_the_resampled_rows():
@@ -300,7 +274,7 @@ def test_resampled_values_equal_those_of_the_resampled_rows():
         expected = snips(np.clip(case.raw_log_weight, -3, 3)[rows], d.logged.judge[rows])
         assert value == pytest.approx(expected, abs=1e-12)
         assert parts.sum() == pytest.approx(value - same.fresh_reward.mean(), abs=1e-12)
-    assert np.abs(calibration_shift(game.prep, as_is(game))).max() < 1e-12
+    assert np.abs(games.calibration_shift(game.prep, as_is(game))).max() < 1e-12
 
 
 def test_bootstrap_spread_is_the_jackknife_standard_error_where_both_hold():
@@ -312,7 +286,7 @@ def test_bootstrap_spread_is_the_jackknife_standard_error_where_both_hold():
 
 def test_weights_hundreds_of_nats_apart_survive_resampling():
     lw = np.array([0.0, -900.0, -901.0, -np.inf])
-    w = normalised(np.array([[1.0, 1, 1, 1], [0, 2, 1, 1], [0, 0, 0, 4]]), lw)
+    w = games.normalised(np.array([[1.0, 1, 1, 1], [0, 2, 1, 1], [0, 0, 0, 4]]), lw)
     assert w[0, 0] == 1
     assert np.allclose(w[1], np.array([0, 2, np.exp(-1), 0]) / (2 + np.exp(-1)))
     assert np.isnan(w[2]).all()
@@ -320,23 +294,23 @@ def test_weights_hundreds_of_nats_apart_survive_resampling():
 
 def test_rank_first_probabilities_share_ties():
     values = np.array([[0.5, 0.5, 0.1], [0.2, 0.2, 0.9], [np.nan, 1, 1]])
-    assert np.allclose(rank_first(values), [0.25, 0.25, 0.5])
-    assert np.isnan(rank_first(values[2:])).all()
+    assert np.allclose(weights.rank_first(values), [0.25, 0.25, 0.5])
+    assert np.isnan(weights.rank_first(values[2:])).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_rows_to_flip_changes_the_winner_and_one_row_is_the_smallest(seed):
     cases, every = run(seed, n=60), np.arange(60)
-    weights = {p: c.data.logged.log_weight for p, c in cases.items()}
+    log_weight = {p: c.data.logged.log_weight for p, c in cases.items()}
     judge = cases["p0"].data.logged.judge
 
     def values(rows):
-        return {p: snips(lw[rows], judge[rows]) for p, lw in weights.items()}
+        return {p: snips(lw[rows], judge[rows]) for p, lw in log_weight.items()}
 
     def winner(rows):
         return max(values(rows), key=values(rows).get)
 
-    flip = rows_to_flip(weights, judge)
+    flip = weights.rows_to_flip(log_weight, judge)
     after = values(np.setdiff1d(every, flip.rows))
     assert after[flip.rival] > after[flip.winner]
     assert flip.winner == winner(every)
@@ -345,7 +319,7 @@ def test_rows_to_flip_changes_the_winner_and_one_row_is_the_smallest(seed):
 
 def test_shrinkage_runs_from_the_raw_weights_to_equal_ones():
     rows = run(6)["t2"].data.logged
-    paths = shrinkage_paths(rows.log_weight, rows.judge)
+    paths = weights.shrinkage_paths(rows.log_weight, rows.judge)
     for method, path in paths.groupby("method"):
         precision = 0.01 if method == "dros" else 1e-12
         assert path.value.iloc[0] == pytest.approx(snips(rows.log_weight, rows.judge), abs=precision)
@@ -356,19 +330,19 @@ def test_shrinkage_runs_from_the_raw_weights_to_equal_ones():
 
 def test_strata_and_heavy_rows_account_for_all_the_weight():
     rows = run(7)["t2"].data.logged
-    strata, w = length_strata(rows.log_weight, rows.length), np.exp(rows.log_weight)
+    strata, w = weights.length_strata(rows.log_weight, rows.length), np.exp(rows.log_weight)
     assert (strata.weight_share.sum(), strata.rows.sum()) == (pytest.approx(1), len(rows))
     assert strata.weight_share[0] == pytest.approx(w[rows.length <= strata.high[0]].sum() / w.sum())
-    assert length_strata(rows.log_weight, np.full(len(rows), np.nan)).empty
+    assert weights.length_strata(rows.log_weight, np.full(len(rows), np.nan)).empty
     frame = pd.DataFrame({"prompt_id": [f"q{i}" for i in range(len(rows))], "response": "<b>"})
-    heavy = heavy_rows(frame, rows.log_weight, rows.judge, top=len(rows))
+    heavy = weights.heavy_rows(frame, rows.log_weight, rows.judge, top=len(rows))
     assert heavy.cumulative.iloc[-1] == pytest.approx(1)
     assert heavy.prompt_id[0] == f"q{w.argmax()}"
 
 
 def test_ceiling_count_is_the_effective_sample_size_when_clipped_rows_hold_the_weight():
     lw = np.concatenate([np.full(8, 20.0), np.random.default_rng(0).normal(-3, 2, 500)])
-    row = ceiling_audit({"a": lw}).iloc[0]
+    row = weights.ceiling_audit({"a": lw}).iloc[0]
     assert (row.tied, row.clip_dominated) == (8, True)
     assert (row.ceiling, row.ess) == (pytest.approx(8, abs=1e-4), pytest.approx(8, abs=1e-3))
 
@@ -376,8 +350,8 @@ def test_ceiling_count_is_the_effective_sample_size_when_clipped_rows_hold_the_w
 def test_false_alarms_on_clean_runs_stay_below_the_stated_rate():
     runs, alarms = 100, 0
     for seed in range(runs):
-        games = {p: game_of(c) for p, c in run(seed).items()}
-        anomaly, _ = detect(games, {p: published(g) for p, g in games.items()}, "p0")
+        cases = {p: game_of(c) for p, c in run(seed).items()}
+        anomaly, _ = detect(cases, {p: published(game) for p, game in cases.items()}, "p0")
         alarms += any(anomaly.values())
     assert alarms <= stats.binom.ppf(0.99, runs, 0.05)
 
@@ -416,7 +390,7 @@ def test_the_ranking_in_tables_and_sentences(wrong):
     assert set(wrong.inversions.above) == {"t0"}
     assert f"{len(wrong.inversions)} of the 3 pairs" in words.inversions_sentence(wrong)
     mass = words.mass_frame(wrong).set_index("policy").loc["t0"]
-    assert mass.covered * mass.on + (1 - mass.covered) * mass.off == pytest.approx(mass.trusted, abs=1e-12)
+    assert (mass.off, mass.trusted) == (wrong.findings["t0"].mass["off"], wrong.findings["t0"].trusted["value"])
     assert "unseen responses would be worth" in words.mass_sentence(wrong)
     assert wrong.flip.rival in words.flip_sentence(wrong)
 
@@ -505,31 +479,11 @@ def test_a_stored_sentinel_that_was_quarantined_still_reaches_the_attribution(ho
     assert abs(found.parts.sum() - found.gap) < 1e-12
 
 
-@pytest.fixture(scope="module")
-def sample(shared_data):
-    """The public sample as an analysis table."""
-    folder = shared_data / "arena_sample"
-    lines = [json.loads(line) for line in (folder / "logged_data.jsonl").read_text().splitlines()]
-    logged = pd.DataFrame({
-        "prompt_id": [r["metadata"]["prompt_id"] for r in lines],
-        "response_chars": [len(r["response"]) for r in lines],
-        "logp_p0": [r["base_policy_logprob"] for r in lines],
-        **{f"logp_{p}": [r["target_policy_logprobs"][p] for r in lines] for p in POLICIES},
-        "judge_deterministic": [r["judge_score"] for r in lines],
-        "label": [r.get("oracle_label", np.nan) for r in lines],
-    })  # fmt: skip
-    draws = []
-    for policy in POLICIES:
-        text = (folder / "fresh_draws" / f"{policy}_responses.jsonl").read_text()
-        rows = pd.DataFrame([json.loads(line) for line in text.splitlines()])
-        draws.append(rows.assign(policy=policy).rename(columns={"judge_score": "judge_deterministic"}))
-    fresh = pd.concat(draws, ignore_index=True).assign(response_chars=lambda f: f.response.str.len(), label=np.nan)
-    truth = pd.DataFrame(columns=["policy", "value", "se"])
-    return SimpleNamespace(logged=logged, fresh=fresh, truth=truth, logging_policy="p0", targets=POLICIES)
-
-
-def test_the_public_sample_decomposes_into_off_support_mass(sample):
-    rows = rows_of(investigate_table(sample, replicates=100))
+def test_the_public_sample_decomposes_into_off_support_mass(shared_data):
+    cases = {policy: Case(public_sample(shared_data, policy)) for policy in POLICIES}
+    logged = cases["clone"].data.logged
+    cases["p0"] = Case(PolicyData(replace(logged, log_weight=np.zeros(len(logged))), logged, is_logging=True))
+    rows = rows_of(investigate(cases, "p0", replicates=100))
     row = rows["unhelpful"]
     parts = {p["cause"]: p["value"] for p in row["parts"]}
     assert parts["corrupted_logprobs"] == parts["clipping"] == 0
@@ -538,25 +492,3 @@ def test_the_public_sample_decomposes_into_off_support_mass(sample):
     assert row["published"] == pytest.approx(0.844, abs=5e-4)
     assert (row["main_cause"], row["verdict"]) == ("off_support", "REFUSE")
     assert [p for p, r in rows.items() if r["main_cause"]] == ["unhelpful"]
-
-
-@pytest.mark.parametrize(
-    ("sentinel", "same_rows", "clip"),
-    [(0.0, True, None), (-50.0, True, 20.0), (-50.0, False, None), (0.0, False, 20.0)],
-)
-def test_sentinels_that_carry_the_weight_are_the_main_cause(sample, sentinel, same_rows, clip):
-    rng, n = np.random.default_rng(1), len(sample.logged)
-    shared = rng.choice(n, 80, replace=False)
-    raw, clean = sample.logged.copy(), sample.logged.copy()
-    for policy in POLICIES:
-        rows = shared if same_rows else rng.choice(n, 80, replace=False)
-        raw.loc[rows, f"logp_{policy}"] = sentinel
-        clean.loc[rows, f"logp_{policy}"] = np.nan
-    table = SimpleNamespace(**{**vars(sample), "logged": clean})
-    result = rows_of(investigate_table(table, raw_logp=raw, clip=clip, replicates=50))
-    row = result["unhelpful"]
-    assert row["corrupted_weight_share"] > 0.9
-    assert (row["main_cause"], row["verdict"]) == ("corrupted_logprobs", "REFUSE")
-    assert abs(sum(p["value"] for p in row["parts"]) - row["gap"]) < 1e-12
-    if same_rows and clip is None:
-        assert np.ptp([result[p]["published"] for p in POLICIES]) < 1e-9

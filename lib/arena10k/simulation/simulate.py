@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,14 +42,6 @@ class Design:
 
 #: Score, outcome and length (m,) of responses; before them the log-weight of logged ones.
 Drawn = tuple[np.ndarray, ...]
-
-
-class Population(Protocol):
-    """A pair of policies whose weights are right: V(target), exact, n responses of P0, and m of the target."""
-
-    def truth(self) -> float: ...
-    def logged(self, n: int, rng: np.random.Generator) -> Drawn: ...
-    def fresh(self, m: int, rng: np.random.Generator) -> Drawn: ...
 
 
 def _loss(shift: float, favoured: float) -> float:
@@ -151,7 +143,7 @@ class Resampled:
 class Unseen:
     """With a chance of `mass` the target says what P0 never says, judged .9 and worth nothing; else as `seen`."""
 
-    seen: Population
+    seen: LogNormal | Resampled
     mass: float
 
     def truth(self) -> float:
@@ -190,6 +182,11 @@ class RareFailures:
         fails = rng.random(n) < chance
         s = np.round(20 * special.expit(1.5 * (0.5 - fails) + 0.8 * rng.standard_normal(n))) / 20
         return s, 1.0 - fails, np.ones(n)
+
+
+#: A pair of policies whose weights are right: `truth()` is V(target), exact, `logged(n, rng)` n responses of P0,
+#: `fresh(m, rng)` m of the target.
+Population = LogNormal | Resampled | Unseen | RareFailures
 
 
 def draw(population: Population, design: Design, rng: np.random.Generator) -> PolicyData:
