@@ -9,12 +9,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from arena10k import Run, attribution
+from arena10k import Run, attribution, incident
 from arena10k.audit import checks, consistency, quality, screening
-from arena10k.incident import incident, words
 from arena10k.report.files import plain
 from arena10k.rescoring import effect
-from arena10k.simulation import coverage
 
 FOLDER = Path(__file__).parent / "golden"
 TOLERANCE = 1e-9
@@ -53,13 +51,13 @@ def _simulation() -> Any:
     run = Run("sample")
     estimation = run.params.estimation.model_copy(update={"replicates": 5})
     few = Run.of(run.params.model_copy(update={"estimation": estimation}))
-    return {"rows": coverage.json_rows(few.simulate(few.table()))}
+    return {"rows": few.simulate(few.table())}
 
 
 def _incident() -> Any:
     run = Run("incident")
     played = [incident.play(run, geometry, replicates=50) for geometry in incident.GEOMETRIES]
-    return words.incident_json(run.name, "", played, run.params.incident)
+    return incident.incident_json(run, played)
 
 
 RESULTS = {

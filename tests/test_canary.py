@@ -32,7 +32,7 @@ def test_a_key_leaves_no_trace(home, monkeypatch, capfd):
 
     def fault(body, n):
         seen.add(CANARY.encode() in command_lines())
-        if n > 10:  # in the middle of the run, quoting the key as some providers do
+        if n > 5:  # in the middle of the run, quoting the key as some providers do
             return error(401, f"Incorrect API key provided: {CANARY}.", "invalid_api_key")
         return None
 
@@ -41,7 +41,7 @@ def test_a_key_leaves_no_trace(home, monkeypatch, capfd):
         return judge_in_one_token(body)
 
     with Stub(fault) as stub:
-        make_params(home, stub.url, n_prompts=8, draws=1, api_key_env="ARENA_CANARY", concurrency=2)
+        make_params(home, stub.url, n_prompts=4, draws=1, api_key_env="ARENA_CANARY", concurrency=2)
         params = yaml.safe_load((home / "stub.yaml").read_text())
         params["judge"] = {"provider": "stub", "model": MODEL, "case": "{response}:", "ratings": {"1": 1, "0": 0}}
         (home / "stub.yaml").write_text(yaml.safe_dump(params))

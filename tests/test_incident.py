@@ -11,35 +11,42 @@ import numpy as np
 import pytest
 import yaml
 
-from arena10k import paths
+from arena10k import incident, paths
 from arena10k.errors import ArenaError, ParamsError
-from arena10k.incident import incident, words
 from arena10k.params import config
 from arena10k.pipeline import stages
+from arena10k.report.files import plain
 from arena10k.run import Run
+from arena10k.wording import percent
 from statistics_data import two_stage_folds
 
 
 @pytest.fixture(scope="module")
-def run() -> Run:
+def run():
     return Run("incident")
 
 
 @pytest.fixture(scope="module")
-def runs(run) -> list:
+def runs(run):
     """Both geometries, step by step, and a clean run that is the same before and after."""
     clean = incident.clean_run(run)
     files = clean.store.content_digest("logprobs", "responses"), paths.records_file("sample").read_bytes()
-    played = [incident.play(run, geometry, replicates=50) for geometry in incident.GEOMETRIES]
+    played = [incident.play(run, geometry, replicates=20) for geometry in incident.GEOMETRIES]
     assert (clean.store.content_digest("logprobs", "responses"), paths.records_file("sample").read_bytes()) == files
+    assert not paths.data_dir(run.name).exists()
     return played
 
 
 @pytest.fixture(scope="module")
-def failed(run) -> dict:
+def outcomes(runs):
+    return [outcome for steps in runs for outcome in steps]
+
+
+@pytest.fixture(scope="module")
+def failed(run):
     table = incident.clean_run(run).table()
-    found = {g: incident.failures(table, run.params.incident, g, run.params.seed) for g in incident.GEOMETRIES}
-    return {"table": table} | found
+    masks = {g: incident.failures(table, run.params.incident, g, run.params.seed) for g in incident.GEOMETRIES}
+    return {"table": table} | masks
 
 
 def snips(log_weight, reward):
@@ -61,50 +68,32 @@ def test_the_original_rates_strike_short_answers(failed, geometry):
     assert all(same) if geometry == "shared" else same.count(True) == 1
 
 
-def test_the_clean_run_is_the_first_step_and_nothing_is_written(run, runs, failed):
-    assert runs[0][0].raw is None
-    assert runs[0][0].table.logged.equals(failed["table"].logged)
-    assert not paths.data_dir(run.name).exists()
-
-
 @pytest.mark.parametrize("index", [0, 1], ids=incident.GEOMETRIES)
 def test_numbers_of_every_step_are_those_of_a_naive_computation(runs, failed, index):
-    table, rows = failed["table"], failed[incident.GEOMETRIES[index]]
-    judge = table.logged[f"judge_{runs[index][0].inv.judge_mode}"].to_numpy(float)
-    judged = ~np.isnan(judge)
+    """Clipping makes all targets the mean of the rows at the ceiling."""
+    table, rows, steps = failed["table"], failed[incident.GEOMETRIES[index]], runs[index]
+    assert steps[0].raw is None
+    assert steps[0].table.logged.equals(table.logged)
+    judge = table.logged[f"judge_{steps[0].inv.judge_mode}"].to_numpy(float)
+    judged, clipped = ~np.isnan(judge), steps[3]
+    held = judge[rows["p0"] & judged]
     for target in table.targets:
         halves = table.logged[f"logp_{target}"].to_numpy(float), table.logged.logp_p0.to_numpy(float)
         clean = halves[0] - halves[1]
         stored = {v: np.where(rows[target], v, halves[0]) - np.where(rows["p0"], v, halves[1]) for v in (0.0, -50.0)}
         keep = judged & ~rows[target] & ~rows["p0"]
-        expected = [
-            snips(clean[judged], judge[judged]),
-            snips(stored[0.0][judged], judge[judged]),
-            snips(stored[-50.0][judged], judge[judged]),
-            snips(np.clip(stored[-50.0][judged], -20, 20), judge[judged]),
-            snips(clean[keep], judge[keep]),
-        ]
-        assert [o.inv.findings[target].published.value for o in runs[index]] == pytest.approx(expected, abs=1e-12)
+        expected = [snips(lw[judged], judge[judged]) for lw in (clean, *stored.values(), np.clip(stored[-50], -20, 20))]
+        expected.append(snips(clean[keep], judge[keep]))
+        assert [o.inv.findings[target].published.value for o in steps] == pytest.approx(expected, abs=1e-12)
+        found, gate = clipped.inv.findings[target], clipped.gates[target]
+        assert found.published.value == pytest.approx(held.mean(), abs=1e-6)
+        assert found.rank == clipped.inv.findings["pi_clone"].rank
+        assert (gate["tied"], gate["ess"]) == (len(held), pytest.approx(len(held), abs=1e-4))
+        assert (gate["clip_dominated"], gate["verdict"]) == (True, "REFUSE")
 
 
-def test_clipping_makes_all_targets_the_mean_of_the_rows_at_the_ceiling(runs, failed):
-    table = failed["table"]
-    for outcomes in runs:
-        clipped = outcomes[3]
-        judge = table.logged[f"judge_{clipped.inv.judge_mode}"].to_numpy(float)
-        held = judge[failed[clipped.geometry]["p0"] & ~np.isnan(judge)]
-        for target in table.targets:
-            found, gate = clipped.inv.findings[target], clipped.gates[target]
-            assert found.published.value == pytest.approx(held.mean(), abs=1e-6)
-            assert gate["tied"] == len(held)
-            assert gate["ess"] == pytest.approx(len(held), abs=1e-4)
-            assert (gate["clip_dominated"], gate["verdict"]) == (True, "REFUSE")
-            assert clipped.inv.findings[target].rank == clipped.inv.findings["pi_clone"].rank
-
-
-def test_the_cause_is_named_and_the_weights_are_refused_while_injected_rows_carry_them(runs):
-    for outcomes in runs:
-        clean, *during, fixed = outcomes
+def test_the_cause_is_named_and_the_weights_are_refused_while_injected_rows_carry_them(runs, outcomes):
+    for clean, *during, fixed in runs:
         for o in (clean, fixed):
             assert (o.inv.focus.policy, o.inv.focus.main_cause) == ("pi_bad", "off_support")
             assert o.inv.focus.parts[0] == 0
@@ -114,57 +103,50 @@ def test_the_cause_is_named_and_the_weights_are_refused_while_injected_rows_carr
             assert all(o.gates[f.policy]["verdict"] == "REFUSE" for f in heavy)
             assert all(f.main_cause == "corrupted_logprobs" for f in heavy if f.anomaly)
             assert o.inv.findings["pi_bad"].anomaly
-        for o in outcomes:
-            known = [f for f in o.inv.findings.values() if f.trusted is not None]
-            assert max(abs(f.parts.sum() - f.gap) for f in known) < 1e-12
+    for o in outcomes:
+        assert max(abs(f.parts.sum() - f.gap) for f in o.inv.findings.values() if f.trusted is not None) < 1e-12
+        # Policies whose numbers print alike share a place.
+        places = {p: (float(f"{f.published.value:.3f}"), f.rank) for p, f in o.inv.findings.items()}
+        for printed, place in places.values():
+            assert place == 1 + sum(other > printed for other, _ in places.values())
 
 
-def test_record_checks_refuse_what_cannot_be_and_say_what_they_let_pass(run, runs):
-    assert incident.rejected(-50.0) == "below_floor"
-    assert incident.rejected(0.0) is None
-    rows = incident.frame([o for outcomes in runs for o in outcomes])
+def test_record_checks_refuse_what_cannot_be_and_say_what_they_let_pass(run, outcomes):
+    assert (incident.rejected(-50.0), incident.rejected(0.0)) == ("below_floor", None)
+    rows = incident.frame(outcomes)
     targets = rows[rows.injected > 0]
-    assert (targets[targets.step == "stored 0.0"].caught == 0).all()
-    assert (targets[targets.step != "stored 0.0"].caught == targets[targets.step != "stored 0.0"].injected).all()
+    assert (targets.caught == targets.injected.where(targets.step != "stored 0.0", 0)).all()
     assert set(targets.step) == {"stored 0.0", "stored -50.0", "clipped at ±20"}
-    assert "accept a single 0.0" in words.checks_sentence(run.params.incident)
+    assert "accept a single 0.0" in incident.checks_sentence(run.params.incident)
 
 
-def test_what_is_told_is_computed_and_marked_as_made_up(run, runs):
-    result = words.incident_json("incident", "sample", runs, run.params.incident)
+def test_what_is_told_is_computed_and_marked_as_made_up(run, runs, outcomes):
+    result = plain(incident.incident_json(run, runs))
     json.dumps(result, allow_nan=False)
     assert {row["geometry"] for row in result["rows"]} == set(incident.GEOMETRIES)
     assert len(result["rows"]) == 2 * 5 * len(runs[0][0].inv.findings)
     text = result["paragraph"]
+    assert text.startswith("Every injected value")
     assert re.search(r"\b9 of 120 .* p0 and 10 ", text)
     assert "(clipped at ±20" in text
-    assert "pi_bad, pi_cot, pi_clone, p0, pi_more_shots" in text
-    assert "pi_bad, p0 = pi_clone, pi_cot, pi_more_shots, pi_terse" in text
-    clean = [runs[0][0]]
-    unchanged = " ".join(words.lead([[*clean, *runs[0][1:4], *clean]], run.params.incident))
-    assert "pi_bad, p0 = pi_clone" not in unchanged, "a ranking that is the clean one is not told twice"
-    assert re.findall(r"\b9\b", words.step_sentence(runs[0][3])) == ["9", "9", "9"]
-    first = max(runs[0][2].inv.findings.values(), key=lambda f: f.published.value)
-    assert f"{first.policy} (stored -50.0: {first.published.value:.3f})" in text
-    for o in (o for outcomes in runs for o in outcomes):
-        leading = words._first_target(o)
-        assert (words.percent(leading.corrupted_share) in words.step_sentence(o)) == bool(leading.corrupted)
-    assert words.ranking_frame(runs[0]).shape == (6, 6)
-    assert list(words.gates_frame(runs[1]).step) == [o.name for o in runs[1]]
-
-
-def test_policies_whose_numbers_print_alike_share_a_place(runs):
-    for o in (o for outcomes in runs for o in outcomes):
-        places = {p: (f"{f.published.value:.3f}", f.rank) for p, f in o.inv.findings.items()}
-        assert len(set(places.values())) == len({printed for printed, _ in places.values()})
-        for printed, place in places.values():
-            assert place == 1 + sum(float(other) > float(printed) for other, _ in places.values())
+    assert runs[0][4].ranking == "pi_bad, pi_cot, pi_clone, p0, pi_more_shots, pi_terse"
+    assert runs[0][0].ranking in text
+    unchanged = " ".join(incident.lead([[*runs[0][:4], runs[0][0]]], run.params.incident))
+    assert runs[0][0].ranking not in unchanged, "a ranking that is the clean one is not told twice"
+    assert re.findall(r"\b9\b", incident.step_sentence(runs[0][3])) == ["9", "9", "9"]
+    for o in outcomes:
+        leading = o.targets[0]
+        assert (percent(leading.corrupted_share) in incident.step_sentence(o)) == bool(leading.corrupted)
+    assert incident.ranking_frame(runs[0]).shape == (6, 6)
+    gates = incident.gates_frame(runs[1])
+    assert list(gates.step) == [o.name for o in runs[1]]
+    assert list(gates.caught.isna()) == list(gates.share.isna()) == [True, False, False, False, True]
 
 
 def test_calibration_and_folds_of_the_params_are_those_of_every_step(run, monkeypatch):
     seen = two_stage_folds(monkeypatch)
     wanted = run.params.estimation.model_copy(update={"calibration": "two_stage", "folds": 3})
-    incident.play(Run.of(run.params.model_copy(update={"estimation": wanted})), "shared", 5)
+    incident.play(Run.of(run.params.model_copy(update={"estimation": wanted})), "shared", 2)
     assert set(seen) == {3}
 
 
@@ -175,20 +157,21 @@ def test_params_that_cannot_be_are_refused_in_one_line(tmp_path):
         (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
         return tmp_path / "x.yaml"
 
-    with pytest.raises(ParamsError, match=r"x.yaml: incident: short_share 0.1 cannot hold"):
-        config.load(params(short_share=0.1))
-    with pytest.raises(ParamsError, match=r"x.yaml: incident.clip"):
-        config.load(params(clip=-1.0))
-    with pytest.raises(ParamsError, match="stand_ins: "):
-        config.load(params(stand_ins=[]))
+    wrong = {
+        "short_share 0.1 cannot hold": {"short_share": 0.1},
+        "clip": {"clip": -1.0},
+        "stand_ins: ": {"stand_ins": []},
+    }
+    for message, changed in wrong.items():
+        with pytest.raises(ParamsError, match=rf"x.yaml: incident.*{message}"):
+            config.load(params(**changed))
     with pytest.raises(ArenaError, match="is an incident itself"):
         incident.clean_run(Run(params(clean="incident")))
     with pytest.raises(ArenaError, match="no `incident`"):
         incident.clean_run(Run("sample"))
     table = Run("sample").table()
-    few = replace(table, logged=table.logged.head(4))
     with pytest.raises(ArenaError, match="too few to let"):
-        incident.failures(few, config.load(params()).incident, "shared")
+        incident.failures(replace(table, logged=table.logged.head(4)), config.load(params()).incident, "shared")
 
 
 def test_the_params_file_selects_its_own_stage_and_reads_the_clean_run():

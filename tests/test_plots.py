@@ -16,7 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from arena10k import paths, plots
-from arena10k.attribution import CAUSES, Profile, ceiling_audit, length_strata, shrinkage_paths
+from arena10k.attribution.game import CAUSES
+from arena10k.attribution.mismatch import Profile
+from arena10k.attribution.weights import ceiling_audit, length_strata, shrinkage_paths
 from arena10k.estimation.diagnostics import permutation_null
 from arena10k.estimation.planning import Pilot, labels_needed
 from arena10k.plots import style

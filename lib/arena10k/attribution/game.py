@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from arena10k.estimation import PolicyData, Prepared, Score, pareto
-from arena10k.estimation.data import LEFT_OUT
+from arena10k.estimation.calibration import LevelFit, pava
 
 #: The parts of a gap, in words.
 CAUSE_WORDS = {
@@ -33,13 +33,13 @@ CAUSES = tuple(CAUSE_WORDS)
 #: The states a number goes through: as published, after S, C and T, and the target's own draws.
 STATES = ("published", "S", "C", "T", "M")
 _SAME = 1e-9
+#: Resamples times rows that are computed at once.
+_CHUNK = 2_000_000
 
 
 def gap_parts(values: np.ndarray, missing: np.ndarray | float) -> np.ndarray:
-    """Parts (..., 6) of the gap by `CAUSES` from `values` (..., 2, 5), see `game_values`, and the `missing` mass (...).
-
-    They sum to values[..., 0, 0] - values[..., 1, 4]. A repair that changes nothing has part exactly 0.
-    """
+    """Parts (..., 6) of the gap by `CAUSES` from `values` (..., 2, 5), see `state_values`, and the `missing` mass
+    (...); they sum to values[..., 0, 0] - values[..., 1, 4]. A repair that changes nothing has part exactly 0."""
     judge, oracle = values[..., 0, :], values[..., 1, :]
 
     def off_support(on: np.ndarray, fall: np.ndarray) -> np.ndarray:
@@ -61,65 +61,42 @@ class Case:
     """One policy as it was published and as it is known now.
 
     `data` holds the repaired arrays: log-weight NaN where the log-prob was quarantined. `raw_log_weight` (n,) is what
-    the published number used, NaN where it used no number; left out when nothing was corrupted. `clip` bounds the
-    published log-weights at +-clip nats; None when they were not clipped.
+    the published number used, NaN where it used no number; None when nothing was corrupted. `clip` bounds the published
+    log-weights at +-clip nats; None when they were not clipped.
     """
 
     data: PolicyData
-    raw_log_weight: np.ndarray = LEFT_OUT
+    raw_log_weight: np.ndarray | None = None
     clip: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.raw_log_weight is None:
-            object.__setattr__(self, "raw_log_weight", self.data.logged.log_weight)
+    def clipped(self, log_weight: np.ndarray) -> np.ndarray:
+        return log_weight if self.clip is None else np.clip(log_weight, -self.clip, self.clip)
 
     @property
     def published_log_weight(self) -> np.ndarray:
         """What the published number used (n,): raw, and clipped."""
-        return _clipped(self.raw_log_weight, self.clip)
+        return self.clipped(self.data.logged.log_weight if self.raw_log_weight is None else self.raw_log_weight)
 
-
-def corrupted_rows(case: Case) -> np.ndarray:
-    """Rows (n,) whose published log-weight is not the repaired one."""
-    raw, clean = case.raw_log_weight, case.data.logged.log_weight
-    with np.errstate(invalid="ignore"):
-        same = (np.abs(raw - clean) <= _SAME) | (raw == clean)
-    return np.asarray(~np.isnan(raw) & ~same)
-
-
-def _smoothed(log_weight: np.ndarray) -> np.ndarray:
-    used = np.isfinite(log_weight)
-    if not used.any() or np.isnan(pareto.khat(log_weight[used])):
-        return log_weight
-    out = np.full(len(log_weight), -np.inf)
-    with np.errstate(divide="ignore"):
-        out[used] = np.log(pareto.smooth(log_weight[used])) + log_weight[used].max()
-    return out
-
-
-def _clipped(log_weight: np.ndarray, clip: float | None) -> np.ndarray:
-    return log_weight if clip is None else np.clip(log_weight, -clip, clip)
-
-
-def weightings(case: Case, keep: np.ndarray) -> np.ndarray:
-    """Log-weights (4, rows) of the rows `keep` (n,), a mask: as published, after S, C and T; -inf for rows not in
-    use."""
-    clean = case.data.logged.log_weight[keep]
-    published = np.where(corrupted_rows(case)[keep], case.raw_log_weight[keep], clean)
-    states = np.stack([_clipped(published, case.clip), _clipped(clean, case.clip), clean, clean])
-    states = np.where(np.isnan(states), -np.inf, states)
-    states[3] = _smoothed(states[2])
-    return states
+    @property
+    def corrupted(self) -> np.ndarray:
+        """Rows (n,) whose published log-weight is not the repaired one."""
+        clean = self.data.logged.log_weight
+        raw = clean if self.raw_log_weight is None else self.raw_log_weight
+        with np.errstate(invalid="ignore"):
+            return np.asarray(~(np.isnan(raw) | (np.abs(raw - clean) <= _SAME) | (raw == clean)))
 
 
 @dataclass(frozen=True, eq=False)
 class Game:
-    """A case ready to be valued: prepared arrays, weightings, and the score of the trusted estimator (None: no such
-    value, so that all stays on the judge's scale). `mismatch`: the weights are known not to be those of the draws, so
-    that they tell of no missing mass."""
+    """A case ready to be valued: prepared arrays of the rows with a judge score; their log-weights (4, n) as published,
+    after S, C and T, -inf for rows not in use; which of them are `corrupted` (n,); and the score of the trusted
+    estimator (None: no such value, so that all stays on the judge's scale). `mismatch`: the weights are known not to be
+    those of the draws, so that they tell of no missing mass."""
 
+    case: Case
     prep: Prepared
     log_weight: np.ndarray
+    corrupted: np.ndarray
     trusted: Score | None
     mismatch: bool = False
 
@@ -128,15 +105,22 @@ class Game:
         """Log-weights (n,) of the published number, -inf for rows it did not use."""
         return np.asarray(self.log_weight[0])
 
-    @property
-    def clean_log_weight(self) -> np.ndarray:
-        """Log-weights (n,) with corrupted values quarantined and no clipping, -inf for rows without one."""
-        return np.asarray(self.log_weight[2])
-
 
 def make_game(case: Case, prep: Prepared, trusted: Score | None = None, mismatch: bool = False) -> Game:
     """The game of a case; `prep` is that of its data."""
-    return Game(prep, weightings(case, ~np.isnan(case.data.logged.judge)), trusted, mismatch)
+    judged = ~np.isnan(case.data.logged.judge)
+    clean, bad = case.data.logged.log_weight[judged], case.corrupted[judged]
+    clipped = case.clipped(clean)
+    states = np.stack([np.where(bad, case.published_log_weight[judged], clipped), clipped, clean, clean])
+    states = np.where(np.isnan(states), -np.inf, states)
+    used = np.isfinite(states[3])
+    # Where k-hat is undefined nothing is smoothed: the state stays the same to the last digit.
+    if used.any() and not np.isnan(pareto.khat(states[3, used])):
+        top = states[3, used].max()
+        with np.errstate(divide="ignore"):
+            states[3] = np.where(used, -np.inf, states[3])
+            states[3, used] = np.log(pareto.smooth(states[2, used])) + top
+    return Game(case, prep, states, bad, trusted, mismatch)
 
 
 def normalised(counts: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
@@ -159,25 +143,13 @@ def normalised(counts: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
         return np.asarray(mass / total[:, None])
 
 
-def game_values(
-    game: Game, counts: np.ndarray, calibrated: np.ndarray, fresh_judge: np.ndarray, trusted: np.ndarray
-) -> np.ndarray:
-    """The values (b, 2, 5) of b resamples on the judge's and on the oracle's scale, by `STATES`.
+def self_normalised(log_weight: np.ndarray) -> np.ndarray:
+    """Weights (n,) that sum to one from log-weights (n,), -inf for rows not in use; NaN when no row is in use."""
+    return np.asarray(normalised(np.ones((1, len(log_weight))), log_weight)[0])
 
-    Parameters
-    ----------
-    counts : (b, n) times each logged row occurs.
-    calibrated : (b, n) or (n,) f(S) of the logged rows.
-    fresh_judge, trusted : (b,) mean judge score of the target's draws; trusted value.
-    """
-    values = np.empty((len(counts), 2, len(STATES)))
-    for k, log_weight in enumerate(game.log_weight):
-        mass = normalised(counts, log_weight)
-        values[:, 0, k], values[:, 1, k] = mass @ game.prep.logged.judge, (mass * calibrated).sum(axis=1)
-    # Without draws nothing takes the place of the logged rows.
-    values[:, 0, -1] = np.where(np.isnan(fresh_judge), values[:, 0, -2], fresh_judge)
-    values[:, 1, -1] = trusted
-    return values
+
+# Resamples: prompts are drawn with replacement, with all their logged and fresh rows; `counts` (b, n_clusters) says how
+# often each prompt occurs in each, and all ones are the data as they are.
 
 
 def missing_mass(game: Game, counts: np.ndarray) -> np.ndarray:
@@ -185,20 +157,65 @@ def missing_mass(game: Game, counts: np.ndarray) -> np.ndarray:
     those of the draws."""
     if game.mismatch:
         return np.zeros(len(counts))
-    weights = np.exp(np.minimum(game.prep.log_weight, 700))
+    weights, times = np.exp(np.minimum(game.prep.log_weight, 700)), counts[:, game.prep.logged.cluster]
     with np.errstate(all="ignore"):
-        mean = counts @ weights / (counts @ game.prep.has_weight)
-    return np.asarray(np.clip(1 - mean, 0, 1))
+        return np.asarray(np.clip(1 - times @ weights / (times @ game.prep.has_weight), 0, 1))
 
 
-def point_parts(game: Game) -> np.ndarray:
-    """The parts (6,) of the gap on the data as they are, by `CAUSES`; where there is no trusted value, of the gap to
-    the judge's mean of the target's own draws, on the judge's scale. NaN where there is no draw either."""
-    prep, nan = game.prep, np.full(1, np.nan)
-    fresh = np.array([prep.fresh.judge.mean()]) if len(prep.fresh) else nan
-    trusted, calibrated = fresh, prep.logged.judge
+def calibration_shift(prep: Prepared, counts: np.ndarray) -> np.ndarray:
+    """f of every resample minus f of the data, at each place of f: (b, P).
+
+    f is refitted by isotonic regression on the resampled labels. It stays where it is no function of the score trained
+    on labels, and in a resample that holds no label.
+    """
+    shift = np.zeros((len(counts), prep.fit.values.shape[1]))
+    if prep.source is None or not isinstance(prep.fit, LevelFit):
+        return shift
+    rows = prep.sample(prep.source)
+    labelled = np.flatnonzero(rows.labelled)
+    code, label, cluster = prep.fit.code[prep.source][labelled], rows.label[labelled], rows.cluster[labelled]
+    for b, drawn in enumerate(counts):
+        weight = drawn[cluster]
+        total, count = (np.bincount(code, weights=w, minlength=shift.shape[1]) for w in (weight * label, weight))
+        shift[b] = np.nan_to_num(pava(prep.fit.levels, total, count) - prep.fit.values[-1], nan=0.0)
+    return shift
+
+
+def state_values(game: Game, counts: np.ndarray) -> np.ndarray:
+    """The values (b, 2, 5) of b resamples on the judge's and on the oracle's scale, by `STATES`.
+
+    Everything is recomputed but two things: Pareto smoothing is a function of the row fixed by the data (a resample
+    repeats its largest weight, and a tail with ties cannot be fitted), and the power of PPI++ stays.
+    """
+    prep, values = game.prep, np.empty((len(counts), 2, len(STATES)))
+    logged, drawn = counts[:, prep.logged.cluster], counts[:, prep.fresh.cluster]
+    calibrated = prep.logged.judge
+    with np.errstate(all="ignore"):
+        trusted = own_draws = drawn @ prep.fresh.judge / drawn.sum(axis=1)
     if game.trusted is not None:
-        trusted, calibrated = np.array([game.trusted.value]), prep.reward
-    ones = np.ones((1, len(prep.logged)))
-    values = game_values(game, ones, calibrated, fresh, trusted)
-    return np.asarray(gap_parts(values, missing_mass(game, ones))[0])
+        shift = calibration_shift(prep, counts)
+        calibrated, trusted = prep.reward + shift[:, prep.fit.code["logged"]], np.zeros(len(counts))
+        for term in game.trusted.terms:
+            times = logged if term.sample == "logged" else drawn
+            total = times @ term.num
+            if "f" in term.slopes:
+                total = total + (times * shift[:, prep.fit.code[term.sample]]) @ term.slopes["f"]
+            with np.errstate(all="ignore"):
+                trusted = trusted + total / (times @ term.den)
+    for k, log_weight in enumerate(game.log_weight):
+        mass = normalised(logged, log_weight)
+        values[:, 0, k], values[:, 1, k] = mass @ prep.logged.judge, (mass * calibrated).sum(axis=1)
+    # Without draws nothing takes the place of the logged rows.
+    values[:, 0, -1] = np.where(np.isnan(own_draws), values[:, 0, -2], own_draws)
+    values[:, 1, -1] = trusted
+    return values
+
+
+def bootstrap(game: Game, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The published number (b,) and the parts (b, 6) of the gap in every resample; without a trusted value, of the gap
+    to the judge's mean of the target's own draws, and NaN without draws."""
+    step = max(1, _CHUNK // max(len(game.prep.logged), len(game.prep.fresh), 1))
+    chunks = [counts[i : i + step] for i in range(0, len(counts), step)]
+    values = np.concatenate([state_values(game, chunk) for chunk in chunks])
+    missing = np.concatenate([missing_mass(game, chunk) for chunk in chunks])
+    return values[:, 0, 0], gap_parts(values, missing)

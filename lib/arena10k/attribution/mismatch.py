@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from arena10k.estimation.data import numbers
 from arena10k.wording import listed
 
 if TYPE_CHECKING:
@@ -36,13 +37,12 @@ class Profile:
 def profiles(table: Table) -> dict[str, Profile]:
     """The profile of every policy, the logging policy first."""
     logged, base = table.logged, table.logging_policy
-    # Characters where not every row has tokens.
-    unit = "token" if (_floats(logged, "response_tokens") > 0).all() else "character"
-    size = _floats(logged, "response_tokens" if unit == "token" else "response_chars")
+    unit = "token" if (numbers(logged, "response_tokens") > 0).all() else "character"
+    size = numbers(logged, "response_tokens" if unit == "token" else "response_chars")
     size = np.where(size > 0, size, np.nan)
     own = {base: logged} | {p: table.fresh[table.fresh.policy == p] for p in table.targets}
-    logp = {p: _floats(logged, f"logp_{p}") for p in own}
-    return {p: Profile(_floats(own[p], "response_chars"), logp[p] / size, logp[p] - logp[base], unit) for p in own}
+    logp = {p: numbers(logged, f"logp_{p}") for p in own}
+    return {p: Profile(numbers(own[p], "response_chars"), logp[p] / size, logp[p] - logp[base], unit) for p in own}
 
 
 def mismatch(table: Table, judge_mode: str = "deterministic") -> pd.DataFrame:
@@ -54,37 +54,24 @@ def mismatch(table: Table, judge_mode: str = "deterministic") -> pd.DataFrame:
     found it per unit: what the policy would rather say than P0; `category` the prompt category whose responses it
     prefers most, by median log-weight. NaN or None where not known.
     """
-    profile = profiles(table)
-    logged, lengths = table.logged, _floats(table.logged, "response_chars")
-    traits = {
-        "by_length": lengths,
-        "by_judge": _floats(logged, f"judge_{judge_mode}"),
-        "by_surprise": -profile[table.logging_policy].nats,
-    }
-    rows = [
-        {"policy": p, "chars": _median(own.chars), "length_distance": _distance(own.chars, lengths)}
-        | {"nats": _median(own.nats), "unit": own.unit}
-        | {name: _rank_correlation(own.log_weight, trait) for name, trait in traits.items()}
-        | {"category": _category(logged, own.log_weight)}
-        for p, own in profile.items()
-    ]
+    profile, logged = profiles(table), table.logged
+    base = profile[table.logging_policy]
+    traits = {"by_length": base.chars, "by_judge": numbers(logged, f"judge_{judge_mode}"), "by_surprise": -base.nats}
+    rows = []
+    for policy, own in profile.items():
+        a, b = own.chars[np.isfinite(own.chars)], base.chars[np.isfinite(base.chars)]
+        rows.append(
+            {
+                "policy": policy,
+                "chars": pd.Series(own.chars).median(),
+                "length_distance": stats.ks_2samp(a, b, method="asymp").statistic if len(a) and len(b) else np.nan,
+                "nats": pd.Series(own.nats).median(),
+                "unit": own.unit,
+                **{name: _rank_correlation(own.log_weight, trait) for name, trait in traits.items()},
+                "category": _category(logged, own.log_weight),
+            }
+        )
     return pd.DataFrame(rows)
-
-
-def _floats(frame: pd.DataFrame, column: str) -> np.ndarray:
-    if column not in frame:
-        return np.full(len(frame), np.nan)
-    return np.asarray(frame[column].to_numpy(float, na_value=np.nan))
-
-
-def _median(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if len(finite) else float("nan")
-
-
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a[np.isfinite(a)], b[np.isfinite(b)]
-    return float(stats.ks_2samp(a, b, method="asymp").statistic) if len(a) and len(b) else float("nan")
 
 
 def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -95,26 +82,12 @@ def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _category(logged: pd.DataFrame, log_weight: np.ndarray) -> str | None:
-    keep = np.isfinite(log_weight)
-    if "category" not in logged or not keep.any() or np.ptp(log_weight[keep]) < 1e-9:
+    known = np.isfinite(log_weight)
+    if "category" not in logged or not known.any() or np.ptp(log_weight[known]) < 1e-9:
         return None
-    by = pd.Series(log_weight[keep]).groupby(logged.category.to_numpy()[keep])
+    by = pd.Series(log_weight[known]).groupby(logged.category.to_numpy()[known])
     middle = by.median()[by.size() >= _FEW]
     return str(middle.idxmax()) if len(middle) > 1 else None
-
-
-def preference(row: Mapping[str, Any]) -> str:
-    """What a policy gives more weight than P0 does: `shorter responses and ...`; empty where nothing is clear."""
-    traits = [
-        (np.nan_to_num(row["by_length"]), "longer responses", "shorter responses"),
-        (np.nan_to_num(row["by_judge"]), "responses the judge likes", "responses the judge dislikes"),
-        (np.nan_to_num(row["by_surprise"]), "responses P0 found unlikely", "responses P0 found likely"),
-    ]
-    clear = sorted((trait for trait in traits if abs(trait[0]) >= WEAK), key=lambda trait: -abs(trait[0]))
-    words = [up if r > 0 else down for r, up, down in clear]
-    if pd.notna(row["category"]):
-        words.append(f"prompts of category {row['category']!r}")
-    return listed(words)
 
 
 def mismatch_sentence(frame: pd.DataFrame, bigger: Mapping[str, str] | None = None) -> str:
@@ -122,20 +95,26 @@ def mismatch_sentence(frame: pd.DataFrame, bigger: Mapping[str, str] | None = No
 
     `bigger` maps policies that are (or stand for) another model to a word for it.
     """
-    lengths = frame.iloc[1:].dropna(subset=["length_distance"])
-    if lengths.empty:
-        parts = ["No target has responses of its own to compare lengths with."]
-    else:
+    lengths, likely = (frame.iloc[1:].dropna(subset=[column]) for column in ("length_distance", "nats"))
+    parts = ["No target has responses of its own to compare lengths with."]
+    if len(lengths):
         worst, base = lengths.loc[lengths.length_distance.idxmax()], frame.iloc[0]
         parts = [
             f"{worst.policy} has the least similar response lengths: {worst.chars:,.0f} characters (median) against "
             f"{base.chars:,.0f}, a Kolmogorov-Smirnov distance of {worst.length_distance:.2f} (0 alike, 1 apart)."
         ]
-    likely = frame.iloc[1:].dropna(subset=["nats"])
     if len(likely):
         least = likely.loc[likely.nats.idxmin()]
         parts.append(f"{least.policy} finds the logged responses least likely, {least.nats:.2f} nats per {least.unit}.")
     for policy, word in (bigger or {}).items():
-        prefers = preference(frame[frame.policy == policy].iloc[0])
-        parts.append(f"{policy} ({word}) upweights {prefers or 'no kind of logged responses clearly'}.")
+        row = frame[frame.policy == policy].iloc[0]
+        traits = [
+            (row.by_length, "longer responses", "shorter responses"),
+            (row.by_judge, "responses the judge likes", "responses the judge dislikes"),
+            (row.by_surprise, "responses P0 found unlikely", "responses P0 found likely"),
+        ]
+        clear = sorted((trait for trait in traits if abs(trait[0]) >= WEAK), key=lambda trait: -abs(trait[0]))
+        prefers = [up if r > 0 else down for r, up, down in clear]
+        prefers += [f"prompts of category {row.category!r}"] * pd.notna(row.category)
+        parts.append(f"{policy} ({word}) upweights {listed(prefers) or 'no kind of logged responses clearly'}.")
     return " ".join(parts)

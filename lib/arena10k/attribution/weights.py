@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from arena10k.attribution.game import normalised
+from arena10k.attribution.game import self_normalised
 from arena10k.estimation.intervals import missing_mass_interval
 from arena10k.estimation.pareto import audit_weights
 
@@ -18,69 +18,43 @@ _TIE = 1e-12
 _MOST, _BINS, _POINTS = 200, 5, 60
 
 
-def self_normalised(log_weight: np.ndarray) -> np.ndarray:
-    """Weights (n,) that sum to one from log-weights (n,), -inf for rows not in use; NaN when no row is in use."""
-    return np.asarray(normalised(np.ones((1, len(log_weight))), log_weight)[0])
-
-
-@dataclass(frozen=True)
-class MassIdentity:
+def mass_identity(mean_weight: float, on: float, value: float) -> dict[str, float]:
     """SNIPS - V = (1 - c)(V_on - V_off), c = min(1, E[w]): the error is the mass the log misses, times how different
-    it is.
+    it is; from a raw mean weight, SNIPS `on` of rewards in [0, 1] and a trusted `value` (NaN when unknown).
 
     `covered` is c, `on` SNIPS, `off` the value the missing mass must have for the identity to hold (NaN when c = 1:
     nothing is missing, and the error has another cause), `low`, `high` the bounds c V_on + (1 - c) [0, 1] that need no
     fresh draw.
     """
-
-    covered: float
-    on: float
-    off: float
-    low: float
-    high: float
-
-
-def mass_identity(mean_weight: float, on: float, value: float) -> MassIdentity:
-    """The identity for a raw mean weight, SNIPS `on` of rewards in [0, 1] and a trusted `value` (NaN when unknown)."""
-    covered = min(1.0, mean_weight)
+    covered, (low, high) = min(1.0, mean_weight), missing_mass_interval(mean_weight, on)
     off = (value - covered * on) / (1 - covered) if covered < 1 else float("nan")
-    return MassIdentity(covered, on, off, *missing_mass_interval(mean_weight, on))
+    return {"covered": covered, "on": on, "off": off, "low": low, "high": high}
 
 
 def heavy_rows(logged: pd.DataFrame, log_weight: np.ndarray, reward: np.ndarray, top: int = 10) -> pd.DataFrame:
     """The `top` rows by weight: `prompt_id`, `prompt`, `response`, `log_weight`, `weight`, `share`, `cumulative`,
-    `reward`.
-
-    `log_weight` and `reward` (n,) are aligned with `logged`; text is as the model wrote it and must be escaped when
-    shown.
-    """
+    `reward`. `log_weight` and `reward` (n,) are aligned with `logged`; text is as the model wrote it and must be
+    escaped when shown."""
     lw = np.where(np.isnan(log_weight), -np.inf, log_weight)
-    share = self_normalised(lw)
     rows = [i for i in np.argsort(-lw, kind="stable")[:top] if np.isfinite(lw[i])]
+    share = self_normalised(lw)[rows]
     columns = ("prompt_id", "draw", "prompt", "response", "category", "response_chars", "label")
     heaviest = logged.iloc[rows][[c for c in columns if c in logged]].reset_index(drop=True)
     with np.errstate(over="ignore"):
-        numbers = {"log_weight": lw[rows], "weight": np.exp(lw[rows]), "share": share[rows]}
-    return heaviest.assign(**numbers, cumulative=np.cumsum(share[rows]), reward=np.asarray(reward)[rows])
+        numbers = {"log_weight": lw[rows], "weight": np.exp(lw[rows]), "share": share}
+    return heaviest.assign(**numbers, cumulative=np.cumsum(share), reward=np.asarray(reward)[rows])
 
 
 def length_strata(log_weight: np.ndarray, length: np.ndarray) -> pd.DataFrame:
-    """Rows and weight by response length, in up to `_BINS` groups of about equal size.
-
-    Columns `low`, `high` (characters, both included), `rows`, `row_share`, `weight_share`. Rows without length are
-    left out.
-    """
-    keep = ~np.isnan(length) & np.isfinite(log_weight)
-    chars, rows = length[keep], []
-    if len(chars):
-        edges = np.unique(np.quantile(chars, np.linspace(0, 1, _BINS + 1)))
-        group = np.clip(np.searchsorted(edges, chars, side="right") - 1, 0, max(len(edges) - 2, 0))
-        share = self_normalised(log_weight[keep])
-        rows = [
-            (chars[g].min(), chars[g].max(), int(g.sum()), float(g.mean()), float(share[g].sum()))
-            for g in (group == k for k in np.unique(group))
-        ]
-    return pd.DataFrame(rows, columns=["low", "high", "rows", "row_share", "weight_share"])
+    """Rows and weight by response length, in up to `_BINS` groups of about equal size: `low`, `high` (characters, both
+    included), `rows`, `row_share`, `weight_share`. Rows without length are left out."""
+    known = ~np.isnan(length) & np.isfinite(log_weight)
+    rows = pd.DataFrame({"chars": length[known], "weight": self_normalised(log_weight[known])})
+    edges = np.unique(np.quantile(rows.chars, np.linspace(0, 1, _BINS + 1))) if len(rows) else np.zeros(1)
+    group = np.clip(np.searchsorted(edges, rows.chars, side="right") - 1, 0, max(len(edges) - 2, 0))
+    groups = {"low": ("chars", "min"), "high": ("chars", "max"), "rows": ("chars", "size")}
+    strata = rows.groupby(group).agg(**groups, weight_share=("weight", "sum")).reset_index(drop=True)
+    return strata.assign(row_share=strata.rows / len(rows))
 
 
 def ceiling_audit(log_weight: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -107,8 +81,8 @@ def shrinkage_paths(log_weight: np.ndarray, reward: np.ndarray) -> pd.DataFrame:
     effective sample size over n after shrinking. Optimistic shrinkage is followed while it evens weights out: beyond
     that it turns their order around.
     """
-    keep = np.isfinite(log_weight)
-    lw, r = log_weight[keep] - log_weight[keep].max(initial=-np.inf), reward[keep]
+    known = np.isfinite(log_weight)
+    lw, r = log_weight[known] - log_weight[known].max(initial=-np.inf), reward[known]
     levels = np.quantile(lw, np.linspace(1, 0, _POINTS)) if len(lw) else np.empty(0)
     shrunk = [("clip", float(np.exp(c)), np.minimum(lw, c)) for c in levels]
     shrunk += [("power", float(a), a * lw) for a in np.linspace(1, 0, len(levels))]
@@ -122,9 +96,6 @@ def shrinkage_paths(log_weight: np.ndarray, reward: np.ndarray) -> pd.DataFrame:
             evenest = max(evenest, share) if method == "dros" else 0.0
             rows.append((method, strength, share, float(w @ r)))
     return pd.DataFrame(rows, columns=["method", "strength", "ess_share", "value"])
-
-
-# Ranks
 
 
 def rank(value: float, values: Iterable[float]) -> int:
@@ -147,38 +118,23 @@ class Flip:
 
     winner: str
     rival: str
-    rows: np.ndarray
-    exact: bool
+    rows: list[int]
+
+    @property
+    def exact(self) -> bool:
+        return len(self.rows) == 1
 
 
-def _without_each(log_weight: np.ndarray, reward: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """SNIPS with each kept row left out in turn: (n,), NaN at rows that are not kept or leave no weight."""
-    lw = np.where(kept, log_weight, -np.inf)
+def _without_each(log_weight: np.ndarray, reward: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """SNIPS without each row that is `left` (n,) in turn; NaN at the others and where no weight remains."""
+    lw = np.where(left, log_weight, -np.inf)
     w = self_normalised(lw)
     with np.errstate(all="ignore"):
         out = ((w @ reward) - w * reward) / (1 - w)
     # The rest of a row that holds nearly everything is lost to rounding: at most one such row.
     for i in np.flatnonzero(w > 1 - 1e-6):
-        rest = lw.copy()
-        rest[i] = -np.inf
-        out[i] = self_normalised(rest) @ reward
-    return np.where(kept, out, np.nan)
-
-
-def _flip_pair(a: np.ndarray, b: np.ndarray, reward: np.ndarray, most: int) -> np.ndarray | None:
-    """Rows, in the order of removal, after which the SNIPS of `a` is below that of `b`; None beyond `most` rows."""
-    kept = np.isfinite(a) | np.isfinite(b)
-    removed: list[int] = []
-    while len(removed) < most:
-        ahead = _without_each(a, reward, kept) - _without_each(b, reward, kept)
-        if np.isnan(ahead).all():
-            return None
-        i = int(np.nanargmin(ahead))
-        removed.append(i)
-        kept[i] = False
-        if ahead[i] < -_TIE:
-            return np.array(removed)
-    return None
+        out[i] = self_normalised(np.where(np.arange(len(lw)) == i, -np.inf, lw)) @ reward
+    return np.where(left, out, np.nan)
 
 
 def rows_to_flip(log_weight: Mapping[str, np.ndarray], reward: np.ndarray) -> Flip | None:
@@ -191,10 +147,16 @@ def rows_to_flip(log_weight: Mapping[str, np.ndarray], reward: np.ndarray) -> Fl
     """
     values = {p: float(self_normalised(lw) @ reward) for p, lw in log_weight.items()}
     winner = max(values, key=lambda p: values[p] if np.isfinite(values[p]) else -np.inf)
-    best: Flip | None = None
+    first, best, most = log_weight[winner], None, _MOST
     for rival in (p for p in log_weight if p != winner and values[p] < values[winner] - _TIE):
-        limit = _MOST if best is None else len(best.rows) - 1
-        rows = _flip_pair(log_weight[winner], log_weight[rival], reward, limit)
-        if rows is not None:
-            best = Flip(winner, rival, rows, len(rows) == 1)
+        left, removed = np.isfinite(first) | np.isfinite(log_weight[rival]), list[int]()
+        while len(removed) < most:
+            ahead = _without_each(first, reward, left) - _without_each(log_weight[rival], reward, left)
+            if np.isnan(ahead).all():
+                break
+            removed.append(int(np.nanargmin(ahead)))
+            left[removed[-1]] = False
+            if ahead[removed[-1]] < -_TIE:
+                best, most = Flip(winner, rival, removed), len(removed) - 1
+                break
     return best

@@ -1,5 +1,6 @@
-"""The findings in words: a sentence per policy; the verdict of a run: answer, why, what to do; and what stands beside
-it: how few rows decide, which pairs are in the wrong order, what the missing mass must be worth."""
+"""The findings in words and tables: a sentence per policy; the verdict of a run: answer, why, what to do; anomaly.json;
+and what stands beside it: how few rows decide, which pairs are in the wrong order, what the missing mass must be
+worth."""
 
 from __future__ import annotations
 
@@ -7,77 +8,70 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from arena10k.attribution.detection import FALSE_ALARM_RATE, TOLERANCE
 from arena10k.attribution.game import CAUSE_WORDS, CAUSES
-from arena10k.attribution.investigation import Finding, Investigation
+from arena10k.attribution.investigation import FALSE_ALARM_RATE, TOLERANCE, Finding, Investigation
 from arena10k.attribution.weights import rank
 from arena10k.wording import ESTIMATOR_WORDS, JUDGE_SNIPS, listed, number, percent, rounded, with_interval
 
-_ORIGIN = {"ppi_pp": "labels on its own draws", "direct": "its own draws, judged and calibrated"}
+_ORIGIN = ESTIMATOR_WORDS | {"ppi_pp": "labels on its own draws", "direct": "its own draws, judged and calibrated"}
+_PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_MASS, _BEYOND = CAUSES.index("off_support"), CAUSES.index("weights_do_not_match_draws")
 
 
-def place(rank: int, n: int) -> str:
+def _place(rank: int, n: int) -> str:
     """`first of 4`."""
-    words = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-    return f"{words[rank - 1] if rank <= len(words) else f'number {rank}'} of {n}"
+    return f"{_PLACES[rank - 1] if rank <= len(_PLACES) else f'number {rank}'} of {n}"
 
 
 def _reasons(row: Mapping[str, Any]) -> list[str]:
     return [reason.replace("_", " ") for reason in row["reasons"]]
 
 
-def trusted_words(row: Mapping[str, Any], confidence: float) -> str:
-    """The trusted value with interval and origin, from its row (`Finding.trusted`)."""
-    value = with_interval(row["value"], row["ci_low"], row["ci_high"], confidence).removesuffix(")")
-    origin = _ORIGIN.get(row["estimator"], ESTIMATOR_WORDS.get(row["estimator"], row["estimator"]))
+def _trusted(f: Finding) -> str:
+    """The trusted value with interval and origin; nothing where there is none."""
+    if (row := f.trusted) is None:
+        return ""
+    value = with_interval(row["value"], row["ci_low"], row["ci_high"], f.confidence).removesuffix(")")
     cautious = row["verdict"] == "CAUTION" and row["reasons"]
-    return f"{value}, from {origin}{', with caution: ' + ' and '.join(_reasons(row)) if cautious else ''})"
+    caution = f", with caution: {' and '.join(_reasons(row))}" if cautious else ""
+    return f"{value}, from {_ORIGIN.get(row['estimator'], row['estimator'])}{caution})"
 
 
-def cause_words(f: Finding) -> str:
-    """The main cause in plain words, with the fact behind it."""
-    if f.main_cause == "corrupted_logprobs":
-        rows = f"{f.corrupted} logged rows" if f.corrupted != 1 else "one logged row"
-        return (
-            f"corrupted log-probabilities: {rows} with a number in place of a measurement carry "
-            f"{percent(f.corrupted_share)} of the weight, so the number is about them, not the policy"
-        )
-    if f.main_cause == "clipping":
-        return f"clipping of the log-weights at ±{f.clip:g}, which replaces what the heaviest rows say by a constant"
-    if f.main_cause == "tail":
-        return (
-            f"the heavy tail of the weights: {number(f.published.audit.ess)} rows' worth of evidence decide the number"
-        )
-    if f.main_cause == "judge_bias":
-        return f"the judge's bias: the judge gives the policy's own draws {rounded(f.own_draws)}"
-    if f.main_cause == "weights_do_not_match_draws":
-        return (
-            f"weights that do not match the draws: the judge gives the policy's own draws {rounded(f.own_draws)}, "
-            "which the weights do not explain; they are of another policy or another definition of it"
-        )
-    covered = f.mass.covered
+def _cause(f: Finding) -> str:
+    """The main cause in plain words, with the fact behind it, and what it contributes to the gap."""
+    rows = f"{f.corrupted} logged rows" if f.corrupted != 1 else "one logged row"
+    covered, own_draws = f.mass["covered"], f"the judge gives the policy's own draws {rounded(f.own_draws)}"
+    cause = {
+        "corrupted_logprobs": f"corrupted log-probabilities: {rows} with a number in place of a measurement carry "
+        f"{percent(f.corrupted_share)} of the weight, so the number is about them, not the policy",
+        "clipping": f"clipping of the log-weights at ±{f.game.case.clip or 0:g}, which replaces what the heaviest rows "
+        "say by a constant",
+        "tail": f"the heavy tail of the weights: {number(f.published.audit.ess)} rows' worth of evidence decide the "
+        "number",
+        "judge_bias": f"the judge's bias: {own_draws}",
+        "weights_do_not_match_draws": f"weights that do not match the draws: {own_draws}, which the weights do not "
+        "explain; they are of another policy or another definition of it",
+        "off_support": f"off-support mass: the weights average {number(covered)} instead of 1, so about "
+        f"{percent(1 - covered)} of what this policy says is never seen in the log; self-normalising hides it by "
+        "averaging scores of logged responses alone (not normalised, the same weights give "
+        f"{rounded(covered * f.mass['on'])})",
+    }[str(f.main_cause)]
+    j, size = CAUSES.index(str(f.main_cause)), np.abs(f.parts)
+    if not np.isfinite(f.parts[j]):
+        return f"The main cause is {cause}."
+    part = with_interval(f.parts[j], f.part_low[j], f.part_high[j], f.confidence)
+    against = "what the judge gives its own draws" if f.trusted is None else "the trusted value"
+    clear = ((f.part_low > 0) | (f.part_high < 0)) & (size > 0.25 * size[j]) & (np.arange(len(CAUSES)) != j)
+    others = [f"{CAUSE_WORDS[CAUSES[i]]} {f.parts[i]:+.2f}" for i in np.argsort(-size, kind="stable") if clear[i]]
     return (
-        f"off-support mass: the weights average {number(covered)} instead of 1, so about {percent(1 - covered)} of "
-        f"what this policy says is never seen in the log; self-normalising hides it by averaging scores of logged "
-        f"responses alone (not normalised, the same weights give {rounded(covered * f.mass.on)})"
+        f"The main cause is {cause}. It contributes {part} to the gap of {rounded(f.gap)} between {JUDGE_SNIPS} and "
+        f"{against}{f'; also {listed(others)}' if others else ''}."
     )
 
 
-def _contribution(f: Finding) -> str:
-    j = CAUSES.index(f.main_cause)
-    if not np.isfinite(f.parts[j]):
-        return ""
-    part = with_interval(f.parts[j], f.part_low[j], f.part_high[j], f.confidence)
-    against = "what the judge gives its own draws" if f.trusted is None else "the trusted value"
-    text = f" It contributes {part} to the gap of {rounded(f.gap)} between {JUDGE_SNIPS} and {against}"
-    others = [i for i in range(len(CAUSES)) if i != j and abs(f.parts[i]) > 0.25 * abs(f.parts[j])]
-    clear = sorted((i for i in others if f.part_low[i] > 0 or f.part_high[i] < 0), key=lambda i: -abs(f.parts[i]))
-    also = listed([f"{CAUSE_WORDS[CAUSES[i]]} {f.parts[i]:+.2f}" for i in clear])
-    return f"{text}; also {also}." if clear else f"{text}."
-
-
-def needs(f: Finding) -> str:
+def _needs(f: Finding) -> str:
     """What would settle the policy's value."""
     labels = f"{f.labels_needed:,} oracle labels" if f.labels_needed else "oracle labels"
     if not len(f.game.prep.fresh):
@@ -88,17 +82,6 @@ def needs(f: Finding) -> str:
     return f"{labels} on the policy's own draws{existing}{more}"
 
 
-def _truth(f: Finding, inv: Investigation) -> str:
-    if f.policy not in inv.truth:
-        return ""
-    value, se = inv.truth[f.policy]
-    return f" Its true value, measured, is {value:.3f}" + (f" (standard error {se:.3f})." if np.isfinite(se) else ".")
-
-
-def _ranked(f: Finding, inv: Investigation) -> str:
-    return f"{f.policy} ranks {place(f.rank, len(inv.findings))} by {JUDGE_SNIPS}, at {rounded(f.published.value)}"
-
-
 def _refused(f: Finding) -> str:
     """That the weights are refused. The verdict is that of SNIPS (calibrated), whose value is another."""
     if f.estimate["verdict"] != "REFUSE":
@@ -107,116 +90,86 @@ def _refused(f: Finding) -> str:
     return f" Its weights are not accepted: {ESTIMATOR_WORDS['snips']} is refused{why}."
 
 
-def _trusted_place(row: Mapping[str, Any], inv: Investigation) -> str:
-    values = [g.trusted["value"] for g in inv.findings.values() if g.trusted is not None]
-    if len(values) < 2:
-        return ""
-    at = rank(row["value"], values)
-    return f", last of {len(values)}" if at == len(values) else f", {place(at, len(values))}"
-
-
 def sentence(f: Finding, inv: Investigation) -> str:
     """What is known about one policy."""
+    return " ".join(filter(None, _what_and_why(f, inv)))
+
+
+def _what_and_why(f: Finding, inv: Investigation) -> tuple[str, str]:
+    """What is known of the number of a policy, and the cause where it is an anomaly; empty where no cause is clear and
+    none can be."""
+    truth = ""
+    if f.policy in inv.truth:
+        value, se = inv.truth[f.policy]
+        truth = f" Its true value, measured, is {value:.3f}{f' (standard error {se:.3f})' if np.isfinite(se) else ''}."
     if not np.isfinite(f.published.value):
-        return f"{f.policy} has no SNIPS value: no logged row carries a usable log-weight.{_truth(f, inv)}"
-    start = _ranked(f, inv)
+        return f"{f.policy} has no SNIPS value: no logged row carries a usable log-weight.{truth}", ""
+    known = f"{_refused(f)}{truth}"
+    start = f"{f.policy} ranks {_place(f.rank, len(inv.findings))} by {JUDGE_SNIPS}, at {rounded(f.published.value)}"
     if f.anomaly is None:
-        return (
-            f"{start}; whether that is right cannot be told without a trusted value, which takes {needs(f)}."
-            f"{_refused(f)}{_truth(f, inv)}"
-        )
-    if f.anomaly:
-        return " ".join(filter(None, anomaly_words(f, inv)))
+        start += "; whether that is right cannot be told without a trusted value, which takes"
+        return f"{start} {_needs(f)}.{known}", ""
+    if f.anomaly and f.trusted is None:
+        what = f"{start}. That cannot be right: the judge gives the policy's own draws {rounded(f.own_draws)}.{known}"
+        takes = f"A value on the oracle's scale takes {_needs(f)}."
+        return what, f"{_cause(f)} {takes}" if f.main_cause else takes
+    if f.anomaly and f.trusted is not None:
+        values = [g.trusted["value"] for g in inv.findings.values() if g.trusted is not None]
+        at = rank(f.trusted["value"], values)
+        last = f"last of {at}" if at == len(values) else _place(at, len(values))
+        what = f"{start}. Its trusted value is {_trusted(f)}{f', {last}' if len(values) > 1 else ''}.{known}"
+        rest = f.parts[_BEYOND]
+        beyond = f" {rounded(rest)} of it is more than missing mass explains." if abs(rest) > 0.5 * abs(f.gap) else ""
+        unclear = f"No single cause of the gap of {rounded(f.gap)} is clear from its noise.{beyond}"
+        return what, _cause(f) if f.main_cause else unclear
     if f.policy == inv.logging_policy:
         start += "; it is the logging policy, so this is the plain mean of the judge's scores"
     elif len(f.game.prep.fresh):
         start += f"; the judge gives its own draws {rounded(f.own_draws)}"
     if f.trusted is None:
-        return f"{start}. Its value on the oracle's scale takes {needs(f)}.{_refused(f)}{_truth(f, inv)}"
-    start += f". Its trusted value is {trusted_words(f.trusted, f.confidence)}."
-    if f.unsettled:
-        start += f" The gap of {rounded(f.gap)} could be chance; it takes {needs(f)} to tell."
-    return f"{start}{_refused(f)}{_truth(f, inv)}"
-
-
-def anomaly_words(f: Finding, inv: Investigation) -> tuple[str, str]:
-    """What is wrong about the number of a policy with an anomaly, and why; the latter empty where no cause is clear
-    and none can be."""
-    what, cause = _ranked(f, inv), ""
-    if f.trusted is None:
-        what += f". That cannot be right: the judge gives the policy's own draws {rounded(f.own_draws)}."
-        if f.main_cause:
-            cause = f"The main cause is {cause_words(f)}.{_contribution(f)}"
-        cause = f"{cause} A value on the oracle's scale takes {needs(f)}.".strip()
-        return f"{what}{_refused(f)}{_truth(f, inv)}", cause
-    value = f"{trusted_words(f.trusted, f.confidence)}{_trusted_place(f.trusted, inv)}"
-    what += f". Its trusted value is {value}.{_refused(f)}{_truth(f, inv)}"
-    if f.main_cause:
-        return what, f"The main cause is {cause_words(f)}.{_contribution(f)}"
-    rest = f.parts[CAUSES.index("weights_do_not_match_draws")]
-    beyond = f" {rounded(rest)} of it is more than missing mass explains." if abs(rest) > 0.5 * abs(f.gap) else ""
-    return what, f"No single cause of the gap of {rounded(f.gap)} is clear from its noise.{beyond}"
-
-
-def _advice(anomalies: list[Finding]) -> str:
-    worst, steps = anomalies[0], []
-    if any(f.main_cause == "corrupted_logprobs" for f in anomalies):
-        steps.append("quarantine the corrupted rows and score them again")
-    steps.append(f"leave {'this number' if len(anomalies) == 1 else 'these numbers'} out of every ranking")
-    if worst.trusted is not None and worst.trusted["verdict"] == "REPORT":
-        steps.append(f"use the trusted value of {worst.policy}")
-    else:
-        steps.append(f"collect {needs(worst)}")
-    return f"What to do: {listed(steps)}."
-
-
-def _best_trusted(findings: list[Finding]) -> str:
-    trusted = {f.policy: f.trusted for f in findings if f.trusted is not None}
-    if not trusted:
-        return ""
-    best = max(trusted, key=lambda policy: trusted[policy]["value"])
-    return f"The highest trusted value is that of {best}: {trusted_words(trusted[best], findings[0].confidence)}."
-
-
-def _unchecked(order: list[Finding]) -> str:
-    unknown = [f.policy for f in order if f.anomaly is None]
-    return f"Not checked for lack of draws of their own: {listed(unknown)}." if unknown else ""
-
-
-def _unsettled(order: list[Finding]) -> str:
-    open_ = [f"{f.policy} ({rounded(f.gap)})" for f in order if f.unsettled]
-    return f"Not settled, as chance could explain the gap to the trusted value: {listed(open_)}." if open_ else ""
-
-
-def _nothing_found(order: list[Finding], inv: Investigation) -> list[str]:
-    if not any(f.anomaly is not None and f.policy != inv.logging_policy for f in order):
-        return [f"Whether the ranking by {JUDGE_SNIPS} is right cannot be told.", _unchecked(order)]
-    ordered = sum(f.trusted is not None for f in order) > 1 and not inv.detection.inversions
-    order_too = ", and no order of two policies contradicts the trusted one beyond chance" if ordered else ""
-    answer = (
-        f"No anomaly is shown: no value of {JUDGE_SNIPS} differs from what the policy's own draws say by more than "
-        f"{TOLERANCE:g} and chance{order_too} (a false alarm in at most {percent(FALSE_ALARM_RATE)} of such runs)."
-    )
-    refused = [f.policy for f in order if f.estimate["verdict"] == "REFUSE"]
-    still = f"{ESTIMATOR_WORDS['snips']} is refused all the same for {listed(refused)}." if refused else ""
-    return [answer, _unsettled(order), _best_trusted(order), still, _unchecked(order)]
+        return f"{start}. Its value on the oracle's scale takes {_needs(f)}.{known}", ""
+    chance = f" The gap of {rounded(f.gap)} could be chance; it takes {_needs(f)} to tell." if f.unsettled else ""
+    return f"{start}. Its trusted value is {_trusted(f)}.{chance}{known}", ""
 
 
 def lead(inv: Investigation) -> list[str]:
     """The verdict of a run as paragraphs of plain text: the answer, why it is so, what to do, the ranking."""
-    order = sorted(inv.findings.values(), key=lambda f: -np.nan_to_num(f.published.value, nan=-1))
-    anomalies = sorted(inv.anomalies, key=lambda f: f is not inv.focus)
-    if not anomalies:
-        texts = _nothing_found(order, inv)
-    else:
+    order, anomalies = inv.order, sorted(inv.anomalies, key=lambda f: f is not inv.focus)
+    untested = [f.policy for f in order if f.anomaly is None]
+    unchecked = f"Not checked for lack of draws of their own: {listed(untested)}." if untested else ""
+    gaps = [f"{f.policy} ({rounded(f.gap)})" for f in order if f.unsettled]
+    unsettled = f"Not settled, as chance could explain the gap to the trusted value: {listed(gaps)}." if gaps else ""
+    if anomalies:
         others = [f"{f.policy} ({CAUSE_WORDS.get(f.main_cause or '', 'cause unclear')})" for f in anomalies[1:]]
         more = f"Found by the same tests: {listed(others)}." if others else ""
-        texts = [*anomaly_words(anomalies[0], inv), more, _unsettled(order), _advice(anomalies), _unchecked(order)]
+        texts = [*_what_and_why(anomalies[0], inv), more, unsettled, _advice(anomalies), unchecked]
+    elif any(f.anomaly is not None and f.policy != inv.logging_policy for f in order):
+        trusted = {f.policy: f.trusted["value"] for f in order if f.trusted is not None}
+        ordered = len(trusted) > 1 and inv.inversions.empty
+        order_too = ", and no order of two policies contradicts the trusted one beyond chance" if ordered else ""
+        best = max(trusted, key=lambda policy: trusted[policy], default="")
+        refused = [f.policy for f in order if f.estimate["verdict"] == "REFUSE"]
+        texts = [
+            f"No anomaly is shown: no value of {JUDGE_SNIPS} differs from what the policy's own draws say by more than "
+            f"{TOLERANCE:g} and chance{order_too} (a false alarm in at most {percent(FALSE_ALARM_RATE)} of such runs).",
+            unsettled,
+            f"The highest trusted value is that of {best}: {_trusted(inv.findings[best])}." if best else "",
+            f"{ESTIMATOR_WORDS['snips']} is refused all the same for {listed(refused)}." if refused else "",
+            unchecked,
+        ]
+    else:
+        texts = [f"Whether the ranking by {JUDGE_SNIPS} is right cannot be told.", unchecked]
     ranking = listed([f"{f.policy} ({rounded(f.published.value)})" for f in order])
     return [text for text in (*texts, f"The ranking by {JUDGE_SNIPS} is {ranking}.") if text]
 
 
-# Beside the verdict
+def _advice(anomalies: list[Finding]) -> str:
+    worst, these = anomalies[0], "this number" if len(anomalies) == 1 else "these numbers"
+    corrupted = any(f.main_cause == "corrupted_logprobs" for f in anomalies)
+    steps = ["quarantine the corrupted rows and score them again"] * corrupted
+    settled = worst.trusted is not None and worst.trusted["verdict"] == "REPORT"
+    value = f"use the trusted value of {worst.policy}" if settled else f"collect {_needs(worst)}"
+    return f"What to do: {listed([*steps, f'leave {these} out of every ranking', value])}."
 
 
 def flip_sentence(inv: Investigation) -> str:
@@ -224,7 +177,7 @@ def flip_sentence(inv: Investigation) -> str:
     if inv.flip is None:
         return f"No small set of logged rows decides which policy {JUDGE_SNIPS} ranks first."
     flip, n = inv.flip, len(next(iter(inv.findings.values())).game.prep.logged)
-    dropping = f"Dropping {len(flip.rows) if len(flip.rows) > 1 else 'one'} of {n:,} judged rows"
+    dropping = f"Dropping {'one' if flip.exact else len(flip.rows)} of {n:,} judged rows"
     least = "" if flip.exact else "; no single row does, fewer than these might"
     return f"{dropping} puts {flip.rival} above {flip.winner} by {JUDGE_SNIPS}{least}."
 
@@ -232,41 +185,128 @@ def flip_sentence(inv: Investigation) -> str:
 def inversions_sentence(inv: Investigation) -> str:
     """How many pairs of policies are in the wrong order."""
     both = sum(f.trusted is not None and np.isfinite(f.published.value) for f in inv.findings.values())
-    pairs, inverted = both * (both - 1) // 2, inv.detection.inversions
+    pairs, inverted = both * (both - 1) // 2, len(inv.inversions)
     if not pairs:
         return f"No two policies have both {JUDGE_SNIPS} and a trusted value, so no order can be checked."
     if not inverted:
         wrong = listed([f.policy for f in inv.anomalies])
         still = f"; the number of {wrong} is wrong all the same" if wrong else ""
         return f"None of the {pairs} pairs of policies is in the wrong order beyond chance{still}."
-    above = listed(list(dict.fromkeys(i.above for i in inverted)))
-    return (
-        f"{len(inverted)} of the {pairs} pairs of policies are in the wrong order beyond chance, with {above} on top."
-    )
+    above = listed(list(inv.inversions.above.unique()))
+    return f"{inverted} of the {pairs} pairs of policies are in the wrong order beyond chance, with {above} on top."
 
 
 def mass_sentence(inv: Investigation) -> str:
     """What the missing mass of the focus must be worth, and the part of the gap that it is given."""
-    f = inv.focus
-    if not np.isfinite(f.mass.on):
+    f, mass = inv.focus, {name: rounded(value) for name, value in inv.focus.mass.items()}
+    if not np.isfinite(f.mass["on"]):
         return f"{f.policy} has no usable log-weight, so nothing is known of its mass."
     if f.game.mismatch:
         return f"The weights of {f.policy} do not match its draws, so they say nothing of its missing mass."
-    if f.mass.covered >= 1:
+    if f.mass["covered"] >= 1:
         return (
             f"The weights of {f.policy} average at least 1: no mass is missing, and none of its gap is put down to it."
         )
-    low, high = rounded(f.mass.low), rounded(f.mass.high)
     start = (
-        f"The log holds {percent(f.mass.covered)} of what {f.policy} says, worth {rounded(f.mass.on)} on the oracle's "
-        f"scale; the rest is worth something between 0 and 1, so by the weights its value lies between {low} and "
-        f"{high}."
+        f"The log holds {percent(f.mass['covered'])} of what {f.policy} says, worth {mass['on']} on the oracle's "
+        f"scale; the rest is worth something between 0 and 1, so by the weights its value lies between {mass['low']} "
+        f"and {mass['high']}."
     )
     if f.trusted is None:
         return start
-    worth = (
-        f"For the trusted {rounded(f.trusted['value'])} the unseen responses would be worth {rounded(f.mass.off)}"
-        + ("" if 0 <= f.mass.off <= 1 else ", which nothing is: missing mass alone does not explain the gap")
+    possible = 0 <= f.mass["off"] <= 1
+    impossible = "" if possible else ", which nothing is: missing mass alone does not explain the gap"
+    return (
+        f"{start} For the trusted {rounded(f.trusted['value'])} the unseen responses would be worth {mass['off']}"
+        f"{impossible}. Of the gap of {rounded(f.gap)}, {rounded(f.parts[_MASS])} is put down to them."
     )
-    part = rounded(f.parts[CAUSES.index("off_support")])
-    return f"{start} {worth}. Of the gap of {rounded(f.gap)}, {part} is put down to them."
+
+
+def anomaly_row(f: Finding, inv: Investigation) -> dict[str, Any]:
+    """The row of one policy in anomaly.json; numbers are numbers or None. `published` is SNIPS on judge scores;
+    `calibrated` and `verdict` are those of SNIPS (calibrated)."""
+
+    def known(x: float) -> float | None:
+        return float(x) if np.isfinite(x) else None
+
+    row, parts = f.trusted, zip(CAUSES, f.parts, f.part_low, f.part_high, strict=True)
+    return {
+        "policy": f.policy,
+        "published": known(f.published.value),
+        "trusted": row["value"] if row else None,
+        "trusted_ci": [row["ci_low"], row["ci_high"]] if row else None,
+        "trusted_estimator": row["estimator"] if row else None,
+        "confidence": f.confidence,
+        "on_own_draws": known(f.own_draws),
+        "measured": inv.truth.get(f.policy, (None,))[0],
+        "gap": known(f.gap),
+        "parts": [{"cause": c, "value": known(v), "ci_low": known(a), "ci_high": known(b)} for c, v, a, b in parts],
+        "main_cause": f.main_cause,
+        "anomaly": f.anomaly,
+        "unsettled": f.unsettled,
+        "rank": f.rank,
+        "rank_first_probability": known(f.rank_first),
+        "mean_weight": f.estimate["mean_weight"],
+        "corrupted_rows": f.corrupted,
+        "corrupted_weight_share": known(f.corrupted_share),
+        "calibrated": f.estimate["value"],
+        "verdict": f.estimate["verdict"],
+        "sentence": sentence(f, inv),
+    }
+
+
+def anomaly_json(inv: Investigation) -> dict[str, Any]:
+    """anomaly.json of an investigation."""
+    flip, named = inv.flip, {"above": "published_above", "below": "trusted_above"}
+    rows = flip and {"winner": flip.winner, "rival": flip.rival, "rows": len(flip.rows), "exact": flip.exact}
+    pairs = inv.inversions[["above", "below", "trusted_difference", "beyond_noise"]].rename(columns=named)
+    return {
+        "judge": inv.judge_mode,
+        "false_alarm_rate": FALSE_ALARM_RATE,
+        "tolerance": TOLERANCE,
+        "paragraph": " ".join(lead(inv)),
+        "rows_to_change_winner": rows,
+        "inversions": pairs.to_dict("records"),
+        "policies": [anomaly_row(f, inv) for f in inv.findings.values()],
+    }
+
+
+def frame(result: Mapping[str, Any]) -> pd.DataFrame:
+    """The policies of anomaly.json as a frame, the trusted interval in two columns; `anomaly` in words: its main cause,
+    "no", or that chance or lack of data does not let it be told."""
+    rows = []
+    for row in result["policies"]:
+        low, high = row["trusted_ci"] or (None, None)
+        cause = CAUSE_WORDS[row["main_cause"]] if row["main_cause"] else "cause unclear"
+        words = {True: cause, False: "not settled" if row["unsettled"] else "no", None: "not testable"}[row["anomaly"]]
+        rows.append(row | {"trusted_low": low, "trusted_high": high, "anomaly": words})
+    return pd.DataFrame(rows)
+
+
+def parts_frame(row: Mapping[str, Any]) -> pd.DataFrame:
+    """What the gap of one policy is made of: `cause` in words, `value`, `ci_low`, `ci_high`."""
+    parts = pd.DataFrame(row["parts"])
+    return parts.assign(cause=parts.cause.map(CAUSE_WORDS))
+
+
+def rank_frame(inv: Investigation) -> pd.DataFrame:
+    """Per policy, best first by published number: `policy`, `rank`, `published`, `rank_first` (probability under the
+    bootstrap), `trusted_rank`, `trusted` (NaN without a trusted value)."""
+    rows = [
+        (f.policy, f.rank, f.published.value, f.rank_first, f.trusted["value"] if f.trusted else np.nan)
+        for f in inv.order
+    ]
+    ranks = pd.DataFrame(rows, columns=["policy", "rank", "published", "rank_first", "trusted"])
+    trusted = ranks.trusted.dropna()
+    places = pd.Series({i: rank(value, trusted) for i, value in trusted.items()}, dtype="Int64")
+    return ranks.assign(rank=ranks["rank"].where(ranks.published.notna()).astype("Int64"), trusted_rank=places)
+
+
+def mass_frame(inv: Investigation) -> pd.DataFrame:
+    """Per target whose mass the log misses: the fields of `mass_identity` and the `trusted` value."""
+    rows = [
+        {"policy": p, **f.mass, "trusted": f.trusted["value"] if f.trusted else float("nan")}
+        for p, f in inv.findings.items()
+        if p != inv.logging_policy and np.isfinite(f.mass["on"]) and f.mass["covered"] < 1
+    ]
+    return pd.DataFrame(rows)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,17 +14,8 @@ from scipy import stats
 from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimation import ESTIMATORS, N_FOLDS, PolicyData, prepare
 from arena10k.estimation.verdicts import CAUTION, REPORT
-from arena10k.simulation.simulate import (
-    HEADLINE,
-    PLAIN,
-    Design,
-    LogNormal,
-    Population,
-    RareFailures,
-    Resampled,
-    Unseen,
-    replicate,
-)
+from arena10k.simulation import simulate
+from arena10k.simulation.simulate import HEADLINE, PLAIN, Design, LogNormal, Population, RareFailures, Unseen
 from arena10k.wording import percent
 
 #: Logged rows of a data set, at most; those of the populations beside the run's own.
@@ -51,20 +41,21 @@ def populations(data: PolicyData, calibration: str = "isotonic") -> dict[str, Po
     """By case the population of one policy: its logged rows, with weights scaled to mean one, and f(S) as chance of a
     good outcome. Empty without weighted rows."""
     prep = prepare(data, calibration)
-    keep = (prep.has_weight > 0) & np.isfinite(prep.log_weight)
-    if keep.sum() < 2:
+    used = (prep.has_weight > 0) & np.isfinite(prep.log_weight)
+    if used.sum() < 2:
         return {}
-    own = {"chance": prep.reward[keep], "length": prep.logged.length[keep]}
-    fair = Resampled(prep.log_weight[keep], prep.logged.judge[keep], **own)
-    return {"transports": fair, "fooled": replace(fair, shift=SHIFT), "unseen": Unseen(fair, UNSEEN)}
+    rows = prep.log_weight[used], prep.logged.judge[used]
+    fair, fooled = (
+        simulate.Resampled(*rows, shift, prep.reward[used], prep.logged.length[used]) for shift in (0.0, SHIFT)
+    )
+    return {"transports": fair, "fooled": fooled, "unseen": Unseen(fair, UNSEEN)}
 
 
 def design(data: PolicyData, folds: int = N_FOLDS) -> Design:
     """As many rows, draws and labels as the run has, but at most `MAX_ROWS` logged rows and as many draws. What is not
     judged is no row and no draw."""
-    logged, fresh = data.logged, data.fresh
+    logged, fresh, judged = data.logged, data.fresh, ~np.isnan(data.fresh.judge)
     n = max(int((~(np.isnan(logged.log_weight) | np.isnan(logged.judge))).sum()), 2)
-    judged = ~np.isnan(fresh.judge)
     m = min(int(judged.sum()), MAX_ROWS)
     share = float(logged.labelled.sum()) / max(len(logged), 1)
     labels = int((judged & (fresh.labelled > 0)).sum())
@@ -75,21 +66,18 @@ def beside(folds: int = N_FOLDS) -> list[tuple[str, str, Population, Design]]:
     """Case, name, population and design of what is simulated beside the run's own rows: few or no labels of the
     target's draws, so that estimates rest on weights or on the judge."""
     many, few = (Design(MAX_ROWS, MAX_ROWS, share, folds=folds) for share in (0.4, 0.1))
+    sigma = 0.7  # standard deviation of the log-weights
     return [
-        ("transports", "log-normal", LogNormal(_SIGMA), many),
-        ("fooled", "judge +0.03", LogNormal(_SIGMA, 0.03), many),
-        ("fooled", "judge +0.07, 15 labels", LogNormal(_SIGMA, 0.07), replace(many, target_labels=15)),
-        ("fooled", "judge +0.1", LogNormal(_SIGMA, 0.1), many),
-        ("unseen", "3% unseen", Unseen(LogNormal(_SIGMA), 0.03), many),
-        ("unseen", "15% unseen", Unseen(LogNormal(_SIGMA), 0.15), many),
+        ("transports", "log-normal", LogNormal(sigma), many),
+        ("fooled", "judge +0.03", LogNormal(sigma, 0.03), many),
+        ("fooled", "judge +0.07, 15 labels", LogNormal(sigma, 0.07), replace(many, target_labels=15)),
+        ("fooled", "judge +0.1", LogNormal(sigma, 0.1), many),
+        ("unseen", "3% unseen", Unseen(LogNormal(sigma), 0.03), many),
+        ("unseen", "15% unseen", Unseen(LogNormal(sigma), 0.15), many),
         ("rare", "1% fail, of the target 5%", RareFailures(0.01, 0.05), few),
         ("rare", "5% fail, of the target 15%", RareFailures(0.05, 0.15), few),
-        ("corrupted", "log-normal", LogNormal(_SIGMA), replace(many, corrupted=CORRUPTED)),
+        ("corrupted", "log-normal", LogNormal(sigma), replace(many, corrupted=CORRUPTED)),
     ]
-
-
-#: Standard deviation of the log-weights beside the run's own.
-_SIGMA = 0.7
 
 
 def simulated(data: Mapping[str, PolicyData], replicates: int, seed: int, analysis: Analysis = DEFAULT) -> pd.DataFrame:
@@ -98,19 +86,18 @@ def simulated(data: Mapping[str, PolicyData], replicates: int, seed: int, analys
 
     Seeds depend on `seed` and the names alone, so a cell does not change when another is added.
     """
-    cells = []
-    for name, policy in data.items():
-        if not policy.is_logging:
-            made, wanted = populations(policy, analysis.calibration), design(policy, analysis.folds)
-            cells += [(True, case, name, population, wanted) for case, population in made.items()]
-    if len(data) > sum(policy.is_logging for policy in data.values()):
-        cells += [(False, *cell) for cell in beside(analysis.folds)]
+    targets = {name: policy for name, policy in data.items() if not policy.is_logging}
+    cells = [
+        (True, case, name, population, design(policy, analysis.folds))
+        for name, policy in targets.items()
+        for case, population in populations(policy, analysis.calibration).items()
+    ]
+    cells += [(False, *cell) for cell in beside(analysis.folds)] if targets else []
     frames = []
     for own, case, name, population, wanted in cells:
         stream = zlib.crc32(f"{seed} {case} {name}".encode())
-        performance = replicate(population, wanted, NAMES, replicates, stream, analysis)
-        performance[["population", "case", "n", "own"]] = name, case, wanted.n, own
-        frames.append(performance)
+        performance = simulate.replicate(population, wanted, NAMES, replicates, stream, analysis)
+        frames.append(performance.assign(population=name, case=case, n=wanted.n, own=own))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -119,15 +106,12 @@ def claims(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     and the share that is `wanted`: `confidence` of a REPORT, of a CAUTION less (.9 at .95)."""
     parts = []
     for verdict, wanted in ((REPORT, confidence), (CAUTION, 2 * confidence - 1)):
-        column = verdict.lower()
-        n = (table[column] * table.replicates).round()
-        held = (table[f"held_{column}"].fillna(0) * n).round()
-        parts.append(table[_CELL].assign(verdict=verdict, wanted=wanted, n=n, held=held))
+        n = (table[verdict.lower()] * table.replicates).round()
+        held = (table[f"held_{verdict.lower()}"].fillna(0) * n).round()
+        cells = table[["population", "case", "own", "estimator"]]
+        parts.append(cells.assign(verdict=verdict, wanted=wanted, n=n, held=held))
     every = pd.concat(parts, ignore_index=True)
     return every[every.n > 0]
-
-
-_CELL = ["population", "case", "own", "estimator"]
 
 
 def judged(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
@@ -143,42 +127,37 @@ def judged(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     return cells.assign(low=low, high=high, under=stats.binom.cdf(held, n, cells.wanted) < alpha)
 
 
-def covered(cells: pd.DataFrame) -> tuple[int, int, bool]:
-    """Of `claims`, but those of the usual interval: how many intervals hold the truth, how many there are, and whether
-    REPORT and CAUTION may each do so as often as wanted (one-sided, 1 %, as if replicates were independent)."""
-    ours = cells[cells.estimator != PLAIN]
-    by = ours.groupby("verdict").agg(n=("n", "sum"), held=("held", "sum"), wanted=("wanted", "first"))
-    fine = bool((stats.binom.cdf(by.held, by.n, by.wanted) >= 0.01).all())
-    return int(by.held.sum()), int(by.n.sum()), fine
-
-
 def pooled(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     """Per case and estimator over all populations: the share of each verdict and of its intervals that hold the truth;
     mean bias, RMSE, and mean width of what is not refused."""
     by = ["case", "estimator"]
     square = table.assign(rmse=table.rmse**2, width=table.width_accepted)
     means = square.groupby(by, sort=False)[["report", "caution", "refused", "bias", "rmse", "width"]].mean()
-    means["rmse"] = np.sqrt(means.rmse)
     total = claims(table, confidence).groupby([*by, "verdict"])[["n", "held"]].sum()
-    share = (total.held / total.n).unstack().reindex(means.index)
-    for verdict in (REPORT, CAUTION):
-        means[f"held_{verdict.lower()}"] = share.get(verdict, np.nan)
+    share = (total.held / total.n).unstack().reindex(index=means.index, columns=[REPORT, CAUTION])
+    means = means.assign(rmse=np.sqrt(means.rmse), held_report=share[REPORT], held_caution=share[CAUTION])
     order = ["report", "held_report", "caution", "held_caution", "refused", "bias", "rmse", "width"]
     return means[order].reset_index()
+
+
+def _covered(cells: pd.DataFrame, confidence: float) -> tuple[str, int, str]:
+    """Of `claims`, but those of the usual interval: the share of intervals that hold the truth, how many there are,
+    and what is wanted where REPORT or CAUTION does so too seldom (one-sided, 1 %, as if replicates were independent);
+    no share without intervals."""
+    ours = cells[cells.estimator != PLAIN]
+    by = ours.groupby("verdict").agg(n=("n", "sum"), held=("held", "sum"), wanted=("wanted", "first"))
+    fine = (stats.binom.cdf(by.held, by.n, by.wanted) >= 0.01).all()
+    wanted = f" ({percent(confidence)} of REPORT and {percent(2 * confidence - 1)} of CAUTION are wanted)"
+    n = int(by.n.sum())
+    return percent(by.held.sum() / n) if n else "", n, "" if fine else wanted
 
 
 def held(table: pd.DataFrame, confidence: float = 0.95) -> dict[str, str | None]:
     """By case, the share of the accepted intervals on this run's own data that hold the truth, and that it is too low
     where it is; None where all are refused."""
-    own, shares = claims(table[table.own], confidence), dict[str, str | None]()
-    for case in CASES:
-        k, n, fine = covered(own[own.case == case])
-        shares[case] = (percent(k / n) + ("" if fine else f" ({_wanted(confidence)})")) if n else None
-    return shares
-
-
-def _wanted(confidence: float) -> str:
-    return f"{percent(confidence)} of REPORT and {percent(2 * confidence - 1)} of CAUTION are wanted"
+    own = claims(table[table.own], confidence)
+    covered = {case: _covered(own[own.case == case], confidence) for case in CASES}
+    return {case: f"{share}{wanted}" if n else None for case, (share, n, wanted) in covered.items()}
 
 
 def sentence(table: pd.DataFrame, confidence: float = 0.95) -> str:
@@ -186,20 +165,15 @@ def sentence(table: pd.DataFrame, confidence: float = 0.95) -> str:
     own = table[table.own]
     if own.empty:
         return "No policy of this run has weights, so there is nothing to simulate."
-    parts = []
+    cells, parts = claims(own, confidence), []
     for case, words in CASES.items():
-        k, n, fine = covered(claims(own[own.case == case], confidence))
-        share = f"{percent(k / n)} of the {n:,} accepted intervals" if n else "no interval, for all were refused,"
-        parts.append(f"with {words}, {share} held the truth" + ("" if fine else f" ({_wanted(confidence)})"))
-    k, n, _ = covered(claims(own[own.estimator == HEADLINE], confidence))
-    head = f"Headlines held it in {percent(k / n)} of {n:,}. " if n else ""
+        share, n, wanted = _covered(cells[cells.case == case], confidence)
+        text = f"{share} of the {n:,} accepted intervals" if n else "no interval, for all were refused,"
+        parts.append(f"with {words}, {text} held the truth{wanted}")
+    share, n, _ = _covered(cells[cells.estimator == HEADLINE], confidence)
+    head = f"Headlines held it in {share} of {n:,}. " if n else ""
     usual = own[own.estimator == PLAIN].coverage.mean()
     return (
         f"On data shaped like this run's own: {'; '.join(parts)}. {head}The interval usually printed beside SNIPS, "
         f"never refused, held it in {percent(usual)}."
     )
-
-
-def json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as JSON takes them: None where there is no number."""
-    return list(table.astype(object).where(table.notna(), None).to_dict("records"))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import special, stats
 
 from arena10k.analysis import DEFAULT, Analysis
-from arena10k.estimation import ESTIMATORS, N_FOLDS, PolicyData, Prepared, Rows, Score, deviations
+from arena10k.estimation import ESTIMATORS, N_FOLDS, PolicyData, Rows, Score, deviations
 from arena10k.estimation.context import context
 from arena10k.estimation.headline import headline_row
 from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT, estimate_row
@@ -42,14 +42,6 @@ class Design:
 
 #: Score, outcome and length (m,) of responses; before them the log-weight of logged ones.
 Drawn = tuple[np.ndarray, ...]
-
-
-class Population(Protocol):
-    """A pair of policies whose weights are right: V(target), exact, n responses of P0, and m of the target."""
-
-    def truth(self) -> float: ...
-    def logged(self, n: int, rng: np.random.Generator) -> Drawn: ...
-    def fresh(self, m: int, rng: np.random.Generator) -> Drawn: ...
 
 
 def _loss(shift: float, favoured: float) -> float:
@@ -102,7 +94,6 @@ class LogNormal:
         return self._drawn(self.sigma + rng.standard_normal(m), rng)
 
 
-@dataclass(frozen=True, eq=False)
 class Resampled:
     """Weights shaped like a run's own: P0 is uniform over its logged rows, the target proportional to their weights.
 
@@ -112,56 +103,47 @@ class Resampled:
     of that chance at most: the responses of a clone are P0's).
     """
 
-    log_weight: np.ndarray
-    score: np.ndarray
-    shift: float = 0.0
-    chance: np.ndarray | None = None
-    length: np.ndarray | None = None
-
-    @cached_property
-    def _share(self) -> np.ndarray:
-        w = np.exp(self.log_weight - self.log_weight.max())
-        return np.asarray(w / w.sum())
-
-    @cached_property
-    def _probability(self) -> np.ndarray:
-        chance = self.score if self.chance is None else self.chance
-        if not self.shift:
-            return chance
-        order = np.argsort(self.log_weight, kind="stable")  # a clone's weights are all equal
-        heavy = np.empty(len(order), dtype=bool)
-        heavy[order] = np.cumsum(self._share[order]) > 0.5
-        lost = _loss(self.shift, float(self._share @ (chance * heavy) - (chance * heavy).mean()))
-        return chance * np.where(heavy, 1 - lost, 1.0)
-
-    @cached_property
-    def _cumulative(self) -> np.ndarray:
-        total = np.cumsum(self._share)
-        return np.asarray(total / total[-1])
+    def __init__(
+        self,
+        log_weight: np.ndarray,
+        score: np.ndarray,
+        shift: float = 0.0,
+        chance: np.ndarray | None = None,
+        length: np.ndarray | None = None,
+    ):
+        w = np.exp(log_weight - log_weight.max())
+        self.score, self.length = score, np.full(len(score), np.nan) if length is None else length
+        self._share, self._chance = w / w.sum(), score if chance is None else chance
+        if shift:
+            order = np.argsort(log_weight, kind="stable")  # a clone's weights are all equal
+            heavy = np.empty(len(order), dtype=bool)
+            heavy[order] = np.cumsum(self._share[order]) > 0.5
+            favoured = self._chance * heavy
+            lost = _loss(shift, float(self._share @ favoured - favoured.mean()))
+            self._chance = self._chance * np.where(heavy, 1 - lost, 1.0)
 
     def truth(self) -> float:
         """The target's shares times outcome probabilities."""
-        return float(self._share @ self._probability)
+        return float(self._share @ self._chance)
 
     def logged(self, n: int, rng: np.random.Generator) -> Drawn:
         rows = rng.integers(0, len(self.score), n)
         with np.errstate(divide="ignore"):
-            lw = np.log(self._share[rows] * len(self.score))
-        return lw, *self._drawn(rows, rng)
+            return np.log(self._share[rows] * len(self.score)), *self._drawn(rows, rng)
 
     def fresh(self, m: int, rng: np.random.Generator) -> Drawn:
-        return self._drawn(np.searchsorted(self._cumulative, rng.random(m), side="right"), rng)
+        total = np.cumsum(self._share)
+        return self._drawn(np.searchsorted(total / total[-1], rng.random(m), side="right"), rng)
 
     def _drawn(self, rows: np.ndarray, rng: np.random.Generator) -> Drawn:
-        length = np.full(len(rows), np.nan) if self.length is None else self.length[rows]
-        return self.score[rows], (rng.random(len(rows)) < self._probability[rows]).astype(np.float64), length
+        return self.score[rows], (rng.random(len(rows)) < self._chance[rows]).astype(np.float64), self.length[rows]
 
 
 @dataclass(frozen=True)
 class Unseen:
     """With a chance of `mass` the target says what P0 never says, judged .9 and worth nothing; else as `seen`."""
 
-    seen: Population
+    seen: LogNormal | Resampled
     mass: float
 
     def truth(self) -> float:
@@ -188,11 +170,6 @@ class RareFailures:
     def truth(self) -> float:
         return 1 - self.target
 
-    def _drawn(self, chance: float, n: int, rng: np.random.Generator) -> Drawn:
-        fails = rng.random(n) < chance
-        s = np.round(20 * special.expit(1.5 * (0.5 - fails) + 0.8 * rng.standard_normal(n))) / 20
-        return s, 1.0 - fails, np.ones(n)
-
     def logged(self, n: int, rng: np.random.Generator) -> Drawn:
         s, y, length = self._drawn(self.p0, n, rng)
         ratio = np.where(y == 0, self.target / self.p0, (1 - self.target) / (1 - self.p0))
@@ -200,6 +177,16 @@ class RareFailures:
 
     def fresh(self, m: int, rng: np.random.Generator) -> Drawn:
         return self._drawn(self.target, m, rng)
+
+    def _drawn(self, chance: float, n: int, rng: np.random.Generator) -> Drawn:
+        fails = rng.random(n) < chance
+        s = np.round(20 * special.expit(1.5 * (0.5 - fails) + 0.8 * rng.standard_normal(n))) / 20
+        return s, 1.0 - fails, np.ones(n)
+
+
+#: A pair of policies whose weights are right: `truth()` is V(target), exact, `logged(n, rng)` n responses of P0,
+#: `fresh(m, rng)` m of the target.
+Population = LogNormal | Resampled | Unseen | RareFailures
 
 
 def draw(population: Population, design: Design, rng: np.random.Generator) -> PolicyData:
@@ -217,29 +204,25 @@ def draw(population: Population, design: Design, rng: np.random.Generator) -> Po
     )
 
 
-def _plain(prep: Prepared, confidence: float) -> dict[str, Any]:
-    """SNIPS with the interval usually printed: value +- z sqrt(sum psi^2) / n, without correction, calibration or gate;
-    its middle is the value."""
-    score = prep.once("snips", ESTIMATORS["snips"].score)
-    dev = deviations(prep, Score(score.terms), "influence")[0]
-    half = stats.norm.isf((1 - confidence) / 2) * np.sqrt(dev @ dev)
-    low, high = score.value - half, score.value + half
-    return {"value": (low + high) / 2, "ci_low": low, "ci_high": high, "verdict": REPORT}
-
-
 def _judged(data: PolicyData, names: Sequence[str], analysis: Analysis) -> list[list[float]]:
     """Value, low, high of every estimate, as the pages have them (NaN: none), and whether it is a REPORT, a CAUTION."""
-    ctx = context(data, analysis)
-    rows = {name: estimate_row(ctx, ESTIMATORS[name], plan=False) for name in names if name in ESTIMATORS}
+    ctx, rows = context(data, analysis), dict[str, Any]()
+    for name in (name for name in names if name in ESTIMATORS):
+        rows[name] = estimate_row(ctx, ESTIMATORS[name], plan=False)
     if HEADLINE in names:
         rows[HEADLINE] = headline_row(rows.values(), analysis.belief, ctx.prep.is_logging) or {"verdict": REFUSE}
     if PLAIN in names:
-        rows[PLAIN] = _plain(ctx.prep, analysis.confidence)
-    out = []
-    for row in (rows[name] for name in names):
-        numbers = [np.nan if row.get(key) is None else row[key] for key in ("value", "ci_low", "ci_high")]
-        out.append([*numbers, row["verdict"] == REPORT, row["verdict"] == CAUTION])
-    return out
+        # value +- z sqrt(sum psi^2) / n, without correction, calibration or gate.
+        score = ctx.prep.once("snips", ESTIMATORS["snips"].score)
+        psi = deviations(ctx.prep, Score(score.terms), "influence")[0]
+        half = stats.norm.isf((1 - analysis.confidence) / 2) * np.sqrt(psi @ psi)
+        low, high = score.value - half, score.value + half
+        rows[PLAIN] = {"value": (low + high) / 2, "ci_low": low, "ci_high": high, "verdict": REPORT}
+    return [
+        [np.nan if row.get(key) is None else row[key] for key in ("value", "ci_low", "ci_high")]
+        + [row["verdict"] == REPORT, row["verdict"] == CAUTION]
+        for row in (rows[name] for name in names)
+    ]
 
 
 def replicate(
