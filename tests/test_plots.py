@@ -12,12 +12,13 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from arena10k import plots
+from arena10k import paths, plots
 from arena10k.attribution import CAUSES, Profile, ceiling_audit, length_strata, shrinkage_paths
 from arena10k.estimation.diagnostics import permutation_null
 from arena10k.estimation.planning import Pilot, labels_needed
 from arena10k.plots import style
 from arena10k.report import Drawn
+from arena10k.report.display import svg_text
 from arena10k.wording import percent
 
 N = 120
@@ -151,6 +152,13 @@ def test_every_figure_has_its_finding_as_title_and_within_its_words(every):
         assert shown.finding in shown.alt, name
         assert len(shown.alt) > len(shown.finding) + 10, name
         assert f"{shown.alt}]" in repr(shown), name
+
+
+def test_figures_are_the_same_when_drawn_again(every):
+    again = drawings()
+    assert {name: shown.alt for name, shown in every.items()} == {name: shown.alt for name, shown in again.items()}
+    for name in ("reward_by_weight", "permutation"):
+        assert svg_text(again[name].figure) == svg_text(every[name].figure)
 
 
 def grounds(figure):
@@ -365,6 +373,13 @@ def test_most_are_missing_in_one_place_only_where_more_than_half_are(first):
     finding, most = plots.missing_heatmap(frame.assign(errors=frame.total - frame.ok)).finding, max(bad.values())
     assert ("most of them" in finding) == (2 * most > sum(bad.values()))
     assert all(f"{job} of {policy}" in finding for (job, policy), n in bad.items() if n == most)
+
+
+@pytest.mark.parametrize("stage", ["04_judge", "06_estimates"])
+def test_one_statement_of_the_judges_errors_is_made_of_one_set_of_rows(stage):
+    """Both pages say it of the labelled logged responses, whose number it names."""
+    source = paths.notebook(stage).read_text(encoding="utf-8")
+    assert re.search(r"plots.reliability\((table\.)?logged\[.*\], (table\.)?logged\.label", source)
 
 
 def test_shuffled_weights_tell_what_weights_add_and_not_what_a_value_is():
