@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from arena10k.estimation import PolicyData, prepare
-from arena10k.plots.planning import coverage as drawn
+from arena10k.plots.performance import coverage as drawn
 from arena10k.run import Run
 from arena10k.simulation import coverage
 from arena10k.simulation.simulate import PLAIN

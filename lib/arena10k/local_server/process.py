@@ -26,14 +26,15 @@ def running(log: Path | None = None) -> Iterator[str]:
     """Start `python -m arena10k.local_server` and yield its base URL, e.g. `http://127.0.0.1:8000`.
 
     The log goes to the file `log`, or is thrown away at the end. The child ends when the block does, and when this
-    process dies in any way: its standard input then closes.
-
-    Raises ServerFailed, with the last lines of the log, when the server is not up after `_START_SECONDS`.
+    process dies in any way: its standard input then closes. Raises ServerFailed, with the last lines of the log, when
+    the server is not up after `_START_SECONDS`.
     """
-    port = _free_port()
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        port = probe.getsockname()[1]
     command = [sys.executable, "-m", "arena10k.local_server", "--port", str(port), "--until-stdin-closes"]
-    with tempfile.TemporaryDirectory() as folder:
-        log = log or Path(folder) / "server.log"
+    with contextlib.ExitStack() as stack:
+        log = log or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "server.log"
         with log.open("ab") as sink:
             child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sink, stderr=subprocess.STDOUT)
         try:
@@ -41,13 +42,11 @@ def running(log: Path | None = None) -> Iterator[str]:
             _wait(child, base_url, log)
             yield base_url
         finally:
-            _stop(child)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])
+            try:
+                child.communicate(timeout=10)  # closes its standard input
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
 
 
 def _wait(child: subprocess.Popen[bytes], base_url: str, log: Path) -> None:
@@ -62,13 +61,3 @@ def _wait(child: subprocess.Popen[bytes], base_url: str, log: Path) -> None:
     why = "timed out" if child.poll() is None else f"ended with code {child.returncode}"
     lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
     raise ServerFailed("\n".join([f"the local server {why}; last lines of its log:", *lines]))
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    if child.stdin:
-        child.stdin.close()
-    try:
-        child.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()

@@ -129,73 +129,60 @@ def parse(body: bytes, schema: type[Request]) -> Request:
         raise BadRequest(f"{where}: {first['msg']}", param) from error
 
 
-def chat_answer(
-    vocabulary: Vocabulary, body: ChatRequest, prompt: list[int], choices: list[list[Sequence]]
+def answer(
+    vocabulary: Vocabulary, body: ChatRequest | CompletionRequest, prompt: list[int], choices: list[list[Sequence]]
 ) -> dict[str, Any]:
-    """A chat completion; each choice is one sequence, or the alternatives of one next token, most probable first."""
+    """A chat or text completion; each choice is one sequence, or the alternatives of one next token, most probable
+    first. With `echo`, sequences begin with the prompt, whose first position has no log-prob (null)."""
+    chat = isinstance(body, ChatRequest)
+    echoed = len(prompt) if isinstance(body, CompletionRequest) and body.echo else 0
+    answers: list[dict[str, Any]] = []
+    for index, alternatives in enumerate(choices):
+        chosen, text = alternatives[0], vocabulary.text(alternatives[0].ids)
+        new = chosen.ids[echoed:]
+        made: dict[str, Any] = {
+            "index": index,
+            **({"message": {"role": "assistant", "content": text}} if chat else {"text": text}),
+            "finish_reason": "stop" if new and new[-1] == vocabulary.eos else "length",
+            "logprobs": (_chat_logprobs if chat else _text_logprobs)(vocabulary, body, alternatives),
+        }
+        if body.return_token_ids:
+            made |= {"token_ids": new} if chat else {"prompt_token_ids": prompt, "token_ids": new}
+        answers.append(made)
+    generated = sum(len(alternatives[0].ids) - echoed for alternatives in choices)
+    return {
+        "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
+        "object": "chat.completion" if chat else "text_completion",
+        "created": int(time.time()),
+        "model": body.model,
+        "choices": answers,
+        "usage": {
+            "prompt_tokens": len(prompt),
+            "completion_tokens": generated,
+            "total_tokens": len(prompt) + generated,
+        },
+        **({"prompt_token_ids": prompt} if chat and body.return_token_ids else {}),
+    }
 
+
+def _chat_logprobs(vocabulary: Vocabulary, body: Any, alternatives: list[Sequence]) -> dict[str, Any] | None:
     def entry(token: int, logprob: float | None) -> dict[str, Any]:
         return {"token": vocabulary.name(token), "logprob": logprob, "bytes": list(vocabulary.bytes_of([token]))}
 
-    answers = []
-    for alternatives in choices:
-        chosen = alternatives[0]
-        answer: dict[str, Any] = {
-            "message": {"role": "assistant", "content": vocabulary.text(chosen.ids)},
-            "finish_reason": _finish_reason(vocabulary, chosen.ids),
-            "logprobs": None,
-        }
-        if body.logprobs:
-            top = [entry(a.ids[0], a.logprobs[0]) for a in alternatives] if body.top_logprobs else []
-            pairs = zip(chosen.ids, chosen.logprobs, strict=True)
-            content = [entry(*pair) | {"top_logprobs": top} for pair in pairs]
-            answer["logprobs"] = {"content": content, "refusal": None}
-        if body.return_token_ids:
-            answer["token_ids"] = chosen.ids
-        answers.append(answer)
-    ids = {"prompt_token_ids": prompt} if body.return_token_ids else {}
-    generated = sum(len(alternatives[0].ids) for alternatives in choices)
-    return _envelope("chat.completion", body.model, answers, len(prompt), generated) | ids
+    if not body.logprobs:
+        return None
+    top = [entry(a.ids[0], a.logprobs[0]) for a in alternatives] if body.top_logprobs else []
+    pairs = zip(alternatives[0].ids, alternatives[0].logprobs, strict=True)
+    return {"content": [entry(*pair) | {"top_logprobs": top} for pair in pairs], "refusal": None}
 
 
-def completion_answer(
-    vocabulary: Vocabulary, body: CompletionRequest, prompt: list[int], choices: list[list[Sequence]]
-) -> dict[str, Any]:
-    """A text completion; with `echo`, sequences begin with the prompt, whose first position has no log-prob (null)."""
-    echoed = len(prompt) if body.echo else 0
-    answers = []
-    for alternatives in choices:
-        chosen = alternatives[0]
-        answer: dict[str, Any] = {
-            "text": vocabulary.text(chosen.ids),
-            "finish_reason": _finish_reason(vocabulary, chosen.ids[echoed:]),
-            "logprobs": None,
-        }
-        if body.logprobs is not None:
-            top = {vocabulary.name(a.ids[0]): a.logprobs[0] for a in alternatives}
-            answer["logprobs"] = {
-                "tokens": [vocabulary.name(token) for token in chosen.ids],
-                "token_logprobs": [None, *chosen.logprobs[1:]] if body.echo else chosen.logprobs,
-                "top_logprobs": [top] if len(alternatives) > 1 else None,
-                "text_offset": vocabulary.offsets(chosen.ids),
-            }
-        if body.return_token_ids:
-            answer |= {"prompt_token_ids": prompt, "token_ids": chosen.ids[echoed:]}
-        answers.append(answer)
-    generated = sum(len(alternatives[0].ids) - echoed for alternatives in choices)
-    return _envelope("text_completion", body.model, answers, len(prompt), generated)
-
-
-def _finish_reason(vocabulary: Vocabulary, generated: list[int]) -> str:
-    return "stop" if generated and generated[-1] == vocabulary.eos else "length"
-
-
-def _envelope(kind: str, model: str, choices: list[dict[str, Any]], prompt: int, generated: int) -> dict[str, Any]:
+def _text_logprobs(vocabulary: Vocabulary, body: Any, alternatives: list[Sequence]) -> dict[str, Any] | None:
+    if body.logprobs is None:
+        return None
+    chosen, top = alternatives[0], {vocabulary.name(a.ids[0]): a.logprobs[0] for a in alternatives}
     return {
-        "id": f"{'chatcmpl' if kind == 'chat.completion' else 'cmpl'}-{uuid.uuid4().hex}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": model,
-        "choices": [{"index": index} | choice for index, choice in enumerate(choices)],
-        "usage": {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated},
+        "tokens": [vocabulary.name(token) for token in chosen.ids],
+        "token_logprobs": [None, *chosen.logprobs[1:]] if body.echo else chosen.logprobs,
+        "top_logprobs": [top] if len(alternatives) > 1 else None,
+        "text_offset": vocabulary.offsets(chosen.ids),
     }

@@ -2,280 +2,176 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
+from matplotlib.figure import Figure
 
 from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.verdicts import NOT_ASKED, NOT_ON_ORACLE_SCALE
-from arena10k.plots.style import (
-    BAND,
-    GRID,
-    INK,
-    SOFT,
-    VERDICT_FILL,
-    VERDICT_LINE,
-    Look,
-    across,
-    drawn,
-    looks,
-    panels,
-    styled,
-)
+from arena10k.plots.style import BAND, GRID, INK, SOFT, beside, drawn, gallery, looks, panels, styled, verdict_mark
 from arena10k.report.display import Drawn
-from arena10k.wording import JUDGE_SNIPS, listed, number
+from arena10k.wording import JUDGE_SNIPS, VERDICTS, listed, number
 
 #: How far from [0, 1] a value is still drawn where it is: beyond, it would leave no room for the others.
 EDGES = (-0.25, 1.25)
-
-Rows: TypeAlias = pd.DataFrame | Sequence[Mapping[str, Any]]
-#: Rows of `incident.frame` of one geometry, by the words for it.
-Paths = Mapping[str, pd.DataFrame]
+#: Words in the place of a value.
+_INSTEAD: dict[str, Any] = {"x": 0.01, "ha": "left", "fontsize": 8.5, "color": SOFT}
 
 
-def _forest_finding(frame: pd.DataFrame, truth: Mapping[str, float] | None) -> str:
+def _forest_finding(frame: pd.DataFrame, truth: Mapping[str, float]) -> str:
     """How many estimates are refused and, where the truth is known, how many other intervals hold it. Those on the
     judge's scale, and those that were not asked for, are drawn and not counted."""
     frame = frame[frame.verdict != NOT_ASKED]
-    raw = frame.get("reasons", pd.Series("", frame.index)).map(_raw).astype(bool)
-    means = frame.estimator.map(lambda name: name in ESTIMATORS and ESTIMATORS[name].judge_scale).astype(bool)
+    # Reasons come as one text or as names.
+    reasons = frame.get("reasons", pd.Series("", frame.index)).astype(str).str.replace("_", " ")
+    raw = reasons.str.contains(NOT_ON_ORACLE_SCALE.replace("_", " "), regex=False)
+    means = frame.estimator.isin([name for name, estimator in ESTIMATORS.items() if estimator.judge_scale])
     uncounted = means | (raw & (frame.verdict != "REFUSE"))
     frame = frame[~uncounted]
-    refused, kept = frame[frame.verdict == "REFUSE"], frame[frame.verdict != "REFUSE"]
-    policies = listed(list(dict.fromkeys(refused.policy)))
-    first = f"{len(refused)} of {len(frame)} estimates are refused" + (f" ({policies})" if len(refused) else "")
-    if not truth:
-        return first
-    judged = kept[kept.policy.isin(list(truth)) & kept.ci_low.notna() & kept.ci_high.notna()]
+    is_refused = frame.verdict == "REFUSE"
+    first = f"{is_refused.sum()} of {len(frame)} estimates are refused"
+    first += f" ({listed(list(frame.policy[is_refused].unique()))})" if is_refused.any() else ""
+    judged = frame[~is_refused & frame.policy.isin(list(truth)) & frame.ci_low.notna() & frame.ci_high.notna()]
     if judged.empty:
         return first
-    actual = judged.policy.map(truth).astype(float)
-    held = int(((judged.ci_low <= actual) & (actual <= judged.ci_high)).sum())
+    held = judged.policy.map(truth).astype(float).between(judged.ci_low, judged.ci_high).sum()
     apart = " (those on the judge's scale are not counted)" if uncounted.any() else ""
     return f"{first}; {held} of the {len(judged)} other intervals hold the measured value{apart}"
 
 
 @styled
-def forest(rows: Rows, truth: Mapping[str, float] | None = None) -> Drawn:
-    """Estimates with intervals, grouped by policy.
+def forest(rows: pd.DataFrame | Sequence[Mapping[str, Any]], truth: Mapping[str, float] | None = None) -> Drawn:
+    """Estimates with intervals, grouped by policy, and `truth`, measured values by policy, as an upright line through
+    the policy's group.
 
-    Parameters
-    ----------
-    rows : a frame or a list of rows of estimates.json: `policy`, `estimator`, `value`, `ci_low`, `ci_high`, `verdict`
-        (and `judge`, shown where it varies).
-    truth : measured values by policy, drawn as an upright line through the policy's group.
-
-    Notes
-    -----
-    Filled marks are REPORT, half-filled CAUTION, hollow with a dotted interval REFUSE. A missing value is
-    said in words; one far outside of [0, 1], where policy values lie, is an arrow at the edge with its number.
+    `rows` are rows of estimates.json: `policy`, `estimator`, `value`, `ci_low`, `ci_high`, `verdict` (and `judge`,
+    shown where it varies). Filled marks are REPORT, half-filled CAUTION, hollow with a dotted interval REFUSE. A value
+    far outside of [0, 1], where policy values lie, is an arrow at the edge with its number.
     """
-    frame = _frame(rows)
-    labels = frame.estimator if _one_judge(frame) else frame.estimator + " · " + frame.judge.astype(str)
-    shown = looks(dict.fromkeys(frame.estimator))
+    frame = pd.DataFrame(rows).reset_index(drop=True).astype({"value": float, "ci_low": float, "ci_high": float})
+    truth, labels, judge = truth or {}, frame.estimator, ""
+    if "judge" in frame and frame.judge.nunique(dropna=False) > 1:
+        labels = labels + " · " + frame.judge.astype(str)
+    elif "judge" in frame and len(frame):
+        judge = f", judge mode {frame.judge.iloc[0]}"
     finding = _forest_finding(frame, truth)
-    figure, (axis,) = panels(1, 1, finding, _height(frame))
-    spans = _by_policy(axis, frame, labels, lambda at, row: _estimate(axis, at, row, shown[row.estimator]), 0.04)
-    for policy, span in spans.items():
-        value = (truth or {}).get(policy)
-        if value is not None and np.isfinite(value):
-            axis.plot([value] * 2, span, color=INK, linewidth=1.6, zorder=1)
-    _legend(axis, set(frame.verdict), bool(truth))
-    judge = f", judge mode {frame.judge.iloc[0]}" if len(frame) and "judge" in frame and _one_judge(frame) else ""
-    return drawn(figure, finding, f"Estimates and intervals of {listed(list(spans))}{judge}")
+    figure, axis, at = _by_policy(finding, frame, labels, 0.04)
+    shown = looks(frame.estimator.unique())
+    for y, r in zip(at, frame.itertuples(), strict=True):
+        refused, look = r.verdict == "REFUSE", shown[r.estimator]
+        colour, line, marker = (SOFT, ":", look.marker) if refused else (look.colour, "-", look.marker)
+        low, high, place = np.clip([r.ci_low, r.ci_high, r.value], *EDGES)
+        axis.plot([low, high], [y, y], color=colour, linewidth=1.8, linestyle=line, zorder=2)
+        if np.isnan(place):
+            beside(axis, y, "not collected" if r.verdict == NOT_ASKED else "no value", **_INSTEAD)
+        elif place != r.value:
+            marker, side = (">", "right") if r.value > place else ("<", "left")
+            axis.text(place, y, f"  {number(r.value)}  ", va="center", ha=side, fontsize=8.5)
+        axis.plot(place, y, color=colour, zorder=3, **verdict_mark(r.verdict, marker))
+    for policy, own in at.groupby(frame.policy):
+        span = [own.min() - 0.55, own.max() + 0.45]
+        axis.plot([truth.get(policy, np.nan)] * 2, span, color=INK, linewidth=1.6, zorder=1)
+    for verdict in VERDICTS:
+        if verdict in set(frame.verdict):
+            line = ":" if verdict == "REFUSE" else "-"
+            axis.plot([], [], color=SOFT, linestyle=line, label=verdict, **verdict_mark(verdict))
+    if truth:
+        bar: dict[str, Any] = {"marker": "|", "markersize": 12, "markeredgewidth": 1.6, "linestyle": ""}
+        axis.plot([], [], color=INK, label="measured", **bar)
+    # Above the first row: below the last it would be pages away.
+    corner: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+    axis.legend(*axis.get_legend_handles_labels(), ncols=4, handlelength=2.6, columnspacing=1.6, **corner)
+    return drawn(figure, finding, f"Estimates and intervals of {listed(list(frame.policy.unique()))}{judge}")
 
 
-def _height(rows: pd.DataFrame) -> float:
-    """Inches that the rows of a panel take, grouped by policy."""
-    return 0.235 * (len(rows) + 1.2 * len(set(rows.policy))) + 1.0
-
-
-def _by_policy(
-    axis: Axes, rows: pd.DataFrame, labels: pd.Series, draw: Callable[[float, Any], None], margin: float
-) -> dict[str, tuple[float, float]]:
-    """Draw rows from the top down, grouped under the names of their policies, values along the bottom; returns where
-    the group of each policy begins and ends."""
-    at, ticks, spans = 0.0, [], {}
-    for policy in dict.fromkeys(rows.policy):
-        axis.text(0, at, policy, fontweight="bold", fontsize=10, **across(axis))
-        axis.axhline(at - 0.62, color=GRID, linewidth=0.8)
-        top = at
-        for row in rows[rows.policy == policy].itertuples():
-            at += 1
-            ticks.append((at, labels[row.Index]))
-            draw(at, row)
-        spans[policy] = (top + 0.45, at + 0.45)
-        at += 1.2
-    axis.set(ylim=(at - 0.4, -0.7), xlabel="policy value")
-    axis.set_yticks([t for t, _ in ticks], [label for _, label in ticks])
+def _by_policy(finding: str, rows: pd.DataFrame, labels: pd.Series, margin: float) -> tuple[Figure, Axes, pd.Series]:
+    """A figure with a line for each of the rows, from the top down, grouped under the names of their policies, values
+    along the bottom; and where each row is."""
+    group, policies = pd.factorize(rows.policy)
+    at, tall = pd.Series(group).rank(method="first") + 1.2 * group, len(rows) + 1.2 * len(policies)
+    figure, (axis,) = panels(1, 1, finding, 0.235 * tall + 1.0)
+    for policy, top in zip(policies, at.groupby(group).min() - 1, strict=True):
+        beside(axis, top, policy, x=0, ha="left", fontweight="bold", fontsize=10)
+        axis.axhline(top - 0.62, color=GRID, linewidth=0.8)
+    axis.set(ylim=(tall - 0.4, -0.7), xlabel="policy value")
+    axis.set_yticks(at, labels)
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     axis.grid(axis="x")
     axis.margins(x=margin)
-    return spans
-
-
-def _raw(reasons: str | Sequence[str]) -> bool:
-    """Whether nothing puts an estimate on the oracle's scale; reasons come as one text or as names."""
-    told = reasons if isinstance(reasons, str) else " ".join(reasons)
-    return NOT_ON_ORACLE_SCALE.replace("_", " ") in told.replace("_", " ")
-
-
-def _frame(rows: Rows) -> pd.DataFrame:
-    frame = rows.reset_index(drop=True) if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    return frame.astype({"value": float, "ci_low": float, "ci_high": float})
-
-
-def _one_judge(rows: pd.DataFrame) -> bool:
-    return "judge" not in rows or rows.judge.nunique(dropna=False) < 2
-
-
-def _estimate(axis: Axes, at: float, row: Any, look: Look) -> None:
-    refused = row.verdict == "REFUSE"
-    colour = SOFT if refused else look.colour
-    if not np.isfinite(row.value):
-        why = "not collected" if row.verdict == NOT_ASKED else "no value"
-        axis.text(0.01, at, why, fontsize=8.5, color=SOFT, **across(axis))
-        return
-    if np.isfinite(row.ci_low) and np.isfinite(row.ci_high):
-        axis.plot(np.clip([row.ci_low, row.ci_high], *EDGES), [at, at], color=colour, linewidth=1.8,
-                  linestyle=VERDICT_LINE.get(row.verdict, "-"), zorder=2)  # fmt: skip
-    shown, marker = np.clip(row.value, *EDGES), look.marker
-    if shown != row.value:
-        right = row.value > shown
-        marker, words = (">", f"{number(row.value)}  ") if right else ("<", f"  {number(row.value)}")
-        axis.text(shown, at, words, va="center", ha="right" if right else "left", fontsize=8.5, color=INK)
-    axis.plot(shown, at, marker=marker, markersize=7, color=colour, markeredgecolor=colour, zorder=3,
-              fillstyle=VERDICT_FILL.get(row.verdict, "full"), markerfacecoloralt="white",
-              markerfacecolor="white" if refused else colour)  # fmt: skip
-
-
-def _legend(axis: Axes, verdicts: set[str], with_truth: bool) -> None:
-    marks = [
-        Line2D([], [], color=SOFT, marker="o", markersize=7, linestyle=VERDICT_LINE[v], fillstyle=VERDICT_FILL[v],
-               markerfacecoloralt="white", label=v)
-        for v in VERDICT_FILL if v in verdicts
-    ]  # fmt: skip
-    if with_truth:
-        marks.append(
-            Line2D([], [], color=INK, marker="|", markersize=12, markeredgewidth=1.6, linestyle="", label="measured")
-        )
-    # Above the first row: below the last it would be pages away.
-    axis.legend(handles=marks, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(marks), handlelength=2.6,
-                columnspacing=1.6, borderaxespad=0.2)  # fmt: skip
-
-
-def _then_and_now_finding(both: pd.DataFrame) -> str:
-    """How many values left their earlier interval and which policies' verdicts changed."""
-    outside, changed = both[both.outside], both[both.verdict_changed]
-    first = f"{len(outside)} of {len(both)} values left their earlier interval"
-    first += f" ({listed(list(dict.fromkeys(outside.policy)))})" if len(outside) else ""
-    if changed.empty:
-        return f"{first}; every verdict is the same"
-    verb = "verdict" if len(changed) == 1 else "verdicts"
-    return f"{first}; {len(changed)} {verb} changed ({listed(list(dict.fromkeys(changed.policy)))})"
+    return figure, axis, at
 
 
 @styled
 def then_and_now(both: pd.DataFrame) -> Drawn:
-    """Estimates of two states, grouped by policy: the earlier value with its interval, the present one, and the way
-    between them.
-
-    Parameters
-    ----------
-    both : rows of `changes.estimates`, of one judge mode.
-
-    Notes
-    -----
-    The present mark is filled as its verdict says; a changed verdict is written beside it. A missing value is said in
-    words.
-    """
-    finding = _then_and_now_finding(both)
-    figure, (axis,) = panels(1, 1, finding, _height(both))
-    _by_policy(axis, both, both.estimator, partial(_pair, axis), 0.1)
-    marks = [
-        Line2D([], [], color=SOFT, marker="|", markersize=9, markeredgewidth=1.8, linestyle="", label="then"),
-        Line2D([], [], color=GRID, linewidth=5, label="interval then"),
-    ]
-    marks += [
-        Line2D([], [], color=INK, marker="o", markersize=6.5, linestyle="", fillstyle=VERDICT_FILL[v],
-               markerfacecoloralt="white", label=f"now, {v}")
-        for v in VERDICT_FILL if v in set(both.verdict_after.dropna())
-    ]  # fmt: skip
-    figure.legend(handles=marks, loc="outside lower right", ncols=len(marks), handlelength=2.0, columnspacing=1.4)
+    """Estimates of two states, grouped by policy: the earlier value with its interval, the present one, filled as its
+    verdict says, and the way between them. `both` are rows of `changes.estimates`, of one judge mode."""
+    outside, changed = both[both.outside], both[both.verdict_changed]
+    finding = f"{len(outside)} of {len(both)} values left their earlier interval"
+    finding += f" ({listed(list(outside.policy.unique()))})" if len(outside) else ""
+    if changed.empty:
+        finding += "; every verdict is the same"
+    else:
+        verb = "verdict" if len(changed) == 1 else "verdicts"
+        finding += f"; {len(changed)} {verb} changed ({listed(list(changed.policy.unique()))})"
+    both = both.reset_index(drop=True)
+    figure, axis, at = _by_policy(finding, both, both.estimator, 0.1)
+    axis.hlines(at, both.ci_low_before, both.ci_high_before, color=GRID, linewidth=5, zorder=1, label="interval then")
+    axis.hlines(at, both.value_before, both.value_after, color=INK, linewidth=1.4, zorder=2)
+    then: dict[str, Any] = {"marker": "|", "markersize": 9, "markeredgewidth": 1.8, "linestyle": ""}
+    axis.plot(both.value_before, at, color=SOFT, zorder=3, label="then", **then)
+    for verdict in VERDICTS:
+        given, colour = both.verdict_after == verdict, SOFT if verdict == "REFUSE" else INK
+        if given.any():
+            mark = verdict_mark(verdict, size=6.5) | {"linestyle": "", "label": f"now, {verdict}"}
+            axis.plot(both.value_after[given], at[given], color=colour, zorder=4, **mark)
+    for y in at[both.value_after.isna()]:
+        beside(axis, y, "no value now", **_INSTEAD)
+    verdicts = both[["verdict_before", "verdict_after"]].fillna("none").agg(" to ".join, axis=1)
+    for y, words in zip(at[both.verdict_changed], verdicts[both.verdict_changed], strict=True):
+        beside(axis, y, words, fontsize=8.5)
+    figure.legend(loc="outside lower right", ncols=5, handlelength=2.0, columnspacing=1.4)
     return drawn(figure, finding, "Estimates then and now, by policy")
 
 
-def _pair(axis: Axes, at: float, row: Any) -> None:
-    if np.isfinite(row.ci_low_before) and np.isfinite(row.ci_high_before):
-        axis.plot([row.ci_low_before, row.ci_high_before], [at, at], color=GRID, linewidth=5, zorder=1)
-    if np.isfinite(row.value_before) and np.isfinite(row.value_after):
-        axis.plot([row.value_before, row.value_after], [at, at], color=INK, linewidth=1.4, zorder=2)
-    if np.isfinite(row.value_before):
-        axis.plot(row.value_before, at, marker="|", markersize=9, markeredgewidth=1.8, color=SOFT, zorder=3)
-    if np.isfinite(row.value_after):
-        refused = row.verdict_after == "REFUSE"
-        colour = SOFT if refused else INK
-        axis.plot(row.value_after, at, marker="o", markersize=6.5, color=colour, markeredgecolor=colour, zorder=4,
-                  fillstyle=VERDICT_FILL.get(row.verdict_after, "full"), markerfacecoloralt="white",
-                  markerfacecolor="white" if refused else colour)  # fmt: skip
-    else:
-        axis.text(0.01, at, "no value now", fontsize=8.5, color=SOFT, **across(axis))
-    if row.verdict_changed:
-        then, now = (v if isinstance(v, str) else "none" for v in (row.verdict_before, row.verdict_after))
-        axis.text(1, at, f"{then} to {now}", ha="right", fontsize=8.5, **across(axis))
-
-
-def _published(rows: pd.DataFrame) -> pd.DataFrame:
-    """SNIPS on judge scores: policies (rows, in the order of the first step) by steps (columns, in order)."""
-    steps, policies = list(dict.fromkeys(rows.step)), list(dict.fromkeys(rows.policy))
-    return rows.pivot(index="policy", columns="step", values="published").loc[policies, steps]
-
-
-def _steps_finding(paths: Paths) -> str:
-    """Which targets rank first at each step with injected values, and where they all tie."""
-    firsts: dict[str, list[str]] = {}
-    for rows in paths.values():
-        for step, hit in rows[rows.injected > 0].groupby("step", sort=False):
-            shown = hit.published.round(3)
-            best = list(hit.policy[shown == shown.max()])
-            firsts.setdefault(step, []).append("all" if 1 < len(best) == len(hit) else " = ".join(best))
-    steps = [f"{listed(list(dict.fromkeys(names)))} ({step})" for step, names in firsts.items()]
-    return f"First among the targets: {', then '.join(steps)}" if steps else "No injected value reaches a ranking"
-
-
-def _ends(name: str, rows: pd.DataFrame) -> str:
-    """The highest and the lowest number of each step in words; all of them are too many for a text alternative."""
-    ranked = {step: values.round(6).sort_values(kind="stable") for step, values in _published(rows).items()}
-    steps = [f"{step} {v.index[-1]} {v.iloc[-1]:.3f} to {v.index[0]} {v.iloc[0]:.3f}" for step, v in ranked.items()]
-    return f"{name}, highest to lowest: {', '.join(steps)}"
-
-
 @styled
-def incident_steps(paths: Paths) -> Drawn:
-    """SNIPS on judge scores by step, one line per policy, one panel per geometry; shaded: injected values in place."""
-    finding = _steps_finding(paths)
-    figure, axes = panels(len(paths), 1, finding, 2.9, sharey=True)
-    for axis, (name, rows) in zip(axes, paths.items(), strict=True):
-        table = _published(rows)
-        shown, at = looks(sorted(table.index)), np.arange(table.shape[1])
-        axis.axvspan(0.5, table.shape[1] - 1.5, color=BAND, zorder=0)
+def incident_steps(paths: Mapping[str, pd.DataFrame]) -> Drawn:
+    """SNIPS on judge scores by step, one line per policy, one panel for each of the `paths`: rows of `incident.frame`
+    of one geometry, by the words for it. Shaded: injected values in place.
+
+    The finding is which targets rank first at each step with injected values, and where they all tie. In words, each
+    step has its highest and its lowest number: all of them are too many for a text alternative.
+    """
+    firsts: dict[str, list[str]] = {}
+    tables, ends = {}, []
+    for name, rows in paths.items():
+        for step, hit in rows[rows.injected > 0].groupby("step", sort=False):
+            values = hit.published.round(3)
+            best = list(hit.policy[values == values.max()])
+            firsts.setdefault(step, []).append("all" if 1 < len(best) == len(hit) else " = ".join(best))
+        table = rows.pivot(index="policy", columns="step", values="published")
+        tables[name] = table.loc[list(dict.fromkeys(rows.policy)), list(dict.fromkeys(rows.step))]
+        ranked = {step: values.round(6).sort_values(kind="stable") for step, values in tables[name].items()}
+        spans = [f"{step} {v.index[-1]} {v.iloc[-1]:.3f} to {v.index[0]} {v.iloc[0]:.3f}" for step, v in ranked.items()]
+        ends.append(f"{name}, highest to lowest: {', '.join(spans)}")
+    steps = [f"{listed(list(dict.fromkeys(names)))} ({step})" for step, names in firsts.items()]
+    finding = f"First among the targets: {', then '.join(steps)}" if steps else "No injected value reaches a ranking"
+    figure, shown = gallery(tables, 1, finding, 2.9, up=JUDGE_SNIPS, sharey=True)
+    for axis, _, table, _ in shown:
+        last, looked = table.shape[1] - 1, looks(sorted(table.index))
+        axis.axvspan(0.5, last - 0.5, color=BAND, zorder=0)
         for policy, values in table.iterrows():
-            look = shown[policy]
-            axis.plot(at, values, color=look.colour, linestyle=look.line, marker=look.marker, markersize=6.5,
-                      linewidth=1.6, label=policy)  # fmt: skip
-        axis.set_title(name, loc="left", fontweight="bold")
-        axis.set_xticks(at, list(table.columns))
-        axis.set_xlim(-0.25, table.shape[1] - 0.75)
+            look = looked[policy]
+            axis.plot(range(last + 1), values, color=look.colour, linestyle=look.line, marker=look.marker,
+                      markersize=6.5, linewidth=1.6, label=policy)  # fmt: skip
+        axis.set_xticks(range(last + 1), list(table.columns))
+        axis.set_xlim(-0.25, last + 0.25)
         axis.grid(axis="y")
-        axis.text(0.55, 0.98, "injected values in place", transform=axis.get_xaxis_transform(), va="top", fontsize=9)
+        axis.text(0.55, 0.98, "injected values in place", transform=axis.get_xaxis_transform(), va="top")
         axis.margins(y=0.14)
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3)
-    figure.supylabel(JUDGE_SNIPS, fontsize=10)
-    ends = [_ends(name, rows) for name, rows in paths.items()]
     return drawn(figure, finding, f"{JUDGE_SNIPS} of every policy at every step", *ends)
