@@ -1,4 +1,4 @@
-"""Pages for readers: every block is executed, every link is there, figures and the report of the sample are what they
+"""Pages for readers: every block is executed, every link is there, figures and results of the sample are what they
 would be now.
 
 Few things are not executed; `INSTEAD` names each, why, and what is checked in its place.
@@ -21,8 +21,6 @@ from arena10k import cli, paths, report
 from arena10k.ablations.factors import FACTORS, TREATMENTS
 from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.calibration import CALIBRATIONS
-from arena10k.params import config
-from arena10k.pipeline import first_page, stages
 from arena10k.report.display import svg_text
 from arena10k.report.reasons import WORDS
 from arena10k.run import Run
@@ -222,40 +220,9 @@ def flat(rows):
     ]
 
 
-def without_pictures(page):
-    return re.sub(r'(?<=src=")data:image[^"]*', "", page.read_text(encoding="utf-8"))
-
-
-def test_pages_of_the_report_are_those_of_the_committed_notebooks(home):
-    """nbval compares the notebooks with what they compute now, so the pages are what a run would give now."""
-    params = config.load("sample")
-    assert {path.stem for path in REPORT.glob("*.html")} == {"index", *stages.of(params)}
-    for name in stages.of(params):
-        executed = stages.executed_file("sample", name)
-        executed.parent.mkdir(parents=True, exist_ok=True)
-        # The pipeline was given the path of the params file.
-        book = paths.notebook(name).read_text(encoding="utf-8")
-        executed.write_text(book.replace('params_file = \\"sample\\"', 'params_file = \\"params/sample.yaml\\"'))
-        stages._render(params, name)
-        made = stages.page_file("sample", name)
-        assert without_pictures(made) == without_pictures(REPORT / made.name), name
-
-
-def test_the_index_of_the_report_and_its_picture_are_of_these_estimates(figures, home):
-    folder = paths.reports_dir("sample")
-    folder.mkdir(parents=True)
-    for file in REPORT.iterdir():
-        (folder / file.name).symlink_to(file)
-    (folder / "index.html").unlink()
-    now = first_page.write_index(config.load("sample")).read_text(encoding="utf-8")
-    index = (REPORT / "index.html").read_text(encoding="utf-8")
-    assert now.split("Stages</h2>")[0] == index.split("Stages</h2>")[0]
-    assert re.findall(r'<h3><a href="(.*?)">', now) == re.findall(r'<h3><a href="(.*?)">', index)
-    assert Image.open(figures.PICTURE).text["Source"] == figures.digest(figures.INDEX)
-
-
-def test_the_report_is_small_and_what_varies_is_not_in_it(figures):
+def test_the_report_and_its_picture_are_small_up_to_date_and_without_what_varies(figures):
     files = [*REPORT.glob("*.html"), *(REPORT / f"{name}.json" for name in RESULTS), figures.PICTURE]
     assert sum(path.stat().st_size for path in files) < MOST_BYTES
     for page in REPORT.glob("*.html"):
         assert not re.search("<dt>(Revision|Run time)</dt>", page.read_text(encoding="utf-8"))
+    assert Image.open(figures.PICTURE).text["Source"] == figures.digest(figures.INDEX)

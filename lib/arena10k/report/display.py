@@ -17,29 +17,21 @@ if TYPE_CHECKING:
 #: CSS pixels per inch; PNGs have twice as many, for screens of high resolution.
 CSS_DPI = 96
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+_COMMENT = re.compile(r"\s*<!--.*?-->", re.DOTALL)
 _REFERENCE = re.compile(r'(href="#|url\(#)([^")]+)')
-_ID = re.compile(r' id="([^"]+)"')
 #: Scales of glyphs multiply thousands and are left as they are.
 _FLOAT = re.compile(r"scale\([^)]*\)|-?\d+\.\d{2,}")
-_COMMENT = re.compile(r"\s*<!--.*?-->", re.DOTALL)
+#: In a data address that is text, which compresses better than base64 and shows what changed.
+_QUOTED = str.maketrans({'"': "'"} | {char: f"%{ord(char):X}" for char in "%#&<>"})
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure that displays itself, with its finding (its title) and its text alternative.
+    """A figure of matplotlib that displays itself.
 
-    Parameters
-    ----------
-    figure : matplotlib's own, to save or change.
-    finding : the sentence, without its full stop, that the data bear out.
-    alt : what the figure shows, in words, for those who cannot see it.
-    kind : ``svg`` for lines and bars, ``png`` (twice the screen's resolution) for thousands of points.
-    caption : a sentence under the figure, as plain text.
-
-    Raises
-    ------
-    ValueError
-        For an empty `alt` or another `kind`.
+    `finding` is its title, the sentence, without its full stop, that the data bear out; `alt` says in words what it
+    shows, for those who cannot see it (ValueError where it is empty); `kind` is ``svg`` for lines and bars or ``png``
+    for thousands of points (ValueError for another); `caption` is plain text under it.
     """
 
     figure: Figure
@@ -62,7 +54,12 @@ class Drawn:
         return "\n".join(map(visible, filter(None, (f"[Figure: {self.alt.strip()}]", self.caption))))
 
     def _repr_html_(self) -> str:
-        source = _svg_address(svg_text(self.figure)) if self.kind == "svg" else _png_address(self.figure)
+        if self.kind == "svg":
+            source = f"data:image/svg+xml,{svg_text(self.figure).translate(_QUOTED)}"
+        else:
+            stream = io.BytesIO()
+            self.figure.savefig(stream, format="png", dpi=2 * CSS_DPI, metadata={"Software": None}, facecolor="white")
+            source = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
         width, height = (round(inches * CSS_DPI) for inches in self.figure.get_size_inches())
         words = escape(visible(" ".join(self.alt.split())))
         image = f'<img src="{source}" alt="{words}" width="{width}" height="{height}">'
@@ -76,40 +73,25 @@ def svg_text(fig: Figure) -> str:
     coordinates to 0.1 pt, ids by the order in which they are used, and none that nothing uses."""
     import matplotlib as mpl
 
+    def shortened(match: re.Match[str]) -> str:
+        return match[0] if match[0].startswith("scale") else f"{round(float(match[0]), 1) + 0.0:g}"
+
     stream = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "path"}):
         fig.savefig(stream, format="svg", metadata=_NO_METADATA, facecolor="white")
     svg = stream.getvalue()
-    svg = _FLOAT.sub(_rounded, _COMMENT.sub("", svg[svg.index("<svg") :]).replace("xlink:href", "href"))
-    names = {name: f"i{n:x}" for n, name in enumerate(dict.fromkeys(name for _, name in _REFERENCE.findall(svg)))}
-    svg = _REFERENCE.sub(lambda found: found[1] + names[found[2]], svg)
-    svg = _ID.sub(lambda found: f' id="{names[found[1]]}"' if found[1] in names else "", svg)
+    svg = _FLOAT.sub(shortened, _COMMENT.sub("", svg[svg.index("<svg") :]).replace("xlink:href", "href"))
+    ids = {name: f"i{n:x}" for n, name in enumerate(dict.fromkeys(name for _, name in _REFERENCE.findall(svg)))}
+    svg = _REFERENCE.sub(lambda match: match[1] + ids[match[2]], svg)
+    svg = re.sub(r' id="([^"]+)"', lambda match: f' id="{ids[match[1]]}"' if match[1] in ids else "", svg)
     svg = re.sub(r'(<use [^>]*)transform="translate\((\S+) 0\)"', r'\1x="\2"', svg)
     return re.sub(r"\s+", " ", svg).replace("> <", "><").strip()
 
 
-def _rounded(found: re.Match[str]) -> str:
-    return found[0] if found[0].startswith("scale") else f"{round(float(found[0]), 1) + 0.0:g}"
-
-
-def _svg_address(svg: str) -> str:
-    """The picture as a data address: text, which compresses better than base64 and shows what changed."""
-    text = svg.replace('"', "'")
-    for char in "%#&<>":
-        text = text.replace(char, f"%{ord(char):X}")
-    return f"data:image/svg+xml,{text}"
-
-
-def _png_address(fig: Figure) -> str:
-    stream = io.BytesIO()
-    fig.savefig(stream, format="png", dpi=2 * CSS_DPI, metadata={"Software": None}, facecolor="white")
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
-
-
+_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?(e[-+]\d+)?%?")
 #: What Markdown reads as markup anywhere in a line, or at its beginning. Underscores inside words are left alone, so
 #: that policy names stay as they are in code spans.
 _ANYWHERE = re.compile(r"[\\`*\[\]()|~$^]|(?<!\w)_|_(?!\w)|(?<=\w):(?=//)|@|#")
-_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?(e[-+]\d+)?%?")
 _AT_START = re.compile(r"^(?=[-+=])|^(\d+)(?=[.)])")
 
 
@@ -122,20 +104,18 @@ def say(sentence: str, **values: Any) -> None:
     """
     from IPython.display import display
 
-    markdown = sentence_markdown(sentence, **values)
-    plain = sentence.format(**{k: format_value(v) for k, v in values.items()}) if values else sentence
-    display({"text/markdown": markdown, "text/plain": visible(plain)}, raw=True)
+    markdown, text = escape(visible(sentence), quote=False), sentence
+    if values:
+        written = {name: format_value(value) for name, value in values.items()}
+        markdown = markdown.format(**{name: _literal(value) for name, value in written.items()})
+        text = sentence.format(**written)
+    display({"text/markdown": markdown, "text/plain": visible(text)}, raw=True)
 
 
-def sentence_markdown(sentence: str, **values: Any) -> str:
-    """The Markdown that `say` displays."""
-    template = escape(visible(sentence), quote=False)
-    return template.format(**{k: _literal(v) for k, v in values.items()}) if values else template
-
-
-def _literal(value: Any) -> str:
-    text = " ".join(format_value(value).split())
+def _literal(value: str) -> str:
+    """The text as Markdown that shows it as it is."""
+    text = " ".join(value.split())
     if _NUMBER.fullmatch(text):
         return text
-    text = _ANYWHERE.sub(lambda m: "\\" + m.group(), escape(text, quote=False))
-    return _AT_START.sub(lambda m: f"{m.group()}\\", text)
+    text = _ANYWHERE.sub(lambda match: "\\" + match[0], escape(text, quote=False))
+    return _AT_START.sub(lambda match: match[0] + "\\", text)

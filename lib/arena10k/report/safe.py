@@ -19,153 +19,128 @@ _TAGS = frozenset(_VOID | _HEADINGS | {
     "ul", "var",
 })  # fmt: skip
 _ATTRIBUTES = {
-    "abbr", "alt", "class", "colspan", "datetime", "dir", "height", "href", "lang", "open", "rowspan", "scope", "span",
-    "src", "start", "title", "width",
+    "abbr", "alt", "class", "colspan", "datetime", "dir", "height", "lang", "open", "rowspan", "scope", "span", "start",
+    "title", "width",
 }  # fmt: skip
-_LINK = re.compile(r"(https?://|mailto:|#|(?![a-z][a-z0-9+.-]*:|//))", re.IGNORECASE)
-_IMAGE = re.compile(r"data:image/(?:(?:png|jpeg|gif|webp|svg\+xml);base64,[A-Za-z0-9+/=\s]*|svg\+xml,%3Csvg[^<>\"]*)")
-_NO_ALT = "Figure without a description"
+#: The only attributes that hold addresses, and what they may be: pages of the report and of others, images inside.
+_ADDRESSES = {
+    ("a", "href"): re.compile(r"(https?://|mailto:|#|(?![a-z][a-z0-9+.-]*:|//)).*", re.IGNORECASE),
+    ("img", "src"): re.compile(
+        r"data:image/(?:(?:png|jpeg|gif|webp|svg\+xml);base64,[A-Za-z0-9+/=]*|svg\+xml,%3Csvg[^<>\"]*)"
+    ),
+}
+#: pandas puts one such block before each table it displays.
+_PANDAS_STYLE = re.compile(r"<style scoped>\s*\.dataframe\b[^<]*</style>")
+_COMMENT = re.compile(r"<!--.*?-->|<[!?][^>]*>?", re.DOTALL)
 
 
 @dataclass
-class Headings:
-    """Collects the headings of a page: the first is the page's title, the others get ids and gapless levels."""
+class Outline:
+    """What a page has so far: its title (its first heading), level, id and text of its other headings, and how many
+    scroll boxes of a kind."""
 
     title: str = ""
-    entries: list[tuple[int, str, str]] = field(default_factory=list)
+    headings: list[tuple[int, str, str]] = field(default_factory=list)
+    regions: Counter[str] = field(default_factory=Counter)
 
-    def level(self, wanted: int) -> int:
-        """The level a heading gets: below the title, and at most one deeper than the heading before it."""
-        before = self.entries[-1][0] if self.entries else 1
-        return min(max(wanted, 2), before + 1, 6)
-
-    def add(self, level: int, text: str) -> str:
-        """Note a heading and return its id, unique on the page."""
+    def add(self, level: int, text: str) -> tuple[int, str]:
+        """Note a heading. Its level, below the title and at most one deeper than the heading before it, and its id."""
+        level = min(max(level, 2), (self.headings[-1][0] if self.headings else 1) + 1, 6)
         base = re.sub(r"\W+", "-", text.lower()).strip("-") or "section"
-        taken = {anchor for _, anchor, _ in self.entries}
+        taken = {anchor for _, anchor, _ in self.headings}
         anchor = next(a for a in (base, *(f"{base}-{n}" for n in range(2, len(taken) + 3))) if a not in taken)
-        self.entries.append((level, anchor, text))
-        return anchor
+        self.headings.append((level, anchor, text))
+        return level, anchor
+
+    def region(self, kind: str) -> str:
+        """The attributes of the next scroll box of a kind, which the keyboard reaches by a name of its own."""
+        self.regions[kind] += 1
+        return f' role="region" aria-label="{kind} {self.regions[kind]}" tabindex="0"'
 
 
-def clean(html: str, headings: Headings | None = None, regions: Counter[str] | None = None) -> str:
-    """`html` with known tags and attributes only, properly nested, wide content inside scroll boxes.
+def clean(html: str, outline: Outline | None = None, headings: bool = False) -> str:
+    """`html` with known tags and attributes only, properly nested, tables and figures inside scroll boxes.
 
     A tag that is not known (`<script>`, `<im_end>`) is shown as the text it is. Images must be inside the page
-    and have a text alternative; tables and figures get a scroll box that the keyboard reaches. `regions` counts them
-    over a page, so that each has a name of its own ("Table 2").
+    and have a text alternative. `headings` enter the `outline` of the page; otherwise they become bold text.
     """
-    cleaner = _Cleaner(headings, Counter() if regions is None else regions)
-    cleaner.feed(_PANDAS_STYLE.sub("", html))
+    cleaner = _Cleaner(outline or Outline(), headings)
+    cleaner.feed(_COMMENT.sub(lambda match: escape(match[0]), _PANDAS_STYLE.sub("", html)))
     cleaner.close()
-    return cleaner.result()
-
-
-#: pandas puts one such block before each table it displays.
-_PANDAS_STYLE = re.compile(r"<style scoped>\s*\.dataframe\b[^<]*</style>")
+    while cleaner.open:
+        cleaner.close_tag()
+    return "".join(cleaner.parts)
 
 
 class _Cleaner(HTMLParser):
-    def __init__(self, headings: Headings | None, regions: Counter[str]):
+    def __init__(self, outline: Outline, headings: bool):
         super().__init__(convert_charrefs=True)
-        self._out: list[str] = []
-        self._open: list[str] = []
-        self._headings, self._regions = headings, regions
+        self.parts: list[str] = []
+        self.open: list[str] = []
+        self._outline, self._headings = outline, headings
         self._heading_from: int | None = None
-
-    def result(self) -> str:
-        while self._open:
-            self._close()
-        return "".join(self._out)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in _TAGS:
-            self._out.append(escape(self.get_starttag_text() or f"<{tag}>"))
+            self.parts.append(escape(self.get_starttag_text() or f"<{tag}>"))
             return
-        if tag in _HEADINGS and self._heading_from is None:
-            self._heading_from = len(self._out)
-        if tag == "table" and "table" not in self._open:
-            self._out.append(f'<div class="scroll"{_written(self._region("Table"))}>')
-        known = {name: value or "" for name, value in attrs if _allowed(tag, name, value or "")}
+        safe = {name: value or "" for name, value in attrs if _allowed(tag, name, value or "")}
         if tag == "img":
-            if "src" not in known:
-                self._out.append(escape(f"[image left out: {dict(attrs).get('alt') or 'not part of this page'}]"))
+            if "src" not in safe:
+                self.parts.append(escape(f"[image left out: {dict(attrs).get('alt') or 'not part of this page'}]"))
                 return
-            known["alt"] = known.get("alt", "").strip() or _NO_ALT
-        if _is_plate(tag, known):
-            known |= self._region("Figure")
-        self._out.append(f"<{tag}{_written(known)}>")
+            safe["alt"] = safe.get("alt", "").strip() or "Figure without a description"
+        if tag in _HEADINGS and self._heading_from is None:
+            self._heading_from = len(self.parts)
+        if tag == "table" and "table" not in self.open:
+            self.parts.append(f'<div class="scroll"{self._outline.region("Table")}>')
+        quoted = {k: escape(visible(value), quote=False).replace('"', "&quot;") for k, value in safe.items()}
+        written = "".join(f' {name}="{value}"' for name, value in quoted.items())
+        region = self._outline.region("Figure") if tag == "div" and safe.get("class") == "plate" else ""
+        self.parts.append(f"<{tag}{written}{region}>")
         if tag not in _VOID:
-            self._open.append(tag)
+            self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
-        if tag in _TAGS and tag not in _VOID:
-            self._close()
+        if self.open[-1:] == [tag]:
+            self.close_tag()
 
     def handle_endtag(self, tag: str) -> None:
         if tag not in _TAGS:
-            self._out.append(escape(f"</{tag}>"))
-        elif tag in self._open:
-            while self._close() != tag:
+            self.parts.append(escape(f"</{tag}>"))
+        elif tag in self.open:
+            while self.close_tag() != tag:
                 pass
 
     def handle_data(self, data: str) -> None:
-        self._out.append(escape(visible(data), quote=False))
+        self.parts.append(escape(visible(data), quote=False))
 
-    def handle_comment(self, data: str) -> None:
-        self._out.append(escape(f"<!--{data}-->"))
-
-    def handle_decl(self, decl: str) -> None:
-        self._out.append(escape(f"<!{decl}>"))
-
-    def handle_pi(self, data: str) -> None:
-        self._out.append(escape(f"<?{data}>"))
-
-    def unknown_decl(self, data: str) -> None:
-        self._out.append(escape(f"<![{data}]>"))
-
-    def _region(self, kind: str) -> dict[str, str]:
-        """The attributes of the page's next scroll box of a kind."""
-        self._regions[kind] += 1
-        return {"role": "region", "aria-label": f"{kind} {self._regions[kind]}", "tabindex": "0"}
-
-    def _close(self) -> str:
-        tag = self._open.pop()
-        self._out.append(f"</{tag}>")
-        if tag == "table" and "table" not in self._open:
-            self._out.append("</div>")
+    def close_tag(self) -> str:
+        tag = self.open.pop()
+        self.parts.append(f"</{tag}>")
+        if tag == "table" and "table" not in self.open:
+            self.parts.append("</div>")
         if tag in _HEADINGS and self._heading_from is not None:
             self._finish_heading(tag)
         return tag
 
     def _finish_heading(self, tag: str) -> None:
         """Replace the heading just written: the first of the page moves into the page's header."""
-        parts, self._heading_from = self._out[self._heading_from :], None
-        inner = "".join(parts[1:-1])
+        inner = "".join(self.parts[self._heading_from :][1:-1])
         text = " ".join(unescape(re.sub(r"<[^>]*>", "", inner)).split())
-        del self._out[len(self._out) - len(parts) :]
-        if self._headings is None:
-            self._out.append(f"<p><strong>{inner}</strong></p>")
-        elif not self._headings.title:
-            self._headings.title = text
+        del self.parts[self._heading_from :]
+        self._heading_from = None
+        if not self._headings:
+            self.parts.append(f"<p><strong>{inner}</strong></p>")
+        elif not self._outline.title:
+            self._outline.title = text
         else:
-            level = self._headings.level(int(tag[1]))
-            self._out.append(f'<h{level} id="{escape(self._headings.add(level, text))}">{inner}</h{level}>')
-
-
-def _written(attributes: dict[str, str]) -> str:
-    quoted = {name: escape(visible(value), quote=False).replace('"', "&quot;") for name, value in attributes.items()}
-    return "".join(f' {name}="{value}"' for name, value in quoted.items())
+            level, anchor = self._outline.add(int(tag[1]), text)
+            self.parts.append(f'<h{level} id="{escape(anchor)}">{inner}</h{level}>')
 
 
 def _allowed(tag: str, name: str, value: str) -> bool:
-    if name == "src":
-        return tag == "img" and bool(_IMAGE.fullmatch(value))
-    if name == "href":
-        return tag == "a" and bool(_LINK.match(value.strip()))
-    return name in _ATTRIBUTES
-
-
-def _is_plate(tag: str, attributes: dict[str, str]) -> bool:
-    return tag == "div" and attributes.get("class") == "plate"
+    address = _ADDRESSES.get((tag, name))
+    # Browsers take white space out of an address before they read its scheme.
+    return bool(address.fullmatch("".join(value.split()))) if address else name in _ATTRIBUTES
