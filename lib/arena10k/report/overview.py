@@ -13,30 +13,16 @@ from markupsafe import Markup
 
 from arena10k.analysis import Analysis
 from arena10k.attribution.game import CAUSE_WORDS
+from arena10k.audit import checks
 from arena10k.estimation.verdicts import NOT_ASKED, REFUSE
 from arena10k.inputs.prompts import FILTERS
 from arena10k.report.files import write_text
 from arena10k.report.page import environment, footer_facts
 from arena10k.report.summary import LOGGED_ONLY, Row, headline, headline_rows, is_refused, summary
 from arena10k.report.tables import badge
-from arena10k.wording import (
-    ESTIMATOR_WORDS,
-    MISSING,
-    format_number,
-    format_value,
-    is_missing,
-    level,
-    number,
-    percent,
-    visible,
-)
+from arena10k.wording import ESTIMATOR_WORDS, format_number, format_value, is_missing, level, number, percent, visible
 
-_CONTROLS = {
-    "controls_failed": "controls failed",
-    "controls_hold": "controls that hold",
-    "controls_not_settled": "controls not settled",
-    "controls_not_measured": "controls not measured",
-}
+_CONTROLS = {name: name.replace("_", " ") for name in checks.counts([])} | {"controls_hold": "controls that hold"}
 #: By notebook, what the numbers that it notes are called, in the order they are shown in.
 LABELS: dict[str, dict[str, str]] = {
     "00_status": {"prompts": "prompts", "complete_rows": "prompts complete in every job"},
@@ -80,9 +66,7 @@ LABELS: dict[str, dict[str, str]] = {
 _WRITTEN: dict[str, Callable[[Any], str]] = {
     "main_cause": CAUSE_WORDS.__getitem__,
     "self_consistency_max_nats": number,
-    "coverage": percent,
-    "refused": percent,
-    "misranked": percent,
+    **dict.fromkeys(("coverage", "refused", "misranked"), percent),
 }
 #: What is said of a number that is not there; any other is left out.
 _ABSENT = {"self_consistency_max_nats": "not measured", "misranking": "not known without the truth"}
@@ -212,12 +196,12 @@ def _labels_needed(row: Row, prompts: int | None) -> str:
 
 def _shown(row: Row) -> dict[str, Any]:
     """Value, interval and verdict of an estimate as HTML, and the class of its row."""
+    low, high = format_number(row["ci_low"]), format_number(row["ci_high"])
     known = not (is_missing(row["ci_low"]) or is_missing(row["ci_high"]))
-    interval = f"{format_number(row['ci_low'])} to {format_number(row['ci_high'])}" if known else MISSING
     around = Markup("<s>{}</s>" if row["verdict"] == REFUSE else "{}")
     return {
         "value": around.format(format_number(row["value"])),
-        "interval": around.format(interval),
+        "interval": around.format(f"{low} to {high}" if known else format_number(None)),
         "verdict": Markup(badge(row["verdict"])),
         "kind": {REFUSE: "refused", NOT_ASKED: "unasked"}.get(row["verdict"], ""),
     }
