@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from arena10k import report
 from arena10k.report import Drawn, page
-from arena10k.report.safe import Outline, clean
+from arena10k.report.page import Outline, clean
 
 HOSTILE = "<script>document.title='pwned'</script><img src=x onerror=alert(1)> </td><|im_end|>\u202e & \x1b[31m"
 #: Persian, Hebrew and an emoji sequence, whose invisible joiners belong to the spelling.

@@ -5,12 +5,11 @@
 ('0.123', '1,234', '—')
 """
 
-from arena10k.report.display import Drawn, say
+from arena10k.report.display import Drawn, Folded, Table, say, table, text_table
 from arena10k.report.files import write_json
 from arena10k.report.overview import LABELS, Listed, index, labelled
 from arena10k.report.page import render
 from arena10k.report.summary import breakdown_sentence, controls, headline, missing
-from arena10k.report.tables import Folded, Table, table, text_table
 from arena10k.wording import VERDICTS, format_number, format_value, visible
 
 __all__ = [

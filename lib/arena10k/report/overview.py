@@ -16,10 +16,10 @@ from arena10k.attribution.game import CAUSE_WORDS
 from arena10k.audit import checks
 from arena10k.estimation.verdicts import NOT_ASKED, REFUSE
 from arena10k.inputs.prompts import FILTERS
+from arena10k.report.display import badge
 from arena10k.report.files import write_text
 from arena10k.report.page import environment, footer_facts
 from arena10k.report.summary import LOGGED_ONLY, Row, headline, headline_rows, is_refused, summary
-from arena10k.report.tables import badge
 from arena10k.wording import ESTIMATOR_WORDS, format_number, format_value, is_missing, level, number, percent, visible
 
 _CONTROLS = {name: name.replace("_", " ") for name in checks.counts([])} | {"controls_hold": "controls that hold"}
