@@ -17,6 +17,7 @@ import yaml
 from nbconvert.preprocessors import ExecutePreprocessor
 from PIL import Image
 
+import golden
 from arena10k import cli, paths, report
 from arena10k.ablations.factors import FACTORS, TREATMENTS
 from arena10k.estimation import ESTIMATORS
@@ -104,12 +105,9 @@ def test_every_block_of_a_page_runs(name, machine):
         machine.run(block)
 
 
-def test_what_is_not_executed_is_still_on_a_page():
+def test_what_is_not_executed_is_still_on_a_page_and_commands_within_sentences_are_commands(machine):
     shells = [block.text for page in PAGES.values() for block in blocks(page) if block.language == "sh"]
     assert set(INSTEAD) <= {" ".join(words) for text in shells for words in commands(text)}
-
-
-def test_commands_within_sentences_are_commands(machine):
     said = [text_of(node) for page in PAGES.values() for node in nodes(page) if node["type"] == "codespan"]
     makes = [words[1:] for words in map(str.split, said) if words[0] == "make" and len(words) > 1]
     assert len(makes) > 1
@@ -206,18 +204,11 @@ def test_figures_and_their_words_are_those_of_the_sample(sample, figures):
 
 def test_estimates_of_the_report_are_those_of_the_library(sample, home):
     run, table, study = sample
-    for name, now in {"estimates": run.estimates(table, study), "truth": {"rows": table.truth}}.items():
-        path = report.write_json(home / f"{name}.json", now)
-        then = flat(json.loads((REPORT / f"{name}.json").read_text())["rows"])
+    for name, result in {"estimates": run.estimates(table, study), "truth": {"rows": table.truth}}.items():
+        path = report.write_json(home / f"{name}.json", result)
+        now, then = (golden.rows({"rows": json.loads(p.read_text())["rows"]}) for p in (path, REPORT / path.name))
         assert then
-        assert flat(json.loads(path.read_text())["rows"]) == then
-
-
-def flat(rows):
-    """Rows as comparable values: numbers to nine digits."""
-    return [
-        {k: pytest.approx(v, rel=1e-9, abs=1e-9) if isinstance(v, float) else v for k, v in r.items()} for r in rows
-    ]
+        assert golden.changes(then, now) == []
 
 
 def test_the_report_and_its_picture_are_small_up_to_date_and_without_what_varies(figures):
