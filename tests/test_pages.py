@@ -16,16 +16,15 @@ from IPython.display import display
 from IPython.utils.capture import capture_output
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-import accessibility
 from arena10k import paths, report
 from arena10k.params import config
 from arena10k.pipeline import first_page, stages
 from arena10k.plots.style import contrast
 from browser import needs_chromium
 
-needs_axe = pytest.mark.skipif(
-    not accessibility.AXE.is_file(), reason="no axe-core: `make browser` installs it where there is npm"
-)
+#: Where `make browser` puts it.
+AXE = Path(__file__).parent / "axe" / "node_modules" / "axe-core" / "axe.min.js"
+needs_axe = pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: `make browser` installs it where there is npm")
 COMMITTED = paths.source_root() / "reports" / "sample"
 SCREENS = [(1280, False), (1280, True), (390, False), (390, True)]
 #: A4 less the browser's usual margins, in CSS pixels.
@@ -368,11 +367,29 @@ WORDS_IN_PLACE = """[...document.images].map(image => {
 @of_a_run
 def test_axe_core_finds_nothing(tab, file):
     tab.open(file)
-    accessibility.load(tab)
+    tab.evaluate(f"{AXE.read_text(encoding='utf-8')};{PREPARED};0")
     for width, dark in (SCREENS[0], SCREENS[3]):
         tab.show(width, dark=dark)
-        # A phone shows parts of wide tables only; colours do not depend on the width.
-        assert accessibility.findings(tab, undecided=width > 600) == [], (width, dark)
+        # What axe cannot decide, such as the contrast of words out of sight, counts too where a page is all in sight:
+        # a phone shows parts of wide tables only; colours do not depend on the width.
+        kinds = "[...r.violations, ...r.incomplete]" if width > 600 else "r.violations"
+        violations = f"{kinds}.map(f => [f.id, f.impact, f.help, f.nodes.slice(0, 3).map(n => n.html.slice(0, 200))])"
+        run = "axe.run(document, {preload: false, resultTypes: ['violations', 'incomplete']})"
+        assert tab.evaluate(f"{run}.then(r => {violations})") == [], (width, dark)
+
+
+#: Rows of a table that differ in nothing but their words look the same: one of each is looked at. Tables lie on a
+#: gradient, which axe cannot compute contrasts with; it runs from the colour of the page to that of lines.
+PREPARED = """
+for (const table of document.querySelectorAll('table')) {
+  const seen = new Set();
+  for (const row of [...table.rows]) {
+    const look = row.parentElement.tagName + row.innerHTML.replace(/>[^<]*/g, '>');
+    if (seen.has(look)) row.remove(); else seen.add(look);
+  }
+}
+for (const box of document.querySelectorAll('.scroll')) box.style.background = 'none';
+"""
 
 
 @needs_chromium
