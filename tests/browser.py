@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -88,17 +87,8 @@ class Browser:
 
     def complaints(self) -> list[dict[str, Any]]:
         """What the page has said on the console since `open`, its uncaught errors and its dialogs."""
-        kinds = (
-            "Log.entryAdded",
-            "Runtime.consoleAPICalled",
-            "Runtime.exceptionThrown",
-            "Page.javascriptDialogOpening",
-        )
-        return [e for e in self.events if e["method"] in kinds]
-
-    def screenshot(self, path: Path) -> None:
-        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(shot["data"]))
+        kinds = {"Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"}
+        return [e for e in self.events if e["method"] in kinds | {"Page.javascriptDialogOpening"}]
 
     def _call(self, method: str, params: dict[str, Any], session: str | None) -> dict[str, Any]:
         self._count += 1

@@ -25,45 +25,33 @@ LEFT_OUT = {"run", "clean_run", "clean", "created", "paragraph", "sentence", "qu
 Rows = dict[str, dict[str, Any]]
 
 
-def _estimates() -> Any:
-    run = Run("sample")
-    return run.estimates(run.table())
-
-
-def _quality() -> Any:
-    run = Run("sample")
+def _quality(run: Run) -> Any:
     flags = screening.scan(run.params, run.store)
-    result = quality.report(run.params, run.store, flags, len(run.prompts))
-    result["checks"] = checks.measure(run.params, run.table(), run.store)
-    result["findings"] = consistency.findings(run.params, run.store, flags, run.prompts)
     failed = effect.failures(run)
-    result["missing"] = effect.randomness(failed, list(run.params.policies))
-    result["effect"] = effect.measure(run, failed)
-    return result
+    return quality.report(run.params, run.store, flags, len(run.prompts)) | {
+        "checks": checks.measure(run.params, run.table(), run.store),
+        "findings": consistency.findings(run.params, run.store, flags, run.prompts),
+        "missing": effect.randomness(failed, list(run.params.policies)),
+        "effect": effect.measure(run, failed),
+    }
 
 
-def _anomaly() -> Any:
-    run = Run("sample")
-    return attribution.anomaly_json(run.investigate(run.table()))
-
-
-def _simulation() -> Any:
-    run = Run("sample")
+def _simulation(run: Run) -> Any:
     estimation = run.params.estimation.model_copy(update={"replicates": 5})
     few = Run.of(run.params.model_copy(update={"estimation": estimation}))
     return {"rows": few.simulate(few.table())}
 
 
-def _incident() -> Any:
+def _incident(_: Run) -> Any:
     run = Run("incident")
     played = [incident.play(run, geometry, replicates=50) for geometry in incident.GEOMETRIES]
     return incident.incident_json(run, played)
 
 
 RESULTS = {
-    "estimates": _estimates,
+    "estimates": lambda run: run.estimates(run.table()),
     "quality": _quality,
-    "anomaly": _anomaly,
+    "anomaly": lambda run: attribution.anomaly_json(run.investigate(run.table())),
     "simulation": _simulation,
     "incident": _incident,
 }
@@ -71,7 +59,7 @@ RESULTS = {
 
 def computed(name: str) -> Rows:
     """The rows of a result as the library computes them now."""
-    return rows(plain(RESULTS[name]()))
+    return rows(plain(RESULTS[name](Run("sample"))))
 
 
 def frozen(name: str) -> Rows:
@@ -82,7 +70,7 @@ def frozen(name: str) -> Rows:
 def rows(content: dict[str, Any], head: str = "") -> Rows:
     """Lists of objects within `content` as named rows; what stands outside of them is the row `head`."""
     own: dict[str, Any] = {}
-    found: Rows = {}
+    named: Rows = {}
 
     def add(fields: dict[str, Any], prefix: str) -> None:
         for key, value in fields.items():
@@ -94,14 +82,14 @@ def rows(content: dict[str, Any], head: str = "") -> Rows:
                 for i, item in enumerate(value):
                     names = [str(item[name]) for name in NAMES if name in item] or [str(i)]
                     for name, row in rows(item, f"{head} {prefix}{key} {' '.join(names)}".strip()).items():
-                        if name in found:
+                        if name in named:
                             raise ValueError(f"two rows are named {name!r}: give NAMES what tells them apart")
-                        found[name] = row
+                        named[name] = row
             else:
                 own[prefix + key] = value
 
     add(content, "")
-    return {head or "all": own} | found if own else found
+    return {head or "all": own} | named if own else named
 
 
 def same(old: Any, new: Any) -> bool:
@@ -122,32 +110,28 @@ def changes(old: Rows, new: Rows) -> list[tuple[str, str, Any, Any]]:
 
 def told(changed: list[tuple[str, str, Any, Any]]) -> list[str]:
     """The changes in lines: each, or where they are many, how many there are of each column and the largest."""
+
+    def text(value: Any) -> str:
+        return f"{value:.9g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
     if len(changed) <= MOST_LINES:
-        return [f"{row}: {column} {_text(old)} -> {_text(new)}" for row, column, old, new in changed]
+        return [f"{row}: {column} {text(old)} -> {text(new)}" for row, column, old, new in changed]
     columns = defaultdict(list)
     for row, column, old, new in changed:
-        columns[row.split()[0], column].append((_distance(old, new), f"{row} {_text(old)} -> {_text(new)}"))
+        numbers = all(isinstance(v, int | float) for v in (old, new))
+        distance = abs(new - old) if numbers else math.inf
+        columns[row.split()[0], column].append((distance, f"{row} {text(old)} -> {text(new)}"))
     return [f"{table}: {column} in {len(of)} rows, such as {max(of)[1]}" for (table, column), of in columns.items()]
 
 
-def _distance(old: Any, new: Any) -> float:
-    numbers = all(isinstance(v, int | float) for v in (old, new))
-    return abs(new - old) if numbers else math.inf
-
-
-def _text(value: Any) -> str:
-    return f"{value:.9g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
-
-
-def _short(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_short(item) for item in value]
-    return float(f"{value:.12g}") if isinstance(value, float) else value
-
-
 def write(name: str, result: Rows) -> None:
+    def short(value: Any) -> Any:
+        if isinstance(value, list):
+            return [short(item) for item in value]
+        return float(f"{value:.12g}") if isinstance(value, float) else value
+
     lines = [
-        f"{json.dumps(row)}: {json.dumps({k: _short(v) for k, v in fields.items()}, ensure_ascii=False)}"
+        f"{json.dumps(row)}: {json.dumps({k: short(v) for k, v in fields.items()}, ensure_ascii=False)}"
         for row, fields in result.items()
     ]
     FOLDER.mkdir(exist_ok=True)

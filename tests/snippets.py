@@ -23,7 +23,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,23 +57,25 @@ class Block:
     text: str
 
 
-def _nodes(tree: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for node in tree:
-        yield node
-        yield from _nodes(node.get("children", ()))
-
-
+@cache
 def nodes(page: Path) -> list[dict[str, Any]]:
     """All parts of a page's syntax tree, in order."""
-    parse = mistune.create_markdown(renderer="ast", plugins=["table"])
-    return list(_nodes(parse(page.read_text(encoding="utf-8"))))
+
+    def below(tree: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for node in tree:
+            yield node
+            yield from below(node.get("children", ()))
+
+    return list(below(mistune.create_markdown(renderer="ast", plugins=["table"])(page.read_text(encoding="utf-8"))))
 
 
 def blocks(page: Path) -> list[Block]:
-    found = [node for node in nodes(page) if node["type"] == "block_code"]
-    told = [((node.get("attrs") or {}).get("info") or "", node["raw"]) for node in found]
-    named = [(*info.partition(" ")[::2], text) for info, text in told]
-    return [Block(page.name, i, language, path.strip(), text) for i, (language, path, text) in enumerate(named, 1)]
+    found = []
+    for node in nodes(page):
+        if node["type"] == "block_code":
+            language, _, path = ((node.get("attrs") or {}).get("info") or "").partition(" ")
+            found.append(Block(page.name, len(found) + 1, language, path.strip(), node["raw"]))
+    return found
 
 
 def commands(text: str) -> list[list[str]]:
@@ -184,8 +186,7 @@ class Machine:
 
     def _arena10k(self, words: list[str]) -> None:
         if words[0] == "report" and "--cost" not in words:
-            options = cli.report.make_context("report", words[1:]).params
-            return self._report(options)
+            return self._report(cli.report.make_context("report", words[1:]).params)
         result = CliRunner().invoke(cli.main, words)
         assert result.exit_code == 0, result.output
         self.said += result.output

@@ -1,4 +1,4 @@
-"""Pages for readers: every block is executed, every link is there, figures and the report of the sample are what they
+"""Pages for readers: every block is executed, every link is there, figures and results of the sample are what they
 would be now.
 
 Few things are not executed; `INSTEAD` names each, why, and what is checked in its place.
@@ -17,12 +17,11 @@ import yaml
 from nbconvert.preprocessors import ExecutePreprocessor
 from PIL import Image
 
+import golden
 from arena10k import cli, paths, report
 from arena10k.ablations.factors import FACTORS, TREATMENTS
 from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.calibration import CALIBRATIONS
-from arena10k.params import config
-from arena10k.pipeline import first_page, stages
 from arena10k.report.display import svg_text
 from arena10k.report.reasons import WORDS
 from arena10k.run import Run
@@ -106,12 +105,9 @@ def test_every_block_of_a_page_runs(name, machine):
         machine.run(block)
 
 
-def test_what_is_not_executed_is_still_on_a_page():
+def test_what_is_not_executed_is_still_on_a_page_and_commands_within_sentences_are_commands(machine):
     shells = [block.text for page in PAGES.values() for block in blocks(page) if block.language == "sh"]
     assert set(INSTEAD) <= {" ".join(words) for text in shells for words in commands(text)}
-
-
-def test_commands_within_sentences_are_commands(machine):
     said = [text_of(node) for page in PAGES.values() for node in nodes(page) if node["type"] == "codespan"]
     makes = [words[1:] for words in map(str.split, said) if words[0] == "make" and len(words) > 1]
     assert len(makes) > 1
@@ -208,54 +204,16 @@ def test_figures_and_their_words_are_those_of_the_sample(sample, figures):
 
 def test_estimates_of_the_report_are_those_of_the_library(sample, home):
     run, table, study = sample
-    for name, now in {"estimates": run.estimates(table, study), "truth": {"rows": table.truth}}.items():
-        path = report.write_json(home / f"{name}.json", now)
-        then = flat(json.loads((REPORT / f"{name}.json").read_text())["rows"])
+    for name, result in {"estimates": run.estimates(table, study), "truth": {"rows": table.truth}}.items():
+        path = report.write_json(home / f"{name}.json", result)
+        now, then = (golden.rows({"rows": json.loads(p.read_text())["rows"]}) for p in (path, REPORT / path.name))
         assert then
-        assert flat(json.loads(path.read_text())["rows"]) == then
+        assert golden.changes(then, now) == []
 
 
-def flat(rows):
-    """Rows as comparable values: numbers to nine digits."""
-    return [
-        {k: pytest.approx(v, rel=1e-9, abs=1e-9) if isinstance(v, float) else v for k, v in r.items()} for r in rows
-    ]
-
-
-def without_pictures(page):
-    return re.sub(r'(?<=src=")data:image[^"]*', "", page.read_text(encoding="utf-8"))
-
-
-def test_pages_of_the_report_are_those_of_the_committed_notebooks(home):
-    """nbval compares the notebooks with what they compute now, so the pages are what a run would give now."""
-    params = config.load("sample")
-    assert {path.stem for path in REPORT.glob("*.html")} == {"index", *stages.of(params)}
-    for name in stages.of(params):
-        executed = stages.executed_file("sample", name)
-        executed.parent.mkdir(parents=True, exist_ok=True)
-        # The pipeline was given the path of the params file.
-        book = paths.notebook(name).read_text(encoding="utf-8")
-        executed.write_text(book.replace('params_file = \\"sample\\"', 'params_file = \\"params/sample.yaml\\"'))
-        stages._render(params, name)
-        made = stages.page_file("sample", name)
-        assert without_pictures(made) == without_pictures(REPORT / made.name), name
-
-
-def test_the_index_of_the_report_and_its_picture_are_of_these_estimates(figures, home):
-    folder = paths.reports_dir("sample")
-    folder.mkdir(parents=True)
-    for file in REPORT.iterdir():
-        (folder / file.name).symlink_to(file)
-    (folder / "index.html").unlink()
-    now = first_page.write_index(config.load("sample")).read_text(encoding="utf-8")
-    index = (REPORT / "index.html").read_text(encoding="utf-8")
-    assert now.split("Stages</h2>")[0] == index.split("Stages</h2>")[0]
-    assert re.findall(r'<h3><a href="(.*?)">', now) == re.findall(r'<h3><a href="(.*?)">', index)
-    assert Image.open(figures.PICTURE).text["Source"] == figures.digest(figures.INDEX)
-
-
-def test_the_report_is_small_and_what_varies_is_not_in_it(figures):
+def test_the_report_and_its_picture_are_small_up_to_date_and_without_what_varies(figures):
     files = [*REPORT.glob("*.html"), *(REPORT / f"{name}.json" for name in RESULTS), figures.PICTURE]
     assert sum(path.stat().st_size for path in files) < MOST_BYTES
     for page in REPORT.glob("*.html"):
         assert not re.search("<dt>(Revision|Run time)</dt>", page.read_text(encoding="utf-8"))
+    assert Image.open(figures.PICTURE).text["Source"] == figures.digest(figures.INDEX)

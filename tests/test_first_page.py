@@ -55,16 +55,11 @@ def noted(path):
     return set().union(*({k.arg} if k.arg else UNPACKED[ast.unparse(k.value)] for k in call.keywords))
 
 
-@pytest.mark.parametrize("notebook", report.LABELS)
-def test_every_number_a_notebook_notes_has_words(notebook):
-    assert noted(paths.notebook(notebook)) == set(report.LABELS[notebook])
-    assert not any("_" in label for label in report.LABELS[notebook].values())
-
-
-def test_every_notebook_that_notes_numbers_has_words():
-    folder = paths.notebook("00_status").parent
-    told = [path.stem for path in sorted(folder.glob("*.ipynb")) if "run.note(" in path.read_text(encoding="utf-8")]
-    assert told == sorted(report.LABELS)
+def test_every_number_a_notebook_notes_has_words():
+    books = sorted(paths.notebook("00_status").parent.glob("*.ipynb"))
+    numbers = {path.stem: noted(path) for path in books if "run.note(" in path.read_text(encoding="utf-8")}
+    assert numbers == {notebook: set(labels) for notebook, labels in report.LABELS.items()}
+    assert not any("_" in label for labels in report.LABELS.values() for label in labels.values())
 
 
 def test_numbers_come_in_the_order_of_reading_and_words_in_place_of_names():
@@ -82,54 +77,34 @@ def test_numbers_come_in_the_order_of_reading_and_words_in_place_of_names():
 
 def check(name, policy, value, ok, limit=None):
     outcome = {True: checks.HOLDS, False: checks.FAILED, None: checks.NOT_MEASURED}[ok]
-    return {
-        "check": name,
-        "policy": policy,
-        "value": value,
-        "limit": limit,
-        "p_value": None,
-        "outcome": outcome,
-        "ok": ok,
-    }
-
-
-def estimates(estimators):
-    """By policy, or policy and a count, estimator and verdict."""
-    rows = [
-        {"policy": p[0] if isinstance(p, tuple) else p, "estimator": e, "judge": "d", "value": 0.5, "verdict": v}
-        for p, (e, v) in estimators.items()
-    ]
-    return {"judge": "d", "rows": rows}
+    measured = {"check": name, "policy": policy, "value": value, "limit": limit}
+    return measured | {"p_value": None, "outcome": outcome, "ok": ok}
 
 
 UNKNOWN = check("shuffled_prompt", "p0", None, None, 0.5)
+FAILED = check("clone", "copy", 4.0067, False, 1e-3)
 
 
-def test_controls_that_hold_raise_no_alarm():
-    found = [UNKNOWN, check("clone", "copy", 0.0, True, 1e-3)]
-    told = report.controls(found, estimates({"copy": ("snips", "REPORT")}), "p0")
-    assert (re.findall(r"\d+", told[0]), told[1]) == (["1", "03"], False)
+def test_controls_that_hold_raise_no_alarm_and_one_that_failed_is_told_before_there_are_estimates():
+    holds = [UNKNOWN, check("clone", "copy", 0.0, True, 1e-3)]
+    told, alarm = report.controls(holds, {"rows": [row("copy", "snips", "REPORT")]}, "p0")
+    assert (re.findall(r"\d+", told), alarm) == (["1", "03"], False)
     assert report.controls([], {}, "p0") == ("", False)
+    told, alarm = report.controls([FAILED], {}, "p0")
+    assert ("below" in told, alarm) == (False, True)
 
 
 @pytest.mark.parametrize(
     ("rows", "rests"),
     [
-        (
-            {"p0": ("snips", "REPORT"), "a": ("ppi_pp", "REPORT"), "b": ("snips", "REFUSE")},
-            [],
-        ),
-        (
-            {("a", 0): ("ppi_pp", "REPORT"), ("a", 1): ("snips", "CAUTION")},  # beside the headline
-            ["a"],
-        ),
-        ({"a": ("direct", "CAUTION"), "b": ("dr_cpo", "CAUTION")}, ["b"]),
-        ({"a": ("dr_cpo", "CAUTION"), "b": ("snips", "REPORT")}, ["a", "b"]),
+        ([("p0", "snips", "REPORT"), ("a", "ppi_pp", "REPORT"), ("b", "snips", "REFUSE")], []),
+        ([("a", "ppi_pp", "REPORT"), ("a", "snips", "CAUTION")], ["a"]),  # beside the headline
+        ([("a", "direct", "CAUTION"), ("b", "dr_cpo", "CAUTION")], ["b"]),
+        ([("a", "dr_cpo", "CAUTION"), ("b", "snips", "REPORT")], ["a", "b"]),
     ],
 )
 def test_a_control_that_failed_is_told_with_the_values_that_rest_on_it(rows, rests):
-    failed = check("clone", "copy", 4.0067, False, 1e-3)
-    told, alarm = report.controls([UNKNOWN, failed], estimates(rows), "p0")
+    told, alarm = report.controls([UNKNOWN, FAILED], {"rows": [row(*named) for named in rows]}, "p0")
     assert alarm
     facts = re.findall(r"\d[\d.]*\d|\d+\b|\bcopy,|\bp0\b", told)
     assert facts[:7] == ["1", "1", "copy,", "p0", "4.01", "0.001", "1"]
@@ -149,12 +124,6 @@ def test_measurements_that_are_missing_by_what_they_measure_are_told():
     assert report.missing({}, []) == ""
 
 
-def test_a_control_that_failed_is_told_before_there_are_estimates():
-    told, alarm = report.controls([check("clone", "copy", 4.0, False, 1e-3)], {}, "p0")
-    assert alarm
-    assert "below" not in told
-
-
 def test_a_run_without_estimates_to_come_says_what_it_is_about(home):
     page = first_page.write_index(config.load("incident")).read_text(encoding="utf-8")
     assert html.escape(first_page.about(config.load("incident"))) in page
@@ -170,7 +139,10 @@ def row(policy, estimator, verdict, value=0.5, **more):
             "ci_low": ends[0], "ci_high": ends[1], "reasons": [], "labels_needed": None} | more  # fmt: skip
 
 
-def test_who_is_worse_than_all_that_may_be_first_is_read_off_the_contrasts():
+def test_no_winner_is_named_by_chance_and_who_is_worse_is_read_off_the_contrasts():
+    tied = [ROWS[1] | {"rank": 1}, ROWS[3] | {"rank": 1}]
+    assert "No clear winner: pi_bad and pi_cot " in told_of(ROWS, tied)
+    assert "No policy can be ranked; pi_cot has 0.61 " in told_of(ROWS, [])
     values = {"a": 0.7, "b": 0.69, "c": 0.5, "d": 0.2}
     rows = [row(p, "ppi_pp", "REPORT", v) for p, v in values.items()]
     ranking = [{"policy": p, "rank": 1 if p in "ab" else 2} for p in values]
@@ -179,7 +151,7 @@ def test_who_is_worse_than_all_that_may_be_first_is_read_off_the_contrasts():
         {"a": p, "b": q, "difference": values[p] - values[q], "significant": (p, q) in worse}
         for p, q in combinations(values, 2)
     ]
-    told = summary({"n": 9, "rows": rows, "ranking": ranking, "contrasts": contrasts})
+    told = told_of(rows, ranking, contrasts=contrasts)
     assert "a and b are not distinguishable; d is worse than both." in told
 
 
@@ -235,12 +207,6 @@ def test_an_index_without_estimates_says_so_and_what_the_controls_say(tmp_path, 
     assert not re.search('<table|<p class="note">|class="alert"', bare)
     page = index("local", [], None, tmp_path / "index.html", controls="1 < 2 failed", alarm=alarm).read_text()
     assert f'<p class="{kind}">1 &lt; 2 failed</p>' in page
-
-
-def test_the_first_line_of_the_index_never_names_a_winner_by_chance():
-    tied = [ROWS[1] | {"rank": 1}, ROWS[3] | {"rank": 1}]
-    assert re.search("No clear winner: pi_bad and pi_cot ", told_of(ROWS, tied))
-    assert re.search("No policy can be ranked; pi_cot has 0.61 ", told_of(ROWS, []))
 
 
 def told_of(rows, ranking, **more):

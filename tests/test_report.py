@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+import IPython.display
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 from arena10k import report
-from arena10k.report import Drawn, display, page
-from arena10k.report.safe import Headings, clean
+from arena10k.report import Drawn, page
+from arena10k.report.page import Outline, clean
 
 HOSTILE = "<script>document.title='pwned'</script><img src=x onerror=alert(1)> </td><|im_end|>\u202e & \x1b[31m"
 #: Persian, Hebrew and an emoji sequence, whose invisible joiners belong to the spelling.
@@ -24,30 +25,7 @@ JOINED = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645\n\u05e0 \U0001f469\u2
 PIXEL = base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg' width='900' height='20'/>").decode()
 
 
-# --- values and tables
-
-
-@pytest.mark.parametrize(
-    ("value", "written"),
-    [
-        (None, "—"),
-        (float("nan"), "—"),
-        (pd.NA, "—"),
-        (0, "0"),
-        (0.0, "0.000"),
-        (1234567, "1,234,567"),
-        (np.int64(-1200), "-1,200"),
-        (0.12345, "0.123"),
-        (-0.5, "-0.500"),
-        (1824.25, "1,824.2"),
-        (4.2e-7, "4.2e-07"),
-        (3e12, "3.0e+12"),
-        (np.inf, "∞"),
-        (True, "yes"),
-    ],
-)
-def test_numbers_are_written_for_readers(value, written):
-    assert report.format_number(value) == written
+# Tables
 
 
 def test_hidden_characters_are_shown_and_writing_systems_are_left_alone():
@@ -76,69 +54,64 @@ def test_a_refused_number_is_struck_through_and_others_are_not():
     assert "~~0.844~~" in repr(table)
     assert '<td class="num">0.500</td>' in html
     assert ">12<" in html, "whole numbers beside missing values are counts"
+    assert "<td>—</td>" in report.table([{"verdict": None}])._repr_html_()
 
 
 def test_table_options_choose_rename_format_and_shorten():
-    frame = pd.DataFrame({"a": [0.25, 0.5, 1.0], "b": ["x" * 500, "y", None], "c": [1, 2, 3]})
-    table = report.table(frame, columns={"b": "text", "a": "share"}, formats={"a": ".0%"}, text=["b"], max_rows=2)
-    assert repr(table).splitlines()[0].split() == ["text", "share"]
+    frame = pd.DataFrame({"a": [0.25, 0.5, 1.0], "b": ["x" * 500, "y", None], "c": [True, False, None], "d": [1, 2, 3]})
+    formats = {"a": ".0%", "d": lambda n: "one" if n == 1 else "more"}
+    columns = {"b": "text", "a": "share", "c": "c", "d": "d"}
+    table = report.table(frame, columns=columns, formats=formats, text=["b"], max_rows=2)
+    header, first, second, note = repr(table).splitlines()
+    assert header.split() == ["text", "share", "c", "d"]
+    assert (first.split()[-3:], second.split()[-3:]) == (["25%", "yes", "one"], ["50%", "no", "more"])
     assert "xxxxxxxxxx … (100 more characters)" in table._repr_html_()
-    assert "25%" in repr(table)
-    assert "1 more rows." in repr(table)
+    assert note == "1 more rows."
     with pytest.raises(KeyError):
         report.table(frame, columns=["nothing"])
 
 
-def test_an_empty_table_has_its_header_and_says_that_it_is_empty():
-    empty = report.table(pd.DataFrame(columns=["policy", "value"]))
+@pytest.mark.parametrize("rows", [pd.DataFrame(columns=["policy", "value"]), []])
+def test_an_empty_table_has_its_header_and_says_that_it_is_empty(rows):
+    empty = report.table(rows, columns=["policy", "value"])
     assert repr(empty).splitlines() == ["policy  value", "No rows."]
+    assert '<th scope="col">policy</th><th scope="col">value</th>' in empty._repr_html_()
     assert '<td colspan="2">No rows.</td>' in empty._repr_html_()
 
 
-# --- figures and sentences
+# Figures and sentences
 
 
-def _figure() -> Figure:
+def drawn(*left: float) -> Figure:
     figure = Figure(figsize=(3, 2))
-    figure.subplots().bar([0, 1], [1, 2], hatch="//")
+    for x in left:
+        axes = figure.add_axes((x, 0.1, 0.4, 0.8), title="Of one size")
+        axes.plot([0, 1], [0, 1], "o-")
+        axes.bar([0, 1], [1, 2], hatch="//")
     return figure
 
 
-def _picture(html: str) -> bytes:
+def picture(html: str) -> bytes:
     """What the address of the figure's image holds."""
     kind, data = re.search(r'<img src="data:image/([^,]+),([^"]+)"', html).groups()
-    assert kind in ("svg+xml", "png;base64")
-    return base64.b64decode(data) if kind.endswith("base64") else unquote(data).encode()
+    return base64.b64decode(data) if kind == "png;base64" else unquote(data).encode()
 
 
 @pytest.mark.parametrize(("kind", "start"), [("svg", b"<svg "), ("png", b"\x89PNG")])
 def test_a_figure_is_inside_the_page_with_its_text_alternative(kind, start):
-    shown = Drawn(_figure(), "", 'Bars: "b" > a\nof two', kind).with_caption("A <b>caption</b>")
+    shown = Drawn(drawn(0.1), "", 'Bars: "b" > a\nof two', kind).with_caption("A <b>caption</b>")
     for html in (shown._repr_html_(), clean(shown._repr_html_())):
-        assert re.search(r'alt="([^"]+)" (?:width|height)="\d+" ', html)[1].replace("&gt;", ">") == (
-            "Bars: &quot;b&quot; > a of two"
-        )
+        assert re.search(r' alt="([^"]+)" ', html)[1].replace("&gt;", ">") == "Bars: &quot;b&quot; > a of two"
         assert {'width="288"', 'height="192"'} <= set(re.findall(r'(?:width|height)="\d+"', html))
         assert "A &lt;b&gt;caption&lt;/b&gt;" in html
-        picture = _picture(html)
-        assert picture.startswith(start)
-        assert b"Date" not in picture
-    if kind == "svg":
-        ElementTree.fromstring(picture)
+        assert picture(html).startswith(start)
+        assert b"Date" not in picture(html)
 
 
 def test_a_figure_is_the_same_where_its_layout_differs_in_the_last_digit():
-    def drawn(left):
-        figure = Figure()
-        for x in (left, 0.55):
-            axes = figure.add_axes((x, 0.1, 0.4, 0.8), title="Of one size")
-            axes.plot([0, 1], [0, 1], "o-")
-            axes.bar([0, 1], [1, 2], hatch="//")
-        return figure
-
-    here, there = (Drawn(drawn(left), "", "x")._repr_html_() for left in (0.1, 0.1 + 1e-13))
+    here, there = (Drawn(drawn(left, 0.55), "", "x")._repr_html_() for left in (0.1, 0.1 + 1e-13))
     assert here == there
-    elements = list(ElementTree.fromstring(_picture(here)).iter())
+    elements = list(ElementTree.fromstring(picture(here)).iter())
     ids = [element.attrib["id"] for element in elements if "id" in element.attrib]
     used = re.findall(r"(?:#)(i[0-9a-f]+)", " ".join(v for e in elements for v in e.attrib.values()))
     assert sorted(ids) == sorted(set(used))
@@ -149,58 +122,46 @@ def test_a_figure_is_the_same_where_its_layout_differs_in_the_last_digit():
     assert all(across == up for across, up in scales)
 
 
-@pytest.mark.parametrize("alt", ["", "  \n", None])
-def test_a_figure_without_words_is_an_error(alt):
-    with pytest.raises(ValueError, match="alt"):
-        Drawn(_figure(), "", alt)
+@pytest.mark.parametrize(
+    ("alt", "kind", "named"), [("", "svg", "alt"), ("  \n", "svg", "alt"), (None, "svg", "alt"), ("x", "jpeg", "jpeg")]
+)
+def test_a_figure_without_words_or_of_an_unknown_kind_is_an_error(alt, kind, named):
+    with pytest.raises(ValueError, match=named):
+        Drawn(Figure(), "", alt, kind)
 
 
-def test_an_unknown_figure_kind_is_an_error():
-    with pytest.raises(ValueError, match="jpeg"):
-        Drawn(_figure(), "", "x", "jpeg")
+@pytest.fixture
+def said(monkeypatch):
+    """What a page shows of a sentence."""
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda data, raw: shown.append(data["text/markdown"]))
 
+    def say(sentence, **values):
+        report.say(sentence, **values)
+        return page.environment().filters["as_markdown"](shown.pop(), Outline("title"))
 
-def _rendered(sentence: str, **values) -> str:
-    return str(page._markdown(display.sentence_markdown(sentence, **values), Headings("title")))
+    return say
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        HOSTILE,
-        "*a* **b** _c_ `d` ~~e~~ $f$",
-        "# head",
-        "- item",
-        "1. item",
-        "[a](http://b.c)",
-        "| a |",
-        "http://a.b",
-        "\\*a",
-        "a_b",
-    ],
-)
-def test_a_value_in_a_sentence_is_plain_text(text):
-    html = _rendered("{text} is what **{policy}** said", text=text, policy="pi_more_shots")
+    "text", [HOSTILE, "*a* **b** _c_ `d` ~~e~~ $f$", "# head", "- item", "1. item", "[a](http://b.c)", "| a |",
+             "http://a.b", "\\*a", "a_b"],
+)  # fmt: skip
+def test_a_value_in_a_sentence_is_plain_text(text, said):
+    html = str(said("{text} is what **{policy}** said", text=text, policy="pi_more_shots"))
     assert html.strip().startswith("<p>")
     assert "<strong>pi_more_shots</strong> said" in html
     assert set(re.findall(r"<(\w+)", html)) == {"p", "strong"}
-    words = re.sub(r"<[^>]+>", "", html).strip()
-    assert words == " ".join(f"{_escaped(text)} is what pi_more_shots said".split())
+    words = report.visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    assert re.sub(r"<[^>]+>", "", html).strip() == " ".join(f"{words} is what pi_more_shots said".split())
 
 
-def _escaped(text: str) -> str:
-    return report.visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def test_a_sentence_keeps_its_markdown_but_no_html_and_numbers_are_written_as_in_tables(said):
+    assert "<strong>a</strong> {b} &lt;script&gt;" in said("**a** {b} <script>")
+    assert "0.844 of 1,824 and —" in said("{a} of {b} and {c}", a=0.8441, b=1824, c=None)
 
 
-def test_a_sentence_without_values_keeps_its_markdown_and_braces_but_no_html():
-    assert "<strong>a</strong> {b} &lt;script&gt;" in _rendered("**a** {b} <script>")
-
-
-def test_numbers_in_a_sentence_are_written_as_in_tables():
-    assert "0.844 of 1,824 and —" in _rendered("{a} of {b} and {c}", a=0.8441, b=1824, c=None)
-
-
-# --- files
+# Files
 
 
 @dataclass
@@ -218,6 +179,7 @@ def test_json_is_strict_stable_and_replaced_in_one_step(tmp_path):
         "true": np.bool_(True),
         "when": pd.Timestamp("2025-01-02"),
         "rows": pd.DataFrame({"v": [np.nan, 1.0]}),
+        "set": {2, 1},
         3: "ü \ud800",
     }
     report.write_json(path, value)
@@ -229,6 +191,7 @@ def test_json_is_strict_stable_and_replaced_in_one_step(tmp_path):
         "true": True,
         "when": "2025-01-02T00:00:00",
         "rows": [{"v": None}, {"v": 1.0}],
+        "set": [1, 2],
         "3": "ü ?",
     }
     report.write_json(path, dict(reversed(value.items())))
@@ -236,7 +199,7 @@ def test_json_is_strict_stable_and_replaced_in_one_step(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
 
 
-@pytest.mark.parametrize("value", [object(), {(1, 2): 3}, {True: 1}, 1j])
+@pytest.mark.parametrize("value", [object(), {(1, 2): 3}, {True: 1}, {np.bool_(True): 1}, 1j])
 def test_a_value_without_a_json_form_is_an_error_and_leaves_the_old_file(tmp_path, value):
     path = report.write_json(tmp_path / "a.json", {"old": 1})
     with pytest.raises(TypeError):
@@ -244,7 +207,7 @@ def test_a_value_without_a_json_form_is_an_error_and_leaves_the_old_file(tmp_pat
     assert json.loads(path.read_text()) == {"old": 1}
 
 
-# --- HTML made safe
+# HTML made safe
 
 
 @pytest.mark.parametrize(
@@ -253,9 +216,10 @@ def test_a_value_without_a_json_form_is_an_error_and_leaves_the_old_file(tmp_pat
         "<script>alert(1)</script>",
         "<SCRIPT src=//x.y/z.js>",
         "<svg onload=alert(1)>",
+        "<svg/>",
         "<iframe src=https://x.y></iframe>",
         "<style>body{display:none}</style>",
-        "<!-- <b> --><!doctype x><?php ?><![CDATA[x]]>",
+        "<!-- <b> --><!doctype x><?php ?><![CDATA[x]]><!-- unclosed",
         "<scr<script>ipt>alert(1)</script>",
         "<script>unclosed",
         "<plaintext>",
@@ -266,28 +230,32 @@ def test_unknown_markup_becomes_text(html):
     assert not re.search(r"<[!?]", clean(html))
 
 
-def test_attributes_are_chosen_and_addresses_checked():
-    assert clean('<a href="javascript:alert(1)" onclick="x">a</a>') == "<a>a</a>"
-    assert clean('<a href=" data:text/html,x">a</a>') == "<a>a</a>"
-    assert clean('<a href="//x.y">a</a>') == "<a>a</a>"
-    assert clean('<a href="05_data_quality.html#x">a</a>') == '<a href="05_data_quality.html#x">a</a>'
-    assert clean('<img src="https://x.y/z.png" alt="a">') == "[image left out: a]"
+@pytest.mark.parametrize(
+    ("html", "cleaned"),
+    [
+        ('<a href="javascript:alert(1)" onclick="x">a</a>', "<a>a</a>"),
+        ('<a href=" data:text/html,x">a</a>', "<a>a</a>"),
+        ('<a href="java&#9;script:alert(1)">a</a>', "<a>a</a>"),
+        ('<a href="//x.y">a</a>', "<a>a</a>"),
+        ('<a href="05_data_quality.html#x">a</a>', '<a href="05_data_quality.html#x">a</a>'),
+        ('<img src="https://x.y/z.png" alt="a">', "[image left out: a]"),
+        ('<p style="x" id="main" class="c">a</p>', '<p class="c">a</p>'),
+        ("<p><b>a</p></div>b<i>c", "<p><b>a</b></p>b<i>c</i>"),
+        ("<p/>a<br/>", "<p></p>a<br>"),
+        ("<h2>a</h2>", "<p><strong>a</strong></p>"),
+    ],
+)
+def test_attributes_are_chosen_addresses_checked_and_broken_nesting_mended(html, cleaned):
+    assert clean(html) == cleaned
+
+
+def test_an_image_has_words_and_a_table_is_closed():
     assert 'alt="Figure without a description"' in clean(f'<img src="data:image/png;base64,{PIXEL}">')
-    assert clean('<p style="x" id="main" class="c">a</p>') == '<p class="c">a</p>'
-
-
-def test_broken_nesting_is_mended():
-    assert clean("<p><b>a</p></div>b<i>c") == "<p><b>a</b></p>b<i>c</i>"
     assert clean("<table><tr><td>a").count("</table></div>") == 1
 
 
 def test_headings_have_one_title_no_gaps_and_unique_ids():
-    headings = Headings()
-    html = clean("<h2>Title &amp; more</h2><h1>A b</h1><h4>A b</h4><h2></h2>", headings)
-    assert headings.title == "Title & more"
+    outline = Outline()
+    html = clean("<h2>Title &amp; more</h2><h1>A b</h1><h4>A b</h4><h2></h2>", outline, headings=True)
+    assert outline.title == "Title & more"
     assert html == '<h2 id="a-b">A b</h2><h3 id="a-b-2">A b</h3><h2 id="section"></h2>'
-
-
-def test_a_table_without_rows_still_has_its_header():
-    html = report.table([], columns=["rank", "policy"])._repr_html_()
-    assert '<th scope="col">rank</th><th scope="col">policy</th>' in html

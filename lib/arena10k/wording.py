@@ -1,5 +1,4 @@
-"""How anything is written for readers: numbers in sentences and in tables, shares, lists, verdicts, and text that a
-model wrote.
+"""How anything is written for readers: numbers in sentences and in tables, shares, lists, and text that a model wrote.
 
 >>> number(54.962), number(0.0000312), number(1.28e7), number(1e-13)
 ('55', '0.0000312', '12.8 million', 'under 0.000001')
@@ -12,6 +11,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ import pandas as pd
 
 MISSING = "—"
 VERDICTS = ("REPORT", "CAUTION", "REFUSE")
-
+#: How a verdict is written, where not by its own word: what was never collected is no verdict on the data.
+VERDICT_WORDS = {"NOT_ASKED": "not collected"}
 #: How sentences name estimators. `JUDGE_SNIPS`, which no label calibrates, is another number than `snips`.
 ESTIMATOR_WORDS = {
     "naive": "the judge's mean",
@@ -27,15 +28,10 @@ ESTIMATOR_WORDS = {
     "ppi_pp": "PPI++ (labels + judge)",
     "snips": "SNIPS (calibrated)",
 }
-#: How a verdict is written, where not by its own word: what was never collected is no verdict on the data.
-VERDICT_WORDS = {"NOT_ASKED": "not collected"}
 JUDGE_SNIPS = "SNIPS on judge scores"
-#: An interval wider than this has no use for a third decimal of its value.
-_FINE = 0.05
-
-_SCALES = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"))
-#: Beyond these a size is only said to be smaller or larger.
-_SMALL, _LARGE = 1e-6, 1e15
+_SCALES = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"), (0.0, ""))
+#: Control, format, unpaired, private and separating characters; the joiners belong to writing systems and emoji.
+_HIDDEN, _SHOWN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"), "\n\t\u200c\u200d"
 
 
 def settled(x: float) -> float:
@@ -46,45 +42,40 @@ def settled(x: float) -> float:
 def number(x: float, apart_from: float | None = None) -> str:
     """Three significant digits, thousands separated, never in scientific notation; NaN is "unknown". As many more, up
     to nine, as it takes to tell it `apart_from` another number."""
-    texts = (_written(x, digits) for digits in range(3, 10))
     if apart_from is None or x == apart_from:
-        return next(texts)
-    return next((text for text in texts if text != _written(apart_from, 3)), _written(x, 9))
+        return _with_digits(x, 3)
+    texts = [_with_digits(x, digits) for digits in range(3, 10)]
+    return next((text for text in texts if text != _with_digits(apart_from, 3)), texts[-1])
 
 
-def _written(x: float, digits: int) -> str:
+def _with_digits(x: float, digits: int) -> str:
     size = settled(abs(x))
     if math.isnan(x):
         return "unknown"
-    if x == 0:
-        return "0"
-    if size < _SMALL:
-        return "under 0.000001"
+    if size < 1e-6:
+        return "under 0.000001" if x else "0"
     sign = "-" if x < 0 else ""
-    if size >= _LARGE:
+    if size >= 1e15:
         return f"{sign}over 1,000 trillion"
-    rounded = float(f"{size:.{digits}g}")  # 999.96 million is a billion
-    scale, word = next(((s, w) for s, w in _SCALES if rounded >= s), (1.0, ""))
-    size /= scale
+    # 999.96 million is a billion.
+    scale, word = next((s, w) for s, w in _SCALES if float(f"{size:.{digits}g}") >= s)
+    size /= scale or 1.0
     text = f"{size:,.{max(0, digits - 1 - math.floor(math.log10(size)))}f}"
     return sign + (text.rstrip("0").rstrip(".") if "." in text else text) + word
 
 
 def factor(nats: float) -> str:
-    """By how much a difference of log-probs of `nats` (its size counts) moves a weight: in per cent below a factor of
-    2."""
-    size = abs(nats)
-    if size < math.log(2):
-        return f"{number(100 * math.expm1(size))}%"
-    # Beyond, `number` says no more than that it is large.
-    return f"a factor of {number(math.exp(min(size, 100.0)))}"
+    """By how much a difference of log-probs of `nats` (its size counts) moves a weight; in per cent where it is below
+    a factor of 2."""
+    size = min(abs(nats), 100.0)  # beyond, `number` says no more than that it is large
+    return f"{number(100 * math.expm1(size))}%" if size < math.log(2) else f"a factor of {number(math.exp(size))}"
 
 
 def rounded(x: float, low: float | None = None, high: float | None = None) -> str:
     """A policy value, or a difference of two: two decimals, three where it has an interval of at most 0.05."""
     if x is None or math.isnan(x):
         return "unknown"
-    fine = low is not None and high is not None and high - low <= _FINE
+    fine = low is not None and high is not None and high - low <= 0.05
     return f"{x:.3f}" if fine else f"{x:.2f}"
 
 
@@ -96,14 +87,11 @@ def with_interval(x: float, low: float, high: float, confidence: float) -> str:
 
 def percent(x: float) -> str:
     """A share in per cent, never rounded to all or nothing."""
-    if x in (0, 1):
-        return f"{100 * x:.0f}%"
     if 0 < x < 0.001:
         return "under 0.1%"
     if 0.999 < x < 1:
         return "over 99.9%"
-    digits = f"{100 * x:.1f}".removesuffix(".0") if x < 0.1 or x > 0.9 else f"{100 * x:.0f}"
-    return f"{digits}%"
+    return f"{100 * x:.1f}".removesuffix(".0") + "%" if x < 0.1 or x > 0.9 else f"{100 * x:.0f}%"
 
 
 def level(confidence: float) -> str:
@@ -113,45 +101,33 @@ def level(confidence: float) -> str:
 
 def listed(names: Sequence[str], most: int = 12) -> str:
     """`a, b and c`; beyond `most`, the rest is counted."""
-    names = list(names)
-    if len(names) > most:
-        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} others"
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "")))
-
-
-#: Format characters that writing systems and emoji need; all others (bidirectional overrides ...) are shown by number.
-_JOINERS = {"\u200c", "\u200d"}
+    *first, last = list(names) or [""]
+    if len(first) >= most:
+        return f"{', '.join(first[: most - 1])} and {len(names) - most + 1} others"
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def visible(text: str) -> str:
-    """`text` with control, direction-changing and unpaired characters written as `[U+202E]`.
-
-    Escaping for HTML is another matter: this keeps what a model wrote from reordering or hiding what stands beside it.
-    """
-    return "".join(c if c in "\n\t" or c in _JOINERS else _named(c) for c in text.replace("\r\n", "\n"))
-
-
-def _named(char: str) -> str:
-    hidden = unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-    return f"[U+{ord(char):04X}]" if hidden else char
+    """`text` with control, direction-changing and unpaired characters written as `[U+202E]`, which keeps what a model
+    wrote from reordering or hiding what stands beside it. Escaping for HTML is another matter."""
+    return "".join(
+        f"[U+{ord(c):04X}]" if unicodedata.category(c) in _HIDDEN and c not in _SHOWN else c
+        for c in text.replace("\r\n", "\n")
+    )
 
 
 def format_number(value: Any, spec: str | None = None) -> str:
-    """A number in a table: counts with thousands separators, others with three decimals, missing as a dash.
-
-    Three decimals say nothing about an importance weight of 1e-9 or 1e12: outside [0.0005, 1e6) the form is scientific.
-    """
+    """A number in a table: counts with thousands separators, others with three decimals, missing as a dash. Three
+    decimals say nothing about a weight of 1e-9 or 1e12: outside [0.0005, 1e6) the form is scientific."""
     if is_missing(value):
         return MISSING
-    if isinstance(value, float | np.floating):
-        value = settled(float(value))
+    x = settled(float(value)) if isinstance(value, float | np.floating) else value
     if spec is not None:
-        return format(value, spec)
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        return f"{int(value):,}"
-    x = float(value)
+        return format(x, spec)
+    if isinstance(x, bool | np.bool_):
+        return "yes" if x else "no"
+    if isinstance(x, Integral):
+        return f"{int(x):,}"
     if math.isinf(x):
         return "∞" if x > 0 else "-∞"
     if x == 0 or 0.0005 <= abs(x) < 1000:
@@ -161,22 +137,15 @@ def format_number(value: Any, spec: str | None = None) -> str:
 
 def format_value(value: Any) -> str:
     """Any cell as plain text: numbers as `format_number`, lists joined, everything else as its visible text."""
-    if is_missing(value):
-        return MISSING
-    if isinstance(value, bool | np.bool_ | int | float | np.integer | np.floating):
+    if is_missing(value) or isinstance(value, Real | np.bool_):
         return format_number(value)
     if isinstance(value, Mapping):
         return ", ".join(f"{visible(str(k))} {format_value(v)}" for k, v in value.items()) or MISSING
     if isinstance(value, list | tuple | np.ndarray):
-        return ", ".join(format_value(item) for item in value) or MISSING
+        return ", ".join(map(format_value, value)) or MISSING
     return visible(str(value))
 
 
 def is_missing(value: Any) -> bool:
     """None, NaN, NaT or NA; never an empty string, list or zero."""
-    return (
-        value is None
-        or value is pd.NaT
-        or value is pd.NA
-        or (isinstance(value, float | np.floating) and value != value)
-    )
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))

@@ -5,38 +5,15 @@
 ('0.123', '1,234', '—')
 """
 
-from arena10k.report.display import Drawn, say
-from arena10k.report.files import write_json, write_text
+from arena10k.report.display import Drawn, Folded, Table, say, table, text_table
+from arena10k.report.files import write_json
 from arena10k.report.overview import LABELS, Listed, index, labelled
-from arena10k.report.page import Page, render
-from arena10k.report.summary import LOGGED_ONLY, breakdown_sentence, controls, headline, headline_rows, missing
-from arena10k.report.tables import Folded, Table, badge, table, text_table
+from arena10k.report.page import render
+from arena10k.report.summary import breakdown_sentence, controls, headline, missing
 from arena10k.wording import VERDICTS, format_number, format_value, visible
 
 __all__ = [
-    "LABELS",
-    "LOGGED_ONLY",
-    "VERDICTS",
-    "Drawn",
-    "Folded",
-    "Listed",
-    "Page",
-    "Table",
-    "badge",
-    "breakdown_sentence",
-    "controls",
-    "format_number",
-    "format_value",
-    "headline",
-    "headline_rows",
-    "index",
-    "labelled",
-    "missing",
-    "render",
-    "say",
-    "table",
-    "text_table",
-    "visible",
+    "LABELS", "VERDICTS", "Drawn", "Folded", "Listed", "Table", "breakdown_sentence", "controls", "format_number",
+    "format_value", "headline", "index", "labelled", "missing", "render", "say", "table", "text_table", "visible",
     "write_json",
-    "write_text",
-]
+]  # fmt: skip

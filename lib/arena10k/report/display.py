@@ -1,15 +1,21 @@
-"""Figures and sentences in a notebook, the same bytes on every run."""
+"""Figures, sentences and tables in a notebook, the same bytes on every run. Whatever a model wrote is shown, never
+interpreted."""
 
 from __future__ import annotations
 
 import base64
 import io
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from arena10k.wording import format_value, visible
+import numpy as np
+import pandas as pd
+
+from arena10k.estimation.verdicts import NOT_ASKED
+from arena10k.wording import MISSING, VERDICT_WORDS, VERDICTS, format_number, format_value, is_missing, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,29 +23,21 @@ if TYPE_CHECKING:
 #: CSS pixels per inch; PNGs have twice as many, for screens of high resolution.
 CSS_DPI = 96
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+_COMMENT = re.compile(r"\s*<!--.*?-->", re.DOTALL)
 _REFERENCE = re.compile(r'(href="#|url\(#)([^")]+)')
-_ID = re.compile(r' id="([^"]+)"')
 #: Scales of glyphs multiply thousands and are left as they are.
 _FLOAT = re.compile(r"scale\([^)]*\)|-?\d+\.\d{2,}")
-_COMMENT = re.compile(r"\s*<!--.*?-->", re.DOTALL)
+#: In a data address that is text, which compresses better than base64 and shows what changed.
+_QUOTED = str.maketrans({'"': "'"} | {char: f"%{ord(char):X}" for char in "%#&<>"})
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure that displays itself, with its finding (its title) and its text alternative.
+    """A figure of matplotlib that displays itself.
 
-    Parameters
-    ----------
-    figure : matplotlib's own, to save or change.
-    finding : the sentence, without its full stop, that the data bear out.
-    alt : what the figure shows, in words, for those who cannot see it.
-    kind : ``svg`` for lines and bars, ``png`` (twice the screen's resolution) for thousands of points.
-    caption : a sentence under the figure, as plain text.
-
-    Raises
-    ------
-    ValueError
-        For an empty `alt` or another `kind`.
+    `finding` is its title, the sentence, without its full stop, that the data bear out; `alt` says in words what it
+    shows, for those who cannot see it (ValueError where it is empty); `kind` is ``svg`` for lines and bars or ``png``
+    for thousands of points (ValueError for another); `caption` is plain text under it.
     """
 
     figure: Figure
@@ -62,7 +60,12 @@ class Drawn:
         return "\n".join(map(visible, filter(None, (f"[Figure: {self.alt.strip()}]", self.caption))))
 
     def _repr_html_(self) -> str:
-        source = _svg_address(svg_text(self.figure)) if self.kind == "svg" else _png_address(self.figure)
+        if self.kind == "svg":
+            source = f"data:image/svg+xml,{svg_text(self.figure).translate(_QUOTED)}"
+        else:
+            stream = io.BytesIO()
+            self.figure.savefig(stream, format="png", dpi=2 * CSS_DPI, metadata={"Software": None}, facecolor="white")
+            source = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
         width, height = (round(inches * CSS_DPI) for inches in self.figure.get_size_inches())
         words = escape(visible(" ".join(self.alt.split())))
         image = f'<img src="{source}" alt="{words}" width="{width}" height="{height}">'
@@ -76,40 +79,25 @@ def svg_text(fig: Figure) -> str:
     coordinates to 0.1 pt, ids by the order in which they are used, and none that nothing uses."""
     import matplotlib as mpl
 
+    def shortened(match: re.Match[str]) -> str:
+        return match[0] if match[0].startswith("scale") else f"{round(float(match[0]), 1) + 0.0:g}"
+
     stream = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "path"}):
         fig.savefig(stream, format="svg", metadata=_NO_METADATA, facecolor="white")
     svg = stream.getvalue()
-    svg = _FLOAT.sub(_rounded, _COMMENT.sub("", svg[svg.index("<svg") :]).replace("xlink:href", "href"))
-    names = {name: f"i{n:x}" for n, name in enumerate(dict.fromkeys(name for _, name in _REFERENCE.findall(svg)))}
-    svg = _REFERENCE.sub(lambda found: found[1] + names[found[2]], svg)
-    svg = _ID.sub(lambda found: f' id="{names[found[1]]}"' if found[1] in names else "", svg)
+    svg = _FLOAT.sub(shortened, _COMMENT.sub("", svg[svg.index("<svg") :]).replace("xlink:href", "href"))
+    ids = {name: f"i{n:x}" for n, name in enumerate(dict.fromkeys(name for _, name in _REFERENCE.findall(svg)))}
+    svg = _REFERENCE.sub(lambda match: match[1] + ids[match[2]], svg)
+    svg = re.sub(r' id="([^"]+)"', lambda match: f' id="{ids[match[1]]}"' if match[1] in ids else "", svg)
     svg = re.sub(r'(<use [^>]*)transform="translate\((\S+) 0\)"', r'\1x="\2"', svg)
     return re.sub(r"\s+", " ", svg).replace("> <", "><").strip()
 
 
-def _rounded(found: re.Match[str]) -> str:
-    return found[0] if found[0].startswith("scale") else f"{round(float(found[0]), 1) + 0.0:g}"
-
-
-def _svg_address(svg: str) -> str:
-    """The picture as a data address: text, which compresses better than base64 and shows what changed."""
-    text = svg.replace('"', "'")
-    for char in "%#&<>":
-        text = text.replace(char, f"%{ord(char):X}")
-    return f"data:image/svg+xml,{text}"
-
-
-def _png_address(fig: Figure) -> str:
-    stream = io.BytesIO()
-    fig.savefig(stream, format="png", dpi=2 * CSS_DPI, metadata={"Software": None}, facecolor="white")
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
-
-
+_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?(e[-+]\d+)?%?")
 #: What Markdown reads as markup anywhere in a line, or at its beginning. Underscores inside words are left alone, so
 #: that policy names stay as they are in code spans.
 _ANYWHERE = re.compile(r"[\\`*\[\]()|~$^]|(?<!\w)_|_(?!\w)|(?<=\w):(?=//)|@|#")
-_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?(e[-+]\d+)?%?")
 _AT_START = re.compile(r"^(?=[-+=])|^(\d+)(?=[.)])")
 
 
@@ -122,20 +110,174 @@ def say(sentence: str, **values: Any) -> None:
     """
     from IPython.display import display
 
-    markdown = sentence_markdown(sentence, **values)
-    plain = sentence.format(**{k: format_value(v) for k, v in values.items()}) if values else sentence
-    display({"text/markdown": markdown, "text/plain": visible(plain)}, raw=True)
+    markdown, text = escape(visible(sentence), quote=False), sentence
+    if values:
+        written = {name: format_value(value) for name, value in values.items()}
+        markdown = markdown.format(**{name: _literal(value) for name, value in written.items()})
+        text = sentence.format(**written)
+    display({"text/markdown": markdown, "text/plain": visible(text)}, raw=True)
 
 
-def sentence_markdown(sentence: str, **values: Any) -> str:
-    """The Markdown that `say` displays."""
-    template = escape(visible(sentence), quote=False)
-    return template.format(**{k: _literal(v) for k, v in values.items()}) if values else template
-
-
-def _literal(value: Any) -> str:
-    text = " ".join(format_value(value).split())
+def _literal(value: str) -> str:
+    """The text as Markdown that shows it as it is."""
+    text = " ".join(value.split())
     if _NUMBER.fullmatch(text):
         return text
-    text = _ANYWHERE.sub(lambda m: "\\" + m.group(), escape(text, quote=False))
-    return _AT_START.sub(lambda m: f"{m.group()}\\", text)
+    text = _ANYWHERE.sub(lambda match: "\\" + match[0], escape(text, quote=False))
+    return _AT_START.sub(lambda match: match[0] + "\\", text)
+
+
+#: Columns that hold the number a verdict is about; struck through where the verdict is REFUSE.
+STRUCK = ("value", "se", "ci_low", "ci_high", "interval")
+#: The classes of a table that a page lets its reader search.
+SEARCHABLE = "dataframe arena searchable"
+_NO_ROWS = "No rows."
+#: Characters of a long text that a cell shows.
+_LIMIT = 400
+Format = str | Callable[[Any], str]
+
+
+def badge(verdict: str) -> str:
+    """The HTML of a verdict mark: its word, never colour alone."""
+    word = VERDICT_WORDS.get(verdict, str(verdict))
+    return f'<span class="badge {word.lower() if word in VERDICTS else "other"}">{escape(visible(word))}</span>'
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
+
+
+_UNASKED = f"<td>{badge(NOT_ASKED)}</td>"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """The cells of a column as text, and which are struck through; `kind` is `num`, `text`, `verdict` or empty."""
+
+    label: str
+    kind: str
+    cells: list[str]
+    struck: list[bool]
+
+    def plain(self) -> list[str]:
+        """Label and cells as aligned text."""
+        cells = [f"~~{cell}~~" if struck else cell for cell, struck in zip(self.cells, self.struck, strict=True)]
+        lines = [self.label, *(" ".join(cell.split()) for cell in cells)]
+        width = max(map(len, lines))
+        return [line.rjust(width) if self.kind == "num" else line.ljust(width) for line in lines]
+
+    def html(self) -> list[str]:
+        if self.kind == "verdict":
+            return ["<td>—</td>" if cell == MISSING else f"<td>{badge(cell)}</td>" for cell in self.cells]
+        direction = ' dir="auto"' if self.kind == "text" else ""
+        inner = [f"<s>{escape(c)}</s>" if s else escape(c) for c, s in zip(self.cells, self.struck, strict=True)]
+        return [f"<td{_class(self.kind)}{direction}>{cell}</td>" for cell in inner]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame that displays itself: escaped HTML in Jupyter and in reports, aligned plain text elsewhere."""
+
+    columns: list[_Column]
+    caption: str = ""
+    note: str = ""
+    searchable: bool = False
+
+    def __repr__(self) -> str:
+        lines = ["  ".join(line).rstrip() for line in zip(*(c.plain() for c in self.columns), strict=True)]
+        return "\n".join(filter(None, [self.caption, *lines, _NO_ROWS if len(lines) < 2 else "", self.note]))
+
+    def _repr_html_(self) -> str:
+        head = "".join(
+            f'<th scope="col"{_class("num" if c.kind == "num" else "")}>{escape(c.label)}</th>' for c in self.columns
+        )
+        rows = zip(*(column.html() for column in self.columns), strict=True)
+        body = "\n".join(f"<tr{_class('unasked' if _UNASKED in row else '')}>{''.join(row)}</tr>" for row in rows)
+        body = body or f'<tr><td colspan="{len(self.columns)}">{_NO_ROWS}</td></tr>'
+        caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
+        note = f'<p class="note">{escape(self.note)}</p>' if self.note else ""
+        return (
+            f'<table class="{SEARCHABLE if self.searchable else "dataframe arena"}">{caption}\n'
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>{note}"
+        )
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A table behind a summary line, which opens it on a page; plain text has only the line."""
+
+    summary: str
+    content: Table
+
+    def __repr__(self) -> str:
+        return self.summary
+
+    def _repr_html_(self) -> str:
+        return f"<details><summary>{escape(visible(self.summary))}</summary>{self.content._repr_html_()}</details>"
+
+
+def table(
+    frame: pd.DataFrame | Iterable[Mapping[str, Any]],
+    *,
+    caption: str = "",
+    columns: Mapping[str, str] | Iterable[str] | None = None,
+    formats: Mapping[str, Format] | None = None,
+    text: Iterable[str] = (),
+    strike: Iterable[str] = STRUCK,
+    max_rows: int | None = None,
+    searchable: bool = False,
+) -> Table:
+    """A table of a frame, whose index is not shown, or of a list of rows.
+
+    `columns` says which columns in which order; a mapping also renames them for the reader. `formats` has per column a
+    format spec such as ``".1%"`` or a function of the value; otherwise integers (and float columns that hold only whole
+    numbers) get thousands separators, other numbers three decimals, missing values a dash. Columns of long `text` keep
+    their line breaks and are cut; those of `strike` are struck through on a row whose `verdict` is REFUSE. Of more than
+    `max_rows` it says how many are left out. On a page, a `searchable` table has a search field.
+    """
+    frame = frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(list(frame))
+    if not isinstance(columns, Mapping):
+        columns = {c: str(c).replace("_", " ") for c in columns or frame.columns}
+    if frame.empty:
+        frame = frame.reindex(columns=list(columns))
+    rows = frame if max_rows is None else frame.head(max_rows)
+    refused = rows.verdict.eq("REFUSE").to_numpy(bool) if "verdict" in rows else np.zeros(len(rows), bool)
+    long, strike, made = set(text), set(strike), []
+    for name, label in columns.items():
+        kind, write = _writer(name, rows[name], (formats or {}).get(name), name in long)
+        struck = refused & rows[name].notna().to_numpy() if name in strike else np.zeros(len(rows), bool)
+        made.append(_Column(visible(label), kind, [write(value) for value in rows[name]], struck.tolist()))
+    left = len(frame) - len(rows)
+    return Table(made, caption, f"{left:,} more rows." if left else "", searchable)
+
+
+def text_table(frame: pd.DataFrame | Iterable[Mapping[str, Any]], **options: Any) -> Table:
+    """As `table`, for frames that hold prompts and responses: those columns are laid out as long text."""
+    frame = frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(list(frame))
+    texts = [c for c in frame.columns if str(c).split("_")[0] in ("prompt", "response", "answer", "text")]
+    texts = [c for c in texts if c != "prompt_id" and pd.api.types.is_string_dtype(frame[c])]
+    return table(frame, text=texts, **options)
+
+
+def _writer(name: str, column: pd.Series, spec: Format | None, is_text: bool) -> tuple[str, Callable[[Any], str]]:
+    """The kind of a column and the function from value to text."""
+    if "verdict" in str(name):
+        return "verdict" if name == "verdict" else "", lambda value: VERDICT_WORDS.get(value, format_value(value))
+    if is_text:
+        return "text", lambda value: _cut(format_value(value))
+    # Also of an object column in which None stands for missing; booleans are words.
+    numeric = pd.api.types.infer_dtype(column, skipna=True) in ("integer", "floating", "mixed-integer-float")
+    kind = "num" if numeric and len(column) else ""
+    if callable(spec):
+        return kind, lambda value: format_value(None if is_missing(value) else spec(value))
+    if not numeric:
+        return kind, format_value
+    # Counts that became floats beside a missing value are whole; zeros and ones stay a measurement.
+    finite = column.dropna().to_numpy(float)
+    finite = finite[np.isfinite(finite)]
+    whole = spec is None and (finite == np.floor(finite)).all() and np.abs(finite).max(initial=0.0) > 1
+    return kind, lambda value: format_number(value, ",.0f" if whole else spec)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LIMIT else f"{text[:_LIMIT].rstrip()} … ({len(text) - _LIMIT:,} more characters)"

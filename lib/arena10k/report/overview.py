@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from markupsafe import Markup
+
 from arena10k.analysis import Analysis
 from arena10k.attribution.game import CAUSE_WORDS
+from arena10k.audit import checks
 from arena10k.estimation.verdicts import NOT_ASKED, REFUSE
 from arena10k.inputs.prompts import FILTERS
+from arena10k.report.display import badge
 from arena10k.report.files import write_text
-from arena10k.report.page import TEMPLATES, footer_facts, icon, style_sheet
+from arena10k.report.page import environment, footer_facts
 from arena10k.report.summary import LOGGED_ONLY, Row, headline, headline_rows, is_refused, summary
-from arena10k.report.tables import badge
-from arena10k.wording import (
-    ESTIMATOR_WORDS,
-    MISSING,
-    format_number,
-    format_value,
-    is_missing,
-    level,
-    number,
-    percent,
-    visible,
-)
+from arena10k.wording import ESTIMATOR_WORDS, format_number, format_value, is_missing, level, number, percent, visible
 
-_CONTROLS = {
-    "controls_failed": "controls failed",
-    "controls_hold": "controls that hold",
-    "controls_not_settled": "controls not settled",
-    "controls_not_measured": "controls not measured",
-}
+_CONTROLS = {name: name.replace("_", " ") for name in checks.counts([])} | {"controls_hold": "controls that hold"}
 #: By notebook, what the numbers that it notes are called, in the order they are shown in.
 LABELS: dict[str, dict[str, str]] = {
     "00_status": {"prompts": "prompts", "complete_rows": "prompts complete in every job"},
@@ -78,9 +66,7 @@ LABELS: dict[str, dict[str, str]] = {
 _WRITTEN: dict[str, Callable[[Any], str]] = {
     "main_cause": CAUSE_WORDS.__getitem__,
     "self_consistency_max_nats": number,
-    "coverage": percent,
-    "refused": percent,
-    "misranked": percent,
+    **dict.fromkeys(("coverage", "refused", "misranked"), percent),
 }
 #: What is said of a number that is not there; any other is left out.
 _ABSENT = {"self_consistency_max_nats": "not measured", "misranking": "not known without the truth"}
@@ -115,6 +101,12 @@ class Listed:
     verdicts: Mapping[str, int] = field(default_factory=dict)
     group: str = "Stages"
 
+    def link(self, folder: Path) -> str | None:
+        """The page as seen from a folder, so that a report can be moved and served as it is; None where it is not
+        there."""
+        there = self.html.is_file()
+        return quote(Path(os.path.relpath(self.html, folder)).as_posix()) if there else None
+
 
 def index(
     run: str,
@@ -132,40 +124,38 @@ def index(
 ) -> Path:
     """Write `reports/<run>/index.html`.
 
-    Parameters
-    ----------
-    pages : one per stage or ablation. One whose file is not there is listed as missing, without a link.
-    estimates : the content of `estimates.json`, or None where there is none yet.
-    provenance : as for `render`; ``created`` falls back to that of `estimates`.
-    confidence : the level of the intervals.
-    title : what the experiment is, for the heading; the run's name where it is empty.
-    truth : measured values by policy, where the run has them; shown beside the estimates, never used.
-    about : what a run is for that makes no estimates, in place of their summary.
-    controls : what the controls of the log-probs say and what is missing, below the summary; set off as an alarm where
-        `alarm`.
+    Of the `pages`, one per stage or ablation, those whose file is not there are listed as missing. `estimates` is the
+    content of `estimates.json`, where there is one; `provenance` is as for `render`; `truth` has measured values by
+    policy, shown beside the estimates, never used; `confidence` is the level of the intervals. `title` is what the
+    experiment is, and `about` what a run is for that makes no estimates, in place of their summary. `controls` says
+    below it how the controls of the log-probs came out and what is missing, as an alarm where `alarm`.
     """
-    import jinja2
-
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     estimates = estimates or {}
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[Listed]] = {}
     for page in pages:
-        groups.setdefault(page.group, []).append(_entry(page, out.parent))
-    facts = {"run": run, "created": estimates.get("created")} | dict(provenance or {}) | {"Size": _size(pages)}
-    html = environment.get_template("overview.html.j2").render(
-        run=run,
-        title=title or run,
-        style=style_sheet(),
-        icon=icon(),
-        summary=visible(about) if about else summary(estimates, confidence),
-        controls=visible(controls),
-        alarm=alarm,
-        level=level(confidence),
-        rows=_table_rows(estimates, truth or {}),
-        rests=_RESTS[estimates.get("belief", Analysis.belief)],
-        with_truth=bool(truth),
-        groups=groups,
-        provenance=footer_facts(facts),
+        groups.setdefault(page.group, []).append(page)
+    sizes = [page.html.stat().st_size for page in pages if page.html.is_file()]
+    size = f"{len(sizes)} {'page' if len(sizes) == 1 else 'pages'}, {sum(sizes) / 1e6:.1f} MB" if sizes else ""
+    html = (
+        environment()
+        .overlay(trim_blocks=True)
+        .get_template("overview.html.j2")
+        .render(
+            run=run,
+            title=title or run,
+            summary=visible(about) if about else summary(estimates, confidence),
+            controls=visible(controls),
+            alarm=alarm,
+            level=level(confidence),
+            rows=_table_rows(estimates, truth or {}),
+            rests=_RESTS[estimates.get("belief", Analysis.belief)],
+            with_truth=bool(truth),
+            groups=groups,
+            folder=out.parent,
+            provenance=footer_facts(
+                {"run": run, "created": estimates.get("created"), **(provenance or {}), "Size": size}
+            ),
+        )
     )
     return write_text(out, html)
 
@@ -181,13 +171,11 @@ def _table_rows(estimates: Mapping[str, Any], truth: Mapping[str, float]) -> lis
 
     return [
         {
-            "policy": visible(row["policy"]),
+            "policy": row["policy"],
             "estimate": _shown(row),
             "estimator": ESTIMATOR_WORDS.get(row["estimator"], row["estimator"]),
-            "reasons": format_value([reason.replace("_", " ") for reason in row.get("reasons") or ()])
-            if row["verdict"] != "REPORT"
-            else "",
-            "labels_needed": _needed(row, estimates.get("n")) if is_refused(row) else "",
+            "reasons": [r.replace("_", " ") for r in row.get("reasons") or () if row["verdict"] != "REPORT"],
+            "labels_needed": _labels_needed(row, estimates.get("n")),
             "bar": {"low": place(row["ci_low"]), "high": place(row["ci_high"]), "at": place(row["value"])},
             "truth": format_number(truth.get(row["policy"])),
             "truth_at": place(truth.get(row["policy"])),
@@ -197,40 +185,23 @@ def _table_rows(estimates: Mapping[str, Any], truth: Mapping[str, float]) -> lis
     ]
 
 
-def _needed(row: Row, prompts: int | None) -> str:
-    """How many labels would answer for a policy, and whether the run has prompts for them."""
+def _labels_needed(row: Row, prompts: int | None) -> str:
+    """How many labels would answer for a refused policy, and whether the run has prompts for them."""
     labels = row.get("labels_needed")
-    if labels is None or is_missing(labels):
+    if labels is None or is_missing(labels) or not is_refused(row):
         return ""
     more = f", of more prompts than these {prompts:,}" if prompts is not None and labels > prompts else ""
     return f"{int(labels):,} labels would answer it{more}"
 
 
 def _shown(row: Row) -> dict[str, Any]:
+    """Value, interval and verdict of an estimate as HTML, and the class of its row."""
+    low, high = format_number(row["ci_low"]), format_number(row["ci_high"])
     known = not (is_missing(row["ci_low"]) or is_missing(row["ci_high"]))
+    around = Markup("<s>{}</s>" if row["verdict"] == REFUSE else "{}")
     return {
-        "value": format_number(row["value"]),
-        "interval": f"{format_number(row['ci_low'])} to {format_number(row['ci_high'])}" if known else MISSING,
-        "verdict": badge(row["verdict"]),
+        "value": around.format(format_number(row["value"])),
+        "interval": around.format(f"{low} to {high}" if known else format_number(None)),
+        "verdict": Markup(badge(row["verdict"])),
         "kind": {REFUSE: "refused", NOT_ASKED: "unasked"}.get(row["verdict"], ""),
-        "refused": row["verdict"] == REFUSE,
-    }
-
-
-def _size(pages: Iterable[Listed]) -> str:
-    """How many pages there are, and their bytes together; empty where there is none."""
-    sizes = [page.html.stat().st_size for page in pages if page.html.is_file()]
-    return f"{len(sizes)} {'page' if len(sizes) == 1 else 'pages'}, {sum(sizes) / 1e6:.1f} MB" if sizes else ""
-
-
-def _entry(page: Listed, folder: Path) -> dict[str, Any]:
-    there = page.html.is_file()
-    return {
-        "stage": page.stage,
-        "title": page.title,
-        # Relative links: a report folder can be moved and served as it is.
-        "link": quote(Path(os.path.relpath(page.html, folder)).as_posix()) if there else None,
-        "status": "missing" if not there else "failed" if page.failed else "done",
-        "numbers": [(visible(label), value) for label, value in page.numbers.items()],
-        "verdicts": [(badge(verdict), n) for verdict, n in page.verdicts.items() if n],
     }

@@ -1,5 +1,5 @@
 """From an executed notebook to one self-contained page: no request, no script but the search of a long table, readable
-on a phone and on paper."""
+on a phone and on paper. Known tags and attributes of its HTML pass, everything else becomes visible text."""
 
 from __future__ import annotations
 
@@ -10,39 +10,30 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache, partial
-from html import escape
+from dataclasses import dataclass, field
+from functools import cache
+from html import escape, unescape
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from arena10k import __version__
+from arena10k.report.display import SEARCHABLE, badge
 from arena10k.report.files import write_text
-from arena10k.report.safe import Headings, clean
-from arena10k.report.tables import SEARCHABLE
 from arena10k.wording import format_value, visible
 
 if TYPE_CHECKING:
+    import jinja2
     from nbformat import NotebookNode
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
-
-#: Names for the keys of `provenance`; any other key is shown as it is.
+#: Names for the keys of `provenance`, and for the notebooks' parameters; any other is shown as it is.
 _LABELS = {"run": "Run", "stage": "Stage", "created": "Data as of", "revision": "Revision", "version": "Version"}
-#: Names for the notebooks' parameters; any other is shown as it is.
 _CHIPS = {"params_file": "params", "run_name": "run", "snapshot_name": "snapshot", "cell": "ablation"}
 _PROGRESS = re.compile(r"\d+%\||\d+it \[|\d+(\.\d+)?\s?(it/s|s/it)|\?it/s")
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
-_WIDGET = "application/vnd.jupyter.widget-view+json"
-
-
-@dataclass(frozen=True)
-class Page:
-    """What `render` wrote: the file, its title, the error if any."""
-
-    path: Path
-    title: str
-    error: str | None
 
 
 def render(
@@ -50,135 +41,53 @@ def render(
     html_path: str | os.PathLike[str],
     provenance: Mapping[str, Any] | None = None,
     home: str = "index.html",
-) -> Page:
-    """Write the page of an executed notebook.
+) -> Path:
+    """Write the page of an executed notebook. OSError or nbformat.reader.NotJSONError where it cannot be read.
 
-    Parameters
-    ----------
-    provenance : shown in the footer: `run`, `stage`, `created`, `revision` or whatever else the caller knows; empty
-        values are left out. `run` also names the page's way back to the run's index.
-    home : where the index is, seen from the page.
-
-    Raises
-    ------
-    OSError, nbformat.reader.NotJSONError
-        For a notebook that cannot be read.
+    `provenance` is shown in the footer: `run` (which also names the way back to the run's index, `home` as seen from
+    the page), `stage`, `created`, `revision` or whatever else the caller knows; empty values are left out.
     """
     import nbformat
 
-    notebook = nbformat.read(notebook_path, as_version=4)
-    parameters = _parameters(notebook)
-    error = _first_error(notebook)
-    _tidy(notebook)
-    headings, regions = Headings(), Counter[str]()
-    exporter = _exporter()
-    # Not among the resources, which nbconvert copies.
-    exporter.environment.globals["headings"] = headings
-    exporter.register_filter("as_page_markdown", partial(_markdown, headings=headings, regions=regions))
-    exporter.register_filter("as_safe_html", partial(clean, regions=regions))
-    exporter.register_filter("as_image", partial(_image, regions=regions))
-    resources = {
-        "fallback_title": Path(notebook_path).stem,
-        "style": style_sheet(),
-        "icon": icon(),
-        "search": search(),
-        "parameters": parameters,
-        "provenance": footer_facts(provenance or {}),
-        "run": (provenance or {}).get("run"),
-        "home": home,
-        "error": error,
-    }
-    html, _ = exporter.from_notebook_node(notebook, {"page": resources})
-    return Page(write_text(html_path, html), headings.title or Path(notebook_path).stem, error)
-
-
-def _exporter() -> Any:
-    from nbconvert.exporters.templateexporter import TemplateExporter
-    from traitlets.config import Config
-
-    config = Config()
-    config.NbConvertBase.display_data_priority = [
-        "text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"
-    ]  # fmt: skip
-    exporter = TemplateExporter(
-        config=config,
-        template_name="arena10k",
-        extra_template_basedirs=[str(TEMPLATES)],
-        extra_template_paths=[str(TEMPLATES)],
-        file_extension=".html",
-        filters={"as_code": _code, "as_visible": visible},
+    cells = nbformat.read(notebook_path, as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    errors = [f"{output.ename}: {output.evalue}" for output in outputs if output.output_type == "error"]
+    html = (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            cells=cells,
+            outline=Outline(),
+            fallback_title=Path(notebook_path).stem,
+            parameters=_parameters(cells),
+            provenance=footer_facts(provenance or {}),
+            run=(provenance or {}).get("run"),
+            home=home,
+            error=visible(_ANSI.sub("", errors[0])) if errors else None,
+        )
     )
-    exporter.environment.autoescape = True
-    return exporter
+    return write_text(html_path, html)
 
 
-def _tidy(notebook: NotebookNode) -> None:
-    """Take out what is no part of the report: progress bars, widgets, papermill's own error notes, empty cells."""
-    cells = []
-    for cell in notebook.cells:
-        tags = set(cell.metadata.get("tags", ()))
-        if "papermill-error-cell-tag" in tags or not cell.source.strip():
-            continue
-        cell.metadata["is_parameters"] = bool(tags & {"parameters", "injected-parameters"})
-        if cell.cell_type == "code":
-            cell.outputs = [out for output in cell.outputs if (out := _tidy_output(output)) is not None]
-        cells.append(cell)
-    notebook.cells = cells
-
-
-def _tidy_output(output: NotebookNode) -> NotebookNode | None:
-    if output.output_type == "stream":
-        output.text = _without_progress(output.text)
-        return output if output.text.strip() else None
-    if output.output_type == "error":
-        output.traceback = [_ANSI.sub("", line) for line in output.traceback]
-        return output
-    if _WIDGET in output.data or (len(output.data) == 1 and _PROGRESS.search(output.data.get("text/plain", ""))):
-        return None
-    # nbconvert's templates treat a cell's last value apart; here it is an output like any other.
-    output.output_type = "display_data"
-    return output
-
-
-def _without_progress(text: str) -> str:
-    """Lines of tqdm left out; of a line that was overwritten in place, its last state."""
-    lines = (line.rstrip("\r").rsplit("\r", 1)[-1] for line in _ANSI.sub("", text).split("\n"))
-    return "\n".join(line for line in lines if not _PROGRESS.search(line)).strip("\n")
-
-
-def _parameters(notebook: NotebookNode) -> list[tuple[str, str]]:
+def _parameters(cells: list[NotebookNode]) -> list[tuple[str, str]]:
     """Name and value of each parameter in effect: the notebook's defaults, overridden by what papermill injected; an
     empty text sets nothing."""
-    found: dict[str, str] = {}
-    for tag in ("parameters", "injected-parameters"):
-        for cell in notebook.cells:
-            if cell.cell_type == "code" and tag in cell.metadata.get("tags", ()):
-                found |= _assignments(cell.source)
-    return [(_CHIPS.get(name, name), value) for name, value in found.items() if value]
-
-
-def _assignments(source: str) -> dict[str, str]:
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:
-        return {}
-    found = {}
-    for node in body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            # A text as what it says, a number as it was written: 0.05 is a setting, not a measurement.
-            text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-            value = ast.literal_eval(node.value) if text else ast.unparse(node.value)
-            found[ast.unparse(target)] = "none" if value == "None" else visible(value)
-    return found
-
-
-def _first_error(notebook: NotebookNode) -> str | None:
-    for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            if output.output_type == "error":
-                return visible(_ANSI.sub("", f"{output.ename}: {output.evalue}"))
-    return None
+    values: dict[str, str] = {}
+    for cell in cells:
+        if not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", ())):
+            continue
+        try:
+            body = ast.parse(cell.source).body
+        except SyntaxError:
+            continue
+        for node in body:
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+                # A text as what it says, a number as it was written: 0.05 is a setting, not a measurement.
+                text = getattr(node.value, "value", None)
+                value = text if isinstance(text, str) else ast.unparse(node.value)
+                values[ast.unparse(target)] = "none" if value == "None" else visible(value)
+    return [(_CHIPS.get(name, name), value) for name, value in values.items() if value]
 
 
 def footer_facts(given: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -187,16 +96,47 @@ def footer_facts(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(_LABELS.get(k, k), format_value(v)) for k, v in facts.items() if v not in (None, "")]
 
 
-def _markdown(source: str, headings: Headings, regions: Counter[str] | None = None) -> str:
-    from markupsafe import Markup
+@cache
+def environment() -> jinja2.Environment:
+    """What fills the templates, with what every page carries inside: the style sheet; the icon, so that no browser asks
+    a server for one; and the only script that a page may run, by its hash, if it has a table with the marker."""
+    import jinja2
+
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "search.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    made = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
+    made.globals["style"] = style
+    made.globals["icon"] = _address("image/svg+xml", (TEMPLATES / "icon.svg").read_bytes())
+    made.globals["search"] = {
+        "script": script,
+        "hash": f"sha256-{digest}",
+        "marker": f'<table class="{SEARCHABLE}">',
+    }
+    made.filters["visible"] = visible
+    made.filters["badge"] = lambda verdict: Markup(badge(verdict))
+    made.filters["as_code"] = _code
+    made.filters["as_image"] = _image
+    made.filters["as_log"] = _log
+    made.filters["as_text"] = lambda text: visible(_ANSI.sub("", text))
+    made.filters["as_markdown"] = _markdown
+    made.filters["as_safe_html"] = lambda html, outline: Markup(clean(html, outline))
+    return made
+
+
+def _log(text: str) -> str:
+    """Printed text without progress bars; of a line that was overwritten in place, its last state."""
+    lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in _ANSI.sub("", text).split("\n")]
+    return visible("\n".join(line for line in lines if not _PROGRESS.search(line)).strip("\n"))
+
+
+def _markdown(source: str, outline: Outline) -> Markup:
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-    html = MarkdownWithMath(renderer=IPythonRenderer(escape=False, exclude_anchor_links=True)).render(source)
-    return Markup(clean(html, headings, regions))
+    renderer = IPythonRenderer(escape=False, exclude_anchor_links=True)
+    return Markup(clean(MarkdownWithMath(renderer=renderer).render(source), outline, headings=True))
 
 
-def _code(source: str) -> str:
-    from markupsafe import Markup
+def _code(source: str) -> Markup:
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
@@ -204,31 +144,148 @@ def _code(source: str) -> str:
     return Markup(highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)))
 
 
-def _image(data: str, mime: str, alt: str = "", regions: Counter[str] | None = None) -> str:
+def _image(data: str, mime: str, alt: str, outline: Outline) -> Markup:
     """An image output of any other origin than `Drawn`."""
-    from markupsafe import Markup
-
-    text = base64.b64encode(data.encode()).decode() if mime == "image/svg+xml" else "".join(data.split())
-    html = f'<div class="plate"><img src="data:{mime};base64,{text}" alt="{escape(alt)}"></div>'
-    return Markup(clean(f"<figure>{html}</figure>", regions=regions))
+    address = _address(mime, data.encode() if mime == "image/svg+xml" else base64.b64decode(data))
+    image = f'<div class="plate"><img src="{address}" alt="{escape(alt)}"></div>'
+    return Markup(clean(f"<figure>{image}</figure>", outline))
 
 
-@cache
-def style_sheet() -> str:
-    """The style sheet that every page carries inside."""
-    return (TEMPLATES / "style.css").read_text(encoding="utf-8")
+def _address(mime: str, data: bytes) -> str:
+    return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-@cache
-def search() -> dict[str, str]:
-    """The only script a page may run: `code`, the `hash` that allows it and nothing else, and the `marker` of tables
-    that want it. Without it they are plain tables."""
-    code = (TEMPLATES / "search.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode("ascii")
-    return {"code": code, "hash": f"sha256-{digest}", "marker": f'<table class="{SEARCHABLE}">'}
+_VOID = {"br", "hr", "img", "col"}
+_HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
+_TAGS = frozenset(_VOID | _HEADINGS | {
+    "a", "abbr", "b", "bdi", "blockquote", "caption", "cite", "code", "colgroup", "dd", "del", "details", "div", "dl",
+    "dt", "em", "figcaption", "figure", "i", "ins", "kbd", "li", "mark", "ol", "p", "pre", "q", "s", "samp", "section",
+    "small", "span", "strong", "sub", "summary", "sup", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "u",
+    "ul", "var",
+})  # fmt: skip
+_ATTRIBUTES = {
+    "abbr", "alt", "class", "colspan", "datetime", "dir", "height", "lang", "open", "rowspan", "scope", "span", "start",
+    "title", "width",
+}  # fmt: skip
+#: The only attributes that hold addresses, and what they may be: pages of the report and of others, images inside.
+_ADDRESSES = {
+    ("a", "href"): re.compile(r"(https?://|mailto:|#|(?![a-z][a-z0-9+.-]*:|//)).*", re.IGNORECASE),
+    ("img", "src"): re.compile(
+        r"data:image/(?:(?:png|jpeg|gif|webp|svg\+xml);base64,[A-Za-z0-9+/=]*|svg\+xml,%3Csvg[^<>\"]*)"
+    ),
+}
+#: pandas puts one such block before each table it displays.
+_PANDAS_STYLE = re.compile(r"<style scoped>\s*\.dataframe\b[^<]*</style>")
+_COMMENT = re.compile(r"<!--.*?-->|<[!?][^>]*>?", re.DOTALL)
 
 
-@cache
-def icon() -> str:
-    """The page icon as a data address, so that no browser asks a server for one."""
-    return "data:image/svg+xml;base64," + base64.b64encode((TEMPLATES / "icon.svg").read_bytes()).decode("ascii")
+@dataclass
+class Outline:
+    """What a page has so far: its title (its first heading), level, id and text of its other headings, and how many
+    scroll boxes of a kind."""
+
+    title: str = ""
+    headings: list[tuple[int, str, str]] = field(default_factory=list)
+    regions: Counter[str] = field(default_factory=Counter)
+
+    def add(self, level: int, text: str) -> tuple[int, str]:
+        """Note a heading. Its level, below the title and at most one deeper than the heading before it, and its id."""
+        level = min(max(level, 2), (self.headings[-1][0] if self.headings else 1) + 1, 6)
+        base = re.sub(r"\W+", "-", text.lower()).strip("-") or "section"
+        taken = {anchor for _, anchor, _ in self.headings}
+        anchor = next(a for a in (base, *(f"{base}-{n}" for n in range(2, len(taken) + 3))) if a not in taken)
+        self.headings.append((level, anchor, text))
+        return level, anchor
+
+    def region(self, kind: str) -> str:
+        """The attributes of the next scroll box of a kind, which the keyboard reaches by a name of its own."""
+        self.regions[kind] += 1
+        return f' role="region" aria-label="{kind} {self.regions[kind]}" tabindex="0"'
+
+
+def clean(html: str, outline: Outline | None = None, headings: bool = False) -> str:
+    """`html` with known tags and attributes only, properly nested, tables and figures inside scroll boxes.
+
+    A tag that is not known (`<script>`, `<im_end>`) is shown as the text it is. Images must be inside the page
+    and have a text alternative. `headings` enter the `outline` of the page; otherwise they become bold text.
+    """
+    cleaner = _Cleaner(outline or Outline(), headings)
+    cleaner.feed(_COMMENT.sub(lambda match: escape(match[0]), _PANDAS_STYLE.sub("", html)))
+    cleaner.close()
+    while cleaner.open:
+        cleaner.close_tag()
+    return "".join(cleaner.parts)
+
+
+class _Cleaner(HTMLParser):
+    def __init__(self, outline: Outline, headings: bool):
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self.open: list[str] = []
+        self._outline, self._headings = outline, headings
+        self._heading_from: int | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in _TAGS:
+            self.parts.append(escape(self.get_starttag_text() or f"<{tag}>"))
+            return
+        safe = {name: value or "" for name, value in attrs if _allowed(tag, name, value or "")}
+        if tag == "img":
+            if "src" not in safe:
+                self.parts.append(escape(f"[image left out: {dict(attrs).get('alt') or 'not part of this page'}]"))
+                return
+            safe["alt"] = safe.get("alt", "").strip() or "Figure without a description"
+        if tag in _HEADINGS and self._heading_from is None:
+            self._heading_from = len(self.parts)
+        if tag == "table" and "table" not in self.open:
+            self.parts.append(f'<div class="scroll"{self._outline.region("Table")}>')
+        quoted = {k: escape(visible(value), quote=False).replace('"', "&quot;") for k, value in safe.items()}
+        written = "".join(f' {name}="{value}"' for name, value in quoted.items())
+        region = self._outline.region("Figure") if tag == "div" and safe.get("class") == "plate" else ""
+        self.parts.append(f"<{tag}{written}{region}>")
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if self.open[-1:] == [tag]:
+            self.close_tag()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in _TAGS:
+            self.parts.append(escape(f"</{tag}>"))
+        elif tag in self.open:
+            while self.close_tag() != tag:
+                pass
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append(escape(visible(data), quote=False))
+
+    def close_tag(self) -> str:
+        tag = self.open.pop()
+        self.parts.append(f"</{tag}>")
+        if tag == "table" and "table" not in self.open:
+            self.parts.append("</div>")
+        if tag in _HEADINGS and self._heading_from is not None:
+            self._finish_heading(tag)
+        return tag
+
+    def _finish_heading(self, tag: str) -> None:
+        """Replace the heading just written: the first of the page moves into the page's header."""
+        inner = "".join(self.parts[self._heading_from :][1:-1])
+        text = " ".join(unescape(re.sub(r"<[^>]*>", "", inner)).split())
+        del self.parts[self._heading_from :]
+        self._heading_from = None
+        if not self._headings:
+            self.parts.append(f"<p><strong>{inner}</strong></p>")
+        elif not self._outline.title:
+            self._outline.title = text
+        else:
+            level, anchor = self._outline.add(int(tag[1]), text)
+            self.parts.append(f'<h{level} id="{escape(anchor)}">{inner}</h{level}>')
+
+
+def _allowed(tag: str, name: str, value: str) -> bool:
+    address = _ADDRESSES.get((tag, name))
+    # Browsers take white space out of an address before they read its scheme.
+    return bool(address.fullmatch("".join(value.split()))) if address else name in _ATTRIBUTES

@@ -6,10 +6,7 @@ from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.thresholds import FEW_LABELS, HEAVY_KHAT, MAX_WIDTH
 from arena10k.wording import number, percent
 
-#: By reason, a sentence that may name: `mean` (of the raw weights) and its limits `mean_low`, `mean_high`, `p`,
-#: `match_p`, `n` (rows), `khat`, `tied`, `labels` (on the policy's own draws), `logged` (labels of weighted logged
-#: rows), `evidence` (of transport), `residual`, `low`, `high` (transport), `shift` (the budget), `trained` (labels that
-#: train the calibration), `effective` (of those, where its own draws score), `few`, `max_khat`, `max_width`.
+#: By reason, a sentence that may name what `sentence` puts in.
 WORDS = {
     "no_log_weights": "No logged response has log-probs under the policy and the logging policy: there is no weight.",
     "mean_weight_impossible": "The raw weights average {mean}, above 1 by more than chance (p {p}): two real policies "

@@ -3,7 +3,7 @@ which controls of the log-probs failed, and what is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from arena10k.analysis import Analysis
@@ -15,40 +15,33 @@ from arena10k.wording import format_number, is_missing, listed, percent, rounded
 
 #: The estimate that uses logged responses alone, shown beside the trusted one.
 LOGGED_ONLY = "snips"
-
 Row = Mapping[str, Any]
 
 
 def headline(estimates: Mapping[str, Any]) -> list[Row]:
     """The row of `estimates.json` that speaks for each policy (`estimation.headline`), or, where none is accepted, one
-    that says why.
-
-    Policies come by value, those without an accepted estimate last: their number has no place in a ranking.
-    """
+    that says why. By value; those without an accepted estimate come last, as their number has no place in a ranking."""
     by_policy: dict[str, list[Row]] = {}
     for row in headline_rows(estimates):
         by_policy.setdefault(row["policy"], []).append(row)
     belief, own = estimates.get("belief", Analysis.belief), estimates.get("logging_policy")
-    chosen = [headline_row(rows, belief, p == own) or _stand_in(rows) for p, rows in by_policy.items()]
-    return sorted(chosen, key=lambda r: (not accepted(r), -(r["value"] if not is_missing(r["value"]) else -1e300)))
+
+    def disbelief(row: Row) -> tuple[bool, int, int]:
+        """Least of the row that takes least to be believed; most of the raw mean of the judge."""
+        estimator, verdict = (
+            ESTIMATORS.get(row["estimator"]),
+            (REPORT, CAUTION, REFUSE, NOT_ASKED).index(row["verdict"]),
+        )
+        return bool(estimator and estimator.judge_scale), verdict, BELIEFS.index(belief_of(row))
+
+    best = [headline_row(rows, belief, p == own) or min(rows, key=disbelief) for p, rows in by_policy.items()]
+    return sorted(best, key=lambda r: (not accepted(r), 1e300 if is_missing(r["value"]) else -r["value"]))
 
 
 def headline_rows(estimates: Mapping[str, Any]) -> list[Row]:
     """The rows of `estimates.json` in the judge mode that headlines use."""
     judge = estimates.get("judge")
     return [r for r in estimates.get("rows", ()) if judge in (None, r["judge"])]
-
-
-def _stand_in(rows: Sequence[Row]) -> Row:
-    """Of rows that are not accepted the one that takes least to be believed; what was not collected, and the raw mean
-    of the judge, last."""
-    order = (REPORT, CAUTION, REFUSE, NOT_ASKED)
-
-    def place(row: Row) -> tuple[bool, int, int]:
-        known = ESTIMATORS.get(row["estimator"])
-        return bool(known and known.judge_scale), order.index(row["verdict"]), BELIEFS.index(belief_of(row))
-
-    return min(rows, key=place)
 
 
 def is_refused(row: Row) -> bool:
@@ -60,31 +53,29 @@ def summary(estimates: Mapping[str, Any], confidence: float = 0.95) -> str:
     best = headline(estimates)
     if not best:
         return "There are no estimates yet. The stages below say what has been done."
-    of: dict[str, list[Row]] = {"given": [], "raw": [], "unasked": [], "refused": []}
-    for row in best:
-        kind = "unasked" if row["verdict"] == NOT_ASKED else "refused" if is_refused(row) else "raw"
-        of["given" if accepted(row) else kind].append(row)
-    names = {kind: _names([r["policy"] for r in rows]) for kind, rows in of.items()}
-    count = estimates.get("n")
-    over = f" from {format_number(count)} prompts" if not is_missing(count) else ""
-    parts = [f"{len(best)} {'policy' if len(best) == 1 else 'policies'} evaluated{over}."]
-    if of["given"]:
-        parts += [_leaders(estimates, of["given"], confidence), breakdown_sentence(estimates)]
-    careful = [r["policy"] for r in of["given"] if r["verdict"] == CAUTION]
-    logged = [r for r in headline_rows(estimates) if r["estimator"] == LOGGED_ONLY]
-    blind = list(dict.fromkeys(r["policy"] for r in logged if is_refused(r)))
-    said = {
-        f"With caution: {_names(careful)}.": careful,
-        f"Only on the judge's scale, which no labels calibrate: {names['raw']}.": of["raw"],
-        f"Not collected, so no value: {names['unasked']}.": of["unasked"],
-        f"Refused: {names['refused']}.": of["refused"],
-        "No policy is refused.": not of["refused"],
-        f"The log alone is not enough to judge {_names(blind)}.": blind,
-        "Log-probs were not collected, so nothing is said from the log alone.": any(
-            r["verdict"] == NOT_ASKED for r in logged
-        ),
+    given = [row for row in best if accepted(row)]
+    refused = [row for row in best if is_refused(row) and row not in given]
+    unasked = [row for row in best if row["verdict"] == NOT_ASKED]
+    raw = [row for row in best if row not in (*given, *refused, *unasked)]
+    logged = [row for row in headline_rows(estimates) if row["estimator"] == LOGGED_ONLY]
+    over = f" from {format_number(estimates['n'])} prompts" if not is_missing(estimates.get("n")) else ""
+    sentences = [f"{len(best)} {'policy' if len(best) == 1 else 'policies'} evaluated{over}."]
+    if given:
+        sentences += [_leaders(estimates, given[0], confidence), breakdown_sentence(estimates)]
+    named = {
+        "With caution": [row for row in given if row["verdict"] == CAUTION],
+        "Only on the judge's scale, which no labels calibrate": raw,
+        "Not collected, so no value": unasked,
+        "Refused": refused,
     }
-    return " ".join([*filter(None, parts), *(sentence for sentence, holds in said.items() if holds)])
+    sentences += [f"{words}: {_names(row['policy'] for row in rows)}." for words, rows in named.items() if rows]
+    if not refused:
+        sentences.append("No policy is refused.")
+    if blind := [row["policy"] for row in logged if is_refused(row)]:
+        sentences.append(f"The log alone is not enough to judge {_names(blind)}.")
+    if any(row["verdict"] == NOT_ASKED for row in logged):
+        sentences.append("Log-probs were not collected, so nothing is said from the log alone.")
+    return " ".join(filter(None, sentences))
 
 
 def breakdown_sentence(estimates: Mapping[str, Any]) -> str:
@@ -102,15 +93,20 @@ def breakdown_sentence(estimates: Mapping[str, Any]) -> str:
     return f"The order of {better} and {worse} would turn if {', or if '.join(turns)}."
 
 
-def _leaders(estimates: Mapping[str, Any], given: Sequence[Row], confidence: float) -> str:
+def _leaders(estimates: Mapping[str, Any], best: Row, confidence: float) -> str:
     """Who is first, or who cannot be told apart, and whom all of those are better than."""
     ranking = estimates.get("ranking", ())
     first = [r for r in ranking if r["rank"] == 1]
-    if not first:
-        return f"No policy can be ranked; {visible(given[0]['policy'])} has {_worth(given[0], confidence)}."
-    if len(first) == 1:
-        careful = ", with caution" if first[0].get("verdict") == CAUTION else ""
-        return f"{visible(first[0]['policy'])} ranks first{careful}: {_worth(first[0], confidence)}."
+    if len(first) < 2:
+        row = first[0] if first else best
+        ends = row["ci_low"], row["ci_high"]
+        value = rounded(row["value"])
+        if not any(map(is_missing, ends)):
+            value = with_interval(row["value"], *ends, confidence)
+        if not first:
+            return f"No policy can be ranked; {visible(row['policy'])} has {value}."
+        careful = ", with caution" if row.get("verdict") == CAUTION else ""
+        return f"{visible(row['policy'])} ranks first{careful}: {value}."
     names = [r["policy"] for r in first]
     worse = {
         (c["a"], c["b"]) if c["difference"] < 0 else (c["b"], c["a"])
@@ -127,14 +123,8 @@ def _leaders(estimates: Mapping[str, Any], given: Sequence[Row], confidence: flo
     return f"{start}; {_names(below)} {'is' if len(below) == 1 else 'are'} worse than {every}."
 
 
-def _worth(row: Row, confidence: float) -> str:
-    if is_missing(row["ci_low"]) or is_missing(row["ci_high"]):
-        return rounded(row["value"])
-    return with_interval(row["value"], row["ci_low"], row["ci_high"], confidence)
-
-
-def _names(names: Sequence[str]) -> str:
-    return listed([visible(name) for name in names])
+def _names(names: Iterable[str]) -> str:
+    return listed([visible(name) for name in dict.fromkeys(names)])
 
 
 #: What is said of measurements of a job that are missing.
@@ -146,48 +136,31 @@ _LOST = {
 
 
 def missing(found: Mapping[str, Any], dependent: Sequence[tuple[Mapping[str, Any], str]]) -> str:
-    """Which measurements are missing in a way that depends on what was measured; nothing where none shows.
-
-    Parameters
-    ----------
-    found : `missing` of `quality.json`.
-    dependent : its tests that show a dependence, each with what the failures depend on.
-    """
+    """Which measurements are missing in a way that depends on what was measured; nothing where none shows. `found` is
+    `missing` of `quality.json`; `dependent` are its tests that show a dependence, each with what it is on."""
     lost = []
     for kind in dict.fromkeys(test["job"].split("_")[0] for test, _ in dependent):
         tests = [test for test in found["tests"] if test["job"].split("_")[0] == kind]
         lost.append(_LOST[kind].format(bad=sum(t["bad"] for t in tests), rows=sum(t["rows"] for t in tests)))
     if not lost:
         return ""
-    by_length = found.get("by_length", [])
-    total = sum(part["bad"] for part in by_length)
-    long_ = by_length and 2 * by_length[-1]["bad"] > total and any(key == "response_chars" for _, key in dependent)
+    bad = [part["bad"] for part in found.get("by_length", ())]
+    long_ = bad and 2 * bad[-1] > sum(bad) and any(key == "response_chars" for _, key in dependent)
     return f"{'; '.join(lost)}{', mostly long answers' if long_ else ', not at random'}. See page 05."
 
 
 def controls(outcomes: list[dict[str, Any]], estimates: Mapping[str, Any], logging_policy: str) -> tuple[str, bool]:
-    """What the controls (`checks` of `quality.json`) say, and which values rest on the log-probs where one failed; and
-    whether one did."""
+    """What the controls (`checks` of `quality.json`) say, and which values rest on the log-probs where one failed (the
+    logging policy's own weights are 1 whatever its log-probs); and whether one did."""
     if not outcomes:
         return "", False
-    parts, failed = [checks.summary(outcomes)], bool(checks.counts(outcomes)["controls_failed"])
+    text, failed = checks.summary(outcomes), bool(checks.counts(outcomes)["controls_failed"])
     if failed and (best := headline(estimates)):
         shown = [*best, *(r for r in headline_rows(estimates) if r["estimator"] == LOGGED_ONLY)]
-        parts.append(_resting(shown, logging_policy))
-    return " ".join([*parts, "Page 03 shows each."]), failed
-
-
-def _resting(shown: Sequence[Row], logging_policy: str) -> str:
-    """Which of the values shown rest on log-probs; the logging policy's own weights are 1 whatever its log-probs."""
-    resting = [
-        row["policy"]
-        for row in shown
-        if ESTIMATORS[row["estimator"]].uses_weights
-        and row["verdict"] in (REPORT, CAUTION)
-        and row["policy"] != logging_policy
-    ]
-    names = list(dict.fromkeys(resting))
-    if not names:
-        return "All values below that rest on log-probs are refused."
-    values = "values of {} below rest" if len(names) > 1 else "value of {} below rests"
-    return f"The {values.format(listed(names))} on log-probs."
+        standing = [r for r in shown if r["verdict"] in (REPORT, CAUTION) and r["policy"] != logging_policy]
+        resting = list(dict.fromkeys(r["policy"] for r in standing if ESTIMATORS[r["estimator"]].uses_weights))
+        values = (
+            f"values of {listed(resting)} below rest" if len(resting) > 1 else f"value of {listed(resting)} below rests"
+        )
+        text += f" The {values} on log-probs." if resting else " All values below that rest on log-probs are refused."
+    return f"{text} Page 03 shows each.", failed

@@ -23,6 +23,10 @@ def _targets(contexts: Contexts, judge: str) -> list[PolicyContext]:
 def audit_frame(contexts: Contexts, judge: str) -> pd.DataFrame:
     """E[w] = 1 is an identity: rows, missing rows, E[w], p-value against E[w] <= 1, whether weights match the draws,
     missing mass, and what the missing mass and empirical likelihood leave of the value."""
+
+    def match(p: float) -> str:
+        return "not testable" if np.isnan(p) else "no, " * (p < WRONG) + (f"{p:.2g}" if p >= 0.001 else "under 0.001")
+
     return pd.DataFrame(
         [
             {
@@ -31,7 +35,7 @@ def audit_frame(contexts: Contexts, judge: str) -> pd.DataFrame:
                 "missing": r.n_missing_weight,
                 "mean_weight": r.audit.mean_weight,
                 "p_value": r.mean_weight_p,
-                "match": _match(r.match_p),
+                "match": match(r.match_p),
                 "missing_mass": r.missing_mass if r.audit.n else None,
                 "mass_low": r.missing_mass_interval[0],
                 "mass_high": r.missing_mass_interval[1],
@@ -45,45 +49,37 @@ def audit_frame(contexts: Contexts, judge: str) -> pd.DataFrame:
 
 def audit_sentence(contexts: Contexts, judge: str) -> str:
     """Whose mean weight cannot come from two real policies, and whose mass is missing most."""
-    found = [r for r in _targets(contexts, judge) if r.audit.n]
-    if not found:
+    weighted = [r for r in _targets(contexts, judge) if r.audit.n]
+    if not weighted:
         return "No judged row has a log-weight: there is nothing to audit."
-    impossible = [r.policy for r in found if r.mean_weight_p < WRONG]
-    most = max(found, key=lambda r: r.missing_mass)
-    first = (
-        f"The mean weight of {listed(impossible)} is above 1 by more than chance: log-probs are wrong."
-        if impossible
-        else "No mean weight is above 1 by more than chance."
-    )
-    if most.missing_mass < 0.001:
-        return first
-    # 1 - E[w] rounds to 1 for tiny weights; that all is missing is never known.
-    missing = percent(min(most.missing_mass, float(np.nextafter(1, 0))))
-    return (
-        f"{first} The mean weight of {most.policy} ({number(most.audit.mean_weight)}, {most.audit.n:,} judged rows) "
-        f"implies that {missing} of its probability, by estimate, lies on responses absent from the log."
-    )
-
-
-def _match(p: float) -> str:
-    if np.isnan(p):
-        return "not testable"
-    return f"{'no, ' if p < WRONG else ''}{f'{p:.2g}' if p >= 0.001 else 'under 0.001'}"
+    impossible = [r.policy for r in weighted if r.mean_weight_p < WRONG]
+    text = "No mean weight is above 1 by more than chance."
+    if impossible:
+        text = f"The mean weight of {listed(impossible)} is above 1 by more than chance: log-probs are wrong."
+    most = max(weighted, key=lambda r: r.missing_mass)
+    if most.missing_mass >= 0.001:
+        # 1 - E[w] rounds to 1 for tiny weights; that all is missing is never known.
+        share = percent(min(most.missing_mass, float(np.nextafter(1, 0))))
+        text += (
+            f" The mean weight of {most.policy} ({number(most.audit.mean_weight)}, {most.audit.n:,} judged rows) "
+            f"implies that {share} of its probability, by estimate, lies on responses absent from the log."
+        )
+    return text
 
 
 def match_sentence(contexts: Contexts, judge: str) -> str:
     """Whose weights are not those of the policy that was drawn from, by the judge's scores of both."""
     targets = _targets(contexts, judge)
     wrong = [r.policy for r in targets if r.match_p < WRONG]
-    unknown = [r.policy for r in targets if np.isnan(r.match_p)]
-    if len(unknown) == len(targets):
+    untested = [r.policy for r in targets if np.isnan(r.match_p)]
+    if len(untested) == len(targets):
         return "Whether weights and draws are of the same policy cannot be tested: it takes both, of ten prompts each."
-    result = "For no policy do the judge's scores contradict that weights and draws are of the same policy"
+    text = "For no policy do the judge's scores contradict that weights and draws are of the same policy"
     if wrong:
         whose = "its" if len(wrong) == 1 else "their"
-        result = f"The weights of {listed(wrong)} do not match {whose} draws: policy, temperature or text is another"
-    untested = f"; not testable: {listed(unknown)}" if unknown else ""
-    return f"{result}{untested}. A judge that scores two policies alike sees no difference between them."
+        text = f"The weights of {listed(wrong)} do not match {whose} draws: policy, temperature or text is another"
+    text += f"; not testable: {listed(untested)}" if untested else ""
+    return f"{text}. A judge that scores two policies alike sees no difference between them."
 
 
 def concentration_frame(contexts: Contexts, judge: str) -> pd.DataFrame:
@@ -150,19 +146,19 @@ def transport_sentence(contexts: Contexts, judge: str) -> str:
 
 def noise_sentence(contexts: Contexts, judge: str) -> str:
     """What the clones say about the noise of the log-probs."""
-    floors = [(r.policy, r.noise_floor) for r in _targets(contexts, judge) if r.noise_floor is not None]
-    if not any(floor.n for _, floor in floors):
-        which = "log-weight of a copy" if floors else "copy"
-        return f"No {which} of the logging policy is known: the noise of the log-probs is not measured."
-    noise = [
+    floors = {r.policy: r.noise_floor for r in _targets(contexts, judge) if r.noise_floor is not None}
+    parts = [
         f"all {f.n:,} log-weights of {policy} are exactly 0"
         if f.exact
         else f"the log-weights of {policy} differ from 0 by {number(f.median_abs)} (median), {number(f.q99_abs)} (99th "
         f"percentile) and {number(f.max_abs)} nats (largest), its mean weight is {number(f.mean_weight)}"
-        for policy, f in floors
+        for policy, f in floors.items()
         if f.n
     ]
-    return f"Noise of the log-probs, from policies meant as copies of the logging policy: {'; '.join(noise)}."
+    if not parts:
+        which = "log-weight of a copy" if floors else "copy"
+        return f"No {which} of the logging policy is known: the noise of the log-probs is not measured."
+    return f"Noise of the log-probs, from policies meant as copies of the logging policy: {'; '.join(parts)}."
 
 
 def calibration_curve(ctx: PolicyContext) -> tuple[np.ndarray, np.ndarray] | None:
@@ -177,10 +173,10 @@ def calibration_sentence(ctx: PolicyContext) -> str:
     if prep.source is None:
         return "There are too few labels to calibrate the judge: values stay on its own scale."
     rows = prep.sample(prep.source)
-    has = rows.labelled > 0
-    label, score = rows.label[has], rows.judge[has]
-    f = (prep.reward_oof if prep.source == "logged" else prep.fresh_oof)[has]
-    where = "logged responses" if prep.source == "logged" else "of the target's own draws"
+    f, where = prep.fresh_oof, "of the target's own draws"
+    if prep.source == "logged":
+        f, where = prep.reward_oof, "logged responses"
+    label, score, f = (column[rows.labelled > 0] for column in (rows.label, rows.judge, f))
     judge, calibrated = float(((label - score) ** 2).mean()), float(((label - f) ** 2).mean())
     remark = ""
     if calibrated >= judge:
@@ -199,18 +195,16 @@ def plan_sentence(plans: pd.DataFrame, width: float, priced: bool, prompts: int)
     wanted = plans[(plans.estimator == "ppi_pp") & np.isclose(plans.width, width)]
     if wanted.empty:
         return "There is no policy to plan for."
-    enough, short = wanted[wanted.more == 0], wanted[wanted.more > 0]
-    have = "has" if len(enough) == 1 else "have"
-    parts = [
-        f"For an interval of width {width:g} by PPI++, {len(enough)} of {len(wanted)} policies {have} enough labels"
-    ]
+    short = wanted[wanted.more > 0]
+    enough = len(wanted) - len(short)
+    have = "has" if enough == 1 else "have"
+    text = f"For an interval of width {width:g} by PPI++, {enough} of {len(wanted)} policies {have} enough labels"
     if len(short):
-        who = f"; the other {len(short)} need" if len(enough) else ": together they need"
-        parts.append(f"{who} {int(short.more.sum()):,} more")
+        who = f"; the other {len(short)} need" if enough else ": together they need"
+        text += f"{who} {int(short.more.sum()):,} more"
         if priced and short.cost.notna().all():
-            parts.append(f", at most ${short.cost.sum():,.2f} with the draws they are of")
-    parts.append(".")
+            text += f", at most ${short.cost.sum():,.2f} with the draws they are of"
     if plans.draws.max() > prompts:
-        parts.append(f" Plans of more than {prompts:,} draws, the prompts of this run, take more prompts or")
-        parts.append(" several draws of each.")
-    return "".join([*parts, "" if priced else " The params name no price, so no cost is shown."])
+        text += f". Plans of more than {prompts:,} draws, the prompts of this run, take more prompts or several draws "
+        text += "of each"
+    return f"{text}." + ("" if priced else " The params name no price, so no cost is shown.")
