@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
-from arena10k.estimation import diagnostics, prepare, transport
+from arena10k.estimation import context, diagnostics, prepare
 from arena10k.simulation.simulate import Design, LogNormal
 from arena10k.simulation.simulate import draw as drawn
 from statistics_data import example
@@ -56,17 +56,17 @@ def test_effective_labels_are_kishs_size_of_the_labels_that_the_draws_lean_on(ca
         block = np.isclose(fitted, fitted[s == near][0], atol=1e-12, rtol=0)
         leaned[block] += 1 / block.sum()
     expected = leaned.sum() ** 2 / (leaned**2).sum()
-    assert transport.effective_labels(prepare(data, calibration)) == pytest.approx(expected, rel=1e-9)
+    assert context.effective_labels(prepare(data, calibration)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_effective_labels_where_the_draws_score_as_the_labels_do_and_where_they_do_not():
     judge = np.r_[np.zeros(3), np.full(57, 0.8)]
     label = np.r_[0.0, 0.1, 0.2, np.full(57, 0.9)]
     alike = example(60, judge=judge, label=label, fresh_judge=judge, target_labels=0)
-    assert transport.effective_labels(prepare(alike)) == pytest.approx(60)
+    assert context.effective_labels(prepare(alike)) == pytest.approx(60)
     far = example(60, judge=judge, label=label, fresh_judge=np.full(60, 0.1), target_labels=0)
-    assert transport.effective_labels(prepare(far)) == pytest.approx(3)
-    assert np.isnan(transport.effective_labels(prepare(example(60, labelled=0.0, target_labels=0))))
+    assert context.effective_labels(prepare(far)) == pytest.approx(3)
+    assert np.isnan(context.effective_labels(prepare(example(60, labelled=0.0, target_labels=0))))
 
 
 def test_overlap_of_log_normal_weights():
@@ -138,7 +138,7 @@ def test_clone_control():
 
 
 def transported(data, margin=0.2):
-    return transport.transport(prepare(data), margin)
+    return context.transport(prepare(data), margin)
 
 
 def test_transport_by_target_labels():
@@ -163,5 +163,5 @@ def test_transport_by_weights_finds_a_judge_that_the_target_fools():
     assert transported(fooled).status == "failed"
     assert transported(fooled).residual < -0.05
     assert transported(example(3000, target_labels=0, sigma=3.0)).status == "weak"
-    assert transport.transport(prepare(data), 0.2, weights_hold=False).status == "none"
+    assert context.transport(prepare(data), 0.2, weights_hold=False).status == "none"
     assert transported(example(300, label=np.full(300, np.nan), target_labels=60)).status == "own"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from arena10k.estimation import ESTIMATORS, deviations, fresh, prepare, robust
+from arena10k.estimation import ESTIMATORS, deviations, estimators, prepare
 from statistics_data import changed, example
 
 
@@ -20,8 +20,8 @@ def test_doubly_robust_limits():
     """With an outcome model that is R the direct method, with none SNIPS."""
     prep = prepare(example())
     direct, snips = prep.fresh_reward.mean(), ESTIMATORS["snips"].score(prep).value
-    assert robust.doubly_robust(prep, prep.reward, prep.fresh_reward).value == pytest.approx(direct, abs=1e-14)
-    assert robust.doubly_robust(prep, np.zeros(400), np.zeros(400)).value == pytest.approx(snips, abs=1e-14)
+    assert estimators.doubly_robust(prep, prep.reward, prep.fresh_reward).value == pytest.approx(direct, abs=1e-14)
+    assert estimators.doubly_robust(prep, np.zeros(400), np.zeros(400)).value == pytest.approx(snips, abs=1e-14)
 
 
 @pytest.mark.parametrize("name", ["dr_cpo", "mrdr", "dr_oracle"])
@@ -79,7 +79,7 @@ def test_tmle_solves_its_score_equation():
     score = ESTIMATORS["tmle"].score(prep)
     assert score.terms[1].value == pytest.approx(0, abs=1e-10)
     q = np.clip(prep.reward_oof, 1e-3, 1 - 1e-3)
-    eps = robust.targeting_step(prep.weight, prep.reward, q)
+    eps = estimators.targeting_step(prep.weight, prep.reward, q)
     assert (prep.weight * (prep.reward - expit(logit(q) + eps))).sum() == pytest.approx(0, abs=1e-8)
     fresh_q = expit(logit(np.clip(prep.fresh_oof, 1e-3, 1 - 1e-3)) + eps)
     assert score.value == pytest.approx(fresh_q.mean(), abs=1e-9)
@@ -89,13 +89,13 @@ def test_stacking_has_the_least_variance_among_convex_combinations():
     rng = np.random.default_rng(0)
     base = rng.standard_normal(500)
     influence = np.vstack([base + 0.3 * rng.standard_normal(500), base + 0.5 * rng.standard_normal(500), 3 * base])
-    best = robust.stacking_weights(influence)
+    best = estimators.stacking_weights(influence)
     assert best.min() >= 0
     assert best.sum() == pytest.approx(1)
     least = ((best @ influence) ** 2).sum()
     for other in rng.dirichlet(np.ones(3), 2000):
         assert least <= ((other @ influence) ** 2).sum() * (1 + 1e-5)
-    np.testing.assert_allclose(robust.stacking_weights(np.zeros((3, 10))), 1 / 3)
+    np.testing.assert_allclose(estimators.stacking_weights(np.zeros((3, 10))), 1 / 3)
     members = [value(example(), name) for name in ("dr_cpo", "mrdr", "tmle")]
     assert min(members) - 1e-12 <= value(example(), "stacked_dr") <= max(members) + 1e-12
 
@@ -104,7 +104,7 @@ def test_ppi_without_power_is_the_classical_mean_and_standard_error():
     data = example(target_labels=80, seed=1)
     prep = prepare(data)
     label = data.fresh.label[:80]
-    score = fresh.ppi_score(prep, 0.0)
+    score = estimators.ppi_score(prep, 0.0)
     dev, groups = deviations(prep, score)
     assert score.value == pytest.approx(label.mean(), abs=1e-14)
     assert groups == 80
@@ -116,8 +116,8 @@ def test_ppi_with_a_perfect_judge_is_the_mean_of_f():
     prep = prepare(data)
     f = prep.fresh_oof
     perfect = changed(data, fresh_label=np.where(np.arange(400) < 80, f, np.nan))
-    assert fresh.ppi_score(prepare(perfect), 1.0).value == pytest.approx(f.mean(), abs=1e-13)
-    assert fresh.power_tuning(f[:80], f[:80]) == pytest.approx(1)
+    assert estimators.ppi_score(prepare(perfect), 1.0).value == pytest.approx(f.mean(), abs=1e-13)
+    assert estimators.power_tuning(f[:80], f[:80]) == pytest.approx(1)
 
 
 def test_ppi_power_minimises_the_variance():
@@ -125,10 +125,10 @@ def test_ppi_power_minimises_the_variance():
     prep = prepare(data)
 
     def variance(power):
-        dev, _ = deviations(prep, fresh.ppi_score(prep, power))
+        dev, _ = deviations(prep, estimators.ppi_score(prep, power))
         return dev @ dev
 
-    power = fresh.power_tuning(data.fresh.label[:400], prep.fresh_oof[:400])
+    power = estimators.power_tuning(data.fresh.label[:400], prep.fresh_oof[:400])
     grid = np.linspace(0, 1, 41)
     assert variance(power) <= min(variance(p) for p in grid) * 1.01
-    assert fresh.power_tuning(np.ones(5), np.ones(5)) == 0.0
+    assert estimators.power_tuning(np.ones(5), np.ones(5)) == 0.0

@@ -16,7 +16,7 @@ from arena10k.estimation import (
     deviations,
     pareto,
     prepare,
-    weighted,
+    estimators,
 )
 from arena10k.estimation.evaluation import study
 from arena10k.estimation.pareto import audit_weights
@@ -136,7 +136,7 @@ def test_rows_without_a_log_weight_take_no_part_in_weighting():
 def test_calibrated_weights_are_monotone_with_mean_one_and_of_minimal_variance():
     data = example(600, seed=11)
     prep = prepare(data)
-    up, down = weighted._monotone_weights(prep)
+    up, down = estimators.monotone_weights(prep)
     for w, sign in ((up, 1), (down, -1)):
         assert w.mean() == pytest.approx(1, abs=1e-12)
         assert (sign * np.diff(w[np.argsort(data.logged.judge, kind="stable")]) >= -1e-12).all()

@@ -13,7 +13,7 @@ from arena10k.analysis import Analysis
 from arena10k.estimation import ESTIMATORS, PolicyData, compare, planning, policies_data, prepare, prompt_fold
 from arena10k.estimation.context import context
 from arena10k.estimation.evaluation import study
-from arena10k.estimation.fresh import ppi_score
+from arena10k.estimation.estimators import ppi_score
 from arena10k.estimation.intervals import bounded_mean_radii, score_interval
 from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
 from arena10k.report import findings, weight_findings
