@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from scipy.special import expit
 
 from arena10k.estimation import PolicyData, Rows, prompt_fold
 from arena10k.estimation.calibration import CALIBRATIONS
@@ -17,10 +19,10 @@ def _apart(columns) -> tuple[dict, dict]:
     return {name: v for name, v in columns.items() if not name.startswith("fresh_")}, fresh
 
 
-def arrays(is_logging=False, **columns) -> PolicyData:
+def arrays(is_logging=False, complete=False, **columns) -> PolicyData:
     """One policy of flat columns: those of the target's own draws begin with `fresh_`."""
     logged, fresh = _apart(columns)
-    return PolicyData(Rows(**logged), Rows(**({"judge": np.empty(0)} | fresh)), is_logging)
+    return PolicyData(Rows(**logged), Rows(**({"judge": np.empty(0)} | fresh)), is_logging, complete)
 
 
 def changed(data: PolicyData, is_logging=False, **columns) -> PolicyData:
@@ -38,20 +40,52 @@ def example(n=400, seed=0, sigma=0.7, target_labels=60, labelled=0.5, **changes)
     label = np.clip(0.7 * judge + 0.15 * rng.standard_normal(n) + 0.1, 0, 1)
     fresh = np.round(np.clip(0.6 + 0.25 * rng.standard_normal(n), 0, 1) * 10) / 10
     fresh_label = np.clip(0.6 * fresh + 0.15 * rng.standard_normal(n) + 0.15, 0, 1)
-    fields = {
-        "log_weight": sigma * z - sigma**2 / 2,
-        "judge": judge,
-        "label": np.where(rng.random(n) < labelled, label, np.nan),
-        "cluster": np.arange(n),
-        "fold": rng.integers(0, 5, n),
-        "length": rng.integers(1, 900, n).astype(float),
-        "fresh_judge": fresh,
-        "fresh_label": np.where(np.arange(n) < target_labels, fresh_label, np.nan),
-        "fresh_cluster": np.arange(n),
-        "fresh_length": rng.integers(1, 900, n).astype(float),
-    }
-    fields["fresh_fold"] = fields["fold"]
+    fields = {"log_weight": sigma * z - sigma**2 / 2, "judge": judge}
+    fields["label"] = np.where(rng.random(n) < labelled, label, np.nan)
+    fields["fold"] = fields["fresh_fold"] = rng.integers(0, 5, n)
+    fields["length"] = rng.integers(1, 900, n)
+    fields |= {"fresh_judge": fresh, "fresh_label": np.where(np.arange(n) < target_labels, fresh_label, np.nan)}
+    fields["fresh_length"] = rng.integers(1, 900, n)
     return arrays(**(fields | changes))
+
+
+def coin(rng, chance):
+    return (rng.random(np.shape(chance)) < chance).astype(float)
+
+
+def labels(rng, y, k, chance=None):
+    """`y` on `k` rows, NaN elsewhere; each row by its own `chance` where that is given."""
+    has = rng.permutation(len(y)) < k if chance is None else rng.random(len(y)) < chance
+    return np.where(has, y, np.nan)
+
+
+def frames(judge, label, log_weight=None, fresh_judge=None, fresh_label=None):
+    """The two frames of a target `t`; no fresh one where `fresh_judge` is None."""
+    logged = pd.DataFrame({"prompt_id": np.arange(len(judge)), "judge": judge, "label": label})
+    if log_weight is not None:
+        logged["log_weight_t"] = log_weight
+    if fresh_judge is None:
+        return logged, None
+    draws = {"policy": "t", "prompt_id": np.arange(len(fresh_judge)), "judge": fresh_judge, "label": fresh_label}
+    return logged, pd.DataFrame(draws)
+
+
+def population(rng, n=600, mu=0.4, liking=0.0, off=0.0, k0=200, kt=0, chance=None, wrong=False):
+    """Two frames and the target's value. Under P0 a response has a quality q and a style z, independent N(0, 1); the
+    target's style is N(mu, 1), so that log w = mu z - mu^2 / 2, and Y ~ Bernoulli(expit(q)). With a chance `off` the
+    target says what P0 never says, judged .9 and worth nothing. The judge scores expit(q + liking z + noise)."""
+
+    def side(shift):
+        q, z = rng.standard_normal(n), shift + rng.standard_normal(n)
+        return z, expit(q + liking * z + 0.5 * rng.standard_normal(n)), coin(rng, expit(q))
+
+    (z, s, y), (_, sf, yf) = side(0.0), side(mu)
+    unlike = rng.random(n) < off
+    sf, yf = np.where(unlike, 0.9, sf), np.where(unlike, 0.0, yf)
+    lw = mu * z - mu**2 / 2 + np.log1p(-off)
+    lw = rng.permutation(lw) + 0.15 if wrong else lw
+    by_score = None if chance is None else chance(sf)
+    return frames(s, labels(rng, y, k0), lw, sf, labels(rng, yf, kt, by_score)), 0.5 * (1 - off)
 
 
 def two_stage_folds(monkeypatch) -> list[int]:
@@ -67,33 +101,27 @@ def two_stage_folds(monkeypatch) -> list[int]:
     return seen
 
 
-def _rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def public_sample(data: Path, policy: str, probes: bool = False) -> PolicyData:
     """The public sample: one policy, judge scores as they are; `probes` adds the oracle labels of its probe slice."""
-    folder = data / "arena_sample"
-    logged, fresh = _rows(folder / "logged_data.jsonl"), _rows(folder / "fresh_draws" / f"{policy}_responses.jsonl")
-    code = {row["metadata"]["prompt_id"]: i for i, row in enumerate(logged)}
-    fold = np.array([prompt_fold(prompt_id) for prompt_id in code])
-    own = np.array([code[row["prompt_id"]] for row in fresh])
-    labels = {}
-    if probes:
-        labels = {r["prompt_id"]: r["oracle_label"] for r in _rows(folder / "probe_slice" / f"{policy}_probe.jsonl")}
-    target = np.array([row["target_policy_logprobs"][policy] for row in logged])
-    oracle = [row.get("oracle_label") for row in logged]
+
+    def read(path):
+        return pd.DataFrame(map(json.loads, (data / "arena_sample" / path).read_text(encoding="utf-8").splitlines()))
+
+    logged, fresh = read("logged_data.jsonl"), read(f"fresh_draws/{policy}_responses.jsonl")
+    code = {row["prompt_id"]: i for i, row in enumerate(logged.metadata)}
+    fold, own = np.array([prompt_fold(prompt_id) for prompt_id in code]), fresh.prompt_id.map(code).to_numpy()
+    labelled = read(f"probe_slice/{policy}_probe.jsonl").set_index("prompt_id").oracle_label if probes else {}
+    target = logged.target_policy_logprobs.str[policy].to_numpy(float)
     return arrays(
-        log_weight=target - np.array([row["base_policy_logprob"] for row in logged]),
-        judge=np.array([row["judge_score"] for row in logged]),
-        label=np.array([np.nan if y is None else y for y in oracle]),
-        cluster=np.arange(len(logged)),
+        log_weight=target - logged.base_policy_logprob.to_numpy(),
+        judge=logged.judge_score,
+        label=logged.oracle_label,
         fold=fold,
-        length=np.array([len(row["response"]) for row in logged], dtype=float),
+        length=logged.response.str.len(),
         logp_target=target,
-        fresh_judge=np.array([row["judge_score"] for row in fresh]),
-        fresh_label=np.array([labels.get(row["prompt_id"], np.nan) for row in fresh]),
+        fresh_judge=fresh.judge_score,
+        fresh_label=fresh.prompt_id.map(labelled),
         fresh_cluster=own,
         fresh_fold=fold[own],
-        fresh_length=np.array([len(row["response"]) for row in fresh], dtype=float),
+        fresh_length=fresh.response.str.len(),
     )

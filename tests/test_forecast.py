@@ -35,10 +35,8 @@ NAMES |= {LOGPROBS: "log-probs", SHUFFLED: "log-probs", ORACLE: "oracle"}
 
 def make_params(folder, **sections):
     """Two policies of 20-token answers on 8 prompts of 12 characters, with 4-character reference answers."""
-    lines = [
-        json.dumps({"prompt_id": f"p{i}", "prompt": f"question {i:03d}", "answer": "four"}) for i in range(PROMPTS)
-    ]
-    (folder / "prompts.jsonl").write_text("\n".join(lines))
+    lines = ({"prompt_id": f"p{i}", "prompt": f"question {i:03d}", "answer": "four"} for i in range(PROMPTS))
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     prices = {model: {"prompt": sent, "completion": received} for model, (sent, received) in PRICES.items()}
     params = {
         "run": "bill",
@@ -125,10 +123,6 @@ def test_the_forecast_of_scoring_is_a_prompt_with_its_response_sent_and_one_toke
     assert len(control) == PROMPTS
 
 
-def test_an_endpoint_that_cannot_score_is_not_paid_for_it(home):
-    assert {LOGPROBS, SHUFFLED}.isdisjoint(rows(make_params(home)))
-
-
 def test_the_cost_is_told_without_a_key_and_without_asking(home, monkeypatch):
     monkeypatch.delenv("SHOP_KEY", raising=False)
     params = make_params(home)
@@ -176,29 +170,25 @@ def test_the_cost_that_pages_tell_of_the_full_experiment_is_its_forecast(home, s
     assert f"up to ${bill.dollars:.0f}" in (paths.source_root() / "params" / "arena10k_t05.yaml").read_text()
 
 
-def test_exact_checkers_cost_nothing_and_longer_text_costs_its_tokens(home):
+def test_what_is_not_asked_costs_nothing_and_longer_text_costs_its_tokens(home):
+    """No grader is asked where checkers are exact, and no endpoint to score that cannot."""
     short = rows(make_params(home))
-    assert ORACLE not in short
+    assert {ORACLE, LOGPROBS, SHUFFLED}.isdisjoint(short)
     assert UNCERTAINTY in short
     longer = rows(make_params(home, judge=CHAT | {"case": CASE + " " + "z" * 400}))
     added = longer[DETERMINISTIC]["tokens sent"] - short[DETERMINISTIC]["tokens sent"]
     assert added == pytest.approx(2 * PROMPTS * 401 / 4, abs=2 * PROMPTS)
 
 
-def test_one_more_label_and_one_more_draw_cost_what_the_bill_says(tmp_path):
+def test_one_more_label_and_one_more_draw_cost_what_the_bill_says_and_a_price_not_known_is_not_free(tmp_path):
     """A draw is its response and its scores in both modes; the bill of all draws divided by their number."""
     params = make_params(tmp_path, oracle=ORACLE_MODEL)
     frame, _ = prompts.load(params)
-    bill = rows(params)
-    each = {job: row["dollars"] / row["measurements"] for job, row in bill.items()}
+    each = {job: row["dollars"] / row["measurements"] for job, row in rows(params).items()}
     got = costs.unit_costs(params, frame, "pi_a")
     assert got["label"] == pytest.approx(each[ORACLE])
     assert got["draw"] == pytest.approx(each[RESPONSES] + each[DETERMINISTIC] + each[UNCERTAINTY])
-
-
-def test_a_price_that_is_not_known_is_not_free(tmp_path):
     params = make_params(tmp_path, oracle=ORACLE_MODEL, estimation={"label_cost": 2.5})
-    frame, _ = prompts.load(params)
     assert costs.unit_costs(params, frame, "pi_a")["label"] == 2.5
     del params.providers["shop"].prices["m"]
     assert costs.unit_costs(params, frame, "pi_a")["draw"] is None

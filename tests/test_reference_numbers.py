@@ -10,7 +10,6 @@ import pytest
 from arena10k.estimation import ESTIMATORS, compare, diagnostics, pareto, prepare
 from arena10k.estimation.context import context
 from arena10k.estimation.evaluation import study
-from arena10k.estimation.pareto import audit_weights
 from arena10k.estimation.verdicts import REFUSE, REPORT
 from arena10k.report import weight_findings
 from statistics_data import public_sample
@@ -23,95 +22,67 @@ def reference(shared_data):
     return json.loads((shared_data / "reference_numbers.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module", params=POLICIES)
-def case(request, shared_data, reference):
-    return public_sample(shared_data, request.param), reference["numpy_reference"]["policies"][request.param]
-
-
-def snips(log_weight, reward):
-    w = np.exp(log_weight - log_weight.max())
-    return (w * reward).sum() / w.sum()
-
-
-def test_weights(case):
-    data, ref = case
-    audit = audit_weights(data.logged.log_weight)
-    assert audit.mean_weight == pytest.approx(ref["mean_raw_w"], rel=1e-9)
-    assert audit.ess == pytest.approx(ref["ess"], rel=1e-9)
-    shares = diagnostics.top_shares(data.logged.log_weight)
-    assert shares["top_1"] == pytest.approx(ref["max_share"], rel=1e-9)
-    assert shares["top_10"] == pytest.approx(ref["top10_share"], rel=1e-9)
-    assert pareto.hill(data.logged.log_weight, 50) == pytest.approx(ref["hill_k50"], rel=1e-9)
-    overlap = diagnostics.overlap(data.logged.log_weight)
-    assert overlap == pytest.approx(ref["hellinger_affinity_raw"], rel=1e-9)
-    typicality = diagnostics.target_typicality(data.logged.logp_target, data.logged.log_weight, data.logged.length)
-    assert typicality == pytest.approx(ref["ttc_chars_q0.9"], abs=1e-12)
-
-
-def test_values_on_the_calibrated_scale(case, reference):
-    data, ref = case
-    prep = prepare(data)
-    assert prep.reward.mean() == pytest.approx(reference["numpy_reference"]["iso_reward_mean_logged"], abs=1e-12)
-    values = {name: ESTIMATORS[name].score(prep).value for name in ("ips", "snips", "direct", "naive")}
-    assert values["ips"] == pytest.approx(ref["ips_iso"], rel=1e-9)
-    assert values["snips"] == pytest.approx(ref["snips_iso"], abs=1e-9)
-    assert values["direct"] == pytest.approx(ref["direct_iso"], abs=1e-9)
-    assert values["naive"] == pytest.approx(ref["direct_judge"], abs=1e-12)
-
-
-def test_values_on_the_judge_scale_and_with_clipped_weights(case):
-    data, ref = case
-    prep = prepare(data)
-    assert snips(data.logged.log_weight, data.logged.judge) == pytest.approx(ref["snips_judge"], abs=1e-9)
-    assert snips(np.clip(data.logged.log_weight, -20, 20), data.logged.judge) == pytest.approx(
-        ref["snips_judge_logclip20"], abs=1e-9
-    )
-    # The published clip is on weights scaled to mean one.
-    w = np.exp(data.logged.log_weight) / np.exp(data.logged.log_weight).mean()
-    for ceiling, key in ((10, "snips_iso_clip10"), (100, "snips_iso_clip100")):
-        c = np.minimum(w, ceiling)
-        assert (c * prep.reward).sum() / c.sum() == pytest.approx(ref[key], abs=1e-9)
-
-
-def test_published_raw_ips_is_our_snips(shared_data, reference):
-    rows = [r for r in reference["published_estimators"] if r["label"] == "raw-ips clip=1e12"]
-    assert len(rows) == 3
-    for row in rows:
-        prep = prepare(public_sample(shared_data, row["policy"]))
-        assert ESTIMATORS["snips"].score(prep).value == pytest.approx(row["estimate"], abs=1e-9)
-
-
-def test_published_direct_and_dr_agree_with_ours_where_nothing_is_wrong(shared_data, reference):
-    """Same direct value; dr-cpo differs by its calibrated weights and folds, which move a near-empty correction."""
-    rows = {(r["label"], r["policy"]): r["estimate"] for r in reference["published_estimators"]}
-    for policy in POLICIES:
-        prep = prepare(public_sample(shared_data, policy))
-        ours = ESTIMATORS["dr_cpo"].score(prep).value
-        assert ours == pytest.approx(rows["dr-cpo", policy], abs=0.02)
-        direct = rows["direct calibration_data_path=logged", policy]
-        assert ESTIMATORS["direct"].score(prep).value == pytest.approx(direct, abs=1e-4)
+@pytest.fixture(scope="module")
+def sample(shared_data):
+    return {name: public_sample(shared_data, name) for name in POLICIES}
 
 
 @pytest.fixture(scope="module")
-def found(shared_data):
-    data = {name: {"deterministic": public_sample(shared_data, name)} for name in POLICIES}
-    return study(data, clones=["clone"], judge="deterministic")
+def study_of(sample):
+    return study(
+        {name: {"deterministic": data} for name, data in sample.items()}, clones=["clone"], judge="deterministic"
+    )
 
 
-def test_unhelpful_is_refused_by_every_weighting_and_the_clone_for_its_mean(found):
-    rows = {(r["policy"], r["estimator"]): r for r in found.rows}
-    for name in (
-        "ips",
-        "snips",
-        "psis",
-        "calibrated_ips",
-        "direct",
-        "dr_cpo",
-        "mrdr",
-        "tmle",
-        "stacked_dr",
-        "dr_oracle",
-    ):
+def snips(log_weight, reward, ceiling=np.inf):
+    """The published clip is on weights scaled to mean one."""
+    w = np.exp(log_weight - log_weight.max())
+    return np.average(reward, weights=np.minimum(w / w.mean(), ceiling))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_weights_and_values(sample, reference, policy):
+    data, ref = sample[policy], reference["numpy_reference"]["policies"][policy]
+    rows, prep = data.logged, prepare(data)
+    lw, audit, shares = rows.log_weight, pareto.audit_weights(rows.log_weight), diagnostics.top_shares(rows.log_weight)
+    values = {name: ESTIMATORS[name].score(prep).value for name in ("ips", "snips", "direct", "naive")}
+    found = {
+        "mean_raw_w": audit.mean_weight,
+        "ess": audit.ess,
+        "max_share": shares["top_1"],
+        "top10_share": shares["top_10"],
+        "hill_k50": pareto.hill(lw, 50),
+        "hellinger_affinity_raw": diagnostics.overlap(lw),
+        "ttc_chars_q0.9": diagnostics.target_typicality(rows.logp_target, lw, rows.length),
+        "ips_iso": values["ips"],
+        "snips_iso": values["snips"],
+        "direct_iso": values["direct"],
+        "direct_judge": values["naive"],
+        "snips_judge": snips(lw, rows.judge),
+        "snips_judge_logclip20": snips(np.clip(lw, -20, 20), rows.judge),
+        "snips_iso_clip10": snips(lw, prep.reward, 10),
+        "snips_iso_clip100": snips(lw, prep.reward, 100),
+    }
+    for name, value in found.items():
+        assert value == pytest.approx(ref[name], rel=1e-9, abs=1e-9 if "iso" in name or "judge" in name else 0), name
+    assert prep.reward.mean() == pytest.approx(reference["numpy_reference"]["iso_reward_mean_logged"], abs=1e-12)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_published_values_agree_with_ours_where_nothing_is_wrong(sample, reference, policy):
+    """dr-cpo differs by its calibrated weights and folds, which move a near-empty correction."""
+    rows, prep = (
+        {(r["label"], r["policy"]): r["estimate"] for r in reference["published_estimators"]},
+        prepare(sample[policy]),
+    )
+    published = [("snips", "raw-ips clip=1e12", 1e-9), ("dr_cpo", "dr-cpo", 0.02)]
+    for name, label, within in (*published, ("direct", "direct calibration_data_path=logged", 1e-4)):
+        assert ESTIMATORS[name].score(prep).value == pytest.approx(rows[label, policy], abs=within), name
+
+
+def test_unhelpful_is_refused_by_every_weighting_and_the_clone_for_its_mean(study_of):
+    rows = {(r["policy"], r["estimator"]): r for r in study_of.rows}
+    for name in set(ESTIMATORS) - {"naive", "ppi_pp"}:
         assert rows["unhelpful", name]["verdict"] == REFUSE
         assert "off_support" in rows["unhelpful", name]["reasons"]
     assert rows["unhelpful", "snips"]["labels_needed"] > 0
@@ -119,8 +90,8 @@ def test_unhelpful_is_refused_by_every_weighting_and_the_clone_for_its_mean(foun
     assert "mean_weight_impossible" in rows["clone", "snips"]["reasons"]
 
 
-def test_raw_weights_are_audited_and_those_of_unhelpful_are_noise(found, reference):
-    contexts, ref = found.of_judge("deterministic"), reference["numpy_reference"]["policies"]
+def test_raw_weights_are_audited_and_those_of_unhelpful_are_noise(study_of, reference):
+    contexts, ref = study_of.of_judge("deterministic"), reference["numpy_reference"]["policies"]
     for name, ctx in contexts.items():
         assert ctx.audit.mean_weight == pytest.approx(ref[name]["mean_raw_w"], rel=1e-9)
         assert (ctx.noise_floor is not None) == (name == "clone")
@@ -131,27 +102,25 @@ def test_raw_weights_are_audited_and_those_of_unhelpful_are_noise(found, referen
     assert unhelpful.permutation.p_value > 0.05
     assert unhelpful.missing_mass == pytest.approx(1 - ref["unhelpful"]["mean_raw_w"], rel=1e-9)
     assert unhelpful.el.width > 0.9
-    told = weight_findings.noise_sentence(contexts.values(), "deterministic")
-    assert f"{noise.max_abs:.2f} nats" in told
-    assert f"{ref['clone']['mean_raw_w']:.2f}" in told
-    told = weight_findings.audit_sentence(contexts.values(), "deterministic")
-    assert "unhelpful (0.00429, 1,000" in told
-    assert "99.6%" in told
+    sentence = weight_findings.noise_sentence(contexts.values(), "deterministic")
+    assert f"{noise.max_abs:.2f} nats" in sentence
+    assert f"{ref['clone']['mean_raw_w']:.2f}" in sentence
+    sentence = weight_findings.audit_sentence(contexts.values(), "deterministic")
+    assert "unhelpful (0.00429, 1,000" in sentence
+    assert "99.6%" in sentence
 
 
-def test_ranking_and_contrasts_leave_out_what_cannot_be_reported(shared_data):
-    contexts = {name: context(public_sample(shared_data, name, probes=name != "unhelpful")) for name in POLICIES}
-    ranked = compare.ranking(contexts)
-    assert {(r.policy, r.rank, r.estimator) for r in ranked} == {(name, 1, "ppi_pp") for name in POLICIES[:2]}
-    (only,) = compare.contrasts(contexts)
-    assert {only.a, only.b} == set(POLICIES[:2])
-    assert not only.significant
-    assert only.low < 0 < only.high
-
-
-def test_target_labels_make_ppi_report_and_hold_the_probe_mean(shared_data, reference):
-    for name in ("clone", "parallel_universe_prompt"):
-        data = public_sample(shared_data, name, probes=True)
-        row = next(r for r in study({name: {"d": data}}).rows if r["estimator"] == "ppi_pp")
+def test_target_labels_are_reported_hold_the_probe_mean_and_rank_alone(shared_data, reference, sample):
+    probed = {name: public_sample(shared_data, name, probes=True) for name in POLICIES[:2]}
+    for name, data in probed.items():
+        row = next(r for r in study({name: {"d": data}}, estimators=["ppi_pp"]).rows)
         assert row["verdict"] == REPORT
         assert row["ci_low"] <= reference["numpy_reference"]["policies"][name]["probe_oracle_mean"] <= row["ci_high"]
+    contexts = {name: context(data) for name, data in (probed | {"unhelpful": sample["unhelpful"]}).items()}
+    assert {(r.policy, r.rank, r.estimator) for r in compare.ranking(contexts)} == {
+        (name, 1, "ppi_pp") for name in probed
+    }
+    (only,) = compare.contrasts(contexts)
+    assert {only.a, only.b} == set(probed)
+    assert not only.significant
+    assert only.low < 0 < only.high

@@ -12,17 +12,15 @@ import pytest
 from arena10k.analysis import Analysis
 from arena10k.estimation import ESTIMATORS, PolicyData, compare, planning, policies_data, prepare, prompt_fold
 from arena10k.estimation.context import context
+from arena10k.estimation.estimators import ppi_score
 from arena10k.estimation.evaluation import study
-from arena10k.estimation.fresh import ppi_score
 from arena10k.estimation.intervals import bounded_mean_radii, score_interval
 from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
 from arena10k.report import findings, weight_findings
 from statistics_data import arrays, changed, example
 
-KEYS = {
-    "policy", "estimator", "judge", "value", "se", "ci_low", "ci_high", "verdict", "reasons", "n_used",
-    "n_quarantined", "mean_weight", "ess", "khat", "labels_needed",
-}  # fmt: skip
+KEYS = {"policy", "estimator", "judge", "value", "se", "ci_low", "ci_high", "verdict", "reasons", "n_used"}
+KEYS |= {"n_quarantined", "mean_weight", "ess", "khat", "labels_needed"}
 WEIGHTED = ("ips", "snips", "psis", "calibrated_ips")
 JUDGED = ("direct", "dr_cpo", "mrdr", "tmle", "stacked_dr")
 
@@ -43,11 +41,11 @@ def test_rows_are_json_without_nan_for_any_data():
     n = 40
     hard = [
         example(n),
-        example(n, log_weight=nothing(n)),
+        example(n, log_weight=None),
         example(n, log_weight=np.full(n, -np.inf)),
         example(n, log_weight=np.linspace(0, 3000, n)),
         example(n, judge=nothing(n)),
-        example(n, label=nothing(n), target_labels=0),
+        example(n, label=None, target_labels=0),
         example(n, label=np.zeros(n), judge=np.zeros(n), fresh_judge=np.zeros(n), fresh_label=np.zeros(n)),
         arrays(log_weight=np.zeros(n), judge=np.full(n, 0.5)),
         arrays(log_weight=np.empty(0), judge=np.empty(0)),
@@ -86,12 +84,19 @@ def clipped():
 def labelled_where(near):
     """All draws score 0.2; of the 200 labels, all but `near` lie at 0.8. Nothing tests transport."""
     judge = np.where(np.arange(200) < near, 0.2, 0.8)
-    return arrays(log_weight=nothing(200), judge=judge, label=judge, fresh_judge=np.full(200, 0.2))
+    return arrays(judge=judge, label=judge, fresh_judge=np.full(200, 0.2))
 
 
 def with_few(labels):
     data = example(100, target_labels=0)
-    return changed(data, label=np.where(np.cumsum(~np.isnan(data.logged.label)) <= labels, data.logged.label, np.nan))
+    return changed(data, label=np.where(data.logged.labelled.cumsum() <= labels, data.logged.label, np.nan))
+
+
+def one_number(value, own):
+    """Of 1,000 logged responses 334 are labelled, or 40 of the target's own, all with one value."""
+    if not own:
+        return example(1000, target_labels=0, label=np.where(np.arange(1000) % 3, np.nan, value))
+    return example(1000, fresh_label=np.where(np.arange(1000) < 40, value, np.nan))
 
 
 def beyond_below():
@@ -165,11 +170,18 @@ VERDICTS = {
         ("dr_oracle",): ({REPORT}, set()), ("ppi_pp",): ({NOT_ASKED}, {"no_labels"}),
         (*JUDGED, "snips"): ({REPORT, CAUTION}, set()),
     }),
-    "labels of the draws alone": (lambda: example(1000, label=nothing(1000), target_labels=100), {}, {
+    "labels of the draws alone": (lambda: example(1000, label=None, target_labels=100), {}, {
         ("dr_oracle",): ({NOT_ASKED}, {"no_labels"}), ("ppi_pp",): ({REPORT}, set()),
         (*JUDGED, "snips"): ({REPORT, CAUTION}, set()),
     }),
-    "no draw of its own": (lambda: arrays(log_weight=nothing(50), judge=np.full(50, 0.7)), {}, {
+    "labels of one number within the scale": (lambda: one_number(0.7, False), {}, {
+        # At an end of the scale it is what rare failures look like, and the interval holds the one that was not seen.
+        ("snips", "ips", "dr_cpo"): ({CAUTION, REFUSE}, {"constant_labels"}),
+    }),
+    "own labels of one number": (lambda: one_number(0.7, True), {}, {("ppi_pp",): ({CAUTION}, {"constant_labels"})}),
+    "labels that are all 1": (lambda: one_number(1.0, False), {}, {("snips", "ips"): ({REPORT}, set())}),
+    "own labels that are all 0": (lambda: one_number(0.0, True), {}, {("ppi_pp",): ({REPORT}, set())}),
+    "no draw of its own": (lambda: arrays(judge=np.full(50, 0.7)), {}, {
         ("naive",): ({NOT_ASKED}, {"no_fresh_draws"}),
     }),
 }  # fmt: skip
@@ -184,7 +196,7 @@ def test_verdicts_and_their_reasons(kind):
             assert row["verdict"] in verdicts, row
             assert reasons <= set(row["reasons"]), row
             # What an exact set of reasons is asked of: labels are said to lack, or to be unused, only where they are.
-            for about in NO_SCALE | {"calibration_extrapolates", "no_labels", "few_labels"}:
+            for about in NO_SCALE | {"calibration_extrapolates", "no_labels", "few_labels", "constant_labels"}:
                 assert (about in row["reasons"]) == (about in reasons), row
             assert not accepted(row) or not NO_SCALE & reasons
 
@@ -194,6 +206,7 @@ def test_off_support_says_how_many_labels_would_do_and_a_mismatch_comes_first():
     assert rows(example(1000), **MISMATCH)["snips"]["reasons"][0] == "temperature_mismatch"
     assert rows(lucky())["ips"]["value"] > 1
     assert rows(beyond_below())["dr_oracle"]["value"] < 0
+    assert width(rows(one_number(0.0, True))["ppi_pp"]) > 0.02
 
 
 def test_a_clone_with_the_rounding_of_an_endpoint_is_as_good_as_an_exact_one():
@@ -218,15 +231,6 @@ def test_the_logging_policy_and_a_clone():
     assert rows(alone)["naive"]["value"] == pytest.approx(0.7)
 
 
-@pytest.mark.parametrize("constant", [0.0, 0.5, 1.0])
-def test_labels_that_are_one_number_are_a_caution_unless_they_are_at_an_end(constant):
-    """At an end they are what a rare failure looks like, and the interval holds the one that was not seen."""
-    data = example(400, target_labels=100)
-    row = rows(changed(data, fresh_label=np.where(np.isnan(data.fresh.label), np.nan, constant)))["ppi_pp"]
-    assert ("constant_labels" in row["reasons"]) == (constant == 0.5)
-    assert width(row) > 0.02
-
-
 def test_confidence_and_the_judges_variance_widen_every_interval_and_every_contrast():
     """On the target's side and on P0's; beside wilder weights an unseen label may decide the width."""
     narrow, wide = (rows(example(600, target_labels=100), analysis=Analysis(confidence=c)) for c in (0.8, 0.99))
@@ -238,15 +242,13 @@ def test_confidence_and_the_judges_variance_widen_every_interval_and_every_contr
         for name in ESTIMATORS:
             assert a[name]["value"] == b[name]["value"]
             assert a[name]["se"] < b[name]["se"], (sigma, name)
-    turned = [changed(d, fresh_judge=d.fresh.judge[::-1]) for d in (sure, changed(sure, **noise))]
-    pairs = zip((sure, changed(sure, **noise)), turned, strict=True)
+    pairs = ((d, changed(d, fresh_judge=d.fresh.judge[::-1])) for d in (sure, changed(sure, **noise)))
     quiet, loud = (compare.contrasts({"x": context(x), "y": context(y)})[0] for x, y in pairs)
     assert quiet.se < loud.se
 
 
 def test_two_stage_calibration_runs_through_every_estimator():
     for row in rows(example(500, target_labels=100), analysis=Analysis(calibration="two_stage")).values():
-        assert row["value"] is not None
         assert row["ci_low"] < row["ci_high"]
 
 
@@ -266,9 +268,8 @@ def test_labels_needed_grow_as_the_width_shrinks_and_never_vanish():
     assert needed[-1] > 3 * needed[-2] > 0
     assert planning.ppi_width(p, needed[1]) <= 0.2 < planning.ppi_width(p, needed[1] - 1)
     assert planning.labels_needed(p, 1e-9) == planning.MAX_LABELS
-    worst = planning.pilot(prepare(arrays(log_weight=np.zeros(50), judge=np.full(50, 0.5))))
-    assert worst.source == "worst_case"
-    assert planning.labels_needed(worst, 0.2) > 90
+    worst = planning.pilot(prepare(arrays(judge=np.full(50, 0.5))))
+    assert (worst.source, planning.labels_needed(worst, 0.2) > 90) == ("worst_case", True)
     silent = planning.pilot(prepare(example(200, fresh_label=np.where(np.arange(200) < 30, 0.0, np.nan))))
     assert planning.labels_needed(silent, 0.05) > 40
 
@@ -296,40 +297,30 @@ def test_plan_is_a_table_with_cost():
     assert narrow["labels"] > wide["draws"] == 100
     assert narrow["cost"] == pytest.approx(0.5 * narrow["more"] + 0.1 * (narrow["draws"] - 100))
     assert wide["cost"] == 0.5 * wide["more"]
-    (unknown,) = planning.plan(p, [0.02], planning.UnitCosts(label=None, draw=0.1))
-    assert unknown["cost"] is None
+    assert planning.plan(p, [0.02], planning.UnitCosts(label=None, draw=0.1))[0]["cost"] is None
     (row,) = planning.direct_plan(prepare(example(500, labelled=0.4)), [0.04], planning.UnitCosts(1.0, 0.0))
     assert row["draws"] / row["labels"] == pytest.approx(1 / 0.4, rel=0.15)
     assert row["cost"] == row["more"] > 0
+    for priced in (True, False):
+        cost = planning.UnitCosts(2.0, 0.0) if priced else planning.UnitCosts()
+        plans = pd.DataFrame(planning.plan(p, [0.02], cost))
+        short, enough = (weight_findings.plan_sentence(plans, 0.02, priced, prompts=n) for n in (1, 10**8))
+        assert ("$" in short) == priced
+        assert ("more prompts" in short, "more prompts" in enough) == (True, False)
 
 
-@pytest.mark.parametrize("priced", [True, False])
-def test_costs_are_shown_where_there_are_prices(priced):
-    cost = planning.UnitCosts(2.0, 0.0) if priced else planning.UnitCosts()
-    plans = pd.DataFrame(planning.plan(planning.pilot(prepare(example(100, target_labels=60))), [0.02], cost))
-    short, enough = (weight_findings.plan_sentence(plans, 0.02, priced, prompts=n) for n in (1, 10**8))
-    assert ("$" in short) == priced
-    assert "more prompts" in short
-    assert "more prompts" not in enough
-
-
-@pytest.fixture(scope="module")
-def policies():
+def test_ranking_shows_ties_and_contrasts_cancel_what_policies_share():
     good = example(1000, seed=1, target_labels=150)
     bad = example(1000, seed=3, target_labels=0, sigma=10.0)
     less = {"fresh_judge": np.clip(good.fresh.judge - 0.3, 0, 1), "fresh_label": np.clip(good.fresh.label - 0.25, 0, 1)}
     data = {"good": good, "same": changed(good), "bad": bad, "worse": changed(good, **less)}
-    return {name: context(d) for name, d in data.items()}
-
-
-def test_ranking_shows_ties_and_contrasts_cancel_what_policies_share(policies):
+    policies = {name: context(d) for name, d in data.items()}
     ranked = {r.policy: (r.rank, r.worst_rank) for r in compare.ranking(policies)}
     assert ranked == {"good": (1, 2), "same": (1, 2), "worse": (3, 3)}
-    found = {(c.a, c.b): c for c in compare.contrasts(policies)}
-    assert set(found) == {("good", "same"), ("good", "worse"), ("same", "worse")}
-    alike, gap = found["good", "same"], found["good", "worse"]
-    assert (alike.difference, alike.significant) == (0, False)
-    assert alike.se < 1e-12
+    pairs = {(c.a, c.b): c for c in compare.contrasts(policies)}
+    assert set(pairs) == {("good", "same"), ("good", "worse"), ("same", "worse")}
+    alike, gap = pairs["good", "same"], pairs["good", "worse"]
+    assert (alike.difference, alike.significant, alike.se < 1e-12) == (0, False, True)
     assert gap.significant
     assert gap.low < gap.difference < gap.high
 
@@ -339,8 +330,7 @@ def test_contrast_by_hand(labels):
     """Two samples labelled on the same prompts, all of them or some: the paired t standard error."""
     a = example(100, target_labels=labels)
     b = changed(a, fresh_label=np.clip(a.fresh.label + np.random.default_rng(0).normal(0, 0.1, 100), 0, 1))
-    pa, pb = prepare(a), prepare(b)
-    got = compare.paired((pa, ppi_score(pa, 0.0)), (pb, ppi_score(pb, 0.0)))
+    got = compare.paired(*((p, ppi_score(p, 0.0)) for p in (prepare(a), prepare(b))))
     difference = (a.fresh.label - b.fresh.label)[:labels]
     assert got.value == pytest.approx(difference.mean())
     assert got.se == pytest.approx(difference.std(ddof=1) / np.sqrt(labels), rel=1e-6)
@@ -352,18 +342,21 @@ def test_arrays_from_the_analysis_table():
     logged = logged.assign(judge_deterministic=[0.0, 0.5, 1.0], judge_uncertainty=[0.1, 0.2, np.nan])
     fresh = pd.DataFrame({"policy": ["pi", "pi", "other"], "prompt_id": ["c", "a", "z"], "label": [np.nan, 1, np.nan]})
     fresh = fresh.assign(judge_uncertainty=[0.3, 0.4, 0.9], judge_uncertainty_sd=[0.0, 0.3, 0.1])
-    found = policies_data(logged, fresh, ["p0", "pi"], ["deterministic", "uncertainty"])
-    got, own = found["pi"]["uncertainty"], found["p0"]["deterministic"]
-    np.testing.assert_array_equal(got.logged.log_weight, [-1.0, np.nan, np.nan])
-    np.testing.assert_array_equal(got.fresh.cluster, [2, 0])
-    np.testing.assert_allclose(got.fresh.judge_var, [0.0, 0.09])
-    np.testing.assert_array_equal(got.logged.fold, [prompt_fold(p) for p in "abc"])
-    np.testing.assert_array_equal(got.fresh.fold, [prompt_fold("c"), prompt_fold("a")])
-    np.testing.assert_array_equal(got.fresh.label, [np.nan, 1.0])
-    np.testing.assert_array_equal(own.logged.log_weight, [0.0, np.nan, 0.0])
-    np.testing.assert_array_equal(own.fresh.judge, own.logged.judge)
+    made = policies_data(logged, fresh, ["p0", "pi"], ["deterministic", "uncertainty"])
+    got, own = made["pi"]["uncertainty"], made["p0"]["deterministic"]
     assert own.is_logging
-    assert (own.logged.judge_var == 0).all()
+    for array, expected in (
+        (got.logged.log_weight, [-1.0, np.nan, np.nan]),
+        (got.logged.fold, [prompt_fold(p) for p in "abc"]),
+        (got.fresh.cluster, [2, 0]),
+        (got.fresh.judge_var, [0.0, 0.3**2]),
+        (got.fresh.fold, [prompt_fold("c"), prompt_fold("a")]),
+        (got.fresh.label, [np.nan, 1.0]),
+        (own.logged.log_weight, [0.0, np.nan, 0.0]),
+        (own.fresh.judge, own.logged.judge),
+        (own.logged.judge_var, np.zeros(3)),
+    ):
+        np.testing.assert_array_equal(array, expected)
 
 
 def test_prompt_folds_are_fixed_for_ever():
@@ -373,27 +366,22 @@ def test_prompt_folds_are_fixed_for_ever():
 
 
 def test_no_policy_is_accepted_by_the_judges_scale_alone():
-    rows = [
-        {"policy": policy, "estimator": estimator, "verdict": verdict, "reasons": reasons, "value": 0.5}
-        for policy, estimator, verdict, reasons in [
-            ("a", "naive", CAUTION, ["not_on_oracle_scale"]),
-            ("a", "snips", REFUSE, []),
-            ("a", "direct", CAUTION, ["few_labels", "not_on_oracle_scale"]),
-            ("b", "naive", CAUTION, ["not_on_oracle_scale"]),
-            ("b", "direct", REPORT, []),
-        ]
-    ]
-    sentence = findings.estimates_sentence(rows)
+    table = [("a", "naive", CAUTION, ["not_on_oracle_scale"]), ("a", "snips", REFUSE, [])]
+    table += [("a", "direct", CAUTION, ["few_labels", "not_on_oracle_scale"])]
+    table += [("b", "naive", CAUTION, ["not_on_oracle_scale"]), ("b", "direct", REPORT, [])]
+    columns = ("policy", "estimator", "verdict", "reasons")
+    made = [dict(zip(columns, row, strict=True)) | {"value": 0.5} for row in table]
+    sentence = findings.estimates_sentence(made)
     assert re.findall(r"\d+", sentence) == ["1", "3", "1", "1"]  # accepted of all, refused, on the judge's scale
     assert "for a." in sentence
-    assert "for a." not in findings.estimates_sentence(rows[3:])
+    assert "for a." not in findings.estimates_sentence(made[3:])
 
 
 def judged(**options):
     return context(example(400, **options), policy="target", judge="deterministic")
 
 
-def test_missing_mass_and_transport_are_told_for_what_they_are():
+def test_missing_mass_and_transport_are_called_what_they_are():
     def audit(**options):
         return weight_findings.audit_sentence([judged(**options)], "deterministic")
 
@@ -404,6 +392,6 @@ def test_missing_mass_and_transport_are_told_for_what_they_are():
     assert "%" not in audit(log_weight=np.zeros(400))
     assert "400" not in audit(judge=nothing(400))
     for labels, status in ((200, "own"), (0, "none")):
-        ctx = judged(label=nothing(400), target_labels=labels)
+        ctx = judged(label=None, target_labels=labels)
         assert ctx.transport.status == status
         assert "target" in weight_findings.transport_sentence([ctx], "deterministic")

@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from arena10k.audit import screening
 from arena10k.cli import main
 from arena10k.estimation import logprobs, outliers
-from arena10k.estimation.evaluation import study
-from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT
+from arena10k.estimation.verdicts import REFUSE, REPORT
 from arena10k.run import Run
-from statistics_data import example
 
 WEIGHTED = ("ips", "snips", "psis", "calibrated_ips", "dr_oracle")
 KINDS = {
@@ -76,28 +75,21 @@ def given(home, kind, **columns):
 
 
 def weighted(run):
-    table = run.table()
-    rows = run.study(table).rows
-    judge = run.params.estimation.judge
-    return {
-        r["estimator"]: r for r in rows if (r["policy"], r["judge"]) == ("pi", judge) and r["estimator"] in WEIGHTED
-    }
+    rows, wanted = run.study(run.table()).rows, ("pi", run.params.estimation.judge)
+    return {r["estimator"]: r for r in rows if (r["policy"], r["judge"]) == wanted and r["estimator"] in WEIGHTED}
 
 
-REASONS = [
-    ("means", "logprobs_not_summed"),
-    ("rows of others", "no_agreement"),
-    ("swapped", "likelier_than_p0"),
-]
-
-
-def test_sums_are_reported_by_both_ways_in(home, monkeypatch):
+def test_sums_are_reported_by_both_ways_in_and_means_where_no_lengths_are_told(home, monkeypatch):
     for run in (imported(home, monkeypatch, "sums"), given(home, "sums")):
         assert run.flags == {}
         assert weighted(run)["snips"]["verdict"] == REPORT
+    assert given(home, "means", category="any").flags == {}
 
 
-@pytest.mark.parametrize(("kind", "reason"), REASONS)
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("means", "logprobs_not_summed"), ("rows of others", "no_agreement"), ("swapped", "likelier_than_p0")],
+)
 def test_what_the_whole_set_shows_refuses_all_that_rests_on_weights(home, monkeypatch, kind, reason):
     for run in (imported(home, monkeypatch, kind), given(home, kind)):
         assert reason in run.flags["pi"]
@@ -113,8 +105,6 @@ def test_what_the_whole_set_shows_refuses_all_that_rests_on_weights(home, monkey
 @pytest.mark.parametrize("kind", ["probabilities", "positive"])
 def test_what_is_no_log_prob_gives_no_weight_and_is_named(home, monkeypatch, kind):
     run = imported(home, monkeypatch, kind)
-    from arena10k.audit import screening
-
     flags = screening.scan(run.params, run.store, run.prompts)
     screening.quarantine(run.store, flags)
     assert {flag.code for flag in flags} <= {"positive", "constant"}
@@ -122,11 +112,6 @@ def test_what_is_no_log_prob_gives_no_weight_and_is_named(home, monkeypatch, kin
     assert not np.isfinite(table.log_weights()["pi"]).any()
     assert {row["verdict"] for row in weighted(run).values()} == {REFUSE}
     assert not np.isfinite(given(home, kind).table().log_weights()["pi"]).any()
-
-
-def test_a_table_that_does_not_tell_lengths_is_not_judged_by_them(home):
-    run = given(home, "means", category="any")
-    assert run.flags == {}
 
 
 def test_what_is_wrong_with_the_logging_policys_half_is_wrong_with_every_weight():
@@ -156,18 +141,3 @@ def test_likelier_than_the_author_holds_for_rare_losses_and_noise():
     assert outliers.likelier_p(np.full(500, -np.log(0.999))) > 0.5
     assert min(outliers.likelier_p(rng.normal(0, 0.5, 1000)) for _ in range(200)) > 1e-4
     assert outliers.likelier_p(rng.normal(0.5, 1, 200)) < 1e-6
-
-
-@pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize("value", [0.7, 1.0])
-def test_labels_of_one_number_within_the_scale_are_caution_at_best(own, value):
-    """Of 1,000 logged responses 334 are labelled, or 40 of the target's own; at an end of the scale it may be so."""
-    if own:
-        data = example(1000, target_labels=40)
-        data.fresh.label[~np.isnan(data.fresh.label)] = value
-    else:
-        data = example(1000, target_labels=0, label=np.where(np.arange(1000) % 3, np.nan, value))
-    rows = {r["estimator"]: r for r in study({"target": {"deterministic": data}}).rows}
-    for name in ("ppi_pp",) if own else ("snips", "ips", "dr_cpo"):
-        assert ("constant_labels" in rows[name]["reasons"]) == (value == 0.7)
-        assert value == 1 or rows[name]["verdict"] in (CAUTION, REFUSE)

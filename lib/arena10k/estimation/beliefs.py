@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,18 +18,26 @@ from arena10k.estimation.intervals import (
     label_radii,
     normal,
     score_interval,
+    standard_error,
+    student,
     variance_of,
 )
 from arena10k.estimation.prepare import Prepared
 from arena10k.estimation.score import ESTIMATORS, Score, Term, calibration_variance, judge_variance
 from arena10k.estimation.thresholds import NOISE
 
+#: How far below and above its estimate a value may lie.
+Sides = tuple[float, float]
+#: Labels in a tail of scores that are none to speak of.
+_FEW_IN_TAIL = 3
+#: Methods of intervals by what may be left open under the belief in the judge: limits of labels, or a stated budget.
+BY_LABELS, ASSUMED = "labels_limit_bias", "bias_assumed"
 
-def unseen_label_radii(prep: Prepared, confidence: float) -> tuple[float, float]:
-    """How far below and above its average the weighted label residual E[w (Y - f)] may lie because of an outcome that
-    no labelled row shows: such a one has a chance of at most -log(1 - confidence) / k under P0, k clusters, and at most
-    the weight of the heaviest such share of the logged rows (all of them, labelled or not): the rule of three with
-    weights."""
+
+def unseen_label_radii(prep: Prepared, confidence: float) -> Sides:
+    """Reach of the weighted label residual E[w (Y - f)] because of an outcome that no labelled row shows: such a one
+    has a chance of at most -log(1 - confidence) / k under P0, k clusters, and at most the weight of the heaviest such
+    share of the logged rows (all of them, labelled or not): the rule of three with weights."""
     k, w = prep.logged.clusters(prep.weighted_labels), prep.counted_weight
     if k == 0:
         return 1.0, 1.0
@@ -54,66 +62,42 @@ def success_interval(rows: Rows, confidence: float) -> tuple[float, float] | Non
     return low, 1.0 if hits == k else float(special.betaincinv(hits + 1, k - hits, 1 - tail))
 
 
-def residual_score(prep: Prepared) -> Score:
-    """Mean of Y - f(S') over the labelled draws of the target, f out of fold."""
-    rows, weight = prep.fresh, prep.fresh.label_weight
-    residual = rows.labelled * (rows.label_or_zero - prep.fresh_oof)
-    return Score((Term("fresh", weight * residual, weight, {"f": -weight}),)).by_prompt(prep)
-
-
-#: Labels in a tail of scores that are none to speak of.
-_FEW_IN_TAIL = 3
-
-
-def extrapolation(prep: Prepared, sample: str) -> tuple[float, float]:
-    """How far below and above its estimate the value may lie because labels of `sample`, not at random, hardly reach
-    the ends of the policy's scores or the rows of the smallest chances. Beyond the ends the outcome is between 0 and f
-    below, between f and 1 above; of rows that hardly had a chance it may be either."""
+def extrapolation(prep: Prepared, sample: str) -> Sides:
+    """Reach of the value because labels of `sample`, not at random, hardly reach the ends of the policy's scores or the
+    rows of the smallest chances. Beyond the ends the outcome is between 0 and f below, between f and 1 above; of rows
+    that hardly had a chance it may be either."""
     rows = prep.sample(sample)
     if rows.labelling.at_random:
         return 0.0, 0.0
-    scores = np.sort(rows.judge[rows.labelled > 0])
+    has = rows.labelled > 0
+    scores = np.sort(rows.judge[has])
     few = min(_FEW_IN_TAIL, len(scores)) - 1
     drawn, f = (prep.fresh, prep.fresh_oof) if len(prep.fresh) else (prep.logged, prep.reward_oof)
     below, above = drawn.judge < scores[few], drawn.judge > scores[-1 - few]
-    rarely = _hardly_labelled(rows) if rows.labelling.kind == "declared" else np.zeros(len(rows))
+    rarely, chance = np.zeros(len(rows)), rows.label_propensity
+    if rows.labelling.kind == "declared" and np.isnan(chance).any():
+        # Chances are known of labelled rows only: the share by which these fall short of all rows, beyond chance.
+        error = np.sqrt(((1 - chance[has]) / chance[has] ** 2).sum())
+        rarely += max(0.0, 1 - ((1 / chance[has]).sum() + 2 * error) / len(rows))
+    elif rows.labelling.kind == "declared":
+        # A chance of less than half of that of all but a few labelled rows.
+        rarely += chance < np.sort(chance[has])[few] / 2
     if drawn is rows:
         return float((np.maximum(below, rarely) * f).mean()), float((np.maximum(above, rarely) * (1 - f)).mean())
     low, high = _of_residuals(prep, min(1.0, float((np.exp(np.minimum(prep.log_weight, 700)) * rarely).mean())))
     return float((below * f).mean()) + low, float((above * (1 - f)).mean()) + high
 
 
-def _hardly_labelled(rows: Rows) -> np.ndarray:
-    """1.0 for rows (rows,) whose declared chance of a label is less than half of that of all but a few labelled ones.
-    Where chances are known of labelled rows only, for all alike the share by which they fall short of standing for all
-    rows, beyond chance."""
-    has, chance = rows.labelled > 0, rows.label_propensity
-    if np.isnan(chance).any():
-        stand_for = (1 / chance[has]).sum()
-        error = np.sqrt(((1 - chance[has]) / chance[has] ** 2).sum())
-        return np.full(len(rows), max(0.0, 1 - (stand_for + 2 * error) / len(rows)))
-    labelled = np.sort(chance[has])
-    return np.asarray((chance < labelled[min(_FEW_IN_TAIL, len(labelled)) - 1] / 2).astype(np.float64))
-
-
-def _stretched(interval: Interval, *by: tuple[float, float]) -> Interval:
-    """The interval with all of `by` below and above added."""
-    below, above = (sum(side) for side in zip(*by, strict=True))
-    if below == above == 0:
-        return interval
-    low, high = max(0.0, interval.low - below), min(1.0, interval.high + above)
-    se = interval.se * (high - low) / max(interval.width, 1e-300)
-    return replace(interval, low=low, high=high, se=se, bias=(interval.bias[0] + below, interval.bias[1] + above))
-
-
 def labelled_interval(prep: Prepared, score: Score, confidence: float) -> Interval:
     """Under the belief in labels alone: `score_interval`, or the exact one of 0/1 labels where that is narrower."""
-    interval, exact = score_interval(prep, score, confidence), success_interval(prep.fresh, confidence)
-    interval = _stretched(interval, extrapolation(prep, "fresh"))
-    if exact is None or exact[1] - exact[0] >= interval.width:
-        return interval
-    low, high = max(0.0, min(exact[0], score.value)), min(1.0, max(exact[1], score.value))
-    return Interval(low, high, (exact[1] - exact[0]) / (2 * normal(confidence)), "exact", interval.df)
+    base, exact = score_interval(prep, score, confidence), success_interval(prep.fresh, confidence)
+    below, above = bias = extrapolation(prep, "fresh")
+    low, high = max(0.0, base.low - below), min(1.0, base.high + above)
+    if exact is not None and exact[1] - exact[0] < high - low:
+        low, high = max(0.0, min(exact[0], score.value)), min(1.0, max(exact[1], score.value))
+        return Interval(low, high, (exact[1] - exact[0]) / (2 * normal(confidence)), "exact", base.df)
+    se = base.se * (high - low) / max(base.width, 1e-300) if below + above > 0 else base.se
+    return Interval(low, high, se, base.method, base.df, bias)
 
 
 def _spanning(low: float, high: float, confidence: float, method: str, **more: Any) -> Interval:
@@ -124,22 +108,21 @@ def _spanning(low: float, high: float, confidence: float, method: str, **more: A
 
 
 def _weighted(
-    bounds: tuple[float, float],
-    extra: float,
-    value: float,
-    unseen: tuple[float, float],
-    radii: list[tuple[float, float]],
-    confidence: float,
+    bounds: Sides, extra: float, value: float, radii: list[Sides], left_open: list[Sides], confidence: float
 ) -> Interval:
-    """EL `bounds` widened by the variance `extra` in quadrature, and never inside of `value` with what the log does not
-    show, `unseen` below and above it, and any of `radii`."""
+    """EL `bounds` widened by the variance `extra` in quadrature, and by what is `left_open`, of which the first, what
+    the log does not show, is inside of EL's: there the interval is never inside of `value` with that and any of
+    `radii`."""
     middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
     reach = float(np.hypot(half, normal(confidence) * np.sqrt(extra))) if np.isfinite(extra) else 1.0
     low, high = middle - reach, middle + reach
+    unseen, *more = left_open
     if np.isfinite(value):
         low = min([low, *(value - unseen[0] - down for down, _ in radii)])
         high = max([high, *(value + unseen[1] + up for _, up in radii)])
-    return _spanning(low, high, confidence, EMPIRICAL_LIKELIHOOD, bias=unseen)
+    below, above = (sum(side) for side in zip((0.0, 0.0), *more, strict=True))
+    bias = (unseen[0] + below, unseen[1] + above)
+    return _spanning(low - below, high + above, confidence, EMPIRICAL_LIKELIHOOD, bias=bias)
 
 
 def _unseen_mass(prep: Prepared) -> float:
@@ -164,34 +147,27 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
     if prep.source == "logged":
         reward = prep.reward_oof + _spread_residual(prep)
         radii.append(unseen_label_radii(prep, confidence))
-        radii += _success_radii(prep, confidence)
-    bounds = el_interval(prep.counted_log_weight, reward[prep.counted], confidence, by_cluster=prep.by_cluster)
+        exact = success_interval(prep.logged, confidence)
+        equal = np.abs(prep.counted_log_weight).max(initial=0.0) < NOISE and np.ptp(prep.reward) < NOISE
+        if exact is not None and equal:
+            # The value is the mean label, and empirical likelihood of 0/1 outcomes covers .93 to .95.
+            mean = float(np.nanmean(prep.logged.label))
+            radii.append((mean - exact[0], exact[1] - mean))
+    low, high = el_interval(prep.counted_log_weight, reward[prep.counted], confidence, by_cluster=prep.by_cluster)
     extra, shift = calibration_variance(prep, base) + judge_variance(prep, base), base.shift
     if prep.source == "fresh":
         # The target's own labels trained f: what f leaves out is their residual.
         residual = residual_score(prep)
         radii.append(label_radii(prep, "fresh", confidence))
         extra, shift = extra + variance_of(prep, residual)[0], residual.value
-        bounds = bounds[0] + shift, bounds[1] + shift
+        low, high = low + shift, high + shift
     share, value = _unseen_mass(prep), base.value + shift
-    unseen = share * min(max(value, 0.0), 1.0), share * (1 - min(max(value, 0.0), 1.0))
-    interval = _weighted(bounds, extra, value, unseen, radii, confidence)
-    if prep.source is None:
-        return interval
-    left_open = [extrapolation(prep, prep.source)]
-    left_open += [_unlabelled(prep, confidence) if prep.source == "logged" else _unscored(prep)]
-    return _stretched(interval, *left_open)
-
-
-def _success_radii(prep: Prepared, confidence: float) -> list[tuple[float, float]]:
-    """Those of `success_interval` of the logged labels where the value is their mean: all weights 1, f the same
-    everywhere. There empirical likelihood of 0/1 outcomes covers .93 to .95."""
-    exact = success_interval(prep.logged, confidence)
-    equal = np.abs(prep.counted_log_weight).max(initial=0.0) < NOISE and np.ptp(prep.reward) < NOISE
-    if exact is None or not equal:
-        return []
-    mean = float(np.nanmean(prep.logged.label))
-    return [(mean - exact[0], exact[1] - mean)]
+    inside = min(max(value, 0.0), 1.0)
+    left_open = [(share * inside, share * (1 - inside))]
+    if prep.source is not None:
+        more = _unlabelled(prep, confidence) if prep.source == "logged" else _unscored(prep)
+        left_open += [extrapolation(prep, prep.source), more]
+    return _weighted((low, high), extra, value, radii, left_open, confidence)
 
 
 def _spread_residual(prep: Prepared) -> np.ndarray:
@@ -201,10 +177,9 @@ def _spread_residual(prep: Prepared) -> np.ndarray:
     return has * prep.label_residual / share if share > 0 else np.zeros(len(has))
 
 
-def _unlabelled(prep: Prepared, confidence: float) -> tuple[float, float]:
-    """How far below and above its estimate the value may lie because the mean weight of the labelled logged rows falls
-    short of that of all of them, beyond chance: no label says what that part of the target is worth, though the log
-    shows it."""
+def _unlabelled(prep: Prepared, confidence: float) -> Sides:
+    """Reach of the value because the mean weight of the labelled logged rows falls short of that of all of them, beyond
+    chance: no label says what that part of the target is worth, though the log shows it."""
     has = prep.logged.labelled * prep.counted > 0
     if has.sum() < 2 or not np.isfinite(prep.counted_weight).all():
         return 0.0, 0.0
@@ -215,9 +190,9 @@ def _unlabelled(prep: Prepared, confidence: float) -> tuple[float, float]:
     return _of_residuals(prep, max(0.0, short))
 
 
-def _unscored(prep: Prepared) -> tuple[float, float]:
-    """How far below and above its estimate the value may lie where f on the draws meets f on logged rows, because the
-    judge gave some no score, and need not have failed on both for the same reason."""
+def _unscored(prep: Prepared) -> Sides:
+    """Reach of the value where f on the draws meets f on logged rows, because the judge gave some no score, and need
+    not have failed on both for the same reason."""
     logged, fresh = 1 - prep.logged.scored[prep.counted], 1 - prep.fresh.scored
     if not (logged.any() or fresh.any()):
         return 0.0, 0.0
@@ -226,16 +201,10 @@ def _unscored(prep: Prepared) -> tuple[float, float]:
     return (share * float(np.ptp(f)),) * 2
 
 
-def _residual_ends(prep: Prepared) -> tuple[float, float]:
-    """Between which Y - f(S) lies on any row."""
+def _of_residuals(prep: Prepared, share: float) -> Sides:
+    """Reach of the value because Y - f(S), in [-max f, 1 - min f], is unknown on a share of the target."""
     f = np.concatenate([prep.fresh_oof, prep.reward_oof[prep.weighted]])
-    return -float(f.max()), 1 - float(f.min())
-
-
-def _of_residuals(prep: Prepared, share: float) -> tuple[float, float]:
-    """How far below and above its estimate the value may lie because Y - f(S) is unknown on a share of the target."""
-    low, high = _residual_ends(prep)
-    return -share * low, share * high
+    return share * float(f.max()), share * (1 - float(f.min()))
 
 
 def weighted_residual_limits(prep: Prepared, confidence: float) -> tuple[float, float, float]:
@@ -243,8 +212,9 @@ def weighted_residual_limits(prep: Prepared, confidence: float) -> tuple[float, 
     does not show may be anything within [-max f, 1 - min f]."""
 
     def make(p: Prepared) -> tuple[float, float, float]:
-        residual, ends = _spread_residual(p)[p.counted], _residual_ends(p)
-        low, high = el_interval(p.counted_log_weight, residual, confidence, by_cluster=p.by_cluster, ends=ends)
+        residual, (below, above) = _spread_residual(p)[p.counted], _of_residuals(p, 1.0)
+        w, ends = p.counted_log_weight, (-below, above)
+        low, high = el_interval(w, residual, confidence, by_cluster=p.by_cluster, ends=ends)
         with np.errstate(over="ignore", invalid="ignore"):
             return float(p.by_cluster(p.counted_weight * residual).mean()), low, high
 
@@ -252,23 +222,17 @@ def weighted_residual_limits(prep: Prepared, confidence: float) -> tuple[float, 
 
 
 def el_residual_interval(prep: Prepared, score: Score, confidence: float = 0.95) -> Interval:
-    """Under the belief in weights, the interval of a mean of f(S') plus a weighted label residual (`dr_oracle`).
-
-    EL on the residual; what the fresh draws and the training of f add to its variance in quadrature (with the
-    covariance of prompts that both share).
-    """
+    """Under the belief in weights, the interval of a mean of f(S') plus a weighted label residual (`dr_oracle`): EL on
+    the residual; what the fresh draws and the training of f add to its variance in quadrature (with the covariance of
+    prompts that both share)."""
     _, low, high = weighted_residual_limits(prep, confidence)
     logged, fresh = (Score(tuple(t for t in score.terms if t.sample == name)) for name in ("logged", "fresh"))
     sampling, cal, _ = variance_of(prep, score)
     extra = max(sampling - variance_of(prep, logged)[0], variance_of(prep, fresh)[0]) + cal
-    bounds = low + fresh.value, high + fresh.value
-    unseen = _of_residuals(prep, _unseen_mass(prep))
-    interval = _weighted(bounds, extra, score.value, unseen, [unseen_label_radii(prep, confidence)], confidence)
-    return _stretched(interval, extrapolation(prep, "logged"), _unlabelled(prep, confidence), _unscored(prep))
-
-
-#: Methods of intervals by what may be left open under the belief in the judge: limits of labels, or a stated budget.
-BY_LABELS, ASSUMED = "labels_limit_bias", "bias_assumed"
+    left_open = [_of_residuals(prep, _unseen_mass(prep)), extrapolation(prep, "logged")]
+    left_open += [_unlabelled(prep, confidence), _unscored(prep)]
+    bounds, radii = (low + fresh.value, high + fresh.value), [unseen_label_radii(prep, confidence)]
+    return _weighted(bounds, extra, score.value, radii, left_open, confidence)
 
 
 @dataclass(frozen=True)
@@ -288,13 +252,36 @@ def transported_interval(prep: Prepared, score: Score, reaches: Iterable[Reach],
     narrowest of `reaches` (bias-aware, Armstrong & Kolesar 2018; a limit that is itself uncertain takes half of the
     level)."""
     f = prep.fresh_oof if len(prep.fresh) else prep.reward_oof
-    top, bottom = float(f.max()), float(f.min())
     intervals = []
     for reach in reaches:
         base = score_interval(prep, score, (1 + confidence) / 2 if reach.labels else confidence)
-        below = reach.unseen * top - min(reach.low, 0.0)
-        above = reach.unseen * (1 - bottom) + max(reach.high, 0.0)
-        low, high, bias = base.low - below, base.high + above, (below, above)
-        method = BY_LABELS if reach.labels else ASSUMED
-        intervals.append(_spanning(low, high, confidence, method, df=base.df, bias=bias))
+        below = reach.unseen * float(f.max()) - min(reach.low, 0.0)
+        above = reach.unseen * (1 - float(f.min())) + max(reach.high, 0.0)
+        low, high, method = base.low - below, base.high + above, BY_LABELS if reach.labels else ASSUMED
+        intervals.append(_spanning(low, high, confidence, method, df=base.df, bias=(below, above)))
     return min(intervals, key=lambda i: i.width)
+
+
+def residual_score(prep: Prepared) -> Score:
+    """Mean of Y - f(S') over the labelled draws of the target, f out of fold."""
+    rows, weight = prep.fresh, prep.fresh.label_weight
+    residual = rows.labelled * (rows.label_or_zero - prep.fresh_oof)
+    return Score((Term("fresh", weight * residual, weight, {"f": -weight}),)).by_prompt(prep)
+
+
+def residual_limits(prep: Prepared, confidence: float) -> tuple[float, float, float]:
+    """Mean of Y - f(S') over the target's labelled draws, and its limits: clustered jackknife with what training f
+    adds, t quantile, never narrower than a bounded mean."""
+    score = residual_score(prep)
+    se, df = standard_error(prep, score)
+    half = student(confidence, df) * se
+    (down, up), (below, above) = label_radii(prep, "fresh", confidence), extrapolation(prep, "fresh")
+    return score.value, score.value - max(half, down) - below, score.value + max(half, up) + above
+
+
+def label_clusters(prep: Prepared) -> int:
+    """How many independent labels the target's draws have; where their chances differ, Kish's size of them."""
+    has = prep.fresh.labelled > 0
+    n = prep.fresh.clusters(has)
+    weight = prep.fresh.label_weight[has]
+    return n if prep.fresh.labelling.at_random else min(n, int(weight.sum() ** 2 / (weight @ weight)))

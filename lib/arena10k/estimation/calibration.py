@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from arena10k.estimation.data import Rows
 
 MIN_LABELS = 10
+#: Distinct scores (L,) of all samples, and by sample the index of each row's score.
+Levels = tuple[np.ndarray, dict[str, np.ndarray]]
 
 
 def level_codes(*scores: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -29,12 +31,7 @@ def level_codes(*scores: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     order = np.argsort(levels)
     rank = np.empty(len(levels), dtype=np.intp)
     rank[order] = np.arange(len(levels))
-    cuts = np.cumsum([len(s) for s in scores])[:-1]
-    return levels[order], np.split(rank[codes], cuts)
-
-
-#: Distinct scores (L,) of all samples, and by sample the index of each row's score.
-Levels = tuple[np.ndarray, dict[str, np.ndarray]]
+    return levels[order], np.split(rank[codes], np.cumsum([len(s) for s in scores])[:-1])
 
 
 def levels_of(samples: Mapping[str, Rows]) -> Levels:
@@ -58,11 +55,9 @@ def pava(levels: np.ndarray, total: np.ndarray, count: np.ndarray, increasing: b
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A calibration of `samples` ("logged", "fresh").
-
-    `values[k]` (K+1, P) is trained without fold k, the last row on all labels, at P places; `code[sample]` the place of
-    each row; `predict(sample, scores)` the last one where the rows of a sample have other scores.
-    """
+    """A calibration of `samples` ("logged", "fresh"). `values[k]` (K+1, P) is trained without fold k, the last row on
+    all labels, at P places; `code[sample]` the place of each row; `predict(sample, scores)` the last one where the rows
+    of a sample have other scores."""
 
     samples: Mapping[str, Rows]
     values: np.ndarray
@@ -87,8 +82,7 @@ class Fit:
 
     def fold_sums(self, sample: str, slope: np.ndarray) -> np.ndarray:
         """sum_i slope_i f^(-k)(S_i) for every fold k: shape (K,)."""
-        by_place = np.bincount(self.code[sample], weights=slope, minlength=self.values.shape[1])
-        return self.values[:-1] @ by_place
+        return self.values[:-1] @ np.bincount(self.code[sample], weights=slope, minlength=self.values.shape[1])
 
     def noise_variance(self, sample: str) -> np.ndarray:
         """Variance of f(S) that the variance of S causes: ((f(S + sd) - f(S - sd)) / 2)^2."""
@@ -116,14 +110,8 @@ def _n_folds(samples: Mapping[str, Rows]) -> int:
 def fit_levels(
     samples: Mapping[str, Rows], source: str, weights: np.ndarray | None = None, levels: Levels | None = None
 ) -> LevelFit:
-    """Cross-fitted isotonic calibration of rows without a missing score.
-
-    Parameters
-    ----------
-    source : the sample whose labels train f.
-    weights : non-negative weights of its rows (rows,); one when None.
-    levels : `levels_of(samples)` where it is at hand.
-    """
+    """Cross-fitted isotonic calibration of rows without a missing score. `source` is the sample whose labels train f,
+    `weights` non-negative ones of its rows (one when None), `levels` `levels_of(samples)` where it is at hand."""
     levels = levels_of(samples) if levels is None else levels
     n_levels, n_folds, own = len(levels[0]), _n_folds(samples), samples[source]
     rows = np.flatnonzero(own.labelled)
@@ -143,43 +131,31 @@ def identity_fit(samples: Mapping[str, Rows]) -> LevelFit:
     return _level_fit(samples, np.tile(levels[0], (_n_folds(samples) + 1, 1)), levels)
 
 
-def _basis(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
-    inside = np.clip(x, knots[0], knots[-1])
-    padded = np.concatenate([[knots[0]] * 3, knots, [knots[-1]] * 3])
-    return np.asarray(BSpline.design_matrix(inside, padded, 3).toarray())
-
-
-def _knots(x: np.ndarray) -> np.ndarray:
+def _splines(x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Cubic splines with knots at the quartiles of `x`, constant beyond its ends."""
     knots = np.unique(np.quantile(x, [0, 0.25, 0.5, 0.75, 1]))
-    return knots if len(knots) > 1 else np.array([knots[0], knots[0] + 1.0])
-
-
-#: Weight of the ridge of the two-stage index.
-_RIDGE = 1.0
+    knots = knots if len(knots) > 1 else np.array([knots[0], knots[0] + 1.0])
+    padded = np.concatenate([[knots[0]] * 3, knots, [knots[-1]] * 3])
+    return lambda at: np.asarray(BSpline.design_matrix(np.clip(at, knots[0], knots[-1]), padded, 3).toarray())
 
 
 def _two_stage(s: np.ndarray, x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Ridge on cubic splines of score and covariate gives an index; isotonic regression maps the index to labels."""
-    ks, kx = _knots(s), _knots(x)
+    of_score, of_covariate = _splines(s), _splines(x)
 
     def design(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.hstack([_basis(a, ks), _basis(b, kx)])
+        return np.hstack([of_score(a), of_covariate(b)])
 
     d = design(s, x)
-    coef = np.linalg.solve(d.T @ d + _RIDGE * np.eye(d.shape[1]), d.T @ (y - y.mean()))
+    coef = np.linalg.solve(d.T @ d + np.eye(d.shape[1]), d.T @ (y - y.mean()))
     index, where = np.unique(d @ coef, return_inverse=True)
     fit = pava(index, np.bincount(where, weights=y), np.bincount(where).astype(float))
     return lambda a, b: np.interp(design(a, b) @ coef, index, fit)
 
 
 def fit_two_stage(samples: Mapping[str, Rows], source: str) -> Fit:
-    """Cross-fitted two-stage calibration f(S, length): spline index, then isotonic. Lengths enter as log(1 + length).
-
-    Raises
-    ------
-    ValueError
-        A length is missing: it is never guessed.
-    """
+    """Cross-fitted two-stage calibration f(S, length): spline index, then isotonic. Lengths enter as log(1 + length);
+    ValueError where one is missing: it is never guessed."""
     x = {name: np.log1p(rows.length) for name, rows in samples.items()}
     if any(np.isnan(v).any() for v in x.values()):
         raise ValueError("two-stage calibration needs the response length of every row")
@@ -208,7 +184,7 @@ CALIBRATIONS: dict[str, Calibration | None] = {"none": None, "isotonic": fit_lev
 
 
 def adder(registry: dict[str, Any], name: str, kind: str) -> Callable[[Any], Any]:
-    """A decorator that adds a function to a registry. Raises ValueError for a name that is taken."""
+    """A decorator that adds a function to a registry. ValueError for a name that is taken."""
 
     def add(function: Any) -> Any:
         if name in registry:

@@ -1,8 +1,9 @@
-"""The frames that `evaluate` takes, checked, as the arrays of every policy."""
+"""The frames that `evaluate` takes, checked, as the arrays of every policy. Whatever is wrong is a DataError that names
+frame, column and row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 NEVER = 1e-300
 #: The judge mode of data that has one alone.
 MODE = "judge"
+#: The most a number may be that is a log-prob but for rounding.
+_ROUNDED_UP = 1e-4
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class Column:
 
     key: str
     name: str | None
-    low: float
-    high: float
+    low: float = 0.0
+    high: float = 1.0
 
     def of(self, which: str, frame: pd.DataFrame) -> np.ndarray:
         """The values on [0, 1], checked."""
@@ -37,99 +40,18 @@ class Column:
             low, high = 0.0, float("inf")
         elif self.key != "label_propensity":
             hint = f"; declare the scale, {self.key}_scale=(low, high)"
-        outside = np.flatnonzero((values < low) | (values > high))
-        if len(outside):
-            raise DataError(
-                f"{which}: column {self.name!r}, row {outside[0]}: {values[outside[0]]:g} is outside of {low:g} to "
-                f"{high:g} ({len(outside)} of {len(values)} rows){hint}"
-            )
+        outside = (values < low) | (values > high)
+        _refuse(f"{which}: column {self.name!r}", outside, values, f"{{:g}} is outside of {low:g} to {high:g}", hint)
         size = self.high - self.low
         return np.asarray(np.sqrt(values) / size if self.key == "judge_variance" else (values - self.low) / size)
 
 
-def table(
-    which: str, frame: pd.DataFrame, columns: Iterable[Column], cluster: str | None, logging_policy: str
-) -> pd.DataFrame:
-    """One frame in the columns of the analysis table (see `policies_data`), checked."""
-    import pandas as pd
-
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise DataError(f"{which}: there are several columns {twice[0]!r}: keep one")
-    logps = [c for c in map(str, frame.columns) if c.startswith("logp_")] if which == "logged" else []
-    base = [f"logp_{logging_policy}"] if set(logps) - {f"logp_{logging_policy}"} else []
-    for column in ("prompt_id", *["policy"] * (which == "fresh"), *[cluster] * bool(cluster), *base):
-        if column not in frame:
-            raise DataError(f"{which}: no column {column!r}; there are: {', '.join(map(str, frame.columns))}")
-    names = {"judge": f"judge_{MODE}", "judge_variance": f"judge_{MODE}_sd"}
-    made = {"prompt_id": _names(which, frame, "prompt_id")}
-    made |= {names.get(c.key, c.key): c.of(which, frame) for c in columns if c.name}
-    if cluster:
-        made["cluster"] = _names(which, frame, cluster)
-    _check_chances(which, made)
-    if which == "fresh":
-        return pd.DataFrame(made | {"policy": _names(which, frame, "policy")})
-    for column in logps:
-        made[column] = _numbers(which, frame, column)
-        above = np.flatnonzero(made[column] > 1e-4)
-        if len(above):
-            raise DataError(
-                f"logged: column {column!r}, row {above[0]}: {made[column][above[0]]:g} is no log-prob, which is at "
-                f"most 0 ({len(above)} of {len(frame)} rows); log-probs are natural logarithms, summed over a response"
-            )
-    made["response_chars"] = _lengths(frame)
-    weights = [c for c in map(str, frame.columns) if c.startswith("log_weight_")]
-    for column, other in [(c, f"logp_{c.removeprefix('log_weight_')}") for c in weights]:
-        if other in logps or other in ("logp_", f"logp_{logging_policy}"):
-            why = f"{other!r} says it too" if other in logps else "that is no target"
-            raise DataError(f"logged: column {column!r}: {why}; leave it out")
-    made |= {column: _numbers(which, frame, column) for column in weights}
-    return pd.DataFrame(made | {f"log_weight_{logging_policy}": 0.0})
-
-
-def _lengths(frame: pd.DataFrame) -> np.ndarray:
-    """Characters of the responses, NaN where neither they nor their texts are there."""
-    if "response_chars" not in frame and "response" in frame:
-        return np.asarray(frame["response"].astype("string").str.len().to_numpy(dtype=np.float64, na_value=np.nan))
-    return _numbers("logged", frame, "response_chars")
-
-
-def _names(which: str, frame: pd.DataFrame, column: str) -> pd.Series[str]:
-    """A column of names as text, whole numbers alike however they are stored; none may be missing."""
-    values = frame[column]
-    missing = np.flatnonzero(values.isna())
-    if len(missing):
-        raise DataError(
-            f"{which}: column {column!r}, row {missing[0]}: missing ({len(missing)} of {len(values)} rows); name it or "
-            "leave the row out"
-        )
-    if values.dtype.kind == "f" and (values % 1 == 0).all():
-        values = values.astype(np.int64)
-    return values.astype(str)
-
-
-def _check_chances(which: str, made: dict[str, Any]) -> None:
-    """Labelled rows have a chance above 0; that of the others may be missing, or 0, which is made `NEVER`."""
-    chance, has = made.get("label_propensity"), ~np.isnan(made["label"])
-    if chance is None:
-        return
-    made["label_propensity"] = np.where(~has & (chance == 0), NEVER, chance)
-    bad = np.flatnonzero(has & ~(chance > 0))
-    if len(bad) and not np.isnan(chance).all():
-        raise DataError(
-            f"{which}: label_propensity, row {bad[0]}: a row with a label has a chance above 0, not {chance[bad[0]]:g} "
-            f"({len(bad)} of {int(has.sum())} labelled rows)"
-        )
-
-
-def _numbers(which: str, frame: pd.DataFrame, column: str) -> np.ndarray:
-    if frame[column].dtype.kind == "c" if column in frame else False:
-        raise DataError(f"{which}: column {column!r} holds complex numbers: give real ones")
-    try:
-        return numbers(frame, column)
-    except (TypeError, ValueError):
-        row = next(i for i, v in enumerate(frame[column]) if not _is_number(v))
-        raise DataError(f"{which}: column {column!r}, row {row}: {frame[column][row]!r} is no number") from None
+def _refuse(where: str, bad: np.ndarray, values: Any, problem: str, advice: str = "") -> None:
+    """DataError for the first of the `bad` rows (a mask), if there is one: what is the `problem` with its value."""
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        what = problem.format(values[rows[0]])
+        raise DataError(f"{where}, row {rows[0]}: {what} ({len(rows)} of {len(bad)} rows){advice}")
 
 
 def _is_number(value: Any) -> bool:
@@ -140,29 +62,99 @@ def _is_number(value: Any) -> bool:
     return True
 
 
-def check_named(
-    given: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame], columns: Iterable[Column]
-) -> None:
-    """Every column that was named is in a frame. Without any judge's scores labels and weights speak alone: a score
-    that is the same everywhere says nothing."""
+def _numbers(which: str, frame: pd.DataFrame, column: str) -> np.ndarray:
+    if column in frame and frame[column].dtype.kind == "c":
+        raise DataError(f"{which}: column {column!r} holds complex numbers: give real ones")
+    try:
+        return numbers(frame, column)
+    except (TypeError, ValueError):
+        row = next(i for i, v in enumerate(frame[column]) if not _is_number(v))
+        raise DataError(f"{which}: column {column!r}, row {row}: {frame[column][row]!r} is no number") from None
+
+
+def _names(which: str, frame: pd.DataFrame, column: str) -> pd.Series[str]:
+    """A column of names as text, whole numbers alike however they are stored; none may be missing."""
+    values = frame[column]
+    _refuse(
+        f"{which}: column {column!r}", values.isna().to_numpy(), values, "missing", "; name it or leave the row out"
+    )
+    if values.dtype.kind == "f" and (values % 1 == 0).all():
+        values = values.astype(np.int64)
+    return values.astype(str)
+
+
+def _table(
+    which: str, frame: pd.DataFrame, columns: list[Column], cluster: str | None, logging_policy: str
+) -> pd.DataFrame:
+    """One frame in the columns of the analysis table (see `policies_data`), checked."""
+    import pandas as pd
+
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"{which}: there are several columns {twice[0]!r}: keep one")
+    given = [str(c) for c in frame.columns]
+    logps = [c for c in given if c.startswith("logp_")] if which == "logged" else []
+    base = [f"logp_{logging_policy}"] if set(logps) - {f"logp_{logging_policy}"} else []
+    for column in ("prompt_id", *["policy"] * (which == "fresh"), *[cluster] * bool(cluster), *base):
+        if column not in frame:
+            raise DataError(f"{which}: no column {column!r}; there are: {', '.join(given)}")
+    names = {"judge": f"judge_{MODE}", "judge_variance": f"judge_{MODE}_sd"}
+    made: dict[str, Any] = {"prompt_id": _names(which, frame, "prompt_id")}
+    made |= {names.get(c.key, c.key): c.of(which, frame) for c in columns if c.name}
+    if cluster:
+        made["cluster"] = _names(which, frame, cluster)
+    chance, has = made.get("label_propensity"), ~np.isnan(made["label"])
+    if chance is not None:
+        made["label_propensity"] = np.where(~has & (chance == 0), NEVER, chance)
+        if not np.isnan(chance).all():
+            problem = "a row with a label has a chance above 0, not {:g}"
+            _refuse(f"{which}: label_propensity", has & ~(chance > 0), chance, problem)
+    if which == "fresh":
+        return pd.DataFrame(made | {"policy": _names(which, frame, "policy")})
+    for column in logps:
+        made[column] = _numbers(which, frame, column)
+        _refuse(
+            f"logged: column {column!r}",
+            made[column] > _ROUNDED_UP,
+            made[column],
+            "{:g} is no log-prob, which is at most 0",
+            "; log-probs are natural logarithms, summed over a response",
+        )
+    if "response_chars" in frame or "response" not in frame:
+        made["response_chars"] = _numbers("logged", frame, "response_chars")
+    else:
+        texts = frame["response"].astype("string").str.len()
+        made["response_chars"] = np.asarray(texts.to_numpy(dtype=np.float64, na_value=np.nan))
+    for column in (c for c in given if c.startswith("log_weight_")):
+        other = f"logp_{column.removeprefix('log_weight_')}"
+        if other in logps or other in ("logp_", f"logp_{logging_policy}"):
+            why = f"{other!r} says it too" if other in logps else "that is no target"
+            raise DataError(f"logged: column {column!r}: {why}; leave it out")
+        made[column] = _numbers(which, frame, column)
+    return pd.DataFrame(made | {f"log_weight_{logging_policy}": 0.0})
+
+
+def tables_of(
+    frames: Mapping[str, pd.DataFrame], columns: list[Column], cluster: str | None, logging_policy: str
+) -> dict[str, pd.DataFrame]:
+    """The frames by name as tables; every column that was named is in one of them. Without any judge's scores labels
+    and weights speak alone: a score that is the same everywhere says nothing."""
+    tables = {
+        name: _table(name, frame.reset_index(drop=True), columns, cluster, logging_policy)
+        for name, frame in frames.items()
+    }
     for column in columns:
-        if column.name is None or any(column.name in frame for frame in given.values()):
+        if column.name is None or any(column.name in frame for frame in frames.values()):
             continue
         if column.name != column.key:
-            raise DataError(f"{column.key}: there is no column {column.name!r} in {' or '.join(given)}")
+            raise DataError(f"{column.key}: there is no column {column.name!r} in {' or '.join(frames)}")
         if column.key == "judge":
-            for table in tables.values():
-                table[f"judge_{MODE}"] = 0.5
+            tables = {name: table.assign(**{f"judge_{MODE}": 0.5}) for name, table in tables.items()}
+    return tables
 
 
 def check_arguments(given: Mapping[str, Any], logging_policy: str, **numbers: Any) -> None:
-    """What is no column: frames, names and scales.
-
-    Raises
-    ------
-    DataError
-        For the first that is wrong, by its name.
-    """
+    """What is no column: frames, names and scales."""
     import pandas as pd
 
     for name, frame in given.items():
@@ -177,16 +169,13 @@ def check_arguments(given: Mapping[str, Any], logging_policy: str, **numbers: An
         if np.shape(ends) != (2,) or not ends[0] < ends[1]:
             raise DataError(f"{name}: {numbers[name]!r} is no pair (low, high) of numbers with low < high")
     size = np.diff(_finite(numbers["label_scale"]))[0]
-    limits = {"confidence": (0.0, 1.0, False), "width": (0.0, size, True), "judge_shift": (0.0, size, True)}
-    for name, (low, high, ends_allowed) in limits.items():
-        value = numbers[name]
-        if value is None:
+    for name, most, end in (("confidence", 1.0, False), ("width", size, True), ("judge_shift", size, True)):
+        number = _finite(numbers[name])
+        inside = number.shape == () and (0 < number < most or (end and number == most))
+        if numbers[name] is None or inside or (name == "judge_shift" and number.shape == () and number == 0):
             continue
-        number = _finite(value)
-        inside = number.shape == () and (low < number < high or (ends_allowed and number == high))
-        if not inside and not (name == "judge_shift" and number.shape == () and number == 0):
-            most = f"{'up to' if ends_allowed else 'below'} {high:g}"
-            raise DataError(f"{name}: {value!r} is no number above {low:g} and {most}")
+        limit = f"{'up to' if end else 'below'} {most:g}"
+        raise DataError(f"{name}: {numbers[name]!r} is no number above 0 and {limit}")
 
 
 def _finite(value: Any) -> np.ndarray:

@@ -11,12 +11,18 @@ from typing import Any
 import numpy as np
 
 from arena10k.estimation import ESTIMATORS
+from arena10k.estimation.beliefs import Sides
 from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.headline import belief_of, headline
 from arena10k.estimation.intervals import bounded_mean_radii, label_term, normal, student
 from arena10k.estimation.prepare import Prepared
 from arena10k.estimation.score import Score, calibration_folds, deviations, fold_variance, judge_variance
 from arena10k.estimation.verdicts import interval_of, own_estimate
+
+#: A score with what it was made from.
+Scored = tuple[Prepared, Score]
+#: A policy and its row of estimates.json.
+Estimated = tuple[PolicyContext, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -75,17 +81,14 @@ class Difference:
     down: float
     up: float
     df: float
-    guard: Callable[[float], tuple[float, float]] | None = None
-    bias: tuple[float, float] = (0.0, 0.0)
+    guard: Callable[[float], Sides] | None = None
+    bias: Sides = (0.0, 0.0)
 
-    def reach(self, level: float) -> tuple[float, float]:
+    def reach(self, level: float) -> Sides:
         """How far below and above the value the interval reaches at confidence `level`."""
         t = student(level, self.df)
-        down, up = t * self.down, t * self.up
-        if self.guard is not None:
-            low, high = self.guard(level)
-            down, up = max(down, low), max(up, high)
-        return self.bias[0] + down, self.bias[1] + up
+        low, high = self.guard(level) if self.guard is not None else (0.0, 0.0)
+        return self.bias[0] + max(t * self.down, low), self.bias[1] + max(t * self.up, high)
 
     def p_value(self) -> float:
         """The level at which the interval just holds 0, by bisection of its monotone reach."""
@@ -97,14 +100,6 @@ class Difference:
             middle = (low + high) / 2
             low, high = (middle, high) if self.reach(1 - middle)[side] > size else (low, middle)
         return high
-
-
-#: A score with what it was made from.
-Scored = tuple[Prepared, Score]
-#: A policy and its row of estimates.json.
-Estimated = tuple[PolicyContext, Mapping[str, Any]]
-#: Below and above a value.
-Sides = tuple[float, float]
 
 
 def _aligned(*arrays: np.ndarray) -> list[np.ndarray]:
@@ -130,7 +125,7 @@ def paired(a: Scored, b: Scored) -> Difference:
     return Difference(value, se, se, se, groups - 1, _label_guard(a, b))
 
 
-def _label_guard(a: Scored, b: Scored) -> Callable[[float], tuple[float, float]]:
+def _label_guard(a: Scored, b: Scored) -> Callable[[float], Sides]:
     """By level the radii that no difference of label means may undercut: a bounded mean of differences over the prompts
     that both policies have labelled, or, where they share few, of both policies in quadrature."""
     (f_a, *of_a), (f_b, *of_b) = _cluster_residuals(*a), _cluster_residuals(*b)
@@ -139,7 +134,7 @@ def _label_guard(a: Scored, b: Scored) -> Callable[[float], tuple[float, float]]
     if 2 * both.sum() >= min(has_a.sum(), has_b.sum()):
         return lambda level: bounded_mean_radii(mean_a[both] - mean_b[both], -1 - f_a + f_b, 1 - f_a + f_b, level)
 
-    def apart(level: float) -> tuple[float, float]:
+    def apart(level: float) -> Sides:
         down_a, up_a = bounded_mean_radii(mean_a[has_a], -f_a, 1 - f_a, level)
         down_b, up_b = bounded_mean_radii(mean_b[has_b], -f_b, 1 - f_b, level)
         return float(np.hypot(down_a, up_b)), float(np.hypot(up_a, down_b))
@@ -164,24 +159,6 @@ def _scored(ctx: PolicyContext, row: Mapping[str, Any]) -> Scored:
     return ctx.prep, ctx.prep.once(row["estimator"], ESTIMATORS[row["estimator"]].score)
 
 
-def _by_intervals(a: Estimated, b: Estimated) -> Difference:
-    """From the intervals of both: what their beliefs leave open added up, for it may be off in opposite directions, and
-    only what is chance in quadrature (MOVER, Zou & Donner 2008). What they share makes it wider than need be; a
-    negative correlation of their deviations is counted."""
-    (ctx_a, row_a), (_, row_b) = a, b
-    dev_a, dev_b = _aligned(*(deviations(*_scored(*one))[0] for one in (a, b)))
-    norm = float(np.sqrt((dev_a @ dev_a) * (dev_b @ dev_b)))
-    correlation = min(0.0, float(dev_a @ dev_b) / norm) if norm > 0 and np.isfinite(norm) else 0.0
-    z = normal(ctx_a.analysis.confidence)
-
-    def reach(first: float, second: float) -> float:
-        return float(np.sqrt(first**2 + second**2 - 2 * correlation * first * second)) / z
-
-    (_, chance_a), (_, chance_b) = _parts(*a), _parts(*b)
-    down, up = reach(chance_a[0], chance_b[1]), reach(chance_a[1], chance_b[0])
-    return Difference(row_a["value"] - row_b["value"], max(down, up), down, up, float("inf"), bias=_left_open(a, b))
-
-
 def _parts(ctx: PolicyContext, row: Mapping[str, Any]) -> tuple[Sides, Sides]:
     """How much of a row's reach below and above its value is bias, and how much is chance; once for all pairs."""
 
@@ -200,6 +177,24 @@ def _left_open(a: Estimated, b: Estimated) -> Sides:
     return bias_a[0] + bias_b[1], bias_a[1] + bias_b[0]
 
 
+def _by_intervals(a: Estimated, b: Estimated) -> Difference:
+    """From the intervals of both: what their beliefs leave open added up, for it may be off in opposite directions, and
+    only what is chance in quadrature (MOVER, Zou & Donner 2008). What they share makes it wider than need be; a
+    negative correlation of their deviations is counted."""
+    dev_a, dev_b = _aligned(*(deviations(*_scored(*one))[0] for one in (a, b)))
+    norm = float(np.sqrt((dev_a @ dev_a) * (dev_b @ dev_b)))
+    correlation = min(0.0, float(dev_a @ dev_b) / norm) if norm > 0 and np.isfinite(norm) else 0.0
+    z = normal(a[0].analysis.confidence)
+
+    def reach(first: float, second: float) -> float:
+        return float(np.sqrt(first**2 + second**2 - 2 * correlation * first * second)) / z
+
+    (_, chance_a), (_, chance_b) = _parts(*a), _parts(*b)
+    down, up = reach(chance_a[0], chance_b[1]), reach(chance_a[1], chance_b[0])
+    value = a[1]["value"] - b[1]["value"]
+    return Difference(value, max(down, up), down, up, float("inf"), bias=_left_open(a, b))
+
+
 def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> Difference | None:
     """The difference of two policies: of their headlines, or of the estimates that labels alone give both where that
     is known more exactly; None where one of them has no headline."""
@@ -216,22 +211,18 @@ def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> Difference | None:
 
 def contrasts(contexts: Mapping[str, PolicyContext]) -> list[Contrast]:
     """Every pair of policies with a headline; family-wise error at most 1 - confidence (Holm 1979)."""
-    pairs = {(a, b): contrast(contexts[a], contexts[b]) for a, b in combinations(contexts, 2)}
-    p_values = {pair: d.p_value() for pair, d in pairs.items() if d is not None}
-    levels, rejecting = {}, True
+    differences = {(a, b): contrast(contexts[a], contexts[b]) for a, b in combinations(contexts, 2)}
+    pairs = {pair: (d, d.p_value()) for pair, d in differences.items() if d is not None}
+    found, rejecting, level = {}, True, 0.0
     alpha = 1 - min((ctx.analysis.confidence for ctx in contexts.values()), default=1.0)
-    for place, pair in enumerate(sorted(p_values, key=p_values.__getitem__)):
+    for place, (pair, (d, p)) in enumerate(sorted(pairs.items(), key=lambda item: item[1][1])):
         if rejecting:
-            level = alpha / (len(p_values) - place)
-            rejecting = p_values[pair] < level
-        levels[pair] = level
-    return [_as_contrast(*pair, d, p_values[pair], 1 - levels[pair]) for pair, d in pairs.items() if d is not None]
-
-
-def _as_contrast(a: str, b: str, d: Difference, p: float, level: float) -> Contrast:
-    down, up = d.reach(level)
-    low, high = max(d.value - down, -1.0), min(d.value + up, 1.0)
-    return Contrast(a, b, d.value, d.se, low, high, low > 0 or high < 0, p)
+            level = alpha / (len(pairs) - place)
+            rejecting = p < level
+        down, up = d.reach(1 - level)
+        low, high = max(d.value - down, -1.0), min(d.value + up, 1.0)
+        found[pair] = Contrast(*pair, d.value, d.se, low, high, low > 0 or high < 0, p)
+    return [found[pair] for pair in pairs]
 
 
 def ranking(contexts: Mapping[str, PolicyContext], pairs: list[Contrast] | None = None) -> list[Ranked]:

@@ -11,13 +11,13 @@ import numpy as np
 
 from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimation import diagnostics, planning
-from arena10k.estimation.beliefs import el_score_interval
+from arena10k.estimation.beliefs import el_score_interval, label_clusters, residual_limits, weighted_residual_limits
+from arena10k.estimation.calibration import pava
 from arena10k.estimation.data import PolicyData
 from arena10k.estimation.intervals import Interval, missing_mass_interval
 from arena10k.estimation.pareto import WeightAudit, audit_weights
 from arena10k.estimation.prepare import Prepared, prepare
-from arena10k.estimation.thresholds import AMPLE_ESS, NO_TAIL_SHARE, WRONG
-from arena10k.estimation.transport import Transport, effective_labels, transport
+from arena10k.estimation.thresholds import MIN_LABELS, WRONG
 
 #: Facts about a policy that its arrays do not show, by which its weights are of another distribution than its draws.
 WRONG_WEIGHTS = ("temperature_mismatch", "sampler_mismatch", "logprobs_not_summed", "no_agreement", "likelier_than_p0")
@@ -25,6 +25,68 @@ WRONG_WEIGHTS = ("temperature_mismatch", "sampler_mismatch", "logprobs_not_summe
 DOUBTFUL_WEIGHTS = ("no_length_relation", "logprobs_may_be_means")
 #: Fact: log-probs were asked for, so that a policy without any has failed ones.
 LOGPROBS_ASKED = "logprobs_asked"
+
+
+@dataclass(frozen=True)
+class Transport:
+    """Does f hold under the target? Mean of Y - f(S) there, with its interval.
+
+    `evidence`: "target_labels" (labels on the target's own draws), "weights" (labelled logged rows, re-weighted), or
+    "none". `status`: "failed" (0 outside beyond chance, level `WRONG`), "passed" (the interval within the margin),
+    "weak" (beyond it), "own" (f was trained on the target's labels), "none". No verdict takes "passed" for a proof.
+    `n_labels` counts clusters with a label on the target's draws.
+    """
+
+    status: str
+    n_labels: int
+    evidence: str = "none"
+    residual: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+
+
+def transport(prep: Prepared, margin: float, confidence: float = 0.95, weights_hold: bool = True) -> Transport:
+    """Transport test: from the target's labels where there are enough, else from weights that are not called wrong
+    (`weights_hold`), else none."""
+    n = label_clusters(prep)
+    if prep.source is None:
+        return Transport("none", n)
+    # Of labels not at random f carries the choice, so that its residual has to be looked at.
+    own = (prep.is_logging or prep.source == "fresh") and prep.sample(prep.source).labelling.at_random
+    if n >= MIN_LABELS:
+        evidence, limits = "target_labels", residual_limits
+    elif prep.source == "logged" and weights_hold and len(prep.fresh) and prep.n_weighted and not own:
+        evidence, limits = "weights", weighted_residual_limits
+    else:
+        return Transport("own" if own else "none", n)
+    residual, low, high = limits(prep, confidence)
+    _, strict_low, strict_high = limits(prep, 1 - WRONG)
+    status = "failed" if strict_low > 0 or strict_high < 0 else "passed" if max(-low, high) <= margin else "weak"
+    return Transport("own" if own else status, n, evidence, residual, low, high)
+
+
+def effective_labels(prep: Prepared) -> float:
+    """How many of the labels that trained f speak where the target's draws score; NaN where f was not trained on logged
+    labels or nothing was drawn.
+
+    1 / sum_b p_b^2 / n_b over the blocks b of the isotonic fit (scores that share one fitted value), with p_b the share
+    of the target's draws and n_b the number of labels in b: the effective sample size (Kish 1965) of labels re-weighted
+    to the target's scores. About all of them where the target scores as the logging policy does; a handful where f is
+    extrapolated, however many there are elsewhere.
+    """
+    if prep.source != "logged" or not len(prep.fresh):
+        return float("nan")
+    levels, code = prep.levels
+    count = np.bincount(code["logged"], weights=prep.logged.labelled, minlength=len(levels))
+    total = np.bincount(code["logged"], weights=prep.logged.label_or_zero, minlength=len(levels))
+    seen = count > 0
+    fitted = pava(levels[seen], total[seen], count[seen])
+    block = np.cumsum(np.append(False, np.diff(fitted) != 0))
+    # A score without a label of its own borrows from the nearest one that has some.
+    nearest = np.searchsorted((levels[seen][1:] + levels[seen][:-1]) / 2, levels)
+    drawn = np.bincount(block[nearest], weights=np.bincount(code["fresh"], minlength=len(levels)))
+    share = drawn / len(prep.fresh)
+    return float(1 / (share**2 / np.bincount(block, weights=count[seen])).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,32 +137,23 @@ class PolicyContext:
     @cached_property
     def doubtful_weights(self) -> list[str]:
         """Why the weights may not be those of the target, where nothing says that they are not."""
-        return [] if self.is_logging else [flag for flag in DOUBTFUL_WEIGHTS if flag in self.flags]
+        return [flag for flag in DOUBTFUL_WEIGHTS if flag in self.flags and not self.is_logging]
 
     @cached_property
     def unseen(self) -> bool:
         """Whether the log shows less than all of the target, beyond chance."""
         return self.audit.n > 0 and self.mean_weight[1] < 1
 
-    @cached_property
-    def has_tail(self) -> bool:
-        """Whether there is a tail of weights to judge: few rows hold much of the weight."""
-        share = diagnostics.top_shares(self.prep.raw_log_weight)["top_1"]
-        return bool(share >= NO_TAIL_SHARE or self.audit.ess <= AMPLE_ESS * self.audit.n)
-
     def rests_on(self, labels: bool) -> np.ndarray:
         """Log-weights, by cluster, of the rows that a weighted estimate rests on: the labelled ones where their
         residual is in it (`labels`) or they train f, all weighted ones elsewhere; chances of labels included."""
-        rows, has = self.prep.logged, self.prep.weighted
-        lw = self.prep.log_weight
-        if labels or self.prep.source == "logged":
-            has = self.prep.weighted_labels
-            with np.errstate(divide="ignore"):
-                lw = lw + np.log(rows.label_weight)
-        if rows.unique or not has.any() or not np.isfinite(top := float(lw[has].max())):
-            return np.asarray(lw[has])
-        total = np.bincount(np.unique(rows.cluster[has], return_inverse=True)[1], weights=np.exp(lw[has] - top))
+        rows, has, lw = self.prep.logged, self.prep.weighted, self.prep.log_weight
         with np.errstate(divide="ignore"):
+            if labels or self.prep.source == "logged":
+                has, lw = self.prep.weighted_labels, lw + np.log(rows.label_weight)
+            if rows.unique or not has.any() or not np.isfinite(top := float(lw[has].max())):
+                return np.asarray(lw[has])
+            total = np.bincount(np.unique(rows.cluster[has], return_inverse=True)[1], weights=np.exp(lw[has] - top))
             return np.asarray(np.log(total) + top)
 
     @cached_property
@@ -139,8 +192,7 @@ class PolicyContext:
 
     @cached_property
     def permutation(self) -> diagnostics.PermutationNull:
-        reward = self.prep.reward[self.prep.weighted]
-        return diagnostics.permutation_null(self.prep.raw_log_weight, reward)
+        return diagnostics.permutation_null(self.prep.raw_log_weight, self.prep.reward[self.prep.weighted])
 
     @cached_property
     def typicality(self) -> float:

@@ -1,4 +1,5 @@
-"""The input of every statistic: the rows of one policy, logged and drawn, and the way from frames to them."""
+"""The input of every statistic: the rows of one policy, logged and drawn, how they were labelled, and the way to them
+from frames."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from scipy import stats
 
 from arena10k.analysis import Analysis
-from arena10k.estimation.labelling import Labelling, labelling
+from arena10k.estimation.calibration import level_codes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
 N_FOLDS = Analysis.folds
 #: What `Rows` fills in when it is made, so that whoever reads its arrays finds arrays.
 LEFT_OUT = cast("np.ndarray", None)
-_INTEGER = ("cluster", "prompt", "fold")
+#: Chance of calling random labels chosen, that of fewer than `FEW`, of which the test finds out less, and of suspecting
+#: it; fewer than `MIN_ROWS` labels, or rows without one, test nothing.
+LEVEL, LEVEL_OF_FEW, SUSPECT = 0.01, 0.05, 0.2
+FEW, MIN_ROWS = 50, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +35,9 @@ class Rows:
     deterministic); `label_propensity` the chance in (0, 1] with which the row was labelled, NaN where labels are at
     random; `prompt` code of the prompt, `cluster` of the group of prompts that are not independent, both the same for
     logged rows and draws; `fold` by cluster; `length` in characters. Of logged rows `log_weight` = log p_target -
-    log p_P0, NaN when missing, and `logp_target`, in nats.
-    `scored` is 0.0 where the judge gave no score and another stands in for it.
-    What is left out is: no label, variance 0, every row its own cluster, prompt = cluster, fold = cluster mod 5.
+    log p_P0, NaN when missing, and `logp_target`, in nats. `scored` is 0.0 where the judge gave no score and another
+    stands in for it. What is left out is: no label, variance 0, every row its own cluster, prompt = cluster, fold =
+    cluster mod 5. ValueError for another shape, and for values outside of their range.
     """
 
     judge: np.ndarray
@@ -56,7 +61,7 @@ class Rows:
             if value is None:  # one number, seen n times: a column takes 8 MB a million rows
                 value = np.broadcast_to({"judge_var": 0.0, "scored": 1.0}.get(name, np.nan), n)
             else:
-                value = np.ascontiguousarray(value, dtype=np.int64 if name in _INTEGER else np.float64)
+                value = np.ascontiguousarray(value, dtype=np.int64 if name in numbered else np.float64)
             if value.shape != (n,):
                 raise ValueError(f"{name}: expected shape ({n},), got {value.shape}")
             object.__setattr__(self, name, value)
@@ -76,7 +81,7 @@ class Rows:
 
     def take(self, rows: np.ndarray) -> Rows:
         """Some of the rows, by mask or by number."""
-        return Rows(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        return Rows(**{name: values[rows] for name, values in self.__getstate__().items()})
 
     @cached_property
     def unique(self) -> bool:
@@ -97,17 +102,17 @@ class Rows:
         """How many clusters have any of `rows` (a mask)."""
         return int(rows.sum()) if self.unique else len(np.unique(self.cluster[rows]))
 
-    def by_cluster(self, values: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """Values whose plain mean is the mean of `values` over prompts, one per cluster that has any of `rows` (a mask;
-        all where None): independent, so that their variance is that of the mean.
+    def by_cluster(self, values: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Values whose plain mean is the mean over prompts of `values`, which belong to `rows`: one per cluster that
+        has any of these, independent, so that their variance is that of the mean.
 
         mean + (sum of the cluster - its share of rows * mean) / average share: linearised where clusters differ in
-        size. `values` is in the length of the masked rows.
+        size.
         """
         if self.unique:
             return values
-        cluster = self.cluster if rows is None else self.cluster[rows]
-        share = np.ones(len(cluster)) if self.share is None else self.share if rows is None else self.share[rows]
+        cluster = self.cluster[rows]
+        share = np.ones(len(cluster)) if self.share is None else self.share[rows]
         size, total = np.bincount(cluster, weights=share), np.bincount(cluster, weights=share * values)
         size, total = size[size > 0], total[size > 0]
         if not len(size):
@@ -127,8 +132,19 @@ class Rows:
 
     @cached_property
     def labelling(self) -> Labelling:
-        """How the labelled rows were chosen."""
-        return labelling(self.judge, self.labelled, self.label_propensity, None if self.unique else self.cluster)
+        """How the labelled rows were chosen. ValueError where some of them declare a chance and others do not."""
+        has = self.labelled > 0
+        missing = np.isnan(self.label_propensity[has])
+        if not missing.all():
+            if missing.any():
+                raise ValueError(f"label_propensity is missing on {missing.sum()} of {has.sum()} labelled rows")
+            return Labelling(_inverse(has, self.label_propensity), "declared")
+        p = randomness_p_value(self)
+        if p < SUSPECT:
+            beyond_chance = p < (LEVEL if has.sum() >= FEW else LEVEL_OF_FEW)
+            chance = score_propensity(self.judge, self.labelled)
+            return Labelling(_inverse(has, chance), "by_score" if beyond_chance else "suspected")
+        return Labelling(self.labelled, "random")
 
     @property
     def label_weight(self) -> np.ndarray:
@@ -136,8 +152,67 @@ class Rows:
         return self.labelling.weight
 
 
-def _no_rows() -> Rows:
-    return Rows(np.empty(0))
+@dataclass(frozen=True, eq=False)
+class Labelling:
+    """Which rows were labelled. `weight` (rows,): 1 / chance of a label where there is one, scaled to mean one over the
+    labelled rows, 0 elsewhere. `kind`: "random" (assumed, and not contradicted), "declared", "by_score" (contradicted:
+    chances estimated from the judge's score, which every row shows; AIPW, Robins, Rotnitzky & Zhao 1994), or
+    "suspected" (the same where it may be chance: right either way). Labels chosen by the outcome cannot be found."""
+
+    weight: np.ndarray
+    kind: str
+
+    @property
+    def at_random(self) -> bool:
+        """Whether nothing says otherwise beyond chance."""
+        return self.kind in ("random", "suspected")
+
+
+def _inverse(has: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    weight = np.divide(1.0, chance, out=np.zeros(len(has)), where=has)
+    return np.asarray(weight * (has.sum() / weight[has].sum()))
+
+
+def randomness_p_value(rows: Rows) -> float:
+    """p-value that labels are at random given the judge's scores; NaN where too few rows have or lack one.
+
+    Score test of no dependence on the rank of the score and on its distance from the middle: (labelled - share) times
+    both, summed within a cluster, is zero on average; chi^2 with their rank.
+    """
+    k = int(rows.labelled.sum())
+    if k < MIN_ROWS or len(rows) - k < MIN_ROWS:
+        return float("nan")
+    levels, (code,) = level_codes(rows.judge)
+    count = np.bincount(code, minlength=len(levels))
+    rank = ((np.cumsum(count) - count / 2) / len(rows) - 0.5)[code]
+    features = np.stack([rank, rank**2], 1)
+    features -= features.mean(0)
+    u = (rows.labelled - rows.labelled.mean())[:, None] * features
+    if not rows.unique:
+        u = np.stack([np.bincount(rows.cluster, weights=column) for column in u.T], 1)
+    values, vectors = np.linalg.eigh(u.T @ u)
+    positive = values > 1e-9 * max(values[-1], 1e-300)
+    if not positive.any():
+        return float("nan")
+    distance = ((vectors.T @ u.sum(0))[positive] ** 2 / values[positive]).sum()
+    return float(stats.chi2.sf(distance, positive.sum()))
+
+
+def score_propensity(judge: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """Chance of a label given the judge's score (rows,): logistic regression on the score and its square, Newton's
+    method with a small ridge."""
+    z = (judge - judge.mean()) / (judge.std() or 1.0)
+    design = np.stack([np.ones(len(z)), z, z**2], 1)
+    beta = np.array([np.log(labelled.mean() / (1 - labelled.mean())), 0.0, 0.0])
+    ridge = 1e-4 * len(z) * np.diag([0.0, 1.0, 1.0])
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge + 1e-12 * np.eye(3)
+        step = np.linalg.solve(hessian, design.T @ (labelled - p) - ridge @ beta)
+        beta = beta + np.clip(step, -2, 2)
+        if np.abs(step).max() < 1e-8:
+            break
+    return np.asarray(1 / (1 + np.exp(-np.clip(design @ beta, -30, 30))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +223,7 @@ class PolicyData:
     left out."""
 
     logged: Rows
-    fresh: Rows = field(default_factory=_no_rows)
+    fresh: Rows = field(default_factory=lambda: Rows(np.empty(0)))
     is_logging: bool = False
     complete: bool = False
 
@@ -177,38 +252,22 @@ def log_weights(logged: pd.DataFrame, policy: str, logging_policy: str) -> np.nd
     return np.asarray(numbers(logged, f"logp_{policy}") - numbers(logged, f"logp_{logging_policy}"))
 
 
-class _Columns:
+class _Columns(dict[str, np.ndarray]):
     """The arrays of one frame, each made once however many policies and judge modes ask for it."""
 
     def __init__(self, frame: pd.DataFrame, codes: dict[str, np.ndarray]):
-        self._frame, self._codes = frame, codes
-        self._made: dict[str, np.ndarray] = {}
+        super().__init__(codes)
+        self.frame = frame
 
-    def _number(self, name: str) -> np.ndarray:
-        if name not in self._made:
-            values = numbers(self._frame, name)
-            self._made[name] = np.asarray(np.nan_to_num(values, nan=0.0) ** 2) if name.endswith("_sd") else values
-        return self._made[name]
+    def __missing__(self, name: str) -> np.ndarray:
+        values = numbers(self.frame, name)
+        self[name] = np.nan_to_num(values, nan=0.0) ** 2 if name.endswith("_sd") else values
+        return self[name]
 
     def rows(self, mode: str, some: np.ndarray | slice = slice(None), **weights: np.ndarray) -> Rows:
-        names = {"judge": f"judge_{mode}", "judge_var": f"judge_{mode}_sd", "length": "response_chars"}
-        names |= {name: name for name in ("label", "label_propensity")}
-        columns = {field: self._number(name) for field, name in names.items()} | self._codes
-        return Rows(**{field: values[some] for field, values in columns.items()}, **weights)
-
-
-def _codes(frames: list[pd.DataFrame], n_folds: int) -> dict[str, np.ndarray]:
-    """Prompts and clusters (the column `cluster`, or the prompts) of all rows of the frames as numbers, the same for
-    every policy, and their folds."""
-    import pandas as pd
-
-    names = ["prompt_id", *["cluster"] * all("cluster" in frame for frame in frames)]
-    code = {
-        name: pd.factorize(pd.concat([f[name] for f in frames], ignore_index=True).astype("string")) for name in names
-    }
-    prompt, (cluster, ids) = code["prompt_id"][0], code[names[-1]]
-    fold = np.fromiter((prompt_fold(name, n_folds) for name in ids), dtype=np.int64, count=len(ids))[cluster]
-    return {"prompt": prompt, "cluster": cluster, "fold": fold}
+        names = {name: name for name in ("label", "label_propensity", "cluster", "prompt", "fold")}
+        names |= {"judge": f"judge_{mode}", "judge_var": f"judge_{mode}_sd", "length": "response_chars"}
+        return Rows(**{name: self[column][some] for name, column in names.items()}, **weights)
 
 
 def policies_data(
@@ -220,25 +279,27 @@ def policies_data(
     n_folds: int = N_FOLDS,
     complete: bool = False,
 ) -> dict[str, dict[str, PolicyData]]:
-    """`{policy: {judge_mode: arrays}}` from the two frames of the analysis table.
+    """`{policy: {judge_mode: arrays}}` from the two frames of the analysis table: `prompt_id`, per mode
+    ("deterministic", "uncertainty") `judge_<mode>` and, where present, `judge_<mode>_sd`, `label`, `label_propensity`,
+    `cluster`, `response_chars`; `logged` with what `log_weights` takes, `fresh` with `policy`.
 
     The logging policy has log-weight 0 on every row with a log-prob (rows without one stay missing), and its own logged
-    responses are among its fresh draws.
-
-    Parameters
-    ----------
-    logged, fresh : `prompt_id`, per mode `judge_<mode>` and, where present, `judge_<mode>_sd`, `label`,
-        `label_propensity`, `cluster`, `response_chars`; logged ones with what `log_weights` takes, fresh ones with
-        `policy`.
-    judge_modes : "deterministic", "uncertainty" or both.
-    complete : see `PolicyData`.
+    responses are among its fresh draws. `complete` as in `PolicyData`.
     """
     import pandas as pd
 
+    def codes(column: str) -> tuple[np.ndarray, Any]:
+        both = pd.concat([logged[column], fresh[column]], ignore_index=True)
+        code, ids = pd.factorize(both.astype("string"))
+        return code, ids
+
     n, modes, made = len(logged), list(judge_modes), {}
-    codes = _codes([logged, fresh], n_folds)
-    base, drawn = (_Columns(f, {k: c[part] for k, c in codes.items()})
-                   for f, part in ((logged, slice(n)), (fresh, slice(n, None))))  # fmt: skip
+    prompt, ids = codes("prompt_id")
+    cluster, ids = codes("cluster") if "cluster" in logged and "cluster" in fresh else (prompt, ids)
+    fold = np.fromiter((prompt_fold(name, n_folds) for name in ids), dtype=np.int64, count=len(ids))[cluster]
+    code = {"prompt": prompt, "cluster": cluster, "fold": fold}
+    base = _Columns(logged, {name: values[:n] for name, values in code.items()})
+    drawn = _Columns(fresh, {name: values[n:] for name, values in code.items()})
     for policy in policies:
         own, draws = np.flatnonzero((fresh["policy"] == policy).to_numpy(dtype=bool)), drawn
         weights = {
@@ -246,7 +307,7 @@ def policies_data(
             "logp_target": numbers(logged, f"logp_{policy}"),
         }
         if policy == logging_policy:
-            draws = _Columns(pd.concat([logged, fresh], ignore_index=True), codes) if len(own) else base
+            draws = _Columns(pd.concat([logged, fresh], ignore_index=True), code) if len(own) else base
             own = np.append(np.arange(n), n + own)
         made[policy] = {
             mode: PolicyData(base.rows(mode, **weights), draws.rows(mode, own), policy == logging_policy, complete)

@@ -15,10 +15,9 @@ from arena10k.estimation.prepare import Prepared
 
 #: Scores, at most, at which a response absent from the log is imagined.
 _GRID = 32
-#: Variance of a mean below which it is not chance but rounding.
-_ROUNDING = 1e-12
-#: Weight of what has to hold exactly in least squares.
-_LARGE = 1e4
+#: Variance of a mean below which it is not chance but rounding, and weight of what has to hold exactly in least
+#: squares.
+_ROUNDING, _LARGE = 1e-12, 1e4
 #: Independent rows on each side that a comparison of weights with draws takes.
 MIN_MATCHED = 10
 _BETS = np.linspace(0.05, 0.95, 10)
@@ -53,11 +52,11 @@ def mean_weight_p_value(log_weight: np.ndarray, by_cluster: Callable[[np.ndarray
         with np.errstate(divide="ignore"):
             lw = np.log(np.maximum(by_cluster(np.exp(lw - top)), 0.0)) + top
     markov = np.logaddexp.reduce(lw) - np.log(len(lw))
-    small = lw.max() < 300
-    excess = np.expm1(lw) if small else lw
-    wealth = [
-        np.log1p(b * excess).sum() if small else np.logaddexp(np.log1p(-b), np.log(b) + excess).sum() for b in _BETS
-    ]
+    if lw.max() < 300:
+        excess = np.expm1(lw)
+        wealth = [np.log1p(b * excess).sum() for b in _BETS]
+    else:
+        wealth = [np.logaddexp(np.log1p(-b), np.log(b) + lw).sum() for b in _BETS]
     log_e = np.logaddexp(markov, np.logaddexp.reduce(wealth) - np.log(len(_BETS))) - np.log(2)
     return float(np.exp(-max(0.0, log_e)))
 
@@ -97,8 +96,7 @@ def match_p_value(prep: Prepared) -> float:
     b = np.stack([prep.fresh.by_cluster(drawn * fresh**k) for k in powers], 1)
     if min(len(a), len(b)) < MIN_MATCHED:
         return float("nan")
-    covariance = np.cov(a.T) / len(a) + np.cov(b.T) / len(b)
-    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.linalg.eigh(np.cov(a.T) / len(a) + np.cov(b.T) / len(b))
     whiten = (vectors / np.sqrt(np.maximum(values, _ROUNDING))).T
     cone, apart = whiten @ np.stack([scores**k for k in powers]), whiten @ (b.mean(0) - a.mean(0))
     unscored = 1 - b[:, 0].mean()
@@ -106,8 +104,7 @@ def match_p_value(prep: Prepared) -> float:
         # So much of the draws lies somewhere among the scores: a convex combination, by a row of large weight.
         ones = np.repeat([0.0, 1.0], len(scores))[None] * _LARGE
         cone, apart = np.vstack([np.hstack([cone, -unscored * cone]), ones]), np.append(apart, _LARGE)
-    distance = nnls(cone, apart)[1]
-    return float(special.chdtrc(3, distance**2))
+    return float(special.chdtrc(3, nnls(cone, apart)[1] ** 2))
 
 
 def overlap(log_weight: np.ndarray) -> float:
@@ -120,11 +117,9 @@ def overlap(log_weight: np.ndarray) -> float:
 
 
 def target_typicality(logp_target: np.ndarray, log_weight: np.ndarray, length: np.ndarray, q: float = 0.9) -> float:
-    """Share of logged responses that are typical for the target (target-typicality coverage, CJE 2025).
-
-    Typical: surprisal per character under the target at most the weighted q-quantile. Below .7 the logs rarely show
-    what the target would say. All (n,), no NaN; NaN without rows.
-    """
+    """Share of logged responses that are typical for the target (target-typicality coverage, CJE 2025): surprisal per
+    character under the target at most the weighted q-quantile. Below .7 the logs rarely show what the target would say.
+    All (n,), no NaN; NaN without rows."""
     if len(log_weight) == 0:
         return float("nan")
     surprisal = -logp_target / np.maximum(length, 1)
@@ -147,12 +142,10 @@ def permute_ratio(
     if n <= 4 * _HEAD:
         order = rng.permuted(np.tile(reward, (replicates, 1)), axis=1)
         return np.asarray(order @ weight / weight.sum())
-    top, bulk = heaviest(weight, _HEAD), np.ones(n, dtype=bool)
-    bulk[top] = False
-    per_deal = n // len(top)
-    deals = [rng.permutation(reward)[: per_deal * len(top)] for _ in range(-(-replicates // per_deal))]
-    draws = np.concatenate(deals).reshape(-1, len(top))[:replicates]
-    w = weight[bulk]
+    top, per_deal = heaviest(weight, _HEAD), n // _HEAD
+    deals = [rng.permutation(reward)[: per_deal * _HEAD] for _ in range(-(-replicates // per_deal))]
+    draws = np.concatenate(deals).reshape(-1, _HEAD)[:replicates]
+    w = np.delete(weight, top)
     k = len(w)
     spread = reward.var() * max(w @ w - w.sum() ** 2 / k, 0.0) * k / (k - 1)
     left = (n * reward.mean() - draws.sum(axis=1)) / k
@@ -175,8 +168,7 @@ def permutation_null(
 ) -> PermutationNull:
     """Two-sided permutation test that weights and rewards are unrelated; statistic |SNIPS - mean reward|."""
     if len(log_weight) == 0 or not np.isfinite(log_weight.max()):
-        nan = float("nan")
-        return PermutationNull(nan, nan, nan, np.empty(0))
+        return PermutationNull(float("nan"), float("nan"), float("nan"), np.empty(0))
     w = np.exp(log_weight - log_weight.max())
     value, mean = float(w @ reward / w.sum()), float(reward.mean())
     null = permute_ratio(w, reward, np.random.default_rng(seed), replicates)
@@ -187,25 +179,16 @@ def permutation_null(
 
 def judge_auc(judge: np.ndarray, label: np.ndarray) -> float:
     """Probability that of two labelled responses with different labels the judge scores the better one higher, ties
-    half.
-
-    For 0/1 labels this is the area under the ROC curve; for graded labels Somers' D, rescaled to [0, 1]. NaN when all
-    labels are equal.
-    """
+    half: for 0/1 labels the area under the ROC curve, for graded labels Somers' D, rescaled to [0, 1]. NaN when all
+    labels are equal."""
     has = ~np.isnan(label) & ~np.isnan(judge)
     s, y = judge[has], label[has]
-    untied_y, untied_s = _untied_pairs(y), _untied_pairs(s)
-    if untied_y == 0:
-        return float("nan")
-    if untied_s == 0:
-        return 0.5
+    counts = [np.unique(x, return_counts=True)[1].astype(np.float64) for x in (y, s)]
+    untied_y, untied_s = (float((len(s) ** 2 - (count**2).sum()) / 2) for count in counts)
+    if untied_y == 0 or untied_s == 0:
+        return float("nan") if untied_y == 0 else 0.5
     tau = stats.kendalltau(y, s, method="asymptotic").statistic
     return float((1 + tau * np.sqrt(untied_s / untied_y)) / 2)
-
-
-def _untied_pairs(x: np.ndarray) -> float:
-    count = np.unique(x, return_counts=True)[1].astype(np.float64)
-    return float((len(x) ** 2 - (count**2).sum()) / 2)
 
 
 def reliability_curve(judge: np.ndarray, label: np.ndarray, bins: int = 10) -> list[dict[str, float]]:

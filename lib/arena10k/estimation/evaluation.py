@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING, Any
 from arena10k.analysis import DEFAULT, Analysis
 from arena10k.errors import DataError
 from arena10k.estimation import compare, planning
-from arena10k.estimation.checked import (
-    MODE,
-    Column,
-    arrays,
-    check_arguments,
-    check_named,
-    judged_logprobs,
-    table,
-    targets_of,
-)
+from arena10k.estimation.checked import MODE, Column, arrays, check_arguments, judged_logprobs, tables_of, targets_of
 from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext, context
 from arena10k.estimation.data import PolicyData
 from arena10k.estimation.headline import BELIEFS, headline, headline_row
@@ -143,15 +134,12 @@ def study(
     clones: Iterable[str] = (),
     judge: str = MODE,
 ) -> Evaluation:
-    """All estimators for every policy and judge mode; numbers in rows are floats, ints or None, never NaN.
+    """All `estimators` for every policy and judge mode, `{policy: {judge_mode: PolicyData}}`, among them the logging
+    policy (log-weights 0); numbers in rows are floats, ints or None, never NaN.
 
-    Parameters
-    ----------
-    policies : `{policy: {judge_mode: PolicyData}}`; the logging policy may be among them (log-weights 0).
-    n_quarantined : logged rows quarantined per policy.
-    flags : facts per policy that arrays do not show (`context.WRONG_WEIGHTS`).
-    clones : policies identical to the logging policy, which measure the noise floor of the log-probs.
-    judge : the mode of headlines.
+    `n_quarantined`: logged rows quarantined per policy; `flags`: facts per policy that arrays do not show
+    (`context.WRONG_WEIGHTS`); `clones`: policies identical to the logging policy, which measure the noise floor of the
+    log-probs; `judge`: the mode of headlines.
     """
     names, clones = list(ESTIMATORS if estimators is None else estimators), set(clones)
     rows, contexts = [], {}
@@ -212,31 +200,18 @@ def evaluate(
         tenth of it where None.
     belief : the most a headline takes to be believed: "labels", "weights" or "judge".
 
-    Raises
-    ------
-    DataError
-        A frame lacks a column, or a value is outside its scale or is no log-prob; names frame, row and column.
+    A DataError names frame, row and column of a value that is outside its scale or is no log-prob.
     """
     if belief not in BELIEFS:
         raise DataError(f"belief: {belief!r} is none of {', '.join(BELIEFS)}")
     given = {name: frame for name, frame in (("logged", logged), ("fresh", fresh)) if frame is not None}
     if not given:
         raise DataError("evaluate: neither `logged` nor `fresh` was given")
-    check_arguments(
-        given, logging_policy, judge_scale=judge_scale, label_scale=label_scale, width=width, confidence=confidence,
-        judge_shift=judge_shift,
-    )  # fmt: skip
-    columns = [
-        Column("judge", judge, *judge_scale),
-        Column("label", label, *label_scale),
-        Column("judge_variance", judge_variance, *judge_scale),
-        Column("label_propensity", label_propensity, 0.0, 1.0),
-    ]
-    tables = {
-        name: table(name, frame.reset_index(drop=True), columns, cluster, logging_policy)
-        for name, frame in given.items()
-    }
-    check_named(given, tables, columns)
+    scales = {"judge_scale": judge_scale, "label_scale": label_scale}
+    check_arguments(given, logging_policy, width=width, confidence=confidence, judge_shift=judge_shift, **scales)
+    columns = [Column("judge", judge, *judge_scale), Column("label", label, *label_scale)]
+    columns += [Column("judge_variance", judge_variance, *judge_scale), Column("label_propensity", label_propensity)]
+    tables = tables_of(given, columns, cluster, logging_policy)
     size = label_scale[1] - label_scale[0]
     analysis = Analysis(
         width=Analysis.width if width is None else width / size,

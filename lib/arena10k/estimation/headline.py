@@ -17,7 +17,7 @@ BELIEFS = ("labels", "weights", "judge")
 
 
 def belief_of(row: Mapping[str, Any]) -> str:
-    """The belief behind a row of estimates.json; the most where its estimator is not estimator here."""
+    """The belief behind a row of estimates.json; the most where its estimator is not registered here."""
     estimator = ESTIMATORS.get(row["estimator"])
     return estimator.belief if estimator else BELIEFS[-1]
 
@@ -38,14 +38,14 @@ def headline_row(
         usable = trusted
     if is_logging:
         trusted = [row for row in trusted if belief_of(row) == "labels"] or trusted
+    elif all(row["verdict"] != REPORT and belief_of(row) == "labels" for row in trusted):
+        trusted = usable
 
     def place(row: Mapping[str, Any]) -> tuple[bool, float, bool, float]:
         estimator, width = ESTIMATORS.get(row["estimator"]), width_of(row)
         off = abs(row["value"] - (row["ci_low"] + row["ci_high"]) / 2) if np.isfinite(width) else 0.0
         return row["verdict"] != REPORT, round(width, 9), bool(estimator and estimator.biased), off
 
-    if not is_logging and all(row["verdict"] != REPORT and belief_of(row) == "labels" for row in trusted):
-        trusted = usable
     best = min(trusted or usable, key=place, default=None)
     return None if best is None else dict(best)
 

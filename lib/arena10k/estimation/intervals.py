@@ -58,10 +58,8 @@ NO_INTERVAL = Interval(float("nan"), float("nan"), float("nan"), "none")
 def _el_bound(w: np.ndarray, wr: np.ndarray, unseen: float, reward: float, sign: int, phi: float) -> float:
     """Smallest sign * E[w r] over the likelihood-ratio ball with one unseen row of weight `unseen`; NaN when E[w] = 1
     is out of reach. Regression of w r on w, read at w = 1, minus the radius left (Karampatziakis et al. 2020,
-    appendix B).
-
-    From residuals, not from raw moments: beside one weight of e^20 the difference of moments is all rounding.
-    """
+    appendix B). From residuals, not from raw moments: beside one weight of e^20 the difference of moments is all
+    rounding."""
     n = len(w)
     if np.isinf(unseen):
         gain = wr - reward * w
@@ -112,18 +110,16 @@ def el_interval(
             return ends
         top = max(w_max, float(w.max()))
         free = top if sw < n else 0.0
-        if np.isinf(free):
-            best = 1 + 1 / n
-        else:
+        best = 1 + 1 / n
+        if np.isfinite(free):
             mean_w = (free + sw) / (n + 1)
             var_w = (free**2 + sww) / (n + 1) - mean_w**2
             best = (n + 1) * (mean_w - 1) ** 2 / var_w if var_w > 0 else 0.0
     phi = (-best - fisher(confidence, n)) / (2 * (n + 1))
     bounds = []
-    for reward_end, sign in ((ends[0], 1), (ends[1], -1)):
-        extremes = [_el_bound(w, wr, unseen, reward_end, sign, phi) for unseen in (0.0, top)]
-        extremes = [b for b in extremes if not np.isnan(b)]
-        bounds.append(float(np.clip(sign * min(extremes), *ends)) if extremes else reward_end)
+    for end, sign in ((ends[0], 1), (ends[1], -1)):
+        extremes = [b for b in (_el_bound(w, wr, unseen, end, sign, phi) for unseen in (0.0, top)) if not np.isnan(b)]
+        bounds.append(float(np.clip(sign * min(extremes), *ends)) if extremes else end)
     return bounds[0], bounds[1]
 
 
@@ -145,12 +141,13 @@ def bounded_mean_radii(values: np.ndarray, low: float, high: float, confidence: 
         return high - low, high - low
     f = fisher(confidence, n)
     total, square = values.sum(), values @ values
-    radii = []
-    for end in (low, high):
+
+    def radius(end: float) -> float:
         mean = (total + end) / (n + 1)
         var = max((square + end**2) / (n + 1) - mean**2, 0.0)
-        radii.append(abs(mean - total / n) + np.sqrt(f * var / (n + 1)))
-    return float(radii[0]), float(radii[1])
+        return float(abs(mean - total / n) + np.sqrt(f * var / (n + 1)))
+
+    return radius(low), radius(high)
 
 
 def label_term(prep: Prepared, score: Score) -> Term | None:
@@ -158,22 +155,6 @@ def label_term(prep: Prepared, score: Score) -> Term | None:
     there is none."""
     own = [t for t in score.terms if t.sample == "fresh" and "f" in t.slopes and (t.slopes["f"] <= 0).all()]
     return next((t for t in reversed(own) if prep.fresh.labelled[t.den > 0].all()), None)
-
-
-def _guard(prep: Prepared, score: Score, confidence: float) -> tuple[float, float]:
-    """Radii no interval may undercut: those of the bounded mean of the labels (or scores) the estimate rests on."""
-    term = label_term(prep, score)
-    if term is not None:
-        has = term.den > 0
-        residual = term.num[has] / term.den[has]
-        middle = float((prep.fresh.label[has] - residual).mean()) if has.any() else 0.0
-        return _radii(prep.fresh, has, residual, middle, confidence)
-    if prep.source is not None and any("f" in t.slopes or "q" in t.slopes for t in score.terms):
-        return label_radii(prep, prep.source, confidence)
-    name = score.terms[0].sample
-    rows = prep.sample(name)
-    every = np.ones(len(rows), dtype=bool)
-    return prep.once(("score guard", name, confidence), lambda _: _radii(rows, every, rows.judge, 0.0, confidence))
 
 
 def label_radii(prep: Prepared, source: str, confidence: float) -> tuple[float, float]:
@@ -213,13 +194,25 @@ def standard_error(prep: Prepared, score: Score) -> tuple[float, float]:
 
 
 def score_interval(prep: Prepared, score: Score, confidence: float = 0.95) -> Interval:
-    """Interval of a score: clustered jackknife, calibration and judge variance, t quantile (Satterthwaite), label
-    guard; centred on the value plus the score's correction, and always around the value."""
+    """Interval of a score: clustered jackknife, calibration and judge variance, t quantile (Satterthwaite); centred on
+    the value plus the score's correction, always around the value, and never narrower than the bounded mean of the
+    labels (or scores) that the estimate rests on."""
     se, df = standard_error(prep, score)
-    centre = score.value + score.shift
     if not np.isfinite(se):
         return Interval(0.0, 1.0, se, "jackknife")
-    t = student(confidence, df)
-    down, up = (max(t * se, g) for g in _guard(prep, score, confidence))
-    low, high = min(centre - down, score.value), max(centre + up, score.value)
-    return Interval(float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1)), max(se, max(down, up) / t), "jackknife", df)
+    term = label_term(prep, score)
+    if term is not None:
+        has = term.den > 0
+        residual = term.num[has] / term.den[has]
+        middle = float((prep.fresh.label[has] - residual).mean()) if has.any() else 0.0
+        guard = _radii(prep.fresh, has, residual, middle, confidence)
+    elif prep.source is not None and any("f" in t.slopes or "q" in t.slopes for t in score.terms):
+        guard = label_radii(prep, prep.source, confidence)
+    else:
+        rows = prep.sample(name := score.terms[0].sample)
+        every = np.ones(len(rows), dtype=bool)
+        guard = prep.once(("guard", name, confidence), lambda _: _radii(rows, every, rows.judge, 0.0, confidence))
+    centre, t = score.value + score.shift, student(confidence, df)
+    down, up = (max(t * se, g) for g in guard)
+    low, high = np.clip((min(centre - down, score.value), max(centre + up, score.value)), 0, 1)
+    return Interval(float(low), float(high), max(se, max(down, up) / t), "jackknife", df)

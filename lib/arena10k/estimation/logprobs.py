@@ -17,6 +17,8 @@ LEVEL = 0.001
 ENOUGH = 200
 #: Rows that are compared at most: evenly taken, they show all that is to be seen.
 AT_MOST = 20_000
+#: Nats. A response of some length is less likely than this by itself.
+SUMS_REACH = 8.0
 
 
 def set_tests(values: np.ndarray, chars: np.ndarray, base: int) -> dict[tuple[int, str], float]:
@@ -47,18 +49,12 @@ def weight_facts(values: np.ndarray, chars: np.ndarray, names: list[str], base: 
     return {name: list(dict.fromkeys(tests)) for name, tests in per_policy.items() if tests}
 
 
-#: Nats. A response of some length is less likely than this by itself.
-SUMS_REACH = 8.0
-
-
 def measured(values: np.ndarray, chars: np.ndarray, base: int) -> np.ndarray:
     """The values, NaN in place of what is no measurement: zeros and numbers that rows share beyond chance, where most
     values are different ones, and what a policy has in common with the logging policy to the last digit."""
-    wrong = np.zeros(values.shape, dtype=bool)
-    continuous = _continuous(values)
     rows, lengths = np.arange(len(values)), np.nan_to_num(chars, nan=0.0)
-    for check in (outliers.zeros(values, lengths, rows < 0), outliers.repeated(values, rows)):
-        wrong |= check & continuous
+    wrong = outliers.zeros(values, lengths, rows < 0) | outliers.repeated(values, rows)
+    wrong &= _continuous(values)
     left = np.where(wrong, np.nan, values)
     for k in range(values.shape[1]):
         if k != base:
@@ -68,8 +64,8 @@ def measured(values: np.ndarray, chars: np.ndarray, base: int) -> np.ndarray:
 
 def _continuous(values: np.ndarray) -> np.ndarray:
     """Which policies' values are no table of a few chances (policies,): half of them are different from each other."""
-    known = [column[np.isfinite(column)] for column in values.T]
-    return np.array([len(np.unique(v)) > len(v) / 2 for v in known])
+    finite = [column[np.isfinite(column)] for column in values.T]
+    return np.array([len(np.unique(v)) > len(v) / 2 for v in finite])
 
 
 def may_be_means(values: np.ndarray, chars: np.ndarray) -> bool:

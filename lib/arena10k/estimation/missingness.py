@@ -66,13 +66,12 @@ def depends_on_class(bad: np.ndarray, group: np.ndarray) -> float:
 def strata(bad: np.ndarray, x: np.ndarray, parts: int = 5) -> pd.DataFrame:
     """Rows and bad rows (any policy) in `parts` equal parts of `x`: `lowest`, `highest`, `rows`, `bad`, `share`."""
     usable = np.isfinite(x) & np.isfinite(bad).any(axis=1)
-    columns = ["lowest", "highest", "rows", "bad", "share"]
     if not usable.any():
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=["lowest", "highest", "rows", "bad", "share"])
     frame = pd.DataFrame({"x": x[usable], "bad": (bad[usable] == 1).any(axis=1)})
     by = frame.groupby(pd.qcut(frame.x, parts, labels=False, duplicates="drop").fillna(0))
     out = pd.DataFrame({"lowest": by.x.min(), "highest": by.x.max(), "rows": by.size(), "bad": by.bad.sum()})
-    return out.assign(share=out.bad / out.rows).reset_index(drop=True)[columns]
+    return out.assign(share=out.bad / out.rows).reset_index(drop=True)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Arrays in, boolean arrays out: `values` (rows, policies) in nats, one row per lo
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import pandas as pd
@@ -60,9 +60,9 @@ def typical(x: np.ndarray, size: np.ndarray) -> np.ndarray:
 def rates(values: np.ndarray, tokens: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Rows (rows,) whose nats per token lie more than `MADS` MADs from the median of their `group`, both tails."""
     rate = pd.Series(values / np.where(tokens > 0, tokens, np.nan), dtype=float)
-    off = rate - rate.groupby(group).transform("median")
-    mad = 1.4826 * off.abs().groupby(group).transform("median")
-    return np.asarray((off.abs() > MADS * mad.where(mad > 0, np.inf)).to_numpy())
+    off = (rate - rate.groupby(group).transform("median")).abs()
+    mad = 1.4826 * off.groupby(group).transform("median")
+    return np.asarray((off > MADS * mad.where(mad > 0, np.inf)).to_numpy())
 
 
 def zeros(values: np.ndarray, chars: np.ndarray, copied: np.ndarray) -> np.ndarray:
@@ -73,15 +73,12 @@ def zeros(values: np.ndarray, chars: np.ndarray, copied: np.ndarray) -> np.ndarr
     more zeros than values in (`NEARLY_CERTAIN`, 0) by a one-sided sign test, none of its zeros can be told from a
     failure; nor can a zero of another policy on the same row.
     """
-    zero = values >= 0
-    step = steps(values)
+    zero, step = values >= 0, steps(values)
     possible = ((chars <= CERTAIN_CHARS) | copied)[:, None] | (step >= COARSE)
     out = zero & ~possible
     nearly = (values > np.minimum(NEARLY_CERTAIN, -3 * step)) & (values < 0)
-    for k in range(values.shape[1]):
-        exact, near = (int((hit[:, k] & possible[:, k]).sum()) for hit in (zero, nearly))
-        if exact and stats.binom.sf(exact - 1, exact + near, 0.5) < ZERO_ALARM:
-            out[:, k] |= zero[:, k]
+    exact, near = ((hit & possible).sum(axis=0) for hit in (zero, nearly))
+    out |= zero & (exact > 0) & (stats.binom.sf(exact - 1, exact + near, 0.5) < ZERO_ALARM)
     return np.asarray(out | (zero & out.any(axis=1)[:, None]))
 
 
@@ -89,6 +86,15 @@ def steps(values: np.ndarray) -> np.ndarray:
     """The grid (nats) of each policy's values (policies,); 0 where fewer than `FEW` different values are there."""
     distinct = [np.unique(v[np.isfinite(v)]) for v in values.T]
     return np.array([grid(v) if len(v) >= FEW else 0.0 for v in distinct])
+
+
+def grid(distinct: np.ndarray) -> float:
+    """The coarsest step (nats), a power of ten or of two, that nearly all distinct values are multiples of; 1e-9 where
+    there is none."""
+    for step in sorted([*(10.0**-d for d in range(9)), *(2.0**-d for d in range(1, 17))], reverse=True):
+        if np.mean(np.abs(distinct - np.round(distinct / step) * step) < 1e-9) >= 0.95:
+            return step
+    return 1e-9
 
 
 def sentinels(values: np.ndarray, listed: tuple[float, ...]) -> np.ndarray:
@@ -112,29 +118,15 @@ def repeated(values: np.ndarray, text: np.ndarray) -> np.ndarray:
             continue
         counts = pairs.value.value_counts().sort_index()
         distinct, times = counts.index.to_numpy(float), counts.to_numpy()
-        chance = stats.poisson.sf(times - 1, _density(distinct, times) * grid(distinct)) * len(distinct)
+        # Values per nat among the ten neighbours on either side, itself left out. They count once each where values are
+        # all different, so that a second repeated value does not hide the first.
+        near, place = np.minimum(times, np.median(times)), np.arange(len(distinct))
+        low, high = np.maximum(place - 10, 0), np.minimum(place + 10, len(distinct) - 1)
+        cumulative = np.append(0.0, np.cumsum(near))
+        density = (cumulative[high + 1] - cumulative[low] - near) / np.maximum(distinct[high] - distinct[low], 1e-12)
+        chance = stats.poisson.sf(times - 1, density * grid(distinct)) * len(distinct)
         out[:, k] = np.isin(column, distinct[(times > 2) & (chance < FALSE_ALARM)])
     return out
-
-
-def _density(distinct: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Values per nat near each of `distinct` (sorted), itself left out. Neighbours count once each where values are all
-    different, so that a second repeated value does not hide the first."""
-    near = np.minimum(times, np.median(times))
-    cumulative, place = np.concatenate([[0.0], np.cumsum(near)]), np.arange(len(distinct))
-    low, high = np.maximum(place - 10, 0), np.minimum(place + 10, len(distinct) - 1)
-    others = cumulative[high + 1] - cumulative[low] - near
-    return np.asarray(others / np.maximum(distinct[high] - distinct[low], 1e-12))
-
-
-def grid(distinct: np.ndarray) -> float:
-    """The coarsest step (nats), a power of ten or of two, that nearly all distinct values are multiples of; 1e-9 where
-    there is none."""
-    steps = sorted([*(10.0**-d for d in range(9)), *(2.0**-d for d in range(1, 17))], reverse=True)
-    for step in steps:
-        if np.mean(np.abs(distinct - np.round(distinct / step) * step) < 1e-9) >= 0.95:
-            return step
-    return 1e-9
 
 
 def whole(values: np.ndarray) -> np.ndarray:
@@ -158,9 +150,8 @@ def floor(values: np.ndarray, length: np.ndarray, per_token: float) -> np.ndarra
 
 def one_policy(values: np.ndarray) -> np.ndarray:
     """Which policies are one under two names (policies, policies): equal values on over `SAME` of the rows."""
-    k = values.shape[1]
-    same = np.eye(k, dtype=bool)
-    for a, b in combinations(range(k), 2):
+    same = np.eye(values.shape[1], dtype=bool)
+    for a, b in combinations(range(len(same)), 2):
         both = np.isfinite(values[:, a]) & np.isfinite(values[:, b])
         same[a, b] = same[b, a] = both.any() and np.mean(values[both, a] == values[both, b]) > SAME
     return same
@@ -183,15 +174,12 @@ def impossible_weights(values: np.ndarray, chars: np.ndarray, base: int) -> np.n
     Of the two log-probs the one that is less typical of the response's length is blamed; both, where that cannot be
     told: to keep both would keep the weight.
     """
-    out, odd = np.zeros(values.shape, dtype=bool), _odd(values, chars)
-    log_weight = values - values[:, [base]]
-    limit = np.log(np.maximum(np.isfinite(log_weight).sum(axis=0), 1) / FALSE_ALARM)
-    for k in range(values.shape[1]):
-        hit = np.flatnonzero(log_weight[:, k] > limit[k])
-        # Comparisons with NaN are false.
-        out[hit, k] |= ~(odd[hit, k] < odd[hit, base])
-        out[hit, base] |= ~(odd[hit, k] > odd[hit, base])
-    return out
+    odd, log_weight = _odd(values, chars), values - values[:, [base]]
+    hit = log_weight > np.log(np.maximum(np.isfinite(log_weight).sum(axis=0), 1) / FALSE_ALARM)
+    # Comparisons with NaN are false.
+    out = hit & ~(odd < odd[:, [base]])
+    out[:, base] |= (hit & ~(odd > odd[:, [base]])).any(axis=1)
+    return np.asarray(out)
 
 
 def copied_values(values: np.ndarray, chars: np.ndarray) -> np.ndarray:
@@ -201,10 +189,10 @@ def copied_values(values: np.ndarray, chars: np.ndarray) -> np.ndarray:
     out, odd, same = np.zeros(values.shape, dtype=bool), _odd(values, chars), one_policy(values)
     step = steps(values)
     fine = (step > 0) & (step < COPIED_STEP)
-    for a in range(values.shape[1]):
-        for b in np.flatnonzero(~same[a]):
+    for a, b in permutations(np.flatnonzero(fine), 2):
+        if not same[a, b]:
             equal = (values[:, a] == values[:, b]) & (np.abs(values[:, a]) > NEAR_ZERO)
-            out[:, a] |= equal & fine[a] & fine[b] & ~(odd[:, a] < odd[:, b] - 1)
+            out[:, a] |= equal & ~(odd[:, a] < odd[:, b] - 1)
     return out
 
 
@@ -217,31 +205,37 @@ def contradicted(values: np.ndarray, chars: np.ndarray) -> np.ndarray:
     """Values as far from what *another* policy's value of the same text lets expect: a text that is odd is odd to all
     policies, so that a value out of line with both is not about the text."""
     out, same = np.zeros(values.shape, dtype=bool), one_policy(values)
-    for a in range(values.shape[1]):
-        for b in np.flatnonzero(~same[a]):
-            out[:, a] |= np.abs(typical(root(values[:, a]) - root(values[:, b]), chars)) > MADS
+    for a, b in combinations(range(len(same)), 2):
+        if not same[a, b]:
+            off = np.abs(typical(root(values[:, a]) - root(values[:, b]), chars)) > MADS
+            out[:, [a, b]] |= off[:, None]
     return out
+
+
+def _related(values: np.ndarray, chars: np.ndarray) -> np.ndarray | None:
+    """The rows of which values and lengths are known; None where they are fewer than `FEW` or lengths too alike."""
+    usable = np.isfinite(values) & (chars > 0)
+    return None if usable.sum() < FEW or np.log(chars[usable]).std() < SPREAD else usable
 
 
 def length_p(values: np.ndarray, chars: np.ndarray) -> float:
     """One-sided p-value (values, chars (rows,)) for longer texts being *no* less likely (Spearman); NaN where fewer
     than `FEW` rows are known or lengths are too alike to tell. Log-probs of the rows they stand in fall with length."""
-    usable = np.isfinite(values) & (chars > 0)
-    if usable.sum() < FEW or np.log(chars[usable]).std() < SPREAD or np.ptp(values[usable]) == 0:
+    usable = _related(values, chars)
+    if usable is None or np.ptp(values[usable]) == 0:
         return float("nan")
     return float(stats.spearmanr(chars[usable], values[usable], alternative="less").pvalue)
 
 
 def not_summed_p(values: np.ndarray, chars: np.ndarray) -> float:
     """One-sided p-value for the surprise -values growing with length at least as length ** `GROWS`; small: it does not,
-    as the mean of a text's tokens does not.
+    as the mean of a text's tokens does not. NaN as for `length_p`.
 
     Slope of log surprise on log length, with a standard error for unequal variances. Sums can be as flat (a policy to
-    which every answer is as odd), but not where texts are as good as certain: 1 above `CERTAIN_RATE`. NaN as for
-    `length_p`.
+    which every answer is as odd), but not where texts are as good as certain: 1 above `CERTAIN_RATE`.
     """
-    usable = np.isfinite(values) & (chars > 0) & (values < 0)
-    if usable.sum() < FEW or np.log(chars[usable]).std() < SPREAD:
+    usable = _related(np.where(values < 0, values, np.nan), chars)
+    if usable is None:
         return float("nan")
     if np.median(-values[usable] / chars[usable]) >= CERTAIN_RATE:
         return 1.0
@@ -290,15 +284,14 @@ def repeats(values: np.ndarray, prompt: np.ndarray, text: np.ndarray, base: int)
     """
     twice, replayed = (np.zeros(len(values), dtype=bool) for _ in range(2))
     usable = np.flatnonzero(np.isfinite(values[:, base]))
-    keys = pd.DataFrame(values[usable]).assign(text=text[usable], prompt=prompt[usable], row=usable)
+    keys = pd.DataFrame(values[usable]).assign(text=text[usable])
+    response = list(keys)
+    keys = keys.assign(prompt=prompt[usable], row=usable)
     chance = pd.Series(np.exp(np.minimum(values[usable, base], 0.0)))
-    again = keys.duplicated("prompt")
-    whole_row = [c for c in keys if c != "row"]
-    equal = keys.duplicated(whole_row)
-    expected = float(chance[again].sum())
-    surprising = stats.poisson.sf(equal.sum() - 1, expected) < FALSE_ALARM
+    again, equal = keys.duplicated("prompt"), keys.duplicated([*response, "prompt"])
+    surprising = stats.poisson.sf(equal.sum() - 1, float(chance[again].sum())) < FALSE_ALARM
     twice[usable[equal & (surprising | (chance * max(again.sum(), 1) < FALSE_ALARM))]] = True
     unlikely = keys[chance < FALSE_ALARM / max(len(values), 1)]
-    for _, group in unlikely.groupby([c for c in whole_row if c != "prompt"], dropna=False):
+    for _, group in unlikely.groupby(response, dropna=False):
         replayed[group.row] = group.prompt.nunique() > 1
     return twice, replayed & ~twice

@@ -1,4 +1,5 @@
-"""Raw importance weights and their tail: the audit of weights, k-hat and Pareto smoothing."""
+"""Raw importance weights and their tail: the audit of weights, k-hat and Pareto smoothing. Log-weights are (n,), finite
+or -inf, and shifted by their maximum before anything is exponentiated."""
 
 from __future__ import annotations
 
@@ -24,8 +25,7 @@ def fit_generalised_pareto(excess: np.ndarray) -> tuple[float, float]:
     weights = np.exp(profile - np.logaddexp.reduce(profile))
     b_post = float((b * weights).sum())
     shape = float(np.log1p(-b_post * excess).mean())
-    scale = -shape / b_post
-    return (m * shape + 5.0) / (m + 10.0), scale
+    return (m * shape + 5.0) / (m + 10.0), -shape / b_post
 
 
 def tail_size(n: int) -> int:
@@ -48,41 +48,17 @@ def heaviest(values: np.ndarray, size: int) -> np.ndarray:
     return np.append(tied[len(tied) - (size - len(above)) :], above[np.argsort(values[above], kind="stable")])
 
 
-def _tail(log_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """Rows of the tail, ascending by weight, their exceedances, and the cut-off, weights relative to the maximum."""
-    n = len(log_weight)
-    size = tail_size(n)
-    if size < 5 or ceiling_count(log_weight) > 1:
-        return None
-    rows = heaviest(log_weight, size + 1)
-    shifted = np.exp(log_weight[rows] - log_weight[rows[-1]])
-    excess = shifted[1:] - shifted[0]
-    positive = excess > 0
-    if positive.sum() < 5:
-        return None
-    return rows[1:][positive], excess[positive], float(shifted[0])
-
-
-def khat(log_weight: np.ndarray) -> float:
-    """Pareto shape of the weights' tail (PSIS k-hat); invariant to a shift of `log_weight` (n,).
-
-    NaN where it says nothing: fewer than five rows in the tail, or ties at the maximum (a clip or sentinel cuts the
-    tail off, and a fit to what is left looks healthy). Rows at -inf have weight zero.
-    """
-    tail = _tail(log_weight)
-    return float("nan") if tail is None else fit_generalised_pareto(tail[1])[0]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TailFit:
     """The fitted tail: log-weight where it begins, shape k (k-hat), scale (weights relative to the maximum, whose
-    log-weight is `top`), and the share of rows in it."""
+    log-weight is `top`), the share of rows in it, and these `rows`, ascending by weight."""
 
     cut: float
     shape: float
     scale: float
     top: float
     share: float
+    rows: np.ndarray
 
     def exceedance(self, log_weight: np.ndarray) -> np.ndarray:
         """Share of rows whose log-weight is at least each of `log_weight`, under the fit; meant for values above the
@@ -94,14 +70,26 @@ class TailFit:
 
 
 def tail_fit(log_weight: np.ndarray) -> TailFit | None:
-    """The generalised Pareto fit behind `khat` (n,); None where k-hat is undefined."""
-    tail = _tail(log_weight)
-    if tail is None:
+    """The generalised Pareto fit of the weights' tail; None where it says nothing: fewer than five rows in the tail, or
+    ties at the maximum (a clip or sentinel cuts the tail off, and a fit to what is left looks healthy)."""
+    size = tail_size(len(log_weight))
+    if size < 5 or ceiling_count(log_weight) > 1:
         return None
-    rows, excess, cut = tail
-    shape, scale = fit_generalised_pareto(excess)
-    top = float(log_weight.max())
-    return TailFit(float(np.log(cut)) + top if cut > 0 else -np.inf, shape, scale, top, len(rows) / len(log_weight))
+    rows = heaviest(log_weight, size + 1)
+    top = float(log_weight[rows[-1]])
+    weight = np.exp(log_weight[rows] - top)
+    excess = weight[1:] - weight[0]
+    positive = excess > 0
+    if positive.sum() < 5:
+        return None
+    rows, cut = rows[1:][positive], float(np.log(weight[0])) + top if weight[0] > 0 else -np.inf
+    return TailFit(cut, *fit_generalised_pareto(excess[positive]), top, len(rows) / len(log_weight), rows)
+
+
+def khat(log_weight: np.ndarray) -> float:
+    """Pareto shape of the weights' tail (PSIS k-hat), NaN without a `tail_fit`; invariant to a shift."""
+    tail = tail_fit(log_weight)
+    return float("nan") if tail is None else tail.shape
 
 
 def smooth(log_weight: np.ndarray) -> np.ndarray:
@@ -109,14 +97,12 @@ def smooth(log_weight: np.ndarray) -> np.ndarray:
     fit, never above the largest raw weight. Weights come back unchanged where k-hat is undefined."""
     top = log_weight.max()
     weight = np.exp(log_weight - (top if np.isfinite(top) else 0.0))
-    tail = _tail(log_weight)
+    tail = tail_fit(log_weight)
     if tail is None:
         return weight
-    rows, excess, cut = tail
-    k, sigma = fit_generalised_pareto(excess)
-    p = (np.arange(1, len(rows) + 1) - 0.5) / len(rows)
-    quantile = -sigma * np.log1p(-p) if abs(k) < 1e-12 else sigma * np.expm1(-k * np.log1p(-p)) / k
-    weight[rows] = np.minimum(cut + quantile, 1.0)
+    k, p = tail.shape, (np.arange(1, len(tail.rows) + 1) - 0.5) / len(tail.rows)
+    quantile = -tail.scale * np.log1p(-p) if abs(k) < 1e-12 else tail.scale * np.expm1(-k * np.log1p(-p)) / k
+    weight[tail.rows] = np.minimum(np.exp(tail.cut - top) + quantile, 1.0)
     return weight
 
 
@@ -135,7 +121,8 @@ def hill(log_weight: np.ndarray, size: int = 50) -> float:
 
 @dataclass(frozen=True)
 class WeightAudit:
-    """Health of *raw* weights: E[w] (an identity: 1), effective sample size (rows), k-hat (NaN = undefined)."""
+    """Health of *raw* weights: E[w] (an identity: 1), effective sample size (rows), k-hat (NaN = undefined), rows at
+    the `ceiling`, the largest weight."""
 
     n: int
     mean_weight: float
@@ -161,9 +148,8 @@ class WeightAudit:
 
 
 def audit_weights(log_weight: np.ndarray) -> WeightAudit:
-    """The weight audit of `log_weight` (n,), finite or -inf; never exponentiates before shifting by the maximum."""
-    n = len(log_weight)
-    nan = float("nan")
+    """The weight audit of `log_weight`."""
+    n, nan = len(log_weight), float("nan")
     if n == 0:
         return WeightAudit(0, nan, nan, 0.0, nan, False, 0)
     top = float(log_weight.max())
@@ -175,5 +161,6 @@ def audit_weights(log_weight: np.ndarray) -> WeightAudit:
     with np.errstate(over="ignore"):
         mean = float(np.exp(log_mean))
     constant = bool(top - log_weight.min() < NOISE)
-    ess = total**2 / float(w @ w)
-    return WeightAudit(n, mean, log_mean, ess, khat(log_weight), constant, ceiling_count(log_weight))
+    return WeightAudit(
+        n, mean, log_mean, total**2 / float(w @ w), khat(log_weight), constant, ceiling_count(log_weight)
+    )

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special
 
 from arena10k.estimation import ESTIMATORS
-from arena10k.estimation.fresh import power_tuning
+from arena10k.estimation.estimators import power_tuning
 from arena10k.estimation.intervals import fisher, score_interval, student
 from arena10k.estimation.prepare import Prepared
 
@@ -44,19 +44,13 @@ def pilot(prep: Prepared, min_labels: int = 10) -> Pilot:
     if own < min_labels or prep.source is None:
         return Pilot(0.25, 0.0, 0.25, 0.0, 0.0, 0.5, "worst_case", m, own)
     y, f = prep.fresh.label[has], prep.fresh_oof[has]
-    power = power_tuning(y, f)
-    squares = [(np.append(x - x.mean(), ends - x.mean())) ** 2 for x, ends in (
-        # Two pseudo-labels at the ends keep a pilot without variation from promising certainty.
-        (y - power * f, np.array([0.0, 1.0]) - power * f.mean()), (y, np.array([0.0, 1.0])))]  # fmt: skip
-    (residual, residual_spread), (label, label_spread) = ((float(x.mean()), float(x.std())) for x in squares)
+    power, ends = power_tuning(y, f), np.array([0.0, 1.0])
+    # Two pseudo-labels at the ends keep a pilot without variation from promising certainty.
+    residual, pseudo = y - power * f, ends - power * f.mean()
+    squares = [(np.append(x, at) - x.mean()) ** 2 for x, at in ((residual, pseudo), (y, ends))]
+    (residual_var, residual_spread), (label_var, label_spread) = ((float(x.mean()), float(x.std())) for x in squares)
     score = power**2 * float(prep.fresh_oof.var())
-    return Pilot(residual, residual_spread, label, label_spread, score, float(y.mean()), "target", m, own)
-
-
-def _limit(variance: float, spread: float, pilot_labels: int, labels: int) -> float:
-    """What the variance of `labels` labels will not exceed with chance `ASSURANCE`: two samples apart, at most 1/4."""
-    apart = np.sqrt(1 / max(pilot_labels, 1) + 1 / labels)
-    return float(min(variance + special.ndtri(ASSURANCE) * spread * apart, max(0.25, variance)))
+    return Pilot(residual_var, residual_spread, label_var, label_spread, score, float(y.mean()), "target", m, own)
 
 
 def ppi_width(p: Pilot, labels: int, confidence: float = 0.95) -> float:
@@ -66,10 +60,15 @@ def ppi_width(p: Pilot, labels: int, confidence: float = 0.95) -> float:
     t interval, but no narrower than the bounded-mean guard of `intervals`: one unseen label at either end of [0, 1].
     """
     n = max(int(labels), 2)
-    residual, label = (
-        v if p.source == "worst_case" else _limit(v, spread, p.n_labels, n)
-        for v, spread in ((p.residual_var, p.residual_spread), (p.label_var, p.label_spread))
-    )
+
+    def limit(variance: float, spread: float) -> float:
+        """What the variance of the labels will not exceed with that chance: two samples apart, at most 1/4."""
+        if p.source == "worst_case":
+            return variance
+        apart = np.sqrt(1 / max(p.n_labels, 1) + 1 / n)
+        return float(min(variance + special.ndtri(ASSURANCE) * spread * apart, max(0.25, variance)))
+
+    residual, label = limit(p.residual_var, p.residual_spread), limit(p.label_var, p.label_spread)
     variance = min(residual / n + p.score_var / max(p.n_fresh, n), label / n)
     f, mean = fisher(confidence, n), p.label_mean
     guard = sum(
@@ -104,48 +103,36 @@ class UnitCosts:
 _FREE = UnitCosts(0.0, 0.0)
 
 
-@dataclass(frozen=True)
-class _Having:
-    """Labels and draws that are there, where labels come from, and what more of them cost."""
-
-    labels: int
-    draws: int
-    source: str
-    cost: UnitCosts
-
-    def row(self, estimator: str, width: float, labels: int, draws: int) -> dict[str, Any]:
-        """The row of a plan of so many labels and draws in all."""
-        more = max(0, labels - self.labels)
-        price = self.cost.of(more, max(0, draws - self.draws))
-        row = {"estimator": estimator, "width": float(width), "labels": labels, "more": more, "draws": draws}
-        return row | {"cost": price, "pilot": self.source}
+def _plan_row(
+    estimator: str, width: float, labels: int, draws: int, there: tuple[int, int], cost: UnitCosts, source: str
+) -> dict[str, Any]:
+    """The row of a plan of so many labels and draws in all, of which as many are `there`."""
+    more = max(0, labels - there[0])
+    price = cost.of(more, max(0, draws - there[1]))
+    row = {"estimator": estimator, "width": float(width), "labels": labels, "more": more, "draws": draws}
+    return row | {"cost": price, "pilot": source}
 
 
 def plan(p: Pilot, widths: Iterable[float], cost: UnitCosts = _FREE, confidence: float = 0.95) -> list[dict[str, Any]]:
-    """PPI++, one row per wanted width.
-
-    `labels` of the target's own draws (in total; MAX_LABELS is out of reach), how many `more` that is, `draws` that
-    must exist, and the cost in US dollars of what is not there yet, None where a price is not known.
-    """
-    there, needed = _Having(p.n_labels, p.n_fresh, p.source, cost), {w: labels_needed(p, w, confidence) for w in widths}
-    return [there.row("ppi_pp", width, n, max(n, p.n_fresh)) for width, n in needed.items()]
+    """PPI++, one row per wanted width: `labels` of the target's own draws (in total; MAX_LABELS is out of reach), how
+    many `more` that is, `draws` that must exist, and the cost in US dollars of what is not there yet, None where a
+    price is not known."""
+    needed, there = {width: labels_needed(p, width, confidence) for width in widths}, (p.n_labels, p.n_fresh)
+    return [_plan_row("ppi_pp", w, n, max(n, p.n_fresh), there, cost, p.source) for w, n in needed.items()]
 
 
 def direct_plan(
     prep: Prepared, widths: Iterable[float], cost: UnitCosts = _FREE, confidence: float = 0.95
 ) -> list[dict[str, Any]]:
-    """The direct method, one row per wanted width: both fresh draws and the labels that train f grow by one factor.
-
-    The present interval (t quantile included) narrows with the root of that factor. Empty without fresh draws or
-    labels.
-    """
+    """The direct method, one row per wanted width: both fresh draws and the labels that train f grow by one factor, and
+    the present interval (t quantile included) narrows with its root. Empty without fresh draws or labels."""
     if prep.source is None or len(prep.fresh) == 0:
         return []
-    there = _Having(int(prep.sample(prep.source).labelled.sum()), len(prep.fresh), prep.source, cost)
+    there = int(prep.sample(prep.source).labelled.sum()), len(prep.fresh)
     present = score_interval(prep, prep.once("direct", ESTIMATORS["direct"].score), confidence)
     rows = []
     for width in widths:
         factor = (2 * present.se * student(confidence, present.df) / float(width)) ** 2
-        labels, draws = (int(min(np.ceil(max(2, factor * k)), MAX_LABELS)) for k in (there.labels, there.draws))
-        rows.append(there.row("direct", width, labels, draws))
+        labels, draws = (int(min(np.ceil(max(2, factor * k)), MAX_LABELS)) for k in there)
+        rows.append(_plan_row("direct", width, labels, draws, there, cost, prep.source))
     return rows

@@ -72,8 +72,7 @@ class Prepared:
     @cached_property
     def in_order(self) -> dict[str, bool]:
         """By sample, whether row i is cluster i of all `n_clusters`."""
-        codes = {name: rows.cluster for name, rows in self.samples.items()}
-        return {k: len(c) == self.n_clusters and bool((c == np.arange(len(c))).all()) for k, c in codes.items()}
+        return {name: np.array_equal(rows.cluster, np.arange(self.n_clusters)) for name, rows in self.samples.items()}
 
     @cached_property
     def weighted(self) -> np.ndarray:
@@ -97,6 +96,11 @@ class Prepared:
         return values if self.weighted.all() else np.where(self.weighted, values, -np.inf)
 
     @cached_property
+    def raw_log_weight(self) -> np.ndarray:
+        """The log-weights of the rows that have one."""
+        return self.log_weight if self.weighted.all() else self.log_weight[self.weighted]
+
+    @cached_property
     def shift(self) -> float:
         """The largest log-weight, 0 where none is finite."""
         top = float(self.log_weight.max(initial=-np.inf))
@@ -107,10 +111,10 @@ class Prepared:
         """exp(log_weight - shift) (n,)."""
         return np.asarray(np.exp(self.log_weight - self.shift))
 
-    @cached_property
-    def raw_log_weight(self) -> np.ndarray:
-        """The log-weights of the rows that have one."""
-        return self.log_weight if self.weighted.all() else self.log_weight[self.weighted]
+    def unit(self, rows: np.ndarray) -> np.ndarray:
+        """`rows` on the scale of `weight`: times exp(-shift), 0 where 0; infinite on overflow."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.where(rows > 0, rows * np.exp(-self.shift), 0.0)
 
     @cached_property
     def counted(self) -> np.ndarray:
@@ -134,11 +138,6 @@ class Prepared:
         """`Rows.by_cluster` of values of the counted rows."""
         return self.logged.by_cluster(values, self.counted)
 
-    def unit(self, rows: np.ndarray) -> np.ndarray:
-        """`rows` on the scale of `weight`: times exp(-shift), 0 where 0; infinite on overflow."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return np.where(rows > 0, rows * np.exp(-self.shift), 0.0)
-
     @cached_property
     def weighted_labels(self) -> np.ndarray:
         """Mask (n,) of the logged rows with a log-weight and a label."""
@@ -146,22 +145,20 @@ class Prepared:
 
     @cached_property
     def reward(self) -> np.ndarray:
-        """R = f(S) on the logged rows, f trained on all labels."""
+        """R = f(S) on the logged rows, f trained on all labels; the next on the fresh draws, the `oof` two on either,
+        f trained without the row's fold."""
         return self.fit.pooled("logged")
 
     @cached_property
-    def reward_oof(self) -> np.ndarray:
-        """f(S) on the logged rows, f trained without the row's fold."""
-        return self.fit.out_of_fold("logged")
-
-    @cached_property
     def fresh_reward(self) -> np.ndarray:
-        """f(S') on the fresh draws, f trained on all labels."""
         return self.fit.pooled("fresh")
 
     @cached_property
+    def reward_oof(self) -> np.ndarray:
+        return self.fit.out_of_fold("logged")
+
+    @cached_property
     def fresh_oof(self) -> np.ndarray:
-        """f(S') on the fresh draws, f trained without the row's fold."""
         return self.fit.out_of_fold("fresh")
 
     @cached_property
@@ -175,16 +172,11 @@ class Prepared:
 
 
 def prepare(data: PolicyData, kind: str = Analysis.calibration) -> Prepared:
-    """Select the usable rows and fit the calibration.
+    """Select the usable rows and fit the calibration; ValueError for a `kind` that is not in `CALIBRATIONS`.
 
     Labels of logged rows train f where there are enough; otherwise labels on the target's own draws do; otherwise, or
     with `kind` "none", f(S) = S. Rows without a judge score are left out, or, of complete data, get one that stands in
     for it: under beliefs that hold for any f, what they are worth is then in the value.
-
-    Raises
-    ------
-    ValueError
-        For a `kind` that is not in `CALIBRATIONS`.
     """
     if kind not in CALIBRATIONS:
         raise ValueError(f"unknown calibration {kind!r}: {', '.join(CALIBRATIONS)}")
@@ -196,32 +188,26 @@ def prepare(data: PolicyData, kind: str = Analysis.calibration) -> Prepared:
     return Prepared(samples, variant(samples, source), source, data.is_logging, data.complete)
 
 
-def _usable(samples: Mapping[str, Rows], complete: bool) -> dict[str, Rows]:
-    """The rows with a score; of complete data also those without, unless nothing is known of any row of their kind."""
+def _usable(samples: dict[str, Rows], complete: bool) -> dict[str, Rows]:
+    """The rows with a score; of complete data also those without, unless nothing is known of any row of their kind.
+    The score that stands in for theirs is the one whose labels are most like theirs, a middle one where labels do not
+    tell."""
     judged = {name: ~np.isnan(rows.judge) for name, rows in samples.items()}
     if all(mask.all() for mask in judged.values()):
-        return dict(samples)
-    known = {k: complete and bool(judged[k].any() or rows.labelled.any()) for k, rows in samples.items()}
-    stand_in = _stand_in(list(samples.values()))
-    return {
-        name: replace(rows, judge=np.where(judged[name], rows.judge, stand_in), scored=judged[name])
-        if known[name]
-        else rows.take(judged[name])
-        for name, rows in samples.items()
-    }
-
-
-def _stand_in(samples: list[Rows]) -> float:
-    """The score to stand in for missing ones: the one whose labels are most like theirs, a middle one where labels do
-    not tell."""
-    judge, label = (np.concatenate([getattr(rows, name) for rows in samples]) for name in ("judge", "label"))
+        return samples
+    judge, label = (np.concatenate([getattr(rows, name) for rows in samples.values()]) for name in ("judge", "label"))
     missing, labelled = np.isnan(judge), ~np.isnan(label)
-    if missing.all():
-        return 0.5
-    if not (missing & labelled).any() or not (~missing & labelled).any():
-        return float(np.median(judge[~missing]))
-    levels, (code,) = calibration.level_codes(judge[~missing & labelled])
-    count, total = np.bincount(code), np.bincount(code, weights=label[~missing & labelled])
-    off = np.abs(calibration.pava(levels, total, count) - label[missing & labelled].mean())
-    near = np.flatnonzero(off <= off.min() + 1e-12)
-    return float(levels[near[len(near) // 2]])
+    stand_in = 0.5 if missing.all() else float(np.median(judge[~missing]))
+    if (missing & labelled).any() and (~missing & labelled).any():
+        levels, (code,) = calibration.level_codes(judge[~missing & labelled])
+        count, total = np.bincount(code), np.bincount(code, weights=label[~missing & labelled])
+        off = np.abs(calibration.pava(levels, total, count) - label[missing & labelled].mean())
+        near = np.flatnonzero(off <= off.min() + 1e-12)
+        stand_in = float(levels[near[len(near) // 2]])
+
+    def usable(name: str, rows: Rows) -> Rows:
+        if not complete or not (judged[name].any() or rows.labelled.any()):
+            return rows.take(judged[name])
+        return replace(rows, judge=np.where(judged[name], rows.judge, stand_in), scored=judged[name])
+
+    return {name: usable(name, rows) for name, rows in samples.items()}

@@ -64,11 +64,11 @@ class Score:
         shares = {name: rows.share for name, rows in prep.samples.items() if rows.share is not None}
         if self.per_prompt or not shares:
             return self
-
-        def counted(terms: tuple[Term, ...]) -> tuple[Term, ...]:
-            return tuple(t.scaled(s, s) if (s := shares.get(t.sample)) is not None else t for t in terms)
-
-        return Score(counted(self.terms), counted(self.correction), self.models, True)
+        terms, correction = (
+            tuple(t.scaled(shares[t.sample], shares[t.sample]) if t.sample in shares else t for t in part)
+            for part in (self.terms, self.correction)
+        )
+        return Score(terms, correction, self.models, True)
 
     @property
     def value(self) -> float:
@@ -84,48 +84,38 @@ class Score:
         return self.terms + self.correction
 
 
-def cluster_sums(prep: Prepared, sample: str, values: np.ndarray) -> np.ndarray:
-    """Sums of `values` (rows,) per prompt: (n_clusters,). A view of `values` where row i is prompt i."""
-    if prep.in_order[sample]:
-        return values
-    return np.bincount(prep.sample(sample).cluster, weights=values, minlength=prep.n_clusters)
-
-
-def _deviation(prep: Prepared, term: Term, method: str) -> tuple[np.ndarray, np.ndarray]:
-    """theta - theta_(-g) per prompt g, and which prompts are in the term.
-
-    "jackknife": closed form, theta - (N - N_g)/(D - D_g) = (N_g - theta D_g)/(D - D_g). "influence": its
-    linearisation, (N_g - theta D_g)/D.
-    """
-    num, den = cluster_sums(prep, term.sample, term.num), cluster_sums(prep, term.sample, term.den)
-    with np.errstate(all="ignore"):
-        out = den * -term.value
-        out += num
-        out /= term.total if method == "influence" else term.total - den
-        return out, den != 0
-
-
 def deviations(prep: Prepared, score: Score, method: str = "jackknife") -> tuple[np.ndarray, int]:
     """Effect of each prompt on the estimate (n_clusters,), scaled so that the variance is the sum of squares; smallest
     number of prompts behind any term.
 
-    For one term this is the textbook jackknife, (G-1)/G sum (theta_(-g) - mean)^2, or the clustered influence function
-    with its G/(G-1) factor. Terms that share prompts add up within the prompt, so their covariance is counted.
+    "jackknife": theta - theta_(-g) in closed form, theta - (N - N_g)/(D - D_g) = (N_g - theta D_g)/(D - D_g), with the
+    textbook variance (G-1)/G sum (theta_(-g) - mean)^2. "influence": its linearisation, (N_g - theta D_g)/D, with the
+    clustered factor G/(G-1). Terms that share prompts add up within the prompt, so their covariance is counted.
     """
-    total = np.zeros(prep.n_clusters)
-    smallest = prep.n_clusters
+
+    def sums(sample: str, values: np.ndarray) -> np.ndarray:
+        """Per prompt; a view of `values` where row i is prompt i."""
+        if prep.in_order[sample]:
+            return values
+        return np.bincount(prep.samples[sample].cluster, weights=values, minlength=prep.n_clusters)
+
+    total, smallest = np.zeros(prep.n_clusters), prep.n_clusters
     for term in score.all_terms:
-        dev, inside = _deviation(prep, term, method)
+        den = sums(term.sample, term.den)
+        inside = den != 0
         groups = int(np.count_nonzero(inside))
         smallest = min(smallest, groups)
         if groups == 0:
             continue
-        if method == "jackknife":
-            with np.errstate(invalid="ignore"):
+        with np.errstate(all="ignore"):
+            dev = den * -term.value
+            dev += sums(term.sample, term.num)
+            dev /= term.total if method == "influence" else term.total - den
+            if method == "jackknife":
                 np.subtract(dev, dev.sum() / groups, out=dev, where=inside)
-            dev *= np.sqrt((groups - 1) / groups)
-        else:
-            dev *= np.sqrt(groups / max(groups - 1, 1))
+                dev *= np.sqrt((groups - 1) / groups)
+            else:
+                dev *= np.sqrt(groups / max(groups - 1, 1))
         total += dev
     return total, smallest
 
@@ -162,9 +152,7 @@ def judge_variance(prep: Prepared, score: Score) -> float:
     """
     total = 0.0
     for name, rows in prep.samples.items():
-        if not rows.judge_var.any():
-            continue
-        for model in ("f", "judge"):
+        for model in ("f", "judge") if rows.judge_var.any() else ():
             gradient = np.zeros(len(rows))
             for term in score.all_terms:
                 if term.sample == name and model in term.slopes:
@@ -197,13 +185,7 @@ class Estimator:
     biased: bool = False
 
     def score(self, prep: Prepared) -> Score:
-        """What the function declares.
-
-        Raises
-        ------
-        ArenaError
-            Where that is no `Score`.
-        """
+        """What the function declares; ArenaError where that is no `Score`."""
         given = self.function(prep)
         if not isinstance(given, Score):
             raise ArenaError(

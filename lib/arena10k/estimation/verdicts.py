@@ -11,19 +11,36 @@ from typing import Any
 
 import numpy as np
 
-from arena10k.estimation import ESTIMATORS, Estimator, Rows, Score, pareto, planning
-from arena10k.estimation.beliefs import ASSUMED, Reach, el_residual_interval, labelled_interval, transported_interval
+from arena10k.estimation import ESTIMATORS, Estimator, Score, diagnostics, pareto, planning
+from arena10k.estimation.beliefs import (
+    ASSUMED,
+    Reach,
+    el_residual_interval,
+    label_clusters,
+    labelled_interval,
+    residual_limits,
+    transported_interval,
+)
 from arena10k.estimation.calibration import enough_labels
 from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext
 from arena10k.estimation.intervals import EMPIRICAL_LIKELIHOOD, NO_INTERVAL, Interval, normal, score_interval
-from arena10k.estimation.thresholds import DOUBT, FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
-from arena10k.estimation.transport import label_clusters, residual_limits
+from arena10k.estimation.thresholds import (
+    AMPLE_ESS,
+    DOUBT,
+    FEW_LABELS,
+    HEAVY_KHAT,
+    MAX_WIDTH,
+    MIN_LABELS,
+    NO_TAIL_SHARE,
+)
 
 REPORT, CAUTION, REFUSE = "REPORT", "CAUTION", "REFUSE"
 #: Of what was not collected: no verdict, and counted nowhere.
 NOT_ASKED = "NOT_ASKED"
 #: The reason of a number that no label puts on the oracle's scale: it is no policy value.
 NOT_ON_ORACLE_SCALE = "not_on_oracle_scale"
+#: A verdict and its reasons.
+Judged = tuple[str, list[str]]
 
 
 def _worst(*verdicts: str) -> str:
@@ -47,35 +64,10 @@ def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
     return [reason for reason, absent in checks.items() if absent]
 
 
-def _uncollected(ctx: PolicyContext, missing: list[str]) -> bool:
-    """Whether what is missing was never asked for, as far as can be told."""
-    return not ("no_log_weights" in missing and LOGPROBS_ASKED in ctx.flags)
-
-
-#: A verdict and its reasons.
-Judged = tuple[str, list[str]]
-
-
 def _by_number(n: float, reason: str = "few_labels") -> Judged:
     """By the number of labels, or of rows in effect, that an estimate rests on."""
     verdict = REFUSE if n < MIN_LABELS else CAUTION if n < FEW_LABELS else REPORT
     return verdict, [reason] * int(n < FEW_LABELS)
-
-
-def _lacking_labels(ctx: PolicyContext) -> list[str]:
-    """Why nothing calibrates the judge, where it is for lack of labels."""
-    logged, fresh = ctx.prep.logged, ctx.prep.fresh
-    if not (logged.labelled.any() or fresh.labelled.any()):
-        return ["no_labels"]
-    enough = any(enough_labels(rows) for rows in (logged, fresh))
-    return [] if enough else ["few_labels"]
-
-
-def _constant(rows: Rows) -> bool:
-    """Whether all of enough labels are one number, of responses between which the judge sees a difference. At an end
-    of the scale that is what rare failures or rare successes look like, and the interval carries the unseen one."""
-    label, judge = rows.label[rows.labelled > 0], rows.judge[rows.labelled > 0]
-    return bool(len(label) >= FEW_LABELS and 0 < label.min() == label.max() < 1 and np.ptp(judge) > 0)
 
 
 def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
@@ -89,12 +81,18 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
     elif estimator.label_residual and prep.source is None:
         rows, (verdict, reasons) = prep.logged, _by_number(prep.weighted_labels.sum())
     elif prep.source is None:
-        return CAUTION, [*_lacking_labels(ctx), NOT_ON_ORACLE_SCALE]
+        samples = (prep.logged, prep.fresh)
+        lacking = [] if any(map(enough_labels, samples)) else ["few_labels"]
+        lacking = lacking if any(rows.labelled.any() for rows in samples) else ["no_labels"]
+        return CAUTION, [*lacking, NOT_ON_ORACLE_SCALE]
     else:
         rows = prep.sample(prep.source)
         few = bool(rows.labelled.sum() < FEW_LABELS)
         verdict, reasons = CAUTION if few else REPORT, ["few_labels"] * few
-    if _constant(rows):
+    label, judge = rows.label[rows.labelled > 0], rows.judge[rows.labelled > 0]
+    # Enough labels of one number, of responses between which the judge sees a difference. At an end of the scale that
+    # is what rare failures or rare successes look like, and the interval carries the unseen one.
+    if len(label) >= FEW_LABELS and 0 < label.min() == label.max() < 1 and np.ptp(judge) > 0:
         verdict, reasons = _worst(verdict, CAUTION), [*reasons, "constant_labels"]
     if rows.labelling.kind == "by_score":
         # Corrected by chances estimated from the score, on the belief that nothing else decided.
@@ -102,28 +100,24 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
     return verdict, reasons
 
 
-def _weight_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
+def _weight_reasons(ctx: PolicyContext, label_residual: bool) -> Judged:
     """Of what rests on the belief that weights are right."""
-    residual = estimator.label_residual
-    return ctx.prep.once(("weight reasons", residual), lambda _: _judged_weights(ctx, ctx.rests_on(residual)))
-
-
-def _judged_weights(ctx: PolicyContext, lw: np.ndarray) -> Judged:
     if ctx.wrong_weights or ctx.audit.clip_dominated:
         return REFUSE, [*ctx.wrong_weights, *["clip_dominated"] * ctx.audit.clip_dominated]
+    lw = ctx.rests_on(label_residual)
     if not len(lw) or not np.isfinite(lw.max()):
         return REFUSE, ["few_weighted_labels"]
     w = np.exp(lw - lw.max())
-    ess = float(w.sum() ** 2 / (w @ w))
-    verdict, reasons = _by_number(ess, "few_weighted_labels")
+    verdict, reasons = _by_number(float(w.sum() ** 2 / (w @ w)), "few_weighted_labels")
     if ctx.doubtful_weights:
         verdict, reasons = _worst(verdict, CAUTION), [*ctx.doubtful_weights, *reasons]
-    if ctx.has_tail:
+    # A tail to judge: few rows hold much of the weight.
+    share = diagnostics.top_shares(ctx.prep.raw_log_weight)["top_1"]
+    if share >= NO_TAIL_SHARE or ctx.audit.ess <= AMPLE_ESS * ctx.audit.n:
         shape = pareto.khat(lw)
         tail = ["khat_high"] if shape >= HEAVY_KHAT else []
         tail += ["khat_undefined"] if np.isnan(shape) and not ctx.audit.constant else []
-        if tail:
-            verdict, reasons = _worst(verdict, CAUTION), [*reasons, *tail]
+        verdict, reasons = _worst(verdict, CAUTION) if tail else verdict, [*reasons, *tail]
     return verdict, reasons
 
 
@@ -149,11 +143,8 @@ def _judge_reasons(ctx: PolicyContext, estimator: Estimator, interval: Interval)
 
 def accepted(row: Mapping[str, Any]) -> bool:
     """Whether a row of estimates.json is a policy value: reported, if with caution, and on the oracle's scale."""
-    return (
-        row["verdict"] in (REPORT, CAUTION)
-        and row["value"] is not None
-        and NOT_ON_ORACLE_SCALE not in (row.get("reasons") or ())
-    )
+    on_scale = NOT_ON_ORACLE_SCALE not in (row.get("reasons") or ())
+    return row["verdict"] in (REPORT, CAUTION) and row["value"] is not None and on_scale
 
 
 def width_of(row: Mapping[str, Any]) -> float:
@@ -161,29 +152,31 @@ def width_of(row: Mapping[str, Any]) -> float:
     return float("inf") if row.get("ci_low") is None else float(row["ci_high"] - row["ci_low"])
 
 
-def planned_width(n_labels: int, confidence: float = 0.95) -> float:
-    """Width that so many 0/1 labels promise at worst (Wilson 1927 at one half), before any is seen."""
-    z = normal(confidence)
-    return z / float(np.sqrt(n_labels + z * z))
-
-
 def _too_wide(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> bool:
+    """Whether the interval says nothing. Labels may speak where so many 0/1 ones promise less, before any is seen
+    (Wilson 1927 at one half): not the luck of the draw decides that."""
     if interval.width <= MAX_WIDTH:
         return False
-    # Not the luck of the draw decides whether labels may speak.
     n = ctx.transport.n_labels if ctx.prep.fresh.labelling.at_random else 0
-    return n == 0 or not (estimator.uses_target_labels and planned_width(n, ctx.analysis.confidence) <= MAX_WIDTH)
+    z = normal(ctx.analysis.confidence)
+    return n == 0 or not (estimator.uses_target_labels and z / np.sqrt(n + z * z) <= MAX_WIDTH)
 
 
 def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> Judged:
     """REPORT, CAUTION or REFUSE for one estimate, and why; NOT_ASKED where what it takes was not collected."""
     missing = missing_inputs(ctx, estimator)
     if missing:
-        return (NOT_ASKED if _uncollected(ctx, missing) else REFUSE), missing
+        failed = "no_log_weights" in missing and LOGPROBS_ASKED in ctx.flags
+        return REFUSE if failed else NOT_ASKED, missing
     result, reasons = _label_reasons(ctx, estimator)
+    by_weights = estimator.belief == "weights"
     if estimator.belief != "labels" and not estimator.judge_scale:
-        by_weights = estimator.belief == "weights"
-        by_belief, more = _weight_reasons(ctx, estimator) if by_weights else _judge_reasons(ctx, estimator, interval)
+        key = ("weight reasons", estimator.label_residual)
+        by_belief, more = (
+            ctx.prep.once(key, lambda _: _weight_reasons(ctx, estimator.label_residual))
+            if by_weights
+            else _judge_reasons(ctx, estimator, interval)
+        )
         result, reasons = _worst(result, by_belief), [*more, *reasons]
     if estimator.biased:
         result, reasons = _worst(result, CAUTION), [*reasons, "projected_weights"]
@@ -193,13 +186,12 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
         # Chance takes a sound estimate out of [0, 1]; what the weights allow it must not leave.
         sound = interval.method != EMPIRICAL_LIKELIHOOD or interval.low <= np.clip(value, 0, 1) <= interval.high
         result, reasons = _worst(result, CAUTION if sound else REFUSE), [*reasons, "value_outside_interval"]
-    if estimator.belief == "weights" and not ctx.prep.is_logging:
+    if by_weights and not ctx.is_logging:
         own = own_estimate(ctx)
         if own is not None and (interval.high < own["ci_low"] or interval.low > own["ci_high"]):
             result, reasons = REFUSE, [*reasons, "contradicts_labels"]
     if _too_wide(ctx, estimator, interval):
-        unseen = estimator.belief == "weights" and ctx.unseen
-        return REFUSE, [*reasons, *["off_support"] * unseen, "interval_too_wide"]
+        return REFUSE, [*reasons, *["off_support"] * (by_weights and ctx.unseen), "interval_too_wide"]
     return result, reasons
 
 
@@ -224,20 +216,16 @@ def _reaches(ctx: PolicyContext) -> list[Reach]:
 
 def interval_of(ctx: PolicyContext, estimator: Estimator, score: Score) -> Interval:
     """The interval that carries what the belief behind the estimator leaves open."""
+    confidence = ctx.analysis.confidence
     if estimator.judge_scale:
-        return score_interval(ctx.prep, score, ctx.analysis.confidence)
+        return score_interval(ctx.prep, score, confidence)
     if estimator.belief == "labels":
-        return labelled_interval(ctx.prep, score, ctx.analysis.confidence)
+        return labelled_interval(ctx.prep, score, confidence)
     if estimator.label_residual:
-        return el_residual_interval(ctx.prep, score, ctx.analysis.confidence)
+        return el_residual_interval(ctx.prep, score, confidence)
     if estimator.belief == "weights":
         return ctx.el
-    reaches = ctx.prep.once("reaches", lambda _: _reaches(ctx))
-    return transported_interval(ctx.prep, score, reaches, ctx.analysis.confidence)
-
-
-def _number(x: float) -> float | None:
-    return float(x) if np.isfinite(x) else None
+    return transported_interval(ctx.prep, score, ctx.prep.once("reaches", lambda _: _reaches(ctx)), confidence)
 
 
 def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) -> dict[str, Any]:
@@ -245,27 +233,32 @@ def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) ->
 
     `plan` False leaves `labels_needed` out, which takes longer than the rest together.
     """
-    value, interval = float("nan"), NO_INTERVAL
+    prep, value, interval, needed = ctx.prep, float("nan"), NO_INTERVAL, None
     if not missing_inputs(ctx, estimator):
-        score = ctx.prep.once(estimator.name, estimator.score)
+        score = prep.once(estimator.name, estimator.score)
         value, interval = score.value, interval_of(ctx, estimator, score)
     result, reasons = verdict(ctx, estimator, value, interval)
-    weighted = estimator.uses_weights
-    wide = plan and result != NOT_ASKED and (result != REPORT or not interval.width <= ctx.analysis.width)
-    return {
+    wanted, confidence = ctx.analysis.width, ctx.analysis.confidence
+    if plan and result != NOT_ASKED and (result != REPORT or not interval.width <= wanted):
+        needed = prep.once("labels needed", lambda _: planning.labels_needed(ctx.pilot, wanted, confidence))
+    row: dict[str, Any] = {
         "estimator": estimator.name,
-        "value": _number(value),
-        "se": _number(interval.se),
-        "ci_low": _number(interval.low),
-        "ci_high": _number(interval.high),
+        "value": value,
+        "se": interval.se,
+        "ci_low": interval.low,
+        "ci_high": interval.high,
         "verdict": result,
         "reasons": reasons,
-        "n_used": ctx.prep.n_weighted if weighted else len(ctx.prep.fresh) or len(ctx.prep.logged),
-        "mean_weight": _number(ctx.audit.mean_weight),
-        "ess": _number(ctx.audit.ess) if ctx.audit.n else None,
-        "khat": _number(ctx.audit.khat),
-        "labels_needed": _labels_needed(ctx) if wide else None,
+        "n_used": prep.n_weighted if estimator.uses_weights else len(prep.fresh) or len(prep.logged),
+        "mean_weight": ctx.audit.mean_weight,
+        "ess": ctx.audit.ess if ctx.audit.n else None,
+        "khat": ctx.audit.khat,
+        "labels_needed": needed,
     }
+    for key, x in row.items():
+        if isinstance(x, float):
+            row[key] = float(x) if np.isfinite(x) else None
+    return row
 
 
 def own_estimate(ctx: PolicyContext) -> dict[str, Any] | None:
@@ -276,9 +269,3 @@ def own_estimate(ctx: PolicyContext) -> dict[str, Any] | None:
         return min((r for r in rows if accepted(r)), key=width_of, default=None)
 
     return ctx.prep.once("own estimate", make)
-
-
-def _labels_needed(ctx: PolicyContext) -> int:
-    """The same for every estimator of the policy."""
-    width, confidence = ctx.analysis.width, ctx.analysis.confidence
-    return ctx.prep.once("labels needed", lambda _: planning.labels_needed(ctx.pilot, width, confidence))
