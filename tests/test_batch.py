@@ -15,8 +15,8 @@ from functools import partial
 import pytest
 
 from arena10k import paths
-from arena10k.collection import batch_files, client, generate
-from arena10k.collection.batch_files import chunks, custom_ids
+from arena10k.collection import batch, client, generate
+from arena10k.collection.batch import chunks, custom_ids
 from arena10k.collection.collect import collect
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import PREFLIGHT, Measurement
@@ -156,7 +156,7 @@ def test_a_refused_file_is_told_with_message_and_line_and_asked_anew(home, stub)
 
 
 def test_faults_of_the_api_are_retried_and_a_batch_is_created_once(home, stub, monkeypatch):
-    monkeypatch.setattr(client, "_wait", lambda state: 0.01)
+    monkeypatch.setattr(client, "_FIRST_WAIT", 0.01)
     seen = []
 
     async def flaky(name):
@@ -192,14 +192,14 @@ def test_chunks_hold_what_they_may_and_every_task_whole(home, monkeypatch):
 
     by_requests = asyncio.run(packed(max_requests=12))
     assert [c[0] for c in by_requests] == [12, 12, 12, 4]
-    monkeypatch.setattr(batch_files, "MAX_BYTES", 3000)
+    monkeypatch.setattr(batch, "MAX_BYTES", 3000)
     by_bytes = asyncio.run(packed(max_requests=1000))
     for requests, size, written, rows in by_bytes:
         assert size == written <= 3000
         assert requests == len(rows)
     for parts in (by_requests, by_bytes):
         assert [row for part in parts for row in part[3]] == [task.row for task in tasks]
-    monkeypatch.setattr(batch_files, "MAX_BYTES", 50)
+    monkeypatch.setattr(batch, "MAX_BYTES", 50)
     with pytest.raises(ArenaError, match=r"takes 1 requests of \d+ bytes together; a batch holds"):
         asyncio.run(packed(max_requests=9))
     monkeypatch.undo()
