@@ -9,7 +9,7 @@ import pytest
 
 from arena10k.collection import judge
 from arena10k.errors import CallError
-from arena10k.params.judge import ChatJudge
+from arena10k.params.judge import ChatJudge, CompletionJudge
 from arena10k.params.sections import Capabilities
 
 CASE = "Question: {prompt}\nAnswer: {response}\nRate how good the answer is."
@@ -92,6 +92,24 @@ def test_each_way_to_be_uncertain_gives_a_score_and_its_variance():
     spread = read(TOKENS, answer("4", top=[("4", 0.5), (" 4", 0.1), ("5", 0.32), ("The", 0.05)]))
     assert (spread.payload["mass"], spread.payload["texts"]) == (pytest.approx(0.92), ["4"])
     assert spread.value == pytest.approx((0.75 * 0.6 + 1.0 * 0.32) / 0.92)
+
+
+@pytest.mark.parametrize(
+    ("top", "code"),
+    [
+        ({" 1": 5.0, " 0": -1.0}, "positive"),
+        ({" 1": None, " 0": -1.0}, "null_in_response"),
+        ({" 1": 1000.0}, "positive"),
+        ({" 1": -0.7, "The": -0.7}, "low_mass"),
+        ({"The": -0.1}, "no_ratings"),
+        (None, "no_ratings"),
+    ],
+)
+def test_rating_tokens_with_impossible_or_little_probability_give_no_score(top, code):
+    asks = {"provider": "stub", "model": "stub", "case": "{response}:", "ratings": {" 1": 1.0, " 0": 0.0}}
+    said = {"choices": [{"logprobs": {"top_logprobs": [top]}}]}
+    with pytest.raises(CallError, match=code):
+        judge.read_completions(CompletionJudge.model_validate(asks), True, [said])
 
 
 def test_text_to_grade_stays_data():
