@@ -16,16 +16,16 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import orjson
 from openai.types import Batch
 
 from arena10k.collection.answers import check_model, checked, classify_status
 from arena10k.collection.client import Endpoint, happens_within
-from arena10k.collection.ledger import CREATING, PREPARED, Entry
+from arena10k.collection.ledger import CREATING, Entry
 from arena10k.collection.records import Row
-from arena10k.collection.tasks import CHAT, COMPLETIONS, Request, Task
+from arena10k.collection.tasks import Request, Task
 from arena10k.errors import ArenaError, CallError, Stopped, invalid
 
 if TYPE_CHECKING:
@@ -35,10 +35,8 @@ T = TypeVar("T")
 Send = Callable[[Request], Awaitable[dict[str, Any]]]
 #: The key of our token in a batch's metadata.
 TOKEN = "arena10k"
-#: What the Batch API calls the paths of requests.
-_PATHS: dict[str, Literal["/v1/chat/completions", "/v1/completions"]] = {
-    CHAT: "/v1/chat/completions", COMPLETIONS: "/v1/completions",
-}  # fmt: skip
+#: The paths of requests, as the Batch API calls them.
+BatchPath = Literal["/v1/chat/completions", "/v1/completions"]
 #: The smallest of providers' limits on one input file.
 MAX_BYTES = 100_000_000
 #: So many tasks or lines are handled in one turn of the event loop, which also serves Ctrl-C.
@@ -219,12 +217,22 @@ class Batches:
 
     async def _hand_over(self, chunk: Chunk) -> Entry | None:
         """The new batch; None where the collection was stopped before it was made."""
-        token = uuid.uuid4().hex
+        token, path = uuid.uuid4().hex, cast(BatchPath, f"/v1{chunk.path}")
         self.ledger.prepare(token, self.endpoint.name, self.engine.label, chunk.requests, chunk.rows)
+        attempts = 0
 
         async def upload() -> str:
             chunk.file.seek(0)
             return _identified(await self.client.files.create(file=(f"{token}.jsonl", chunk.file), purpose="batch"))
+
+        async def create(entry: Entry, file: str) -> Batch:
+            nonlocal attempts
+            attempts += 1
+            # An attempt without an answer may have been heard all the same.
+            earlier = await self._search(entry) if attempts > 1 else None
+            return earlier or await self.client.batches.create(
+                input_file_id=file, endpoint=path, completion_window="24h", metadata={TOKEN: token}
+            )
 
         try:
             uploaded = await self.endpoint.retrying(upload)
@@ -232,32 +240,14 @@ class Batches:
                 self.ledger.drop(token)
                 return None
             entry = self.ledger.note(token, input_file_id=uploaded, state=CREATING, created=time.time())
-            return await self._create(entry, uploaded, chunk.path)
+            batch = await self.endpoint.retrying(create, entry, uploaded)
+            return self.ledger.note(token, batch_id=_identified(batch), state=str(batch.status))
         except CallError as error:
-            if self.ledger.entry(token).state == PREPARED:
+            # Refused when it was first asked for, if at all: surely nothing was created.
+            if attempts == 0 or (attempts == 1 and error.kind != "retry"):
                 self.ledger.drop(token)
             hint = "; `mode: requests` needs no Batch API" if error.code == "http_404" else self.endpoint.advice(error)
             raise ArenaError(f"{self._where}: the batch cannot be handed over: {error}{hint}") from error
-
-    async def _create(self, entry: Entry, file_id: str, path: str) -> Entry:
-        attempts = 0
-
-        async def create() -> Batch:
-            nonlocal attempts
-            attempts += 1
-            # An attempt without an answer may have been heard all the same.
-            earlier = await self._search(entry) if attempts > 1 else None
-            return earlier or await self.client.batches.create(
-                input_file_id=file_id, endpoint=_PATHS[path], completion_window="24h", metadata={TOKEN: entry.token},
-            )  # fmt: skip
-
-        try:
-            batch = await self.endpoint.retrying(create)
-        except CallError as error:
-            if attempts == 1 and error.kind != "retry":  # refused when first asked: surely nothing was created
-                self.ledger.note(entry.token, state=PREPARED)
-            raise
-        return self.ledger.note(entry.token, batch_id=_identified(batch), state=str(batch.status))
 
     async def _search(self, entry: Entry) -> Batch | None:
         """The batch that carries our token, or was made from our file where the provider keeps no metadata."""
@@ -299,7 +289,8 @@ class Batches:
 
         label = f"{self.engine.label}: batch {entry.batch_id}"
         with tqdm(total=entry.requests, desc=label, leave=False, file=sys.stderr, ascii=True) as bar:
-            while (batch := await self._retrieved(entry)).status not in _ENDED:
+            denied = f"does not know batch {entry.batch_id} of {entry.requests:,} requests"
+            while (batch := await self._known(entry, denied, self._retrieve, entry)).status not in _ENDED:
                 if batch.request_counts:
                     bar.update((batch.request_counts.completed or 0) + (batch.request_counts.failed or 0) - bar.n)
                 bar.set_postfix_str(str(batch.status))
@@ -321,14 +312,10 @@ class Batches:
                 await answers.index(start)
             await self._read(entry, batch, answers)
 
-    async def _retrieved(self, entry: Entry) -> Batch:
-        async def retrieve() -> Batch:
-            batch = await self.client.batches.retrieve(str(entry.batch_id))
-            _identified(batch)
-            return batch
-
-        denied = f"does not know batch {entry.batch_id} of {entry.requests:,} requests"
-        return await self._known(entry, denied, retrieve)
+    async def _retrieve(self, entry: Entry) -> Batch:
+        batch = await self.client.batches.retrieve(str(entry.batch_id))
+        _identified(batch)
+        return batch
 
     async def _known(self, entry: Entry, otherwise: str, call: Callable[..., Awaitable[T]], *args: Any) -> T:
         """What a call about a batch returns. A batch that the provider denies is kept, for another key or address may

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS batch_tasks (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS batch_tasks_by_token ON batch_tasks (token);
 """
-#: States of ours, before the provider's own begin: nothing was sent that costs; it may have been.
+#: States of ours, before the provider's own begin: nothing was sent that costs; something may have been.
 PREPARED, CREATING = "prepared", "creating"
 
 
