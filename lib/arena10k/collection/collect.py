@@ -82,7 +82,7 @@ class Engine:
         watch: Watch | None,
     ):  # fmt: skip
         self.params, self.store, self.urls, self.label, self.todo = params, store, urls, label, todo
-        self.tasks, self.again, self._watch = tasks, again, watch
+        self.tasks, self.again, self.watch = tasks, again, watch
         self.endpoints: dict[str, Endpoint] = {}
         self._recent: dict[tuple[str, ...], deque[bool]] = {}
         self._probed: set[Row] = set()
@@ -201,9 +201,13 @@ class Engine:
         try:
             for request in task.requests:
                 answers.append(await send(request))  # noqa: PERF401 (keeps what came before an error)
-            result: Result = _read(task, answers)
+            result: Result = task.read(answers)
         except Stopped:
             return None
+        except _MALFORMED as error:
+            # One answer of a shape that no reader expects is a bad answer and not the end of the run; where all are,
+            # the preflight or the breaker ends it.
+            result = invalid("malformed_answer", f"{type(error).__name__}: {error}")
         except CallError as error:
             # What is to take the place of a value has to come from the model that gave it.
             if error.kind == "fatal" or (self.again.quarantined and error.code == WRONG_MODEL):
@@ -228,8 +232,8 @@ class Engine:
             self._ready.append(Record(**shared, status="ok", value=result.value, payload=result.payload))
             self.todo.outcome.ok += 1
             try:
-                if self._watch:
-                    self._watch(task, result)
+                if self.watch:
+                    self.watch(task, result)
             except ArenaError as error:
                 self._stop(str(error))
         if len(self._ready) == 1:
@@ -272,15 +276,6 @@ class Engine:
             return
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
-
-
-def _read(task: Task, answers: list[dict[str, Any]]) -> Measurement:
-    """What a task's reader makes of the answers. One answer of a shape that no reader expects is a bad answer and not
-    the end of the run; where all are, the preflight or the breaker ends it."""
-    try:
-        return task.read(answers)
-    except _MALFORMED as error:
-        raise invalid("malformed_answer", f"{type(error).__name__}: {error}") from error
 
 
 def _is_news(result: Result | None, outcome: str | None) -> bool:

@@ -117,11 +117,8 @@ def _quoted(text: str) -> str:
 
 def read_completions(judge: CompletionJudge, deterministic: bool, answers: list[dict[str, Any]]) -> Measurement:
     """The rating distributions of the token that follows each text: the most probable rating (the lower on a tie), or
-    the mean of the expectations with its variance.
-
-    ``no_ratings`` where no rating token is among the top tokens, ``low_mass`` where the ratings hold less than
-    `judge.min_mass` of the probability, or a code of `check_logprobs`.
-    """
+    the mean of the expectations with its variance. Codes: ``no_ratings`` where no rating token is among the top tokens,
+    ``low_mass`` where they hold less than `judge.min_mass` of the probability, and those of `check_logprobs`."""
     readings = []
     for answer in answers:
         try:
@@ -139,10 +136,8 @@ def read_completions(judge: CompletionJudge, deterministic: bool, answers: list[
 
 
 def read_rating(grader: ChatGrader, answers: list[dict[str, Any]]) -> Measurement:
-    """The score of an answer of the form `{"rating": n}` or `n`.
-
-    ``unparsable_rating`` for every other form (prose, several numbers, a number cut off at the token limit),
-    ``rating_out_of_scale`` for a number that is not on the scale.
+    """The score of an answer of the form `{"rating": n}` or `n`. Codes: ``unparsable_rating`` for every other form
+    (prose, several numbers, a number cut off at the token limit), ``rating_out_of_scale`` for a number off the scale.
     """
     (answer,) = answers
     text, cut = _text(answer)
