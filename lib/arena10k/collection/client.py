@@ -9,7 +9,7 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import httpx2
@@ -74,10 +74,8 @@ def _retry_after(error: openai.APIStatusError) -> float | None:
     """Seconds to wait: the header holds them, or a date (RFC 9110, section 10.2.3)."""
     header = error.response.headers.get("retry-after", "")
     for seconds in (float, lambda date: email.utils.parsedate_to_datetime(date).timestamp() - time.time()):
-        try:
+        with suppress(ValueError):
             return max(seconds(header), 0.0)
-        except ValueError:
-            continue
     return None
 
 
@@ -170,12 +168,10 @@ class Endpoint:
         self.name, self.provider, self.base_url = name, provider, base_url
         self.limits = Limits(provider, stopped)
         self._key = api_key(name, provider)
+        seconds = provider.timeout_seconds
+        http = openai.DefaultAioHttpClient(timeout=seconds)
         self.client = openai.AsyncOpenAI(
-            api_key=self._key,
-            base_url=base_url,
-            max_retries=0,
-            timeout=provider.timeout_seconds,
-            http_client=openai.DefaultAioHttpClient(timeout=provider.timeout_seconds),
+            api_key=self._key, base_url=base_url, max_retries=0, timeout=seconds, http_client=http
         )
 
     async def send(self, request: Request) -> dict[str, Any]:
@@ -254,9 +250,7 @@ class Endpoint:
                 scoring = f"; {cannot_score}" if job in (LOGPROBS, SHUFFLED) else ""
                 return f" ({self.base_url}: is that the whole base_url? most end in /v1{scoring})"
             case "connection" | "timeout":
-                return (
-                    f"; is the endpoint at work, and {self.base_url} its base_url? The same command goes on from here"
-                )
+                return f"; is {self.base_url} its base_url, and at work? The same command goes on from here"
             case echo.IGNORED:
                 return f"; {cannot_score}: estimates then rest on fresh responses, judge and labels"
         return ""

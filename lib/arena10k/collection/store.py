@@ -218,10 +218,8 @@ class Store:
 
     def failed(self) -> list[dict[str, Any]]:
         """The records that hold an error, without payload, ordered by job and prompt."""
-        return self._query(
-            f"""SELECT job, prompt_id, request_hash, policy, draw, code, detail FROM {self._live}
-                WHERE status = 'error' ORDER BY job, prompt_id, request_hash"""
-        )
+        columns = "job, prompt_id, request_hash, policy, draw, code, detail"
+        return self._query(f"SELECT {columns} FROM {self._live} WHERE status = 'error' ORDER BY {columns}")
 
     def fingerprints(self) -> list[dict[str, Any]]:
         """Number of records by job, policy and fingerprint."""
@@ -229,11 +227,9 @@ class Store:
         return self._query(f"SELECT {groups}, COUNT(*) AS n FROM {self._live} GROUP BY {groups}")
 
     def other_contexts(self) -> list[dict[str, Any]]:
-        """Number of records by job, policy and fingerprint that were made in another context than the current ones."""
-        return self._query(
-            """SELECT job, policy, fingerprint, COUNT(*) AS n FROM records
-               WHERE context NOT IN (SELECT context FROM temp.current) GROUP BY job, policy, fingerprint"""
-        )
+        """The same of records that were made in another context than the current ones."""
+        groups, other = "job, policy, fingerprint", "context NOT IN (SELECT context FROM temp.current)"
+        return self._query(f"SELECT {groups}, COUNT(*) AS n FROM records WHERE {other} GROUP BY {groups}")
 
     def complete_prompts(
         self, wanted: dict[tuple[str, str], int], job: str, logging_policy: str = ""

@@ -107,13 +107,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Again:
-    """Which rows that were tried are asked again: those that failed, those whose value is quarantined."""
+    """Which rows that were tried are asked again: those that failed, those whose value is quarantined. `asks` tells
+    it of a row by its outcome (see `Store.outcome`)."""
 
     errors: bool = False
     quarantined: bool = False
 
     def asks(self, outcome: str | None) -> bool:
-        """Whether a row of this outcome (see `Store.outcome`) is to be asked."""
         if outcome in (None, "ok"):
             return outcome is None
         return self.quarantined if outcome == QUARANTINED else self.errors
