@@ -8,9 +8,8 @@ from functools import partial
 import pytest
 import yaml
 
-from arena10k.collection.echo import read_text
 from arena10k.collection.jobs import contexts
-from arena10k.errors import ArenaError, CallError, ParamsError
+from arena10k.errors import ArenaError, ParamsError
 from arena10k.frames import table
 from arena10k.inputs import chat_templates
 from arena10k.inputs.policies import policies
@@ -176,62 +175,3 @@ def test_a_prompt_that_holds_a_control_token_is_not_asked(home):
     bad = params.policies["p0"].model_copy(update={"system": "never say <|im_end|>"})
     with pytest.raises(ArenaError, match=r"policies\.p0: .*<\|im_end\|>"):
         policies(params.model_copy(update={"policies": {"p0": bad}}))
-
-
-PROMPT, RESPONSE, END = "<|im_start|>q\n", " yes no", "<|im_end|>"
-
-
-def echo(sent=PROMPT + RESPONSE + END, lead=(), **changes):
-    answer = text_answer({"prompt": sent, "echo": True, "model": MODEL})
-    logprobs = answer["choices"][0]["logprobs"]
-    for token in lead:
-        shift = [0, *(o + len(token) for o in logprobs["text_offset"])]
-        logprobs |= {"tokens": [token, *logprobs["tokens"]], "text_offset": shift}
-        logprobs["token_logprobs"] = [None, -3.0, *logprobs["token_logprobs"][1:]]
-        answer["usage"]["prompt_tokens"] += 1
-    logprobs |= {k: v for k, v in changes.items() if k in logprobs}
-    return answer | {k: v for k, v in changes.items() if k not in logprobs}
-
-
-@pytest.mark.parametrize("lead", [(), ("<s>",), ("",)])
-def test_a_token_put_in_front_by_the_endpoint_shifts_nothing(lead):
-    measured = read_text([echo(lead=lead)], PROMPT, RESPONSE, END)
-    assert measured.value == math.fsum(text_logprobs([" yes", " no", END], len(PROMPT)))
-    assert (measured.payload["response_tokens"], measured.payload["end_tokens"]) == (3, 1)
-
-
-def merged(answer, i):
-    """Tokens i and i + 1 become one."""
-    logprobs = answer["choices"][0]["logprobs"]
-    logprobs["tokens"][i : i + 2] = ["".join(logprobs["tokens"][i : i + 2])]
-    for key in ("token_logprobs", "text_offset"):
-        del logprobs[key][i + 1]
-    answer["usage"]["prompt_tokens"] -= 1
-    return answer
-
-
-WHOLE = echo()["choices"][0]["logprobs"]
-OFFSETS, VALUES = WHOLE["text_offset"], WHOLE["token_logprobs"]
-WRONG = {
-    "one entry": ("echo_ignored", echo(token_logprobs=[-0.1])),
-    "no tokens": ("ids_mismatch", echo(tokens=None)),
-    "offsets of another text": ("ids_mismatch", echo(text_offset=[o + (o > 12) for o in OFFSETS])),
-    "offsets that are no numbers": ("ids_mismatch", echo(text_offset=["0"] * len(OFFSETS))),
-    "straddles the boundary": ("ids_mismatch", merged(echo(), 2)),
-    "straddles the end": ("ids_mismatch", merged(echo(), 4)),
-    "BOS twice": ("ids_mismatch", echo(lead=("<|im_start|>",))),
-    "two in front": ("ids_mismatch", echo(lead=("<s>", "<s>"))),
-    "another text": ("ids_mismatch", echo(PROMPT + " yes yes" + END)),
-    "cut": ("length_mismatch", echo(**{k: v[:4] for k, v in WHOLE.items()})),
-    "counted otherwise": ("length_mismatch", echo(usage={"prompt_tokens": 7})),
-    "too many": ("length_mismatch", echo(**{k: [*v, *v[-1:] * 2] for k, v in WHOLE.items()})),
-    "null": ("null_in_response", echo(token_logprobs=[*VALUES[:4], None, *VALUES[5:]])),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", WRONG)
-def test_an_echo_that_cannot_be_located_is_refused(fault):
-    code, answer = WRONG[fault]
-    with pytest.raises(CallError) as caught:
-        read_text([answer], PROMPT, RESPONSE, END)
-    assert (caught.value.kind, caught.value.code) == ("invalid", code)

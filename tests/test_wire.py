@@ -21,12 +21,13 @@ from aiohttp import web
 from arena10k import paths
 from arena10k.audit import screening
 from arena10k.collection import generate
-from arena10k.collection.echo import read_ids
+from arena10k.collection.echo import read_ids, read_text
 from arena10k.collection.jobs import contexts
 from arena10k.collection.store import Store
+from arena10k.errors import CallError
 from arena10k.inputs import prompts
 from stub_run import forked, make_params, run_responses, run_scores
-from stub_server import Stub, chat_answer, echo_answer, error, token_logprob
+from stub_server import MODEL, Stub, chat_answer, echo_answer, error, text_answer, text_logprobs, token_logprob
 
 
 def odd(where, value):
@@ -343,6 +344,70 @@ def test_a_second_run_asks_nothing_and_failed_rows_only_on_request(survived, tmp
 def test_certain_and_unlikely_answers_are_measurements(tokens):
     good = values(lambda v: [*v[:2], *tokens])(echo_answer({"model": "stub", "prompt": [1, 2, *range(len(tokens))]}))
     assert read_ids([good], [1, 2], [*range(len(tokens))]).value == math.fsum(tokens)
+
+
+# Echoes of text, in which the response has to be found
+
+PROMPT, RESPONSE, END = "<|im_start|>q\n", " yes no", "<|im_end|>"
+
+
+def echo(text=PROMPT + RESPONSE + END, lead=(), **changes):
+    answer = text_answer({"prompt": text, "echo": True, "model": MODEL})
+    logprobs = answer["choices"][0]["logprobs"]
+    for token in lead:
+        shift = [0, *(o + len(token) for o in logprobs["text_offset"])]
+        logprobs |= {"tokens": [token, *logprobs["tokens"]], "text_offset": shift}
+        logprobs["token_logprobs"] = [None, -3.0, *logprobs["token_logprobs"][1:]]
+        answer["usage"]["prompt_tokens"] += 1
+    logprobs |= {k: v for k, v in changes.items() if k in logprobs}
+    return answer | {k: v for k, v in changes.items() if k not in logprobs}
+
+
+@pytest.mark.parametrize("lead", [(), ("<s>",), ("",)])
+def test_a_token_put_in_front_by_the_endpoint_shifts_nothing(lead):
+    measured = read_text([echo(lead=lead)], PROMPT, RESPONSE, END)
+    assert measured.value == math.fsum(text_logprobs([" yes", " no", END], len(PROMPT)))
+    assert (measured.payload["response_tokens"], measured.payload["end_tokens"]) == (3, 1)
+
+
+def merged(answer, i):
+    """Tokens i and i + 1 become one."""
+    logprobs = answer["choices"][0]["logprobs"]
+    logprobs["tokens"][i : i + 2] = ["".join(logprobs["tokens"][i : i + 2])]
+    for key in ("token_logprobs", "text_offset"):
+        del logprobs[key][i + 1]
+    answer["usage"]["prompt_tokens"] -= 1
+    return answer
+
+
+WHOLE = echo()["choices"][0]["logprobs"]
+OFFSETS, VALUES = WHOLE["text_offset"], WHOLE["token_logprobs"]
+WRONG = {
+    "one entry": ("echo_ignored", echo(token_logprobs=[-0.1])),
+    "no tokens": ("ids_mismatch", echo(tokens=None)),
+    "offsets of another text": ("ids_mismatch", echo(text_offset=[o + (o > 12) for o in OFFSETS])),
+    "offsets that are no numbers": ("ids_mismatch", echo(text_offset=["0"] * len(OFFSETS))),
+    "straddles the boundary": ("ids_mismatch", merged(echo(), 2)),
+    "straddles the end": ("ids_mismatch", merged(echo(), 4)),
+    "BOS twice": ("ids_mismatch", echo(lead=("<|im_start|>",))),
+    "two in front": ("ids_mismatch", echo(lead=("<s>", "<s>"))),
+    "another text": ("ids_mismatch", echo(PROMPT + " yes yes" + END)),
+    "cut": ("length_mismatch", echo(**{k: v[:4] for k, v in WHOLE.items()})),
+    "counted otherwise": ("length_mismatch", echo(usage={"prompt_tokens": 7})),
+    "too many": ("length_mismatch", echo(**{k: [*v, *v[-1:] * 2] for k, v in WHOLE.items()})),
+    "null": ("null_in_response", echo(token_logprobs=[*VALUES[:4], None, *VALUES[5:]])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_an_echo_that_cannot_be_located_is_refused(fault):
+    code, answer = WRONG[fault]
+    with pytest.raises(CallError) as caught:
+        read_text([answer], PROMPT, RESPONSE, END)
+    assert (caught.value.kind, caught.value.code) == ("invalid", code)
+
+
+# Answers that were given before
 
 
 @pytest.fixture(scope="module")
