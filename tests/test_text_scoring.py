@@ -8,9 +8,8 @@ from functools import partial
 import pytest
 import yaml
 
-from arena10k.collection.echo import read_text
 from arena10k.collection.jobs import contexts
-from arena10k.errors import ArenaError, CallError, ParamsError
+from arena10k.errors import ArenaError, ParamsError
 from arena10k.frames import table
 from arena10k.inputs import chat_templates
 from arena10k.inputs.policies import policies
@@ -20,6 +19,7 @@ from stub_run import make_params, run_responses, run_scores
 from stub_server import MODEL, Stub, text_answer, text_logprobs, text_tokens
 
 TEXT = {"capabilities": {"echo_logprobs": True}, "chat_template": "chatml"}
+NOWHERE = "http://127.0.0.1:9/v1"
 TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
 
 
@@ -44,18 +44,15 @@ def test_a_template_file_is_rendered_as_hugging_face_publishes_it_and_cannot_rea
     assert [own.control_token(t) for t in ("a [INST] b", "</s>", "<|im_end|>", "a < b | c > d")] == [
         "[INST]", "</s>", "<|im_end|>", None,
     ]  # fmt: skip
-    for text, says in (
-        ("{{ messages.__class__.__mro__ }}{{ messages }}", "chat_template"),
-        ("{% for m in messages %}", "chat_template"),
-        ("Hello", "messages"),
-    ):
-        (home / "bad.jinja").write_text(text)
+    (home / "reaches.jinja").write_text("{{ messages.__class__.__mro__ }}{{ messages }}")
+    (home / "open.jinja").write_text("{% for m in messages %}")
+    (home / "silent.jinja").write_text("Hello")
+    for name, end, says in (
+        ("reaches", "</s>", "chat_template"), ("open", "</s>", "chat_template"), ("silent", "</s>", "messages"),
+        ("none", "</s>", r"no file 'none\.jinja'"), ("own", None, "end_of_turn"),
+    ):  # fmt: skip
         with pytest.raises(ParamsError, match=says):
-            chat_templates.load("providers.a.chat_template", "bad.jinja", end_of_turn="</s>")
-    with pytest.raises(ParamsError, match=r"no file 'none\.jinja'"):
-        chat_templates.load("x", "none.jinja", end_of_turn="</s>")
-    with pytest.raises(ParamsError, match="end_of_turn"):
-        chat_templates.load("x", "own.jinja")
+            chat_templates.load("providers.a.chat_template", f"{name}.jinja", end_of_turn=end)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +65,13 @@ def test_a_template_file_is_rendered_as_hugging_face_publishes_it_and_cannot_rea
 )
 def test_params_say_what_is_missing(home, change, says):
     with pytest.raises(ParamsError, match=says):
-        make_params(home, "http://127.0.0.1:9/v1", **change)
+        make_params(home, NOWHERE, **change)
+    with pytest.raises(ParamsError, match=r"pi_other\.provider 'ids' .*p0"):  # ids are never made up for text
+        mixed(home, NOWHERE, "text", "ids")
 
 
 def mixed(home, urls, logging, target):
-    make_params(home, "http://127.0.0.1:9/v1")
+    make_params(home, NOWHERE)
     raw = yaml.safe_load((home / "stub.yaml").read_text())
     settings = {"text": TEXT, "ids": {"capabilities": {"echo_logprobs": True, "token_ids": True}}}
     raw["providers"] = {kind: {"base_url": urls, **settings[kind]} for kind in (logging, target)}
@@ -81,25 +80,14 @@ def mixed(home, urls, logging, target):
     return load(home / "stub.yaml")
 
 
-def test_ids_are_never_made_up_for_text(home):
-    with pytest.raises(ParamsError, match=r"pi_other\.provider 'ids' .*p0"):
-        mixed(home, "http://127.0.0.1:9/v1", "text", "ids")
-
-
 def test_the_template_is_part_of_the_policy_and_only_of_policies_that_have_one(home):
-    make = partial(make_params, home, "http://127.0.0.1:9/v1")
-    prints = {
-        policies(params)["p0"].fingerprint
-        for params in (make(), make(**TEXT), make(**TEXT | {"chat_template": "llama3"}))
-    }
-    prints.add(policies(make(**TEXT | {"chat_template": "llama3", "bos_token": ""}))["p0"].fingerprint)
-    assert len(prints) == 4
-    sample = Run("sample")
-    assert {job: len(sample.records(job)) for job in ("responses", "logprobs")} == {"responses": 1440, "logprobs": 720}
-    assert sample.table().logged.logp_p0.notna().all()
+    make = partial(make_params, home, NOWHERE)
+    llama = TEXT | {"chat_template": "llama3"}
+    made = [make(**change) for change in ({}, TEXT, llama, llama | {"bos_token": ""})]
+    assert len({policies(params)["p0"].fingerprint for params in made}) == 4
 
 
-def scored(home, params):
+def scored(params):
     store, _ = run_responses(params)
     store.using(contexts(params).values())
     run_scores(params, store)
@@ -118,7 +106,7 @@ def wanted(said, prompt_id, policy="p0", end="<|im_end|>"):
 def test_text_is_scored_after_the_rendered_prompt_with_its_end_for_all_policies_alike(home):
     with Stub() as stub:
         params = make_params(home, stub.url, **TEXT)
-        store, rows, said = scored(home, params)
+        store, rows, said = scored(params)
     assert len(rows) == 24
     assert all(row["value"] == pytest.approx(wanted(said, row["prompt_id"]), abs=1e-12) for row in rows.values())
     one = said["p0", "p0003", 1]
@@ -131,7 +119,7 @@ def test_text_is_scored_after_the_rendered_prompt_with_its_end_for_all_policies_
 
 def test_responses_of_a_token_id_endpoint_are_scored_as_text_by_one_without(home):
     with Stub() as stub:
-        _, rows, said = scored(home, mixed(home, stub.url, "ids", "text"))
+        _, rows, said = scored(mixed(home, stub.url, "ids", "text"))
     assert len(rows) == 24
     assert all(row["status"] == "ok" for row in rows.values())
     for (policy, prompt_id), row in rows.items():
@@ -163,7 +151,7 @@ def test_unusual_responses_are_measured_or_an_error_row(home):
         return answer
 
     with Stub(fault) as stub:
-        store, rows, said = scored(home, make_params(home, stub.url, **TEXT))
+        store, rows, said = scored(make_params(home, stub.url, **TEXT))
     bad = {(r["job"], r["prompt_id"], r["code"], r["value"]) for r in store.rows() if r["status"] == "error"}
     assert bad == {(job, f"p{q:04d}", code, None) for q, (_, _, job, code) in UNUSUAL.items() if code}
     for question, (_, finish, _, code) in UNUSUAL.items():
@@ -187,62 +175,3 @@ def test_a_prompt_that_holds_a_control_token_is_not_asked(home):
     bad = params.policies["p0"].model_copy(update={"system": "never say <|im_end|>"})
     with pytest.raises(ArenaError, match=r"policies\.p0: .*<\|im_end\|>"):
         policies(params.model_copy(update={"policies": {"p0": bad}}))
-
-
-PROMPT, RESPONSE, END = "<|im_start|>q\n", " yes no", "<|im_end|>"
-
-
-def echo(sent=PROMPT + RESPONSE + END, lead=(), **changes):
-    answer = text_answer({"prompt": sent, "echo": True, "model": MODEL})
-    logprobs = answer["choices"][0]["logprobs"]
-    for token in lead:
-        shift = [0, *(o + len(token) for o in logprobs["text_offset"])]
-        logprobs |= {"tokens": [token, *logprobs["tokens"]], "text_offset": shift}
-        logprobs["token_logprobs"] = [None, -3.0, *logprobs["token_logprobs"][1:]]
-        answer["usage"]["prompt_tokens"] += 1
-    logprobs |= {k: v for k, v in changes.items() if k in logprobs}
-    return answer | {k: v for k, v in changes.items() if k not in logprobs}
-
-
-@pytest.mark.parametrize("lead", [(), ("<s>",), ("",)])
-def test_a_token_put_in_front_by_the_endpoint_shifts_nothing(lead):
-    measured = read_text([echo(lead=lead)], PROMPT, RESPONSE, END)
-    assert measured.value == math.fsum(text_logprobs([" yes", " no", END], len(PROMPT)))
-    assert (measured.payload["response_tokens"], measured.payload["end_tokens"]) == (3, 1)
-
-
-def merged(answer, i):
-    """Tokens i and i + 1 become one."""
-    logprobs = answer["choices"][0]["logprobs"]
-    logprobs["tokens"][i : i + 2] = ["".join(logprobs["tokens"][i : i + 2])]
-    for key in ("token_logprobs", "text_offset"):
-        del logprobs[key][i + 1]
-    answer["usage"]["prompt_tokens"] -= 1
-    return answer
-
-
-WHOLE = echo()["choices"][0]["logprobs"]
-OFFSETS, VALUES = WHOLE["text_offset"], WHOLE["token_logprobs"]
-WRONG = {
-    "one entry": ("echo_ignored", echo(token_logprobs=[-0.1])),
-    "no tokens": ("ids_mismatch", echo(tokens=None)),
-    "offsets of another text": ("ids_mismatch", echo(text_offset=[o + (o > 12) for o in OFFSETS])),
-    "offsets that are no numbers": ("ids_mismatch", echo(text_offset=["0"] * len(OFFSETS))),
-    "straddles the boundary": ("ids_mismatch", merged(echo(), 2)),
-    "straddles the end": ("ids_mismatch", merged(echo(), 4)),
-    "BOS twice": ("ids_mismatch", echo(lead=("<|im_start|>",))),
-    "two in front": ("ids_mismatch", echo(lead=("<s>", "<s>"))),
-    "another text": ("ids_mismatch", echo(PROMPT + " yes yes" + END)),
-    "cut": ("length_mismatch", echo(**{k: v[:4] for k, v in WHOLE.items()})),
-    "counted otherwise": ("length_mismatch", echo(usage={"prompt_tokens": 7})),
-    "too many": ("length_mismatch", echo(**{k: [*v, *v[-1:] * 2] for k, v in WHOLE.items()})),
-    "null": ("null_in_response", echo(token_logprobs=[*VALUES[:4], None, *VALUES[5:]])),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", WRONG)
-def test_an_echo_that_cannot_be_located_is_refused(fault):
-    code, answer = WRONG[fault]
-    with pytest.raises(CallError) as caught:
-        read_text([answer], PROMPT, RESPONSE, END)
-    assert (caught.value.kind, caught.value.code) == ("invalid", code)

@@ -21,12 +21,13 @@ from aiohttp import web
 from arena10k import paths
 from arena10k.audit import screening
 from arena10k.collection import generate
-from arena10k.collection.echo import read_ids
+from arena10k.collection.echo import read_ids, read_text
 from arena10k.collection.jobs import contexts
 from arena10k.collection.store import Store
+from arena10k.errors import CallError
 from arena10k.inputs import prompts
 from stub_run import forked, make_params, run_responses, run_scores
-from stub_server import Stub, chat_answer, echo_answer, error, token_logprob
+from stub_server import MODEL, Stub, chat_answer, echo_answer, error, text_answer, text_logprobs, token_logprob
 
 
 def odd(where, value):
@@ -48,25 +49,25 @@ def as_python_writes_it(change):
     return lambda a: web.Response(text=json.dumps(change(a)), content_type="application/json")
 
 
-def values(change, keep=("usage", "ids"), **told):
+def values(change, keep=("usage", "ids"), **counts):
     """An echo whose log-probs are changed, and its usage; what else would tell their order may be left out."""
 
-    def answer(good):
+    def said(good):
         choice = good["choices"][0]
         choice["logprobs"]["token_logprobs"] = change(choice["logprobs"]["token_logprobs"])
-        good["usage"] |= {name: good["usage"][name] + more for name, more in told.items()}
+        good["usage"] |= {name: good["usage"][name] + more for name, more in counts.items()}
         if "usage" not in keep:
             del good["usage"]
         if "ids" not in keep:
             del choice["prompt_token_ids"]
         return good
 
-    return answer
+    return said
 
 
-def first(tokens, *head):
+def first(*head):
     """Other values at the beginning of the response, which follows eight prompt tokens."""
-    return [*tokens[:8], *head, *tokens[8 + len(head) :]]
+    return values(lambda tokens: [*tokens[:8], *head, *tokens[8 + len(head) :]])
 
 
 def bos(tokens):
@@ -131,34 +132,28 @@ UNUSUAL = {
     "no token": ("empty_response", saying([])),
     "empty list of log-probs": (None, odd("choices.0.logprobs", {"content": []})),
 }
-ECHO = LASTING | {
+ECHO = {
+    "content filter": LASTING["content filter"],
+    "half an answer": LASTING["half an answer"],
     "echo ignored": ("echo_ignored", values(lambda v: v[-1:])),
     "no log-probs": ("echo_ignored", odd("choices", [{"text": "", "logprobs": None}])),
     "cut": ("length_mismatch", values(lambda v: v[:-3])),
     "BOS in front": ("length_mismatch", values(bos)),
-    "BOS with its id": (
-        "length_mismatch",
-        lambda a: values(lambda v: [None, *v], prompt_tokens=1)(
-            odd("choices.0.prompt_token_ids", [1, *a["choices"][0]["prompt_token_ids"]])(a)
-        ),
-    ),
+    "BOS with its id": ("length_mismatch", lambda a: values(lambda v: [None, *v], prompt_tokens=1)(led(a))),
     "BOS counted": ("length_mismatch", values(lambda v: bos(v)[:-1], prompt_tokens=1)),
-    "BOS and nothing generated": (
-        "length_mismatch",
-        values(lambda v: bos(v)[:-1], keep=["usage"], completion_tokens=-1),
-    ),
+    "BOS only": ("length_mismatch", values(lambda v: bos(v)[:-1], keep=["usage"], completion_tokens=-1)),
     "BOS or generated, not told": ("length_mismatch", values(lambda v: v, keep=[])),
-    "other ids": ("ids_mismatch", lambda a: odd("choices.0.prompt_token_ids.8", 9999)(a)),
+    "other ids": ("ids_mismatch", odd("choices.0.prompt_token_ids.8", 9999)),
     "another echo": ("ids_mismatch", lambda a: echo_answer({"model": a["model"], "prompt": [7] * len(sent(a))})),
-    "null": ("null_in_response", values(lambda v: first(v, -0.1, None))),
-    "NaN as text": ("not_finite", values(lambda v: first(v, "NaN"))),
-    "positive": ("positive", values(lambda v: first(v, 0.3))),
+    "null": ("null_in_response", first(-0.1, None)),
+    "NaN as text": ("not_finite", first("NaN")),
+    "positive": ("positive", first(0.3)),
     "all zero": ("constant", values(lambda v: [None, *[0.0] * (len(v) - 1)])),
     "one value": ("constant", values(lambda v: [None, *[-1.5] * (len(v) - 1)])),
-    "impossible": ("below_floor", values(lambda v: first(v, -75.0))),
+    "impossible": ("below_floor", first(-75.0)),
     "sentinel": ("below_floor", values(lambda v: [*v[:8], -100.0, *[-0.0] * (len(v) - 10), -1.0])),
-    "NaN in JSON": ("malformed_json", as_python_writes_it(values(lambda v: first(v, math.nan)))),
-    "infinity in JSON": ("malformed_json", as_python_writes_it(values(lambda v: first(v, -math.inf)))),
+    "NaN in JSON": ("malformed_json", as_python_writes_it(first(math.nan))),
+    "infinity in JSON": ("malformed_json", as_python_writes_it(first(-math.inf))),
 }
 
 
@@ -166,8 +161,12 @@ def sent(echo):
     return echo["choices"][0]["prompt_token_ids"]
 
 
+def led(echo):
+    return odd("choices.0.prompt_token_ids", [1, *sent(echo)])(echo)
+
+
 #: By question: the first ten are answered well, as what is tried first has to be; then every third goes wrong.
-TABLE = [("chat", name) for name in (*PASSING, *CHAT, *UNUSUAL)] + [("echo", name) for name in (*PASSING, *ECHO)]
+TABLE = [("chat", name) for name in (*PASSING, *CHAT, *UNUSUAL)] + [("echo", name) for name in ("500", *ECHO)]
 GOOD, EVERY = 10, 3
 ITEMS = int(os.environ.get("ARENA10K_FAULT_ITEMS", 4 * (GOOD + EVERY * len(TABLE))))
 KILLS = int(os.environ.get("ARENA10K_FAULT_KILLS", "2"))
@@ -347,6 +346,67 @@ def test_certain_and_unlikely_answers_are_measurements(tokens):
     assert read_ids([good], [1, 2], [*range(len(tokens))]).value == math.fsum(tokens)
 
 
+# Echoes of text, in which the response has to be found
+
+PROMPT, RESPONSE, END = "<|im_start|>q\n", " yes no", "<|im_end|>"
+
+
+def echo(text=PROMPT + RESPONSE + END, lead=(), **changes):
+    answer = text_answer({"prompt": text, "echo": True, "model": MODEL})
+    logprobs = answer["choices"][0]["logprobs"]
+    for token in lead:
+        shift = [0, *(o + len(token) for o in logprobs["text_offset"])]
+        logprobs |= {"tokens": [token, *logprobs["tokens"]], "text_offset": shift}
+        logprobs["token_logprobs"] = [None, -3.0, *logprobs["token_logprobs"][1:]]
+        answer["usage"]["prompt_tokens"] += 1
+    logprobs |= {k: v for k, v in changes.items() if k in logprobs}
+    return answer | {k: v for k, v in changes.items() if k not in logprobs}
+
+
+@pytest.mark.parametrize("lead", [(), ("<s>",), ("",)])
+def test_a_token_put_in_front_by_the_endpoint_shifts_nothing(lead):
+    measured = read_text([echo(lead=lead)], PROMPT, RESPONSE, END)
+    assert measured.value == math.fsum(text_logprobs([" yes", " no", END], len(PROMPT)))
+    assert (measured.payload["response_tokens"], measured.payload["end_tokens"]) == (3, 1)
+
+
+def merged(answer, i):
+    """Tokens i and i + 1 become one."""
+    logprobs = answer["choices"][0]["logprobs"]
+    logprobs["tokens"][i : i + 2] = ["".join(logprobs["tokens"][i : i + 2])]
+    for key in ("token_logprobs", "text_offset"):
+        del logprobs[key][i + 1]
+    answer["usage"]["prompt_tokens"] -= 1
+    return answer
+
+
+WHOLE = echo()["choices"][0]["logprobs"]
+OFFSETS, VALUES = WHOLE["text_offset"], WHOLE["token_logprobs"]
+WRONG = {
+    "one entry": ("echo_ignored", echo(token_logprobs=[-0.1])),
+    "no tokens": ("ids_mismatch", echo(tokens=None)),
+    "offsets of another text": ("ids_mismatch", echo(text_offset=[o + (o > 12) for o in OFFSETS])),
+    "offsets that are no numbers": ("ids_mismatch", echo(text_offset=["0"] * len(OFFSETS))),
+    "straddles the boundary": ("ids_mismatch", merged(echo(), 2)),
+    "straddles the end": ("ids_mismatch", merged(echo(), 4)),
+    "BOS twice": ("ids_mismatch", echo(lead=("<|im_start|>",))),
+    "two in front": ("ids_mismatch", echo(lead=("<s>", "<s>"))),
+    "another text": ("ids_mismatch", echo(PROMPT + " yes yes" + END)),
+    "cut": ("length_mismatch", echo(**{k: v[:4] for k, v in WHOLE.items()})),
+    "counted otherwise": ("length_mismatch", echo(usage={"prompt_tokens": 7})),
+    "too many": ("length_mismatch", echo(**{k: [*v, *v[-1:] * 2] for k, v in WHOLE.items()})),
+    "null": ("null_in_response", echo(token_logprobs=[*VALUES[:4], None, *VALUES[5:]])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_an_echo_that_cannot_be_located_is_refused(fault):
+    code, answer = WRONG[fault]
+    with pytest.raises(CallError) as caught:
+        read_text([answer], PROMPT, RESPONSE, END)
+    assert (caught.value.kind, caught.value.code) == ("invalid", code)
+
+
 # Answers that were given before
 
 
@@ -357,76 +417,31 @@ def stub():
         yield made
 
 
-def long(body):
-    return len(chat_answer(body)["choices"][0]["token_ids"]) >= 4
+def test_an_answer_to_another_prompt_is_refused_and_the_one_it_repeats_set_aside(home, stub):
+    """Within a session a replay is refused, between two it is found among the stored rows. That all draws of a prompt
+    have one answer is no replay."""
 
+    def said(question):
+        return chat_answer({"model": "stub", "messages": [{"role": "user", "content": f"question {question}"}]})
 
-def flags(params, store):
-    store.using(contexts(params).values())
-    return screening.scan(params, store)
+    def flagged(store):
+        store.using(contexts(params).values())
+        return {(flag.job, flag.code, int(flag.prompt_id[1:])) for flag in screening.scan(params, store)}
 
-
-def test_a_replayed_response_is_refused_and_the_one_it_repeats_set_aside(home, stub):
-    kept = []
+    one, two, late, old = [q for q in range(12) if len(said(q)["choices"][0]["token_ids"]) >= 4][:4]
+    params, instead = make_params(home, stub.url, concurrency=1), {two: one, late: None}
 
     def replay(body, n):
-        if question_of(body) > 2 and not kept and long(body):
-            kept.append(body)
-        elif len(kept) == 1 and body["messages"] != kept[0]["messages"]:
-            kept.append(body)
-            return chat_answer(kept[0])
-        return None
+        question = instead.get(question_of(body), question_of(body))
+        return error(400, "no", "blocked") if question is None else said(question)
 
     stub.fault = replay
-    params = make_params(home, stub.url, concurrency=1)
     store, outcome = run_responses(params)
-    assert (outcome.ok, outcome.errors) == (47, {"duplicate_answer": 1})
-    (flag,) = flags(params, store)
-    original = next(r for r in store.rows() if r["request_hash"] == flag.request_hash)
-    assert original["value"] == chat_answer(kept[0])["choices"][0]["message"]["content"]
-    assert (flag.job, flag.code) == ("responses", "duplicate_answer")
-
-
-def test_replays_between_two_sessions_are_found_among_the_stored_rows(home, stub):
-    old = {}
-
-    def replay(body, n):
-        if question_of(body) == 3:
-            return chat_answer(old["old"]) if old else error(400, "blocked", "content_filter")
-        if question_of(body) == 5 and long(body):
-            old["old"] = body
-        return None
-
-    stub.fault = replay
-    params = make_params(home, stub.url, draws=1, concurrency=1)
-    run_responses(params)
+    assert outcome.errors == {"duplicate_answer": 4, "blocked": 4}
+    (found,) = flagged(store)
+    assert found in {("responses", "duplicate_answer", question) for question in (one, two)}
+    instead.clear()
+    instead[late] = old
     store, outcome = run_responses(params, retry_errors=True)
     assert outcome.errors == {}
-    found = flags(params, store)
-    assert {(f.code, f.prompt_id) for f in found} == {("duplicate_answer", "p0003"), ("duplicate_answer", "p0005")}
-
-
-def test_the_same_answer_to_the_same_prompt_is_no_replay(home, stub):
-    stub.fault = lambda body, n: chat_answer({k: v for k, v in body.items() if k != "seed"})
-    params = make_params(home, stub.url)
-    store, outcome = run_responses(params)
-    assert (outcome.ok, outcome.errors, flags(params, store)) == (48, {}, [])
-
-
-def test_a_replayed_score_is_known_by_its_ids(home, stub):
-    earlier = {}
-
-    def replay(body, n):
-        if "messages" in body:
-            return None
-        old = next((b for b in earlier.values() if b != body and len(b["prompt"]) == len(body["prompt"])), None)
-        if old and len(earlier) >= 6 and "done" not in earlier:
-            return echo_answer(earlier.setdefault("done", old))
-        earlier[n] = body
-        return None
-
-    stub.fault = replay
-    params = make_params(home, stub.url)
-    store, _ = run_responses(params)
-    outcome = run_scores(params, store)
-    assert (outcome.ok, outcome.errors) == (23, {"ids_mismatch": 1})
+    assert flagged(store) == {("responses", "duplicate_answer", question) for question in (late, old)}
