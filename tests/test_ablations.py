@@ -51,7 +51,7 @@ def sample():
     return run, run.table()
 
 
-def test_a_matrix_leaves_out_what_cannot_change_an_estimate_and_a_cell_is_found_by_its_name(tiny):
+def test_a_matrix_leaves_out_what_cannot_change_an_estimate_and_more_cells_leave_the_others_up_to_date(home, tiny):
     every = matrix.cells(tiny)
     assert [cell.name for cell in every] == [
         "deterministic.snips.isotonic.recorded",
@@ -61,6 +61,12 @@ def test_a_matrix_leaves_out_what_cannot_change_an_estimate_and_a_cell_is_found_
     shipped = matrix.cells(config.load("ablations"))
     assert len({cell.name for cell in shipped}) == len(shipped) > 30
     assert matrix.cells(config.load("sample")) == []
+    before, after = (
+        stages.reads(tiny),
+        stages.reads(config.load(params_of(home, estimators=["snips", "direct", "ppi_pp"]))),
+    )
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {"08_ablation@deterministic.ppi_pp.isotonic.recorded", "09_ablation_summary"}
     assert [matrix.cell_named(tiny, name) for name in ("", every[1].name)] == every[:2]
     with pytest.raises(ParamsError, match=r"no ablation cell 'naive': deterministic\.snips"):
         matrix.cell_named(tiny, "naive")
@@ -87,13 +93,6 @@ def test_a_matrix_leaves_out_what_cannot_change_an_estimate_and_a_cell_is_found_
 def test_names_and_params_that_do_not_fit_are_said(home, changes, message):
     with pytest.raises(ParamsError, match=message):
         stages.of(config.load(params_of(home, **changes)))
-
-
-def test_more_cells_leave_those_that_are_there_up_to_date(home, tiny):
-    before = stages.reads(tiny)
-    after = stages.reads(config.load(params_of(home, estimators=["snips", "direct", "ppi_pp"])))
-    changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {"08_ablation@deterministic.ppi_pp.isotonic.recorded", "09_ablation_summary"}
 
 
 # The truth

@@ -18,7 +18,7 @@ from arena10k.run import Run
 from in_process import arena
 from sample_copy import copied, failed, scored
 
-PLANTED = int(os.environ.get("ARENA10K_PLANTED", "6"))
+PLANTED = int(os.environ.get("ARENA10K_PLANTED", "3"))
 #: How each third is spoiled: a sentinel for the whole sequence, a zero for every token, an error without a value.
 SPOILED = {
     "below_floor": lambda r: scored(r, [-50.0, *[0.0] * (r.payload["response_tokens"] - 1)]),

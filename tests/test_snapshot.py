@@ -57,40 +57,37 @@ def test_a_snapshot_keeps_estimates_ranking_counts_and_coverage_and_another_stat
     assert path.read_bytes() == before
 
 
-def test_the_comparison_is_then_against_now_row_by_row(grown):
-    earlier = snapshots.load("grown")
-    both = snapshots.compare(earlier, grown.now)
-    key = ("policy", "estimator", "judge")
-    then, now = ({tuple(r[k] for k in key): r for r in state["rows"]} for state in (grown.then, grown.now))
-    assert len(both) == len(then) == len(now)
-    for row in both.to_dict("records"):
-        old, new = (side[tuple(row[k] for k in key)] for side in (then, now))
-        for name in ("value", "ci_low", "ci_high", "verdict"):
-            shown = [row[f"{name}_{side}"] for side in ("before", "after")]
-            assert [None if cell != cell else cell for cell in shown] == [old[name], new[name]]
-        was, is_now = (
-            None not in (value, old["ci_low"]) and not old["ci_low"] <= value <= old["ci_high"]
-            for value in (old["value"], new["value"])
-        )
-        assert row["outside"] == (is_now and not was)
-        assert row["verdict_changed"] == (old["verdict"] != new["verdict"])
-    for side, state in (("before", grown.then), ("after", grown.now)):
-        ranks = both.dropna(subset=[f"rank_{side}"]).set_index("policy")[f"rank_{side}"]
-        assert ranks.to_dict() == {place["policy"]: place["rank"] for place in state["ranking"]}
-    facts = [int(both.outside.sum()), len(both), int(both.verdict_changed.sum())]
-    assert set(map(str, facts)) <= set(re.findall(r"\d+", snapshots.sentence(earlier, both)))
+def state(ranking, **rows):
+    """The content of estimates.json and of a snapshot: by policy value, ends of the interval and verdict."""
+    columns = ("value", "ci_low", "ci_high", "verdict")
+    made = [{"policy": p, "estimator": "e", "judge": "j"} | dict(zip(columns, r, strict=True)) for p, r in rows.items()]
+    places = [{"policy": policy, "rank": rank} for policy, rank in ranking.items()]
+    return {"rows": made, "ranking": places, "name": "then", "coverage": {"sentence": "All."}}
 
 
-def test_a_state_compared_with_itself_has_nothing_to_say_and_a_policy_that_is_new_is_missing_before(grown):
-    state = grown.now | {"name": "now", "coverage": {"sentence": ""}}
-    both = snapshots.compare(state, grown.now)
-    assert not both[["differs", "outside", "verdict_changed"]].any().any()
-    assert f" 0 of {len(both)} " in snapshots.sentence(state, both)
-    less = grown.now | {"rows": [r for r in grown.now["rows"] if r["policy"] != "pi_bad"]}
-    new = snapshots.compare(less, grown.now).query("policy == 'pi_bad'")
-    assert new.value_before.isna().all()
-    assert new.verdict_changed.all()
-    assert new.verdict_after.tolist() == [r["verdict"] for r in grown.now["rows"] if r["policy"] == "pi_bad"]
+def test_the_comparison_is_then_against_now_row_by_row():
+    none, a, odd = (None, None, None), (0.5, 0.4, 0.6, "REPORT"), (0.9, 0.4, 0.6, "REPORT")
+    gone, never = (0.2, 0.1, 0.3, "REPORT"), (*none, "NOT_ASKED")
+    then = state({"a": 1, "b": 2}, a=a, b=(0.3, None, None, "REFUSE"), gone=gone, odd=odd, never=never)
+    b, odd = (0.3, 0.2, 0.4, "CAUTION"), (0.95, 0.4, 0.6, "REPORT")
+    now = state({"a": 2, "b": 1}, a=(0.7, 0.6, 0.8, "REPORT"), b=b, new=(*none, "REFUSE"), odd=odd)
+    both = snapshots.compare(then, now)
+    assert list(both.policy) == ["a", "b", "new", "odd", "gone"]
+    assert both.value_before.fillna(-1).tolist() == [0.5, 0.3, -1, 0.9, 0.2]
+    assert both.ci_low_after.fillna(-1).tolist() == [0.6, 0.2, -1, 0.4, -1]
+    assert both.change.fillna(0).tolist() == pytest.approx([0.2, 0, 0, 0.05, 0])
+    assert list(both.policy[both.outside]) == ["a"], "the value of odd lay outside before"
+    assert list(both.policy[both.verdict_changed]) == ["b", "new", "gone"]
+    assert both.differs.all()
+    assert both.rank_before.fillna(0).tolist() == [1, 2, 0, 0, 0]
+    assert both.rank_after.fillna(0).tolist() == [2, 1, 0, 0, 0]
+    text = snapshots.sentence(then, both)
+    assert " 1 of 5 values" in text
+    assert "3 verdicts changed" in text
+    assert "a 1 to 2, b 2 to 1" in text
+    same = snapshots.compare(then, then)
+    assert not same[["differs", "outside", "verdict_changed"]].any().any()
+    assert " 0 of 4 " in snapshots.sentence(then, same)
 
 
 def test_the_newest_snapshot_is_the_default_and_unknown_names_are_said(grown):

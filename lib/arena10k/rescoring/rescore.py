@@ -19,7 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -44,17 +44,10 @@ ASKED = (RESPONSES, LOGPROBS, SHUFFLED, *JUDGE, ORACLE)
 REPLACED = "response_replaced"
 #: Texts in the audit end here; the store keeps them whole.
 TEXT = 200
+#: The tasks of one kind: what they are called, their jobs, what makes them, and what sees every measurement.
+_Step = tuple[str, tuple[str, ...], Tasks, Watch | None]
 #: What may come of a row.
 OUTCOMES = ("restored", "failed again", "quarantined again", "still quarantined", "released", "not asked", "replaced")
-
-
-class _Step(NamedTuple):
-    """The tasks of one kind."""
-
-    label: str
-    jobs: tuple[str, ...]
-    tasks: Tasks
-    watch: Watch | None = None
 
 
 def rescore(run: Run, policy: str | None = None, code: str | None = None) -> dict[str, Any] | None:
@@ -84,8 +77,8 @@ def rescore(run: Run, policy: str | None = None, code: str | None = None) -> dic
     if not chosen:
         return None
     steps, rows = _steps(run), {key_of(row) for row in chosen}
-    due = (step for step in steps if any(row[0] in step.jobs for row in rows))
-    if not any(task.row in rows and task.requests for step in due for task in step.tasks()):
+    due = (tasks for _, jobs, tasks, _ in steps if any(row[0] in jobs for row in rows))
+    if not any(task.row in rows and task.requests for tasks in due for task in tasks()):
         why = "the responses they belong to are missing, or the params no longer ask for them"
         if paths.import_file(run.name).is_file():
             why = "it was imported, and what was asked for these rows is not known"
@@ -126,25 +119,25 @@ def _check_definition(run: Run, policy: str | None, rows: Iterable[dict[str, Any
 def _steps(run: Run) -> list[_Step]:
     """All tasks, in the order in which they depend on each other."""
     params, store, prompts = run.params, run.store, run.prompts
-    steps = [
-        _Step("responses", (RESPONSES,), partial(generate.tasks, params, prompts)),
-        _Step("teacher forcing", (LOGPROBS,), partial(teacher_forcing.tasks, params, store)),
-        _Step("shuffled-prompt control", (SHUFFLED,), partial(teacher_forcing.control_tasks, params, store)),
-        _Step("judge", JUDGE, partial(judge.tasks, params, prompts, store), judge.watch(params)),
+    steps: list[_Step] = [
+        ("responses", (RESPONSES,), partial(generate.tasks, params, prompts), None),
+        ("teacher forcing", (LOGPROBS,), partial(teacher_forcing.tasks, params, store), None),
+        ("shuffled-prompt control", (SHUFFLED,), partial(teacher_forcing.control_tasks, params, store), None),
+        ("judge", JUDGE, partial(judge.tasks, params, prompts, store), judge.watch(params)),
+        ("oracle", (ORACLE,), partial(labels.tasks, params, prompts, store), judge.watch(params)),
     ]
-    oracle = _Step("oracle", (ORACLE,), partial(labels.tasks, params, prompts, store), judge.watch(params))
-    return [*steps, oracle] if params.oracle.grader else steps
+    return steps if params.oracle.grader else steps[:-1]
 
 
 def _measure(run: Run, steps: list[_Step], rows: set[Row]) -> None:
     models = _models(run.store)
     renewed: set[str] = set()
-    for step in steps:
-        chosen = {row for row in rows if row[0] in step.jobs}
-        if chosen or (renewed and SHUFFLED not in step.jobs):
-            tasks = partial(_wanted, run.store, step.tasks, chosen, renewed, models)
-            collect(run.params, run.store, tasks, step.label, retry_errors=True, watch=step.watch, quarantined=True)
-        if RESPONSES in step.jobs and chosen:
+    for label, jobs, every, watch in steps:
+        chosen = {row for row in rows if row[0] in jobs}
+        if chosen or (renewed and SHUFFLED not in jobs):
+            tasks = partial(_wanted, run.store, every, chosen, renewed, models)
+            collect(run.params, run.store, tasks, label, retry_errors=True, watch=watch, quarantined=True)
+        if RESPONSES in jobs and chosen:
             renewed = {row[1] for row in chosen if run.store.outcome(*row) == "ok"}
             _retire_replaced(run)
     if renewed and run.params.oracle.grader is None:
@@ -257,9 +250,9 @@ def _close(run: Run, stopped: str | None = None) -> dict[str, Any] | None:
     screening.quarantine(run.store, screening.scan(run.params, run.store))
     for row in entry["rows"]:
         record = run.store.get(*key_of(row))
-        before, after = row["before"], _state(record) if record else None
-        numbers = [state["value"] for state in (before, after) if state and isinstance(state["value"], int | float)]
-        difference = numbers[1] - numbers[0] if len(numbers) == 2 else None
+        before, after, difference = row["before"], _state(record) if record else None, None
+        if after and all(isinstance(state["value"], int | float) for state in (before, after)):
+            difference = after["value"] - before["value"]
         row |= {"after": after, "outcome": _outcome(before, after), "difference": difference}
     asked = any(row["outcome"] != "not asked" for row in entry["rows"])
     if asked:
@@ -322,14 +315,12 @@ def sentence(entries: list[dict[str, Any]]) -> str:
     return f"Of {counts.total():,} rows to measure again{by}: {outcomes}. {changes_sentence(estimates(entries))}"
 
 
-def lines(entry: dict[str, Any], most: int = 12) -> list[str]:
+def lines(entry: dict[str, Any]) -> list[str]:
     """An entry in brief: the merge by job, policy and reason, the estimates that changed most, and a sentence."""
     both = estimates([entry])
     moved = both[both.differs].sort_values("change", key=abs, ascending=False, na_position="last", kind="stable")
     sides = [f"{what}_{side}" for side in ("before", "after") for what in ("value", "verdict")]
-    out = [merged([entry]).drop(columns=["at", "by"]).to_string(index=False)]
-    if len(moved):
-        largest = moved[["policy", "estimator", "judge", *sides, "change"]].head(most)
-        out += ["", largest.to_string(index=False, na_rep="-", float_format="{:.4f}".format)]
-        out += [f"... and {len(moved) - most:,} more"] if len(moved) > most else []
-    return [*out, "", sentence([entry])]
+    largest = moved[["policy", "estimator", "judge", *sides, "change"]].head(12)
+    tables = [merged([entry]).drop(columns=["at", "by"]), *([largest] if len(largest) else [])]
+    texts = [table.to_string(index=False, na_rep="-", float_format="{:.4f}".format) for table in tables]
+    return "\n\n".join([*texts, sentence([entry])]).splitlines()
