@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -15,7 +14,6 @@ from arena10k.ablations.scores import MARGIN, MEASURES, Truth, summary
 from arena10k.collection import costs
 from arena10k.errors import section
 from arena10k.estimation.verdicts import NOT_ASKED
-from arena10k.frames.table import Table
 from arena10k.run import Run
 from arena10k.wording import listed
 
@@ -140,13 +138,6 @@ def accuracy_sentence(table: pd.DataFrame) -> str:
         return f"{start}; no estimator would have put a worse policy first."
     after = f"{listed(still)} even after refusals" if still else "are refused there"
     return f"{start}; {listed(wrong)} would have put a worse policy first, and {after}."
-
-
-def first_prompts(run: Run, table: Table, share: float) -> Table:
-    """The rows of the first `share` of the prompts, in the run's own order."""
-    ids = run.prompts.prompt_id[: round(share * len(run.prompts))]
-    fresh, logged = table.fresh, table.logged
-    return replace(table, logged=logged[logged.prompt_id.isin(ids)], fresh=fresh[fresh.prompt_id.isin(ids)])
 
 
 def partial_sentence(both: pd.DataFrame) -> str:

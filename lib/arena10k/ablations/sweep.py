@@ -173,7 +173,7 @@ def _measured(
     variants = {variant for some in due.values() for variant in some}
     estimators = {v.estimator: ESTIMATORS[v.estimator] for v in variants}
     calibrations = {v.calibration: CALIBRATIONS[v.calibration] for v in variants}
-    shared = dict(data), estimators, calibrations, {name: FACTORS[name] for name in levels}, settings
+    shared = dict(data), (estimators, calibrations, {name: FACTORS[name] for name in levels}), settings
     todo = list(due.items())
     batches = [todo[start : start + POINTS_PER_TASK] for start in range(0, len(todo), POINTS_PER_TASK)]
     with contextlib.ExitStack() as stack:
@@ -189,19 +189,18 @@ def _measured(
 def measure(
     batch: Sequence[tuple[Point, Sequence[Variant]]],
     data: Data,
-    estimators: Mapping[str, Any],
-    calibrations: Mapping[str, Any],
-    factors: Mapping[str, Any],
+    registered: Sequence[dict[str, Any]],
     settings: Settings,
 ) -> list[tuple[Variant, Point, Rows, str]]:
     """What a worker does: the cells of some points, each with its variant, point, rows, and what went wrong. A cell
-    that fails says so, and the others are done."""
+    that fails says so, and the others are done. `registered`: the estimators, calibrations and factors it needs."""
     _compute_on_one_thread()
-    ESTIMATORS.update(estimators)
-    CALIBRATIONS.update(calibrations)
-    FACTORS.update(factors)
+    registries: tuple[dict[str, Any], ...] = (ESTIMATORS, CALIBRATIONS, FACTORS)
+    for registry, functions in zip(registries, registered, strict=True):
+        registry.update(functions)
+    names = list(registered[-1])
     with np.errstate(all="ignore"):
-        return [cell for point, variants in batch for cell in _at(point, variants, data, list(factors), settings)]
+        return [cell for point, variants in batch for cell in _at(point, variants, data, names, settings)]
 
 
 @cache

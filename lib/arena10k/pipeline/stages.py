@@ -80,8 +80,6 @@ STAGE_PARAMS = {
 _ALWAYS = {"run", "title", "recording", "imported", "table"}
 #: Instead of the pipeline, for params that reproduce an incident on another run.
 INCIDENT = Stage("11_incident", results=("incident.json",))
-#: The stages that need nothing but the analysis table.
-_OF_A_TABLE = ("06_estimates", "07_pi_bad_anomaly", "10_simulation")
 
 
 def of(params: Params) -> dict[str, Stage]:
@@ -95,8 +93,8 @@ def of(params: Params) -> dict[str, Stage]:
             raise ParamsError(
                 "ablations: cells are measured on the records of a run: leave out `table`, or `ablations`"
             )
-        kept = {name: STAGES[name] for name in _OF_A_TABLE}
-        return {name: replace(s, needs=tuple(n for n in s.needs if n in kept), jobs=()) for name, s in kept.items()}
+        of_a_table = {"06_estimates": (), "07_pi_bad_anomaly": ("06_estimates",), "10_simulation": ()}
+        return {name: replace(STAGES[name], needs=needs, jobs=()) for name, needs in of_a_table.items()}
     if params.ablations is None:
         return STAGES
     from arena10k.ablations import matrix
