@@ -5,7 +5,7 @@ import sys
 from arena10k import paths
 from arena10k.inputs.policies import digest
 from arena10k.params import config as arena_config
-from arena10k.pipeline import dependencies, stages
+from arena10k.pipeline import stages
 
 PARAMS_FILE = config.get("params") or "local"
 PARAMS = arena_config.load(PARAMS_FILE, config.get("run") or None)
@@ -31,7 +31,7 @@ for STAGE in STAGES.values():
             stages.rule(STAGE.name)
         input:
             after=[stages.stamp_file(RUN, need) for need in STAGE.needs],
-            sources=dependencies.sources(STAGE.notebook),
+            sources=stages.sources(STAGE.notebook),
             given=stages.given(PARAMS),
         output:
             page=stages.page_file(RUN, STAGE.name),

@@ -18,7 +18,7 @@ from arena10k.ablations.sweep import Settings
 from arena10k.errors import ArenaError, NothingToShow, ParamsError
 from arena10k.estimation import ESTIMATORS, Estimator, Score, Term
 from arena10k.params import config, sections
-from arena10k.pipeline import dependencies, failures, runner, stages
+from arena10k.pipeline import failures, runner, stages
 from arena10k.report.files import write_json
 from arena10k.run import Run
 from in_process import run_cells
@@ -45,16 +45,36 @@ def tiny(home):
     return config.load(params_of(home))
 
 
-def test_a_matrix_leaves_out_what_cannot_change_an_estimate(tiny):
-    names = [cell.name for cell in matrix.cells(tiny)]
-    assert names == [
+@pytest.fixture(scope="module")
+def sample():
+    run = Run("sample")
+    return run, run.table()
+
+
+def test_a_matrix_leaves_out_what_cannot_change_an_estimate_and_more_cells_leave_the_others_up_to_date(home, tiny):
+    every = matrix.cells(tiny)
+    assert [cell.name for cell in every] == [
         "deterministic.snips.isotonic.recorded",
         "deterministic.snips.isotonic.quarantined",
         "deterministic.direct.isotonic.recorded",
     ]
-    every = config.load("ablations")
-    assert len({cell.name for cell in matrix.cells(every)}) == len(matrix.cells(every)) > 30
+    shipped = matrix.cells(config.load("ablations"))
+    assert len({cell.name for cell in shipped}) == len(shipped) > 30
     assert matrix.cells(config.load("sample")) == []
+    before, after = (
+        stages.reads(tiny),
+        stages.reads(config.load(params_of(home, estimators=["snips", "direct", "ppi_pp"]))),
+    )
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {"08_ablation@deterministic.ppi_pp.isotonic.recorded", "09_ablation_summary"}
+    assert [matrix.cell_named(tiny, name) for name in ("", every[1].name)] == every[:2]
+    with pytest.raises(ParamsError, match=r"no ablation cell 'naive': deterministic\.snips"):
+        matrix.cell_named(tiny, "naive")
+    with pytest.raises(ParamsError, match="no `ablations`"):
+        matrix.cell_named(config.load("sample"), "")
+    table = sections.TableParams(logged="logged.parquet")
+    with pytest.raises(ParamsError, match=r"^ablations: "):
+        stages.of(tiny.model_copy(update={"table": table}))
 
 
 @pytest.mark.parametrize(
@@ -75,47 +95,14 @@ def test_names_and_params_that_do_not_fit_are_said(home, changes, message):
         stages.of(config.load(params_of(home, **changes)))
 
 
-def test_a_cell_is_found_by_its_name_and_one_that_is_not_there_is_said(tiny):
-    first, second, _ = matrix.cells(tiny)
-    assert matrix.cell_named(tiny, "") == first
-    assert matrix.cell_named(tiny, second.name) == second
-    with pytest.raises(ParamsError, match=r"no ablation cell 'naive': deterministic\.snips"):
-        matrix.cell_named(tiny, "naive")
-    with pytest.raises(ParamsError, match="no `ablations`"):
-        matrix.cell_named(config.load("sample"), "")
-    table = sections.TableParams(logged="logged.parquet")
-    with pytest.raises(ParamsError, match=r"^ablations: "):
-        stages.of(tiny.model_copy(update={"table": table}))
-
-
-def changed(before, params):
-    after = stages.reads(params)
-    return {name for name in after if after[name] != before.get(name)}
-
-
-def test_more_cells_leave_those_that_are_there_up_to_date(home, tiny):
-    before = stages.reads(tiny)
-    after = stages.reads(config.load(params_of(home, estimators=["snips", "direct", "ppi_pp"])))
-    changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {"08_ablation@deterministic.ppi_pp.isotonic.recorded", "09_ablation_summary"}
-
-
-def test_a_cell_depends_on_the_modules_that_its_notebook_reaches():
-    reached = {file.split("/")[-1] for file in dependencies.sources(matrix.NOTEBOOK)}
-    assert {"08_ablation.ipynb", "sweep.py", "robust.py", "weighted.py"} <= reached
-    assert not {"interchange.py", "cli.py", "server.py"} & reached
-
-
 # The truth
 
 
-def test_where_nothing_labels_all_draws_half_of_the_labels_is_held_out():
-    run = Run("sample")
-    table = run.table()
+def test_where_nothing_labels_all_draws_half_of_the_labels_is_held_out(sample):
+    table = sample[1]
     unknown = replace(table, truth=table.truth[:0])
     seen, truth = matrix.held_out(unknown, ["pi_bad"])
-    assert [t.policy for t in truth] == table.targets
-    assert [t.worst for t in truth] == [t == "pi_bad" for t in table.targets]
+    assert [(t.policy, t.worst) for t in truth] == [(t, t == "pi_bad") for t in table.targets]
     for t in truth:
         own = (table.fresh.policy == t.policy).to_numpy()
         hidden = (table.fresh.label.notna() & seen.fresh.label.isna()).to_numpy() & own
@@ -131,9 +118,9 @@ def test_where_nothing_labels_all_draws_half_of_the_labels_is_held_out():
     assert [(t.value, t.worst) for t in matrix.held_out(bare, ["pi_bad"])[1]] == [(None, t.worst) for t in truth]
     whole, labelled = matrix.held_out(table)
     assert whole.fresh.label.equals(table.fresh.label)
-    assert {t.policy: t.value for t in labelled} == {
-        r.policy: r.value for r in table.truth.itertuples() if r.policy in table.targets
-    }
+    assert {t.policy: t.value for t in labelled} == dict(
+        table.truth.set_index("policy").value.reindex(table.targets).items()
+    )
 
 
 def truths(**values):
@@ -155,17 +142,16 @@ def test_accuracy_counts_intervals_that_are_there_and_orders_beyond_chance():
     assert (snips.coverage, snips.refused) == (0.5, pytest.approx(2 / 3))
     assert snips.pairwise == 0.0  # b and c are not apart beyond chance
     assert (snips.misranked, snips.misranked_accepted) == (1.0, 0.0)
-    said = summary.accuracy_sentence(table)
-    assert "snips" in said.split(";")[1]
+    assert "snips" in summary.accuracy_sentence(table).split(";")[1]
     assert "not known" in summary.accuracy_sentence(summary.accuracy(rows, []))
     close = summary.accuracy(rows[:2], truths(a=0.8, b=0.79))
     assert close.misranked.isna().all()
     assert "snips" not in summary.accuracy_sentence(close).split(";")[1]
 
 
-def test_labels_are_counted_where_estimates_rest_on_them():
-    run = Run("sample")
-    arrays = {p: modes["deterministic"] for p, modes in run.arrays(run.table()).items() if p != "p0"}
+def test_labels_are_counted_where_estimates_rest_on_them(sample):
+    run, table = sample
+    arrays = {p: modes["deterministic"] for p, modes in run.arrays(table).items() if p != "p0"}
     logged = max(np.isfinite(d.logged.label).sum() for d in arrays.values())
     own = sum(np.isfinite(d.fresh.label).sum() for d in arrays.values())
     wanted = {
@@ -173,13 +159,12 @@ def test_labels_are_counted_where_estimates_rest_on_them():
         ("direct", "isotonic"): logged + own,  # they bound how far f is off on the policy
         ("direct", "none"): 0,
         ("dr_oracle", "none"): logged,
-        ("ppi_pp", "isotonic"): logged + own,
         ("ppi_pp", "none"): own,
     }
     found = {}
     for estimator, calibration in wanted:
         cell = matrix.Cell("deterministic", estimator, calibration, "recorded")
-        rows, _ = matrix.complete(arrays, cell, Settings())
+        rows, _ = matrix.complete(arrays, cell, Settings(), plan=False)
         found[estimator, calibration] = matrix.labels_used(arrays, cell, Settings(), rows)
     assert found == wanted
 
@@ -191,37 +176,27 @@ def written(run, cell, **scores):
     score = {"prompts": None, "labels": None, "estimator": cell.estimator, "calibration": cell.calibration, "cells": 2}
     names = ("rmse", "bias", "coverage", "interval_score", "refused", "pairwise", "kendall", "misranked")
     score |= dict.fromkeys((*names, "misranked_accepted", "rmse_accepted", "coverage_accepted"), 0.5) | scores
-    head = {"cell": cell.name, "judge": cell.judge, "estimator": cell.estimator, "calibration": cell.calibration}
-    own = matrix.folder(run.name, cell.name)
-    write_json(
-        own / "estimates.json", head | {"treatment": cell.treatment, "labels": 60, "rows": [], "scores": [score]}
-    )
+    content = {"cell": cell.name, "judge": cell.judge, "estimator": cell.estimator, "calibration": cell.calibration}
+    content |= {"treatment": cell.treatment, "labels": 60, "rows": [], "scores": [score]}
+    write_json(matrix.folder(run.name, cell.name) / "estimates.json", content)
 
 
-def test_a_cell_of_which_a_score_is_not_known_takes_it_from_no_other(tiny, home, monkeypatch):
-    run = Run.of(tiny)
+def test_a_cell_of_which_a_score_is_not_known_takes_it_from_no_other_and_labels_cost_what_params_say(home, monkeypatch):
+    run = Run(params_of(home, extra={"estimation": {"label_cost": 1.5}}))
     monkeypatch.setattr(Run, "prompts", pd.DataFrame({"prompt": ["why"], "answer": ["so"]}))
-    first, second, third = matrix.cells(tiny)
+    first, second, third = matrix.cells(run.params)
     written(run, first, coverage_accepted=None, misranked_accepted=0.25)
     written(run, second, coverage_accepted=0.75, misranked_accepted=0.25)
     written(run, third, coverage_accepted=0.75, misranked=None, misranked_accepted=None)
     table = summary.per_cell(run)
     np.testing.assert_array_equal(table.coverage_accepted, [np.nan, 0.75, 0.75])
-    assert list(table.dollars) == [0.0, 0.0, 0.0]
-    said = summary.misranking_sentence(summary.joined(run, "scores"))
-    assert re.findall(r"snips \(\d+%\)|direct", said) == ["snips (50%)", "snips (25%)", "direct"]
+    assert list(table.dollars) == [90.0] * 3
+    text = summary.misranking_sentence(summary.joined(run, "scores"))
+    assert re.findall(r"snips \(\d+%\)|direct", text) == ["snips (50%)", "snips (25%)", "direct"]
 
 
-def test_labels_of_people_cost_what_params_say(home, monkeypatch):
-    params = config.load(params_of(home, extra={"estimation": {"label_cost": 1.5}}))
-    monkeypatch.setattr(Run, "prompts", pd.DataFrame({"prompt": ["why"], "answer": ["so"]}))
-    written(Run.of(params), matrix.cells(params)[0])
-    assert list(summary.per_cell(Run.of(params)).dollars) == [90.0]
-
-
-def test_a_judge_mode_in_which_nothing_was_scored_has_nothing_to_show(home):
-    run = Run(params_of(home, judges="all"))
-    table = Run("sample").table()
+def test_a_judge_mode_in_which_nothing_was_scored_has_nothing_to_show(home, sample):
+    run, table = Run(params_of(home, judges="all")), sample[1]
     empty = {"judge_uncertainty": np.nan}
     none = replace(table, logged=table.logged.assign(**empty), fresh=table.fresh.assign(**empty))
     cell = next(cell for cell in matrix.cells(run.params) if cell.judge == "uncertainty")
@@ -229,14 +204,11 @@ def test_a_judge_mode_in_which_nothing_was_scored_has_nothing_to_show(home):
         matrix.measure(run, cell, none)
 
 
-# A toy estimator is one registered function
-
-
 def toy(prep):
     return Score((Term("logged", prep.logged.judge * 0 + 0.25, prep.logged.judge * 0 + 1),))
 
 
-def test_page_and_summary_pick_up_a_registered_estimator(home, monkeypatch):
+def test_page_and_summary_pick_up_a_registered_estimator(home, monkeypatch, capsys):
     file = params_of(home, estimators="all")
     cell = "deterministic.toy.isotonic.recorded"
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
@@ -244,14 +216,18 @@ def test_page_and_summary_pick_up_a_registered_estimator(home, monkeypatch):
     run_cells("08_ablation", file, cell=cell)
     run = Run(file)
     assert cell in {c.name for c in matrix.cells(run.params)}
-    rows, per_cell = summary.joined(run, "rows"), summary.per_cell(run)
+    rows = summary.joined(run, "rows")
     assert set(rows.value) == {0.25}
     assert set(rows.policy) == set(run.params.targets)
     assert (rows.verdict == "REFUSE").any()
-    (row,) = per_cell.to_dict("records")
+    (row,) = summary.per_cell(run).to_dict("records")
     assert (row["estimator"], row["labels"], row["dollars"]) == ("toy", 60, 0.0)
     assert row["seconds"] > 0
-    assert "toy" in summary.refusal_sentence(summary.joined(run, "scores"))
+    capsys.readouterr()
+    run_cells("09_ablation_summary", file)
+    page = capsys.readouterr().out
+    assert re.search(r"Refused: toy \d+%", page)
+    assert "1 combinations" in page
 
 
 # The pipeline

@@ -118,11 +118,6 @@ def test_the_shipped_variant_differs_by_the_temperature_of_its_targets_alone():
         assert policy.params.model_copy(update={"temperature": 1.0}) == base[name].params
 
 
-def test_stage_params_name_real_sections():
-    for stage, sections in config.STAGE_PARAMS.items():
-        assert set(sections) <= set(config.Params.model_fields), stage
-
-
 def test_fingerprint_sees_every_part_of_the_definition_and_not_the_name_and_seeds_see_all(tmp_path):
     base = policies(config.load(write(tmp_path, GOOD)))
     assert base["p0"].fingerprint == base["pi_a"].fingerprint

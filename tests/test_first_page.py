@@ -26,7 +26,7 @@ from arena10k.pipeline import first_page, stages
 from arena10k.report import findings, headline, index
 from arena10k.report.summary import summary
 from arena10k.report.weight_findings import audit_frame, concentration_frame, match_sentence
-from arena10k.rescoring import changes, effect
+from arena10k.rescoring import effect, snapshots
 from arena10k.simulation import coverage
 from statistics_data import example
 
@@ -260,7 +260,7 @@ def test_whether_weights_match_the_draws_is_shown_and_a_mismatch_is_told():
 def test_rows_that_were_not_collected_are_grey_and_count_nowhere():
     rows = [row("a", "snips", NOT_ASKED, None), row("a", "ppi_pp", "REPORT"), row("b", "snips", "REFUSE")]
     assert report.table(rows)._repr_html_().count('<tr class="unasked">') == 1
-    assert len(changes.estimates(rows, rows)) == 2
+    assert len(snapshots.changes(rows, rows)) == 2
     truth = [Truth("a", 0.5, 0.01, "measured"), Truth("b", 0.4, 0.01, "measured")]
     for some, refused in ((rows, 1.0), (rows[:1], np.nan)):
         scored = scores(pd.DataFrame(some).assign(seed=0), truth, ["estimator"]).set_index("estimator")

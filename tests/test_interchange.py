@@ -485,7 +485,7 @@ def test_the_same_import_again_changes_nothing_and_another_is_refused(bring):
 def test_pages_are_made_anew_when_the_import_is(bring):
     run, _ = bring({"logged_data.jsonl": [logged(0)]})
     other, _ = bring({"logged_data.jsonl": [logged(1)]}, run="other")
-    reads = [config.stage_params(r.params, "06_estimates") | {"run": ""} for r in (run, other)]
+    reads = [stages.reads(r.params)["06_estimates"] | {"run": ""} for r in (run, other)]
     assert reads[0] != reads[1]
 
 

@@ -27,7 +27,7 @@ class Kernel:
             target=_serve, args=(command, environment, folder), daemon=True
         )
         process.start()
-        self._process, self.pid = process, process.pid
+        self._process, self.pid, self.kill, self.terminate = process, process.pid, process.kill, process.terminate
         while os.getpgid(self.pid) != self.pid:  # signals are sent to its group
             time.sleep(0.001)
 
@@ -41,12 +41,6 @@ class Kernel:
     def send_signal(self, number):
         if self.poll() is None:
             os.kill(self.pid, number)
-
-    def kill(self):
-        self._process.kill()
-
-    def terminate(self):
-        self._process.terminate()
 
 
 def _serve(command, environment, folder):

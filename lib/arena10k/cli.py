@@ -208,26 +208,25 @@ def rescore(run: str, params_file: str | None, policy: str | None, code: str | N
     """Measure again what failed or was quarantined, under the same definition, and say what changed."""
     from arena10k.pipeline import stages
     from arena10k.rescoring import rescore as again
-    from arena10k.rescoring import rescore_audit
     from arena10k.run import Run
 
     params = config.load(params_file or run, run)
     if yes:
         os.environ[options.VARIABLES["yes"]] = "1"
     with runner.only_one(params.run):
-        before = rescore_audit.read(params.run)
+        before = again.read(params.run)
         try:
             entry = again.rescore(Run.of(params), policy, code)
         finally:
-            if rescore_audit.read(params.run) != before:
+            if again.read(params.run) != before:
                 names = (stage.name for stage in stages.STAGES.values() if stage.jobs)
                 stages.out_of_date(params.run, *names, "00_status")
     if entry is None:
         click.echo("Nothing to measure again: no such row failed or is quarantined.")
         return
-    for line in rescore_audit.lines(entry):
+    for line in again.lines(entry):
         click.echo(line)
-    click.echo(f"Audit: {paths.result_file(params.run, rescore_audit.FILE)}")
+    click.echo(f"Audit: {paths.result_file(params.run, again.FILE)}")
 
 
 @main.command()

@@ -16,10 +16,6 @@ from arena10k.estimation.calibration import adder
 
 #: One policy's arrays by policy; all policies share their logged rows.
 Data = Mapping[str, PolicyData]
-
-#: What a missing log-prob became where it was not left missing, in nats, and the bounds log-ratios were clipped to.
-SENTINEL, CLIP = 0.0, 20.0
-
 Treatment = Callable[[PolicyData, np.ndarray], PolicyData]
 Factor = Callable[[Data, float | None, np.random.Generator], Data]
 TREATMENTS: dict[str, Treatment] = {}
@@ -40,20 +36,20 @@ def factor(name: str) -> Callable[[Factor], Factor]:
     return adder(FACTORS, name, "factor")
 
 
-def corrupted_rows(data: PolicyData, share: float) -> np.ndarray:
-    """Mask (n,) of the rows whose target log-probs are taken to have failed: the shortest responses, the same for every
-    policy, as in the incident that the treatments are about. At least one row where `share` is not 0."""
-    n = len(data.logged)
-    rows = np.zeros(n, dtype=bool)
-    size = min(max(round(share * n), 1), n) if share else 0
-    rows[np.argsort(data.logged.length, kind="stable")[:size]] = True
-    return rows
-
-
 def treat(data: Data, name: str, share: float) -> dict[str, PolicyData]:
-    """The data of every target under a treatment; the logging policy's weights are 1 whatever its log-probs are."""
-    change = TREATMENTS[name]
-    return {p: d if d.is_logging else change(d, corrupted_rows(d, share)) for p, d in data.items()}
+    """The data of every target under a treatment; the logging policy's weights are 1 whatever its log-probs are.
+
+    The log-probs of a `share` of the rows are taken to have failed, of at least one where it is not 0: the shortest
+    responses, the same for every policy, as in the incident that the treatments are about.
+    """
+
+    def treated(d: PolicyData) -> PolicyData:
+        n = len(d.logged)
+        rows = np.zeros(n, dtype=bool)
+        rows[np.argsort(d.logged.length, kind="stable")[: min(max(round(share * n), 1), n) if share else 0]] = True
+        return TREATMENTS[name](d, rows)
+
+    return {p: d if d.is_logging else treated(d) for p, d in data.items()}
 
 
 @treatment("recorded")
@@ -72,14 +68,14 @@ def _with(data: PolicyData, rows: np.ndarray, value: float) -> PolicyData:
 @treatment("sentinels")
 def sentinels(data: PolicyData, rows: np.ndarray) -> PolicyData:
     """Failed log-probs stand as the sentinel and are believed."""
-    return _with(data, rows, SENTINEL)
+    return _with(data, rows, 0.0)
 
 
 @treatment("sentinels_clipped")
 def sentinels_clipped(data: PolicyData, rows: np.ndarray) -> PolicyData:
     """Failed log-probs stand as the sentinel, log-weights are clipped: the published procedure."""
-    believed = _with(data, rows, SENTINEL)
-    return believed.with_logged(log_weight=np.clip(believed.logged.log_weight, -CLIP, CLIP))
+    believed = _with(data, rows, 0.0)
+    return believed.with_logged(log_weight=np.clip(believed.logged.log_weight, -20.0, 20.0))
 
 
 @treatment("quarantined")
@@ -99,9 +95,7 @@ def _ranks(data: Data, rng: np.random.Generator) -> np.ndarray:
     """The place (0 first) of each prompt in a random order, of all that any policy has a row of."""
     codes = [c for d in data.values() for c in (d.logged.cluster, d.fresh.cluster) if len(c)]
     size = 1 + max((int(c.max()) for c in codes), default=-1)
-    ranks = np.empty(size, dtype=np.int64)
-    ranks[rng.permutation(size)] = np.arange(size)
-    return ranks
+    return np.argsort(rng.permutation(size))
 
 
 @factor("prompts")

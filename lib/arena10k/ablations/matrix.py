@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from arena10k import paths
-from arena10k.ablations.factors import FACTORS, TREATMENTS, treat
+from arena10k.ablations.factors import FACTORS, TREATMENTS, Data, treat
 from arena10k.ablations.scores import Truth, summary
 from arena10k.ablations.sweep import Settings, Variant, sweep
 from arena10k.errors import NothingToShow, ParamsError, section
-from arena10k.estimation import ESTIMATORS, PolicyData, prompt_fold
+from arena10k.estimation import ESTIMATORS, prompt_fold
 from arena10k.estimation.calibration import CALIBRATIONS
 from arena10k.estimation.context import PolicyContext, context
 from arena10k.estimation.verdicts import estimate_row
@@ -56,48 +56,40 @@ def folder(run: str, cell: str) -> Path:
 
 
 def cells(params: Params) -> list[Cell]:
-    """The cells of the params' matrix, in its order; none where the params have no `ablations`.
+    """The cells of the params' matrix, in its order; none where the params have no `ablations`. Raises ParamsError for
+    a name that is not registered.
 
     A combination whose factor cannot change the estimate is left out: another calibration of an estimator on the
     judge's own scale, another treatment of the log-probs of one that uses none.
-
-    Raises
-    ------
-    ParamsError
-        For a name that is not registered.
     """
     if params.ablations is None:
         return []
-
-    def chosen(key: str, registered: Iterable[str], kind: str) -> list[str]:
+    registries: dict[str, tuple[str, Iterable[str]]] = {
+        "judges": ("judge mode", JUDGE_MODES),
+        "estimators": ("estimator", ESTIMATORS),
+        "calibrations": ("calibration", CALIBRATIONS),
+        "treatments": ("treatment", TREATMENTS),
+        "sweep": ("factor", FACTORS),
+    }
+    chosen = {}
+    for key, (kind, registered) in registries.items():
         given = getattr(params.ablations, key)
-        names = list(registered) if given == "all" else list(given)
-        for name in names:
+        chosen[key] = list(dict.fromkeys(registered if given == "all" else given))
+        for name in chosen[key]:
             if name not in registered:
                 raise ParamsError(f"ablations.{key}: no {kind} {name!r}: {', '.join(registered)}")
-        return list(dict.fromkeys(names))
-
-    judges = chosen("judges", JUDGE_MODES, "judge mode")
-    estimators = chosen("estimators", ESTIMATORS, "estimator")
-    calibrations = chosen("calibrations", CALIBRATIONS, "calibration")
-    treatments = chosen("treatments", TREATMENTS, "treatment")
-    chosen("sweep", FACTORS, "factor")
+    del chosen["sweep"]
+    first = {key: names[0] for key, names in chosen.items()}
     return [
-        Cell(judge, name, calibration, treatment)
-        for judge, name, calibration, treatment in itertools.product(judges, estimators, calibrations, treatments)
-        if (calibration == calibrations[0] or not ESTIMATORS[name].judge_scale)
-        and (treatment == treatments[0] or ESTIMATORS[name].uses_weights)
+        cell
+        for cell in itertools.starmap(Cell, itertools.product(*chosen.values()))
+        if (cell.calibration == first["calibrations"] or not ESTIMATORS[cell.estimator].judge_scale)
+        and (cell.treatment == first["treatments"] or ESTIMATORS[cell.estimator].uses_weights)
     ]
 
 
 def cell_named(params: Params, name: str) -> Cell:
-    """The cell with this name, or the first of the matrix for an empty one.
-
-    Raises
-    ------
-    ParamsError
-        Where the matrix has no such cell.
-    """
+    """The cell with this name, or the first of the matrix for an empty one. Raises ParamsError where there is none."""
     by_name = {cell.name: cell for cell in cells(params)}
     if not by_name:
         raise ParamsError(f"run {params.run!r}: its params have no `ablations`")
@@ -130,13 +122,13 @@ def held_out(table: Table, worst: Iterable[str] = ()) -> tuple[Table, list[Truth
             continue
         hidden = half & (fresh.policy == policy).to_numpy(bool) & fresh.label.notna().to_numpy(bool)
         by_prompt = fresh.label[hidden].astype(float).groupby(fresh.prompt_id[hidden]).mean()
-        if len(by_prompt) < MIN_TRUTH_LABELS:
-            source = "its order only: the worst by construction" if policy in worst else "no labels of its own draws"
-            truth.append(Truth(policy, None, None, source, policy in worst))
-            continue
-        label[hidden] = np.nan
-        source = f"{len(by_prompt)} labels of its own draws that estimators do not see"
-        truth.append(Truth(policy, float(by_prompt.mean()), float(by_prompt.sem()), source, policy in worst))
+        value = se = None
+        source = "its order only: the worst by construction" if policy in worst else "no labels of its own draws"
+        if len(by_prompt) >= MIN_TRUTH_LABELS:
+            label[hidden] = np.nan
+            source = f"{len(by_prompt)} labels of its own draws that estimators do not see"
+            value, se = float(by_prompt.mean()), float(by_prompt.sem())
+        truth.append(Truth(policy, value, se, source, policy in worst))
     return replace(table, fresh=fresh.assign(label=label)), truth
 
 
@@ -181,13 +173,8 @@ class CellResult:
 
 
 def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
-    """One cell: the estimates on all of the data, and the sweep over parts of it (finished parts are read back).
-
-    Raises
-    ------
-    NothingToShow
-        Where nothing was scored in the cell's judge mode.
-    """
+    """One cell: the estimates on all of the data, and the sweep over parts of it (finished parts are read back). Raises
+    NothingToShow where nothing was scored in the cell's judge mode."""
     a, e = section(run.params.ablations, "ablations"), run.params.estimation
     seen, truth = held_out(run.table() if table is None else table, a.worst)
     if not seen.is_judged(cell.judge):
@@ -205,48 +192,36 @@ def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
 
 
 def complete(
-    arrays: Mapping[str, PolicyData], cell: Cell, settings: Settings
+    arrays: Data, cell: Cell, settings: Settings, plan: bool = True
 ) -> tuple[list[dict[str, Any]], list[PolicyContext]]:
-    """Rows as in estimates.json, of one estimator and calibration on all of the data, and the diagnostics."""
-    rows, contexts = [], []
-    for policy, data in arrays.items():
-        ctx = context(data, *settings.of(policy, cell.calibration), policy=policy, judge=cell.judge)
-        rows.append({"policy": policy, "judge": cell.judge, **estimate_row(ctx, ESTIMATORS[cell.estimator])})
-        contexts.append(ctx)
-    return rows, contexts
+    """Rows as in estimates.json, of one estimator and calibration on all of the data, and the diagnostics. `plan`: with
+    the labels that a narrower interval needs."""
+    contexts = [
+        context(data, *settings.of(policy, cell.calibration), policy=policy, judge=cell.judge)
+        for policy, data in arrays.items()
+    ]
+    estimator = ESTIMATORS[cell.estimator]
+    return [{"policy": c.policy, "judge": c.judge, **estimate_row(c, estimator, plan)} for c in contexts], contexts
 
 
-def labels_used(
-    arrays: Mapping[str, PolicyData], cell: Cell, settings: Settings, rows: Iterable[Mapping[str, Any]]
-) -> int:
+def labels_used(arrays: Data, cell: Cell, settings: Settings, rows: Sequence[Mapping[str, Any]]) -> int:
     """Oracle labels that the estimates `rows` rest on: those of the logged responses, and those of the targets' own
     draws, are counted where some value or interval would be another without them."""
-    with_labels, used = {row["policy"]: [row[name] for name in ("value", "ci_low", "ci_high")] for row in rows}, 0
+    used, numbers = 0, ("value", "ci_low", "ci_high")
     for kind, count in (("logged", max), ("fresh", sum)):
-        without = {}
-        for policy, data in arrays.items():
-            rows_of = getattr(data, kind)
-            blind = replace(data, **{kind: replace(rows_of, label=np.full(len(rows_of), np.nan))})
-            ctx = context(blind, *settings.of(policy, cell.calibration))
-            row = estimate_row(ctx, ESTIMATORS[cell.estimator], plan=False)
-            without[policy] = [row[name] for name in ("value", "ci_low", "ci_high")]
-        if without != with_labels:
-            used += count(int(getattr(data, kind).labelled.sum()) for data in arrays.values())
+        parts = {policy: getattr(data, kind) for policy, data in arrays.items()}
+        bare = {policy: replace(part, label=np.full(len(part), np.nan)) for policy, part in parts.items()}
+        blind = {policy: replace(data, **{kind: bare[policy]}) for policy, data in arrays.items()}
+        without, _ = complete(blind, cell, settings, plan=False)
+        if [[row[x] for x in numbers] for row in rows] != [[row[x] for x in numbers] for row in without]:
+            used += count(int(part.labelled.sum()) for part in parts.values())
     return used
 
 
 def write(run: Run, result: CellResult) -> None:
     """Write the cell's `estimates.json`, which is the same for the same data, and its `timing.json`, which is not."""
-    own = folder(run.name, result.cell.name)
-    content = {
-        "run": run.name,
-        "cell": result.cell.name,
-        **asdict(result.cell),
-        "corrupted": section(run.params.ablations, "ablations").corrupted,
-        "labels": result.labels,
-        "truth": [asdict(t) for t in result.truth],
-        "rows": result.rows,
-        "scores": result.scores.to_dict("records"),
-    }
+    own, corrupted = folder(run.name, result.cell.name), section(run.params.ablations, "ablations").corrupted
+    content = {name: getattr(result, name) for name in ("labels", "truth", "rows", "scores")}
+    content |= {"run": run.name, "cell": result.cell.name, "corrupted": corrupted, **asdict(result.cell)}
     write_json(own / "estimates.json", content)
     write_json(own / "timing.json", {"seconds": round(result.seconds, 2)})

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -15,7 +14,6 @@ from arena10k.ablations.scores import MARGIN, MEASURES, Truth, summary
 from arena10k.collection import costs
 from arena10k.errors import section
 from arena10k.estimation.verdicts import NOT_ASKED
-from arena10k.frames.table import Table
 from arena10k.run import Run
 from arena10k.wording import listed
 
@@ -23,7 +21,6 @@ CELL = ["judge", "estimator", "calibration", "treatment"]
 #: The columns of `per_cell` about values and intervals, and those about order and cost.
 VALUES = [*CELL, "rmse", "bias", "coverage", "refused", "interval_score", "rmse_accepted", "coverage_accepted"]
 ORDER = [*CELL, "pairwise", "misranked", "dollars", "seconds", "kendall", "misranked_accepted", "labels"]
-NO_CELL = "No cell has been run."
 
 
 def _contents(run: Run) -> list[dict[str, Any]]:
@@ -54,49 +51,42 @@ def cells_sentence(run: Run) -> str:
 
 def per_cell(run: Run) -> pd.DataFrame:
     """One row per cell over all of its sweep: the scores, `labels` (oracle labels its estimates rest on), `dollars`
-    (what those cost at most at the prices of the params, None where the oracle is not priced) and `seconds` (what its
-    estimates took on one core)."""
-    scores = joined(run, "scores")
-    if scores.empty:
-        return pd.DataFrame(columns=CELL)
-    means = scores.groupby(["cell", *CELL], sort=False).mean(numeric_only=True).reset_index()
+    (what those cost at most at the prices of the params, missing where the oracle is not priced) and `seconds` (what
+    its estimates took on one core)."""
+    means = joined(run, "scores").groupby(["cell", *CELL], sort=False).mean(numeric_only=True).reset_index()
     price = costs.unit_costs(run.params, run.prompts, run.params.logging_policy)["label"]
-    facts = []
-    for content in _contents(run):
-        timing = matrix.folder(run.name, content["cell"]) / "timing.json"
-        seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds"] if timing.is_file() else None
-        dollars = None if price is None else price * content["labels"]
-        facts.append({"cell": content["cell"], "labels": content["labels"], "dollars": dollars, "seconds": seconds})
-    every = means.merge(pd.DataFrame(facts), on="cell", suffixes=("_swept", ""))
-    return every[[*VALUES, *ORDER[len(CELL) :]]]
+    timings = {cell: matrix.folder(run.name, cell) / "timing.json" for cell in means.cell}
+    labels = means.cell.map({content["cell"]: content["labels"] for content in _contents(run)})
+    seconds = {cell: json.loads(path.read_text())["seconds"] for cell, path in timings.items() if path.is_file()}
+    dollars = None if price is None else price * labels
+    return means.assign(labels=labels, dollars=dollars, seconds=means.cell.map(seconds))[[*VALUES, *ORDER[len(CELL) :]]]
 
 
 def misranking_sentence(scores: pd.DataFrame) -> str:
     """Which estimators would have put a worse policy first, how often, and whether they were refused there."""
-    comparable = scores.dropna(subset=["misranked"]) if "misranked" in scores else scores
-    if comparable.empty:
+    by = scores.groupby("estimator", sort=False)[["misranked", "misranked_accepted"]].mean()
+    alone, by = list(by.index[by.misranked.isna()]), by.dropna(subset=["misranked"])
+    if by.empty:
         return "No order of policies is known beyond chance: nothing can be said about ranking."
-    by = comparable.groupby("estimator", sort=False)[["misranked", "misranked_accepted"]].mean()
     wrong = by[by.misranked > 0].sort_values("misranked", ascending=False, kind="stable")
     right = [name for name in by.index if name not in wrong.index]
-    alone = [name for name in dict.fromkeys(scores.estimator) if name not in by.index]
     never = f" Never with {listed(right)}." if right else ""
     never += f" With {listed(alone)} there are no two policies of known order to compare." if alone else ""
     if wrong.empty:
         return f"No worse policy comes first on any part of the data.{never}"
-    shares = listed([f"{name} ({row.misranked:.0%})" for name, row in wrong.iterrows()])
-    still = wrong.misranked_accepted[wrong.misranked_accepted > 0]
-    after = f"after refusals it still does with {listed([f'{name} ({share:.0%})' for name, share in still.items()])}"
+    shares, still = (
+        listed([f"{name} ({share:.0%})" for name, share in wrong[column].items() if share > 0])
+        for column in ("misranked", "misranked_accepted")
+    )
+    after = f"after refusals it still does with {still}" if still else "refusals prevent all of that"
     return (
         f"A policy that is truly worse (by more than {MARGIN:g}, or by construction) comes first with {shares} of "
-        f"replicates; {after if len(still) else 'refusals prevent all of that'}.{never}"
+        f"replicates; {after}.{never}"
     )
 
 
 def refusal_sentence(scores: pd.DataFrame) -> str:
     """How often each estimator is refused, over all cells, policies and parts of the data."""
-    if "refused" not in scores or scores.empty:
-        return NO_CELL
     by = scores.groupby("estimator", sort=False).refused.mean().dropna().sort_values(ascending=False, kind="stable")
     return "Refused: " + ", ".join(f"{name} {share:.0%}" for name, share in by.items()) + " of the estimates."
 
@@ -106,20 +96,17 @@ def complete_and_partial(scores: pd.DataFrame, factors: Sequence[str]) -> pd.Dat
 
     All is the largest level of each factor (NaN: everything), least the smallest.
     """
-    if scores.empty:
-        return pd.DataFrame()
     sizes, parts = scores[[*factors]].fillna(float("inf")), []
     for level in (sizes.min(), sizes.max()):
         rows = scores[(sizes == level).all(axis=1)]
         values = ["refused", "rmse", "coverage", "interval_score", "pairwise", "misranked"]
         parts.append(rows.groupby(CELL[1:], sort=False)[values].mean())
-    return parts[0].join(parts[1], lsuffix="_least", rsuffix="_all").reset_index()
+    least, whole = parts
+    return least.merge(whole, "left", left_index=True, right_index=True, suffixes=("_least", "_all")).reset_index()
 
 
 def complete_sentence(table: pd.DataFrame) -> str:
     """What more data changed."""
-    if table.empty:
-        return NO_CELL
     eased = int((table.refused_all < table.refused_least).sum())
     both = table.dropna(subset=["rmse_least", "rmse_all"])
     better = int((both.rmse_all < both.rmse_least).sum())
@@ -153,15 +140,8 @@ def accuracy_sentence(table: pd.DataFrame) -> str:
     return f"{start}; {listed(wrong)} would have put a worse policy first, and {after}."
 
 
-def first_prompts(run: Run, table: Table, share: float) -> Table:
-    """The rows of the first `share` of the prompts, in the run's own order."""
-    ids = run.prompts.prompt_id[: round(share * len(run.prompts))]
-    fresh, logged = table.fresh, table.logged
-    return replace(table, logged=logged[logged.prompt_id.isin(ids)], fresh=fresh[fresh.prompt_id.isin(ids)])
-
-
 def partial_sentence(both: pd.DataFrame) -> str:
-    """Where more data changed a verdict and where it moved a value most; `both` as of `changes.estimates`, a part of
+    """Where more data changed a verdict and where it moved a value most; `both` as of `snapshots.changes`, a part of
     the data before and all of it after."""
     moved = both.dropna(subset=["change"])
     if moved.empty:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -48,8 +48,7 @@ Point = tuple[tuple[float | None, ...], int]
 Rows = tuple[list[list[Any]], float]
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """An estimator with the calibration of its rewards."""
 
     estimator: str
@@ -70,16 +69,6 @@ class Settings:
         return replace(self.analysis, calibration=calibration), (self.flags or {}).get(policy, ())
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One variant at one point: its rows, or what went wrong."""
-
-    variant: Variant
-    point: Point
-    rows: Rows
-    fault: str = ""
-
-
 def sweep(
     data: Data,
     variants: Sequence[Variant],
@@ -89,27 +78,17 @@ def sweep(
     folder: Path | None = None,
     jobs: int = -1,
 ) -> pd.DataFrame:
-    """Measure every cell, or read it where `folder` has it.
+    """Measure every cell, or read it where `folder` has it: that keeps finished cells, under a name that changes with
+    all their numbers depend on.
 
-    Parameters
-    ----------
-    data : arrays by policy.
-    levels : the levels of each factor of `FACTORS`, in the order they are applied; None is all of the data.
-    seeds : replicates per combination of levels.
-    folder : keeps finished cells, under a name that changes with all their numbers depend on.
-    jobs : processes on this machine, -1 for every core (LOKY_MAX_CPU_COUNT caps them); SCHEDULER in the environment
-        names a Dask cluster instead.
+    `levels` of each factor of `FACTORS`, in the order they are applied (None is all of the data); `seeds` replicates
+    per combination of them; `jobs` processes on this machine, -1 for every core (LOKY_MAX_CPU_COUNT caps them);
+    SCHEDULER in the environment names a Dask cluster instead.
 
-    Returns
-    -------
-    One row per variant, point and policy: `estimator`, `calibration`, a column per factor (NaN: all), `seed`, `policy`
-    and `MEASURES`. `attrs["seconds"]`: what the cells took, one core each, whenever and wherever they were measured.
-
-    Raises
-    ------
-    ArenaError
-        One line per kind of failure, after all other cells were measured and kept; or where the scheduler cannot be
-        reached, has no workers, or these have another version of the library.
+    Returns one row per variant, point and policy: `estimator`, `calibration`, a column per factor (NaN: all), `seed`,
+    `policy` and `MEASURES`. `attrs["seconds"]`: what the cells took, one core each, whenever and wherever they were
+    measured. Raises ArenaError with one line per kind of failure, after all other cells were measured and kept; or
+    where the scheduler cannot be reached, has no workers, or these have another version of the library.
     """
     from threadpoolctl import threadpool_limits
     from tqdm import tqdm
@@ -117,7 +96,7 @@ def sweep(
     points = [(some, seed) for some in itertools.product(*levels.values()) for seed in range(seeds)]
     wanted = list(itertools.product(variants, points))
     keep = _memory(folder, data, variants, levels, settings).cache(_kept, ignore=["rows"])
-    done, due, failed = {}, dict[Point, list[Variant]](), []
+    done, due, failed = dict[Any, Rows](), dict[Point, list[Variant]](), dict[tuple[Variant, str], list[Point]]()
     for variant, point in wanted:
         try:
             done[variant, point] = keep(variant, point)
@@ -126,16 +105,22 @@ def sweep(
     if due:
         size = sum(map(len, due.values()))
         with threadpool_limits(1), tqdm(total=size, desc="sweep", mininterval=1.0, file=sys.stderr, ascii=True) as bar:
-            for cell in _measured(data, due, levels, settings, jobs):
-                if cell.fault:
-                    failed.append(cell)
+            for variant, point, rows, fault in _measured(data, due, levels, settings, jobs):
+                if fault:
+                    failed.setdefault((variant, fault), []).append(point)
                 else:
-                    done[cell.variant, cell.point] = keep(cell.variant, cell.point, cell.rows)
+                    done[variant, point] = keep(variant, point, rows)
                 bar.update()
-    if failed:
-        raise ArenaError(_faults(failed, list(levels), len(points)))
-    rows = [(v.estimator, v.calibration, *point[0], point[1], *row) for v, point in wanted for row in done[v, point][0]]
-    frame = pd.DataFrame(rows, columns=["estimator", "calibration", *levels, "seed", "policy", *MEASURES])
+    lines = []
+    for (variant, fault), where in sorted(failed.items()):
+        some, seed = min(where, key=repr)
+        first = "".join(f"{n} {'all' if v is None else v}, " for n, v in zip(levels, some, strict=True))
+        cells = f"{len(where)} of {len(points)} cells failed, the first at {first}seed {seed}"
+        lines.append(f"{variant.estimator}.{variant.calibration}: {cells}: {fault}")
+    if lines:
+        raise ArenaError("\n".join(lines))
+    out = [(*variant, *point[0], point[1], *row) for variant, point in wanted for row in done[variant, point][0]]
+    frame = pd.DataFrame(out, columns=["estimator", "calibration", *levels, "seed", "policy", *MEASURES])
     frame = frame.astype(dict.fromkeys((*levels, "value", "ci_low", "ci_high"), float))
     frame.attrs["seconds"] = sum(done[key][1] for key in wanted)
     return frame
@@ -172,56 +157,50 @@ def code_digest() -> str:
     """Digest of the code that numbers come from, as this process found it first: what is edited later is not what
     runs, and workers must have the same."""
     state = hashlib.sha256()
-    rooms = [(_LIBRARY / room).rglob("*.py") for room in ("ablations", "estimation")]
-    for path in sorted([*_LIBRARY.glob("analysis.py"), *itertools.chain(*rooms)]):
+    rooms = (path for room in ("ablations", "estimation") for path in (_LIBRARY / room).rglob("*.py"))
+    for path in sorted([*_LIBRARY.glob("analysis.py"), *rooms]):
         state.update(str(path.relative_to(_LIBRARY)).encode() + b"\0" + path.read_bytes())
     return state.hexdigest()
 
 
 def _measured(
     data: Data, due: Mapping[Point, Sequence[Variant]], levels: Mapping[str, Any], settings: Settings, jobs: int
-) -> Iterator[Cell]:
-    """The cells that are due, in the order they end."""
+) -> Iterator[tuple[Variant, Point, Rows, str]]:
+    """The cells that are due as `measure` has them, in the order they end."""
     from joblib import Parallel, delayed, parallel_config
 
     # Functions travel with the task: what is registered in a notebook is not registered in a worker.
     variants = {variant for some in due.values() for variant in some}
-    shared = (
-        dict(data),
-        {v.estimator: ESTIMATORS[v.estimator] for v in variants},
-        {v.calibration: CALIBRATIONS[v.calibration] for v in variants},
-        {name: FACTORS[name] for name in levels},
-        settings,
-    )
+    estimators = {v.estimator: ESTIMATORS[v.estimator] for v in variants}
+    calibrations = {v.calibration: CALIBRATIONS[v.calibration] for v in variants}
+    shared = dict(data), (estimators, calibrations, {name: FACTORS[name] for name in levels}), settings
     todo = list(due.items())
     batches = [todo[start : start + POINTS_PER_TASK] for start in range(0, len(todo), POINTS_PER_TASK)]
     with contextlib.ExitStack() as stack:
-        address = os.environ.get(VARIABLE)
-        if address:
+        if address := os.environ.get(VARIABLE):
             client = stack.enter_context(_cluster(address))
             stack.enter_context(parallel_config("dask", client=client, scatter=list(shared)))
         else:
             stack.enter_context(parallel_config("loky", n_jobs=jobs if len(batches) > 1 else 1))
         parallel = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="3*n_jobs")
-        for cells in parallel(delayed(measure)(batch, *shared) for batch in batches):
-            yield from cells
+        yield from itertools.chain.from_iterable(parallel(delayed(measure)(batch, *shared) for batch in batches))
 
 
 def measure(
     batch: Sequence[tuple[Point, Sequence[Variant]]],
     data: Data,
-    estimators: Mapping[str, Any],
-    calibrations: Mapping[str, Any],
-    factors: Mapping[str, Any],
+    registered: Sequence[dict[str, Any]],
     settings: Settings,
-) -> list[Cell]:
-    """What a worker does: the cells of some points. A cell that fails says so, and the others are done."""
+) -> list[tuple[Variant, Point, Rows, str]]:
+    """What a worker does: the cells of some points, each with its variant, point, rows, and what went wrong. A cell
+    that fails says so, and the others are done. `registered`: the estimators, calibrations and factors it needs."""
     _compute_on_one_thread()
-    ESTIMATORS.update(estimators)
-    CALIBRATIONS.update(calibrations)
-    FACTORS.update(factors)
+    registries: tuple[dict[str, Any], ...] = (ESTIMATORS, CALIBRATIONS, FACTORS)
+    for registry, functions in zip(registries, registered, strict=True):
+        registry.update(functions)
+    names = list(registered[-1])
     with np.errstate(all="ignore"):
-        return [cell for point, variants in batch for cell in _at(point, variants, data, list(factors), settings)]
+        return [cell for point, variants in batch for cell in _at(point, variants, data, names, settings)]
 
 
 @cache
@@ -234,7 +213,7 @@ def _compute_on_one_thread() -> None:
 
 def _at(
     point: Point, variants: Sequence[Variant], data: Data, names: Sequence[str], settings: Settings
-) -> Iterator[Cell]:
+) -> Iterator[tuple[Variant, Point, Rows, str]]:
     """The cells of one point, which share its part of the data and what is prepared of that."""
 
     @cache
@@ -253,21 +232,7 @@ def _at(
                 rows.append([policy, *(row[name] for name in MEASURES)])
             except Exception as error:  # noqa: BLE001 - an estimator may raise anything, and it is this cell's alone
                 fault = fault or f"{policy}: {type(error).__name__}: {one_line(error)[:300]}"
-        yield Cell(variant, point, (rows, time.perf_counter() - start), fault)
-
-
-def _faults(failed: Sequence[Cell], names: Sequence[str], total: int) -> str:
-    """One line per variant and fault, with the first cell that shows it; `total` cells of each variant."""
-    lines: dict[tuple[str, str], list[Point]] = {}
-    for cell in failed:
-        lines.setdefault((f"{cell.variant.estimator}.{cell.variant.calibration}", cell.fault), []).append(cell.point)
-    out = []
-    for (variant, fault), where in sorted(lines.items()):
-        levels, seed = min(where, key=repr)
-        first = [f"{n} {'all' if v is None else v}" for n, v in zip(names, levels, strict=True)]
-        first_cell = ", ".join([*first, f"seed {seed}"])
-        out.append(f"{variant}: {len(where)} of {total} cells failed, the first at {first_cell}: {fault}")
-    return "\n".join(out)
+        yield variant, point, (rows, time.perf_counter() - start), fault
 
 
 @contextlib.contextmanager

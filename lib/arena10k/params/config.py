@@ -108,30 +108,6 @@ def _faults(params: Params) -> Iterator[str]:
             yield f"{key}: {name!r} is not among the targets: {', '.join(params.targets)}"
 
 
-#: The params each stage reads: the Snakefile re-runs a stage when one of these changed, and only then.
-STAGE_PARAMS = {
-    "00_status": ("policies", "responses", "judge", "oracle"),
-    "01_prompts": ("prompts", "seed"),
-    "02_responses": ("providers", "policies", "responses", "seed"),
-    "03_teacher_forcing": ("providers", "policies", "responses", "logging_policy", "seed"),
-    "04_judge": ("providers", "policies", "judge", "oracle", "responses", "seed"),
-    "05_data_quality": ("policies", "judge", "oracle", "responses", "estimation", "logging_policy"),
-    "06_estimates": ("providers", "policies", "judge", "oracle", "estimation", "logging_policy"),
-    "07_pi_bad_anomaly": ("policies", "oracle", "estimation", "logging_policy"),
-    "08_ablation": ("policies", "oracle", "estimation", "logging_policy", "seed"),
-    "10_simulation": ("policies", "estimation", "logging_policy", "seed"),
-    "09_ablation_summary": ("policies", "oracle", "estimation", "logging_policy", "ablations"),
-    "11_incident": ("policies", "oracle", "estimation", "logging_policy", "incident", "seed"),
-}
-#: What every stage reads; an import that is made anew counts as a change.
-_ALWAYS = {"run", "title", "recording", "imported", "table"}
-
-
-def stage_params(params: Params, stage: str) -> dict[str, Any]:
-    """The part of `params` that `stage` reads, JSON-ready."""
-    return params.model_dump(mode="json", include=set(STAGE_PARAMS[stage]) | _ALWAYS)
-
-
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():

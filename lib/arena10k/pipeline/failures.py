@@ -8,18 +8,17 @@ from pathlib import Path
 
 from arena10k import paths
 
-_ENDING = ".failed"
 #: How a reason ends that says how to go on.
 _GOES_ON = re.compile(r"(;|,? and)? the same command goes on from here$", re.IGNORECASE)
 
 
 def _file(run: str, stage: str) -> Path:
-    return paths.result_file(run, f"stages/{stage}{_ENDING}")
+    return paths.result_file(run, f"stages/{stage}.failed")
 
 
 def _by_age(run: str) -> list[tuple[int, Path]]:
     """When each failure was noted (ns since the epoch, by the clock of the disk), the latest first."""
-    files = _file(run, "x").parent.glob(f"*{_ENDING}")
+    files = _file(run, "*").parent.glob(_file(run, "*").name)
     return sorted(((file.stat().st_mtime_ns, file) for file in files), reverse=True)
 
 
@@ -52,9 +51,8 @@ def explained(run: str, command: str, at_work: bool) -> list[str]:
     out = []
     for nanoseconds, file in _by_age(run):
         at = datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC)
-        reason = file.read_text(encoding="utf-8").rstrip(".")
         # A reason that says that the same command goes on has it named, not said twice.
-        reason, goes_on = _GOES_ON.subn("", reason)
+        reason, goes_on = _GOES_ON.subn("", file.read_text(encoding="utf-8").rstrip("."))
         then = "this goes on" if goes_on else "once that is fixed, this goes on"
         then = "it is at work again now" if at_work else f"{then}: {command}"
         then = f" {then[0].upper()}{then[1:]}" if reason.endswith("?") else f"; {then}"

@@ -16,20 +16,20 @@ from arena10k.rescoring import effect
 def write_index(params: Params) -> Path:
     """Write the run's `index.html` from the pages and results that are there."""
     run = params.run
-    estimates, quality = _result(run, "estimates.json"), _result(run, "quality.json") or {}
+    estimates, quality = _result(run, "estimates.json"), _result(run, "quality.json")
     lost = quality.get("missing") or {}
-    told, alarm = report.controls(quality.get("checks", []), estimates or {}, params.logging_policy)
+    text, alarm = report.controls(quality.get("checks", []), estimates, params.logging_policy)
     return report.index(
         run,
         [_listed(params, stage) for stage in stages.of(params).values()],
-        estimates,
+        estimates or None,
         paths.reports_dir(run) / "index.html",
-        truth={row["policy"]: row["value"] for row in (_result(run, "truth.json") or {}).get("rows", ())},
+        truth={row["policy"]: row["value"] for row in _result(run, "truth.json").get("rows", ())},
         provenance=stages.provenance(params),
         title=params.title,
         confidence=params.estimation.confidence,
         about=about(params),
-        controls=" ".join(filter(None, (told, report.missing(lost, effect.dependent(lost.get("tests", [])))))),
+        controls=" ".join(filter(None, (text, report.missing(lost, effect.dependent(lost.get("tests", [])))))),
         alarm=alarm,
     )
 
@@ -46,12 +46,14 @@ def about(params: Params) -> str:
 
 
 def _listed(params: Params, stage: stages.Stage) -> report.Listed:
-    """A stage as the index lists it; an ablation with its verdicts."""
-    rows = (_result(params.run, f"ablations/{stage.cell}/estimates.json") or {}).get("rows", ()) if stage.cell else ()
+    """A stage as the index lists it: with the first heading of its notebook, an ablation with its verdicts."""
+    cells = json.loads(paths.notebook(stage.notebook).read_text(encoding="utf-8"))["cells"]
+    heading = "".join(cells[0]["source"]).splitlines()[0].removeprefix("# ").strip()
+    rows = _result(params.run, f"ablations/{stage.cell}/estimates.json").get("rows", ()) if stage.cell else ()
     verdicts = [row["verdict"] for row in rows if row["verdict"] != NOT_ASKED]
     return report.Listed(
         stage.name,
-        stage.cell.replace(".", " · ") or _title(stage.notebook),
+        stage.cell.replace(".", " · ") or heading,
         stages.page_file(params.run, stage.name),
         key_numbers(params, stage),
         failures.is_noted(params.run, stage.name),
@@ -60,17 +62,12 @@ def _listed(params: Params, stage: stages.Stage) -> report.Listed:
     )
 
 
-def _title(notebook: str) -> str:
-    """The first heading of a notebook."""
-    cells = json.loads(paths.notebook(notebook).read_text(encoding="utf-8"))["cells"]
-    return "".join(cells[0]["source"]).splitlines()[0].removeprefix("# ").strip()
-
-
-def _result(run: str, name: str) -> dict[str, Any] | None:
+def _result(run: str, name: str) -> dict[str, Any]:
+    """A result; empty where it is not there."""
     path = paths.result_file(run, name)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def key_numbers(params: Params, stage: stages.Stage) -> dict[str, str]:
     """The few numbers the index shows beside a stage, by their labels; empty where it has not run."""
-    return report.labelled(stage.notebook, _result(params.run, f"stages/{stage.name}.numbers.json") or {})
+    return report.labelled(stage.notebook, _result(params.run, f"stages/{stage.name}.numbers.json"))

@@ -1,10 +1,17 @@
-"""The pipeline as a process: its command line, and one at a time per run."""
+"""The pipeline as a process: its command line, one at a time per run, and Snakemake as it starts it.
+
+That is `python -m arena10k.pipeline.runner` with the options of `snakemake`: at the signal `stopping.STOP` it starts
+nothing more, cancels what a cluster has of it, and says nothing.
+"""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from arena10k import paths
@@ -18,7 +25,7 @@ def command(params_file: str, run: str, cores: int) -> list[str]:
     if paths.home() / named != path and (paths.home() / named).is_file():  # a namesake would be taken for it
         named = str(path)
     return [
-        sys.executable, "-m", "arena10k.pipeline.launch", "--snakefile", str(paths.source_root() / "Snakefile"),
+        sys.executable, "-m", "arena10k.pipeline.runner", "--snakefile", str(paths.source_root() / "Snakefile"),
         "--directory", str(paths.home()), "--workflow-profile", str(paths.source_root() / "profiles" / "default"),
         "--cores", str(cores), "--nolock", "--config", f"params={named}", f"run={run}",
     ]  # fmt: skip
@@ -41,28 +48,26 @@ def plan(command: list[str]) -> list[str]:
     return (planned.stderr or planned.stdout).splitlines()[-8:]
 
 
-class only_one:
+def _lock_file(run: str) -> Path:
+    return paths.reports_dir(run) / ".lock"
+
+
+@contextmanager
+def only_one(run: str) -> Iterator[None]:
     """One pipeline per run at a time. The lock goes with the process, so a killed run leaves nothing to clean up."""
+    import fcntl
 
-    def __init__(self, run: str):
-        self.path = _lock_file(run)
-
-    def __enter__(self) -> None:
-        import fcntl
-
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("w")
-        for left in reversed(range(3)):
+    _lock_file(run).parent.mkdir(parents=True, exist_ok=True)
+    with _lock_file(run).open("w") as file:
+        for left in (2, 1, 0):
             try:
-                return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
             except BlockingIOError as error:  # of a run, or for a moment of `is_at_work`
                 if not left:
-                    run = self.path.parent.name
                     raise ArenaError(f"{run}: another `make report` of this run is still at work") from error
                 time.sleep(0.1)
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
+        yield
 
 
 def is_at_work(run: str) -> bool:
@@ -80,5 +85,22 @@ def is_at_work(run: str) -> bool:
     return False
 
 
-def _lock_file(run: str) -> Path:
-    return paths.reports_dir(run) / ".lock"
+def _interrupt(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    from snakemake.cli import main as snakemake
+
+    from arena10k.pipeline.stopping import STOP
+
+    try:
+        signal.signal(STOP, _interrupt)  # before this the signal ends the process, which has begun nothing
+        snakemake()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

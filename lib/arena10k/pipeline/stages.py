@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,11 @@ from arena10k.params import config
 from arena10k.params.config import Params
 from arena10k.pipeline import failures, stopping
 
+_PACKAGE = Path(__file__).parents[1]
 #: Between the notebook of an ablation and the cell it is run for, in a stage's name.
 _CELL = "@"
+#: Errors whose message is written for the user; any other is shown with its type.
+_PLAIN = {"ArenaError", "ParamsError", "FatalCallError", "ServerFailed"}
 
 
 @dataclass(frozen=True)
@@ -37,39 +44,48 @@ class Stage:
         return self.name.split(_CELL)[0]
 
 
-JUDGED = ("judge_deterministic", "judge_uncertainty")
+_SCORED = ("03_teacher_forcing", "04_judge")
+_GRADES = ("judge_deterministic", "judge_uncertainty", "oracle", "truth")
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("00_status", ("03_teacher_forcing", "04_judge"), results=("status.json",)),
+        Stage("00_status", _SCORED, results=("status.json",)),
         Stage("01_prompts"),
         Stage("02_responses", ("01_prompts",), ("responses",), True),
         Stage("03_teacher_forcing", ("02_responses",), ("logprobs", "logprobs_shuffled"), True),
-        Stage("04_judge", ("02_responses",), (*JUDGED, "oracle", "truth"), True),
-        Stage(
-            "05_data_quality", ("03_teacher_forcing", "04_judge"), ("responses", "logprobs"), results=("quality.json",)
-        ),
+        Stage("04_judge", ("02_responses",), _GRADES, True),
+        Stage("05_data_quality", _SCORED, ("responses", "logprobs"), results=("quality.json",)),
         Stage("06_estimates", ("05_data_quality",), results=("estimates.json", "truth.json")),
         Stage("07_pi_bad_anomaly", ("06_estimates",), results=("anomaly.json",)),
         Stage("09_ablation_summary", ("06_estimates",)),
         Stage("10_simulation", ("05_data_quality",), results=("simulation.json",)),
     )
 }
+#: The sections of the params that each notebook reads: a stage runs again when one of these changed, and only then.
+STAGE_PARAMS = {
+    "00_status": ("policies", "responses", "judge", "oracle"),
+    "01_prompts": ("prompts", "seed"),
+    "02_responses": ("providers", "policies", "responses", "seed"),
+    "03_teacher_forcing": ("providers", "policies", "responses", "logging_policy", "seed"),
+    "04_judge": ("providers", "policies", "judge", "oracle", "responses", "seed"),
+    "05_data_quality": ("policies", "judge", "oracle", "responses", "estimation", "logging_policy"),
+    "06_estimates": ("providers", "policies", "judge", "oracle", "estimation", "logging_policy"),
+    "07_pi_bad_anomaly": ("policies", "oracle", "estimation", "logging_policy"),
+    "08_ablation": ("policies", "oracle", "estimation", "logging_policy", "seed"),
+    "09_ablation_summary": ("policies", "oracle", "estimation", "logging_policy", "ablations"),
+    "10_simulation": ("policies", "estimation", "logging_policy", "seed"),
+    "11_incident": ("policies", "oracle", "estimation", "logging_policy", "incident", "seed"),
+}
+#: What every stage reads; an import that is made anew counts as a change.
+_ALWAYS = {"run", "title", "recording", "imported", "table"}
 #: Instead of the pipeline, for params that reproduce an incident on another run.
 INCIDENT = Stage("11_incident", results=("incident.json",))
-#: The stages that need nothing but the analysis table.
-_OF_A_TABLE = ("06_estimates", "07_pi_bad_anomaly", "10_simulation")
 
 
 def of(params: Params) -> dict[str, Stage]:
     """The stages of an experiment, by name: all of the pipeline with one for each cell of its ablation matrix, those
-    that start from the analysis table where params bring it, or an incident's own.
-
-    Raises
-    ------
-    ParamsError
-        For a matrix with a name that is not registered, or beside a `table`.
-    """
+    that start from the analysis table where params bring it, or an incident's own. Raises ParamsError for a matrix with
+    a name that is not registered, or beside a `table`."""
     if params.incident:
         return {INCIDENT.name: INCIDENT}
     if params.table:
@@ -77,8 +93,8 @@ def of(params: Params) -> dict[str, Stage]:
             raise ParamsError(
                 "ablations: cells are measured on the records of a run: leave out `table`, or `ablations`"
             )
-        kept = {name: STAGES[name] for name in _OF_A_TABLE}
-        return {name: replace(s, needs=tuple(n for n in s.needs if n in kept), jobs=()) for name, s in kept.items()}
+        of_a_table = {"06_estimates": (), "07_pi_bad_anomaly": ("06_estimates",), "10_simulation": ()}
+        return {name: replace(STAGES[name], needs=needs, jobs=()) for name, needs in of_a_table.items()}
     if params.ablations is None:
         return STAGES
     from arena10k.ablations import matrix
@@ -96,11 +112,51 @@ def reads(params: Params) -> dict[str, dict[str, Any]]:
     """By stage, what it reads of the params: a change re-runs it. Of the matrix a cell reads what all cells share."""
     out = {}
     for name, stage in of(params).items():
-        out[name] = config.stage_params(params, stage.notebook)
+        out[name] = params.model_dump(mode="json", include={*STAGE_PARAMS[stage.notebook], *_ALWAYS})
         if stage.cell:
             shared = {"corrupted", "sweep", "seeds", "worst"}
             out[name]["ablations"] = section(params.ablations, "ablations").model_dump(mode="json", include=shared)
     return out
+
+
+def sources(notebook: str) -> list[str]:
+    """The files whose content a stage depends on: its notebook, the modules of the library that it reaches, and the
+    data files that modules open by name."""
+    path = paths.notebook(notebook)
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.is_file() else []
+    lines = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
+    # A cell's magics are not Python; only its import lines matter here.
+    imports = "\n".join(re.findall(r"^(?:from|import) .*", lines, re.MULTILINE))
+    reached: set[Path] = set()
+    waiting = _imported(imports) | {_PACKAGE / "run.py"}
+    while waiting:
+        reached.add(module := waiting.pop())
+        waiting |= _imported(module) - reached
+    data = (file for folder in ("builtin", "templates") for file in (_PACKAGE / folder).rglob("*") if file.is_file())
+    return sorted({str(file) for file in (path, *reached, *data)})
+
+
+@cache
+def _imported(code: str | Path) -> set[Path]:
+    """The modules of the library that a code or module imports, within functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(code if isinstance(code, str) else code.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    bases = (_PACKAGE.parent.joinpath(*name.split(".")) for name in names if name.startswith("arena10k."))
+    return {file for base in bases for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()}
+
+
+def given(params: Params) -> list[str]:
+    """The files that a run's data stands in where no stage collects it: a recording's, or those that params bring as
+    the analysis table. A live run's store is none of them: its stages say when it is out of date."""
+    if params.recording:
+        files = paths.prompts_file(params.run), paths.records_file(params.run)
+        return [str(file) for file in files if file.is_file()]  # what is absent is said by the stage that reads it
+    table = params.table
+    return [str(paths.home() / name) for name in (table.logged, table.fresh) if name] if table else []
 
 
 def measured(params: Params) -> Params:
@@ -124,57 +180,41 @@ def page_file(run: str, stage: str) -> Path:
     return folder / f"{notebook}.html"
 
 
-def given(params: Params) -> list[str]:
-    """The files that a run's data stands in where no stage collects it: a recording's, or those that params bring as
-    the analysis table. A live run's store is none of them: its stages say when it is out of date."""
-    if params.recording:
-        files = paths.prompts_file(params.run), paths.records_file(params.run)
-        return [str(file) for file in files if file.is_file()]  # what is absent is said by the stage that reads it
-    table = params.table
-    return [str(paths.home() / name) for name in (table.logged, table.fresh) if name] if table else []
-
-
 def execute(name: str, params_file: str, run: str | None) -> None:
-    """Run one stage's notebook through papermill, render it, and write its stamp.
-
-    Raises
-    ------
-    ArenaError
-        With the one line that says what went wrong; the page with the failed cell is rendered all the same, unless the
-        stage was told to stop, which is no failure.
-    """
+    """Run one stage's notebook through papermill, render it, and write its stamp. Raises ArenaError with the one line
+    that says what went wrong; the page with the failed cell is rendered all the same, unless the stage was told to
+    stop, which is no failure."""
     # jsonschema builds the grammar of IRIs where this is installed, which takes a second; no notebook holds one.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     from papermill import PapermillExecutionError
 
     params = config.load(params_file, run)
     stage, executed = of(params)[name], executed_file(params.run, name)
-    given = {"params_file": str(params_file), "run_name": run or ""} | ({"cell": stage.cell} if stage.cell else {})
+    parameters = {"params_file": str(params_file), "run_name": run or ""} | ({"cell": stage.cell} if stage.cell else {})
     for folder in (executed.parent, stamp_file(params.run, name).parent):
         folder.mkdir(parents=True, exist_ok=True)
+
+    def failed(line: str) -> ArenaError:
+        failures.note(params.run, name, f"{name}: {line}")
+        return ArenaError(f"{name}: {line}")
+
     try:
-        stopping.run_notebook(paths.notebook(stage.notebook), executed, given, stage.asks)
+        stopping.run_notebook(paths.notebook(stage.notebook), executed, parameters, stage.asks)
     except stopping.StoppedOnRequest:
         raise
     except PapermillExecutionError as error:
         if error.ename != NothingToShow.__name__:
             _render(params, name)
-            line = f"{name}: {error.evalue if error.ename in _PLAIN else f'{error.ename}: {error.evalue}'}"
-            raise _failed(params.run, name, line) from error
+            raise failed(error.evalue if error.ename in _PLAIN else f"{error.ename}: {error.evalue}") from error
         _say_so(executed, error.evalue)
         for result in stage.results:
             paths.result_file(params.run, result).unlink(missing_ok=True)
     except Exception as error:
         # The notebook did not end: its kernel died, of too little memory or a signal.
-        raise _failed(params.run, name, f"{name}: {type(error).__name__}: {one_line(error)}") from error
+        raise failed(f"{type(error).__name__}: {one_line(error)}") from error
     _render(params, name)
     failures.forget(params.run, name)
-    _stamp(params, name)
-
-
-def _failed(run: str, name: str, line: str) -> ArenaError:
-    failures.note(run, name, line)
-    return ArenaError(line)
+    _stamp(params, stage)
 
 
 def _say_so(executed: Path, message: str) -> None:
@@ -185,14 +225,10 @@ def _say_so(executed: Path, message: str) -> None:
     # Papermill puts cells of its own around an error.
     cells = [c for c in book.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", ())]
     last = next(i for i, c in enumerate(cells) if any(o.output_type == "error" for o in c.get("outputs", ())))
-    said = nbformat.v4.new_output("display_data", {"text/plain": message})
-    cells[last].outputs = [o for o in cells[last].outputs if o.output_type != "error"] + [said]
+    shown = nbformat.v4.new_output("display_data", {"text/plain": message})
+    cells[last].outputs = [o for o in cells[last].outputs if o.output_type != "error"] + [shown]
     book.cells = cells[: last + 1]
     nbformat.write(book, executed)
-
-
-#: Errors whose message is written for the user; any other is shown with its type.
-_PLAIN = {"ArenaError", "ParamsError", "FatalCallError", "ServerFailed"}
 
 
 def _render(params: Params, name: str) -> None:
@@ -220,14 +256,13 @@ def provenance(params: Params) -> dict[str, str | None]:
     return {"created": Run.of(params).created if started else None, "revision": revision}
 
 
-def _stamp(params: Params, name: str) -> None:
+def _stamp(params: Params, stage: Stage) -> None:
     """What later stages depend on: the content of the stage's records and results, not when they were made."""
     from arena10k.audit import status
     from arena10k.inputs import prompts  # with the clients of providers, which planning does without
     from arena10k.report import write_json
 
-    stage, source = of(params)[name], measured(params)
-    stamp: dict[str, Any] = {"stage": name}
+    source, stamp = measured(params), dict[str, Any](stage=stage.name)
     if not params.table:
         stamp["prompts"] = digest(prompts.read(source.run).to_dict("list"))
     if stage.jobs:
@@ -235,7 +270,7 @@ def _stamp(params: Params, name: str) -> None:
     for result in stage.results:
         path = paths.result_file(params.run, result)
         stamp[result] = digest(path.read_text(encoding="utf-8")) if path.is_file() else None
-    write_json(stamp_file(params.run, name), stamp)
+    write_json(stamp_file(params.run, stage.name), stamp)
 
 
 def rule(name: str) -> str:

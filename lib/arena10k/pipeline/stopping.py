@@ -25,7 +25,7 @@ from arena10k.errors import ArenaError
 
 #: Seconds after which requests in flight are dropped, a kernel that does not end is killed, and then all that is left.
 DROPPED, KILLED, ALL_KILLED = 10.0, 15.0, 20.0
-#: What the command sends to Snakemake (see `launch`) and to the stages; it ends one that is only starting.
+#: What the command sends to Snakemake (see `runner`) and to the stages; it ends one that is only starting.
 STOP = signal.SIGUSR1
 _POLL = 0.2
 
@@ -50,13 +50,8 @@ def hearing(answer: Callable[..., Any]) -> Iterator[None]:
 
 
 def run(command: list[str], environment: dict[str, str]) -> int:
-    """Run the pipeline to its end; its exit code.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        Where it was stopped by a signal; nothing that it started is left then.
-    """
+    """Run the pipeline to its end; its exit code. Raises KeyboardInterrupt where it was stopped by a signal; nothing
+    that it started is left then."""
     asked: list[float] = []  # when it was asked to stop
     sent: dict[int, int] = {}  # how many of these requests a process has been sent
     with (
@@ -90,16 +85,20 @@ def _alive(session: int) -> list[psutil.Process]:
 
 class Interrupting:
     """Answers signals to a stage: interrupts its kernel, which then finishes the requests in flight; a second one, or
-    time, drops them."""
+    time, drops them.
 
-    def __init__(self) -> None:
-        self.times = 0
+    Progress bars of the kernel go here too. Once it is interrupted, only a collection (`collects`) still has something
+    to say: threads of other libraries end in tracebacks then.
+    """
+
+    def __init__(self, collects: bool = False) -> None:
+        self.times, self._collects, self._within_line = 0, collects, False
 
     def __call__(self, *_: object) -> None:
         self.times += 1
-        self._interrupt()
-        for seconds, step in ((DROPPED, self._interrupt), (KILLED, self._kill)) if self.times == 1 else ():
-            timer = threading.Timer(seconds, step)
+        self._send(signal.SIGINT)
+        for seconds, number in ((DROPPED, signal.SIGINT), (KILLED, signal.SIGKILL)) if self.times == 1 else ():
+            timer = threading.Timer(seconds, self._send, [number])
             timer.daemon = True
             timer.start()
 
@@ -108,52 +107,29 @@ class Interrupting:
         if self.times:
             raise StoppedOnRequest("stopped on request; the same command goes on from here")
 
-    def _interrupt(self) -> None:
-        self._send(signal.SIGINT)
-
-    def _kill(self) -> None:
-        logging.getLogger("papermill").disabled = True  # it would say that the kernel died
-        self._send(signal.SIGKILL)
-
     @staticmethod
     def _send(number: signal.Signals) -> None:
+        if number == signal.SIGKILL:
+            logging.getLogger("papermill").disabled = True  # it would say that the kernel died
         for kernel in psutil.Process(os.getpid()).children():
             with suppress(psutil.NoSuchProcess):
                 kernel.send_signal(number)
 
-
-class _Progress:
-    """Where a kernel's progress bars go. Once it is interrupted, only the collection still has something to say:
-    threads of other libraries end in tracebacks then."""
-
-    def __init__(self, answer: Interrupting, collects: bool):
-        self._answer, self._collects, self._within_line = answer, collects, False
-
     def write(self, text: str) -> None:
-        if text and (self._collects or not self._answer.times):
+        if text and (self._collects or not self.times):
             sys.stderr.write(text)
             self._within_line = not text.endswith("\n")
-
-    def end_line(self) -> None:
-        if self._within_line:
-            sys.stderr.write("\n")
 
     def flush(self) -> None:
         sys.stderr.flush()
 
 
 def run_notebook(source: Path, executed: Path, parameters: dict[str, str], collects: bool) -> None:
-    """Run a stage's notebook with these parameters. `collects`: whether it asks models.
-
-    Raises
-    ------
-    StoppedOnRequest
-        Where it was told to stop, however that ended it; else what papermill raises.
-    """
+    """Run a stage's notebook with these parameters. `collects`: whether it asks models. Raises StoppedOnRequest where
+    it was told to stop, however that ended it; else what papermill raises."""
     import papermill
 
-    answer = Interrupting()
-    progress = _Progress(answer, collects)
+    answer = Interrupting(collects)
     # In a thread of its own: in the main one nbclient would answer signals, by killing the kernel.
     with hearing(answer), ThreadPoolExecutor(1) as pool:
         running = pool.submit(
@@ -163,13 +139,14 @@ def run_notebook(source: Path, executed: Path, parameters: dict[str, str], colle
             parameters,
             kernel_name="python3",
             progress_bar=False,
-            stderr_file=progress,
+            stderr_file=answer,
             extra_arguments=["--IPKernelApp.log_level=50"],  # says at every start that it uses loopback TCP
             on_cell_start=answer.check,
         )
         try:
             running.result()
         except Exception:
-            progress.end_line()
+            if answer._within_line:
+                sys.stderr.write("\n")
             answer.check()
             raise

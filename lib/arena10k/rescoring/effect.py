@@ -11,7 +11,6 @@ import pandas as pd
 
 from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY
 from arena10k.estimation import missingness
-from arena10k.estimation.evaluation import study
 from arena10k.frames.records import FAILED, OK, QUARANTINED, read
 from arena10k.frames.table import Table
 from arena10k.report.files import plain
@@ -21,12 +20,10 @@ from arena10k.wording import number
 #: Estimators that rest on weights alone, and on weights and fresh draws.
 SHOWN = ("snips", "dr_cpo")
 _FIELDS = ("value", "ci_low", "ci_high", "verdict", "mean_weight")
-
-
 #: Jobs that measure a response.
 JOBS = (LOGPROBS, DETERMINISTIC, UNCERTAINTY, ORACLE)
-LENGTHS = ("response_chars", "prompt_chars")
-WHAT = dict(zip((*LENGTHS, "language"), ("response length", "prompt length", "language"), strict=True))
+#: What failures may depend on, as sentences say it.
+WHAT = {"response_chars": "response length", "prompt_chars": "prompt length", "language": "language"}
 
 
 def failures(run: Run) -> pd.DataFrame:
@@ -50,11 +47,10 @@ def failures(run: Run) -> pd.DataFrame:
     rows["language"] = rows.prompt_id.map(asked.language) if "language" in asked else None
     rank = {name: i for i, name in enumerate([*JOBS, *run.params.policies])}
     order = rows[["job", "policy"]].map(rank.get).sort_values(["job", "policy"], kind="stable").index
-    columns = ["job", "policy", "prompt_id", "draw", "bad", "response_chars", "prompt_chars", "language"]
-    return rows.loc[order, columns].reset_index(drop=True)
+    return rows.loc[order, ["job", "policy", "prompt_id", "draw", "bad", *WHAT]].reset_index(drop=True)
 
 
-def bad_logprobs(failed: pd.DataFrame, policies: list[str]) -> np.ndarray:
+def _bad_logprobs(failed: pd.DataFrame, policies: list[str]) -> np.ndarray:
     """Which log-probs of `failures` are bad (logged rows, policies): 1.0, 0.0, NaN where there is no record."""
     own = failed[failed.job == LOGPROBS]
     by_row = own.pivot_table(index=["prompt_id", "draw"], columns="policy", values="bad")
@@ -62,16 +58,16 @@ def bad_logprobs(failed: pd.DataFrame, policies: list[str]) -> np.ndarray:
 
 
 def randomness(failed: pd.DataFrame, policies: list[str]) -> dict[str, Any]:
-    """Tests of missing at random on `failures`: ``shared`` (see `missingness.Shared`; log-probs), ``tests`` (p-values
-    per job, policy and covariate, NaN where there is nothing to compare), ``by_length`` (see `by_length`)."""
+    """Tests of missing at random on `failures`: `shared` (see `missingness.Shared`; log-probs), `tests` (p-values per
+    job, policy and covariate of `WHAT`, None where there is nothing to compare), `by_length` (see `by_length`)."""
     tests = []
     for (job, policy), rows in failed.groupby(["job", "policy"], sort=False):
         bad = rows.bad.to_numpy()
-        by_number = {x: missingness.depends_on_number(bad, rows[x].to_numpy(float)) for x in LENGTHS}
-        by_language = missingness.depends_on_class(bad, rows.language.to_numpy(object))
-        tests.append({"job": job, "policy": policy, "bad": int(bad.sum()), "rows": len(rows)})
-        tests[-1] |= by_number | {"language": by_language}
-    shared = dataclasses.asdict(missingness.shared(bad_logprobs(failed, policies)))
+        test = {"job": job, "policy": policy, "bad": int(bad.sum()), "rows": len(rows)}
+        for covariate in ("response_chars", "prompt_chars"):
+            test[covariate] = missingness.depends_on_number(bad, rows[covariate].to_numpy(float))
+        tests.append(test | {"language": missingness.depends_on_class(bad, rows.language.to_numpy(object))})
+    shared = dataclasses.asdict(missingness.shared(_bad_logprobs(failed, policies)))
     missing: dict[str, Any] = plain({"shared": shared, "tests": tests, "by_length": by_length(failed)})
     return missing
 
@@ -83,9 +79,8 @@ def by_length(failed: pd.DataFrame) -> pd.DataFrame:
 
 def tests_frame(missing: dict[str, Any]) -> pd.DataFrame:
     """The tests for a table."""
-    names = {x: f"p: {x.replace('_chars', ' length')}" for x in LENGTHS} | {"language": "p: language"}
-    columns = ["job", "policy", "bad", "rows"]
-    return pd.DataFrame(missing["tests"], columns=[*columns, *LENGTHS, "language"]).rename(columns=names)
+    tests = pd.DataFrame(missing["tests"], columns=["job", "policy", "bad", "rows", *WHAT])
+    return tests.rename(columns={key: f"p: {name}" for key, name in WHAT.items()})
 
 
 def dependent(tests: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
@@ -95,8 +90,7 @@ def dependent(tests: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
 
 
 def randomness_sentence(missing: dict[str, Any]) -> str:
-    """Whether measurements are missing at random (`randomness`), as far as length, language and the other policies
-    tell."""
+    """Whether measurements are missing at random, as far as length, language and the other policies tell."""
     if not any(t["bad"] for t in missing["tests"]):
         return "No log-prob, score or label failed or was quarantined: nothing is missing."
     causes = [f"{t['job']} of {t['policy']} on {WHAT[x]} (p {number(t[x])})" for t, x in dependent(missing["tests"])]
@@ -121,20 +115,25 @@ def shared_sentence(shared: dict[str, Any]) -> str:
 
 
 def measure(run: Run, failed: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per target, judge mode and estimator of `SHOWN`, `failed` being `failures`.
+    """Per target, judge mode and estimator of `SHOWN`, `failed` being `failures`: `n_set_aside` (rows that were asked
+    for and have no usable weight); `value`, `ci_low`, `ci_high`, `verdict`, `mean_weight` on clean rows; `all`, the
+    same on all finite rows; `bounds_by_share` and `bounds_by_weight`, worst-case bounds for SNIPS (see
+    `missingness.bounds`)."""
 
-    ``n_set_aside``: rows that were asked for and have no usable weight; ``value``, ``ci_low``, ``ci_high``,
-    ``verdict``, ``mean_weight`` on clean rows; ``all``: the same on all finite rows; ``bounds_by_share`` and
-    ``bounds_by_weight``: worst-case bounds for SNIPS (see `missingness.bounds`).
-    """
+    def estimates(table: Table) -> dict[tuple[str, str, str], dict[str, Any]]:
+        study = run.study(table, table.targets, SHOWN)
+        judged = {key for key, ctx in study.contexts.items() if np.isfinite(ctx.data.logged.judge).any()}
+        rows = (row for row in study.rows if (row["policy"], row["judge"]) in judged)
+        return {(row["policy"], row["judge"], row["estimator"]): row for row in rows}
+
     clean, names = run.table(), list(run.params.policies)
-    bad = dict(zip(names, bad_logprobs(failed, names).T == 1, strict=True))
-    estimates = everything = _estimates(run, clean)
+    bad = dict(zip(names, _bad_logprobs(failed, names).T == 1, strict=True))
+    on_clean = on_all = estimates(clean)
     if any(clean.quarantined.values()):
         with np.errstate(over="ignore"):  # values that are no log-probs make weights beyond any number
-            everything = _estimates(run, clean.as_stored())
+            on_all = estimates(clean.as_stored())
     rows = []
-    for (policy, judge, estimator), row in estimates.items():
+    for (policy, judge, estimator), row in on_clean.items():
         n_out = int((bad[policy] | bad[clean.logging_policy]).sum())
         limits = missingness.Bounds((np.nan, np.nan), None)
         if estimator == "snips" and row["value"] is not None and row["mean_weight"] is not None:
@@ -144,46 +143,33 @@ def measure(run: Run, failed: pd.DataFrame) -> list[dict[str, Any]]:
             {"policy": policy, "judge": judge, "estimator": estimator, "n_used": row["n_used"], "n_set_aside": n_out}
             | {k: row[k] for k in _FIELDS}
             | {"bounds_by_share": by_share, "bounds_by_weight": list(limits.by_weight) if limits.by_weight else None}
-            | {"all": {k: everything[policy, judge, estimator][k] for k in ("n_used", *_FIELDS)}}
+            | {"all": {k: on_all[policy, judge, estimator][k] for k in ("n_used", *_FIELDS)}}
         )
     return rows
 
 
-def _estimates(run: Run, table: Table) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """The rows of `SHOWN` of targets whose responses are judged, by policy, judge mode and estimator."""
-    arrays = {
-        policy: {judge: data for judge, data in modes.items() if np.isfinite(data.logged.judge).any()}
-        for policy, modes in run.arrays(table).items()
-        if policy != table.logging_policy
-    }
-    analysis, flags = run.params.estimation.analysis, run.flags
-    rows = study(arrays, analysis, table.quarantined, flags, SHOWN).rows
-    return {(row["policy"], row["judge"], row["estimator"]): row for row in rows}
-
-
 def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The effect for a table: clean and all finite rows side by side, and the bounds of SNIPS."""
-    out = [
-        {k: r[k] for k in ("policy", "judge", "estimator")}
-        | {"rows left out": r["n_set_aside"], "value": r["value"], "interval": _range((r["ci_low"], r["ci_high"]))}
-        | {"verdict": r["verdict"], "all finite rows": r["all"]["value"], "their verdict": r["all"]["verdict"]}
-        | {"bounds by share": _range(r["bounds_by_share"]), "bounds by weight": _range(r["bounds_by_weight"])}
-        for r in rows
-    ]
-    columns = ["policy", "judge", "estimator", "rows left out", "value", "interval", "verdict", "all finite rows"]
-    return pd.DataFrame(out, columns=[*columns, "their verdict", "bounds by share", "bounds by weight"])
 
+    def between(pair: Sequence[float | None] | None) -> str:
+        return "" if pair is None or None in pair else f"{pair[0]:.3f} to {pair[1]:.3f}"
 
-def _range(pair: Sequence[float | None] | None) -> str:
-    return "" if pair is None or None in pair else f"{pair[0]:.3f} to {pair[1]:.3f}"
+    columns = ["policy", "judge", "estimator", "n_set_aside", "value", "verdict"]
+    table = pd.DataFrame(rows, columns=columns).rename(columns={"n_set_aside": "rows left out"})
+    table.insert(5, "interval", [between((r["ci_low"], r["ci_high"])) for r in rows])
+    table["all finite rows"], table["their verdict"] = ([r["all"][x] for r in rows] for x in ("value", "verdict"))
+    for kind in ("share", "weight"):
+        table[f"bounds by {kind}"] = [between(r[f"bounds_by_{kind}"]) for r in rows]
+    return table
 
 
 def sentence(rows: list[dict[str, Any]], missing: dict[str, Any]) -> str:
     """What quarantine does to the estimates (`measure`), and how much can hide in it; `missing` is `randomness`."""
+    tests = missing["tests"]
     if not rows:
         return "Nothing was judged, so that there is no estimate that quarantine could move."
     if not any(r["n_set_aside"] for r in rows):
-        bad = sum(t["bad"] for t in missing["tests"])
+        bad = sum(t["bad"] for t in tests)
         scores = f"; {bad:,} scores or labels failed or were quarantined, and estimates leave them out" if bad else ""
         return f"No log-prob was quarantined: every estimate rests on all rows that were scored{scores}."
     valued = [r for r in rows if r["value"] is not None and r["all"]["value"] is not None]
@@ -198,17 +184,15 @@ def sentence(rows: list[dict[str, Any]], missing: dict[str, Any]) -> str:
             f"{worst['all']['value']:.3f} on all finite ones)."
         )
     bounded = [r for r in valued if r["bounds_by_share"]]
-    return f"{text} {_bounds_sentence(bounded, missing['tests'])}" if bounded else text
-
-
-def _bounds_sentence(rows: list[dict[str, Any]], tests: list[dict[str, Any]]) -> str:
-    at_random = not any(t["job"] == LOGPROBS for t, _ in dependent(tests))
-    widest = max(rows, key=lambda r: r["bounds_by_share"][1] - r["bounds_by_share"][0])
+    if not bounded:
+        return text
+    widest = max(bounded, key=lambda r: r["bounds_by_share"][1] - r["bounds_by_share"][0])
     low, high = widest["bounds_by_share"]
-    text = (
-        f"If {widest['policy']} says the {widest['n_set_aside']:,} rows as often as the logging policy does, and they "
+    depends = any(t["job"] == LOGPROBS for t, _ in dependent(tests))
+    text += (
+        f" If {widest['policy']} says the {widest['n_set_aside']:,} rows as often as the logging policy does, and they "
         f"are all worth 0 or all worth 1, its SNIPS lies between {low:.3f} and {high:.3f}"
-        + (": nothing says that they differ from the others." if at_random else "; they are not missing at random.")
+        + ("; they are not missing at random." if depends else ": nothing says that they differ from the others.")
     )
     if by_weight := widest["bounds_by_weight"]:
         return f"{text} Without that assumption, between {by_weight[0]:.3f} and {by_weight[1]:.3f}."

@@ -3,14 +3,25 @@
 What is measured takes the place of an error or of a quarantined value; both are kept as attempts. A row that fails
 again stays failed, and a quarantined value whose new measurement fails stays quarantined. A clean value is never asked
 for again.
+
+The audit, `rescore.json`, says who asked for what and when, every row before and after, and the estimates. An entry is
+written before anything is asked, and closed afterwards; one that was left open by a kill is closed by the next call,
+from the store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import datetime
+import getpass
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
+
+import pandas as pd
 
 from arena10k import paths
 from arena10k.audit import screening
@@ -20,169 +31,34 @@ from arena10k.collection.collect import collect
 from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, SHUFFLED, TRUTH, Key, contexts
 from arena10k.collection.records import Row, key_of
 from arena10k.collection.store import Store
-from arena10k.collection.tasks import Measurement, Task, Watch
+from arena10k.collection.tasks import Reader, Task, Tasks, Watch
 from arena10k.errors import ArenaError, CallError
 from arena10k.inputs.policies import policies
-from arena10k.rescoring import rescore_audit
+from arena10k.rescoring.snapshots import changes, changes_sentence
 from arena10k.run import Run
 
+FILE = "rescore.json"
 #: The jobs that ask models; exact labels are computed, not asked for.
 ASKED = (RESPONSES, LOGPROBS, SHUFFLED, *JUDGE, ORACLE)
 #: Where a quarantine reason would stand: the response that this row measured has been replaced.
 REPLACED = "response_replaced"
-
-
-class _Step(NamedTuple):
-    """The tasks of one kind."""
-
-    label: str
-    jobs: tuple[str, ...]
-    tasks: Callable[[], Iterable[Task]]
-    watch: Watch | None = None
-
-
-def _steps(run: Run) -> list[_Step]:
-    """All tasks, in the order in which they depend on each other."""
-    params, store, prompts = run.params, run.store, run.prompts
-    steps = [
-        _Step("responses", (RESPONSES,), partial(generate.tasks, params, prompts)),
-        _Step("teacher forcing", (LOGPROBS,), partial(teacher_forcing.tasks, params, store)),
-        _Step("shuffled-prompt control", (SHUFFLED,), partial(teacher_forcing.control_tasks, params, store)),
-        _Step("judge", JUDGE, partial(judge.tasks, params, prompts, store), judge.watch(params)),
-    ]
-    oracle = _Step("oracle", (ORACLE,), partial(labels.tasks, params, prompts, store), judge.watch(params))
-    return [*steps, oracle] if params.oracle.grader else steps
+#: Texts in the audit end here; the store keeps them whole.
+TEXT = 200
+#: The tasks of one kind: what they are called, their jobs, what makes them, and what sees every measurement.
+_Step = tuple[str, tuple[str, ...], Tasks, Watch | None]
+#: What may come of a row.
+OUTCOMES = ("restored", "failed again", "quarantined again", "still quarantined", "released", "not asked", "replaced")
 
 
 def rescore(run: Run, policy: str | None = None, code: str | None = None) -> dict[str, Any] | None:
-    """Measure again the rows that failed or are quarantined, and write down what came of it.
+    """Measure again the rows that failed or are quarantined, only those of `policy` and with the error code or
+    quarantine reason `code` where these are given, and write down what came of it: the new entry of the audit, or None
+    where no such row exists, when nothing changes.
 
-    Parameters
-    ----------
-    policy, code : only rows of this policy, and with this error code or quarantine reason.
-
-    Returns
-    -------
-    The new entry of `rescore.json` (see `rescore_audit`), or None where no such row exists: then nothing changes.
-
-    Raises
-    ------
-    ArenaError
-        Where nothing can be asked (a recording, imported data without the requests behind it), the definition is no
-        longer the one of the records, another model answers, or spending is not confirmed. What was measured before
-        that is stored and in the audit; the same command goes on from there.
+    Raises ArenaError where nothing can be asked (a recording, imported data without the requests behind it), the
+    definition is no longer the one of the records, another model answers, or spending is not confirmed. What was
+    measured before that is stored and in the audit; the same command goes on from there.
     """
-    _check_can_ask(run, policy)
-    # What a killed call left: its responses may have replaced others, and its entry is still open.
-    _retire_replaced(run)
-    rescore_audit.close(run)
-    rows = {key_of(row): row for row in _chosen(run, policy, code)}
-    _check_definition(run, policy, rows.values())
-    if not rows:
-        return None
-    steps = _steps(run)
-    _check_any_task(run, steps, rows)
-    rescore_audit.begin(run, list(rows.values()), {"policy": policy, "code": code})
-    stopped = None
-    try:
-        _measure(run, steps, rows.keys())
-    except ArenaError as error:
-        stopped = str(error)
-        raise
-    finally:
-        entry = rescore_audit.close(run, stopped)
-    return entry
-
-
-def _chosen(run: Run, policy: str | None, code: str | None) -> list[dict[str, Any]]:
-    """The rows that failed or are quarantined by a scan made now."""
-    screening.quarantine(run.store, screening.scan(run.params, run.store))
-    return [
-        row
-        for job in ASKED
-        for row in run.store.rows(job)
-        if (row["status"] != "ok" or row["quarantine"])
-        and policy in (None, row["policy"])
-        and code in (None, row["code"], row["quarantine"])
-    ]
-
-
-def _measure(run: Run, steps: list[_Step], rows: Iterable[Row]) -> None:
-    models = _models(run.store)
-    renewed: set[str] = set()
-    for step in steps:
-        chosen = {row for row in rows if row[0] in step.jobs}
-        if chosen or (renewed and SHUFFLED not in step.jobs):
-            tasks = partial(_wanted, run.store, step.tasks, chosen, renewed, models)
-            collect(run.params, run.store, tasks, step.label, retry_errors=True, watch=step.watch, quarantined=True)
-        if RESPONSES in step.jobs and chosen:
-            renewed = {row[1] for row in chosen if run.store.outcome(*row) == "ok"}
-            _retire_replaced(run)
-    if renewed and run.params.oracle.grader is None:
-        labels.label(run.params, run.store, run.prompts)
-
-
-def _wanted(
-    store: Store, tasks: Callable[[], Iterable[Task]], rows: set[Row], renewed: set[str], models: dict[Key, set[str]]
-) -> Iterator[Task]:
-    """The tasks of the chosen rows, and those never tried of prompts that have a new response."""
-    for task in tasks():
-        chosen = task.row in rows and task.requests
-        if chosen or (task.prompt_id in renewed and store.outcome(*task.row) is None):
-            yield replace(task, read=partial(_by_same_model, models.get((task.job, task.policy), set()), task.read))
-
-
-def _models(store: Store) -> dict[Key, set[str]]:
-    """Who answered for the usable rows of each (job, policy); where none is usable, for the others and for what they
-    superseded."""
-    usable: dict[Key, set[str]] = {}
-    others: dict[Key, set[str]] = {}
-    for row in store.counts():
-        clean = row["status"] == "ok" and row["quarantine"] is None
-        if row["model"]:
-            (usable if clean else others).setdefault((row["job"], row["policy"]), set()).add(row["model"])
-    for attempt in store.attempts():
-        # Attempts are of the records' keys, which alone say whose they are.
-        record = store.get(*key_of(attempt)) if attempt["model"] else None
-        if record:
-            others.setdefault((record["job"], record["policy"]), set()).add(attempt["model"])
-    return others | usable
-
-
-def _by_same_model(
-    models: set[str], read: Callable[[list[dict[str, Any]]], Measurement], answers: list[dict[str, Any]]
-) -> Measurement:
-    model = answered_by(answers)
-    if model and models and model not in models:
-        wanted = " or ".join(sorted(models))
-        raise CallError("fatal", "another_model", f"the other rows were measured by {wanted}, now {model} answers")
-    return read(answers)
-
-
-def _retire_replaced(run: Run) -> None:
-    """Move what was measured of responses that are no longer the run's to the attempts: the scores of a replaced text
-    are not those of the new one."""
-    store = run.store
-    before = {key_of(a): a for a in store.attempts(RESPONSES) if a["status"] == "ok"}
-    since = {
-        (row["policy"], row["prompt_id"], row["draw"]): row["created"]
-        for row in (store.rows(RESPONSES) if before else ())
-        if key_of(row) in before and row["status"] == "ok" and _text(before[key_of(row)]) != _text(row)
-    }
-    stale = []
-    for job in (LOGPROBS, SHUFFLED, *JUDGE, ORACLE, TRUTH) if since else ():
-        for row in store.rows(job):
-            whose = run.params.logging_policy if job in (LOGPROBS, SHUFFLED) else row["policy"]
-            if row["created"] < since.get((whose, row["prompt_id"], row["draw"]), 0.0):
-                stale.append(key_of(row))
-    store.retire(stale, REPLACED)
-
-
-def _text(row: dict[str, Any]) -> tuple[Any, Any]:
-    return row["value"], (row["payload"] or {}).get("token_ids")
-
-
-def _check_can_ask(run: Run, policy: str | None) -> None:
     params = run.params
     if params.recording:
         raise ArenaError(f"run {run.name!r} is a recording: nothing can be asked again; rescore the run it was made of")
@@ -190,6 +66,33 @@ def _check_can_ask(run: Run, policy: str | None) -> None:
         raise ArenaError(f"run {run.name!r} has no records: nothing has been collected yet")
     if policy is not None and policy not in params.policies:
         raise ArenaError(f"no policy {policy!r} in run {run.name!r}: {', '.join(params.policies)}")
+    # What a killed call left: its responses may have replaced others, and its entry is still open.
+    _retire_replaced(run)
+    _close(run)
+    screening.quarantine(run.store, screening.scan(params, run.store))
+    every = (row for job in ASKED for row in run.store.rows(job))
+    bad = (row for row in every if row["status"] != "ok" or row["quarantine"])
+    chosen = [r for r in bad if policy in (None, r["policy"]) and code in (None, r["code"], r["quarantine"])]
+    _check_definition(run, policy, chosen)
+    if not chosen:
+        return None
+    steps, rows = _steps(run), {key_of(row) for row in chosen}
+    due = (tasks for _, jobs, tasks, _ in steps if any(row[0] in jobs for row in rows))
+    if not any(task.row in rows and task.requests for tasks in due for task in tasks()):
+        why = "the responses they belong to are missing, or the params no longer ask for them"
+        if paths.import_file(run.name).is_file():
+            why = "it was imported, and what was asked for these rows is not known"
+        raise ArenaError(f"run {run.name!r}: none of the {len(rows):,} rows can be measured again: {why}")
+    _begin(run, chosen, {"policy": policy, "code": code})
+    stopped = None
+    try:
+        _measure(run, steps, rows)
+    except ArenaError as error:
+        stopped = str(error)
+        raise
+    finally:
+        entry = _close(run, stopped)
+    return entry
 
 
 def _check_definition(run: Run, policy: str | None, rows: Iterable[dict[str, Any]]) -> None:
@@ -213,11 +116,211 @@ def _check_definition(run: Run, policy: str | None, rows: Iterable[dict[str, Any
         )
 
 
-def _check_any_task(run: Run, steps: list[_Step], rows: dict[Row, dict[str, Any]]) -> None:
-    jobs = {key[0] for key in rows}
-    if any(task.row in rows and task.requests for step in steps if jobs & set(step.jobs) for task in step.tasks()):
-        return
-    why = "the responses they belong to are missing, or the params no longer ask for them"
-    if paths.import_file(run.name).is_file():
-        why = "it was imported, and what was asked for these rows is not known"
-    raise ArenaError(f"run {run.name!r}: none of the {len(rows):,} rows can be measured again: {why}")
+def _steps(run: Run) -> list[_Step]:
+    """All tasks, in the order in which they depend on each other."""
+    params, store, prompts = run.params, run.store, run.prompts
+    steps: list[_Step] = [
+        ("responses", (RESPONSES,), partial(generate.tasks, params, prompts), None),
+        ("teacher forcing", (LOGPROBS,), partial(teacher_forcing.tasks, params, store), None),
+        ("shuffled-prompt control", (SHUFFLED,), partial(teacher_forcing.control_tasks, params, store), None),
+        ("judge", JUDGE, partial(judge.tasks, params, prompts, store), judge.watch(params)),
+        ("oracle", (ORACLE,), partial(labels.tasks, params, prompts, store), judge.watch(params)),
+    ]
+    return steps if params.oracle.grader else steps[:-1]
+
+
+def _measure(run: Run, steps: list[_Step], rows: set[Row]) -> None:
+    models = _models(run.store)
+    renewed: set[str] = set()
+    for label, jobs, every, watch in steps:
+        chosen = {row for row in rows if row[0] in jobs}
+        if chosen or (renewed and SHUFFLED not in jobs):
+            tasks = partial(_wanted, run.store, every, chosen, renewed, models)
+            collect(run.params, run.store, tasks, label, retry_errors=True, watch=watch, quarantined=True)
+        if RESPONSES in jobs and chosen:
+            renewed = {row[1] for row in chosen if run.store.outcome(*row) == "ok"}
+            _retire_replaced(run)
+    if renewed and run.params.oracle.grader is None:
+        labels.label(run.params, run.store, run.prompts)
+
+
+def _models(store: Store) -> Mapping[Key, set[str]]:
+    """Who answered for the usable rows of each (job, policy); where none is usable, for the others and for what they
+    superseded."""
+    usable, others = defaultdict[Key, set[str]](set), defaultdict[Key, set[str]](set)
+    for row in store.counts():
+        if row["model"]:
+            clean = row["status"] == "ok" and row["quarantine"] is None
+            (usable if clean else others)[row["job"], row["policy"]].add(row["model"])
+    for attempt in store.attempts():
+        # Attempts are of the records' keys, which alone say whose they are.
+        record = store.get(*key_of(attempt)) if attempt["model"] else None
+        if record:
+            others[record["job"], record["policy"]].add(attempt["model"])
+    return others | usable
+
+
+def _wanted(
+    store: Store, tasks: Tasks, rows: set[Row], renewed: set[str], models: Mapping[Key, set[str]]
+) -> Iterator[Task]:
+    """The tasks of the chosen rows, and those never tried of prompts that have a new response."""
+
+    def by_same_model(names: set[str], read: Reader) -> Reader:
+        def checked(answers: list[dict[str, Any]]) -> Any:
+            model = answered_by(answers)
+            if model and names and model not in names:
+                wanted = " or ".join(sorted(names))
+                detail = f"the other rows were measured by {wanted}, now {model} answers"
+                raise CallError("fatal", "another_model", detail)
+            return read(answers)
+
+        return checked
+
+    for task in tasks():
+        chosen = task.row in rows and task.requests
+        if chosen or (task.prompt_id in renewed and store.outcome(*task.row) is None):
+            yield replace(task, read=by_same_model(models.get((task.job, task.policy), set()), task.read))
+
+
+def _retire_replaced(run: Run) -> None:
+    """Move what was measured of responses that are no longer the run's to the attempts: the scores of a replaced text
+    are not those of the new one."""
+
+    def text(row: dict[str, Any]) -> tuple[Any, Any]:
+        return row["value"], (row["payload"] or {}).get("token_ids")
+
+    store = run.store
+    before = {key_of(a): text(a) for a in store.attempts(RESPONSES) if a["status"] == "ok"}
+    since = {
+        (row["policy"], row["prompt_id"], row["draw"]): row["created"]
+        for row in (store.rows(RESPONSES) if before else ())
+        if key_of(row) in before and row["status"] == "ok" and before[key_of(row)] != text(row)
+    }
+    stale = []
+    for job in (LOGPROBS, SHUFFLED, *JUDGE, ORACLE, TRUTH) if since else ():
+        for row in store.rows(job):
+            whose = run.params.logging_policy if job in (LOGPROBS, SHUFFLED) else row["policy"]
+            if row["created"] < since.get((whose, row["prompt_id"], row["draw"]), 0.0):
+                stale.append(key_of(row))
+    store.retire(stale, REPLACED)
+
+
+# The audit
+
+
+def read(run: str) -> list[dict[str, Any]]:
+    """The entries of a run's audit, oldest first; none where nothing was ever measured again."""
+    path = paths.result_file(run, FILE)
+    return json.loads(path.read_text(encoding="utf-8"))["entries"] if path.is_file() else []
+
+
+def _begin(run: Run, chosen: list[dict[str, Any]], asked: dict[str, Any]) -> None:
+    """Open an entry: the rows as they are, and the estimates without them."""
+    key, now = ("job", "policy", "prompt_id", "draw", "request_hash"), contexts(run.params)
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name
+        user = str(os.getuid())
+    entry = {
+        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "by": user,
+        "asked": asked,
+        "definitions": {f"{r['job']} {r['policy']}": now[r["job"], r["policy"]] for r in chosen},
+        "rows": [{k: row[k] for k in key} | {"before": _state(row)} for row in chosen],
+        "estimates_before": run.estimates(run.table())["rows"],
+        "finished": False,
+    }
+    run.write_result(FILE, {"run": run.name, "entries": [*read(run.name), entry]})
+
+
+def _state(row: dict[str, Any]) -> dict[str, Any]:
+    value = row["value"][:TEXT] if isinstance(row["value"], str) else row["value"]
+    return {"value": value} | {k: row[k] for k in ("status", "code", "quarantine", "model", "attempts", "created")}
+
+
+def _close(run: Run, stopped: str | None = None) -> dict[str, Any] | None:
+    """Look for bad values anew, and complete the open entry from the store. None where no entry is open.
+
+    `stopped` is the error that ended the call early; a call that ended before anything was asked leaves no entry.
+    """
+    entries = read(run.name)
+    if not entries or entries[-1]["finished"]:
+        return None
+    entry = entries[-1]
+    screening.quarantine(run.store, screening.scan(run.params, run.store))
+    for row in entry["rows"]:
+        record = run.store.get(*key_of(row))
+        before, after, difference = row["before"], _state(record) if record else None, None
+        if after and all(isinstance(state["value"], int | float) for state in (before, after)):
+            difference = after["value"] - before["value"]
+        row |= {"after": after, "outcome": _outcome(before, after), "difference": difference}
+    asked = any(row["outcome"] != "not asked" for row in entry["rows"])
+    if asked:
+        answered = [row["after"] for row in entry["rows"] if row["outcome"] in ("restored", "quarantined again")]
+        models = sorted({state["model"] for state in answered} - {None})
+        entry |= {"models": models, "estimates_after": run.estimates(run.table())["rows"]}
+        entry |= {"finished": True, "stopped": stopped}
+    if asked or len(entries) > 1:
+        run.write_result(FILE, {"run": run.name, "entries": entries if asked else entries[:-1]})
+    else:
+        paths.result_file(run.name, FILE).unlink(missing_ok=True)
+    return entry if asked else None
+
+
+def _outcome(before: dict[str, Any], after: dict[str, Any] | None) -> str:
+    if after is None:
+        return "replaced"
+    usable = after["status"] == "ok" and after["quarantine"] is None
+    if after["attempts"] == before["attempts"]:
+        return "released" if usable else "not asked"
+    if usable:
+        return "restored"
+    if after["status"] != "ok":
+        return "failed again"
+    return "still quarantined" if after["created"] == before["created"] else "quarantined again"
+
+
+def rows(entry: dict[str, Any]) -> pd.DataFrame:
+    """The merge, row by row: what was there and what is there now, value or code."""
+    merge = pd.DataFrame(entry["rows"])
+    merge["reason"] = [before["code"] or before["quarantine"] for before in merge.before]
+    for side in ("before", "after"):
+        merge[side] = [s and (s["code"] if s["value"] is None else s["value"]) for s in merge[side]]
+    return merge[["job", "policy", "prompt_id", "draw", "reason", "before", "after", "difference", "outcome"]]
+
+
+def merged(entries: list[dict[str, Any]]) -> pd.DataFrame:
+    """Per entry, job, policy and reason: how many rows, and what came of them (columns of outcomes that occur)."""
+    every = pd.concat([rows(entry).assign(at=entry["at"], by=entry["by"]) for entry in entries], ignore_index=True)
+    keys = ["at", "by", "job", "policy", "reason"]
+    counts = every.groupby([*keys, "outcome"], sort=False).size().unstack(fill_value=0)
+    counts = counts[[name for name in OUTCOMES if name in counts]].rename_axis(columns=None)
+    counts.insert(0, "rows", counts.sum(axis=1))
+    return counts.reset_index()
+
+
+def estimates(entries: list[dict[str, Any]]) -> pd.DataFrame:
+    """What the estimates were before the first entry and are after the last: see `snapshots.changes`."""
+    return changes(entries[0]["estimates_before"], entries[-1]["estimates_after"])
+
+
+def sentence(entries: list[dict[str, Any]]) -> str:
+    """What came of measuring again, over all entries."""
+    if not entries:
+        return "No row has been measured again."
+    counts = Counter(row["outcome"] for entry in entries for row in entry["rows"])
+    outcomes = ", ".join(f"{counts[name]:,} {name}" for name in OUTCOMES if counts[name])
+    models = sorted({model for entry in entries for model in entry["models"]})
+    by = f" by {', '.join(models)}" if models else ""
+    return f"Of {counts.total():,} rows to measure again{by}: {outcomes}. {changes_sentence(estimates(entries))}"
+
+
+def lines(entry: dict[str, Any]) -> list[str]:
+    """An entry in brief: the merge by job, policy and reason, the estimates that changed most, and a sentence."""
+    both = estimates([entry])
+    moved = both[both.differs].sort_values("change", key=abs, ascending=False, na_position="last", kind="stable")
+    sides = [f"{what}_{side}" for side in ("before", "after") for what in ("value", "verdict")]
+    largest = moved[["policy", "estimator", "judge", *sides, "change"]].head(12)
+    tables = [merged([entry]).drop(columns=["at", "by"]), *([largest] if len(largest) else [])]
+    texts = [table.to_string(index=False, na_rep="-", float_format="{:.4f}".format) for table in tables]
+    return "\n\n".join([*texts, sentence([entry])]).splitlines()
