@@ -96,10 +96,7 @@ class Writer:
 
     def _row(self, source: Source, line: int, row: Row) -> list[Fault]:
         """Store a row; gives the faults of values that were left out. Raises Fault where it cannot be taken."""
-        name = row.policy if source.policy is None else source.policy
-        if name not in self._names:
-            raise Fault("policy", f"{str(name)[:60]!r} is not among the policies of this import")
-        policy = self._names[name]
+        policy = self._names[str(row.policy if source.policy is None else source.policy)]
         self._prompts.add(row.prompt_id, row.prompt, row.category, row.language)
         draw, is_there = self._place(source, line, row, policy)
         if not is_there:
