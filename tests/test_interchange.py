@@ -444,6 +444,13 @@ def test_tables_with_a_column_map(home, kind, by_row):
     assert not interchange.import_tables(name, declared)["new"]
 
 
+def test_a_fault_of_a_table_names_its_column(home):
+    lines(home / "t.jsonl", [{"id": "a", "q": "?", "a": "x"}, {"id": "a", "q": "!", "a": "y"}, {"id": "a", "a": 1}])
+    columns = {"prompt_id": "id", "prompt": "q", "response": "a"}
+    account = interchange.import_tables(*described(home, ["t.jsonl", columns]))
+    assert [(f["line"], f["field"], f["row_taken"]) for f in account["malformed"]] == [(2, "q", False), (3, "a", False)]
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_a_column_that_is_not_there_is_named(home, kind):
     frame = pd.DataFrame({"id": ["a"], "answer": ["x"], "question": ["y"]})

@@ -361,7 +361,7 @@ def test_every_policy_name_becomes_one_that_is_no_path(name):
 
 
 @given(st.text(max_size=70))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_run_name_is_a_folder_in_data_or_refused(home, name):
     folder = put(home, GOOD)
     before = everything(home.parent)

@@ -97,7 +97,7 @@ class Writer:
     def _row(self, source: Source, line: int, row: Row) -> list[Fault]:
         """Store a row; gives the faults of values that were left out. Raises Fault where it cannot be taken."""
         policy = self._names[str(row.policy if source.policy is None else source.policy)]
-        self._prompts.add(row.prompt_id, row.prompt, row.category, row.language)
+        self._prompts.add(row, source.called("prompt"))
         draw, is_there = self._place(source, line, row, policy)
         if not is_there:
             payload = {"file": source.name, "line": line}

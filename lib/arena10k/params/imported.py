@@ -78,8 +78,9 @@ class ImportedParams(Section):
 
 
 def account(run: str) -> dict[str, Any] | None:
-    """What the import of a run took and found (`data/<run>/import.json`, see `interchange.import_cje`), with what it
-    was told in ``declared``; None where the run was not imported. Raises ParamsError where that cannot be read."""
+    """What the import of a run took (`data/<run>/import.json`, see `interchange.import_cje`), with its scales, tables
+    and logging policy as ``declared``; None where the run was not imported. Raises ParamsError where that cannot be
+    read."""
     path = paths.import_file(run)
     if not path.is_file():
         return None
