@@ -152,10 +152,8 @@ class Source:
             given = rows.number(column, value)
             if isinstance(own, float) and isinstance(given, float) and own != given:
                 what = f"differs from {columns[policy]}, which is of the same policy"
-                given = Fault(column, what, rows.NOT_A_NUMBER)
-                logprobs[policy] = given
-            elif own is None:
-                logprobs[policy] = given
+                own = Fault(column, what, rows.NOT_A_NUMBER)
+            logprobs[policy] = given if own is None else own
         return logprobs
 
     def _at(self, raw: dict[str, Any], column: str | None) -> Any:
