@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -23,6 +23,11 @@ class Batches:
     (status, n) ends a batch as expired or cancelled after n answers; `deny` hides all batches and files.
     """
 
+    ROUTES = (
+        ("POST", "/v1/files", "upload"), ("GET", "/v1/files/{id}/content", "content"),
+        ("POST", "/v1/batches", "create"), ("GET", "/v1/batches", "list"), ("GET", "/v1/batches/{id}", "retrieve"),
+    )  # fmt: skip
+
     def __init__(self, stub):
         self.stub = stub
         self.files: dict[str, bytes] = {}
@@ -33,75 +38,52 @@ class Batches:
         self.moment: Moment | None = None
         self._working: set[asyncio.Task] = set()
 
-    def routes(self) -> Iterator[web.RouteDef]:
-        yield web.post("/v1/files", self._upload)
-        yield web.get("/v1/files/{id}/content", self._content)
-        yield web.post("/v1/batches", self._create)
-        yield web.get("/v1/batches", self._list)
-        yield web.get("/v1/batches/{id}", self._retrieve)
-
-    async def _at(self, name: str, request: web.Request) -> web.StreamResponse | None:
+    async def handle(self, name: str, request: web.Request) -> web.StreamResponse:
         self.stub.keys.add(request.headers.get("Authorization", ""))
-        bad = await self.moment(name) if self.moment else None
-        if bad == "disconnect":
-            request.transport.close()
-            return web.Response()
-        return bad
+        asked = await (request.post() if name == "upload" else request.read())
+        for moment in (name, {"upload": "uploaded", "create": "created"}.get(name)):
+            bad = await self.moment(moment) if self.moment and moment else None
+            if bad == "disconnect":
+                request.transport.close()
+                return web.Response()
+            if bad:
+                return bad
+            if moment == name:
+                made = getattr(self, f"_{name}")(asked, request)
+        if made is None or (self.deny and name in ("content", "retrieve")):
+            return web.json_response({"error": {"message": "none found", "code": None}}, status=404)
+        return web.Response(body=made) if isinstance(made, bytes) else web.json_response(made)
+
+    def _upload(self, asked, request: web.Request) -> dict:
+        assert asked["purpose"] == "batch"
+        return {"id": self._add(asked["file"].file.read()), "object": "file", "purpose": "batch"}
+
+    def _content(self, asked, request: web.Request) -> bytes | None:
+        return self.files.get(request.match_info["id"])
+
+    def _create(self, asked, request: web.Request) -> dict:
+        batch = {"id": f"batch_{len(self.batches)}", "object": "batch", "status": "validating", **json.loads(asked)}
+        assert batch["input_file_id"] in self.files
+        assert batch["completion_window"] == "24h"
+        self.batches[batch["id"]] = batch | {"created_at": int(time.time())}
+        work = asyncio.create_task(self._work(self.batches[batch["id"]]))
+        self._working.add(work)
+        work.add_done_callback(self._working.discard)
+        return batch
+
+    def _list(self, asked, request: web.Request) -> dict:
+        names, after = [*reversed(self.batches)], request.query.get("after")
+        names = names[names.index(after) + 1 :] if after else names
+        page = names[:2]  # small, so that paging is needed
+        return {"object": "list", "data": [self.batches[n] for n in page], "has_more": len(names) > len(page)}
+
+    def _retrieve(self, asked, request: web.Request) -> dict | None:
+        return self.batches.get(request.match_info["id"])
 
     def _add(self, content: bytes) -> str:
         name = f"file-{len(self.files)}"
         self.files[name] = content
         return name
-
-    async def _upload(self, request: web.Request) -> web.StreamResponse:
-        parts = await request.post()
-        if parts["purpose"] != "batch":
-            return _refused(400, f"purpose {parts['purpose']!r} is not batch")
-        if bad := await self._at("upload", request):
-            return bad
-        content = parts["file"].file.read()
-        name = self._add(content)
-        if bad := await self._at("uploaded", request):
-            return bad
-        return web.json_response({"id": name, "object": "file", "bytes": len(content), "purpose": "batch"})
-
-    async def _content(self, request: web.Request) -> web.StreamResponse:
-        if bad := await self._at("content", request):
-            return bad
-        content = None if self.deny else self.files.get(request.match_info["id"])
-        return _refused(404, "No such File object") if content is None else web.Response(body=content)
-
-    async def _create(self, request: web.Request) -> web.StreamResponse:
-        asked = await request.json()
-        if bad := await self._at("create", request):
-            return bad
-        if asked["input_file_id"] not in self.files or asked["completion_window"] != "24h":
-            return _refused(400, "no such input file or completion window")
-        name = f"batch_{len(self.batches)}"
-        batch = {"id": name, "object": "batch", "status": "validating", "created_at": int(time.time()), **asked}
-        self.batches[name] = batch
-        work = asyncio.create_task(self._work(batch))
-        self._working.add(work)
-        work.add_done_callback(self._working.discard)
-        if bad := await self._at("created", request):
-            return bad
-        return web.json_response(batch)
-
-    async def _list(self, request: web.Request) -> web.StreamResponse:
-        if bad := await self._at("list", request):
-            return bad
-        names = list(reversed(self.batches))
-        after = request.query.get("after")
-        names = names[names.index(after) + 1 :] if after else names
-        page = names[: min(int(request.query.get("limit", 20)), 2)]  # small, so that paging is needed
-        found = {"object": "list", "data": [self.batches[n] for n in page], "has_more": len(names) > len(page)}
-        return web.json_response(found)
-
-    async def _retrieve(self, request: web.Request) -> web.StreamResponse:
-        if bad := await self._at("retrieve", request):
-            return bad
-        batch = None if self.deny else self.batches.get(request.match_info["id"])
-        return web.json_response(batch) if batch else _refused(404, "No batch found")
 
     def _invalid(self, batch: dict, lines: list[dict]) -> tuple[str, int] | None:
         """(message, line) of the first thing OpenAI would refuse: ids, one path and one model per file."""
@@ -124,26 +106,23 @@ class Batches:
             return
         counts = {"total": len(lines), "completed": 0, "failed": 0}
         batch.update(status="in_progress", request_counts=counts)
-        while self.hold and batch["status"] == "in_progress":
+        while self.hold:
             await asyncio.sleep(0.005)
         status, most = self.stop_after or ("completed", len(lines))
-        good, bad = [], []
-        for line in lines[:most]:
-            out = self._answered(batch["endpoint"], line)
-            if out is None:
-                continue
-            kept = good if out["response"]["status_code"] == 200 else bad
-            kept.append(out)
-            counts["completed" if kept is good else "failed"] += 1
-            await asyncio.sleep(self.stub.delay / 50)
+        made = {"completed": [], "failed": []}
+        for answer in filter(None, (self._answered(batch["endpoint"], line) for line in lines[:most])):
+            kind = "completed" if answer["response"]["status_code"] == 200 else "failed"
+            made[kind].append(answer)
+            counts[kind] += 1
+            await asyncio.sleep(0)
         message = {"code": f"batch_{status}", "message": "This request could not be executed in time."}
-        bad += [{"custom_id": line["custom_id"], "response": None, "error": message} for line in lines[most:]]
+        late = [{"custom_id": line["custom_id"], "response": None, "error": message} for line in lines[most:]]
         batch["status"] = "finalizing"
         await asyncio.sleep(0.01)
-        for name, kept in (("output_file_id", good), ("error_file_id", bad)):
+        for name, written in (("output_file_id", made["completed"]), ("error_file_id", made["failed"] + late)):
             # Real files are in no particular order.
-            content = "".join(json.dumps(line) + "\n" for line in reversed(kept)).encode()
-            batch[name] = self._add(content) if kept else None
+            content = "".join(json.dumps(line) + "\n" for line in reversed(written)).encode()
+            batch[name] = self._add(content) if written else None
         batch["status"] = status
 
     def _answered(self, path: str, line: dict) -> dict | None:
@@ -159,9 +138,3 @@ class Batches:
             answer = self.stub.answers[path](body) if bad is None else bad
             response = {"status_code": 200, "request_id": "r", "body": answer}
         return {"id": "l", "custom_id": line["custom_id"], "response": response, "error": None}
-
-
-def _refused(status: int, message: str) -> web.Response:
-    return web.json_response(
-        {"error": {"message": message, "type": "stub", "param": None, "code": None}}, status=status
-    )

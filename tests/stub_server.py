@@ -1,6 +1,7 @@
 """A real HTTP server that answers like an OpenAI-compatible endpoint, and misbehaves exactly as a test asks.
 
-Answers are a function of the request alone (a hash of it), so any stored value can be checked against `truth`.
+Answers are a function of the request alone (a hash of it), so any stored value can be checked against what the
+functions here say.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from itertools import accumulate
 
 from aiohttp import web
@@ -32,6 +34,14 @@ def token_logprob(position: int, token: int | str) -> float:
     return -0.01 - 3.99 * unit("logprob", position, token)
 
 
+def answer(body: dict, sent: int, received: int, *, finish_reason="stop", prompt_token_ids=None, **choice) -> dict:
+    """One choice, from the model that was asked, with usage."""
+    ids = {"prompt_token_ids": prompt_token_ids} if prompt_token_ids else {}
+    usage = {"prompt_tokens": sent, "completion_tokens": received, "total_tokens": sent + received}
+    choices = [{"index": 0, "finish_reason": finish_reason, **choice}]
+    return {"id": "a", "model": body["model"], "choices": choices, "usage": usage, **ids}
+
+
 def chat_answer(body: dict) -> dict:
     if body["model"] == JUDGE_MODEL:
         return judge_answer(body)
@@ -41,16 +51,9 @@ def chat_answer(body: dict) -> dict:
     prompt_ids = [100 + int(unit("prompt", json.dumps(body["messages"]), i) * 900) for i in range(8)]
     content = [{"token": f"t{t}", "logprob": token_logprob(8 + i, t)} for i, t in enumerate(ids)]
     message = {"role": "assistant", "content": " ".join(f"t{t}" for t in ids)}
-    choice = {
-        "index": 0,
-        "message": message,
-        "finish_reason": "stop",
-        "logprobs": {"content": content},
-        "token_ids": ids,
-    }
-    usage = {"prompt_tokens": 8, "completion_tokens": n, "total_tokens": 8 + n}
-    return {"id": "c", "object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage,
-            "prompt_token_ids": prompt_ids}  # fmt: skip
+    return answer(
+        body, 8, n, message=message, logprobs={"content": content}, token_ids=ids, prompt_token_ids=prompt_ids
+    )
 
 
 def rated(user: str, *parts: object) -> tuple[float, float, int]:
@@ -69,18 +72,15 @@ def judge_answer(body: dict) -> dict:
     """The rating in the form that the last line asks for."""
     user = body["messages"][-1]["content"]
     low, high, rating = rated(user, *((body["temperature"], body.get("seed")) if body["temperature"] else ()))
-    text = f'{{"rating": {rating}}}'
+    text, logprobs = f'{{"rating": {rating}}}', {}
     if '"low"' in user:
         text = json.dumps({"rating": rating, "low": max(rating - 1, low), "high": min(rating + 1, high)})
-    choice = {"index": 0, "finish_reason": "stop"}
     if body.get("logprobs"):
         text = str(rating)
         other = str(int(rating + 1 if rating < high else rating - 1))
         top = [{"token": t, "logprob": math.log(p)} for t, p in ((text, 0.75), (other, 0.2), ("The", 0.05))]
-        choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
-    choice["message"] = {"role": "assistant", "content": text}
-    usage = {"prompt_tokens": len(user) // 4, "completion_tokens": 5}
-    return {"id": "j", "object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage}
+        logprobs = {"logprobs": {"content": [{**top[0], "top_logprobs": top}]}}
+    return answer(body, len(user) // 4, 5, message={"role": "assistant", "content": text}, **logprobs)
 
 
 def echo_answer(body: dict) -> dict:
@@ -89,10 +89,10 @@ def echo_answer(body: dict) -> dict:
         return text_answer(body)
     logprobs = [None, *(token_logprob(i, t) for i, t in enumerate(ids) if i)]
     extra = [] if body.get("max_tokens") == 0 else [-1.0]
-    choice = {"index": 0, "text": "", "finish_reason": "length", "prompt_token_ids": ids,
-              "logprobs": {"token_logprobs": logprobs + extra, "tokens": [], "top_logprobs": None}}  # fmt: skip
-    usage = {"prompt_tokens": len(ids), "completion_tokens": len(extra), "total_tokens": len(ids) + len(extra)}
-    return {"id": "e", "object": "text_completion", "model": body["model"], "choices": [choice], "usage": usage}
+    said = {"token_logprobs": logprobs + extra, "tokens": [], "top_logprobs": None}
+    made = answer(body, len(ids), len(extra), text="", finish_reason="length", logprobs=said)
+    made["choices"][0]["prompt_token_ids"] = ids
+    return made
 
 
 def text_tokens(text: str) -> list[str]:
@@ -108,19 +108,16 @@ def text_logprobs(tokens: list[str], start: int = 0) -> list[float]:
 
 def text_answer(body: dict) -> dict:
     """A completion of text (which ends by itself, its end not shown), or the echo of it with one more token."""
-    prompt = body["prompt"]
+    prompt, echo = body["prompt"], body.get("echo")
     size = 3 + int(unit("size", prompt, body.get("seed")) * 6)
     said = "".join(f" w{int(unit('word', prompt, body.get('seed'), i) * 90)}" for i in range(size))
-    sent = text_tokens(prompt) if body.get("echo") else []
-    generated = [" next"] if sent else text_tokens(said)
-    tokens = sent + generated
-    values = text_logprobs(tokens, 0 if sent else len(prompt))
-    offsets = list(accumulate(map(len, tokens[:-1]), initial=0 if sent else len(prompt)))
-    logprobs = {"tokens": tokens, "token_logprobs": ([None, *values[1:]] if sent else values), "text_offset": offsets}
-    choice = {"index": 0, "text": "".join(tokens), "finish_reason": "length" if sent else "stop", "logprobs": logprobs}
-    counts = (len(text_tokens(prompt)), len(generated))
-    usage = {"prompt_tokens": counts[0], "completion_tokens": counts[1], "total_tokens": sum(counts)}
-    return {"id": "t", "object": "text_completion", "model": body["model"], "choices": [choice], "usage": usage}
+    generated = [" next"] if echo else text_tokens(said)
+    tokens, start = (text_tokens(prompt) + generated, 0) if echo else (generated, len(prompt))
+    values = text_logprobs(tokens, start)
+    logprobs = {"tokens": tokens, "token_logprobs": [None, *values[1:]] if echo else values}
+    logprobs["text_offset"] = list(accumulate(map(len, tokens[:-1]), initial=start))
+    finish, counts = "length" if echo else "stop", (len(text_tokens(prompt)), len(generated))
+    return answer(body, *counts, text="".join(tokens), finish_reason=finish, logprobs=logprobs)
 
 
 def error(status: int, message: str, code: str | None = None, **headers: str) -> web.Response:
@@ -131,18 +128,22 @@ def error(status: int, message: str, code: str | None = None, **headers: str) ->
 class Stub:
     """The server, in a thread of its own. `fault(body, n)` sees the n-th request (from 1) and may answer in its place.
 
-    `ledger` counts answered requests by body, `requests` counts all of them.
+    `ledger` counts answered requests by body, `requests` counts all of them; `models` is what GET /models says.
     """
 
     def __init__(self, fault: Fault | None = None, delay: float = 0.0):
+        self.answers = {"/v1/chat/completions": chat_answer, "/v1/completions": echo_answer}
+        self.behave()
         self.fault, self.delay = fault, delay
-        self.requests = 0
+
+    def behave(self) -> Stub:
+        """No fault, and nothing counted."""
+        self.fault, self.delay, self.requests = None, 0.0, 0
         self.ledger: Counter[str] = Counter()
         self.keys: set[str] = set()
-        #: What GET /models says.
         self.models: object = {"object": "list", "data": [{"id": m, "object": "model"} for m in (MODEL, JUDGE_MODEL)]}
-        self.answers = {"/v1/chat/completions": chat_answer, "/v1/completions": echo_answer}
         self.batches = Batches(self)
+        return self
 
     def __enter__(self) -> Stub:
         started = threading.Event()
@@ -162,7 +163,8 @@ class Stub:
             app.router.add_get("/v1/models", self._models)
             for path, good in self.answers.items():
                 app.router.add_post(path, self._answer(good))
-            app.router.add_routes(self.batches.routes())
+            for method, path, name in Batches.ROUTES:
+                app.router.add_route(method, path, partial(self._batch, name))
             runner = web.AppRunner(app, shutdown_timeout=0.1)
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -173,6 +175,9 @@ class Stub:
             await runner.cleanup()
 
         asyncio.run(main())
+
+    async def _batch(self, name: str, request: web.Request) -> web.StreamResponse:
+        return await self.batches.handle(name, request)
 
     async def _models(self, _: web.Request) -> web.Response:
         return web.json_response(self.models)

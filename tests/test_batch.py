@@ -15,8 +15,7 @@ from functools import partial
 import pytest
 
 from arena10k import paths
-from arena10k.collection import batch_files, client, generate
-from arena10k.collection.batch_files import chunks, custom_ids
+from arena10k.collection import batch, client, generate
 from arena10k.collection.collect import collect
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import PREFLIGHT, Measurement
@@ -47,9 +46,14 @@ def stub():
         yield made
 
 
-def both_jobs(params):
-    store, outcome = run_responses(params)
-    return store, outcome, run_scores(params, store)
+def goes_on(stub, params, of, **options):
+    """A run that asks for what is left of so many tasks, each paid for once; its store and what it had and measured."""
+    store, outcome = run_responses(params, **options)
+    assert outcome.stored + outcome.ok == of
+    assert outcome.errors == {}
+    assert set(stub.ledger.values()) == {1}
+    assert owed(store) == 0
+    return store, (outcome.stored, outcome.ok)
 
 
 def owed(store):
@@ -57,12 +61,17 @@ def owed(store):
 
 
 def test_the_same_records_and_payments_as_by_single_requests(home, stub, elsewhere, capfd):
-    store, outcome, forced = both_jobs(make_params(home, stub.url, n_prompts=20, **BATCH))
-    assert (outcome.ok, forced.ok, outcome.errors, forced.errors) == (80, 40, {}, {})
+    def both_jobs(folder, **provider):
+        params = make_params(folder, stub.url, n_prompts=15, **provider)
+        store, outcome = run_responses(params)
+        return store, outcome, run_scores(params, store)
+
+    store, outcome, forced = both_jobs(home, **BATCH)
+    assert (outcome.ok, forced.ok, outcome.errors, forced.errors) == (60, 30, {}, {})
     by_batch = stub.ledger.copy()
     assert len(stub.batches.batches) == 2  # one per job: two policies, one model
     stub.ledger.clear()
-    single, *_ = elsewhere(lambda other: both_jobs(make_params(other, stub.url, n_prompts=20)))
+    single, *_ = elsewhere(both_jobs)
     assert by_batch == stub.ledger
     jobs = ("responses", "logprobs")
     assert store.content_digest(*jobs) == single.content_digest(*jobs)
@@ -75,24 +84,21 @@ def test_the_same_records_and_payments_as_by_single_requests(home, stub, elsewhe
 
 
 def test_faults_of_lines_become_the_rows_that_single_requests_give(home, stub, elsewhere):
-    def faulty(body, n):
-        number = int(body["messages"][-1]["content"].split()[-1])
-        faults = {
-            31: error(400, "blocked", "content_filter"),
-            33: error(500, "oops"),
-            35: {"choices": []},
-            37: {"model": "another", "choices": []},
-            39: error(422, "no code"),
-        }
-        return faults.get(number)
-
-    stub.fault = faulty
-    store, outcome = run_responses(make_params(home, stub.url, n_prompts=42, **BATCH))
+    faults = {
+        11: lambda: error(400, "blocked", "content_filter"),
+        13: lambda: error(500, "oops"),
+        15: lambda: {"choices": []},
+        17: lambda: {"model": "another", "choices": []},
+        19: lambda: error(422, "no code"),
+    }
+    stub.fault = lambda body, n: faults.get(int(body["messages"][-1]["content"].split()[-1]), lambda: None)()
+    make = partial(make_params, url=stub.url, n_prompts=30)
+    store, outcome = run_responses(make(home, **BATCH))
     assert outcome.errors == dict.fromkeys(["content_filter", "http_500", "no_choice", "wrong_model", "stub"], 4)
-    single, _ = elsewhere(lambda other: run_responses(make_params(other, stub.url, n_prompts=42, max_attempts=1)))
+    single, _ = elsewhere(lambda other: run_responses(make(other, max_attempts=1)))
     assert store.content_digest("responses") == single.content_digest("responses")
     stub.fault = None
-    _, again = run_responses(make_params(home, stub.url, n_prompts=42, **BATCH), retry_errors=True)
+    _, again = run_responses(make(home, **BATCH), retry_errors=True)
     assert (again.ok, again.errors) == (20, {})
 
 
@@ -104,24 +110,18 @@ def test_a_request_in_neither_file_is_an_error(home, stub):
 
 
 def test_a_line_that_all_others_would_share_stops_the_run_and_the_paid_answers_are_kept(home, stub):
-    def ran_out(body, n):
-        return error(429, "you ran out", "insufficient_quota") if n > 30 else None
-
-    stub.fault = ran_out
+    stub.fault = lambda body, n: error(429, "you ran out", "insufficient_quota") if n > 30 else None
     params = make_params(home, stub.url, **BATCH)
     with pytest.raises(ArenaError, match="insufficient_quota"):
         run_responses(params)
-    store = Store.open(paths.store_file("stub"))
-    assert [r["status"] for r in store.rows()] == ["ok"] * 30
+    assert [r["status"] for r in Store.open(paths.store_file("stub")).rows()] == ["ok"] * 30
     stub.fault = None
-    _, outcome = run_responses(params)
-    assert (outcome.stored, outcome.ok) == (30, 18)
-    assert set(stub.ledger.values()) == {1}
+    assert goes_on(stub, params, of=48)[1] == (30, 18)
 
 
 def test_the_breaker_stops_before_the_next_batch(home, stub):
     stub.fault = lambda body, n: {"choices": []} if n > PREFLIGHT else None
-    params = make_params(home, stub.url, n_prompts=100, batch_max_requests=60, **BATCH)
+    params = make_params(home, stub.url, n_prompts=60, batch_max_requests=60, **BATCH)
     with pytest.raises(ArenaError, match=r"45 of the last 50 requests gave no measurement, most recently no_choice"):
         run_responses(params)
     assert len(stub.batches.batches) == 1
@@ -136,12 +136,10 @@ def test_what_an_ended_batch_did_not_come_to_is_never_tried(home, stub, capfd, e
     params = make_params(home, stub.url, **BATCH)
     store, outcome = run_responses(params)
     assert (outcome.ok, outcome.failed, len(list(store.rows()))) == (PREFLIGHT + 20, 0, PREFLIGHT + 20)
-    told = f"responses: providers.stub: batch batch_0 {ending} with 23 measurements not made; the same command asks"
-    assert told in capfd.readouterr().err
+    says = f"responses: providers.stub: batch batch_0 {ending} with 23 measurements not made; the same command asks"
+    assert says in capfd.readouterr().err
     stub.batches.stop_after = None
-    _, outcome = run_responses(params)
-    assert (outcome.stored, outcome.ok, outcome.errors) == (25, 23, {})
-    assert set(stub.ledger.values()) == {1}
+    assert goes_on(stub, params, of=48)[1] == (25, 23)
 
 
 def test_a_refused_file_is_told_with_message_and_line_and_asked_anew(home, stub):
@@ -150,13 +148,11 @@ def test_a_refused_file_is_told_with_message_and_line_and_asked_anew(home, stub)
     with pytest.raises(ArenaError, match=r"providers\.stub: batch batch_0 was refused: line 7: This line is too long"):
         run_responses(params)
     stub.batches.refuse = None
-    store, outcome = run_responses(params)
-    assert (outcome.stored, outcome.ok) == (PREFLIGHT, 43)
-    assert owed(store) == 0
+    assert goes_on(stub, params, of=48)[1] == (PREFLIGHT, 43)
 
 
 def test_faults_of_the_api_are_retried_and_a_batch_is_created_once(home, stub, monkeypatch):
-    monkeypatch.setattr(client, "_wait", lambda state: 0.01)
+    monkeypatch.setattr(client, "_FIRST_WAIT", 0.01)
     seen = []
 
     async def flaky(name):
@@ -166,10 +162,8 @@ def test_faults_of_the_api_are_retried_and_a_batch_is_created_once(home, stub, m
         return None
 
     stub.batches.moment = flaky
-    _, outcome = run_responses(make_params(home, stub.url, **BATCH))
-    assert (outcome.ok, outcome.errors) == (48, {})
+    goes_on(stub, make_params(home, stub.url, **BATCH), of=48)
     assert len(stub.batches.batches) == 1
-    assert set(stub.ledger.values()) == {1}
     assert {"upload", "uploaded", "create", "created", "list", "retrieve", "content"} == set(seen)
 
 
@@ -188,25 +182,23 @@ def test_chunks_hold_what_they_may_and_every_task_whole(home, monkeypatch):
     tasks = list(generate.tasks(params, prompts.load(params)[0]))
 
     async def packed(max_requests):
-        return [(c.requests, c.size, c.file.tell(), c.rows) async for c in chunks(iter(tasks), max_requests)]
+        return [(c.requests, c.size, c.file.tell(), c.rows) async for c in batch.chunks(iter(tasks), max_requests)]
 
     by_requests = asyncio.run(packed(max_requests=12))
     assert [c[0] for c in by_requests] == [12, 12, 12, 4]
-    monkeypatch.setattr(batch_files, "MAX_BYTES", 3000)
+    monkeypatch.setattr(batch, "MAX_BYTES", 3000)
     by_bytes = asyncio.run(packed(max_requests=1000))
-    for requests, size, written, rows in by_bytes:
-        assert size == written <= 3000
-        assert requests == len(rows)
+    assert all(size == written <= 3000 and requests == len(rows) for requests, size, written, rows in by_bytes)
     for parts in (by_requests, by_bytes):
         assert [row for part in parts for row in part[3]] == [task.row for task in tasks]
-    monkeypatch.setattr(batch_files, "MAX_BYTES", 50)
+    monkeypatch.setattr(batch, "MAX_BYTES", 50)
     with pytest.raises(ArenaError, match=r"takes 1 requests of \d+ bytes together; a batch holds"):
         asyncio.run(packed(max_requests=9))
     monkeypatch.undo()
     tasks = [replace(task, requests=task.requests * 3) for task in tasks]
     assert [c[0] for c in asyncio.run(packed(max_requests=100))] == [99, 21]
     tasks += [replace(task, prompt_id="another") for task in tasks[:1]]  # the same request hash
-    names = [name for task in tasks for name in custom_ids(task)]
+    names = [name for task in tasks for name in batch.custom_ids(task)]
     assert len(set(names)) == len(names)
     assert max(map(len, names)) <= 64
 
@@ -238,9 +230,9 @@ MOMENTS = ["upload", "uploaded", "lost", "late", "create", "created", "retrieve"
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_kill_9_at_any_moment_pays_nothing_twice_and_loses_nothing(home, stub, elsewhere, moment):
+def test_kill_9_at_any_moment_pays_nothing_twice_and_loses_nothing(home, stub, moment):
     patience = {"timeout_seconds": 60.0 if moment == "late" else 1.0}
-    params = make_params(home, stub.url, n_prompts=30, batch_max_requests=50, **BATCH | patience)
+    params = make_params(home, stub.url, n_prompts=20, batch_max_requests=50, **BATCH | patience)
     children, struck, looked = [], [], asyncio.Event()
 
     async def strike(name):
@@ -261,55 +253,46 @@ def test_kill_9_at_any_moment_pays_nothing_twice_and_loses_nothing(home, stub, e
         with forked(run_responses, params) as child:
             children.append(child)
         assert child.exitcode == -signal.SIGKILL
-    store, outcome = run_responses(params)
-    assert outcome.stored + outcome.ok == 120
-    paid = stub.ledger.copy()
-    stub.ledger.clear()
-    whole, _ = elsewhere(lambda other: run_responses(make_params(other, stub.url, n_prompts=30)))
-    assert paid == stub.ledger
-    assert store.content_digest("responses") == whole.content_digest("responses")
-    assert owed(store) == 0
+    goes_on(stub, params, of=80)
+    assert len(stub.ledger) == 80
 
 
 def test_kill_9_while_answers_are_stored_reads_the_rest_and_counts_no_attempt_twice(home, stub):
+    def stored():
+        try:
+            with sqlite3.connect(f"file:{paths.store_file('stub')}?mode=ro", uri=True) as db:
+                return db.execute("SELECT COUNT(*) FROM records").fetchone()[0]
+        except sqlite3.OperationalError:
+            return 0
+
     stub.fault = lambda body, n: {"choices": []} if n % 3 == 0 and n > PREFLIGHT else None
     params = make_params(home, stub.url, n_prompts=200, **BATCH)
     with forked(run_responses, params) as child:
-        while child.is_alive() and _stored(paths.store_file("stub")) <= PREFLIGHT:
+        while child.is_alive() and stored() <= PREFLIGHT:
             time.sleep(0.001)
         child.kill()
-    assert PREFLIGHT < _stored(paths.store_file("stub")) < 800
+    assert PREFLIGHT < stored() < 800
     store, outcome = run_responses(params)
     assert outcome.stored + outcome.ok + outcome.failed == 800
     assert stub.requests == 800
     assert {r["attempts"] for r in store.rows()} == {1}
 
 
-def _stored(path):
-    try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
-            return db.execute("SELECT COUNT(*) FROM records").fetchone()[0]
-    except sqlite3.OperationalError:
-        return 0
-
-
 def test_ctrl_c_while_waiting_stops_and_the_same_command_picks_the_batch_up(home, stub, capfd):
     stub.batches.hold = True
     params = make_params(home, stub.url, **BATCH | {"batch_poll_seconds": 3600.0})
-    waiting = asyncio.Event()
+    waiting = threading.Event()
 
     async def note(name):
         if name == "retrieve":
-            stub._loop.call_soon(waiting.set)
-
-    stub.batches.moment = note
+            waiting.set()
 
     def strike():
-        while not waiting.is_set():
-            time.sleep(0.01)
+        waiting.wait(60)
         time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGINT)
 
+    stub.batches.moment = note
     (striking := threading.Thread(target=strike)).start()
     begun = time.monotonic()
     with pytest.raises(ArenaError, match="stopped on request"):
@@ -319,19 +302,15 @@ def test_ctrl_c_while_waiting_stops_and_the_same_command_picks_the_batch_up(home
     assert "batch batch_0 " in capfd.readouterr().err
     stub.batches.hold = False
     # Also where the provider is asked by single requests from now on.
-    store, outcome = run_responses(params.model_copy(update={"providers": make_params(home, stub.url).providers}))
-    assert (outcome.stored, outcome.ok) == (PREFLIGHT, 43)
-    assert set(stub.ledger.values()) == {1}
-    assert owed(store) == 0
+    single = params.model_copy(update={"providers": make_params(home, stub.url).providers})
+    assert goes_on(stub, single, of=48)[1] == (PREFLIGHT, 43)
 
 
 def test_a_batch_that_the_provider_denies_is_kept_until_it_is_given_up(home, stub):
     stub.batches.deny = True
     params = make_params(home, stub.url, **BATCH)
     for _ in range(2):
-        with pytest.raises(
-            ArenaError, match=r"does not know batch batch_0 of 43 requests .*--retry-errors gives it up"
-        ):
+        with pytest.raises(ArenaError, match=r"does not know batch batch_0 of 43 .*--retry-errors gives it up"):
             run_responses(params)
     with pytest.raises(ArenaError, match="given up: the same command asks anew"):
         run_responses(params, retry_errors=True)
@@ -342,14 +321,12 @@ def test_a_batch_that_the_provider_denies_is_kept_until_it_is_given_up(home, stu
 
 def test_two_models_of_one_provider_are_asked_in_batches_of_their_own(home, stub):
     stub.models = {"data": [{"id": "stub"}, {"id": "stub-2"}]}
-    params = make_params(home, stub.url, n_prompts=20, **BATCH)
+    params = make_params(home, stub.url, **BATCH)
     changed = params.model_dump()
     changed["policies"]["pi_clone"]["model"] = "stub-2"
-    store, outcome = run_responses(type(params).model_validate(changed))
-    assert (outcome.ok, outcome.errors) == (80, {})
+    store, _ = goes_on(stub, type(params).model_validate(changed), of=48)
     assert len(stub.batches.batches) == 2
     assert {(r["policy"], r["model"]) for r in store.rows()} == {("p0", "stub"), ("pi_clone", "stub-2")}
-    assert set(stub.ledger.values()) == {1}
 
 
 @pytest.mark.parametrize("status", [403, 404])
@@ -363,22 +340,19 @@ def test_a_batch_that_may_have_been_created_is_not_forgotten_when_the_list_is_re
         return error(status, "no") if name == "list" and deny else None
 
     stub.batches.moment = moment
-    params = make_params(home, stub.url, n_prompts=20, max_attempts=2, **BATCH)
+    params = make_params(home, stub.url, max_attempts=2, **BATCH)
     with pytest.raises(ArenaError):
         run_responses(params)
     deny = False
-    store, outcome = run_responses(params)
+    goes_on(stub, params, of=48)
     assert len(stub.batches.batches) == 1
-    assert set(stub.ledger.values()) == {1}
-    assert outcome.stored + outcome.ok == 80
-    assert owed(store) == 0
 
 
 def test_tasks_that_need_no_request_are_settled_beside_the_batches(home, stub):
-    params = make_params(home, stub.url, n_prompts=20, **BATCH)
+    params = make_params(home, stub.url, **BATCH)
     store, _ = run_responses(params)
-    (row,) = [r for r in store.rows() if r["policy"] == "p0" and r["draw"] == 0][:1]
+    row = next(r for r in store.rows() if r["policy"] == "p0" and r["draw"] == 0)
     emptied = json.dumps(row["payload"] | {"token_ids": []})
     store._db.execute("UPDATE records SET payload = ? WHERE request_hash = ?", (emptied, row["request_hash"]))
     outcome = run_scores(params, store)
-    assert (outcome.ok, outcome.errors) == (38, {"empty_response": 2})
+    assert (outcome.ok, outcome.errors) == (22, {"empty_response": 2})

@@ -9,24 +9,19 @@ import signal
 import threading
 import time
 from email.utils import formatdate
-from functools import partial
 
 import pytest
 from aiohttp import web
 
 from arena10k import options, paths
-from arena10k.collection import costs, judge, pilot
+from arena10k.collection import costs, pilot
 from arena10k.collection.answers import check_model
-from arena10k.collection.collect import collect
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import Request
 from arena10k.errors import ArenaError, CallError, ParamsError
-from arena10k.inputs import prompts
-from in_process import arena
 from stub_run import make_params, prepared, run_responses, run_scores
 from stub_server import Stub, chat_answer, error
 from test_batch import BATCH
-from test_wire import odd
 
 SECRET = "sk-CANARY" + "x" * 40
 NOWHERE = "http://127.0.0.1:9/v1"
@@ -39,58 +34,46 @@ def server():
 
 
 @pytest.fixture
-def stub(server):
-    """The module's server, well behaved again and all counts at zero."""
-    server.fault, server.delay, server.requests = None, 0.0, 0
-    server.ledger.clear()
-    server.keys.clear()
-    return server
+def stub(server, monkeypatch):
+    """The module's server, well behaved again and all counts at zero; a key for endpoints that want one."""
+    monkeypatch.setenv("ARENA_CANARY", SECRET)
+    return server.behave()
 
 
 # Pace
 
 
-class Crowd:
-    """Refuses whatever exceeds `most` requests at a time, and remembers what it saw."""
-
-    def __init__(self, most: int):
-        self.most, self.now, self.peak, self.refused = most, 0, 0, 0
-
-    async def __call__(self, body, n):
-        self.now += 1
-        self.peak = max(self.peak, self.now)
-        try:
-            await asyncio.sleep(0.02)
-            if self.now > self.most:
-                self.refused += 1
-                return error(429, "too many at once")
-            return None
-        finally:
-            self.now -= 1
-
-
 def test_without_declared_limits_concurrency_follows_what_the_provider_bears(home, stub):
-    crowd = stub.fault = Crowd(most=12)
-    _, outcome = run_responses(make_params(home, stub.url, n_prompts=120, concurrency=128, max_attempts=20))
-    assert (outcome.ok, outcome.errors) == (480, {})
-    assert 12 <= crowd.peak < 64
-    assert crowd.refused < 0.2 * stub.requests
+    now, peak, refused = 0, 0, 0
+
+    async def crowd(body, n):
+        nonlocal now, peak, refused
+        now += 1
+        peak = max(peak, now)
+        await asyncio.sleep(0.02)
+        too_many = now > 12
+        refused += too_many
+        now -= 1
+        return error(429, "too many at once") if too_many else None
+
+    stub.fault = crowd
+    _, outcome = run_responses(make_params(home, stub.url, n_prompts=80, concurrency=128, max_attempts=20))
+    assert (outcome.ok, outcome.errors) == (320, {})
+    assert 12 <= peak < 64
+    assert refused < 0.2 * stub.requests
 
 
 #: Of a request of the stub's policies.
 TOKENS = Request("/chat/completions", {"model": "stub", "messages": [], "max_tokens": 256}).max_tokens
 
 
-@pytest.mark.parametrize(
-    ("limit", "per_second", "amount"), [("requests_per_minute", 40, 1), ("tokens_per_minute", 40 * TOKENS, TOKENS)]
-)
-def test_a_declared_limit_is_not_exceeded(home, stub, limit, per_second, amount):
-    params = make_params(home, stub.url, n_prompts=20, concurrency=64, **{limit: 60 * per_second})
+@pytest.mark.parametrize(("limit", "amount"), [("requests_per_minute", 1), ("tokens_per_minute", TOKENS)])
+def test_a_declared_limit_is_not_exceeded(home, stub, limit, amount):
+    params = make_params(home, stub.url, n_prompts=15, concurrency=64, **{limit: 60 * 40 * amount})
     start = time.monotonic()
     _, outcome = run_responses(params)
-    took = time.monotonic() - start
-    assert outcome.ok == 80
-    assert took >= (80 * amount - per_second) / per_second  # after a first second's worth
+    assert outcome.ok == 60
+    assert time.monotonic() - start >= (60 - 40) / 40  # after a first second's worth
 
 
 @pytest.mark.parametrize(
@@ -114,29 +97,18 @@ def test_a_retry_after_holds_back_every_request(home, stub, limits, form):
 
 # Who answers
 
+SAME = [("gpt-x", "gpt-x"), ("gpt-x", "gpt-x-2026-01-31"), ("accounts/a/models/llama-8b", "llama-8b"), ("m", "m@v2")]
+SAME += [("llama-8b", "accounts/a/models/Llama-8B"), ("a/gpt-4", "gpt-4-0613"), ("x-latest", "x-20241022")]
+SAME += [("qwen", "qwen:latest")]
+OTHER = [("llama-70b", "llama-8b"), ("gpt-x-large", "gpt-x"), ("gpt-4", "gpt-4o"), ("gpt-4o", "gpt-4o-mini")]
+OTHER += [("smollm2-135m", "smollm2-135m-t0.6"), ("llama-3", "llama-3-8b")]
 
-@pytest.mark.parametrize(
-    ("asked", "told", "same"),
-    [
-        ("gpt-x", "gpt-x", True),
-        ("gpt-x", "gpt-x-2026-01-31", True),
-        ("accounts/a/models/llama-8b", "llama-8b", True),
-        ("llama-8b", "accounts/a/models/Llama-8B", True),
-        ("a/gpt-4", "gpt-4-0613", True),
-        ("x-latest", "x-20241022", True),
-        ("qwen", "qwen:latest", True),
-        ("m", "m@v2", True),
-        ("llama-70b", "llama-8b", False),
-        ("gpt-x-large", "gpt-x", False),
-        ("gpt-4", "gpt-4o", False),
-        ("gpt-4o", "gpt-4o-mini", False),
-        ("smollm2-135m", "smollm2-135m-t0.6", False),
-        ("llama-3", "llama-3-8b", False),
-    ],
-)
-def test_the_answer_must_come_from_the_model_that_was_asked(asked, told, same):
+
+@pytest.mark.parametrize(("asked", "answering"), SAME + OTHER)
+def test_the_answer_must_come_from_the_model_that_was_asked(asked, answering):
+    same = (asked, answering) in SAME
     with contextlib.nullcontext() if same else pytest.raises(CallError, match="wrong_model"):
-        check_model(asked, {"model": told})
+        check_model(asked, {"model": answering})
 
 
 @pytest.mark.parametrize(
@@ -149,8 +121,8 @@ def test_the_answer_must_come_from_the_model_that_was_asked(asked, told, same):
     ],
     ids=["another model", "no model", "no list", "nobody there"],
 )
-def test_what_cannot_be_asked_is_said_before_any_work(home, stub, monkeypatch, listed, names):
-    monkeypatch.setattr(stub, "models", {"object": "list", "data": listed})
+def test_what_cannot_be_asked_is_said_before_any_work(home, stub, listed, names):
+    stub.models = {"object": "list", "data": listed}
     with pytest.raises(ArenaError, match=r"^providers\.stub: ") as caught:
         run_responses(make_params(home, NOWHERE if listed == NOWHERE else stub.url, max_attempts=1))
     assert all(name in str(caught.value) for name in names)
@@ -162,33 +134,26 @@ def test_what_cannot_be_asked_is_said_before_any_work(home, stub, monkeypatch, l
 
 @pytest.mark.parametrize("mode", [{}, BATCH], ids=["requests", "batch"])
 def test_a_missing_key_names_the_variable_and_a_present_one_leaves_no_trace(home, stub, monkeypatch, capfd, mode):
-    params = make_params(home, stub.url, api_key_env="ARENA_TEST_KEY", **mode)
-    with pytest.raises(ArenaError, match=r"providers\.stub: .*ARENA_TEST_KEY"):
+    """Also where it is quoted at the end of what is kept of a message: a part of a key is still a secret."""
+    params = make_params(home, stub.url, api_key_env="ARENA_CANARY", **mode)
+    monkeypatch.delenv("ARENA_CANARY")
+    with pytest.raises(ArenaError, match=r"providers\.stub: .*ARENA_CANARY"):
         run_responses(params)
-    monkeypatch.setenv("ARENA_TEST_KEY", SECRET)
-    run_responses(params)
-    assert stub.keys == {f"Bearer {SECRET}"}
-    assert SECRET not in str(stub.batches.batches) + str(stub.batches.files)
-    written = b"".join(p.read_bytes() for p in home.rglob("*") if p.is_file())
-    assert SECRET.encode() not in written
-    assert SECRET not in "".join(capfd.readouterr())
-
-
-@pytest.mark.parametrize("mode", [{}, BATCH], ids=["requests", "batch"])
-def test_a_key_that_is_quoted_where_the_message_is_cut_leaves_no_part_of_it(home, stub, monkeypatch, mode):
     monkeypatch.setenv("ARENA_CANARY", SECRET)
     said = "y" * 280 + f" {SECRET} is blocked"
     stub.fault = lambda body, n: error(400, said, "content_filter") if n == 20 else None
-    store, outcome = run_responses(make_params(home, stub.url, api_key_env="ARENA_CANARY", **mode))
+    store, outcome = run_responses(params)
     assert outcome.errors == {"content_filter": 1}
     (detail,) = [r["detail"] for r in store.rows() if r["status"] == "error"]
-    assert "sk-" not in detail
     assert len(detail) <= 300
+    assert stub.keys == {f"Bearer {SECRET}"}
+    written = b"".join(p.read_bytes() for p in home.rglob("*") if p.is_file())
+    written += f"{stub.batches.batches}{stub.batches.files.get('file-0')}{capfd.readouterr()}".encode()
+    assert b"sk-CAN" not in written
 
 
-def test_a_key_in_the_refusal_of_a_batch_is_not_repeated(home, stub, monkeypatch):
-    monkeypatch.setenv("ARENA_CANARY", SECRET)
-    monkeypatch.setattr(stub.batches, "refuse", (f"the key {SECRET} may not", 1))
+def test_a_key_in_the_refusal_of_a_batch_is_not_repeated(home, stub):
+    stub.batches.refuse = (f"the key {SECRET} may not", 1)
     with pytest.raises(ArenaError, match="line 1: the key <ARENA_CANARY> may not"):
         run_responses(make_params(home, stub.url, api_key_env="ARENA_CANARY", **BATCH))
 
@@ -207,14 +172,6 @@ def test_money_is_spent_only_on_agreement(home, stub, monkeypatch):
     assert row["dollars"] == pytest.approx((row["tokens sent"] + 2 * 48 * 256) / 1e6, rel=1e-3)
 
 
-def test_the_command_asks_before_it_spends(home, stub):
-    make_params(home, stub.url, prices={"stub": {"prompt": 1e6, "completion": 1e6}})
-    done = arena("report", "--params", home / "stub.yaml", answer="n\n")
-    assert done.returncode == 1
-    assert "$" in done.stderr
-    assert stub.requests == 0
-
-
 @pytest.mark.parametrize(
     ("wrong", "key"),
     [
@@ -231,34 +188,29 @@ def test_a_bad_limit_or_price_names_its_key(home, wrong, key):
 # What stops a run
 
 
-def quota(**told):
-    return web.json_response({"error": told}, status=429)
+def quota(status=429, **said):
+    return web.json_response({"error": said}, status=status)
 
 
-@pytest.mark.parametrize(
-    ("refusal", "code", "names"),
-    [
-        (error(401, f"Incorrect API key: {SECRET}", "invalid_api_key"), "http_401", ["<ARENA_CANARY>", "ARENA_CANARY"]),
-        (error(402, "payment required"), "http_402", ["providers.stub"]),
-        (error(429, "you ran out", "insufficient_quota"), "insufficient_quota", ["providers.stub"]),
-        (quota(code="rate_limit_exceeded", type="insufficient_quota"), "insufficient_quota", ["providers.stub"]),
-        (quota(code=429, type="insufficient_quota"), "insufficient_quota", ["providers.stub"]),
-        (web.json_response({"error": {"code": "insufficient_quota", "message": "no"}}), "insufficient_quota", []),
-        (error(404, "no such url"), "http_404", ["base_url"]),
-    ],
-    ids=["key", "402", "429", "type of a 429", "number as code", "200 with an error", "404"],
-)
-def test_a_refusal_that_all_requests_share_stops_the_run_and_the_same_command_goes_on(
-    home, stub, monkeypatch, refusal, code, names
-):
-    monkeypatch.setenv("ARENA_CANARY", SECRET)
-    body, status = refusal.body, refusal.status
-    refused = web.Response
-    stub.fault = lambda _, n: refused(body=body, status=status, content_type="application/json") if n > 20 else None
+REFUSALS = {
+    "key": (error(401, f"Incorrect API key: {SECRET}", "invalid_api_key"), "http_401: .*<ARENA_CANARY>.*ARENA_CANARY"),
+    "402": (error(402, "payment required"), r"http_402.*providers\.stub"),
+    "429": (error(429, "you ran out", "insufficient_quota"), r"insufficient_quota.*providers\.stub"),
+    "type of a 429": (quota(code="rate_limit_exceeded", type="insufficient_quota"), r"insufficient_quota.*\.stub"),
+    "number as code": (quota(code=429, type="insufficient_quota"), r"insufficient_quota.*providers\.stub"),
+    "200 with an error": (quota(200, code="insufficient_quota", message=f"no {SECRET}"), "insufficient_quota"),
+    "404": (error(404, "no such url"), "http_404.*base_url"),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_refusal_that_all_requests_share_stops_the_run_and_the_same_command_goes_on(home, stub, refusal):
+    made, says = REFUSALS[refusal]
+    how = {"body": made.body, "status": made.status, "content_type": "application/json"}
+    stub.fault = lambda _, n: web.Response(**how) if n > 20 else None
     params = make_params(home, stub.url, n_prompts=20, draws=1, concurrency=8, api_key_env="ARENA_CANARY")
-    with pytest.raises(ArenaError, match=f"^responses: stopped: .*{code}") as caught:
+    with pytest.raises(ArenaError, match=f"^responses: stopped: .*{says}") as caught:
         run_responses(params)
-    assert all(name in str(caught.value) for name in names)
     assert "sk-" not in str(caught.value)
     paid = sum(stub.ledger.values())
     assert 20 <= stub.requests <= 20 + 2 * 8
@@ -269,26 +221,39 @@ def test_a_refusal_that_all_requests_share_stops_the_run_and_the_same_command_go
     assert set(stub.ledger.values()) == {1}, "what was answered before is not asked again"
 
 
-def test_an_endpoint_that_wants_a_key_where_none_is_named_says_which_setting_lacks(home, stub):
-    stub.fault = lambda body, n: error(401, "who are you")
-    with pytest.raises(ArenaError, match=r"http_401: .*providers\.stub .*api_key_env"):
-        run_responses(make_params(home, stub.url))
+@pytest.mark.parametrize(
+    ("kind", "answer", "says"),
+    [
+        ("messages", lambda: error(401, "who are you"), r"http_401: .*providers\.stub .*api_key_env"),
+        ("messages", lambda: {"choices": []}, r"first 5 of responses by stub stub .*: no_choice"),
+        ("prompt", lambda: error(404, "no such url"), r"http_404: .*echo_logprobs .*providers\.stub\.capabilities"),
+        ("prompt", lambda: {"choices": [{"logprobs": {"token_logprobs": [-1.0]}}]}, r"first 5 .*echo_ignored"),
+    ],
+)
+def test_what_no_answer_can_be_used_of_stops_within_a_window_with_what_to_do(home, stub, kind, answer, says):
+    """By the pilot too, before the bulk is paid."""
+    stub.fault = lambda body, n: answer() if kind in body else None
+    params = make_params(home, stub.url, n_prompts=100, concurrency=8)
+    frame, store = prepared(params)
+    with pytest.raises(ArenaError, match=f"^pilot: .*{says}"):
+        pilot.run(params, store, frame)
+    assert stub.requests <= 10
+    with pytest.raises(ArenaError, match=says):
+        run_scores(params, run_responses(params)[0])
+    assert {r["value"] is None for r in store.rows("logprobs" if kind == "prompt" else "responses")} <= {True}
 
 
-def test_answers_of_which_none_can_be_used_stop_the_run_within_a_window(home, stub):
-    stub.fault = lambda body, n: {"choices": []}
-    with pytest.raises(ArenaError, match=r"first 5 of responses by stub stub .*: no_choice"):
-        run_responses(make_params(home, stub.url, n_prompts=200, concurrency=8))
-    assert stub.requests <= 64
-    assert all(r["value"] is None for r in Store.open(paths.store_file("stub")).rows())
-
-
-def test_scoring_at_an_endpoint_without_completions_says_what_to_leave_out(home, stub):
-    stub.fault = lambda body, n: None if "messages" in body else error(404, "no such url")
-    params = make_params(home, stub.url, n_prompts=4)
-    store, _ = run_responses(params)
-    with pytest.raises(ArenaError, match=r"http_404: .*echo_logprobs .*providers\.stub\.capabilities"):
-        run_scores(params, store)
+def test_what_the_pilot_measured_is_not_asked_again(home, stub):
+    params = make_params(home, stub.url)
+    frame, store = prepared(params)
+    pilot.run(params, store, frame)
+    assert stub.requests == 10
+    pilot.run(params, store, frame)  # goes on from there
+    run_responses(params)
+    run_scores(params, store)
+    pilot.run(params, store, frame)
+    assert stub.requests == 48 + 24
+    assert set(stub.ledger.values()) == {1, 2}, "scores of p0 and its clone are the same request"
 
 
 def test_the_breaker_sees_one_failing_policy_among_good_ones(home, stub):
@@ -306,53 +271,13 @@ def test_the_breaker_sees_one_failing_policy_among_good_ones(home, stub):
         return {"choices": []} if len(failed) > 10 else None
 
     stub.fault = fault
-    changed = make_params(home, stub.url, n_prompts=100, draws=1, concurrency=4).model_dump()
+    changed = make_params(home, stub.url, n_prompts=80, draws=1, concurrency=4).model_dump()
     changed["policies"]["pi_clone"]["suffix"] = " please"
-    params = type(make_params(home, stub.url, n_prompts=100)).model_validate(changed)
+    params = type(make_params(home, stub.url, n_prompts=80)).model_validate(changed)
     store, _ = run_responses(params)
     with pytest.raises(ArenaError, match="pi_clone: 40 of the last 50 "):
         run_scores(params, store)
     assert len(failed) <= 50 + 4
-
-
-@pytest.mark.parametrize("top", [{" 1": 5.0, " 0": -1.0}, {" 1": None, " 0": -1.0}, {" 1": 1000.0}])
-def test_a_rating_token_with_an_impossible_logprob_gives_no_score(home, stub, top):
-    def fault(body, n):
-        choice = {"index": 0, "text": " 1", "finish_reason": "length", "logprobs": {"top_logprobs": [top]}}
-        return {"model": "stub", "choices": [choice]} if isinstance(body.get("prompt"), str) else None
-
-    stub.fault = fault
-    params = make_params(home, stub.url, n_prompts=2)
-    asks = {"provider": "stub", "model": "stub", "case": "{response}:", "ratings": {" 1": 1.0, " 0": 0.0}}
-    judged = type(params).model_validate(params.model_dump() | {"judge": asks})
-    store, _ = run_responses(judged)
-    tasks = partial(judge.tasks, judged, prompts.read(judged.run), store)
-    with pytest.raises(ArenaError, match=r"first 4 .*(positive|null_in_response)"):
-        collect(judged, store, tasks, "judge")
-    assert all(r["value"] is None for job in judge.JUDGE for r in store.rows(job))
-
-
-def test_the_pilot_finds_an_endpoint_that_cannot_score_before_the_bulk_is_paid(home, stub):
-    ignored = odd("choices.0.logprobs", {"token_logprobs": [-1.0]})
-    stub.fault = lambda body, n: None if "messages" in body else ignored({"choices": [{}]})
-    params = make_params(home, stub.url, n_prompts=100)
-    frame, store = prepared(params)
-    with pytest.raises(ArenaError, match=r"pilot: teacher forcing: .* first 5 .*echo_ignored"):
-        pilot.run(params, store, frame)
-    assert stub.requests == 10
-
-
-def test_what_the_pilot_measured_is_not_asked_again(home, stub):
-    params = make_params(home, stub.url)
-    frame, store = prepared(params)
-    pilot.run(params, store, frame)
-    assert stub.requests == 10
-    pilot.run(params, store, frame)  # goes on from there
-    run_responses(params)
-    run_scores(params, store)
-    pilot.run(params, store, frame)
-    assert stub.requests == 48 + 24
-    assert set(stub.ledger.values()) == {1, 2}, "scores of p0 and its clone are the same request"
 
 
 # Ctrl-C
@@ -385,25 +310,22 @@ def in_a_notebook(work, *args):
     async def cell():
         return work(*args)
 
-    loop = asyncio.new_event_loop()
-    try:
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
         return loop.run_until_complete(cell())
-    finally:
-        loop.close()
 
 
 @pytest.mark.parametrize("where", [lambda work, *args: work(*args), in_a_notebook], ids=["command", "notebook"])
 def test_ctrl_c_stores_what_is_in_flight_and_the_same_command_goes_on(home, stub, where):
     stub.delay = 0.3
-    params = make_params(home, stub.url, n_prompts=25, concurrency=8)
-    with interrupted(stub, after=20):
+    params = make_params(home, stub.url, n_prompts=15, concurrency=8)
+    with interrupted(stub, after=16):
         where(run_responses, params)
     rows = list(Store.open(paths.store_file(params.run)).rows())
     assert {r["status"] for r in rows} == {"ok"}
-    assert len(rows) == sum(stub.ledger.values()) < 100
+    assert len(rows) == sum(stub.ledger.values()) < 60
     stub.delay = 0.0
     _, outcome = where(run_responses, params)
-    assert outcome.stored + outcome.ok == 100
+    assert outcome.stored + outcome.ok == 60
     assert set(stub.ledger.values()) == {1}
 
 

@@ -26,6 +26,19 @@ from stub_server import JUDGE_MODEL, MODEL, Stub, judge_answer, rated
 CASE = "Question: {prompt}\nAnswer: {response}\nRate how good the answer is."
 GRADER = {"provider": "stub", "model": JUDGE_MODEL, "case": CASE}
 CHAT = {"form": "chat", **GRADER}
+HUNDRED = {"kind": "model", "grader": GRADER | {"scale": [0, 100]}}
+NOWHERE = "http://127.0.0.1:9/v1"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Stub() as made:
+        yield made
+
+
+@pytest.fixture
+def stub(server):
+    return server.behave()
 
 
 def make_params(folder, url, n_prompts=40, **sections):
@@ -89,60 +102,52 @@ def test_recorded_scores_are_what_their_readings_say_and_do_not_stop_a_run():
             look(tasks[job], measured)
 
 
-def asked(run, row):
+def shown(run, row):
     """The case that the judge was shown for a score, as the stub sees it."""
-    response = next(
-        r["value"]
-        for r in run.store.rows("responses")
-        if (r["policy"], r["prompt_id"], r["draw"]) == (row["policy"], row["prompt_id"], row["draw"])
-    )
+    cell = row["policy"], row["prompt_id"], row["draw"]
+    said = {(r["policy"], r["prompt_id"], r["draw"]): r["value"] for r in run.store.rows("responses")}
     question = run.prompts.set_index("prompt_id").prompt[row["prompt_id"]]
-    return CASE.format(prompt=json.dumps(question), response=json.dumps(response))
+    return CASE.format(prompt=json.dumps(question), response=json.dumps(said[cell]))
 
 
 @pytest.mark.parametrize("mode", ["samples", "interval", "logprobs"])
-def test_a_chat_judges_scores_are_what_the_server_said(home, mode):
+def test_a_chat_judges_scores_are_what_the_server_said(home, stub, mode):
     how = {"uncertainty": mode, "samples": 3, "scale": [1, 5]}
-    with Stub() as stub:
-        run = respond(make_params(home, stub.url, n_prompts=6, judge=CHAT | how))
-        before = stub.requests
-        outcome = grade(run)
-        each = {"samples": 4, "interval": 2, "logprobs": 2}[mode]
-        assert (outcome.ok, outcome.errors, stub.requests - before) == (24, {}, 12 * each)
-        assert grade(run).stored == 24
-        ledger = [json.loads(body) for body in stub.ledger]
+    run = respond(make_params(home, stub.url, n_prompts=6, judge=CHAT | how))
+    before = stub.requests
+    outcome = grade(run)
+    assert (outcome.ok, outcome.errors, stub.requests - before) == (24, {}, 12 * (4 if mode == "samples" else 2))
+    assert grade(run).stored == 24
+    ledger = [json.loads(body) for body in stub.ledger]
     for row in run.store.rows(DETERMINISTIC):
-        case = asked(run, row)
-        _, _, rating = rated(f"{case}\n\n{run.params.judge.ask(False)}")
+        _, _, rating = rated(f"{shown(run, row)}\n\n{run.params.judge.ask(False)}")
         assert row["value"] == (rating - 1) / 4
         assert row["payload"] == {"variance": 0.0, "texts": [f'{{"rating": {rating}}}']}
     for row in run.store.rows(UNCERTAINTY):
-        user = f"{asked(run, row)}\n\n{run.params.judge.ask(True)}"
+        user, payload = f"{shown(run, row)}\n\n{run.params.judge.ask(True)}", row["payload"]
         _, _, rating = rated(user)
-        told = row["payload"]
         if mode == "samples":
             bodies = [b for b in ledger if b["messages"][-1]["content"] == user and b["temperature"] == 1]
             assert len({b["seed"] for b in bodies}) == 3
             texts = [judge_answer(b)["choices"][0]["message"]["content"] for b in bodies]
             scores = [(json.loads(text)["rating"] - 1) / 4 for text in texts]
-            assert sorted(told["texts"]) == sorted(texts)
+            assert sorted(payload["texts"]) == sorted(texts)
             assert row["value"] == pytest.approx(statistics.mean(scores))
-            assert told["variance"] == pytest.approx(statistics.variance(scores) / 3)
+            assert payload["variance"] == pytest.approx(statistics.variance(scores) / 3)
         elif mode == "interval":
-            said = json.loads(told["texts"][0])
+            said = json.loads(payload["texts"][0])
             assert (said["rating"], row["value"]) == (rating, (rating - 1) / 4)
-            assert told["variance"] == pytest.approx(((said["high"] - said["low"]) / 4 / 2 / 1.644854) ** 2, rel=1e-6)
+            assert payload["variance"] == pytest.approx(((said["high"] - said["low"]) / 4 / 2 / 1.644854) ** 2)
         else:
             other = rating + 1 if rating < 5 else rating - 1
             assert row["value"] == pytest.approx(((rating - 1) * 0.75 + (other - 1) * 0.2) / 4 / 0.95)
-            assert (told["mass"], told["texts"]) == (pytest.approx(0.95), [str(rating)])
-    table = run.table()
-    sd = table.logged.judge_uncertainty_sd
+            assert (payload["mass"], payload["texts"]) == (pytest.approx(0.95), [str(rating)])
+    sd = run.table().logged.judge_uncertainty_sd
     assert sd.notna().all()
     assert (sd > 0).any() == (mode != "logprobs")
 
 
-def test_an_unreadable_answer_is_an_error_row_and_never_a_score(home):
+def test_an_unreadable_answer_is_an_error_row_and_never_a_score(home, stub):
     def mumble(body, n):
         if body["model"] == JUDGE_MODEL and '"question \\"3\\""' in body["messages"][-1]["content"]:
             said = judge_answer(body)
@@ -150,9 +155,9 @@ def test_an_unreadable_answer_is_an_error_row_and_never_a_score(home):
             return said
         return None
 
-    with Stub(mumble) as stub:
-        run = respond(make_params(home, stub.url, n_prompts=6))
-        outcome = grade(run)
+    stub.fault = mumble
+    run = respond(make_params(home, stub.url, n_prompts=6))
+    outcome = grade(run)
     assert (outcome.ok, outcome.errors) == (20, {"unparsable_rating": 4})
     bad = [r for job in JUDGE for r in run.store.rows(job) if r["status"] == "error"]
     assert {(r["prompt_id"], r["value"]) for r in bad} == {("p0003", None)}
@@ -164,7 +169,7 @@ def test_an_unreadable_answer_is_an_error_row_and_never_a_score(home):
     ("numbers", "same", "stops"),
     [("continuous", 0.6, True), ("continuous", 0.4, False), ("whole", 0.9, False), ("whole", 1.0, True)],
 )
-def test_a_judge_of_one_score_stops_the_run(home, numbers, same, stops):
+def test_a_judge_of_one_score_stops_the_run(home, stub, numbers, same, stops):
     """Of ten answers `same` times ten are 5; the rest differ."""
 
     def stuck(body, n):
@@ -177,113 +182,98 @@ def test_a_judge_of_one_score_stops_the_run(home, numbers, same, stops):
             scored["choices"][0]["message"]["content"] = f'{{"rating": {n / 1000}}}'
         return scored
 
-    with Stub(stuck) as stub:
-        run = respond(make_params(home, stub.url, judge=CHAT | {"numbers": numbers, "samples": 2}))
-        before = stub.requests
-        if not stops:
-            assert grade(run).ok == 160
-            return
-        with pytest.raises(ArenaError, match=r"judge: stopped: \d+ of \d+ scores of judge_\w+ by stub-judge are 0\.5 "):
-            grade(run)
-        assert 50 < stub.requests - before < 240
-    kept = {job: sum(1 for _ in run.store.rows(job)) for job in JUDGE}
-    assert max(kept.values()) >= 50
-    assert sum(kept.values()) < 160
+    stub.fault = stuck
+    run = respond(make_params(home, stub.url, judge=CHAT | {"numbers": numbers, "samples": 2}))
+    before = stub.requests
+    if not stops:
+        assert grade(run).ok == 160
+        return
+    with pytest.raises(ArenaError, match=r"judge: stopped: \d+ of \d+ scores of judge_\w+ by stub-judge are 0\.5 "):
+        grade(run)
+    assert 50 < stub.requests - before < 240
+    stored = [sum(1 for _ in run.store.rows(job)) for job in JUDGE]
+    assert max(stored) >= 50
+    assert sum(stored) < 160
 
 
-def test_a_model_oracle_labels_the_same_slice_as_exact_checkers_would(home):
-    oracle = {"kind": "model", "grader": GRADER | {"scale": [0, 100]}, "p0_fraction": 0.25, "target_labels": 10}
-    with Stub() as stub:
-        run = respond(make_params(home, stub.url, n_prompts=40, oracle=oracle))
-        before = stub.requests
-        assert labels.label(run.params, run.store, run.prompts) == 20
-        assert labels.label(run.params, run.store, run.prompts) == 0
-        assert stub.requests - before == 20
+def test_a_model_oracle_labels_the_same_slice_as_exact_checkers_would(home, stub):
+    run = respond(make_params(home, stub.url, oracle=HUNDRED | {"p0_fraction": 0.25, "target_labels": 10}))
+    before = stub.requests
+    assert labels.label(run.params, run.store, run.prompts) == 20
+    assert labels.label(run.params, run.store, run.prompts) == 0
+    assert stub.requests - before == 20
     rows = list(run.store.rows(ORACLE))
-    slice_ = labels_wanted(run.params, run.prompts.prompt_id)[ORACLE]
-    assert {(r["policy"], r["prompt_id"], r["draw"]) for r in rows} == slice_
+    wanted = labels_wanted(run.params, run.prompts.prompt_id)[ORACLE]
+    assert {(r["policy"], r["prompt_id"], r["draw"]) for r in rows} == wanted
     for row in rows:
-        _, _, rating = rated(f"{asked(run, row)}\n\n{run.params.oracle.grader.ask(False)}")
+        _, _, rating = rated(f"{shown(run, row)}\n\n{run.params.oracle.grader.ask(False)}")
         assert (row["value"], row["model"]) == (rating / 100, JUDGE_MODEL)
     assert run.table().logged.label.notna().sum() == 10
 
 
-@pytest.mark.parametrize(
-    ("sections", "says"),
-    [
-        ({"judge": CHAT | {"case": "no field"}}, "judge.case: {response}"),
-        ({"judge": CHAT | {"case": '{response} {"rating": 1}'}}, "brace"),
-        ({"judge": CHAT | {"case": "{response.__class__}"}}, "{response.__class__}"),
-        ({"judge": CHAT | {"scale": [5, 1]}}, "judge: scale: [5, 1]"),
-        ({"judge": CHAT | {"scale": [0.5, 1]}}, "whole numbers"),
-        ({"judge": CHAT | {"uncertainty": "logprobs"}}, "[0, 10]"),
-        ({"judge": CHAT | {"uncertainty": "orders"}}, "judge.uncertainty: "),
-        ({"judge": CHAT | {"samples": 1}}, "judge.samples: "),
-        ({"judge": CHAT | {"ratings": {"a": 1}}}, "judge.ratings: unknown key"),
-        ({"judge": CHAT | {"form": "letter"}}, "judge: "),
-        ({"judge": CHAT | {"provider": "nowhere"}}, "judge.provider 'nowhere'"),
-        ({"judge": GRADER}, "judge.ratings: missing"),
-        ({"oracle": {"kind": "model"}}, "oracle: kind: "),
-        ({"oracle": {"grader": GRADER}}, "oracle: grader "),
-        ({"oracle": {"kind": "model", "grader": GRADER, "truth": True}}, "oracle: truth: "),
-        (
-            {"oracle": {"kind": "model", "grader": GRADER | {"provider": "nowhere"}}},
-            "oracle.grader.provider 'nowhere'",
-        ),
-    ],
-)
+ELSEWHERE = GRADER | {"provider": "nowhere"}
+#: A section of the params that cannot be, and what is said of it.
+WRONG = [
+    *(({"judge": CHAT | changed}, says) for changed, says in [
+        ({"case": "no field"}, "judge.case: {response}"),
+        ({"case": '{response} {"rating": 1}'}, "brace"),
+        ({"case": "{response.__class__}"}, "{response.__class__}"),
+        ({"scale": [5, 1]}, "judge: scale: [5, 1]"),
+        ({"scale": [0.5, 1]}, "whole numbers"),
+        ({"uncertainty": "logprobs"}, "[0, 10]"),
+        ({"uncertainty": "orders"}, "judge.uncertainty: "),
+        ({"samples": 1}, "judge.samples: "),
+        ({"ratings": {"a": 1}}, "judge.ratings: unknown key"),
+        ({"form": "letter"}, "judge: "),
+        ({"provider": "nowhere"}, "judge.provider 'nowhere'"),
+    ]),
+    ({"judge": GRADER}, "judge.ratings: missing"),
+    ({"oracle": {"kind": "model"}}, "oracle: kind: "),
+    ({"oracle": {"grader": GRADER}}, "oracle: grader "),
+    ({"oracle": {"kind": "model", "grader": GRADER, "truth": True}}, "oracle: truth: "),
+    ({"oracle": {"kind": "model", "grader": ELSEWHERE}}, "oracle.grader.provider 'nowhere'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sections", "says"), WRONG)
 def test_a_grader_that_cannot_be_is_said_in_one_line(tmp_path, sections, says):
     with pytest.raises(ParamsError) as caught:
-        make_params(tmp_path, "http://127.0.0.1:9/v1", **sections)
+        make_params(tmp_path, NOWHERE, **sections)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_change_of_the_uncertainty_mode_leaves_the_deterministic_scores_in_use(tmp_path):
     def scores(**changed):
-        found = contexts(make_params(tmp_path, "http://127.0.0.1:9/v1", judge=CHAT | changed))
-        return found[DETERMINISTIC, "p0"], found[UNCERTAINTY, "p0"]
+        current = contexts(make_params(tmp_path, NOWHERE, judge=CHAT | changed))
+        return current[DETERMINISTIC, "p0"], current[UNCERTAINTY, "p0"]
 
     base = scores()
     assert scores(draws=2) == base
     for changed in ({"samples": 7}, {"uncertainty": "interval"}, {"sample_temperature": 0.5}):
-        assert scores(**changed)[0] == base[0]
-        assert scores(**changed)[1] != base[1]
+        assert [new == old for new, old in zip(scores(**changed), base, strict=True)] == [True, False]
     for changed in ({"system": "Be kind."}, {"scale": [0, 9]}, {"numbers": "continuous"}, {"max_tokens": 9}):
         assert {*scores(**changed)}.isdisjoint(base)
 
 
-@pytest.mark.parametrize(
-    ("hot", "target_labels"), [("pi_other", 0), ("pi_other", 30), ("p0", 0)], ids=["target", "with labels", "logging"]
-)
-def test_a_policy_sampled_at_another_temperature_has_no_weighted_estimate(home, hot, target_labels):
+@pytest.mark.parametrize(("hot", "target_labels"), [("pi_other", 0), ("pi_other", 30), ("p0", 0)])
+def test_a_policy_sampled_at_another_temperature_has_no_weighted_estimate(home, stub, hot, target_labels):
     """Of a target its own weights are wrong, of the logging policy all are; labels of a target's own draws rank it."""
     policies = {name: {"provider": "stub", "model": MODEL} for name in ("p0", "pi_clone", "pi_other")}
     policies[hot] |= {"temperature": 0.5}
-    oracle = {"kind": "model", "grader": GRADER | {"scale": [0, 100]}, "p0_fraction": 0.5}
-    sections = {"policies": policies, "oracle": oracle | {"target_labels": target_labels}}
-    with Stub() as stub:
-        run = respond(make_params(home, stub.url, judge=CHAT | {"samples": 2}, **sections))
-        collect(run.params, run.store, partial(teacher_forcing.tasks, run.params, run.store), "teacher forcing")
-        grade(run)
-        labels.label(run.params, run.store, run.prompts)
-    table = run.table()
-    assert not any(table.missing.values())
-    found = run.estimates(table)
-    refused = {}
-    for row in found["rows"]:
-        mismatch = "temperature_mismatch" in row["reasons"]
-        if ESTIMATORS[row["estimator"]].uses_weights:
-            assert row["verdict"] == "REFUSE" or not mismatch
-            refused.setdefault(row["policy"], set()).add(mismatch)
-        else:
-            assert hot == "p0" or row["policy"] == hot or not mismatch
-    assert refused == {name: {name != "p0" if hot == "p0" else name == hot} for name in policies}
-    ranked = {place["policy"]: place["estimator"] for place in found["ranking"]}
-    if hot == "p0":
-        assert set(ranked) <= {"p0"}
-    elif target_labels:
-        assert not ESTIMATORS[ranked["pi_other"]].uses_weights
-    else:
-        assert "pi_other" not in ranked
-        assert "pi_clone" in ranked
+    oracle = HUNDRED | {"p0_fraction": 0.5, "target_labels": target_labels}
+    run = respond(make_params(home, stub.url, judge=CHAT | {"samples": 2}, policies=policies, oracle=oracle))
+    collect(run.params, run.store, partial(teacher_forcing.tasks, run.params, run.store), "teacher forcing")
+    grade(run)
+    labels.label(run.params, run.store, run.prompts)
+    estimates = run.estimates(run.table())
+    wrong = {name for name in policies if (name != "p0" if hot == "p0" else name == hot)}
+    for row in estimates["rows"]:
+        mismatch, weighted = "temperature_mismatch" in row["reasons"], ESTIMATORS[row["estimator"]].uses_weights
+        assert mismatch == (row["policy"] in wrong) or not weighted
+        assert not mismatch or not weighted or row["verdict"] == "REFUSE"
+        assert not mismatch or weighted or hot == "p0" or row["policy"] == hot
+    ranked = {place["policy"]: place["estimator"] for place in estimates["ranking"]}
+    assert set(ranked) <= {"p0"} if hot == "p0" else "pi_clone" in ranked
+    assert ("pi_other" in ranked) == (target_labels > 0)
+    assert not target_labels or not ESTIMATORS[ranked["pi_other"]].uses_weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -17,8 +18,6 @@ from arena10k.params import config
 from stub_run import make_params
 from stub_server import Stub
 
-CAPITAL = {"kind": "contains_any", "values": ["Paris"]}
-
 
 def exact(home, url, check=None, **oracle):
     """Params with an exact oracle, and prompts that have an answer; one of them has this check."""
@@ -27,51 +26,45 @@ def exact(home, url, check=None, **oracle):
     rows[3] |= {} if check is None else {"check": check}
     (home / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     file = home / "stub.yaml"
-    told = yaml.safe_load(file.read_text()) | {"oracle": {"kind": "exact", **oracle}}
-    file.write_text(yaml.safe_dump(told))
+    content = yaml.safe_load(file.read_text()) | {"oracle": {"kind": "exact", **oracle}}
+    file.write_text(yaml.safe_dump(content))
     return config.load(file)
 
 
-@pytest.mark.parametrize("option", ["--yes", "--cost"])
+@pytest.mark.parametrize("option", ["--yes", "--cost", None], ids=["report", "cost", "pilot"])
 def test_prompts_without_a_check_are_refused_before_anything_is_asked(home, option):
     with Stub() as stub:
-        exact(home, stub.url)
-        result = CliRunner().invoke(cli.main, ["report", "--params", str(home / "stub.yaml"), option])
-        asked = stub.requests
-    assert (result.exit_code, asked) == (2, 0)
-    assert result.output.startswith(f"error: {home / 'prompts.jsonl'}: none of the 5 prompts has a `check`")
-    for needed in ("oracle.kind: exact", '"check": {"kind": "contains_any"', "kind: model", "p0_fraction: 0"):
-        assert needed in result.output
-    assert not paths.data_dir("stub").exists()
-
-
-def test_the_pilot_asks_nothing_that_could_not_be_labelled(home):
-    with Stub() as stub:
         params = exact(home, stub.url)
-        frame, _ = prompts.load(params)
-        with pytest.raises(ArenaError, match="none of the 5 prompts has a `check`"):
-            pilot.run(params, Store.open(paths.store_file("stub")), frame)
+        if option:
+            result = CliRunner().invoke(cli.main, ["report", "--params", str(home / "stub.yaml"), option])
+            assert result.exit_code == 2
+            assert not paths.data_dir("stub").exists()
+            says = result.output.removeprefix("error: ")
+        else:
+            with pytest.raises(ArenaError) as caught:
+                pilot.run(params, Store.open(paths.store_file("stub")), prompts.load(params)[0])
+            says = str(caught.value)
         assert stub.requests == 0
+    assert says.startswith(f"{home / 'prompts.jsonl'}: none of the 5 prompts has a `check`")
+    for needed in ("oracle.kind: exact", '"check": {"kind": "contains_any"', "kind: model", "p0_fraction: 0"):
+        assert needed in says
 
 
 @pytest.mark.parametrize(
-    ("check", "says"),
+    ("check", "oracle", "says"),
     [
-        ({"kind": "contains"}, "prompt 'p3': unknown check kind 'contains'; known kinds: contains_all_words"),
-        ("Paris", "prompt 'p3': check must be a mapping"),
-        ({"kind": "number"}, "prompt 'p3': check 'number' lacks value"),
+        ({"kind": "contains"}, {}, "prompt 'p3': unknown check kind 'contains'; known kinds: contains_all_words"),
+        ("Paris", {}, "prompt 'p3': check must be a mapping"),
+        ({"kind": "number"}, {}, "prompt 'p3': check 'number' lacks value"),
+        ({"kind": "contains_any", "values": ["Paris"]}, {}, None),
+        (None, {"p0_fraction": 0, "target_labels": 0}, None),
+        (None, None, None),  # the params ask for no oracle
     ],
 )
-def test_a_check_that_cannot_be_run_is_named(home, check, says):
-    params = exact(home, "http://127.0.0.1:9/v1", check)
-    with pytest.raises(ArenaError, match=f"prompts.jsonl: {says}"):
-        labels.check_prompts(params, prompts.load(params)[0])
-
-
-def test_what_can_be_labelled_or_shall_not_be_is_taken(home):
+def test_a_check_that_cannot_be_run_is_named_and_what_can_be_labelled_or_shall_not_be_is_taken(
+    home, check, oracle, says
+):
     url = "http://127.0.0.1:9/v1"
-    for check, oracle in ((CAPITAL, {}), (None, {"p0_fraction": 0, "target_labels": 0})):
-        params = exact(home, url, check, **oracle)
+    params = make_params(home, url) if oracle is None else exact(home, url, check, **oracle)
+    with pytest.raises(ArenaError, match=f"prompts.jsonl: {says}") if says else contextlib.nullcontext():
         labels.check_prompts(params, prompts.load(params)[0])
-    params = make_params(home, url)  # asks for no oracle
-    labels.check_prompts(params, prompts.load(params)[0])

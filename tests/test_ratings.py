@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from arena10k.collection import judge, ratings
+from arena10k.collection import judge
 from arena10k.errors import CallError
-from arena10k.params.judge import ChatJudge
+from arena10k.params.judge import ChatJudge, CompletionJudge
 from arena10k.params.sections import Capabilities
 
 CASE = "Question: {prompt}\nAnswer: {response}\nRate how good the answer is."
@@ -28,74 +28,88 @@ def answer(text, finish="stop", top=None):
     return {"choices": [choice], "usage": {}}
 
 
-TEN, CONTINUOUS, FIVE = {}, {"numbers": "continuous"}, {"scale": [1, 5]}
+FIVE, STATED = {"scale": [1, 5]}, {"uncertainty": "interval", "interval_confidence": 0.95}
+TOKENS = FIVE | {"uncertainty": "logprobs"}
+READ = {"interval": judge.read_interval, "logprobs": judge.read_distribution}
+
+
+def read(how, said):
+    return READ.get(how.get("uncertainty"), judge.read_rating)(chat_judge(**how), [said])
+
+
 SCORES = [
-    *((TEN, text, score) for text, score in [('{"rating": 1}', 0.1), ("1", 0.1), ("0", 0.0), ('{"rating": 0}', 0.0)]),
-    *((TEN, text, score) for text, score in [(" 10\n", 1.0), ("7.0", 0.7), ('```json\n{"rating": 7}\n```', 0.7)]),
-    (CONTINUOUS, "7.5", 0.75),
+    *(({}, text, score) for text, score in [('{"rating": 1}', 0.1), ("1", 0.1), ("0", 0.0), ('{"rating": 0}', 0.0)]),
+    *(({}, text, score) for text, score in [(" 10\n", 1.0), ("7.0", 0.7), ('```json\n{"rating": 7}\n```', 0.7)]),
+    ({"numbers": "continuous"}, "7.5", 0.75),
     (FIVE, "4", 0.75),
 ]
+
+
+@pytest.mark.parametrize(("how", "text", "score"), SCORES)
+def test_a_rating_is_its_place_on_the_scale(how, text, score):
+    measured = read(how, answer(text))
+    assert (measured.value, measured.payload) == (score, {"variance": 0.0, "texts": [text]})
+
+
 UNPARSABLE = [
     *("", "good", "I rate it 7", "7 or 8", "7/10", "seven", "1e1", "\u0667", "[]", '[{"rating": 3}]', "[" * 100_000),
     *('{"rating": "7"}', '{"rating": true}', '{"rating": null}', '{"rating": 3, "rating": 9}'),
     *('{"rating": 3, "score": 9}', '{"rating": {"rating": 3}}', '{"rating": 7} or {"rating": 8}'),
 ]
 OUT_OF_SCALE = ["11", "-1", "7.5", '{"rating": 1e999}', '{"rating": NaN}', "9" * 400]
-FAULTS = [*((TEN, text, "unparsable_rating") for text in UNPARSABLE), (FIVE, "0", "rating_out_of_scale")]
-FAULTS += [(TEN, text, "rating_out_of_scale") for text in OUT_OF_SCALE]
+INTERVALS = ['{"rating": 6}', "6", '{"rating": 9, "low": 4, "high": 8}', '{"rating": 6, "low": 8, "high": 4}']
+FAULTS = [
+    *(({}, answer(text), "unparsable_rating") for text in UNPARSABLE),
+    *(({}, answer(text), "rating_out_of_scale") for text in OUT_OF_SCALE),
+    (FIVE, answer("0"), "rating_out_of_scale"),
+    ({}, answer("1", finish="length"), r"cut off at max_tokens: raise judge\.max_tokens \(64 now\)"),
+    *((STATED, answer(text), "unparsable_rating") for text in INTERVALS),
+    (STATED, answer('{"rating": 6, "low": 4, "high": 12}'), "rating_out_of_scale"),
+    (TOKENS, answer("4", top=[("4", 0.5), ("The", 0.4)]), "low_mass.* lower judge.min_mass"),
+    (TOKENS, answer("4", top=[("The", 0.9), ("6", 0.1)]), "no_ratings"),
+    (TOKENS, answer("4"), "no_ratings"),
+    (TOKENS, answer("4", top=[("4", 1.5)]), "positive"),
+]
 
 
-@pytest.mark.parametrize(("scale", "text", "score"), SCORES)
-def test_a_rating_is_its_place_on_the_scale(scale, text, score):
-    assert ratings.read_rating(chat_judge(**scale), answer(text)) == (score, text)
-
-
-@pytest.mark.parametrize(("scale", "text", "code"), FAULTS)
-def test_what_is_no_rating_is_an_error_that_tells_the_text(scale, text, code):
-    with pytest.raises(CallError) as caught:
-        ratings.read_rating(chat_judge(**scale), answer(text))
-    assert (caught.value.kind, caught.value.code) == ("invalid", code)
-    assert repr(text)[:20] in caught.value.detail
+@pytest.mark.parametrize(("how", "said", "code"), FAULTS)
+def test_what_is_no_rating_is_an_error_that_tells_the_text(how, said, code):
+    with pytest.raises(CallError, match=code) as caught:
+        read(how, said)
+    assert caught.value.kind == "invalid"
+    assert caught.value.code not in ("unparsable_rating", "rating_out_of_scale") or (
+        repr(said["choices"][0]["message"]["content"])[:20] in caught.value.detail
+    )
     assert len(caught.value.detail) < 400
 
 
-def test_a_number_cut_off_at_the_token_limit_is_no_rating():
-    with pytest.raises(CallError, match=r"cut off at max_tokens: raise judge\.max_tokens \(64 now\)"):
-        ratings.read_rating(chat_judge(), answer("1", finish="length"))
-    assert ratings.read_rating(chat_judge(), answer('{"rating": 1}', finish="length"))[0] == 0.1
+def test_each_way_to_be_uncertain_gives_a_score_and_its_variance():
+    assert read({}, answer('{"rating": 1}', finish="length")).value == 0.1, "it is whole"
+    samples = judge.read_samples(chat_judge(), [answer(text) for text in "249"])
+    assert (samples.value, samples.payload["variance"]) == (pytest.approx(0.5), pytest.approx(0.13 / 3))
+    stated = read(STATED, answer('{"rating": 6, "low": 4, "high": 8.5}'))  # the central part of a normal distribution
+    assert (stated.value, stated.payload["variance"]) == (0.6, pytest.approx((0.45 / 2 / 1.959964) ** 2, rel=1e-6))
+    spread = read(TOKENS, answer("4", top=[("4", 0.5), (" 4", 0.1), ("5", 0.32), ("The", 0.05)]))
+    assert (spread.payload["mass"], spread.payload["texts"]) == (pytest.approx(0.92), ["4"])
+    assert spread.value == pytest.approx((0.75 * 0.6 + 1.0 * 0.32) / 0.92)
 
 
-def test_the_mean_of_samples_and_the_variance_of_that_mean():
-    assert ratings.mean([0.2, 0.4, 0.9]) == (pytest.approx(0.5), pytest.approx(0.13 / 3))
-    assert ratings.mean([0.4]) == (0.4, 0.0)
-
-
-def test_a_stated_interval_is_the_central_part_of_a_normal_distribution():
-    grader = chat_judge(uncertainty="interval", interval_confidence=0.95)
-    value, variance, _ = ratings.read_interval(grader, answer('{"rating": 6, "low": 4, "high": 8.5}'))
-    assert value == 0.6
-    assert variance == pytest.approx((0.45 / 2 / 1.959964) ** 2, rel=1e-6)
-    for text in ('{"rating": 6}', "6", '{"rating": 9, "low": 4, "high": 8}', '{"rating": 6, "low": 8, "high": 4}'):
-        with pytest.raises(CallError, match="unparsable_rating"):
-            ratings.read_interval(grader, answer(text))
-    with pytest.raises(CallError, match="rating_out_of_scale"):
-        ratings.read_interval(grader, answer('{"rating": 6, "low": 4, "high": 12}'))
-
-
-def test_the_expectation_over_rating_tokens_and_the_mass_they_hold():
-    grader = chat_judge(uncertainty="logprobs", scale=[1, 5])
-    top = [("4", 0.5), (" 4", 0.1), ("5", 0.32), ("The", 0.05)]
-    reading, mass, text = ratings.read_distribution(grader, answer("4", top=top))
-    assert (mass, text) == (pytest.approx(0.92), "4")
-    assert ratings.expectation(reading) == pytest.approx((0.75 * 0.6 + 1.0 * 0.32) / 0.92)
-    for code, bad in [
-        ("low_mass.* lower judge.min_mass", [("4", 0.5), ("The", 0.4)]),
-        ("no_ratings", [("The", 0.9), ("6", 0.1)]),
-        ("no_ratings", None),
-        ("positive", [("4", 1.5)]),
-    ]:
-        with pytest.raises(CallError, match=code):
-            ratings.read_distribution(grader, answer("4", top=bad))
+@pytest.mark.parametrize(
+    ("top", "code"),
+    [
+        ({" 1": 5.0, " 0": -1.0}, "positive"),
+        ({" 1": None, " 0": -1.0}, "null_in_response"),
+        ({" 1": 1000.0}, "positive"),
+        ({" 1": -0.7, "The": -0.7}, "low_mass"),
+        ({"The": -0.1}, "no_ratings"),
+        (None, "no_ratings"),
+    ],
+)
+def test_rating_tokens_with_impossible_or_little_probability_give_no_score(top, code):
+    asks = {"provider": "stub", "model": "stub", "case": "{response}:", "ratings": {" 1": 1.0, " 0": 0.0}}
+    said = {"choices": [{"logprobs": {"top_logprobs": [top]}}]}
+    with pytest.raises(CallError, match=code):
+        judge.read_completions(CompletionJudge.model_validate(asks), True, [said])
 
 
 def test_text_to_grade_stays_data():

@@ -20,6 +20,7 @@ from stub_run import make_params, run_responses, run_scores
 from stub_server import MODEL, Stub, text_answer, text_logprobs, text_tokens
 
 TEXT = {"capabilities": {"echo_logprobs": True}, "chat_template": "chatml"}
+NOWHERE = "http://127.0.0.1:9/v1"
 TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
 
 
@@ -44,18 +45,15 @@ def test_a_template_file_is_rendered_as_hugging_face_publishes_it_and_cannot_rea
     assert [own.control_token(t) for t in ("a [INST] b", "</s>", "<|im_end|>", "a < b | c > d")] == [
         "[INST]", "</s>", "<|im_end|>", None,
     ]  # fmt: skip
-    for text, says in (
-        ("{{ messages.__class__.__mro__ }}{{ messages }}", "chat_template"),
-        ("{% for m in messages %}", "chat_template"),
-        ("Hello", "messages"),
-    ):
-        (home / "bad.jinja").write_text(text)
+    (home / "reaches.jinja").write_text("{{ messages.__class__.__mro__ }}{{ messages }}")
+    (home / "open.jinja").write_text("{% for m in messages %}")
+    (home / "silent.jinja").write_text("Hello")
+    for name, end, says in (
+        ("reaches", "</s>", "chat_template"), ("open", "</s>", "chat_template"), ("silent", "</s>", "messages"),
+        ("none", "</s>", r"no file 'none\.jinja'"), ("own", None, "end_of_turn"),
+    ):  # fmt: skip
         with pytest.raises(ParamsError, match=says):
-            chat_templates.load("providers.a.chat_template", "bad.jinja", end_of_turn="</s>")
-    with pytest.raises(ParamsError, match=r"no file 'none\.jinja'"):
-        chat_templates.load("x", "none.jinja", end_of_turn="</s>")
-    with pytest.raises(ParamsError, match="end_of_turn"):
-        chat_templates.load("x", "own.jinja")
+            chat_templates.load("providers.a.chat_template", f"{name}.jinja", end_of_turn=end)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +66,13 @@ def test_a_template_file_is_rendered_as_hugging_face_publishes_it_and_cannot_rea
 )
 def test_params_say_what_is_missing(home, change, says):
     with pytest.raises(ParamsError, match=says):
-        make_params(home, "http://127.0.0.1:9/v1", **change)
+        make_params(home, NOWHERE, **change)
+    with pytest.raises(ParamsError, match=r"pi_other\.provider 'ids' .*p0"):  # ids are never made up for text
+        mixed(home, NOWHERE, "text", "ids")
 
 
 def mixed(home, urls, logging, target):
-    make_params(home, "http://127.0.0.1:9/v1")
+    make_params(home, NOWHERE)
     raw = yaml.safe_load((home / "stub.yaml").read_text())
     settings = {"text": TEXT, "ids": {"capabilities": {"echo_logprobs": True, "token_ids": True}}}
     raw["providers"] = {kind: {"base_url": urls, **settings[kind]} for kind in (logging, target)}
@@ -81,25 +81,14 @@ def mixed(home, urls, logging, target):
     return load(home / "stub.yaml")
 
 
-def test_ids_are_never_made_up_for_text(home):
-    with pytest.raises(ParamsError, match=r"pi_other\.provider 'ids' .*p0"):
-        mixed(home, "http://127.0.0.1:9/v1", "text", "ids")
-
-
 def test_the_template_is_part_of_the_policy_and_only_of_policies_that_have_one(home):
-    make = partial(make_params, home, "http://127.0.0.1:9/v1")
-    prints = {
-        policies(params)["p0"].fingerprint
-        for params in (make(), make(**TEXT), make(**TEXT | {"chat_template": "llama3"}))
-    }
-    prints.add(policies(make(**TEXT | {"chat_template": "llama3", "bos_token": ""}))["p0"].fingerprint)
-    assert len(prints) == 4
-    sample = Run("sample")
-    assert {job: len(sample.records(job)) for job in ("responses", "logprobs")} == {"responses": 1440, "logprobs": 720}
-    assert sample.table().logged.logp_p0.notna().all()
+    make = partial(make_params, home, NOWHERE)
+    llama = TEXT | {"chat_template": "llama3"}
+    made = [make(**change) for change in ({}, TEXT, llama, llama | {"bos_token": ""})]
+    assert len({policies(params)["p0"].fingerprint for params in made}) == 4
 
 
-def scored(home, params):
+def scored(params):
     store, _ = run_responses(params)
     store.using(contexts(params).values())
     run_scores(params, store)
@@ -118,7 +107,7 @@ def wanted(said, prompt_id, policy="p0", end="<|im_end|>"):
 def test_text_is_scored_after_the_rendered_prompt_with_its_end_for_all_policies_alike(home):
     with Stub() as stub:
         params = make_params(home, stub.url, **TEXT)
-        store, rows, said = scored(home, params)
+        store, rows, said = scored(params)
     assert len(rows) == 24
     assert all(row["value"] == pytest.approx(wanted(said, row["prompt_id"]), abs=1e-12) for row in rows.values())
     one = said["p0", "p0003", 1]
@@ -131,7 +120,7 @@ def test_text_is_scored_after_the_rendered_prompt_with_its_end_for_all_policies_
 
 def test_responses_of_a_token_id_endpoint_are_scored_as_text_by_one_without(home):
     with Stub() as stub:
-        _, rows, said = scored(home, mixed(home, stub.url, "ids", "text"))
+        _, rows, said = scored(mixed(home, stub.url, "ids", "text"))
     assert len(rows) == 24
     assert all(row["status"] == "ok" for row in rows.values())
     for (policy, prompt_id), row in rows.items():
@@ -163,7 +152,7 @@ def test_unusual_responses_are_measured_or_an_error_row(home):
         return answer
 
     with Stub(fault) as stub:
-        store, rows, said = scored(home, make_params(home, stub.url, **TEXT))
+        store, rows, said = scored(make_params(home, stub.url, **TEXT))
     bad = {(r["job"], r["prompt_id"], r["code"], r["value"]) for r in store.rows() if r["status"] == "error"}
     assert bad == {(job, f"p{q:04d}", code, None) for q, (_, _, job, code) in UNUSUAL.items() if code}
     for question, (_, finish, _, code) in UNUSUAL.items():

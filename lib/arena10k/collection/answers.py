@@ -1,6 +1,7 @@
 """What an answer says, read strictly: the frame that all answers share, and a response in each shape that gives one.
 
-There is one reader per shape: of chats and completions here, of echoes in `echo`, of ratings in `ratings`.
+There is one reader per shape: of chats and completions here, of echoes in `echo`, of ratings in `judge`. All raise
+CallError; of kind ``invalid``, with the code of the check that failed, where an answer is no measurement.
 """
 
 from __future__ import annotations
@@ -39,11 +40,8 @@ def classify_status(status: int, body: object, message: str = "", retry_after: f
 
 
 def checked(answer: Any) -> dict[str, Any]:
-    """An answer whose frame is what every reader relies on: an object, not an error, its model a name, its usage
-    counts.
-
-    Raises CallError: as `classify_status` for an error that comes as an answer (some gateways do), else ``invalid``.
-    """
+    """An answer whose frame is what every reader relies on: an object, not an error (some gateways send one as an
+    answer: it is taken as `classify_status` does), its model a name, its usage counts."""
     if not isinstance(answer, dict):
         raise invalid("not_an_object", f"the answer is a JSON {type(answer).__name__}, not an object")
     error = answer.get("error")
@@ -61,18 +59,14 @@ def checked(answer: Any) -> dict[str, Any]:
 
 
 def check_model(asked: str, answer: dict[str, Any]) -> None:
-    """Refuse an answer by another model. Providers may add a version to the name (`gpt-x` as `gpt-x-2026-01-31`, also
-    in place of `-latest`) or leave out the owner's path; `gpt-x-mini` is another model.
-
-    Raises CallError with code ``wrong_model``.
-    """
+    """Refuse an answer by another model (`WRONG_MODEL`). Providers may add a version to the name (`gpt-x` as
+    `gpt-x-2026-01-31`, also in place of `-latest`) or leave out the owner's path; `gpt-x-mini` is another model."""
     answering = answer.get("model")
-    if not answering:
-        return
-    name, wanted = (full.lower().rsplit("/", 1)[-1] for full in (answering, asked))
-    stem = wanted.removesuffix("-latest")
-    if name != wanted and not (name.startswith(stem) and _VERSION.fullmatch(name[len(stem) :])):
-        raise invalid(WRONG_MODEL, f"asked {asked}, the answer is from {answering}")
+    if answering:
+        name, wanted = (full.lower().rsplit("/", 1)[-1] for full in (answering, asked))
+        stem = wanted.removesuffix("-latest")
+        if name != wanted and not (name.startswith(stem) and _VERSION.fullmatch(name[len(stem) :])):
+            raise invalid(WRONG_MODEL, f"asked {asked}, the answer is from {answering}")
 
 
 def answered_by(answers: list[dict[str, Any]]) -> str | None:
@@ -82,56 +76,17 @@ def answered_by(answers: list[dict[str, Any]]) -> str | None:
 
 
 def chat_response(answers: list[dict[str, Any]], token_ids: bool) -> Measurement:
-    """Check a chat answer (the only one) and read the response from it; the text is never stripped and may be empty.
-
-    Raises CallError (kind ``invalid``) with the code of the check that failed.
-    """
+    """The response in a chat answer (the only one): its text is never stripped and may be empty. Of an endpoint that
+    is declared to return `token_ids`, they are checked and kept."""
     (answer,) = answers
     choice = only_choice(answer)
-    text = _text((choice.get("message") or {}).get("content"))
-    payload: dict[str, Any] = {"finish_reason": _finish_reason(choice)}
+    text, reason = _ended(choice, (choice.get("message") or {}).get("content"))
+    payload: dict[str, Any] = {"finish_reason": reason}
     entries = (choice.get("logprobs") or {}).get("content") or None  # an empty list says nothing of a text
     if entries is not None:
         payload["token_logprobs"] = check_logprobs([e.get("logprob") for e in entries])
-    if token_ids:
-        payload |= _token_ids(answer, choice, entries)
-    return Measurement(text, payload)
-
-
-def text_response(answers: list[dict[str, Any]], rendered: str, template: ChatTemplate) -> Measurement:
-    """Check an answer (the only one) to text that was rendered here; the response is kept as it came.
-
-    The rendered prompt is stored with it: it is what the response is scored after. `end_scored` says whether the
-    log-probs include that of the end of the turn.
-
-    Raises CallError (kind ``invalid``) with the code of the check that failed.
-    """
-    (answer,) = answers
-    choice = only_choice(answer)
-    text, reason = _text(choice.get("text")), _finish_reason(choice)
-    if token := template.control_token(text):
-        raise invalid("control_token_in_text", f"the response holds {token}: in text it cannot be scored as what it is")
-    spelled = _spelled(choice.get("logprobs") or {}, text, template.end_of_turn)
-    return Measurement(text, {"finish_reason": reason, "prompt_text": rendered, **spelled})
-
-
-def _text(content: Any) -> str:
-    if not isinstance(content, str):
-        raise invalid("no_text", "the answer has no text content")
-    return content
-
-
-def _finish_reason(choice: dict[str, Any]) -> str:
-    """By itself (`ENDED`) or at its length; a filter, for one, leaves a text that nobody said."""
-    reason = choice.get("finish_reason")
-    if reason not in (*ENDED, "length"):
-        raise invalid(
-            "finish_reason", f"finish_reason {reason!r} does not say whether the response ended or was cut off"
-        )
-    return str(reason)
-
-
-def _token_ids(answer: dict[str, Any], choice: dict[str, Any], entries: list[Any] | None) -> dict[str, list[int]]:
+    if not token_ids:
+        return Measurement(text, payload)
     prompt_ids, ids = answer.get("prompt_token_ids"), choice.get("token_ids")
     counted = (answer.get("usage") or {}).get("prompt_tokens")
     if not prompt_ids or ids is None:
@@ -142,19 +97,41 @@ def _token_ids(answer: dict[str, Any], choice: dict[str, Any], entries: list[Any
         raise invalid("length_mismatch", f"{len(ids)} token ids with {len(entries)} log-probs")
     if counted != len(prompt_ids):
         raise invalid("length_mismatch", f"usage counts {counted} prompt tokens, got {len(prompt_ids)} ids")
-    return {"prompt_token_ids": prompt_ids, "token_ids": ids}
+    return Measurement(text, payload | {"prompt_token_ids": prompt_ids, "token_ids": ids})
 
 
-def _spelled(logprobs: dict[str, Any], text: str, end: str) -> dict[str, Any]:
-    """The log-probs of the tokens that spell the response, with or without the end of the turn."""
+def text_response(answers: list[dict[str, Any]], rendered: str, template: ChatTemplate) -> Measurement:
+    """The response in an answer (the only one) to text that was rendered here, as it came.
+
+    The rendered prompt is stored with it: it is what the response is scored after. `end_scored` says whether the
+    log-probs include that of the end of the turn.
+    """
+    (answer,) = answers
+    choice = only_choice(answer)
+    text, reason = _ended(choice, choice.get("text"))
+    if token := template.control_token(text):
+        raise invalid("control_token_in_text", f"the response holds {token}: in text it cannot be scored as what it is")
+    payload: dict[str, Any] = {"finish_reason": reason, "prompt_text": rendered}
+    logprobs = choice.get("logprobs") or {}
     values, tokens = logprobs.get("token_logprobs"), logprobs.get("tokens")
     if values is None or tokens is None or any("\ufffd" in token for token in tokens):
-        return {}
+        return Measurement(text, payload)
     if len(values) != len(tokens):
         raise invalid("length_mismatch", f"{len(tokens)} tokens with {len(values)} log-probs")
     spelled = b"".join(token_bytes(tokens))
-    if spelled not in (text.encode(), (text + end).encode()):
+    if spelled not in (text.encode(), (text + template.end_of_turn).encode()):
         raise invalid("ids_mismatch", "the generated tokens do not spell the response: its text was changed")
     # An end of turn that is not shown is a last token without text.
     ended = spelled != text.encode() or (bool(tokens) and not tokens[-1])
-    return {"token_logprobs": check_logprobs(values), "end_scored": ended}
+    return Measurement(text, payload | {"token_logprobs": check_logprobs(values), "end_scored": ended})
+
+
+def _ended(choice: dict[str, Any], content: Any) -> tuple[str, str]:
+    """The text, and how it ended: by itself or at its length; a filter, for one, leaves a text that nobody said."""
+    if not isinstance(content, str):
+        raise invalid("no_text", "the answer has no text content")
+    reason = choice.get("finish_reason")
+    if reason not in (*ENDED, "length"):
+        detail = f"finish_reason {reason!r} does not say whether the response ended or was cut off"
+        raise invalid("finish_reason", detail)
+    return content, str(reason)

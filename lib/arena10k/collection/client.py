@@ -1,10 +1,12 @@
-"""Requests to one OpenAI-compatible endpoint: the `openai` SDK in, a decoded JSON answer or a typed error out."""
+"""Requests to one OpenAI-compatible endpoint: the `openai` SDK in, a decoded JSON answer or a typed error out, as fast
+as its declared limits allow or, where none is declared, as it turns out to bear."""
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
 import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -13,20 +15,24 @@ from typing import Any, TypeVar
 import httpx2
 import openai
 import orjson
-import tenacity
 
 from arena10k import paths
 from arena10k.collection import echo
 from arena10k.collection.answers import check_model, checked, classify_status
 from arena10k.collection.jobs import LOGPROBS, SHUFFLED
-from arena10k.collection.limits import Limits, pause
 from arena10k.collection.tasks import Request
-from arena10k.errors import ArenaError, CallError, invalid, one_line
+from arena10k.errors import ArenaError, CallError, Stopped, invalid, one_line
 from arena10k.params.config import Params
 from arena10k.params.sections import Provider
 
 T = TypeVar("T")
+#: Without declared limits, requests in flight start here, double while all goes well, and are halved on a complaint.
+FIRST_CONCURRENCY = 8
+#: Complaints within this many seconds are one complaint: they concern requests that were in flight together.
+SAME_COMPLAINT = 1.0
 _OVERLOAD = {"http_429", "http_503", "timeout"}
+#: Seconds: the first wait before a request is repeated is at most this long, the next at most twice as long, ...
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
 #: The longest message of a provider that is kept, in characters.
 _LONGEST = 300
 _GOES_ON = "nothing was spent by that refusal, and the same command goes on from here"
@@ -34,10 +40,8 @@ _JSON = openai.RequestOptions(headers={"Content-Type": "application/json"})
 
 
 def api_key(name: str, provider: Provider) -> str:
-    """The provider's key from its environment variable; endpoints that declare none get a placeholder.
-
-    Raises ArenaError where the variable is not set: it names the variable, never a value.
-    """
+    """The provider's key from its environment variable; endpoints that declare none get a placeholder. Raises
+    ArenaError where the variable is not set: it names the variable, never a value."""
     if not provider.api_key_env:
         return "none"
     key = os.environ.get(provider.api_key_env, "").strip()
@@ -47,7 +51,7 @@ def api_key(name: str, provider: Provider) -> str:
 
 
 def classify(error: Exception) -> CallError:
-    """Turn an SDK exception into a typed outcome."""
+    """Turn an SDK exception into a typed outcome; what is one already stays."""
     # The aiohttp transport reports a refused connection as a connect time-out.
     if isinstance(error, openai.APITimeoutError) and type(error.__cause__).__name__ == "ConnectTimeout":
         return CallError("retry", "connection", one_line(error.__cause__))
@@ -61,6 +65,8 @@ def classify(error: Exception) -> CallError:
         return CallError("retry", "connection", one_line(error))
     if isinstance(error, orjson.JSONDecodeError):
         return CallError("retry", "malformed_json", one_line(error))
+    if isinstance(error, CallError):
+        return error
     raise error
 
 
@@ -75,11 +81,81 @@ def _retry_after(error: openai.APIStatusError) -> float | None:
     return None
 
 
-def _wait(state: tenacity.RetryCallState) -> float:
-    """Exponential back-off with jitter, but never sooner than the server's Retry-After."""
-    error = state.outcome.exception() if state.outcome else None
-    backoff = tenacity.wait_random_exponential(multiplier=0.5, max=60)(state)
-    return max(backoff, getattr(error, "retry_after", None) or 0.0)
+async def happens_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait so long, or until the event; whether it came."""
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+class Limits:
+    """Pace and concurrency of one provider.
+
+    Declared requests and tokens per minute are kept by leaky buckets of one second. Where neither is declared,
+    concurrency follows AIMD (Chiu and Jain 1989, with the slow start of TCP). A Retry-After holds back every request.
+    """
+
+    def __init__(self, provider: Provider, stopped: asyncio.Event):
+        self.most, self._stopped = provider.concurrency, stopped
+        per_minute = {"requests": provider.requests_per_minute, "tokens": provider.tokens_per_minute}
+        self._per_second = {kind: limit / 60 for kind, limit in per_minute.items() if limit}
+        #: When each bucket will have run out.
+        self._empty_at = dict.fromkeys(self._per_second, 0.0)
+        self._adaptive = not self._per_second
+        self.concurrency = float(min(FIRST_CONCURRENCY, self.most)) if self._adaptive else float(self.most)
+        self._ceiling = float(self.most)
+        self._not_before = self._complained = 0.0
+        self._changed = asyncio.Event()
+
+    async def turn(self, worker: int) -> None:
+        """Wait while worker number `worker` (from 0) is beyond the present concurrency."""
+        while worker >= max(1, int(self.concurrency)):
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def pace(self, request: Request) -> None:
+        """Wait until one more request may be sent. Raises Stopped where the collection stops meanwhile."""
+        sizes = {"requests": 1, "tokens": request.prompt_tokens + request.max_tokens} if self._per_second else {}
+        while True:
+            await self.pause(self._not_before - time.monotonic())
+            now, wait = time.monotonic(), 0.0
+            for kind, rate in self._per_second.items():
+                self._empty_at[kind] = max(self._empty_at[kind], now) + sizes[kind] / rate
+                wait = max(wait, self._empty_at[kind] - now - max(1.0, 1.0 / rate))
+            await self.pause(wait)
+            if self._not_before <= time.monotonic():  # else all were told to hold back meanwhile
+                return
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long. Raises Stopped where the collection stops meanwhile."""
+        if seconds > 0 and await happens_within(self._stopped, seconds):
+            raise Stopped
+
+    def succeeded(self) -> None:
+        """An answer came: without declared limits, allow more requests at once."""
+        if not self._adaptive or self.concurrency >= self.most:
+            return
+        before = int(self.concurrency)
+        step = 1.0 if self.concurrency < self._ceiling else 1.0 / self.concurrency
+        self.concurrency = min(self.concurrency + step, self.most)
+        if int(self.concurrency) > before:
+            self._changed.set()
+
+    def overloaded(self, retry_after: float | None) -> None:
+        """The provider refused for being asked too much (429, 503), or did not answer in time."""
+        now = time.monotonic()
+        if retry_after:
+            self._not_before = max(self._not_before, now + retry_after)
+        if self._adaptive and now - self._complained > SAME_COMPLAINT:
+            self._complained = now
+            self.concurrency = self._ceiling = max(1.0, self.concurrency / 2)
+
+    def release(self) -> None:
+        """Let every waiting worker go: there is nothing more to do."""
+        self.concurrency, self._adaptive = float(self.most), False
+        self._changed.set()
 
 
 class Endpoint:
@@ -92,7 +168,6 @@ class Endpoint:
 
     def __init__(self, name: str, provider: Provider, base_url: str, stopped: asyncio.Event):
         self.name, self.provider, self.base_url = name, provider, base_url
-        self._stopped = stopped
         self.limits = Limits(provider, stopped)
         self._key = api_key(name, provider)
         self.client = openai.AsyncOpenAI(
@@ -128,41 +203,27 @@ class Endpoint:
         except (KeyError, TypeError) as error:
             raise invalid("malformed_answer", "the list of models has no ids") from error
 
-    async def retrying(self, call: Callable[..., Awaitable[T]], *args: Any, attempts: int | None = None) -> T:
-        """What `call(*args)` returns, a coroutine function that uses the SDK's `client`; transient failures are tried
-        again. Raises CallError."""
-        most = min(attempts or self.provider.max_attempts, self.provider.max_attempts)
-        try:
-            return await self._typed(call, *args)
-        except CallError as error:
-            if error.kind != "retry" or most == 1:
-                raise
-            failed = error
-        # Most requests never need the retry machinery, which takes time: it begins with the failure that is behind us.
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(lambda e: isinstance(e, CallError) and e.kind == "retry"),
-            stop=tenacity.stop_after_attempt(most),
-            wait=_wait,
-            sleep=lambda seconds: pause(seconds, self._stopped),
-            reraise=True,
-        )
-        async for attempt in retrying:
-            with attempt:
-                if attempt.retry_state.attempt_number == 1:
-                    raise failed
-                return await self._typed(call, *args)
-        raise failed
-
-    async def _typed(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
-        try:
-            result = await call(*args)
-        except (openai.APIError, orjson.JSONDecodeError, httpx2.TransportError) as problem:
-            error = self.without_key(classify(problem))
+    async def retrying(self, call: Callable[..., Awaitable[T]], *args: Any, attempts: int = 20) -> T:
+        """What `call(*args)` returns, a coroutine function that uses the SDK's `client`. Transient failures are tried
+        again, after exponential back-off with jitter and never sooner than the server's Retry-After. Raises
+        CallError."""
+        most = min(attempts, self.provider.max_attempts)
+        attempt = 1
+        while True:
+            try:
+                result = await call(*args)
+            except (openai.APIError, orjson.JSONDecodeError, httpx2.TransportError, CallError) as problem:
+                error = self.without_key(classify(problem))
+            else:
+                self.limits.succeeded()
+                return result
             if error.code in _OVERLOAD:
                 self.limits.overloaded(error.retry_after)
-            raise error from None
-        self.limits.succeeded()
-        return result
+            if error.kind != "retry" or attempt == most:
+                raise error
+            back_off = random.uniform(0, min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT))
+            await self.limits.pause(max(back_off, error.retry_after or 0.0))
+            attempt += 1
 
     def redacted(self, message: str) -> str:
         """What a provider says, without the key that some quote, so that it comes neither into the store nor into a
@@ -203,10 +264,8 @@ class Endpoint:
 
 @contextmanager
 def serving(params: Params, names: set[str]) -> Iterator[dict[str, str]]:
-    """Addresses of the named providers for the length of the block; the embedded model's server is started and stopped.
-
-    Yields a dict provider name -> base URL.
-    """
+    """Base URLs by name of the named providers for the length of the block; the embedded model's server is started and
+    stopped."""
     urls = {name: url for name in names if (url := params.providers[name].base_url)}
     embedded = [name for name in names if params.providers[name].kind == "embedded" and name not in urls]
     if not embedded:

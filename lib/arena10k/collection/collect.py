@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
@@ -21,23 +21,11 @@ from typing import Any
 from arena10k import options
 from arena10k.collection import costs
 from arena10k.collection.answers import WRONG_MODEL, answered_by
-from arena10k.collection.batch import Batches
-from arena10k.collection.batch_files import Send
+from arena10k.collection.batch import Batches, Send
 from arena10k.collection.client import Endpoint, serving
 from arena10k.collection.records import Record, Row
 from arena10k.collection.store import Store
-from arena10k.collection.tasks import (
-    Again,
-    Measurement,
-    Outcome,
-    Survey,
-    Task,
-    Tasks,
-    Watch,
-    pending,
-    survey,
-    unrecorded,
-)
+from arena10k.collection.tasks import Again, Measurement, Outcome, Survey, Task, Tasks, Watch, pending, survey
 from arena10k.errors import ArenaError, CallError, FatalCallError, Stopped, invalid
 from arena10k.params.config import Params
 
@@ -51,26 +39,17 @@ Result = Measurement | CallError
 
 
 def collect(
-    params: Params,
-    store: Store,
-    tasks: Tasks,
-    label: str,
-    retry_errors: bool | None = None,
-    watch: Watch | None = None,
-    quarantined: bool = False,
-    pilot: bool = False,
-) -> Outcome:
+    params: Params, store: Store, tasks: Tasks, label: str, retry_errors: bool | None = None,
+    watch: Watch | None = None, quarantined: bool = False, pilot: bool = False,
+) -> Outcome:  # fmt: skip
     """Measure every task that has no record yet.
 
-    Parameters
-    ----------
-    retry_errors : also ask again for rows that ended in an error; never-tried rows go first. None: as
-        `arena10k report --retry-errors` was told.
-    watch : sees every new measurement; where it stops the run, the measurement is stored.
-    quarantined : also ask again for rows whose value is quarantined; a new measurement takes its place.
-    pilot : only the preflight, the first tasks of every kind.
+    With `retry_errors` (None: as `arena10k report --retry-errors` was told) also ask again for rows that ended in an
+    error; never-tried rows go first. With `quarantined` also for rows whose value is quarantined; a new measurement
+    takes its place. `watch` sees every new measurement; where it stops the run, the measurement is stored. A `pilot`
+    is only the preflight, the first tasks of every kind.
 
-    Raises ArenaError: when a recording lacks records, a needed model is not served, spending is not confirmed, or a
+    Raises ArenaError when a recording lacks records, a needed model is not served, spending is not confirmed, or a
     fatal error, the circuit breaker or Ctrl-C stops the run; everything measured until then is stored and a later call
     goes on from there.
     """
@@ -81,7 +60,14 @@ def collect(
     if not todo.pending.total():
         return todo.outcome
     if params.recording:
-        raise ArenaError(unrecorded(params.run, store, tasks(), again, label))
+        lacks = Counter(task.policy for task in tasks() if again.asks(store.outcome(*task.row)))
+        raise ArenaError(
+            f"run {params.run!r} is a recording, of which nothing is asked, and lacks {lacks.total():,} of "
+            f"{todo.outcome.total:,} records of {label} as its params define them: "
+            f"{', '.join(f'{policy} ({n:,})' for policy, n in lacks.items())}. Put back in the params what was "
+            "recorded; another policy, judge or oracle needs a run of its own, with a params file without "
+            "`recording: true`"
+        )
     costs.check_confirmed(params, todo, label)
     with serving(params, set(todo.models)) as urls:
         Engine(params, store, urls, label, todo, tasks, again, watch).run(pilot)
@@ -106,7 +92,10 @@ class Engine:
 
     def run(self, pilot: bool = False) -> None:
         """Run to the end, also inside Jupyter, whose own event loop is already running in this thread."""
-        if threading.current_thread() is threading.main_thread() and not _loop_is_running():
+        running = False
+        with contextlib.suppress(RuntimeError):
+            running = asyncio.get_running_loop() is not None
+        if threading.current_thread() is threading.main_thread() and not running:
             asyncio.run(self._main(pilot, signals=True))
             return
         with ThreadPoolExecutor(1) as pool:
@@ -170,7 +159,7 @@ class Engine:
             before = [self.store.outcome(*task.row) for task in probes]
             self._probed |= {task.row for task in probes}
             results = await asyncio.gather(*(self.measure(task, send) for task in probes))
-            bad = [result for result, outcome in zip(results, before, strict=True) if _tells(result, outcome)]
+            bad = [result for result, outcome in zip(results, before, strict=True) if _is_news(result, outcome)]
             if rest and len(bad) == len(results) > 1:
                 why = f"none of the first {len(bad)} of {job} by {served} can be used: {bad[0]}"
                 self._stop(why, probes[0], bad[0])
@@ -180,20 +169,13 @@ class Engine:
     async def _drain(self, endpoint: Endpoint) -> None:
         batches = Batches(self, endpoint)
         await batches.pick_up()
+        tasks = self._left(endpoint)
         if endpoint.provider.mode == "batch":
-            for task in self._left(endpoint):
-                if not task.requests:
-                    await self.measure(task, endpoint.send)
+            for task in (task for task in tasks if not task.requests):
+                await self.measure(task, endpoint.send)
             await batches.ask(lambda: (task for task in self._left(endpoint) if task.requests))
-        else:
-            await self._ask(endpoint, self._left(endpoint))
+            return
 
-    def _left(self, endpoint: Endpoint) -> Iterator[Task]:
-        """What the preflight has not asked: a row is asked once in a collection."""
-        tasks = pending(self.store, self.tasks, endpoint.name, self.again)
-        return (task for task in tasks if task.row not in self._probed)
-
-    async def _ask(self, endpoint: Endpoint, tasks: Iterator[Task]) -> None:
         async def work(worker: int) -> None:
             while not self._failure:
                 await endpoint.limits.turn(worker)
@@ -206,6 +188,11 @@ class Engine:
         async with asyncio.TaskGroup() as group:
             for worker in range(min(endpoint.provider.concurrency, self.todo.pending[endpoint.name])):
                 group.create_task(work(worker))
+
+    def _left(self, endpoint: Endpoint) -> Iterator[Task]:
+        """What the preflight has not asked: a row is asked once in a collection."""
+        tasks = pending(self.store, self.tasks, endpoint.name, self.again)
+        return (task for task in tasks if task.row not in self._probed)
 
     async def measure(self, task: Task, send: Send, timed: bool = True) -> Result | None:
         """Get a task's answers by `send`, read and keep them. None, and nothing kept, where the run has to stop."""
@@ -228,19 +215,25 @@ class Engine:
 
     def _keep(self, task: Task, result: Result, answers: list[dict[str, Any]], seconds: float | None) -> None:
         """Store an outcome. Records that become ready in one turn of the event loop share a commit."""
-        news = _tells(result, self.store.outcome(*task.row))
-        self._ready.append(_record(task, result, answers, seconds))
-        if len(self._ready) == 1:
-            self._loop.call_soon(self._flush)
+        news = _is_news(result, self.store.outcome(*task.row))
+        counts = {
+            key: sum((answer.get("usage") or {}).get(key) or 0 for answer in answers) if answers else None
+            for key in ("prompt_tokens", "completion_tokens")  # `answers.checked`: an object of counts
+        }
+        shared: dict[str, Any] = task.key | counts | {"model": answered_by(answers) or task.model, "seconds": seconds}
         if isinstance(result, CallError):
+            self._ready.append(Record(**shared, status="error", code=result.code, detail=result.detail))
             self.todo.outcome.errors[result.code] += 1
         else:
+            self._ready.append(Record(**shared, status="ok", value=result.value, payload=result.payload))
             self.todo.outcome.ok += 1
             try:
                 if self._watch:
                     self._watch(task, result)
             except ArenaError as error:
                 self._stop(str(error))
+        if len(self._ready) == 1:
+            self._loop.call_soon(self._flush)
         cell = task.job, task.policy, task.provider, task.model
         recent = self._recent.setdefault(cell, deque(maxlen=BREAKER_WINDOW))
         recent.append(news)
@@ -290,24 +283,7 @@ def _read(task: Task, answers: list[dict[str, Any]]) -> Measurement:
         raise invalid("malformed_answer", f"{type(error).__name__}: {error}") from error
 
 
-def _record(task: Task, result: Result, answers: list[dict[str, Any]], seconds: float | None) -> Record:
-    counts = {
-        key: sum((answer.get("usage") or {}).get(key) or 0 for answer in answers) if answers else None
-        for key in ("prompt_tokens", "completion_tokens")  # `answers.checked`: an object of counts
-    }
-    shared: dict[str, Any] = task.key | counts | {"model": answered_by(answers) or task.model, "seconds": seconds}
-    if isinstance(result, CallError):
-        return Record(**shared, status="error", code=result.code, detail=result.detail)
-    return Record(**shared, status="ok", value=result.value, payload=result.payload)
-
-
-def _tells(result: Result | None, outcome: str | None) -> bool:
+def _is_news(result: Result | None, outcome: str | None) -> bool:
     """Whether a result is a failure that tells of the endpoint. A row that failed before (as its `outcome` says) and
     fails again in the same way tells of the row, unless the fault is one that passes."""
     return isinstance(result, CallError) and (result.kind == "retry" or result.code != outcome)
-
-
-def _loop_is_running() -> bool:
-    with contextlib.suppress(RuntimeError):
-        return asyncio.get_running_loop() is not None
-    return False

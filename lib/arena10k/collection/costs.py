@@ -17,9 +17,24 @@ from arena10k.collection.tasks import CHARACTERS_PER_TOKEN, Survey
 from arena10k.errors import ArenaError
 from arena10k.inputs import prompts
 from arena10k.params.config import Params
+from arena10k.params.judge import ChatGrader, CompletionJudge
 
 #: What asking in batches costs, as a share of the price of single requests.
 BATCH_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What an experiment costs if every answer is as long as it may be: one row per job, provider and model."""
+
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def dollars(self) -> float:
+        return sum(float(row["dollars"]) for row in self.rows)
+
+    def table(self) -> str:
+        return str(pd.DataFrame(self.rows).to_string(index=False, float_format="{:,.2f}".format))
 
 
 def dollars(params: Params, provider: str, model: str, prompt_tokens: float, completion_tokens: float) -> float:
@@ -43,10 +58,8 @@ def at_most(params: Params, todo: Survey) -> float:
 
 
 def check_confirmed(params: Params, todo: Survey, label: str) -> None:
-    """Refuse to spend money that nobody agreed to.
-
-    Raises ArenaError: with the amount and how to agree, where the tasks cost something and it was not confirmed.
-    """
+    """Refuse to spend money that nobody agreed to: ArenaError with the amount and how to agree, where the tasks cost
+    something and it was not confirmed."""
     cost = at_most(params, todo)
     if cost and not options.is_on("yes"):
         raise ArenaError(
@@ -55,51 +68,29 @@ def check_confirmed(params: Params, todo: Survey, label: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Bill:
-    """What an experiment costs if every answer is as long as it may be: one row per job, provider and model."""
-
-    rows: tuple[dict[str, Any], ...]
-
-    @property
-    def dollars(self) -> float:
-        return sum(float(row["dollars"]) for row in self.rows)
-
-    def table(self) -> str:
-        return str(pd.DataFrame(self.rows).to_string(index=False, float_format="{:,.2f}".format))
-
-
 def forecast(params: Params, measured: Mapping[Key, int] = MappingProxyType({})) -> Bill:
-    """The bill of what is left of an experiment. Text is counted at four characters per token.
-
-    Parameters
-    ----------
-    measured : how many records of each (job, policy) are there and will not be asked for again.
-
-    Raises ArenaError where the prompts cannot be read.
-    """
+    """The bill of what is left of an experiment, of which `measured` records of each (job, policy) are there and will
+    not be asked for again. Text is counted at four characters per token. Raises ArenaError where the prompts cannot be
+    read."""
     if params.recording or not any(provider.prices for provider in params.providers.values()):
         return Bill(())
     frame, _ = prompts.load(params)
-    lengths = _lengths(frame)
-    rows: dict[tuple[str, str, str], dict[str, float]] = {}
-    for (job, name), total in expected(params, len(frame)).items():
-        n = max(0, total - measured.get((job, name), 0))
-        provider, model = _served(params, job, name)
-        if not provider or not n:
-            continue
-        row = rows.setdefault((job, provider, model), dict.fromkeys(("n", "sent", "received"), 0.0))
-        sent, received = _size(params, job, name, lengths)
-        for key, more in (("n", n), ("sent", n * sent), ("received", n * received)):
-            row[key] += more
-    return Bill(
-        tuple(
-            {"job": job, "provider": provider, "model": model, "measurements": int(row["n"])}
-            | {"tokens sent": round(row["sent"]), "received at most": round(row["received"])}
-            | {"dollars": dollars(params, provider, model, row["sent"], row["received"])}
-            for (job, provider, model), row in rows.items()
-        )
-    )
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for (job, policy), total in expected(params, len(frame)).items():
+        n = max(0, total - measured.get((job, policy), 0))
+        provider, model = _served(params, job, policy)
+        if provider and n:
+            own = {"job": job, "provider": provider, "model": model, "measurements": 0}
+            own |= {"tokens sent": 0.0, "received at most": 0.0}
+            row = rows.setdefault((job, provider, model), own)
+            sent, received = _size(params, job, policy, frame)
+            for column, more in (("measurements", n), ("tokens sent", n * sent), ("received at most", n * received)):
+                row[column] += more
+    for row in rows.values():
+        sent, received = row["tokens sent"], row["received at most"]
+        row |= {"tokens sent": round(sent), "received at most": round(received)}
+        row["dollars"] = dollars(params, row["provider"], row["model"], sent, received)
+    return Bill(tuple(rows.values()))
 
 
 def unit_costs(params: Params, frame: pd.DataFrame, policy: str) -> dict[str, float | None]:
@@ -109,7 +100,6 @@ def unit_costs(params: Params, frame: pd.DataFrame, policy: str) -> dict[str, fl
     free in a run that names none anywhere, and unknown in a run that does; `estimation.label_cost` prices labels of
     people.
     """
-    lengths = _lengths(frame)
     priced = any(provider.prices for provider in params.providers.values())
 
     def price(job: str) -> float | None:
@@ -118,7 +108,7 @@ def unit_costs(params: Params, frame: pd.DataFrame, policy: str) -> dict[str, fl
             return 0.0
         if model not in params.providers[provider].prices and params.providers[provider].kind != "embedded":
             return None
-        return dollars(params, provider, model, *_size(params, job, policy, lengths))
+        return dollars(params, provider, model, *_size(params, job, policy, frame))
 
     prices = [price(RESPONSES), *(price(job) for job in JUDGE if params.judge)]
     label = params.estimation.label_cost
@@ -128,27 +118,23 @@ def unit_costs(params: Params, frame: pd.DataFrame, policy: str) -> dict[str, fl
     }
 
 
-def _lengths(frame: pd.DataFrame) -> tuple[float, float]:
-    """Mean characters of the prompts and of their known answers."""
-    question, reference = (float(frame[name].str.len().fillna(0).mean()) for name in ("prompt", "answer"))
-    return question, reference
+def _grader(params: Params, job: str) -> CompletionJudge | ChatGrader | None:
+    return params.judge if job in JUDGE else params.oracle.grader
 
 
 def _served(params: Params, job: str, policy: str) -> tuple[str, str]:
     """Who is asked: (provider, model); exact checkers ask nobody."""
     if job in (*JUDGE, ORACLE, TRUTH):
-        grader = params.judge if job in JUDGE else params.oracle.grader
+        grader = _grader(params, job)
         return (grader.provider, grader.model) if grader else ("", "")
     return params.policies[policy].provider, params.policies[policy].model
 
 
-def _size(params: Params, job: str, policy: str, lengths: tuple[float, float]) -> tuple[float, float]:
-    """Tokens sent and received at most by one measurement."""
-    p, (question, reference) = params.policies[policy], lengths
-    if job in (*JUDGE, ORACLE, TRUTH):
-        grader = params.judge if job in JUDGE else params.oracle.grader
-        if grader is None:
-            return 0.0, 0.0
+def _size(params: Params, job: str, policy: str, frame: pd.DataFrame) -> tuple[float, float]:
+    """Tokens sent and received at most by one measurement on a prompt and known answer of mean length."""
+    p, grader = params.policies[policy], _grader(params, job)
+    question, reference = (float(frame[name].str.len().fillna(0).mean()) for name in ("prompt", "answer"))
+    if job in (*JUDGE, ORACLE, TRUTH) and grader:
         # The requests are made as they will be, of texts of these lengths.
         characters = {"prompt": question, "response": p.max_tokens * CHARACTERS_PER_TOKEN, "reference": reference}
         texts = {name: "x" * round(size) for name, size in characters.items()}

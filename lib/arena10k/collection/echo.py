@@ -1,6 +1,7 @@
 """Reading log-probs from answers: which entries are the response's, and whether they can be measurements.
 
-What is ambiguous is refused: no slice is ever guessed.
+What is ambiguous is refused: no slice is ever guessed. All readers raise CallError (kind ``invalid``) with the code of
+the first check that fails.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _RAW_BYTES = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")
 
 
 def only_choice(answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer's choice. Raises CallError with code ``no_choice`` where there is not exactly one."""
+    """The answer's choice (``no_choice`` where there is not exactly one)."""
     choices = answer.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         raise invalid("no_choice", "the answer does not hold exactly one choice")
@@ -33,10 +34,8 @@ def only_choice(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_logprobs(values: list[Any]) -> list[float]:
-    """Token log-probs as floats (nats), each present, finite and at most `CEILING`.
-
-    Raises CallError with code ``null_in_response``, ``not_finite`` or ``positive``.
-    """
+    """Token log-probs as floats (nats): each present (``null_in_response``), finite (``not_finite``) and at most
+    `CEILING` (``positive``)."""
     if any(v is None for v in values):
         raise invalid("null_in_response", f"token {values.index(None)} of {len(values)} has no log-prob")
     if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in values):
@@ -59,10 +58,7 @@ def check_structure(tokens: list[float], total: float) -> None:
 
 
 def read_ids(answers: list[dict[str, Any]], prompt_ids: list[int], response_ids: list[int]) -> Measurement:
-    """Check an echo answer (the only one) to token ids and sum the response's token log-probs (nats).
-
-    Raises CallError (kind ``invalid``) with the code of the first check that fails.
-    """
+    """Check an echo answer (the only one) to token ids and sum the response's token log-probs (nats)."""
     n, m = len(prompt_ids), len(response_ids)
     if not m:
         raise invalid("empty_response", "no token to score: the response's end-of-sequence token was not recorded")
@@ -77,6 +73,39 @@ def read_ids(answers: list[dict[str, Any]], prompt_ids: list[int], response_ids:
     if echoed is not None and list(echoed) != prompt_ids + response_ids:
         raise invalid("ids_mismatch", "the echoed token ids are not the ones that were sent")
     return _measured(values[n : n + m], n)
+
+
+def read_text(answers: list[dict[str, Any]], prompt: str, response: str, end: str) -> Measurement:
+    """Check an echo answer (the only one) to `prompt + response + end` and sum what follows the prompt (nats).
+
+    The boundaries must fall between two tokens: one that straddles them has a log-prob that is neither side's.
+    """
+    if not response + end:
+        raise invalid("empty_response", "no token to score: the response is empty and has no end")
+    (answer,) = answers
+    choice = only_choice(answer)
+    values = _entries(choice)
+    tokens, offsets = choice["logprobs"].get("tokens"), choice["logprobs"].get("text_offset")
+    for key, entries, kind in (("tokens", tokens, str), ("text_offset", offsets, int)):
+        if not isinstance(entries, list) or not all(isinstance(entry, kind) for entry in entries):
+            raise invalid("ids_mismatch", f"the answer has no {key}: the response cannot be located in it")
+    if not len(values) == len(tokens) == len(offsets):
+        raise invalid("length_mismatch", f"{len(tokens)} tokens, {len(values)} log-probs, {len(offsets)} offsets")
+    # The endpoint may put a token in front of what was sent; it does so too where it generates.
+    first = int(bool(tokens[0]) and values[0] is None and not prompt.startswith(tokens[0]))
+    spelled, sent = token_bytes(tokens[first:]), (prompt + response + end).encode()
+    stops = list(accumulate(map(len, spelled), initial=0))
+    if not b"".join(spelled).startswith(sent):
+        if sent.startswith(b"".join(spelled)):
+            raise invalid("length_mismatch", f"the echo ends after {stops[-1]} of {len(sent)} bytes sent")
+        raise invalid("ids_mismatch", "the echoed tokens do not spell the text that was sent")
+    if len(sent) not in stops:
+        raise invalid("ids_mismatch", "the last token that was sent reaches into what was generated")
+    count = stops.index(len(sent))
+    _check_counts(len(tokens), first + count, answer.get("usage") or {})
+    edges = [_edge(text, stops[: count + 1], offsets[first:]) for text in (prompt, prompt + response)]
+    end_tokens = count - edges[1] if end else 0
+    return _measured(values[first + edges[0] : first + count], first + edges[0], end_tokens=end_tokens)
 
 
 def _entries(choice: dict[str, Any]) -> list[Any]:
@@ -100,6 +129,18 @@ def _check_counts(entries: int, sent: int, usage: dict[str, Any]) -> None:
         raise invalid("length_mismatch", f"{entries} log-probs for {sent} tokens sent and {generated} generated")
 
 
+def _edge(text: str, stops: list[int], offsets: list[int]) -> int:
+    """The index of the token that begins where `text` ends."""
+    size = len(text.encode())
+    if stops.count(size) != 1:
+        begins = "no token begins" if size not in stops else "several tokens begin"
+        raise invalid("ids_mismatch", f"{begins} at character {len(text)}, the boundary of the response")
+    edge = stops.index(size)
+    if edge < len(stops) - 1 and offsets[edge] - offsets[0] != len(text):
+        raise invalid("ids_mismatch", f"text_offset is {offsets[edge]} where the response begins at {len(text)}")
+    return edge
+
+
 def _measured(values: list[Any], n: int, **more: int) -> Measurement:
     tokens = check_logprobs(values)
     total = math.fsum(tokens)
@@ -111,65 +152,3 @@ def token_bytes(tokens: Sequence[str]) -> list[bytes]:
     """The bytes each token stands for; parts of a character are written `bytes:\\xf0\\x9f` (as OpenAI does)."""
     parts = [(_RAW_BYTES.fullmatch(token), token) for token in tokens]
     return [bytes.fromhex(raw[1].replace("\\x", "")) if raw else token.encode() for raw, token in parts]
-
-
-def read_text(answers: list[dict[str, Any]], prompt: str, response: str, end: str) -> Measurement:
-    """Check an echo answer (the only one) to `prompt + response + end` and sum what follows the prompt (nats).
-
-    The boundaries must fall between two tokens: one that straddles them has a log-prob that is neither side's.
-
-    Raises CallError (kind ``invalid``) with the code of the first check that fails.
-    """
-    if not response + end:
-        raise invalid("empty_response", "no token to score: the response is empty and has no end")
-    (answer,) = answers
-    choice = only_choice(answer)
-    values = _entries(choice)
-    tokens, offsets = _list_of(choice, "tokens", str), _list_of(choice, "text_offset", int)
-    if not len(values) == len(tokens) == len(offsets):
-        raise invalid("length_mismatch", f"{len(tokens)} tokens, {len(values)} log-probs, {len(offsets)} offsets")
-    first = _added_bos(tokens, values, prompt)
-    stops = list(accumulate(map(len, token_bytes(tokens[first:])), initial=0))
-    count = _count_sent(tokens[first:], stops, prompt + response + end)
-    _check_counts(len(tokens), first + count, answer.get("usage") or {})
-    edges = [_edge(text, stops[: count + 1], offsets[first:]) for text in (prompt, prompt + response)]
-    if not end:
-        edges[1] = count
-    measured = values[first + edges[0] : first + count]
-    return _measured(measured, first + edges[0], end_tokens=count - edges[1])
-
-
-def _list_of(choice: dict[str, Any], key: str, kind: type) -> list[Any]:
-    entries = choice["logprobs"].get(key)
-    if not isinstance(entries, list) or not all(isinstance(entry, kind) for entry in entries):
-        raise invalid("ids_mismatch", f"the answer has no {key}: the response cannot be located in it")
-    return entries
-
-
-def _added_bos(tokens: list[str], values: list[Any], prompt: str) -> int:
-    """1 where the endpoint put a token in front of what was sent (it does so too where it generates), else 0."""
-    return int(bool(tokens[0]) and values[0] is None and not prompt.startswith(tokens[0]))
-
-
-def _count_sent(tokens: list[str], stops: list[int], sent: str) -> int:
-    """How many tokens spell exactly the text that was sent."""
-    wanted, spelled = sent.encode(), b"".join(token_bytes(tokens))
-    if not spelled.startswith(wanted):
-        if wanted.startswith(spelled):
-            raise invalid("length_mismatch", f"the echo ends after {len(spelled)} of {len(wanted)} bytes sent")
-        raise invalid("ids_mismatch", "the echoed tokens do not spell the text that was sent")
-    if len(wanted) not in stops:
-        raise invalid("ids_mismatch", "the last token that was sent reaches into what was generated")
-    return stops.index(len(wanted))
-
-
-def _edge(text: str, stops: list[int], offsets: list[Any]) -> int:
-    """The index of the token that begins where `text` ends."""
-    size = len(text.encode())
-    if stops.count(size) != 1:
-        begins = "no token begins" if size not in stops else "several tokens begin"
-        raise invalid("ids_mismatch", f"{begins} at character {len(text)}, the boundary of the response")
-    edge = stops.index(size)
-    if edge < len(stops) - 1 and offsets[edge] - offsets[0] != len(text):
-        raise invalid("ids_mismatch", f"text_offset is {offsets[edge]} where the response begins at {len(text)}")
-    return edge

@@ -21,7 +21,6 @@ from arena10k.params.sections import Capabilities
 #: Answers that are remembered while collecting, to notice one that is given twice.
 REMEMBERED = 4096
 DUPLICATE = "duplicate_answer"
-_COLUMNS = ["policy", "prompt_id", "draw", "status", "code", "response", "tokens", "finish_reason"]
 
 
 def tasks(params: Params, prompts: pd.DataFrame) -> Iterator[Task]:
@@ -89,20 +88,13 @@ class Replays:
 
 def frame(params: Params, store: Store) -> pd.DataFrame:
     """Every response record: `policy`, `prompt_id`, `draw`, `response`, `status`, `code`, `tokens`, `finish_reason`."""
-    rows = [
-        row
-        | {
-            "response": row["value"],
-            "tokens": len(row["payload"].get("token_logprobs") or ()) or None,
-            "finish_reason": row["payload"].get("finish_reason"),
-        }
-        for row in store.rows(RESPONSES)
-        if row["policy"] in params.policies
-    ]
+    columns = ["policy", "prompt_id", "draw", "status", "code", "value", "payload"]
+    rows = pd.DataFrame((row for row in store.rows(RESPONSES) if row["policy"] in params.policies), columns=columns)
+    rows["tokens"] = [len(payload.get("token_logprobs") or ()) or None for payload in rows.payload]
+    rows["finish_reason"] = [payload.get("finish_reason") for payload in rows.payload]
     rank = {name: i for i, name in enumerate(params.policies)}
-    return pd.DataFrame(rows, columns=_COLUMNS).sort_values(
-        ["policy", "prompt_id", "draw"], key=lambda c: c.map(rank) if c.name == "policy" else c
-    )
+    rows = rows.drop(columns="payload").rename(columns={"value": "response"})
+    return rows.sort_values(["policy", "prompt_id", "draw"], key=lambda c: c.map(rank) if c.name == "policy" else c)
 
 
 def summary(responses: pd.DataFrame) -> pd.DataFrame:
@@ -136,13 +128,8 @@ def sentence(summary: pd.DataFrame) -> str:
 def definitions(all_policies: Mapping[str, Policy]) -> pd.DataFrame:
     """What each policy is: model, example turns, what it stands for, and the start of its fingerprint; of an imported
     policy only its description."""
-    columns = ["policy", "what it is", "model", "example turns", "fingerprint"]
-    return pd.DataFrame(
-        [
-            (p.name, p.params.description, None, None, None)
-            if p.is_imported
-            else (p.name, p.params.description, p.params.model, len(p.params.examples), p.fingerprint[:8])
-            for p in all_policies.values()
-        ],
-        columns=columns,
-    )
+    rows = []
+    for p in all_policies.values():
+        more = (p.params.model, len(p.params.examples), p.fingerprint[:8]) if not p.is_imported else (None, None, None)
+        rows.append((p.name, p.params.description, *more))
+    return pd.DataFrame(rows, columns=["policy", "what it is", "model", "example turns", "fingerprint"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from arena10k.errors import section
 from arena10k.inputs.policies import digest, policies, unit_hash
 from arena10k.params.config import Params
 from arena10k.params.judge import ChatGrader, CompletionJudge, JudgeParams
@@ -43,7 +42,7 @@ def contexts(params: Params) -> dict[Key, str]:
         out |= {(job, name): digest([job, own, definition, params.seed]) for job, definition in judge.items()}
         out |= {(job, name): digest([job, own, oracle, params.seed]) for job in (ORACLE, TRUTH)}
         if policy.is_imported:
-            out |= _imported(params, name, own)
+            out |= {(job, name): imported_context(job, own) for job in _imported(params)}
     return out
 
 
@@ -52,10 +51,9 @@ def imported_context(job: str, fingerprint: str) -> str:
     return digest(["imported", job, fingerprint])
 
 
-def _imported(params: Params, policy: str, fingerprint: str) -> dict[Key, str]:
-    """The contexts of an imported policy; scores and labels are the source's unless the params name a grader."""
-    names = [RESPONSES, LOGPROBS, *(() if params.judge else JUDGE), *(() if params.oracle.grader else (ORACLE, TRUTH))]
-    return {(job, policy): imported_context(job, fingerprint) for job in names}
+def _imported(params: Params) -> list[str]:
+    """The jobs of imported policies; scores and labels are the source's unless the params name a grader."""
+    return [RESPONSES, LOGPROBS, *(() if params.judge else JUDGE), *(() if params.oracle.grader else (ORACLE, TRUTH))]
 
 
 def _graded(params: Params, grader: JudgeParams | ChatGrader, uncertain: bool) -> dict[str, Any]:
@@ -66,33 +64,22 @@ def _graded(params: Params, grader: JudgeParams | ChatGrader, uncertain: bool) -
     return definition
 
 
-def _imported_due(params: Params) -> dict[Key, int]:
-    due = section(params.imported, "imported").due
-    names = [name for name, policy in policies(params).items() if policy.is_imported]
-    return {(job, name): due.get(job, {}).get(name, 0) for name in names for job, _ in _imported(params, name, "")}
-
-
-def labelled_slice(params: Params, policy: str, prompt_ids: Iterable[str]) -> set[str]:
-    """The prompts whose response by `policy` gets an oracle label; stable when prompts are reordered.
+def labels_wanted(params: Params, prompt_ids: Iterable[str]) -> dict[str, set[tuple[str, str, int]]]:
+    """The (policy, prompt_id, draw) to label, by job: the first draw of a target, every logged draw of P0.
 
     All policies are labelled on the same prompts, as far as their numbers go, so that policies are compared on equal
-    questions and the transport test does not mistake harder prompts for a judge that fails.
+    questions and the transport test does not mistake harder prompts for a judge that fails. The slice is stable when
+    prompts are reordered.
     """
     order = sorted(prompt_ids, key=lambda p: unit_hash(params.seed, ORACLE, p))
-    is_logging = policy == params.logging_policy
-    size = round(params.oracle.p0_fraction * len(order)) if is_logging else params.oracle.target_labels
-    return set(order[:size])
-
-
-def labels_wanted(params: Params, prompt_ids: Iterable[str]) -> dict[str, set[tuple[str, str, int]]]:
-    """The (policy, prompt_id, draw) to label, by job: the first draw of a target, every logged draw of P0."""
-    ids = list(prompt_ids)
     out: dict[str, set[tuple[str, str, int]]] = {ORACLE: set(), TRUTH: set()}
     for policy in params.policies:
-        draws = range(params.responses.logged_draws if policy == params.logging_policy else 1)
-        out[ORACLE] |= {(policy, p, d) for p in labelled_slice(params, policy, ids) for d in draws}
+        is_logging = policy == params.logging_policy
+        size = round(params.oracle.p0_fraction * len(order)) if is_logging else params.oracle.target_labels
+        draws = range(params.responses.logged_draws if is_logging else 1)
+        out[ORACLE] |= {(policy, p, d) for p in order[:size] for d in draws}
         if params.oracle.truth:
-            out[TRUTH] |= {(policy, p, d) for p in ids for d in range(params.responses.draws)}
+            out[TRUTH] |= {(policy, p, d) for p in order for d in range(params.responses.draws)}
     return out
 
 
@@ -120,5 +107,7 @@ def expected(params: Params, n_prompts: int) -> dict[Key, int]:
     if n_prompts > 1 and not params.recording and can_score(params, params.logging_policy):
         totals[SHUFFLED, params.logging_policy] = min(SHUFFLED_ROWS, n_prompts)
     if params.imported:
-        totals |= _imported_due(params)
+        due = params.imported.due
+        for name in (name for name, policy in policies(params).items() if policy.is_imported):
+            totals |= {(job, name): due.get(job, {}).get(name, 0) for job in _imported(params)}
     return {key: total for key, total in totals.items() if total}

@@ -1,25 +1,29 @@
 """The judge: a model that grades responses, once deterministically and once with uncertainty.
 
 A completion judge is asked for the next token after a fixed text, and the probabilities of the rating tokens are read;
-a chat judge is asked for a number. How answers are read is in `ratings`. Text to be graded goes in as one JSON string,
-so quotes, line ends and control tokens in it stay data.
+a chat judge is asked for a number. Text to be graded goes in as one JSON string, so quotes, line ends and control
+tokens in it stay data. An answer that is not a rating is an error (CallError of kind ``invalid``), never a number.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
+from statistics import NormalDist
 from typing import Any
 
 import pandas as pd
 
-from arena10k.collection import ratings
+from arena10k.collection.answers import chat_response
+from arena10k.collection.echo import check_logprobs
 from arena10k.collection.jobs import DETERMINISTIC, JUDGE, ORACLE, RESPONSES, UNCERTAINTY, contexts
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import CHAT, COMPLETIONS, Measurement, Reader, Request, Task, Watch
-from arena10k.errors import FatalCallError
+from arena10k.errors import CallError, FatalCallError, invalid
 from arena10k.inputs.policies import digest, unit_hash
 from arena10k.params.config import Params
 from arena10k.params.judge import MAX_CHARS, ChatGrader, ChatJudge, CompletionJudge
@@ -28,9 +32,16 @@ from arena10k.params.sections import Capabilities
 #: One score for more than this share of the first rows, and of all from then on, is not a judgment: of a continuous
 #: score, and of a rubric with few values.
 WATCH_FROM, CONTINUOUS_SHARE, RUBRIC_SHARE = 50, 0.5, 0.98
+_NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
+_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 
 #: prompt, response and reference of one case.
 Texts = Mapping[str, str]
+#: Pairs (score in [0, 1], probability) whose probabilities sum to 1.
+Reading = list[tuple[float, float]]
+
+
+# What is asked
 
 
 def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]:
@@ -41,61 +52,48 @@ def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]
     by_id, current = prompts.set_index("prompt_id"), contexts(params)
     for row in store.rows(RESPONSES):
         if row["status"] == "ok" and row["draw"] < judge.draws:
-            texts = case_texts(by_id.loc[row["prompt_id"]], row["value"])
             for job in JUDGE:
-                yield task(params, judge, job, current[job, row["policy"]], row, texts)
-
-
-def case_texts(prompt: pd.Series, response: str) -> dict[str, str]:
-    """What a case is filled with; a prompt without a known answer has an empty reference."""
-    reference = "" if pd.isna(prompt["answer"]) else prompt["answer"]
-    return {"prompt": prompt["prompt"], "response": response, "reference": reference}
+                yield task(params, judge, job, current[job, row["policy"]], row, by_id.loc[row["prompt_id"]])
 
 
 def task(
-    params: Params, grader: CompletionJudge | ChatGrader, job: str, context: str, row: dict[str, Any], texts: Texts
+    params: Params, grader: CompletionJudge | ChatGrader, job: str, context: str, row: dict[str, Any], prompt: pd.Series
 ) -> Task:
-    """The task of one score or label: `row` is the response's record, `context` that of the score."""
+    """The task of one score or label: `row` is the response's record, `context` that of the score. A `prompt` without a
+    known answer has an empty reference."""
+    reference = "" if pd.isna(prompt["answer"]) else prompt["answer"]
+    texts = {"prompt": prompt["prompt"], "response": row["value"], "reference": reference}
     can = params.providers[grader.provider].capabilities
     asked = requests(grader, texts, can, job == UNCERTAINTY, params.seed)
+    read: Reader
+    if isinstance(grader, CompletionJudge):
+        read = partial(read_completions, grader, job == DETERMINISTIC)
+    elif isinstance(grader, ChatJudge) and job == UNCERTAINTY:
+        read = partial(UNCERTAIN[grader.uncertainty], grader)
+    else:
+        read = partial(read_rating, grader)
     bodies = [r.body["prompt"] if isinstance(grader, CompletionJudge) else r.body for r in asked]
     return Task(
         job, row["prompt_id"], digest([context, row["policy"], row["draw"], bodies]), row["policy"], row["draw"],
-        row["fingerprint"], context, grader.provider, grader.model, asked, _reader(grader, job),
+        row["fingerprint"], context, grader.provider, grader.model, asked, read,
     )  # fmt: skip
 
 
 def requests(
     grader: CompletionJudge | ChatGrader, texts: Texts, can: Capabilities, uncertain: bool = False, seed: int = 1
 ) -> tuple[Request, ...]:
-    """The requests whose answers make one score.
-
-    Parameters
-    ----------
-    texts : whole and as they are.
-    uncertain : for a judge, whether its uncertainty mode is asked.
-    seed : of the experiment; samples of one case differ in theirs where the endpoint takes a seed.
-    """
-    if isinstance(grader, ChatGrader):
-        return _chat_requests(grader, texts, can, uncertain, seed)
-    body = {"model": grader.model, "max_tokens": 1, "temperature": 0, "logprobs": grader.top_logprobs}
-    return tuple(Request(COMPLETIONS, body | {"prompt": text}) for text in _completion_texts(grader, texts, uncertain))
-
-
-def _completion_texts(judge: CompletionJudge, texts: Texts, uncertain: bool) -> list[str]:
-    """The case after the worked examples in their own order and, for the uncertainty mode, in every listed order."""
-    # One line, cut, as a JSON string: quotes and line ends in it cannot pass for the grader's own.
-    lines = {name: " ".join(text.split())[:MAX_CHARS] for name, text in texts.items()}
-    case = judge.case.format(**{name: json.dumps(line, ensure_ascii=False) for name, line in lines.items()})
-    orders = judge.orders or (tuple(range(len(judge.examples))),)
-    asked, head = orders if uncertain else orders[:1], [judge.intro] if judge.intro else []
-    return ["\n".join([*head, *(judge.examples[i] for i in order), case]) for order in asked]
-
-
-def _chat_requests(
-    grader: ChatGrader, texts: Texts, can: Capabilities, uncertain: bool, seed: int
-) -> tuple[Request, ...]:
-    case = grader.case.format(**{name: quoted(text) for name, text in texts.items()})
+    """The requests whose answers make one score of whole `texts`; `uncertain`: those of a judge's uncertainty mode.
+    Samples of one case differ in their seed, made of the experiment's, where the endpoint takes one."""
+    if isinstance(grader, CompletionJudge):
+        # One line, cut, as a JSON string: quotes and line ends in it cannot pass for the grader's own.
+        lines = {name: " ".join(text.split())[:MAX_CHARS] for name, text in texts.items()}
+        case = grader.case.format(**{name: json.dumps(line, ensure_ascii=False) for name, line in lines.items()})
+        orders, head = grader.orders or (tuple(range(len(grader.examples))),), [grader.intro] if grader.intro else []
+        asked = orders if uncertain else orders[:1]
+        prompts = ("\n".join([*head, *(grader.examples[i] for i in order), case]) for order in asked)
+        body = {"model": grader.model, "max_tokens": 1, "temperature": 0, "logprobs": grader.top_logprobs}
+        return tuple(Request(COMPLETIONS, body | {"prompt": prompt}) for prompt in prompts)
+    case = grader.case.format(**{name: _quoted(text) for name, text in texts.items()})
     messages = [{"role": "system", "content": grader.system}] if grader.system else []
     messages.append({"role": "user", "content": f"{case}\n\n{grader.ask(uncertain)}"})
     body = {"model": grader.model, "messages": messages, "max_tokens": grader.max_tokens, "temperature": 0}
@@ -104,61 +102,174 @@ def _chat_requests(
     if grader.uncertainty == "logprobs":
         more = {"max_tokens": 1, "logprobs": True, "top_logprobs": grader.top_logprobs}
         return (Request(CHAT, body | more),)
-    sampled = body | {"temperature": grader.sample_temperature}
-    seeds = [
-        {"seed": int(unit_hash(seed, "judge", case, i) * 2**31)} if can.seed else {} for i in range(grader.samples)
-    ]
-    return tuple(Request(CHAT, sampled | own) for own in seeds)
+    body["temperature"] = grader.sample_temperature
+    seeds = (int(unit_hash(seed, "judge", case, i) * 2**31) for i in range(grader.samples))
+    return tuple(Request(CHAT, body | ({"seed": own} if can.seed else {})) for own in seeds)
 
 
-def quoted(text: str) -> str:
+def _quoted(text: str) -> str:
     """The text as a JSON string that holds no control token of a chat template (`<|eot_id|>` and its like)."""
     return json.dumps(text, ensure_ascii=False).replace("<|", "\\u003c|").replace("|>", "|\\u003e")
 
 
-def _reader(grader: CompletionJudge | ChatGrader, job: str) -> Reader:
-    if isinstance(grader, CompletionJudge):
-        return partial(_read_completions, grader, job)
-    if job == UNCERTAINTY and isinstance(grader, ChatJudge):
-        return partial(_read_uncertain, grader)
-    return partial(_read_rating, grader)
+# What an answer says
 
 
-def _read_completions(judge: CompletionJudge, job: str, answers: list[dict[str, Any]]) -> Measurement:
-    readings = [ratings.read_completion(judge, answer) for answer in answers]
-    if job == DETERMINISTIC:
-        return Measurement(ratings.mode_of(readings[0]), {"variance": 0.0, "readings": readings})
-    value, variance = ratings.mean([ratings.expectation(reading) for reading in readings])
-    return Measurement(value, {"variance": variance, "readings": readings})
+def read_completions(judge: CompletionJudge, deterministic: bool, answers: list[dict[str, Any]]) -> Measurement:
+    """The rating distributions of the token that follows each text: the most probable rating (the lower on a tie), or
+    the mean of the expectations with its variance.
+
+    ``no_ratings`` where no rating token is among the top tokens, ``low_mass`` where the ratings hold less than
+    `judge.min_mass` of the probability, or a code of `check_logprobs`.
+    """
+    readings = []
+    for answer in answers:
+        try:
+            top = answer["choices"][0]["logprobs"]["top_logprobs"][0]
+            named = [token for token in judge.ratings if token in top]
+            logprobs = check_logprobs([top[token] for token in named])
+        except (KeyError, IndexError, TypeError) as error:
+            raise invalid("no_ratings", "the answer has no top_logprobs") from error
+        pairs = [(judge.ratings[token], math.exp(value)) for token, value in zip(named, logprobs, strict=True)]
+        readings.append(_normalised(pairs, judge.min_mass, sorted(judge.ratings), len(top))[0])
+    if deterministic:
+        mode, _ = max(sorted(readings[0]), key=lambda pair: pair[1])
+        return Measurement(mode, {"variance": 0.0, "readings": readings})
+    return _mean([_expectation(reading) for reading in readings], {"readings": readings})
 
 
-def _read_rating(grader: ChatGrader, answers: list[dict[str, Any]]) -> Measurement:
+def read_rating(grader: ChatGrader, answers: list[dict[str, Any]]) -> Measurement:
+    """The score of an answer of the form `{"rating": n}` or `n`.
+
+    ``unparsable_rating`` for every other form (prose, several numbers, a number cut off at the token limit),
+    ``rating_out_of_scale`` for a number that is not on the scale.
+    """
     (answer,) = answers
-    value, text = ratings.read_rating(grader, answer)
-    return Measurement(value, {"variance": 0.0, "texts": [text]})
+    text, cut = _text(answer)
+    bare = _NUMBER.fullmatch(text.strip())
+    number = (_numbers(text, ("rating",)) or {}).get("rating", float(bare.group()) if bare and not cut else None)
+    if number is None:
+        raise _unparsable(grader, text, cut)
+    return Measurement(_on_scale(grader, number, text, grader.numbers == "whole"), {"variance": 0.0, "texts": [text]})
 
 
-def _read_uncertain(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measurement:
-    if judge.uncertainty == "samples":
-        scores, texts = zip(*(ratings.read_rating(judge, answer) for answer in answers), strict=True)
-        value, variance = ratings.mean(list(scores))
-        return Measurement(value, {"variance": variance, "texts": list(texts)})
+def read_samples(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measurement:
+    """The mean of ratings, each as by `read_rating`, with the variance of that mean."""
+    rated = [read_rating(judge, [answer]) for answer in answers]
+    return _mean([float(r.value) for r in rated], {"texts": [text for r in rated for text in r.payload["texts"]]})
+
+
+def read_interval(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measurement:
+    """Score and variance of an answer of the form `{"rating": n, "low": l, "high": h}`: the interval is taken for the
+    central `judge.interval_confidence` of a normal distribution. Codes as of `read_rating`, with ``unparsable_rating``
+    also for an interval without the rating."""
     (answer,) = answers
-    if judge.uncertainty == "interval":
-        value, variance, text = ratings.read_interval(judge, answer)
-        return Measurement(value, {"variance": variance, "texts": [text]})
-    reading, mass, text = ratings.read_distribution(judge, answer)
+    text, cut = _text(answer)
+    numbers = _numbers(text, ("rating", "low", "high"))
+    if numbers is None:
+        raise _unparsable(judge, text, cut)
+    rating = _on_scale(judge, numbers["rating"], text, judge.numbers == "whole")
+    low, high = (_on_scale(judge, numbers[end], text, False) for end in ("low", "high"))
+    if not low <= rating <= high:
+        raise invalid("unparsable_rating", f"the interval does not hold the rating: {text!r:.200}")
+    width_in_sd = 2 * NormalDist().inv_cdf((1 + judge.interval_confidence) / 2)
+    return Measurement(rating, {"variance": ((high - low) / width_in_sd) ** 2, "texts": [text]})
+
+
+def read_distribution(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measurement:
+    """The expectation over the rating tokens at the first position of a chat answer, and the mass they hold. Codes as
+    of `read_completions`."""
+    (answer,) = answers
+    text, _ = _text(answer)
+    try:
+        top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        tokens, logprobs = [entry["token"].strip() for entry in top], [entry["logprob"] for entry in top]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise invalid("no_ratings", f"the answer has no top_logprobs: {text!r:.200}") from error
+    by_token: dict[str, list[float]] = {}
+    for token, value in zip(tokens, check_logprobs(logprobs), strict=True):  # "7" and " 7" are two tokens of one rating
+        by_token.setdefault(token, []).append(math.exp(value))
+    low, high = judge.scale
+    scores = {str(n): (n - low) / (high - low) for n in range(int(low), int(high) + 1)}
+    pooled = [(score, math.fsum(by_token[rating])) for rating, score in scores.items() if rating in by_token]
+    reading, mass = _normalised(pooled, judge.min_mass, list(scores), len(top))
     # The expectation is read, not sampled: asked again it is the same.
     payload = {"variance": 0.0, "mass": mass, "readings": [reading], "texts": [text]}
-    return Measurement(ratings.expectation(reading), payload)
+    return Measurement(_expectation(reading), payload)
+
+
+#: What reads the answers of each uncertainty mode of a chat judge.
+UNCERTAIN = {"samples": read_samples, "interval": read_interval, "logprobs": read_distribution}
+
+
+def _normalised(pairs: Reading, min_mass: float, ratings: list[str], size: int) -> tuple[Reading, float]:
+    mass = math.fsum(p for _, p in pairs)
+    if not pairs:
+        raise invalid("no_ratings", f"none of {ratings} is among the top {size} tokens")
+    if not mass >= min_mass:
+        raise invalid(
+            "low_mass",
+            f"the rating tokens hold {mass:.3f} of the probability, {min_mass} is asked: lower judge.min_mass, or word "
+            "judge.case so that the next token is a rating",
+        )
+    return [(score, p / mass) for score, p in pairs], mass
+
+
+def _expectation(reading: Reading) -> float:
+    return math.fsum(score * p for score, p in reading)
+
+
+def _mean(scores: list[float], payload: dict[str, Any]) -> Measurement:
+    """Mean of repeated scores, and the variance of that mean (0 for one score)."""
+    n = len(scores)
+    centre = math.fsum(scores) / n
+    variance = math.fsum((s - centre) ** 2 for s in scores) / (n - 1) / n if n > 1 else 0.0
+    return Measurement(centre, {"variance": variance, **payload})
+
+
+def _text(answer: dict[str, Any]) -> tuple[str, bool]:
+    """The answer's text, and whether it was cut off at the token limit."""
+    response = chat_response([answer], token_ids=False)
+    return str(response.value), response.payload["finish_reason"] == "length"
+
+
+def _numbers(text: str, keys: tuple[str, ...]) -> dict[str, float] | None:
+    """The numbers of a JSON object (alone or fenced) that has exactly these keys, each once; None for anything else."""
+    fenced = _FENCE.fullmatch(text.strip())
+    try:
+        pairs = json.loads(fenced.group(1) if fenced else text, object_pairs_hook=list)
+    except (ValueError, RecursionError):
+        return None
+    # A JSON object is now a list of pairs; a JSON array is told from it by its items.
+    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+        return None
+    if sorted(key for key, _ in pairs) != sorted(keys) or any(type(n) not in (int, float) for _, n in pairs):
+        return None
+    return dict(pairs)
+
+
+def _on_scale(grader: ChatGrader, number: float, text: str, whole: bool) -> float:
+    low, high = grader.scale
+    if not low <= number <= high or (whole and number != int(number)):
+        raise invalid("rating_out_of_scale", f"{number!r:.40} is not {grader.range_words}: {text!r:.200}")
+    return (number - low) / (high - low)
+
+
+def _unparsable(grader: ChatGrader, text: str, cut: bool) -> CallError:
+    what = "the answer is not in the form that was asked for"
+    if cut:
+        key = "judge" if isinstance(grader, ChatJudge) else "oracle.grader"
+        what = f"the answer is cut off at max_tokens: raise {key}.max_tokens ({grader.max_tokens} now), or name a "
+        what += f"{key}.model that answers in the form that is asked for"
+    return invalid("unparsable_rating", f"{what}: {text!r:.200}")
+
+
+# What the scores look like
 
 
 def watch(params: Params) -> Watch:
     """A watcher for `collect` that stops a run whose grader gives one value whatever it is shown; counts anew at each
-    call.
-
-    The watcher raises FatalCallError with job, value and share.
-    """
+    call. It raises FatalCallError with job, value and share."""
     seen: Counter[tuple[str, str | float]] = Counter()
     totals: Counter[str] = Counter()
 
@@ -177,25 +288,14 @@ def watch(params: Params) -> Watch:
 
 
 def summary(store: Store) -> pd.DataFrame:
-    """Per mode: records ok and failed, mean score, the most frequent score and its share.
-
-    A mode share near 1 of a continuous score is how an invalid key once looked.
-    """
-    rows = []
+    """Per mode: records ok and failed, mean score, the most frequent score and its share. A share near 1 of a
+    continuous score is how an invalid key once looked."""
+    rows: list[dict[str, Any]] = []
     for job in JUDGE:
         records = pd.DataFrame(store.rows(job), columns=["status", "value"])
         scores = records.value[records.status == "ok"].astype(float)
-        counts = scores.value_counts().sort_index(kind="stable")
-        most = counts.idxmax() if len(counts) else None
-        rows.append(
-            {
-                "mode": job.removeprefix("judge_"),
-                "ok": len(scores),
-                "failed": len(records) - len(scores),
-                "mean": scores.mean() if len(scores) else None,
-                "distinct": len(counts),
-                "most_frequent": most,
-                "mode_share": float(counts.max() / len(scores)) if len(scores) else None,
-            }
-        )
+        n, counts = len(scores), scores.value_counts().sort_index(kind="stable")
+        rows.append({"mode": job.removeprefix("judge_"), "ok": n, "failed": len(records) - n})
+        rows[-1] |= {"mean": scores.mean() if n else None, "distinct": len(counts)}
+        rows[-1] |= {"most_frequent": counts.idxmax() if n else None, "mode_share": counts.max() / n if n else None}
     return pd.DataFrame(rows)

@@ -20,13 +20,10 @@ from arena10k.params.config import Params
 
 
 def check_prompts(params: Params, prompts: pd.DataFrame) -> None:
-    """Whether the exact oracle that the params ask for can label these prompts; before anything is asked.
-
-    Raises ArenaError where no prompt has a `check`, and for the first one that cannot be run.
-    """
-    oracle_params = params.oracle
-    wanted = oracle_params.p0_fraction > 0 or oracle_params.target_labels > 0 or oracle_params.truth
-    if oracle_params.kind != "exact" or not wanted or "oracle" not in params.model_fields_set:
+    """Whether the exact oracle that the params ask for can label these prompts; before anything is asked. Raises
+    ArenaError where no prompt has a `check`, and for the first one that cannot be run."""
+    wanted = params.oracle.p0_fraction > 0 or params.oracle.target_labels > 0 or params.oracle.truth
+    if params.oracle.kind != "exact" or not wanted or "oracle" not in params.model_fields_set:
         return
     name = params.prompts.path or "the built-in set"
     checks = prompts.set_index("prompt_id")["check"].dropna()
@@ -45,13 +42,25 @@ def check_prompts(params: Params, prompts: pd.DataFrame) -> None:
 
 
 def label(params: Params, store: Store, prompts: pd.DataFrame) -> int:
-    """Label every wanted response that has none yet, by the oracle of the params; returns how many were added.
-
-    Raises ArenaError where a model is the oracle: see `collect.collect`.
-    """
-    if params.oracle.grader is None:
-        return _label_exactly(params, store, prompts)
-    return collect(params, store, partial(tasks, params, prompts, store), "oracle", watch=judge.watch(params)).ok
+    """Label every wanted response that has none yet, by the oracle of the params; returns how many were added. Raises
+    ArenaError: see `check_prompts` and, where a model is the oracle, `collect.collect`."""
+    if params.oracle.grader is not None:
+        return collect(params, store, partial(tasks, params, prompts, store), "oracle", watch=judge.watch(params)).ok
+    if params.recording:
+        return 0
+    check_prompts(params, prompts)
+    wanted, current = labels_wanted(params, prompts.prompt_id), contexts(params)
+    specs = prompts.set_index("prompt_id")["check"].dropna().map(json.loads).to_dict()
+    added = 0
+    for row in [r for r in store.rows(RESPONSES) if r["status"] == "ok" and r["prompt_id"] in specs]:
+        policy, prompt_id, draw = cell = row["policy"], row["prompt_id"], row["draw"]
+        for job in (job for job, cells in wanted.items() if cell in cells):
+            context, spec = current[job, policy], specs[prompt_id]
+            key = digest([context, policy, draw, spec, row["value"]])
+            value = oracle.check(spec, row["value"], prompt_id=prompt_id)
+            shared = (job, prompt_id, key, policy, draw, row["fingerprint"], context)
+            added += store.put(Record(*shared, "ok", value=value, model="exact"))
+    return added
 
 
 def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]:
@@ -61,26 +70,4 @@ def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]
     by_id = prompts.set_index("prompt_id")
     for row in store.rows(RESPONSES):
         if row["status"] == "ok" and (row["policy"], row["prompt_id"], row["draw"]) in wanted:
-            texts = judge.case_texts(by_id.loc[row["prompt_id"]], row["value"])
-            yield judge.task(params, grader, ORACLE, current[ORACLE, row["policy"]], row, texts)
-
-
-def _label_exactly(params: Params, store: Store, prompts: pd.DataFrame) -> int:
-    if params.recording:
-        return 0
-    check_prompts(params, prompts)
-    wanted, current = labels_wanted(params, prompts.prompt_id), contexts(params)
-    checks = prompts.set_index("prompt_id")["check"].dropna()
-    specs = {prompt_id: json.loads(check) for prompt_id, check in checks.items()}
-    added = 0
-    for row in [r for r in store.rows(RESPONSES) if r["status"] == "ok" and r["prompt_id"] in specs]:
-        for job, cells in wanted.items():
-            if (row["policy"], row["prompt_id"], row["draw"]) in cells:
-                context, spec = current[job, row["policy"]], specs[row["prompt_id"]]
-                key = digest([context, row["policy"], row["draw"], spec, row["value"]])
-                record = Record(
-                    job, row["prompt_id"], key, row["policy"], row["draw"], row["fingerprint"], context, "ok",
-                    value=oracle.check(spec, row["value"], prompt_id=row["prompt_id"]), model="exact",
-                )  # fmt: skip
-                added += store.put(record)
-    return added
+            yield judge.task(params, grader, ORACLE, current[ORACLE, row["policy"]], row, by_id.loc[row["prompt_id"]])

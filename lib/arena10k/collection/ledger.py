@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS batch_tasks (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS batch_tasks_by_token ON batch_tasks (token);
 """
-#: States of ours, before the provider's own begin: nothing was sent that costs; it may have been.
+#: States of ours, before the provider's own begin: nothing was sent that costs; something may have been.
 PREPARED, CREATING = "prepared", "creating"
 
 
@@ -57,14 +57,14 @@ class Ledger:
             ("INSERT INTO batch_tasks VALUES (?, ?, ?, ?, 0)", ((*row, token) for row in rows)),
         )
 
-    def note(self, token: str, **columns: Any) -> None:
-        """Change columns of a batch."""
+    def note(self, token: str, **columns: Any) -> Entry:
+        """Change columns of a batch; the batch as it is then."""
         names = ", ".join(f"{name} = ?" for name in columns)
         self._write((f"UPDATE batches SET {names} WHERE token = ?", [(*columns.values(), token)]))
+        return self.entry(token)
 
     def entry(self, token: str) -> Entry:
-        columns = ", ".join(Entry.__dataclass_fields__)
-        return Entry(*self._db.execute(f"SELECT {columns} FROM batches WHERE token = ?", (token,)).fetchone())
+        return Entry(*self._db.execute("SELECT * FROM batches WHERE token = ?", (token,)).fetchone())
 
     def holding(self, row: Row) -> str | None:
         """The token of the batch that owes this task."""

@@ -30,17 +30,14 @@ from typing import Any
 
 Spec = Mapping[str, Any]
 
+#: More distinct numbers than this, those of the question aside, is a list of guesses and not an answer.
 MAX_DISTINCT_NUMBERS = 3
-"""More distinct numbers than this, those of the question aside, is a list of guesses and not an answer."""
-
 _UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 )
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_NUMBER_WORDS = {word: value for value, word in enumerate(_UNITS)} | {
-    word: 10 * value for value, word in enumerate(_TENS, start=2)
-}
+_NUMBER_WORDS = dict(zip((*_UNITS, *_TENS), (*range(20), *range(20, 100, 10)), strict=True))
 
 # [^\W_] is a letter or digit of any script; inside a number a comma groups thousands and a point starts decimals.
 _TOKEN = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d+)?(?![^\W_])|[^\W_]+(?:'[^\W_]+)*|[.,;:!?\n]")
@@ -56,23 +53,9 @@ _DECLINES = re.compile(
 )
 
 
-def normalise(text: str) -> str:
-    """`text` in the form every comparison uses: NFKC, case-folded, accents removed, straight apostrophes."""
-    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
-    bare = "".join(char for char in folded if not unicodedata.combining(char))
-    return bare.replace("\u2019", "'").replace("\u2018", "'").replace("\u02bc", "'")
-
-
-def declines(response: str) -> bool:
-    """Whether the response says that it does not know or will not answer."""
-    return _DECLINES.search(" ".join(normalise(response).split())) is not None
-
-
 def check(spec: Spec, response: str, *, prompt_id: str = "") -> float:
-    """Label one response: 1.0 when it is right by `spec` (see the table above), else 0.0.
-
-    Raises ValueError naming the prompt for an unknown kind, and for missing, unknown or invalid keys.
-    """
+    """Label one response: 1.0 when it is right by `spec` (see the table above), else 0.0. Raises ValueError as
+    `validate` does."""
     validate(spec, prompt_id=prompt_id)
     if declines(response):
         return 0.0
@@ -80,8 +63,14 @@ def check(spec: Spec, response: str, *, prompt_id: str = "") -> float:
     return float(rule(spec, _tokens(response)))
 
 
+def declines(response: str) -> bool:
+    """Whether the response says that it does not know or will not answer."""
+    return _DECLINES.search(" ".join(_normalised(response).split())) is not None
+
+
 def validate(spec: Spec, *, prompt_id: str = "") -> None:
-    """Raise ValueError, naming the prompt, unless `spec` is a check this module can run."""
+    """Raise ValueError, naming the prompt, unless `spec` is a check this module can run: of a known kind, with no
+    missing, unknown or invalid keys."""
     where = f"prompt {prompt_id!r}: "
     if not isinstance(spec, Mapping):
         raise ValueError(f"{where}check must be a mapping, not {type(spec).__name__}")
@@ -113,7 +102,7 @@ def _value_problem(spec: Spec) -> str | None:
             return f"{key} must be a positive whole number"
     if spec["kind"] == "number":
         given = spec.get("given", [])
-        if not isinstance(given, list) or not all(_is_number(number) for number in [spec["value"], *given]):
+        if not isinstance(given, list) or any(type(number) not in (int, float) for number in [spec["value"], *given]):
             return "value and given must be numbers"
         return "value is among given, so the question could pass for an answer" if spec["value"] in given else None
     if spec["kind"] == "yes_no" and spec["value"] not in ("yes", "no"):
@@ -123,13 +112,16 @@ def _value_problem(spec: Spec) -> str | None:
     return None
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _normalised(text: str) -> str:
+    """`text` in the form every comparison uses: NFKC, case-folded, accents removed, straight apostrophes."""
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    bare = "".join(char for char in folded if not unicodedata.combining(char))
+    return bare.replace("\u2019", "'").replace("\u2018", "'").replace("\u02bc", "'")
 
 
 def _tokens(text: str) -> list[str]:
     """The words, numbers and clause marks of `text`, normalised and in order."""
-    return [token.removesuffix("'s") for token in _TOKEN.findall(normalise(text))]
+    return [token.removesuffix("'s") for token in _TOKEN.findall(_normalised(text))]
 
 
 def _words(tokens: list[str]) -> list[str]:
@@ -171,29 +163,23 @@ def _one_of(spec: Spec, tokens: list[str]) -> bool:
     return bool(1 <= len(_mentions(tokens, spec["values"])) <= spec.get("max_named", 1))
 
 
-def _numbers(tokens: list[str]) -> list[tuple[int, float]]:
-    """(position, value) of every number, in digits or words up to ninety-nine ("twenty-one" is one number)."""
+def _number(spec: Spec, tokens: list[str]) -> bool:
+    """The last number counts, in digits or words up to ninety-nine ("twenty-one" is one number)."""
     numbers: list[tuple[int, float]] = []
     for position, token in enumerate(tokens):
-        if token[0].isdecimal():
-            if re.fullmatch(r"[\d,]+(?:\.\d+)?", token):
-                numbers.append((position, float(token.replace(",", ""))))
+        if re.fullmatch(r"\d[\d,]*(?:\.\d+)?", token):
+            numbers.append((position, float(token.replace(",", ""))))
         elif token in _NUMBER_WORDS:
             value = float(_NUMBER_WORDS[token])
             if numbers and numbers[-1][0] == position - 1 and tokens[position - 1] in _TENS and 1 <= value <= 9:
                 value += numbers.pop()[1]
             numbers.append((position, value))
-    return numbers
-
-
-def _number(spec: Spec, tokens: list[str]) -> bool:
-    given = {float(number) for number in spec.get("given", [])}
-    answers = [(position, value) for position, value in _numbers(tokens) if value not in given]
+    answers = [(position, value) for position, value in numbers if value not in spec.get("given", [])]
     if not answers or len({value for _, value in answers}) > MAX_DISTINCT_NUMBERS:
         return False
     position, value = answers[-1]
     hedged = len({value for _, value in answers}) > 1 and not _HEDGES.isdisjoint(tokens)
-    return value == float(spec["value"]) and not hedged and not _denied(tokens, position)
+    return bool(value == spec["value"]) and not hedged and not _denied(tokens, position)
 
 
 def _yes_no(spec: Spec, tokens: list[str]) -> bool:
@@ -211,11 +197,12 @@ def _copy(spec: Spec, tokens: list[str]) -> bool:
 
 
 _Rule = Callable[[Spec, list[str]], bool]
-_KINDS: dict[str, tuple[_Rule, frozenset[str], frozenset[str]]] = {
-    "contains_any": (_contains_any, frozenset({"values"}), frozenset({"exclude"})),
-    "contains_all_words": (_contains_all_words, frozenset({"words"}), frozenset({"min_words"})),
-    "one_of": (_one_of, frozenset({"values"}), frozenset({"max_named"})),
-    "number": (_number, frozenset({"value"}), frozenset({"given"})),
-    "yes_no": (_yes_no, frozenset({"value"}), frozenset()),
-    "copy": (_copy, frozenset({"value"}), frozenset({"max_words"})),
+#: Per kind its rule, the keys that it needs and those that it may have.
+_KINDS: dict[str, tuple[_Rule, set[str], set[str]]] = {
+    "contains_any": (_contains_any, {"values"}, {"exclude"}),
+    "contains_all_words": (_contains_all_words, {"words"}, {"min_words"}),
+    "one_of": (_one_of, {"values"}, {"max_named"}),
+    "number": (_number, {"value"}, {"given"}),
+    "yes_no": (_yes_no, {"value"}, set()),
+    "copy": (_copy, {"value"}, {"max_words"}),
 }

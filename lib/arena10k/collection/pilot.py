@@ -28,7 +28,6 @@ def run(params: Params, store: Store, prompts: pd.DataFrame) -> None:
         "teacher forcing": partial(teacher_forcing.tasks, params, store),
         "judge": partial(judge.tasks, params, prompts, store),
     }
-    if params.oracle.grader:
-        kinds["oracle"] = partial(labels.tasks, params, prompts, store)
+    kinds |= {"oracle": partial(labels.tasks, params, prompts, store)} if params.oracle.grader else {}
     for label, tasks in kinds.items():
         collect(params, store, tasks, f"pilot: {label}", pilot=True)

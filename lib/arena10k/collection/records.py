@@ -9,26 +9,22 @@ from typing import Any
 
 #: The primary key of a record: job, prompt_id, request_hash.
 Row = tuple[str, str, str]
+KEY = "job = ? AND prompt_id = ? AND request_hash = ?"
 COLUMNS = {
-    "job": "TEXT NOT NULL",
-    "prompt_id": "TEXT NOT NULL",
-    "request_hash": "TEXT NOT NULL",
-    "policy": "TEXT NOT NULL",
-    "draw": "INTEGER NOT NULL",
-    "fingerprint": "TEXT NOT NULL",
-    "context": "TEXT NOT NULL",
-    "status": "TEXT NOT NULL",
-    "value": "",
-    "code": "TEXT",
-    "detail": "TEXT",
-    "payload": "TEXT NOT NULL",
-    "model": "TEXT",
-    "prompt_tokens": "INTEGER",
-    "completion_tokens": "INTEGER",
-    "attempts": "INTEGER NOT NULL",
-    "seconds": "REAL",
-    "created": "REAL NOT NULL",
-    "quarantine": "TEXT",
+    "job": "TEXT NOT NULL", "prompt_id": "TEXT NOT NULL", "request_hash": "TEXT NOT NULL",
+    "policy": "TEXT NOT NULL", "draw": "INTEGER NOT NULL", "fingerprint": "TEXT NOT NULL", "context": "TEXT NOT NULL",
+    "status": "TEXT NOT NULL", "value": "", "code": "TEXT", "detail": "TEXT", "payload": "TEXT NOT NULL",
+    "model": "TEXT", "prompt_tokens": "INTEGER", "completion_tokens": "INTEGER",
+    "attempts": "INTEGER NOT NULL", "seconds": "REAL", "created": "REAL NOT NULL", "quarantine": "TEXT",
+}  # fmt: skip
+#: What is kept of a superseded record; a store of an older version lacks the `LATER` columns until it is opened.
+LATER = ("quarantine", "payload", "model")
+ATTEMPT = f"job, prompt_id, request_hash, status, value, code, detail, created, {', '.join(LATER)}"
+INDEXES = {
+    "by_cell": "records (job, policy, context, status, code, quarantine, model, attempts, created, "
+    "prompt_tokens, completion_tokens)",
+    "by_prompt": "records (prompt_id, job, policy, context, status, quarantine, draw)",
+    "attempts_by_key": "attempts (job, prompt_id, request_hash)",
 }
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS records (
@@ -43,32 +39,17 @@ CREATE TABLE IF NOT EXISTS attempts (
   status TEXT NOT NULL, value, code TEXT, detail TEXT, created REAL NOT NULL,
   quarantine TEXT, payload TEXT, model TEXT
 );
+{"".join(f"CREATE INDEX IF NOT EXISTS {name} ON {on};" for name, on in INDEXES.items())}
 """
-INDEXES = {
-    "by_cell": "records (job, policy, context, status, code, quarantine, model, attempts, created, "
-    "prompt_tokens, completion_tokens)",
-    "by_prompt": "records (prompt_id, job, policy, context, status, quarantine, draw)",
-    "attempts_by_key": "attempts (job, prompt_id, request_hash)",
+#: What a row has cost in all its attempts: the sum of what stands and what comes, missing where neither is known.
+_ADDED_UP = {
+    c: f"CASE WHEN records.{c} IS NULL THEN excluded.{c} ELSE records.{c} + COALESCE(excluded.{c}, 0) END"
+    for c in ("attempts", "prompt_tokens", "completion_tokens")
 }
-SCHEMA += "".join(f"CREATE INDEX IF NOT EXISTS {name} ON {on};\n" for name, on in INDEXES.items())
-ATTEMPT = "job, prompt_id, request_hash, status, value, code, detail, created, quarantine, payload, model"
-KEY = "job = ? AND prompt_id = ? AND request_hash = ?"
-#: What a row has cost in all its attempts.
-_ADDED_UP = ("attempts", "prompt_tokens", "completion_tokens")
-_KEPT = ("job", "prompt_id", "request_hash", *_ADDED_UP)
-
-
-def _sum(column: str) -> str:
-    """Of what stands and what comes; missing only where neither is known."""
-    old, new = f"records.{column}", f"excluded.{column}"
-    return f"CASE WHEN {old} IS NULL THEN {new} ELSE {old} + COALESCE({new}, 0) END"
-
-
+_CHANGES = {c: _ADDED_UP.get(c, f"excluded.{c}") for c in COLUMNS if c not in ("job", "prompt_id", "request_hash")}
 UPSERT = f"""
 INSERT INTO records ({", ".join(COLUMNS)}) VALUES ({", ".join(":" + c for c in COLUMNS)})
-ON CONFLICT (job, prompt_id, request_hash) DO UPDATE SET
-  {", ".join(f"{c} = excluded.{c}" for c in COLUMNS if c not in _KEPT)},
-  {", ".join(f"{c} = {_sum(c)}" for c in _ADDED_UP)}
+ON CONFLICT (job, prompt_id, request_hash) DO UPDATE SET {", ".join(f"{c} = {to}" for c, to in _CHANGES.items())}
 WHERE records.status = 'error' OR (records.quarantine IS NOT NULL AND excluded.status = 'ok')
 """
 
@@ -80,8 +61,8 @@ def key_of(row: Mapping[str, Any]) -> Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is to be measured. `fingerprint` is the policy's; `context` that of the whole measurement (see
-    `jobs.contexts`)."""
+    """What is to be measured. `fingerprint` is the policy's; `context` that of the whole measurement
+    (`jobs.contexts`); `row` the primary key of its record."""
 
     job: str
     prompt_id: str
@@ -93,17 +74,13 @@ class Cell:
 
     @property
     def row(self) -> Row:
-        """The primary key of its record: job, prompt_id, request_hash."""
         return self.job, self.prompt_id, self.request_hash
 
 
 @dataclass(frozen=True)
 class Record(Cell):
-    """One measurement or typed error.
-
-    `value` is what was measured: the response text, a log-probability in nats, a score or a label in [0, 1].
-    `payload` keeps what the value was read from (token ids, token log-probs, raw judge text, usage).
-    """
+    """One measurement or typed error. `value` is what was measured: the response text, a log-probability in nats, a
+    score or a label in [0, 1]; `payload` is what it was read from (token ids, token log-probs, raw judge text)."""
 
     status: str
     value: str | float | None = None

@@ -13,7 +13,6 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,19 @@ import orjson
 
 from arena10k.collection.ledger import SCHEMA as LEDGER_SCHEMA
 from arena10k.collection.ledger import Ledger
-from arena10k.collection.records import ATTEMPT, COLUMNS, INDEXES, KEY, SCHEMA, UPSERT, Record, Row
+from arena10k.collection.records import ATTEMPT, COLUMNS, INDEXES, KEY, LATER, SCHEMA, UPSERT, Record, Row
 from arena10k.errors import ArenaError
 
 #: Rows that are read at once.
 _PAGE = 256
 #: The outcome of a row that has a value which is quarantined.
 QUARANTINED = "quarantined"
-_FIELDS = attrgetter(*COLUMNS)
 
 
 class Store:
-    """Records of one run.
-
-    Use `Store.open` for collecting, `Store.read` for looking on (also while another process collects), and
-    `Store.recording` for a committed Parquet export.
-    """
+    """Records of one run. Use `Store.open` for collecting, `Store.read` for looking on (also while another process
+    collects), and `Store.recording` for a committed Parquet export. `batches` are those at providers that are not read
+    to the end."""
 
     def __init__(self, connection: sqlite3.Connection):
         self._db = connection
@@ -44,27 +40,7 @@ class Store:
         self._db.execute("CREATE TEMP TABLE current (context TEXT PRIMARY KEY)")
         self._db.execute("CREATE TEMP TABLE some (prompt_id TEXT PRIMARY KEY)")
         self._live = "records"
-        #: Batches at providers that are not read to the end.
         self.batches = Ledger(connection)
-
-    def using(self, contexts: Iterable[str]) -> Store:
-        """Look only at records made in one of `contexts`; what was measured under other definitions stays unseen."""
-        self._fill("current", contexts)
-        self._live = "(SELECT * FROM records WHERE context IN (SELECT context FROM temp.current))"
-        return self
-
-    def only(self, prompt_ids: Iterable[str]) -> Store:
-        """A view of the same records that sees those of the given prompts only; one such view at a time."""
-        view = copy.copy(self)
-        self._fill("some", prompt_ids)
-        view._live = f"(SELECT * FROM {self._live} WHERE prompt_id IN (SELECT prompt_id FROM temp.some))"
-        return view
-
-    def _fill(self, table: str, values: Iterable[str]) -> None:
-        with self._db:
-            self._db.execute("BEGIN")
-            self._db.execute(f"DELETE FROM temp.{table}")
-            self._db.executemany(f"INSERT OR IGNORE INTO temp.{table} VALUES (?)", [(value,) for value in values])
 
     @classmethod
     def open(cls, path: Path) -> Store:
@@ -74,7 +50,9 @@ class Store:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.executescript(SCHEMA + LEDGER_SCHEMA)
-        _widen(db)
+        there = {row[1] for row in db.execute("PRAGMA table_info(attempts)")}
+        for column in (column for column in LATER if column not in there):
+            db.execute(f"ALTER TABLE attempts ADD COLUMN {column} TEXT")
         return cls(db)
 
     @classmethod
@@ -102,6 +80,27 @@ class Store:
     def close(self) -> None:
         self._db.close()
 
+    def using(self, contexts: Iterable[str]) -> Store:
+        """Look only at records made in one of `contexts`; what was measured under other definitions stays unseen."""
+        self._fill("current", contexts)
+        self._live = "(SELECT * FROM records WHERE context IN (SELECT context FROM temp.current))"
+        return self
+
+    def only(self, prompt_ids: Iterable[str]) -> Store:
+        """A view of the same records that sees those of the given prompts only; one such view at a time."""
+        view = copy.copy(self)
+        self._fill("some", prompt_ids)
+        view._live = f"(SELECT * FROM {self._live} WHERE prompt_id IN (SELECT prompt_id FROM temp.some))"
+        return view
+
+    def _fill(self, table: str, values: Iterable[str]) -> None:
+        with self._db:
+            self._db.execute("BEGIN")
+            self._db.execute(f"DELETE FROM temp.{table}")
+            self._db.executemany(f"INSERT OR IGNORE INTO temp.{table} VALUES (?)", [(value,) for value in values])
+
+    # Writing
+
     def put(self, record: Record) -> bool:
         """Store one record and commit. Returns False where the row that is there stands: see `put_all`."""
         return self.put_all([record]) == 1
@@ -122,9 +121,20 @@ class Store:
         return stored
 
     def _upsert(self, record: Record) -> bool:
-        row = dict(zip(COLUMNS, _FIELDS(record), strict=True))
+        row = {name: getattr(record, name) for name in COLUMNS}
         row["payload"] = orjson.dumps(record.payload).decode()
         return self._db.execute(UPSERT, row).rowcount == 1
+
+    def _keep_attempt(self, record: Record) -> None:
+        """Keep what `record` supersedes, or the record itself where it fails and a quarantined value stands."""
+        key, failed = record.row, record.status != "ok"
+        superseded = "status = 'error'" if failed else "(status = 'error' OR quarantine IS NOT NULL)"
+        keep = f"INSERT INTO attempts ({ATTEMPT}) SELECT {ATTEMPT} FROM records WHERE {KEY} AND {superseded}"
+        self._db.execute(keep, key)
+        if failed and self.outcome(*key) == QUARANTINED:
+            failure = (*key, "error", None, record.code, record.detail, record.created, None, None, record.model)
+            self._db.execute(f"INSERT INTO attempts ({ATTEMPT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", failure)
+            self._db.execute(f"UPDATE records SET attempts = attempts + ? WHERE {KEY}", (record.attempts, *key))
 
     @contextmanager
     def filling(self) -> Iterator[Callable[[Record], bool]]:
@@ -141,25 +151,6 @@ class Store:
         self._db.executescript(SCHEMA)
         self._db.executescript("PRAGMA synchronous = NORMAL; PRAGMA journal_mode = WAL; PRAGMA cache_size = -2000;")
 
-    def get(self, job: str, prompt_id: str, request_hash: str) -> dict[str, Any] | None:
-        """One record as a dict with the payload decoded, or None."""
-        query = f"SELECT * FROM records WHERE {KEY}"
-        row = self._db.execute(query, (job, prompt_id, request_hash)).fetchone()
-        return _decoded(row) if row else None
-
-    def _keep_attempt(self, record: Record) -> None:
-        """Keep what `record` supersedes, or the record itself where it fails and a quarantined value stands."""
-        key, failed = record.row, record.status != "ok"
-        superseded = "status = 'error'" if failed else "(status = 'error' OR quarantine IS NOT NULL)"
-        self._db.execute(
-            f"INSERT INTO attempts ({ATTEMPT}) SELECT {ATTEMPT} FROM records WHERE {KEY} AND {superseded}", key
-        )
-        if failed and self.outcome(*key) == QUARANTINED:
-            failure = (*key, "error", None, record.code, record.detail, record.created, None, None, record.model)
-            marks = ", ".join("?" * len(failure))
-            self._db.execute(f"INSERT INTO attempts ({ATTEMPT}) VALUES ({marks})", failure)
-            self._db.execute(f"UPDATE records SET attempts = attempts + ? WHERE {KEY}", (record.attempts, *key))
-
     def retire(self, rows: Iterable[Row], reason: str) -> int:
         """Move records (job, prompt_id, request_hash) to the attempts, with `reason` where a quarantine reason would
         stand: what they measured is no longer part of the run. Returns how many."""
@@ -170,10 +161,29 @@ class Store:
             self._db.executemany(move, [(reason, *key) for key in keys])
             return self._db.executemany(f"DELETE FROM records WHERE {KEY}", keys).rowcount
 
+    def set_quarantine(self, rows: list[tuple[str, str, str, str]]) -> None:
+        """Quarantine exactly the given (job, prompt_id, request_hash, reason); all other rows are released."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("UPDATE records SET quarantine = NULL WHERE quarantine IS NOT NULL")
+            quarantine = f"UPDATE records SET quarantine = ? WHERE {KEY} AND status = 'ok'"
+            self._db.executemany(quarantine, [(reason, *key) for *key, reason in rows])
+
+    # Reading
+
+    def _query(self, query: str, args: Iterable[Any] = ()) -> list[dict[str, Any]]:
+        return [dict(row) for row in self._db.execute(query, tuple(args))]
+
+    def get(self, job: str, prompt_id: str, request_hash: str) -> dict[str, Any] | None:
+        """One record as a dict with the payload decoded, or None."""
+        return next(
+            map(_decoded, self._query(f"SELECT * FROM records WHERE {KEY}", (job, prompt_id, request_hash))), None
+        )
+
     def attempts(self, job: str | None = None) -> list[dict[str, Any]]:
         """What was superseded, of one job or all, oldest first, payload decoded."""
         where, args = ("WHERE job = ?", (job,)) if job else ("", ())
-        return [_decoded(row) for row in self._db.execute(f"SELECT {ATTEMPT} FROM attempts {where} ORDER BY id", args)]
+        return list(map(_decoded, self._query(f"SELECT {ATTEMPT} FROM attempts {where} ORDER BY id", args)))
 
     def outcome(self, job: str, prompt_id: str, request_hash: str) -> str | None:
         """None where there is no record, else the word ok, `QUARANTINED`, or the error's code."""
@@ -191,10 +201,9 @@ class Store:
         query = f"""SELECT * FROM {self._live} WHERE {fixed} ({names}) > ({", ".join("?" * len(key))})
                     ORDER BY {names} LIMIT {_PAGE}"""
         last = ("",) * len(key)
-        while page := self._db.execute(query, (*([job] if job else []), *last)).fetchall():
-            for row in page:
-                yield _decoded(row)
+        while page := self._query(query, (*([job] if job else []), *last)):
             last = tuple(page[-1][name] for name in key)
+            yield from map(_decoded, page)
 
     def counts(self, since: float = float("inf")) -> list[dict[str, Any]]:
         """Number of records by job, policy, status, code, quarantine reason and the model that answered, with the
@@ -205,24 +214,26 @@ class Store:
                     SUM(prompt_tokens) AS prompt_tokens, SUM(completion_tokens) AS completion_tokens FROM {self._live}
                     GROUP BY job, policy, context, status, code, quarantine, model
                     ORDER BY job, policy, status, code"""
-        return [dict(row) for row in self._db.execute(query, (since,))]
+        return self._query(query, (since,))
 
     def failed(self) -> list[dict[str, Any]]:
         """The records that hold an error, without payload, ordered by job and prompt."""
-        query = f"""SELECT job, prompt_id, request_hash, policy, draw, code, detail FROM {self._live}
-                    WHERE status = 'error' ORDER BY job, prompt_id, request_hash"""
-        return [dict(row) for row in self._db.execute(query)]
+        return self._query(
+            f"""SELECT job, prompt_id, request_hash, policy, draw, code, detail FROM {self._live}
+                WHERE status = 'error' ORDER BY job, prompt_id, request_hash"""
+        )
 
     def fingerprints(self) -> list[dict[str, Any]]:
         """Number of records by job, policy and fingerprint."""
-        query = f"SELECT job, policy, fingerprint, COUNT(*) AS n FROM {self._live} GROUP BY job, policy, fingerprint"
-        return [dict(row) for row in self._db.execute(query)]
+        groups = "job, policy, fingerprint"
+        return self._query(f"SELECT {groups}, COUNT(*) AS n FROM {self._live} GROUP BY {groups}")
 
     def other_contexts(self) -> list[dict[str, Any]]:
         """Number of records by job, policy and fingerprint that were made in another context than the current ones."""
-        query = """SELECT job, policy, fingerprint, COUNT(*) AS n FROM records
-                   WHERE context NOT IN (SELECT context FROM temp.current) GROUP BY job, policy, fingerprint"""
-        return [dict(row) for row in self._db.execute(query)]
+        return self._query(
+            """SELECT job, policy, fingerprint, COUNT(*) AS n FROM records
+               WHERE context NOT IN (SELECT context FROM temp.current) GROUP BY job, policy, fingerprint"""
+        )
 
     def complete_prompts(
         self, wanted: dict[tuple[str, str], int], job: str, logging_policy: str = ""
@@ -246,21 +257,11 @@ class Store:
         row = self._db.execute(query, [sum(wanted.values()), all_of_job or -1, job, *cells, logging_policy]).fetchone()
         return row[0], row[1]
 
-    def set_quarantine(self, rows: list[tuple[str, str, str, str]]) -> None:
-        """Quarantine exactly the given (job, prompt_id, request_hash, reason); all other rows are released."""
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute("UPDATE records SET quarantine = NULL WHERE quarantine IS NOT NULL")
-            self._db.executemany(
-                f"UPDATE records SET quarantine = ? WHERE {KEY} AND status = 'ok'",
-                [(reason, job, prompt_id, request_hash) for job, prompt_id, request_hash, reason in rows],
-            )
-
     def rescored(self) -> dict[tuple[str, str], tuple[int, int]]:
         """By (job, policy): rows that were asked again, and those of them that have a value in use now."""
         query = f"""SELECT r.job, r.policy, COUNT(*), SUM(r.status = 'ok' AND r.quarantine IS NULL) FROM {self._live} r
-                   WHERE EXISTS (SELECT 1 FROM attempts a WHERE a.job = r.job AND a.prompt_id = r.prompt_id
-                                 AND a.request_hash = r.request_hash) GROUP BY r.job, r.policy"""
+                    WHERE EXISTS (SELECT 1 FROM attempts a WHERE a.job = r.job AND a.prompt_id = r.prompt_id
+                                  AND a.request_hash = r.request_hash) GROUP BY r.job, r.policy"""
         return {(r[0], r[1]): (r[2], r[3]) for r in self._db.execute(query)}
 
     def content_digest(self, *jobs: str) -> str:
@@ -277,7 +278,7 @@ class Store:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows = [dict(r) for r in self._db.execute("SELECT * FROM records ORDER BY job, prompt_id, request_hash")]
+        rows = self._query("SELECT * FROM records ORDER BY job, prompt_id, request_hash")
         for row in (row for row in rows if row["value"] is not None):
             row["value"] = orjson.dumps(row["value"]).decode()
         text, number = pa.string(), {"INTEGER": pa.int64(), "REAL": pa.float64()}
@@ -288,14 +289,6 @@ class Store:
         return len(rows)
 
 
-def _decoded(row: sqlite3.Row) -> dict[str, Any]:
+def _decoded(row: dict[str, Any]) -> dict[str, Any]:
     """A row with its payload decoded: None where an older store did not keep it."""
-    return dict(row) | {"payload": orjson.loads(row["payload"]) if row["payload"] else None}
-
-
-def _widen(db: sqlite3.Connection) -> None:
-    """Give the attempts of an older store the columns that were added since."""
-    there = {row[1] for row in db.execute("PRAGMA table_info(attempts)")}
-    for column in ("quarantine", "payload", "model"):
-        if column not in there:
-            db.execute(f"ALTER TABLE attempts ADD COLUMN {column} TEXT")
+    return row | {"payload": orjson.loads(row["payload"]) if row["payload"] else None}

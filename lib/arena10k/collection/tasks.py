@@ -60,7 +60,7 @@ Reader = Callable[[list[dict[str, Any]]], Measurement]
 @dataclass(frozen=True)
 class Task(Cell):
     """One measurement to make: requests to send (none where it is known that it cannot be made), and what reads their
-    answers."""
+    answers. `key` are the columns of its record that say what was to be measured."""
 
     provider: str
     model: str
@@ -69,7 +69,6 @@ class Task(Cell):
 
     @property
     def key(self) -> dict[str, Any]:
-        """The columns of its record that say what was to be measured."""
         return {column.name: getattr(self, column.name) for column in fields(Cell)}
 
 
@@ -132,15 +131,6 @@ class Survey:
     probes: dict[Key, list[Task]] = field(default_factory=dict)
     tokens: dict[Key, list[int]] = field(default_factory=dict)
 
-    def add(self, task: Task) -> None:
-        """Note what a task that is to be asked needs."""
-        probes = self.probes.setdefault((task.job, f"{task.provider} {task.model}"), [])
-        if len(probes) < PREFLIGHT:
-            probes.append(task)
-        tokens = self.tokens.setdefault((task.provider, task.model), [0, 0])
-        tokens[0] += sum(request.prompt_tokens for request in task.requests)
-        tokens[1] += sum(request.max_tokens for request in task.requests)
-
 
 def survey(store: Store, tasks: Iterable[Task], again: Again) -> Survey:
     """Go through all tasks once, without holding them."""
@@ -153,7 +143,12 @@ def survey(store: Store, tasks: Iterable[Task], again: Again) -> Survey:
             out.pending[task.provider] += 1
             out.models.setdefault(task.provider, set()).add(task.model)
             if not batched:
-                out.add(task)
+                probes = out.probes.setdefault((task.job, f"{task.provider} {task.model}"), [])
+                if len(probes) < PREFLIGHT:
+                    probes.append(task)
+                tokens = out.tokens.setdefault((task.provider, task.model), [0, 0])
+                tokens[0] += sum(request.prompt_tokens for request in task.requests)
+                tokens[1] += sum(request.max_tokens for request in task.requests)
         elif outcome in ("ok", QUARANTINED):
             out.outcome.stored += 1
         elif outcome is not None:
@@ -161,39 +156,15 @@ def survey(store: Store, tasks: Iterable[Task], again: Again) -> Survey:
     return out
 
 
-def unrecorded(run: str, store: Store, tasks: Iterable[Task], again: Again, label: str) -> str:
-    """What a recording lacks of `tasks`, by policy, and what to do about it."""
-    lacks, total = Counter[str](), 0
-    for task in tasks:
-        total += 1
-        lacks[task.policy] += again.asks(store.outcome(*task.row))
-    by_policy = ", ".join(f"{policy} ({n:,})" for policy, n in lacks.items() if n)
-    return (
-        f"run {run!r} is a recording, of which nothing is asked, and lacks {lacks.total():,} of {total:,} records of "
-        f"{label} as its params define them: {by_policy}. Put back in the params what was recorded; another policy, "
-        "judge or oracle needs a run of its own, with a params file without `recording: true`"
-    )
-
-
 def pending(store: Store, tasks: Tasks, provider: str, again: Again) -> Iterator[Task]:
     """A provider's tasks that are to be asked and not in a batch: never-tried ones first, then those asked again."""
     tried: set[Key] = set()
-    for task in _of(tasks(), provider):
-        if store.batches.holding(task.row):
-            continue
+    for task in (task for task in tasks() if task.provider == provider and not store.batches.holding(task.row)):
         outcome = store.outcome(*task.row)
         if outcome is None:
             yield task
         elif again.asks(outcome):
             tried.add((task.prompt_id, task.request_hash))
     if tried:
-        yield from (task for task in _of(tasks(), provider) if (task.prompt_id, task.request_hash) in tried)
-
-
-def batched(store: Store, tasks: Tasks, provider: str) -> Iterator[tuple[str, Task]]:
-    """A provider's tasks that are in a batch, each with the batch's token."""
-    return ((token, task) for task in _of(tasks(), provider) if (token := store.batches.holding(task.row)))
-
-
-def _of(tasks: Iterable[Task], provider: str) -> Iterator[Task]:
-    return (task for task in tasks if task.provider == provider)
+        own = (task for task in tasks() if task.provider == provider)
+        yield from (task for task in own if (task.prompt_id, task.request_hash) in tried)

@@ -29,8 +29,6 @@ from arena10k.inputs.policies import Policy, digest, policies, unit_hash
 from arena10k.params.config import Params
 
 Prompt = list[int] | str
-#: What is scored, the request where there is something to ask, and what reads the answer.
-_Asked = tuple[Any, Request | None, Reader]
 
 
 def tasks(params: Params, store: Store) -> Iterator[Task]:
@@ -42,10 +40,7 @@ def tasks(params: Params, store: Store) -> Iterator[Task]:
     current = contexts(params)
     for _, rows in groupby(_usable(store), key=itemgetter("prompt_id")):
         responses = sorted(rows, key=itemgetter("draw"))
-        rendered: dict[str, Prompt] = {}
-        for row in responses:
-            if (prompt := _prompt(row)) is not None:
-                rendered.setdefault(row["policy"], prompt)
+        rendered = {row["policy"]: _prompt(row) for row in reversed(responses)}
         logged = [r for r in responses if r["policy"] == params.logging_policy]
         for row in logged[: params.responses.logged_draws]:
             for policy in (p for p in able if p.name in rendered):
@@ -72,61 +67,51 @@ def control_tasks(params: Params, store: Store) -> Iterator[Task]:
         groups = [chosen[i : i + SHUFFLED_GROUP] for i in range(0, len(chosen), SHUFFLED_GROUP)]
         pairs = (zip(ids, [*ids[1:], (ids if len(ids) > 1 else chosen)[0]], strict=True) for ids in groups)
         for prompt_id, other in chain.from_iterable(pairs):
-            if (prompt := _prompt(logged[other])) is not None:
-                yield _task(params, SHUFFLED, context, policy, prompt, logged[prompt_id])
+            yield _task(params, SHUFFLED, context, policy, _prompt(logged[other]), logged[prompt_id])
 
 
 def _usable(store: Store) -> Iterator[dict[str, Any]]:
     return (r for r in store.rows(RESPONSES) if r["status"] == "ok" and _prompt(r) is not None)
 
 
-def _prompt(row: dict[str, Any]) -> Prompt | None:
-    """What a response was generated from: token ids, or the rendered text."""
-    prompt: Prompt | None = row["payload"].get("prompt_token_ids", row["payload"].get("prompt_text"))
-    return prompt
+def _prompt(row: dict[str, Any]) -> Any:
+    """What a response was generated from: a `Prompt`, token ids or the rendered text; None where it is not known."""
+    return row["payload"].get("prompt_token_ids", row["payload"].get("prompt_text"))
 
 
 def _task(params: Params, job: str, context: str, policy: Policy, prompt: Prompt, row: dict[str, Any]) -> Task:
-    if isinstance(prompt, str):
-        scored, request, read = _by_text(params, policy, prompt, row)
-    else:
-        scored, request, read = _by_ids(params, policy, prompt, row)
-    key = digest([context, policy.name, row["draw"], prompt, scored])
+    asked = _by_text(policy, prompt, row) if isinstance(prompt, str) else _by_ids(params, policy, prompt, row)
+    scored, body, read = asked
+    body |= {"model": policy.params.model, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
     return Task(
-        job, row["prompt_id"], key, policy.name, row["draw"], policy.fingerprint, context,
-        policy.params.provider, policy.params.model, (request,) if request else (), read,
+        job, row["prompt_id"], digest([context, policy.name, row["draw"], prompt, scored]), policy.name, row["draw"],
+        policy.fingerprint, context, policy.params.provider, policy.params.model,
+        (Request(COMPLETIONS, body),) if "prompt" in body else (), read,
     )  # fmt: skip
 
 
-def _by_ids(params: Params, policy: Policy, prompt: list[int], row: dict[str, Any]) -> _Asked:
+def _by_ids(
+    params: Params, policy: Policy, prompt: list[int], row: dict[str, Any]
+) -> tuple[Any, dict[str, Any], Reader]:
+    """What is scored, its own part of the request (no prompt where there is nothing to ask), what reads the answer."""
     ids = row["payload"]["token_ids"]
-    body = _body(policy, prompt + ids) | {"return_token_ids": True}
+    body = {"prompt": prompt + ids, "return_token_ids": True} if ids else {}
     if params.providers[policy.params.provider].capabilities.echo_from:
         body["echo_from"] = len(prompt)
-    request = Request(COMPLETIONS, body) if ids else None
-    return ids, request, partial(read_ids, prompt_ids=prompt, response_ids=ids)
+    return ids, body, partial(read_ids, prompt_ids=prompt, response_ids=ids)
 
 
-def _by_text(params: Params, policy: Policy, prompt: str, row: dict[str, Any]) -> _Asked:
+def _by_text(policy: Policy, prompt: str, row: dict[str, Any]) -> tuple[Any, dict[str, Any], Reader]:
     text, reason = row["value"], row["payload"].get("finish_reason")
     end = policy.own_template.end_of_turn if reason in ENDED else ""
-    if refused := _not_text(policy, text, reason):
-        return [text, end], None, partial(refuse, *refused)
-    request = Request(COMPLETIONS, _body(policy, prompt + text + end)) if text + end else None
-    return [text, end], request, partial(read_text, prompt=prompt, response=text, end=end)
-
-
-def _not_text(policy: Policy, text: str, reason: str | None) -> tuple[str, str] | None:
-    """Code and detail of why a response cannot be sent as text, or None."""
+    refused = None
     if token := policy.own_template.control_token(text):
-        return "control_token_in_text", f"the response holds {token}: the model would obey it"
-    if "\ufffd" in text:
-        return "ids_mismatch", "the response holds U+FFFD: it may not be what was generated"
-    if reason not in (*ENDED, "length"):
-        return "finish_reason", f"finish_reason {reason!r} does not say whether the response ended"
-    return None
-
-
-def _body(policy: Policy, prompt: Prompt) -> dict[str, Any]:
-    model = policy.params.model
-    return {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
+        refused = "control_token_in_text", f"the response holds {token}: the model would obey it"
+    elif "\ufffd" in text:
+        refused = "ids_mismatch", "the response holds U+FFFD: it may not be what was generated"
+    elif reason not in (*ENDED, "length"):
+        refused = "finish_reason", f"finish_reason {reason!r} does not say whether the response ended"
+    if refused:
+        return [text, end], {}, partial(refuse, *refused)
+    body = {"prompt": prompt + text + end} if text + end else {}
+    return [text, end], body, partial(read_text, prompt=prompt, response=text, end=end)

@@ -40,10 +40,8 @@ class ChatTemplate:
     end_of_turn: str
 
     def render(self, messages: Sequence[dict[str, str]]) -> str:
-        """The text up to where the assistant's answer begins.
-
-        Raises ParamsError where the template refuses the messages (`raise_exception`) or is not valid.
-        """
+        """The text up to where the assistant's answer begins. Raises ParamsError where the template refuses the
+        messages (`raise_exception`) or is not valid."""
         values = {"bos_token": self.bos_token, "eos_token": self.end_of_turn, "add_generation_prompt": True}
         try:
             return _compiled(self.source).render(messages=[dict(m) for m in messages], **values)
@@ -64,14 +62,9 @@ class ChatTemplate:
 
 def load(owner: str, name: str, bos_token: str | None = None, end_of_turn: str | None = None) -> ChatTemplate:
     """The template called `name`: a built-in one, or a Jinja file (relative paths start at the folder with `data/`).
-
-    Parameters
-    ----------
-    owner : the params key, for errors.
-    bos_token, end_of_turn : None takes the built-in's own; a file has no BOS then, and must be told its end of turn.
-
-    Raises ParamsError: for a file that is not there or not a chat template, and for a missing `end_of_turn`.
-    """
+    `owner` is the params key, for errors. `bos_token` and `end_of_turn`: None takes the built-in's own; a file has no
+    BOS then, and must be told its end of turn. Raises ParamsError for what is missing, and for a file that is no chat
+    template."""
     bos, end = BUILTIN.get(name, ("", None))
     bos, end = bos if bos_token is None else bos_token, end_of_turn or end
     path = Path(__file__).parents[1] / "builtin" / f"{name}.jinja" if name in BUILTIN else paths.home() / name
@@ -93,21 +86,17 @@ def load(owner: str, name: str, bos_token: str | None = None, end_of_turn: str |
 
 @lru_cache(maxsize=32)
 def _compiled(source: str) -> jinja2.Template:
-    """Compiled with the settings and helpers that Hugging Face compiles chat templates with.
+    """Compiled with the settings and helpers that Hugging Face compiles chat templates with. `strftime_now` is left
+    undefined, so that published templates write their fixed date and not today's."""
 
-    `strftime_now` is left undefined, so that published templates write their fixed date and not today's.
-    """
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def to_json(value: Any, indent: int | None = None) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)  # jinja's own escapes HTML
+
+    extensions = ["jinja2.ext.loopcontrols"]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = refuse
     return environment.from_string(source)
-
-
-def _tojson(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)  # jinja's own escapes HTML
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)

@@ -41,8 +41,7 @@ class Policy:
         """The chat messages for one prompt: system, earlier turns, then the user's text with the policy's suffix."""
         messages = [{"role": "system", "content": self.params.system}] if self.params.system is not None else []
         for turn in self.params.examples:
-            messages.append({"role": "user", "content": turn.user})
-            messages.append({"role": "assistant", "content": turn.assistant})
+            messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.assistant}]
         return [*messages, {"role": "user", "content": prompt + self.params.suffix}]
 
     @property
@@ -72,19 +71,12 @@ class Policy:
         else is known of the policy."""
         if self.is_imported:
             return digest({imported.PROVIDER: self.name})
-        p = self.params
-        parts = {
-            "endpoint": self.endpoint,
-            "model": p.model,
-            "messages": self.messages("{prompt}"),
-            "temperature": p.temperature,
-            "top_p": p.top_p,
-            "max_tokens": p.max_tokens,
-        }
+        parts = self.params.model_dump(include={"model", "temperature", "top_p", "max_tokens"})
+        parts |= {"endpoint": self.endpoint, "messages": self.messages("{prompt}")}
         if self.template:
-            parts |= {"rendered": self.rendered("{prompt}"), "end_of_turn": self.template.end_of_turn}
             # One rendering does not show what the template does with other prompts.
-            parts |= {"template": self.template.source}
+            parts |= {"rendered": self.rendered("{prompt}"), "template": self.template.source}
+            parts |= {"end_of_turn": self.template.end_of_turn}
         return digest(parts)
 
     @property
@@ -98,10 +90,8 @@ class Policy:
 
 
 def policies(params: Params) -> Mapping[str, Policy]:
-    """The experiment's policies by name, in the order of the params file.
-
-    Raises ParamsError: for a chat template that cannot be used, and for policies that hold one of its control tokens.
-    """
+    """The experiment's policies by name, in the order of the params file. Raises ParamsError for a chat template that
+    cannot be used, and for policies that hold one of its control tokens."""
     out = {}
     for name, p in params.policies.items():
         provider, template = params.providers[p.provider], None
@@ -119,8 +109,6 @@ def other_models(params: Params) -> dict[str, str]:
     if not params.policies or params.imported:  # what models they are is not known
         return {}
     base = params.policies[params.logging_policy].model
-    return {
-        name: f"stands for {p.stands_for}" if p.stands_for else f"model {p.model}"
-        for name, p in ((name, params.policies[name]) for name in params.targets)
-        if p.stands_for or p.model != base
-    }
+    targets = {name: params.policies[name] for name in params.targets}
+    words = {name: f"stands for {p.stands_for}" if p.stands_for else f"model {p.model}" for name, p in targets.items()}
+    return {name: said for name, said in words.items() if said != f"model {base}"}

@@ -6,6 +6,7 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
@@ -13,11 +14,10 @@ from arena10k import paths
 from arena10k.errors import ArenaError, one_line
 from arena10k.inputs import sources
 from arena10k.inputs.policies import unit_hash
-from arena10k.inputs.sources import COLUMNS, Row
+from arena10k.inputs.sources import COLUMNS
 from arena10k.params.config import Params
-from arena10k.params.sections import PromptsParams
 
-#: The filters in the order in which they are applied, each to what those before it kept, and how a reader is told.
+#: The filters in the order in which they are applied, each to what those before it left, and how a reader is told.
 FILTERS = {
     "conversations_differ": "with two different first prompts",
     "no_language": "without a language",
@@ -30,13 +30,11 @@ FILTERS = {
     "not_sampled": "not sampled",
 }
 
-Leaves = Callable[[Row], bool]
-
 
 def load(params: Params) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The experiment's prompts in the order fixed by its seed, and how many each filter removed.
-
-    The filters of `FILTERS`, in their order:
+    """The experiment's prompts in the order fixed by its seed, and how many each filter removed: a frame with columns
+    `COLUMNS` (text; missing where the source has none; `check` is JSON), and the counts ``read``, one per filter,
+    ``kept``. The filters of `FILTERS`, in their order:
 
     1. ``conversations_differ``: an arena row whose conversations begin with different prompts has no one prompt that
        was asked. The file is not at fault and its user cannot fix it, so the row is counted instead of refused.
@@ -48,56 +46,36 @@ def load(params: Params) -> tuple[pd.DataFrame, dict[str, int]]:
     6. ``not_sampled``: beyond the first `max_prompts` of the order.
 
     The order is that of a hash of seed and `prompt_id`: it depends neither on the file's order nor on other prompts.
-    The prompts of an imported run were fixed by the import: none is left out.
-
-    Returns
-    -------
-    frame with columns `COLUMNS` (text; missing where the source has none; `check` is JSON), and the counts ``read``,
-    one per filter, ``kept``.
-
-    Raises ArenaError: for sources that cannot be used (see `sources.read`), and where no prompt is left.
+    The prompts of an imported run were fixed by the import: none is left out. Raises ArenaError for sources that cannot
+    be used (see `sources.read`), and where no prompt is left.
     """
     if params.imported:
         frame = read(params.run)
         return frame, dict.fromkeys(FILTERS, 0) | {"read": len(frame), "kept": len(frame)}
-    rows = left = sources.read(params.prompts)
-    counts = {"read": len(rows)}
-    for name, leaves_out in _filters(params.prompts).items():
-        kept = [row for row in left if not leaves_out(row)]
-        counts[name], left = len(left) - len(kept), kept
-    left = sorted(left, key=lambda row: unit_hash(params.seed, "order", row["prompt_id"]))
-    kept = left[: params.prompts.max_prompts]
-    counts |= {"not_sampled": len(left) - len(kept), "kept": len(kept)}
-    if not kept:
-        raise ArenaError(f"no prompt is left after the filters: {sentence(counts)}{_languages(rows, counts)}")
-    frame = pd.DataFrame([{c: row[c] for c in COLUMNS} for row in kept], columns=list(COLUMNS))
-    return frame.astype("string"), counts
-
-
-def _filters(wanted: PromptsParams) -> dict[str, Leaves]:
-    """Per filter whether it leaves a row out; the duplicate filters remember the rows they have seen."""
-    shortest, longest = wanted.min_chars or 0, wanted.max_chars or math.inf
-    return {
-        "conversations_differ": lambda row: row["differs"],
-        "no_language": lambda row: bool(wanted.language) and not (row["language"] or "").strip(),
-        "other_language": lambda row: bool(wanted.language) and row["language"] != wanted.language,
-        "empty": lambda row: not row["prompt"].strip(),
-        "exact_duplicate": _seen_before(lambda prompt: prompt),
-        "normalised_duplicate": _seen_before(normalised),
-        "too_short": lambda row: len(row["prompt"]) < shortest,
-        "too_long": lambda row: len(row["prompt"]) > longest,
+    wanted = params.prompts
+    frame = pd.DataFrame(sources.read(wanted)).astype({column: "string" for column in COLUMNS})
+    counts, languages = {"read": len(frame)}, Counter(frame.language.dropna())
+    steps: dict[str, Callable[[pd.DataFrame], Any]] = {
+        "conversations_differ": lambda left: left.differs,
+        "no_language": lambda left: bool(wanted.language) & left.language.fillna("").map(str.strip).eq(""),
+        "other_language": lambda left: bool(wanted.language) & left.language.ne(wanted.language),
+        "empty": lambda left: left.prompt.map(str.strip).eq(""),
+        "exact_duplicate": lambda left: left.prompt.duplicated(),
+        "normalised_duplicate": lambda left: left.prompt.map(normalised).duplicated(),
+        "too_short": lambda left: left.prompt.str.len() < (wanted.min_chars or 0),
+        "too_long": lambda left: left.prompt.str.len() > (wanted.max_chars or math.inf),
     }
-
-
-def _seen_before(form: Callable[[str], str]) -> Leaves:
-    seen: set[str] = set()
-
-    def leaves_out(row: Row) -> bool:
-        before = len(seen)
-        seen.add(form(row["prompt"]))
-        return len(seen) == before
-
-    return leaves_out
+    for name, leaves_out in steps.items():
+        out = leaves_out(frame).to_numpy(dtype=bool)
+        counts[name], frame = int(out.sum()), frame[~out]
+    order = frame.prompt_id.map(lambda prompt_id: unit_hash(params.seed, "order", prompt_id)).sort_values(kind="stable")
+    frame = frame.loc[order.index[: wanted.max_prompts], list(COLUMNS)].reset_index(drop=True)
+    counts |= {"not_sampled": len(order) - len(frame), "kept": len(frame)}
+    if frame.empty:
+        common = ", ".join(f"{language!r:.40} ({n:,})" for language, n in languages.most_common(5))
+        hint = f" Most common languages: {common}." if counts["other_language"] else ""
+        raise ArenaError(f"no prompt is left after the filters: {sentence(counts)}{hint}")
+    return frame, counts
 
 
 def normalised(prompt: str) -> str:
@@ -105,23 +83,15 @@ def normalised(prompt: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
 
 
-def _languages(rows: list[Row], counts: dict[str, int]) -> str:
-    """Which languages there are, where none of them was the wanted one."""
-    if not counts["other_language"]:
-        return ""
-    common = Counter(row["language"] for row in rows if row["language"]).most_common(5)
-    return f" Most common languages: {', '.join(f'{language!r:.40} ({n:,})' for language, n in common)}."
-
-
 def write(params: Params, frame: pd.DataFrame) -> None:
     """Fix the run's prompts. A run that has others already is refused: its records belong to those."""
     path = paths.prompts_file(params.run)
     if path.is_file():
-        if not read(params.run).equals(frame):
-            raise ArenaError(
-                f"run {params.run!r} already has other prompts: use another run name, or remove data/{params.run}"
-            )
-        return
+        if read(params.run).equals(frame):
+            return
+        raise ArenaError(
+            f"run {params.run!r} already has other prompts: use another run name, or remove data/{params.run}"
+        )
     if params.recording:
         raise ArenaError(f"run {params.run!r} is a recording without prompts.parquet")
     path.parent.mkdir(parents=True, exist_ok=True)

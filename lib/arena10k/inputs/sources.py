@@ -9,20 +9,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from arena10k import paths
 from arena10k.errors import ArenaError, one_line, section
 from arena10k.params.sections import PromptsParams
 
 COLUMNS = ("prompt_id", "prompt", "category", "language", "answer", "check")
-#: What is read of a conversations export; answers of models, votes and moderation tags are not.
+#: What is read of a conversations export, beside `language`; answers of models, votes and moderation tags are not.
 _NEEDED = ("question_id", "conversation_a", "conversation_b")
-_OPTIONAL = ("language",)
-
 #: What to do where the file of a source is not there.
 _SAVE = {
     "arena": "save the Parquet or JSON of lmsys/chatbot_arena_conversations there (it is on Hugging Face, where its "
@@ -30,7 +27,6 @@ _SAVE = {
     "jsonl": "save a file with prompt_id and prompt per line there, or fix the path; relative paths start at the "
     "folder that holds data/",
 }
-
 _BATCH = 500
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -38,44 +34,41 @@ Row = dict[str, Any]
 
 
 def read(params: PromptsParams) -> list[Row]:
-    """Every row of the source, checked, in the order of the file.
+    """Every row of the source, checked, in the order of the file: a dict of `COLUMNS` (text, or None where the source
+    has none; `check` is JSON) and ``differs``: whether the two conversations of an arena row begin with different
+    prompts (then ``prompt`` is that of `conversation_a`).
 
-    Returns
-    -------
-    per row a dict of `COLUMNS` (text, or None where the source has none; `check` is JSON) and ``differs``: whether
-    the two conversations of an arena row begin with different prompts (then ``prompt`` is that of `conversation_a`).
-
-    Raises ArenaError: naming file, row and field of the first fault, and what to do. Line numbers count blank lines;
+    Raises ArenaError naming file, row and field of the first fault, and what to do. Line numbers count blank lines;
     rows of a JSON array and of Parquet count from 1.
     """
-    path, name = _file(params)
-    record, key = (_arena, "question_id") if params.source == "arena" else (_plain, "prompt_id")
+    path: Any = resources.files("arena10k") / "builtin" / "prompts.jsonl"
+    name = "builtin/prompts.jsonl"
+    if params.source != "builtin":
+        path = paths.home() / section(params.path, "prompts.path")
+        name = path.name
+        if not path.is_file():
+            raise _fault("prompts.path", f"no file {str(path)!r}", _SAVE[params.source])
+    is_arena = params.source == "arena"
+    key = "question_id" if is_arena else "prompt_id"
     rows: dict[str, tuple[str, Row]] = {}
     try:
-        for where, raw in _raw_rows(path, name, params.source):
+        for where, raw in _raw_rows(path, name, is_arena):
             at = f"{name}: {where}"
             if not isinstance(raw, dict):
                 raise _fault(at, f"{raw!r:.60} is not an object with {key}")
-            row = record(at, raw)
-            first, _ = rows.setdefault(row["prompt_id"], (where, row))
+            prompt_id = _text(at, raw, key)
+            if not prompt_id.strip():
+                raise _fault(f"{at}: {key}", "is empty", "give the row an id of its own")
+            row = dict.fromkeys(COLUMNS) | {"prompt_id": prompt_id} | (_arena(at, raw) if is_arena else _plain(at, raw))
+            first, _ = rows.setdefault(prompt_id, (where, row))
             if first != where:
-                raise _fault(f"{at}: {key}", f"{row['prompt_id']!r:.60} is also that of {first}", "ids must be unique")
+                raise _fault(f"{at}: {key}", f"{prompt_id!r:.60} is also that of {first}", "ids must be unique")
     except OSError as error:
         why = f"cannot be read ({error.strerror or error})"
         raise _fault(name, why, "check the file and its permissions") from error
     if not rows:
         raise _fault(name, "has no rows", "give a file with at least one prompt")
     return [row for _, row in rows.values()]
-
-
-def _file(params: PromptsParams) -> tuple[Any, str]:
-    """The source's file, and its name for messages."""
-    if params.source == "builtin":
-        return resources.files("arena10k") / "builtin" / "prompts.jsonl", "builtin/prompts.jsonl"
-    path = paths.home() / section(params.path, "prompts.path")
-    if not path.is_file():
-        raise _fault("prompts.path", f"no file {str(path)!r}", _SAVE[params.source])
-    return path, path.name
 
 
 def _fault(where: str, what: str, do: str = "fix the row or take it out") -> ArenaError:
@@ -86,34 +79,22 @@ def _fault(where: str, what: str, do: str = "fix the row or take it out") -> Are
 
 
 def _plain(where: str, row: Row) -> Row:
-    """A row of JSONL: `prompt_id` and `prompt`, the other columns where it has them."""
-    own = {"prompt_id": _id(where, row, "prompt_id"), "prompt": _text(where, row, "prompt"), "differs": False}
+    """A row of JSONL: `prompt`, and the other columns where it has them."""
+    optional = {field: _text(where, row, field, optional=True) for field in ("category", "language", "answer")}
     check = None if row.get("check") is None else json.dumps(row["check"], sort_keys=True)
-    optional = {field: _text_or_none(where, row, field) for field in ("category", "language", "answer")}
-    return own | optional | {"check": check}
+    return {"prompt": _text(where, row, "prompt"), "differs": False, "check": check} | optional
 
 
 def _arena(where: str, row: Row) -> Row:
     """A row of the conversations export: the first user turn, which both conversations share."""
-    prompt_id = _id(where, row, "question_id")
-    first, other = _first_turn(where, row, "conversation_a"), _first_turn(where, row, "conversation_b")
-    own = {"prompt_id": prompt_id, "prompt": first, "language": _text_or_none(where, row, "language")}
-    return dict.fromkeys(COLUMNS) | own | {"differs": first != other}
+    first, other = (_first_turn(where, row, field) for field in ("conversation_a", "conversation_b"))
+    return {"prompt": first, "language": _text(where, row, "language", optional=True), "differs": first != other}
 
 
-def _id(where: str, row: Row, field: str) -> str:
-    value = _text(where, row, field)
-    if not value.strip():
-        raise _fault(f"{where}: {field}", "is empty", "give the row an id of its own")
-    return value
-
-
-def _text_or_none(where: str, row: Row, field: str) -> str | None:
-    return None if row.get(field) is None else _text(where, row, field)
-
-
-def _text(where: str, row: Row, field: str) -> str:
+def _text(where: str, row: Row, field: str, optional: bool = False) -> Any:
     value, at = row.get(field), f"{where}: {field}"
+    if value is None and optional:
+        return None
     if value is None:
         raise _fault(at, "is missing")
     if not isinstance(value, str):
@@ -135,29 +116,24 @@ def _first_turn(where: str, row: Row, field: str) -> str:
         if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
             raise _fault(at, f"turn {number} is not an object with role and content")
         if turn["role"] == "user":
-            return _text(f"{at}: turn {number}", turn, "content")
+            return str(_text(f"{at}: turn {number}", turn, "content"))
     raise _fault(at, "has no turn of the role 'user'")
 
 
 # Files as rows: (where in the file, what stands there)
 
 
-def _raw_rows(path: Any, name: str, source: str) -> Iterator[tuple[str, Any]]:
+def _raw_rows(path: Any, name: str, is_arena: bool) -> Iterator[tuple[str, Any]]:
     if name.lower().endswith(".parquet"):
-        return ((f"row {number}", row) for number, row in parquet_rows(path, name, partial(_columns, name)))
-    with _open(path) as stream:
-        is_array = source == "arena" and stream.read(1000).lstrip().startswith("[")
-    return _array_rows(path, name) if is_array else _line_rows(path, name)
-
-
-def _open(path: Any) -> TextIO:
+        for number, row in parquet_rows(path, name, lambda columns: _columns(name, columns)):
+            yield f"row {number}", row
+        return
     # Bytes that are not UTF-8 become lone surrogates: the field they stand in is refused by name, if it is needed.
-    stream: TextIO = path.open("r", encoding="utf-8-sig", errors="surrogateescape")
-    return stream
-
-
-def _line_rows(path: Any, name: str) -> Iterator[tuple[str, Any]]:
-    with _open(path) as stream:
+    with path.open("r", encoding="utf-8-sig", errors="surrogateescape") as stream:
+        if is_arena and stream.read(1000).lstrip().startswith("["):
+            yield from _array_rows(path, name)
+            return
+        stream.seek(0)
         for number, line in enumerate(stream, start=1):
             if line.strip():
                 try:
@@ -233,4 +209,4 @@ def _columns(name: str, columns: list[str]) -> list[str]:
         if columns.count(column) != 1:
             what = "is there more than once" if column in columns else "is not a column"
             raise _fault(f"{name}: {column}", what, f"a conversations export has {', '.join(_NEEDED)}")
-    return [c for c in (*_NEEDED, *_OPTIONAL) if c in columns]
+    return [c for c in (*_NEEDED, "language") if c in columns]
