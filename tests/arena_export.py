@@ -12,28 +12,6 @@ from arena10k.errors import ArenaError
 from arena10k.inputs import sources
 from arena10k.params.sections import PromptsParams
 
-TURNS = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))
-FLAGS = pa.struct([("harassment", pa.bool_()), ("self-harm/intent", pa.bool_())])
-SCORES = pa.struct([("harassment", pa.float64()), ("self-harm/intent", pa.float64())])
-TAG = pa.struct([("flagged", pa.bool_()), ("probability", pa.float64())])
-SCHEMA = pa.schema(
-    [
-        ("question_id", pa.string()),
-        ("model_a", pa.string()),
-        ("model_b", pa.string()),
-        ("winner", pa.string()),
-        ("judge", pa.string()),
-        ("conversation_a", TURNS),
-        ("conversation_b", TURNS),
-        ("turn", pa.int64()),
-        ("anony", pa.bool_()),
-        ("language", pa.string()),
-        ("tstamp", pa.float64()),
-        ("openai_moderation", pa.struct([("categories", FLAGS), ("category_scores", SCORES), ("flagged", pa.bool_())])),
-        ("toxic_chat_tag", pa.struct([("roberta-large", TAG), ("t5-large", TAG)])),
-    ]
-)
-
 
 def conversation(prompt, *more, answer="An answer."):
     """Turns of one model: `prompt` and any further questions, each answered."""
@@ -63,6 +41,9 @@ def row(question_id, prompt, /, *more, language="English", **changed):
         },
         "toxic_chat_tag": {"roberta-large": tag, "t5-large": tag},
     } | changed
+
+
+SCHEMA = pa.Table.from_pylist([row("a", "b")]).schema
 
 
 def as_json(rows):

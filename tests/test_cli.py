@@ -12,30 +12,29 @@ from arena10k.pipeline import failures
 from in_process import arena
 from stub_run import make_params
 
-
-def report(params, *options):
-    return arena("report", "--params", params, *options)
-
-
-def edited(home, change):
-    shutil.copy(paths.params_file("local"), home / "local.yaml")
-    (home / "broken.yaml").write_text(yaml.safe_dump({"extends": "local.yaml", "run": "broken"} | change))
-    return home / "broken.yaml"
+NO_KEY = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key_env": "NO_SUCH"}
 
 
 @pytest.mark.parametrize(
-    ("change", "names"),
+    ("words", "names"),
     [
         ({"judgee": {}}, ["broken.yaml: judgee:", "'judge'"]),
         ({"seed": "one"}, ["broken.yaml: seed:", "'one'"]),
-        (
-            {"providers": {"local": {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key_env": "NO_SUCH"}}},
-            ["providers.local:", "NO_SUCH"],
-        ),
+        ({"providers": {"local": NO_KEY}}, ["providers.local:", "NO_SUCH"]),
+        (["report", "--params", "nowhere"], ["'nowhere'"]),
+        (["status", "local"], ["'local'"]),
+        (["report", "--params", "local", "--run", "../x"], ["run name '../x'"]),
+        (["report", "--params", "sample", "--profile", "slurn"], ["profiles/ has default, slurm"]),
+        (["stage", "02_response", "--params", "sample"], ["no stage '02_response'", "'02_responses'"]),
     ],
 )
-def test_bad_params_are_one_line_and_no_work(home, change, names):
-    result = report(edited(home, change))
+def test_what_cannot_be_meant_is_one_line_and_no_work(home, words, names):
+    """Words of a command, or what is changed of the params of a report."""
+    if isinstance(words, dict):
+        shutil.copy(paths.params_file("local"), home / "local.yaml")
+        (home / "broken.yaml").write_text(yaml.safe_dump({"extends": "local.yaml", "run": "broken"} | words))
+        words = ["report", "--params", home / "broken.yaml"]
+    result = arena(*words)
     (line,) = result.stderr.splitlines()
     assert result.returncode == 2
     assert line.startswith("error: ")
@@ -43,28 +42,13 @@ def test_bad_params_are_one_line_and_no_work(home, change, names):
     assert not (home / "data").exists()
 
 
-def test_a_pipeline_that_cannot_be_planned_tells_why_and_no_fault_of_the_run_before(home):
+def test_a_pipeline_that_cannot_be_planned_says_why_and_no_fault_of_the_run_before(home):
     make_params(home, "http://127.0.0.1:9/v1")
     paths.reports_dir("stub").joinpath("stages").mkdir(parents=True)
     failures.note("stub", "02_responses", "the run before")
     (home / "elsewhere").mkdir()
     (home / "elsewhere" / "config.yaml").write_text("executor: nowhere\n")
-    told = report(home / "stub.yaml", "--profile", home / "elsewhere")
-    assert told.returncode == 1
-    assert "nowhere" in told.stderr
-    assert "the run before" not in told.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "names"),
-    [
-        (["report", "--params", "nowhere"], "'nowhere'"),
-        (["status", "local"], "'local'"),
-        (["report", "--params", "local", "--run", "../x"], "run name '../x'"),
-        (["report", "--params", "sample", "--profile", "slurn"], "profiles/ has default, slurm"),
-    ],
-)
-def test_unknown_names_are_said(home, words, names):
-    told = arena(*words)
-    assert told.returncode == 2
-    assert names in told.stderr
+    result = arena("report", "--params", home / "stub.yaml", "--profile", home / "elsewhere")
+    assert result.returncode == 1
+    assert "nowhere" in result.stderr
+    assert "the run before" not in result.stderr

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from arena10k import options, paths
-from arena10k.errors import ArenaError
+from arena10k.errors import ArenaError, unknown
 from arena10k.params import config
 from arena10k.pipeline import runner
 
@@ -63,46 +63,33 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
         return
     try:
         with stopping.hearing(signal.default_int_handler):
-            _report(params_file, run, cores, profile, yes, retry_errors)
+            _report(params_file, run or None, cores, profile, yes, retry_errors or options.is_on("retry_errors"))
     except KeyboardInterrupt:
-        click.echo(f"stopped on request, what was collected is kept; to go on: {_this_command()}", err=True)
+        context = click.get_current_context()
+        words = [context.command_path]
+        for option in context.command.params:
+            value = context.params[option.name or ""]
+            if value and value != option.default:
+                words += [option.opts[0], *([] if value is True else [shlex.quote(str(value))])]
+        click.echo(f"stopped on request, what was collected is kept; to go on: {' '.join(words)}", err=True)
         sys.exit(130)
 
 
-def _this_command() -> str:
-    """The command as it was given, without the options that say nothing."""
-    context = click.get_current_context()
-    words = [context.command_path]
-    for option in context.command.params:
-        value = context.params[option.name or ""]
-        if value and value != option.default:
-            words += [option.opts[0], *([] if value is True else [shlex.quote(str(value))])]
-    return " ".join(words)
-
-
-def _report_command(params_file: str, run: str) -> str:
-    """The command that makes the report of a run."""
-    file, opened = config.opened(params_file, run)
-    names_run = opened and config.contents(file).get("run") != opened
-    words = ["arena10k", "report", "--params", params_file, *(["--run", run] if names_run else [])]
-    return shlex.join(words)
-
-
-def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool) -> None:
+def _report(params_file: str, run: str | None, cores: int, profile: str, yes: bool, retry_errors: bool) -> None:
     from arena10k.collection import client
     from arena10k.inputs.policies import policies
     from arena10k.pipeline import failures, spending, stages, stopping
 
-    params = config.load(params_file, run or None)
+    params = config.load(params_file, run)
     policies(params)  # names a chat template that cannot be used
     for name in params.asked if not params.recording else ():
         client.api_key(name, params.providers[name])
     spending.check_labels(params)
-    agreed = yes or options.is_on("yes") or spending.agreed(params, retry_errors or options.is_on("retry_errors"))
+    agreed = yes or options.is_on("yes") or spending.agreed(params, retry_errors)
     if not agreed:
         click.echo("error: not agreed to, nothing was asked (--yes agrees in advance)", err=True)
         sys.exit(1)
-    file, opened = config.opened(params_file, run or None)
+    file, opened = config.opened(params_file, run)
     command = runner.command(str(file), opened or "", cores) + runner.profile_options(profile)
     with runner.only_one(params.run):
         if not paths.prompts_file(params.run).is_file():
@@ -111,8 +98,7 @@ def _report(params_file: str, run: str, cores: int, profile: str, yes: bool, ret
         if forced := dict.fromkeys([*again, *stages.unstamped(params)]):
             command += ["--forcerun", *map(stages.rule, forced)]
         before = failures.latest(params.run)
-        environment = options.environment(yes=agreed, retry_errors=retry_errors or options.is_on("retry_errors"))
-        code = stopping.run(command, environment)
+        code = stopping.run(command, options.environment(yes=agreed, retry_errors=retry_errors))
     index = paths.reports_dir(params.run) / "index.html"
     if code:
         stages.of(params)  # raises the fault of an ablation matrix as one line
@@ -135,9 +121,9 @@ def stage(name: str, params_file: str, run: str, quietly: bool) -> None:
     """Run one stage's notebook and render its page (what the pipeline calls)."""
     from arena10k.pipeline import stages
 
-    known = stages.of(config.load(params_file, run or None))
-    if name not in known:
-        raise ArenaError(f"no stage {name!r}: {', '.join(known)}")
+    names = list(stages.of(config.load(params_file, run or None)))
+    if name not in names:
+        raise unknown("stage", name, names)
     if quietly:
         click.echo(f"{name} ...", err=True)
     try:
@@ -167,12 +153,15 @@ def status(run: str, params_file: str | None) -> None:
     from arena10k.pipeline import failures
 
     params = config.load(params_file or run, run)
-    for line in failures.explained(run, _report_command(params_file or run, run), runner.is_at_work(run)):
+    file, opened = config.opened(params_file or run, run)
+    names_run = opened and config.contents(file).get("run") != opened
+    command = shlex.join(["arena10k", "report", "--params", params_file or run, *(["--run", run] if names_run else [])])
+    for line in failures.explained(run, command, runner.is_at_work(run)):
         click.echo(line)
     store = progress.open_store(params)
     state = progress.progress(params, store, now=progress.now())
-    click.echo(progress.sentence(state))
     jobs = progress.frame(state).drop(columns=["errors", "attempts"])
+    click.echo(progress.sentence(state))
     click.echo(jobs.to_string(index=False, na_rep="-", float_format="{:.1f}".format))
     click.echo(progress.controls_sentence(*progress.controls(params, store)))
 
@@ -243,9 +232,7 @@ def snapshot(run: str, name: str, params_file: str | None) -> None:
     path, new = snapshots.take(Run.of(params), name)
     if new:
         stages.out_of_date(params.run, "09_ablation_summary")
-    click.echo(
-        f"Snapshot {name}: {path}" if new else f"Snapshot {name} is there already, with the same content: {path}"
-    )
+    click.echo(f"Snapshot {name}{'' if new else ' is there already, with the same content'}: {path}")
 
 
 @main.group("import")

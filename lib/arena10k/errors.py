@@ -55,6 +55,11 @@ class FatalCallError(ArenaError):
     """A request failed in a way that every further request would share (key, quota, model, our own bug)."""
 
 
+def invalid(code: str, detail: str) -> CallError:
+    """A 200 answer whose content cannot be used as a measurement."""
+    return CallError("invalid", code, detail)
+
+
 def section(value: T | None, name: str) -> T:
     """What the params may leave out, where nothing can be done without it. Raises ArenaError."""
     if value is None:
@@ -63,24 +68,19 @@ def section(value: T | None, name: str) -> T:
 
 
 def one_line(message: object) -> str:
-    """A message in one line."""
     return " ".join(str(message).split())
 
 
 def meant(name: object, names: Iterable[str]) -> str:
-    """The words for the one of `names` that may have been meant by `name`, with a semicolon in front; empty for none.
-
-    >>> meant("categry", ["category", "prompt"])
-    "; did you mean 'category'?"
-    """
+    """``; did you mean 'category'?`` for the one of `names` that `name` is close to; empty where none is."""
     by_folded = {n.casefold(): n for n in names}
     close = difflib.get_close_matches(str(name)[:80].casefold(), by_folded, n=1)
     return f"; did you mean {by_folded[close[0]]!r}?" if close else ""
 
 
 def unknown(what: str, name: object, names: Iterable[str], most: int = 80) -> ArenaError:
-    """The error for a name that is not among `names`: says which there are, and which one may have been meant.
-    Of the name `most` characters are shown.
+    """The error for a name (of which `most` characters are shown) that is not among `names`: says which there are, and
+    which one may have been meant.
 
     >>> print(unknown("policy", "pi_bda", ["p0", "pi_bad"]))
     no policy 'pi_bda': there is p0, pi_bad; did you mean 'pi_bad'?
@@ -88,8 +88,3 @@ def unknown(what: str, name: object, names: Iterable[str], most: int = 80) -> Ar
     every = list(names)
     listed = every if len(every) <= MOST_LISTED else [*every[:3], f"... ({len(every):,} in all)"]
     return ArenaError(f"no {what} {str(name)[:most]!r}: there is {', '.join(listed) or 'none'}{meant(name, every)}")
-
-
-def invalid(code: str, detail: str) -> CallError:
-    """A 200 answer whose content cannot be used as a measurement."""
-    return CallError("invalid", code, detail)

@@ -1,6 +1,6 @@
 """Runs made of what others have: CJE's layout, JSON lines and Parquet."""
 
-from arena10k.interchange.account import lines, origin, read
+from arena10k.interchange.account import lines, origin
 from arena10k.interchange.importer import import_cje, import_tables
 
-__all__ = ["import_cje", "import_tables", "lines", "origin", "read"]
+__all__ = ["import_cje", "import_tables", "lines", "origin"]

@@ -6,7 +6,6 @@ import datetime
 import json
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,184 +15,169 @@ from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.inputs.policies import digest
 from arena10k.interchange import layouts
-from arena10k.interchange.account import fault_words, previous, summary
+from arena10k.interchange.account import fault_words
 from arena10k.interchange.layouts import Source
 from arena10k.interchange.rows import Range, digest_of, plain_names
 from arena10k.interchange.staging import Prompts, staged
-from arena10k.interchange.writer import Taken, Writer
-from arena10k.params import config
+from arena10k.interchange.writer import FileAccount, Writer
+from arena10k.params import config, imported
 from arena10k.params.imported import PROVIDER, ImportedParams
 from arena10k.report.files import write_text
 
 #: Changes when the same files would give other records: an import made before is then not identical.
 VERSION = 1
 UNIT: Range = (0.0, 1.0)
+_SCALES = ("judge_scale", "oracle_scale")
 
 
 def import_cje(
     folder: Path, run: str, logging_policy: str = "base", judge_scale: Range = UNIT, oracle_scale: Range = UNIT
 ) -> dict[str, Any]:
-    """Import CJE's layout.
+    """Import CJE's layout (`layouts.CJE`), of which any file may be missing.
 
-    `logged_data.jsonl`, `fresh_draws/<policy>_responses.jsonl`, `probe_slice/<policy>_probe.jsonl`: any may be missing.
     A score or label outside of its scale is malformed, a file with more such values than others is refused: no scale
-    is ever guessed.
+    is ever guessed. Returns the content of `data/<run>/import.json`, with ``new`` False where the same import stood:
 
-    Returns
-    -------
-    the content of `data/<run>/import.json` (see `account.summary`), with ``new`` False where the same import stood.
+    ``files``: per file its rows, those taken and left out, values left out of rows that were taken, and all faults by
+    field and code. ``malformed``: file, line, field, fault, code and whether the row was taken, for the first
+    `writer.LISTED` of each file. ``records``: outcomes by job and policy. ``policies``: name in the run by that in the
+    source. ``not_there``: files of the layout that the policies could have; ``not_read``: files that are no part of it.
 
-    Raises
-    ------
-    ArenaError
-        Where nothing can be imported, a file cannot be read, or the run has other data; nothing is written then.
+    Raises ArenaError where nothing can be imported, a file cannot be read, or the run has other data; nothing is
+    written then.
     """
     declared = {"judge_scale": judge_scale, "oracle_scale": oracle_scale, "logging_policy": logging_policy}
-    files, others = layouts.cje_files(folder, logging_policy)
-    contents = {file.name: digest_of(file.path) for file in files}
-    opened = (layouts.cje_source(file, logging_policy) for file in files)
-    return _import(run, "cje", folder.resolve().name, declared, contents, opened, others)
+    sources, not_read = layouts.cje(folder, logging_policy)
+    return _import(run, "cje", folder.resolve().name, declared, sources, not_read)
 
 
 def import_tables(run: str, params: ImportedParams, logging_policy: str = "base") -> dict[str, Any]:
     """Import the tables a params file describes; as `import_cje` otherwise."""
     if not params.tables:
         raise ArenaError("imported.tables: names no table")
-    declared = {
-        "judge_scale": params.judge_scale or UNIT,
-        "oracle_scale": params.oracle_scale or UNIT,
-        "logging_policy": logging_policy,
-        "tables": [table.model_dump(exclude_none=True) for table in params.tables],
-    }
-    contents, opened = {}, []
+    scales = {key: getattr(params, key) or UNIT for key in _SCALES}
+    tables = [table.model_dump(exclude_none=True) for table in params.tables]
+    sources: dict[str, Source] = {}
     for number, table in enumerate(params.tables, start=1):
         path = paths.home() / table.path
         if not path.is_file():
             raise ArenaError(f"imported.tables: no file {table.path!r}: relative paths start at the folder of data/")
-        name = path.name if path.name not in contents else f"{path.name} (table {number})"
-        contents[name] = digest_of(path)
-        opened.append(layouts.table(path, name, table, logging_policy))
-    return _import(run, "table", ", ".join(contents), declared, contents, opened, [])
+        name = path.name if path.name not in sources else f"{path.name} (table {number})"
+        sources[name] = layouts.table(path, name, table, logging_policy)
+    declared = scales | {"logging_policy": logging_policy, "tables": tables}
+    return _import(run, "table", ", ".join(sources), declared, list(sources.values()), [])
 
 
 def _import(
-    run: str, form: str, origin: str, declared: dict[str, Any], contents: dict[str, str],
-    sources: Iterable[Source], others: list[str],
-) -> dict[str, Any]:  # fmt: skip
-    for key in ("judge_scale", "oracle_scale"):
+    run: str, form: str, origin: str, declared: dict[str, Any], sources: list[Source], not_read: list[str]
+) -> dict[str, Any]:
+    for key in _SCALES:
         if not declared[key][0] < declared[key][1]:
             raise ArenaError(f"{key.replace('_', '-')}: {declared[key][0]:g} to {declared[key][1]:g} does not rise")
+    contents = {source.name: digest_of(source.path, source.name) for source in sources}
     identity = digest([VERSION, form, declared, contents])
-    if (before := previous(run, identity)) is not None:
-        return before
-    _check_name(run)
+    if (before := _before(run, identity)) is not None:
+        return before | {"new": False}
+    logging_policy = declared["logging_policy"]
     with staged(run) as folder:
         # What is logged comes first: fresh draws of the logging policy may repeat it.
-        opened = sorted(sources, key=lambda source: not source.logged)
-        names = _names(opened, declared["logging_policy"])
+        sources.sort(key=lambda source: not source.logged)
+        names = plain_names([logging_policy, *(policy for source in sources for policy in source.survey())])
         store, prompts = Store.open(folder / "store.sqlite"), Prompts(folder)
         try:
             with store.filling() as add:
                 writer = Writer(store, add, prompts, names, declared, created=time.time())
-                taken = {source.name: _read(writer, source) for source in opened}
-            _check_scales(taken, form, declared)
-            if not writer.counts:
-                raise ArenaError(_nothing(taken))
+                files = [_write(writer, source) for source in sources]
+            for file in files:
+                _check_scales(file, form, declared)
+            if not writer.records:
+                faults = [f"{f.file}: {fault_words(f.malformed[0]) if f.malformed else 'has no rows'}" for f in files]
+                raise ArenaError(f"nothing can be imported: {'; '.join(faults[:5])}")
             n_prompts = prompts.write(folder / "prompts.parquet")
         finally:
             prompts.close()
             store.close()
-        account = summary(run, form, origin, opened, taken, names, writer.counts, n_prompts, others)
-        account |= {"digest": identity, "created": _now(), "params": _params(writer, form, names, declared, identity)}
+        keys = ("file", "rows", "taken", "left_out", "values_left_out", "faults")
+        # Labels of the logging policy are in its logged data.
+        patterns = [(p, name) for p in (layouts.CJE if form == "cje" else ()) for name in names]
+        could = [p.replace("*", name) for p, name in patterns if name != logging_policy or not p.startswith("probe_")]
+        account = {
+            "run": run, "form": form, "source": origin, "prompts": n_prompts, "policies": names,
+            "files": [{key: getattr(file, key) for key in keys} for file in files], "records": writer.records,
+            "not_read": not_read, "not_there": [name for name in dict.fromkeys(could) if name not in contents],
+            "malformed": [fault for file in files for fault in file.malformed],
+            "malformed_count": sum(file.faults.total() for file in files), "digest": identity,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "params": _params(writer, form, names, declared, identity),
+        }  # fmt: skip
         # Unsorted: the order of the policies is that of the run.
         write_text(folder / "import.json", json.dumps(account, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return account | {"new": True}
 
 
-def _names(sources: list[Source], logging_policy: str) -> dict[str, str]:
-    """Every policy by the name it has in the source, the logging policy first."""
-    names = [logging_policy]
-    for source in sources:
-        names += source.policies
-        if source.policy is not None:
-            names.append(source.policy)
-        else:
-            names += source.policies_of_rows()
-    return plain_names(names)
-
-
-def _read(writer: Writer, source: Source) -> Taken:
-    from tqdm import tqdm
-
-    with tqdm(desc=source.name, unit=" rows", mininterval=1.0, file=sys.stderr, ascii=True, disable=None) as bar:
-        taken = writer.source(source, bar.update)
-    if absent := [c for c in source.columns if c not in source.used] if taken.taken else []:
-        raise ArenaError(f"{source.name}: {absent[0]}: no row has this column: mend imported.tables")
-    return taken
-
-
-def _check_name(run: str) -> None:
-    """Refuse the name of another experiment: its params file would be taken for that of the import."""
-    paths.check_run_name(run)
+def _before(run: str, identity: str) -> dict[str, Any] | None:
+    """The account of the same import made before, None where the run is free. Raises ArenaError where it has other
+    data, or its name is that of another experiment: its params file would be taken for that of the import."""
+    folder = paths.data_dir(run)
+    if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
+        account = imported.account(run)
+        if account and account.get("digest") == identity and paths.store_file(run).is_file():
+            return account
+        raise ArenaError(f"run {run!r} has other data already: use another --run, or remove data/{run}")
     for path in (paths.source_root() / "params" / f"{run}.yaml", paths.home() / f"{run}.yaml"):
         if path.is_file() and "imported" not in config.contents(path):
             raise ArenaError(f"run {run!r} is the experiment of {path.name}: use another --run")
+    return None
 
 
-def _check_scales(taken: dict[str, Taken], form: str, declared: dict[str, Any]) -> None:
-    """Refuse a scale that most values of a field lie outside of: those within it would be a biased rest."""
-    for file, found in taken.items():
-        for (key, name), spread in found.spreads.items():
-            if spread.outside > spread.within:
-                option = f"--{key.replace('_', '-')} LOW HIGH" if form == "cje" else f"imported.{key} in the params"
-                low, high = declared[key]
-                raise ArenaError(
-                    f"{file}: {name}: {spread.outside:,} of {spread.outside + spread.within:,} values are outside of "
-                    f"the declared scale {low:g} to {high:g}, they range from {spread.low:g} to {spread.high:g}: "
-                    f"declare their scale with {option}"
-                )
+def _write(writer: Writer, source: Source) -> FileAccount:
+    from tqdm import tqdm
+
+    with tqdm(desc=source.name, unit=" rows", mininterval=1.0, file=sys.stderr, ascii=True, disable=None) as bar:
+        file = writer.source(source, bar.update)
+    if source.columns.declared and file.taken:
+        for column in source.needed():
+            if column not in source.met:
+                raise ArenaError(f"{source.name}: {column}: no row has this column: mend imported.tables")
+    return file
 
 
-def _nothing(taken: dict[str, Taken]) -> str:
-    """Why an import took nothing: the first fault of every file."""
-    lines = []
-    for name, file in taken.items():
-        lines.append(name + (": " + fault_words(file.faults[0]) if file.faults else ": has no rows"))
-    return "nothing can be imported: " + "; ".join(lines[:5])
+def _check_scales(file: FileAccount, form: str, declared: dict[str, Any]) -> None:
+    """Refuse a scale that most values of a column lie outside of: those within it would be a biased rest."""
+    for (key, column), (within, outside, low, high) in file.spreads.items():
+        if outside > within:
+            option = f"--{key.replace('_', '-')} LOW HIGH" if form == "cje" else f"imported.{key} in the params"
+            raise ArenaError(
+                f"{file.file}: {column}: {outside:,} of {outside + within:,} values are outside of the declared "
+                f"scale {declared[key][0]:g} to {declared[key][1]:g}, they range from {low:g} to {high:g}: declare "
+                f"their scale with {option}"
+            )
 
 
 def _params(
     writer: Writer, form: str, names: dict[str, str], declared: dict[str, Any], identity: str
 ) -> dict[str, Any]:
     """What `config.load` takes from the import: policies, draws, scales, clones, and what is due."""
-    due: dict[str, dict[str, int]] = {}
-    for (job, policy, _), count in writer.counts.items():
-        if count:
-            by_policy = due.setdefault(job, {})
-            by_policy[policy] = by_policy.get(policy, 0) + count
-    imported = {key: value for key, value in declared.items() if key != "logging_policy"}
-    if form == "cje" and layouts.CLONE in names and declared["logging_policy"] != layouts.CLONE:
-        imported["clones"] = [names[layouts.CLONE]]
+    records, logging_policy = writer.records, declared["logging_policy"]
+    due = {job: {policy: sum(n.values()) for policy, n in policies.items()} for job, policies in records.items()}
+    own = {key: value for key, value in declared.items() if key != "logging_policy"} | {"digest": identity, "due": due}
+    if form == "cje" and layouts.CLONE in names and logging_policy != layouts.CLONE:
+        own["clones"] = [names[layouts.CLONE]]
     # The mode with uncertainty headlines where every score has it.
     twice, once = (
-        {k[1]: n for k, n in writer.counts.items() if k[0] == job and k[2] == "ok" and n}
+        {policy: n["ok"] for policy, n in records.get(job, {}).items() if n["ok"]}
         for job in (UNCERTAINTY, DETERMINISTIC)
     )
+    policies = {}
+    for name, plain in names.items():
+        named = "" if name == plain else f"; named {name[:80]!r} in the source"
+        description = f"imported: its definition is not known{named}"
+        policies[plain] = {"provider": PROVIDER, "model": plain, "description": description}
     return {
-        "logging_policy": names[declared["logging_policy"]],
+        "logging_policy": names[logging_policy],
         "providers": {PROVIDER: {"kind": PROVIDER}},
-        "policies": {plain: _policy(name, plain) for name, plain in names.items()},
+        "policies": policies,
         "responses": {"draws": max(writer.draws, 1), "logged_draws": max(writer.logged_draws, 1)},
         "estimation": {"judge": "uncertainty" if twice and twice == once else "deterministic"},
-        "imported": imported | {"digest": identity, "due": due},
+        "imported": own,
     }
-
-
-def _policy(name: str, plain: str) -> dict[str, Any]:
-    unknown = "imported: its definition is not known"
-    own = unknown if name == plain else f"{unknown}; named {name[:80]!r} in the source"
-    return {"provider": PROVIDER, "model": plain, "description": own}
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

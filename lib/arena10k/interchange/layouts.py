@@ -1,235 +1,203 @@
-"""What the rows of a source mean: the layout of CJE, and tables whose columns the params name."""
+"""What the rows of a file mean is data: a column map. CJE's layout is three, a table's is what the params say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from arena10k.errors import ArenaError
 from arena10k.interchange import rows
-from arena10k.interchange.rows import Fault, Row, RowFault
+from arena10k.interchange.rows import Fault, Row, Value
 from arena10k.params.imported import TableParams
 
-LOGGED, FRESH, PROBES = "logged_data.jsonl", "fresh_draws", "probe_slice"
-#: What the layout calls its control: the logging policy's model and prompt again, with another seed (CJE 2025).
-CLONE = "clone"
-_ENDINGS = {FRESH: "_responses.jsonl", PROBES: "_probe.jsonl"}
+#: How the value of each field of a `Row` that has columns is checked.
+_CHECKS = {
+    "prompt_id": rows.prompt_id, "response": rows.text, "prompt": rows.text_or_none, "draw": rows.draw,
+    "policy": rows.text, "judge": rows.number, "judge_variance": rows.number, "label": rows.number,
+    "category": rows.text_or_none, "language": rows.text_or_none,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
+class ColumnMap:
+    """Which columns hold what; `a.b` is the key `b` within `a`.
+
+    `fields`: by field of `Row` the columns that may hold it; where several do they must agree. `logprobs`: by policy
+    ("" is the logging policy) the column of its log-prob. `by_policy`: the column of an object of log-probs by policy.
+    `declared`: every column must be there and every row is expected to have it, else what some rows of a file have.
+    """
+
+    fields: dict[str, tuple[str, ...]]
+    logprobs: dict[str, str] = field(default_factory=dict)
+    by_policy: str | None = None
+    declared: bool = False
+
+
+_RESPONSE = {
+    "prompt_id": ("prompt_id", "metadata.prompt_id"),
+    "response": ("response",),
+    "prompt": ("prompt",),
+    "draw": ("draw_idx", "metadata.draw_idx"),
+    "judge": ("judge_score", "judge_score.mean", "metadata.judge_score", "metadata.judge_score.mean"),
+    "judge_variance": ("judge_score.variance", "metadata.judge_score.variance"),
+    "label": ("oracle_label", "metadata.oracle_label"),
+}
+#: CJE's layout (CJE 2025) by file name; `*` is the policy that responds, where it is not the logging policy.
+CJE = {
+    "logged_data.jsonl": ColumnMap(_RESPONSE, {"": "base_policy_logprob"}, "target_policy_logprobs"),
+    "fresh_draws/*_responses.jsonl": ColumnMap(_RESPONSE),
+    "probe_slice/*_probe.jsonl": ColumnMap(_RESPONSE),
+}
+#: What it calls its control: the logging policy's model and prompt again, with another seed.
+CLONE = "clone"
+
+
+@dataclass
 class Source:
-    """One file: whose responses it has (None: each row says), how a row is read, and which measurements are expected
-    of every row: `judged`, `judged_twice` (with a variance), and log-probs under `policies`. `fields` are the names of
-    score, variance and label; of a table, `columns` are those that are needed and `used` those that have been met."""
+    """One file, called `name` in messages, and whose responses it has (`policy` None: each row says).
+
+    `expected` are the fields of `Row`, and `scored` the policies with a log-prob, that every row should have; `met` are
+    the columns that were there so far.
+    """
 
     path: Path
     name: str
+    columns: ColumnMap
     policy: str | None
     logged: bool
-    read: Callable[[dict[str, Any]], Row]
-    judged: bool = False
-    judged_twice: bool = False
-    policies: tuple[str, ...] = ()
-    fields: tuple[str, str, str] = ("judge_score", "judge_score.variance", "oracle_label")
-    columns: tuple[str, ...] = ()
-    policy_column: str | None = None
-    used: set[str] = field(default_factory=set)
+    expected: set[str] = field(default_factory=set)
+    scored: dict[str, None] = field(default_factory=dict)
+    met: set[str] = field(default_factory=set)
 
-    def rows(self) -> Iterator[tuple[int, Any]]:
-        """(line, object or Fault), of Parquet only the columns that are needed."""
-        return rows.read(self.path, self.name, self._choose if self.columns else None)
+    def called(self, name: str) -> str:
+        """The column that messages name for a field of `Row`."""
+        return self.columns.fields.get(name, (name,))[0]
 
-    def policies_of_rows(self) -> list[str]:
-        """The policies that the rows name, in the order of the file."""
-        column = self.policy_column
+    def needed(self) -> list[str]:
+        """All columns of the map."""
+        return [c for columns in self.columns.fields.values() for c in columns] + list(self.columns.logprobs.values())
+
+    def read(self, needed: list[str]) -> Iterator[tuple[int, Any]]:
+        """(line, object or Fault); of Parquet only the `needed` columns."""
+
+        def choose(names: list[str]) -> list[str]:
+            chosen = list(dict.fromkeys(c if c in names else c.split(".")[0] for c in needed))
+            for column in chosen:
+                if names.count(column) != 1:
+                    what = "is there more than once" if column in names else "is not a column"
+                    raise ArenaError(f"{self.name}: {column}: {what}: it has {', '.join(names)[:200]}")
+            return chosen
+
+        return rows.read(self.path, self.name, choose)
+
+    def survey(self) -> list[str]:
+        """Look through the file for what its map leaves open; gives the policies that it names, in order."""
+        columns, policies = self.columns, dict[str, None]()
+        if columns.declared:
+            self.expected, self.scored = set(columns.fields), dict.fromkeys(columns.logprobs)
+        if columns.declared and self.policy is not None:
+            return [*self.scored, self.policy]
+        for _, raw in self.read([self.called("policy")]):
+            if isinstance(raw, Fault):
+                continue
+            if columns.declared:
+                name = self._at(raw, self.called("policy"))
+                policies |= {name: None} if isinstance(name, str) else {}
+            else:
+                judged = ("judge", "judge_variance")
+                self.expected |= {f for f in judged if any(self._at(raw, c) is not None for c in columns.fields[f])}
+                self.scored |= {p: None for p, c in columns.logprobs.items() if self._at(raw, c) or c in self.met}
+                targets = self._at(raw, columns.by_policy)
+                self.scored |= dict.fromkeys(targets if isinstance(targets, dict) else ())
+            if len(policies) + len(self.scored) > rows.MAX_POLICIES:
+                rows.plain_names([*policies, *self.scored])
+        return [*self.scored, *([self.policy] if self.policy is not None else policies)]
+
+    def row(self, raw: dict[str, Any]) -> Row:
+        """What an object of the file says. Raises Fault."""
+        try:
+            values: dict[str, Any] = {
+                name: check(self.called(name), self._value(raw, name))
+                for name, check in _CHECKS.items()
+                if name in self.columns.fields
+            }
+            return Row(logprobs=self._logprobs(raw), **values)
+        except RecursionError as error:
+            raise Fault("", "not usable: nested too deeply") from error
+
+    def _value(self, raw: dict[str, Any], name: str) -> Any:
+        """The value of a field of `Row`; an object that the map looks into is none."""
+        columns = self.columns.fields[name]
+        value = None
+        for column in columns:
+            other = self._at(raw, column)
+            if other is None or (isinstance(other, dict) and any(c.startswith(f"{column}.") for c in columns)):
+                continue
+            if value is not None and value != other:
+                raise Fault(columns[0], f"differs from that in {column}")
+            value = other
+        return value
+
+    def _logprobs(self, raw: dict[str, Any]) -> dict[str, Value]:
+        columns = self.columns.logprobs
+        logprobs = {policy: rows.number(column, self._at(raw, column)) for policy, column in columns.items()}
+        targets = self._at(raw, self.columns.by_policy)
+        if not isinstance(targets, dict | None):
+            raise Fault(str(self.columns.by_policy), "is not an object of log-probs by policy")
+        for policy, value in (targets or {}).items():
+            column, own = f"{self.columns.by_policy}.{policy[:60]}", logprobs.get(policy)
+            given = rows.number(column, value)
+            if isinstance(own, float) and isinstance(given, float) and own != given:
+                what = f"differs from {columns[policy]}, which is of the same policy"
+                given = Fault(column, what, rows.NOT_A_NUMBER)
+                logprobs[policy] = given
+            elif own is None:
+                logprobs[policy] = given
+        return logprobs
+
+    def _at(self, raw: dict[str, Any], column: str | None) -> Any:
+        """What stands in a column, None where it is not there."""
         if column is None:
-            return []
-        found: dict[str, None] = {}
-        for _, raw in rows.read(self.path, self.name, lambda names: self._choose(names, (column,))):
-            name = None if isinstance(raw, Fault) else _within(raw, column, self.used)
-            if isinstance(name, str):
-                found[name] = None
-                if len(found) > rows.MAX_POLICIES:
-                    rows.plain_names(found)
-        return list(found)
-
-    def _choose(self, names: list[str], columns: tuple[str, ...] | None = None) -> list[str]:
-        columns = columns or self.columns
-        wanted = list(dict.fromkeys(column if column in names else column.split(".")[0] for column in columns))
-        for column in wanted:
-            if names.count(column) != 1:
-                what = "is there more than once" if column in names else "is not a column"
-                raise ArenaError(f"{self.name}: {column}: {what}: it has {', '.join(names)[:200]}")
-        return wanted
+            return None
+        value: Any = raw
+        for key in [column] if column in raw else column.split("."):
+            if not isinstance(value, dict) or key not in value:
+                return None
+            value = value[key]
+        self.met.add(column)
+        return value
 
 
-# CJE
-
-
-@dataclass(frozen=True)
-class Found:
-    """A file of the layout: its name in messages, and whose responses it has."""
-
-    path: Path
-    name: str
-    policy: str
-
-
-def cje_files(folder: Path, logging_policy: str) -> tuple[list[Found], list[str]]:
-    """The files of CJE's layout, logged data first, and the names of what else is there.
-
-    Raises
-    ------
-    ArenaError
-        Where none of them is there.
-    """
+def cje(folder: Path, logging_policy: str) -> tuple[list[Source], list[str]]:
+    """The files of CJE's layout, logged data first, and what else is there. Raises ArenaError where there are none."""
     if not folder.is_dir():
         raise ArenaError(f"no folder {str(folder)!r}")
-    out, others = [], []
-    if (folder / LOGGED).is_file():
-        out.append(Found(folder / LOGGED, LOGGED, logging_policy))
-    for part, ending in _ENDINGS.items():
-        for path in sorted((folder / part).iterdir()) if (folder / part).is_dir() else ():
-            plain = _plain(path)
-            name, policy = f"{part}/{plain}", plain.removesuffix(ending)
-            if policy and plain.endswith(ending) and path.is_file():
-                out.append(Found(path, name, policy))
-            else:
-                others.append(name)
-    others += [_plain(p) for p in sorted(folder.iterdir()) if p.name not in (LOGGED, *_ENDINGS)]
-    if not out:
-        raise ArenaError(f"{folder}: has neither {LOGGED} nor {FRESH}/<policy>{_ENDINGS[FRESH]}: is it CJE's layout?")
-    return out, others
-
-
-def _plain(path: Path) -> str:
-    """A file's name as text: it need not be Unicode."""
-    return path.name.encode(errors="replace").decode()
-
-
-def cje_source(found: Found, logging_policy: str) -> Source:
-    """Look through a file for what its rows have: a measurement is missing where other rows have it."""
-    logged, judged, twice, policies = found.name == LOGGED, False, False, dict[str, None]()
-    for _, raw in rows.read(found.path, found.name):
-        if isinstance(raw, Fault):
-            continue
-        score = _either(raw, "judge_score")
-        judged |= score is not None
-        twice |= isinstance(score, dict) and score.get("variance") is not None
-        targets = raw.get("target_policy_logprobs") if logged else None
-        if logged and "base_policy_logprob" in raw:
-            policies[logging_policy] = None
-        if isinstance(targets, dict):
-            policies |= dict.fromkeys(targets)
-            if len(policies) > rows.MAX_POLICIES:
-                rows.plain_names(policies)
-    read = partial(_logged, logging_policy) if logged else _fresh
-    return Source(found.path, found.name, found.policy, logged, read, judged, twice, tuple(policies))
-
-
-def _either(raw: dict[str, Any], key: str) -> Any:
-    """A key of the row, else of its metadata."""
-    metadata = raw.get("metadata")
-    inner = metadata.get(key) if isinstance(metadata, dict) else None
-    outer = raw.get(key)
-    return inner if outer is None else outer
-
-
-def _fresh(raw: dict[str, Any]) -> Row:
-    get = partial(_either, raw)
-    metadata = raw.get("metadata")
-    if isinstance(metadata, dict):
-        for key in ("prompt_id", "judge_score", "oracle_label", "draw_idx"):
-            if None not in (raw.get(key), metadata.get(key)) and raw[key] != metadata[key]:
-                raise RowFault(key, "differs from that in metadata")
-    score: Any = get("judge_score")
-    variance = None
-    if isinstance(score, dict):
-        score, variance = score.get("mean"), score.get("variance")
-    return Row(
-        rows.prompt_id("prompt_id", get("prompt_id")),
-        rows.text("response", raw.get("response")),
-        rows.text_or_none("prompt", raw.get("prompt")),
-        rows.draw("draw_idx", get("draw_idx")),
-        judge=rows.number("judge_score", score),
-        judge_variance=rows.number("judge_score.variance", variance),
-        label=rows.number("oracle_label", get("oracle_label")),
-    )
-
-
-def _logged(logging_policy: str, raw: dict[str, Any]) -> Row:
-    row, targets = _fresh(raw), raw.get("target_policy_logprobs")
-    if targets is not None and not isinstance(targets, dict):
-        raise RowFault("target_policy_logprobs", "is not an object of log-probs by policy")
-    logprobs = {logging_policy: rows.number("base_policy_logprob", raw.get("base_policy_logprob"))}
-    for name, value in (targets or {}).items():
-        at = f"target_policy_logprobs.{name[:60]}"
-        if name == logging_policy:
-            logprobs[name] = _same(at, logprobs[name], rows.number(at, value))
+    sources, others = [], []
+    folders = [folder, *(folder / pattern.split("/")[0] for pattern in CJE if "/" in pattern)]
+    for path in (path for part in folders if part.is_dir() for path in sorted(part.iterdir())):
+        # A file's name need not be Unicode.
+        name = path.relative_to(folder).as_posix().encode(errors="replace").decode()
+        for pattern, columns in CJE.items():
+            fits = re.fullmatch(re.escape(pattern).replace(r"\*", "(.+)"), name, re.DOTALL)
+            if fits and path.is_file():
+                own = replace(columns, logprobs={p or logging_policy: c for p, c in columns.logprobs.items()})
+                policy = fits[1] if "*" in pattern else logging_policy
+                sources.append(Source(path, name, own, policy, logged="*" not in pattern))
+                break
         else:
-            logprobs[name] = rows.number(at, value)
-    return Row(**vars(row) | {"logprobs": logprobs})
-
-
-def _same(at: str, one: Any, other: Any) -> Any:
-    if isinstance(one, float) and isinstance(other, float) and one != other:
-        return Fault(at, "differs from base_policy_logprob, which is of the same policy", rows.NOT_A_NUMBER)
-    return other if one is None else one
-
-
-# Tables with named columns
+            others += [name] if path not in folders else []
+    if not sources:
+        wanted = " nor ".join(pattern.replace("*", "<policy>") for pattern in list(CJE)[:2])
+        raise ArenaError(f"{folder}: has neither {wanted}: is it CJE's layout?")
+    return sources, sorted(others)
 
 
 def table(path: Path, name: str, params: TableParams, logging_policy: str) -> Source:
     """A file whose columns the params name."""
-    columns = params.columns
-    logprobs = tuple(columns.logprobs)
-    by_meaning = columns.model_dump(exclude={"logprobs"})
-    used: set[str] = set()
-    named = [column for column in by_meaning.values() if column] + list(columns.logprobs.values())
-    fields = (columns.judge or "", columns.judge_variance or "", columns.label or "")
-    return Source(
-        path, name, params.policy or (None if columns.policy else logging_policy), not params.is_fresh,
-        partial(_table_row, by_meaning, columns.logprobs, used), bool(columns.judge), bool(columns.judge_variance),
-        logprobs, fields, tuple(named), columns.policy, used,
-    )  # fmt: skip
-
-
-def _table_row(by_meaning: dict[str, str | None], logprobs: dict[str, str], used: set[str], raw: dict[str, Any]) -> Row:
-    def name(key: str) -> str:
-        return by_meaning[key] or key
-
-    def get(key: str) -> Any:
-        return _within(raw, name(key), used) if by_meaning[key] else None
-
-    def number(key: str) -> Any:
-        return rows.number(name(key), get(key))
-
-    return Row(
-        rows.prompt_id(name("prompt_id"), get("prompt_id")),
-        rows.text(name("response"), get("response")),
-        rows.text_or_none(name("prompt"), get("prompt")),
-        rows.draw(name("draw"), get("draw")),
-        rows.text(name("policy"), get("policy")) if by_meaning["policy"] else None,
-        number("judge"), number("judge_variance"), number("label"),
-        rows.text_or_none(name("category"), get("category")),
-        rows.text_or_none(name("language"), get("language")),
-        {policy: rows.number(column, _within(raw, column, used)) for policy, column in logprobs.items()},
-    )  # fmt: skip
-
-
-def _within(raw: dict[str, Any], column: str, used: set[str]) -> Any:
-    """The value of a column, or of a key within it; `used` remembers which columns there are."""
-    if column in raw:
-        used.add(column)
-        return raw[column]
-    value: Any = raw
-    for key in column.split("."):
-        if not isinstance(value, dict) or key not in value:
-            return None
-        value = value[key]
-    used.add(column)
-    return value
+    columns = params.columns.model_dump(exclude={"logprobs"}, exclude_none=True)
+    declared = ColumnMap({f: (column,) for f, column in columns.items()}, params.columns.logprobs, declared=True)
+    policy = params.policy or (None if params.columns.policy else logging_policy)
+    return Source(path, name, declared, policy, logged=not params.is_fresh)

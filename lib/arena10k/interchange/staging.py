@@ -18,21 +18,17 @@ from arena10k import paths
 from arena10k.errors import ArenaError
 from arena10k.inputs.policies import unit_hash
 from arena10k.inputs.sources import COLUMNS
-from arena10k.interchange.rows import RowFault
+from arena10k.interchange.rows import Fault
 
 _BATCH = 10_000
 
 
 @contextmanager
 def staged(run: str) -> Iterator[Path]:
-    """A folder beside the run's that takes its place when the block ends without an error, and is removed otherwise.
+    """A folder beside the run's that takes its place when the block ends without an error, and is removed otherwise;
+    what a killed import left is removed by the next one of the same run.
 
-    What a killed import left is removed by the next one of the same run.
-
-    Raises
-    ------
-    ArenaError
-        While another import of the run is at work, and where the folder cannot be written.
+    Raises ArenaError while another import of the run is at work, and where the folder cannot be written.
     """
     final = paths.data_dir(run)
     folder = final.with_name(f".{final.name}.importing")
@@ -42,12 +38,20 @@ def staged(run: str) -> Iterator[Path]:
     except OSError as error:
         raise ArenaError(f"{folder.parent}: cannot be written ({error.strerror})") from error
     try:
-        _lock(lock, folder, run)
+        try:  # the lock goes with the process
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = folder.stat().st_ino == os.fstat(lock).st_ino
+        except OSError:
+            is_ours = False
+        if not is_ours:
+            raise ArenaError(f"{run}: another import of this run is at work")
         for left in folder.iterdir():
             left.unlink()
         try:
             yield folder
-            _sync(folder)
+            for path in folder.iterdir():
+                with path.open("rb") as stream:
+                    os.fsync(stream.fileno())
             folder.replace(final)
         except (OSError, sqlite3.OperationalError) as error:
             raise ArenaError(f"data/{run}: cannot be written ({error})") from error
@@ -57,53 +61,35 @@ def staged(run: str) -> Iterator[Path]:
         os.close(lock)
 
 
-def _lock(lock: int, folder: Path, run: str) -> None:
-    """The lock goes with the process, so a killed import leaves nothing to clean up."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if folder.stat().st_ino == os.fstat(lock).st_ino:
-            return
-    except OSError:
-        pass
-    raise ArenaError(f"{run}: another import of this run is at work")
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
-
-
 class Prompts:
     """The prompts of all rows, kept on disk: every id has one text."""
 
     def __init__(self, folder: Path):
         self._path = folder / "prompts.sqlite"
         self._db = sqlite3.connect(self._path, isolation_level=None)
+        self._columns = ", ".join(f'"{name}"' for name in COLUMNS)
         self._db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
-        columns = ", ".join(f'"{name}" TEXT' for name in COLUMNS[1:])
         # The order of a run's prompts depends neither on the file's order nor on other prompts.
-        self._db.execute(f"CREATE TABLE prompts (prompt_id TEXT PRIMARY KEY, place REAL, {columns}) WITHOUT ROWID")
+        self._db.execute(f"CREATE TABLE prompts (place REAL, {self._columns}, PRIMARY KEY (prompt_id)) WITHOUT ROWID")
         self._db.execute("BEGIN")
 
     def add(self, prompt_id: str, prompt: str | None, category: str | None, language: str | None) -> None:
-        """Note a row's prompt. Raises RowFault where the id has another text, or none is known."""
-        known = self._db.execute("SELECT prompt FROM prompts WHERE prompt_id = ?", (prompt_id,)).fetchone()
-        if known is None and prompt is None:
-            raise RowFault("prompt", "is missing, and no row before gives the text of this prompt_id")
-        if known is None:
+        """Note a row's prompt. Raises Fault where the id has another text, or none is known."""
+        before = self._db.execute("SELECT prompt FROM prompts WHERE prompt_id = ?", (prompt_id,)).fetchone()
+        if before is None and prompt is None:
+            raise Fault("prompt", "is missing, and no row before gives the text of this prompt_id")
+        if before is None:
             values = (prompt_id, unit_hash("order", prompt_id), prompt, category, language)
             self._db.execute(
                 "INSERT INTO prompts (prompt_id, place, prompt, category, language) VALUES (?, ?, ?, ?, ?)", values
             )
-        elif prompt is not None and known[0] != prompt:
-            raise RowFault("prompt", "is another text than an earlier row gives under the same prompt_id")
+        elif prompt not in (None, before[0]):
+            raise Fault("prompt", "is another text than an earlier row gives under the same prompt_id")
 
     def write(self, path: Path) -> int:
         """Write the run's prompts file in its order, and drop what it was made from. Returns how many there are."""
         self._db.execute("CREATE INDEX by_place ON prompts (place)")
-        cursor = self._db.execute(f'SELECT {", ".join(f"""{chr(34)}{c}{chr(34)}""" for c in COLUMNS)} '
-                                  "FROM prompts ORDER BY place, prompt_id")  # fmt: skip
+        cursor = self._db.execute(f"SELECT {self._columns} FROM prompts ORDER BY place, prompt_id")
         schema = pa.Schema.from_pandas(pd.DataFrame(columns=list(COLUMNS), dtype="string"), preserve_index=False)
         count = 0
         with pq.ParquetWriter(path, schema) as writer:

@@ -12,25 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
 from arena10k import paths
 from arena10k.errors import ArenaError, ParamsError, meant, one_line
-from arena10k.params import imported
+from arena10k.params import imported, sections
 from arena10k.params.imported import ImportedParams
 from arena10k.params.judge import FORMS, ChatGrader, JudgeParams, OracleParams
-from arena10k.params.sections import (
-    AblationParams,
-    EstimationParams,
-    IncidentParams,
-    Name,
-    PolicyParams,
-    PromptsParams,
-    Provider,
-    ResponsesParams,
-    Section,
-    TableParams,
-)
+from arena10k.params.sections import Name, PolicyParams, Provider, Section
 
 S = TypeVar("S", bound=Section)
 
@@ -45,15 +34,17 @@ class Params(Section):
     logging_policy: Name = "p0"
     providers: dict[Name, Provider]
     policies: dict[Name, PolicyParams]
-    prompts: PromptsParams = PromptsParams()
-    responses: ResponsesParams = ResponsesParams()
+    prompts: sections.PromptsParams = sections.PromptsParams()
+    responses: sections.ResponsesParams = sections.ResponsesParams()
     judge: JudgeParams | None = None
     oracle: OracleParams = OracleParams()
-    estimation: EstimationParams = EstimationParams()
-    ablations: AblationParams | None = None
-    table: TableParams | None = None
+    estimation: sections.EstimationParams = sections.EstimationParams()
+    ablations: sections.AblationParams | None = None
+    table: sections.TableParams | None = None
     imported: ImportedParams | None = None
-    incident: IncidentParams | None = Field(None, description="reproduce an incident on a clean run, and nothing else")
+    incident: sections.IncidentParams | None = Field(
+        None, description="reproduce an incident on a clean run, and nothing else"
+    )
 
     @property
     def users(self) -> dict[str, PolicyParams | JudgeParams | ChatGrader]:
@@ -72,40 +63,32 @@ class Params(Section):
         """Every policy but the logging policy, in the order of the file."""
         return [name for name in self.policies if name != self.logging_policy]
 
-    @model_validator(mode="after")
-    def _sections_fit(self) -> Params:
+    def faults(self) -> Iterator[str]:
         paths.check_run_name(self.run)
-        for fault in _faults(self):
-            raise ValueError(fault)
-        return self
-
-
-def _faults(params: Params) -> Iterator[str]:
-    """What is wrong between the sections of params that are right in themselves."""
-    if params.table and (params.policies or params.judge):
-        yield "table brings its own policies and scores: give `policies: {}` and no judge"
-    if not params.table and params.logging_policy not in params.policies:
-        yield f"logging_policy {params.logging_policy!r} is not among policies: {', '.join(params.policies)}"
-    for key, user in params.users.items():
-        if user.provider not in params.providers:
-            yield f"{key}.provider {user.provider!r} is not among providers: {', '.join(params.providers)}"
-        prices = params.providers[user.provider].prices
-        if prices and user.model not in prices:  # it would be taken to cost nothing
-            yield f"providers.{user.provider}.prices has no {user.model!r}, which {key} asks: give its price, or 0"
-    # Ids can be turned into text, and text cannot be turned into ids without the endpoint's own tokenizer.
-    if params.policies and params.providers[params.policies[params.logging_policy].provider].chat_template:
-        for name, policy in params.policies.items():
-            can = params.providers[policy.provider].capabilities
-            if can.token_ids and can.echo_logprobs:
-                yield (
-                    f"policies.{name}.provider {policy.provider!r} scores token ids, and {params.logging_policy} "
-                    f"responds in text: give providers.{policy.provider} token_ids: false and a chat_template"
-                )
-    worst = params.ablations.worst if params.ablations else ()
-    clones = params.imported.clones if params.imported else ()
-    for key, name in [*(("ablations.worst", n) for n in worst), *(("imported.clones", n) for n in clones)]:
-        if name not in params.targets:
-            yield f"{key}: {name!r} is not among the targets: {', '.join(params.targets)}"
+        if self.table and (self.policies or self.judge):
+            yield "table brings its own policies and scores: give `policies: {}` and no judge"
+        if not self.table and self.logging_policy not in self.policies:
+            yield f"logging_policy {self.logging_policy!r} is not among policies: {', '.join(self.policies)}"
+        for key, user in self.users.items():
+            if user.provider not in self.providers:
+                yield f"{key}.provider {user.provider!r} is not among providers: {', '.join(self.providers)}"
+            prices = self.providers[user.provider].prices
+            if prices and user.model not in prices:  # it would be taken to cost nothing
+                yield f"providers.{user.provider}.prices has no {user.model!r}, which {key} asks: give its price, or 0"
+        # Ids can be turned into text, and text cannot be turned into ids without the endpoint's own tokenizer.
+        if self.policies and self.providers[self.policies[self.logging_policy].provider].chat_template:
+            for name, policy in self.policies.items():
+                can = self.providers[policy.provider].capabilities
+                if can.token_ids and can.echo_logprobs:
+                    yield (
+                        f"policies.{name}.provider {policy.provider!r} scores token ids, and {self.logging_policy} "
+                        f"responds in text: give providers.{policy.provider} token_ids: false and a chat_template"
+                    )
+        worst = self.ablations.worst if self.ablations else ()
+        clones = self.imported.clones if self.imported else ()
+        for key, name in [*(("ablations.worst", n) for n in worst), *(("imported.clones", n) for n in clones)]:
+            if name not in self.targets:
+                yield f"{key}: {name!r} is not among the targets: {', '.join(self.targets)}"
 
 
 #: The params each stage reads: the Snakefile re-runs a stage when one of these changed, and only then.
@@ -161,49 +144,65 @@ def contents(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _keys_beside(steps: list[Any]) -> list[str]:
     """The keys that the section may have in which a key stands, whatever the form of the section."""
-    models: list[Any] = [Params]
+
+    def models(hint: Any) -> list[type[BaseModel]]:
+        if isinstance(hint, type) and issubclass(hint, BaseModel):
+            return [hint]
+        return [section for part in get_args(hint) for section in models(part)]
+
+    beside: list[Any] = [Params]
     for step in steps[:-1]:
-        hints = [model.model_fields[step].annotation for model in models if step in model.model_fields]
-        models = [section for hint in hints for section in _models(hint)] or models  # a name or number is no field
-    return list(dict.fromkeys(key for model in models for key in model.model_fields))
+        hints = [model.model_fields[step].annotation for model in beside if step in model.model_fields]
+        beside = [section for hint in hints for section in models(hint)] or beside  # a name or number is no field
+    return list(dict.fromkeys(key for model in beside for key in model.model_fields))
 
 
-def _models(hint: Any) -> list[type[BaseModel]]:
-    """The sections that an annotation names."""
-    if isinstance(hint, type) and issubclass(hint, BaseModel):
-        return [hint]
-    return [section for part in get_args(hint) for section in _models(part)]
+def _validated(schema: type[S], path: Path, raw: dict[str, Any]) -> S:
+    """Raises ParamsError: one line per fault, each with file, key, what is wrong and what was given."""
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            # The form of the judge is a step of the schema, not of the file.
+            steps = [s for i, s in enumerate(fault["loc"]) if fault["loc"][:i] != ("judge",) or s not in FORMS]
+            message, given = fault["msg"].removeprefix("Value error, "), fault["input"]
+            if fault["type"] == "extra_forbidden":
+                message = f"unknown key{meant(steps[-1], _keys_beside(steps))}"
+            elif fault["type"] == "missing":
+                message = "missing"
+            else:
+                choices = re.findall(r"'([^']*)'", message) if fault["type"] == "literal_error" else []
+                message += "" if isinstance(given, dict | BaseModel) else f" (got {given!r:.80})"
+                message += meant(given, choices)
+            lines.append(f"{path.name}: {'.'.join(map(str, steps)) or '(top)'}: {message}")
+        raise ParamsError("\n".join(lines)) from error
 
 
-def _lines(name: str, error: ValidationError) -> str:
-    """One line per fault: file, key, what is wrong, what was given."""
-    out = []
-    for fault in error.errors():
-        # The form of the judge is a step of the schema, not of the file.
-        steps = [
-            part for i, part in enumerate(fault["loc"]) if i != 1 or fault["loc"][0] != "judge" or part not in FORMS
-        ]
-        where = ".".join(map(str, steps)) or "(top)"
-        if fault["type"] == "extra_forbidden":
-            out.append(f"{name}: {where}: unknown key{meant(steps[-1], _keys_beside(steps))}")
-        elif fault["type"] == "missing":
-            out.append(f"{name}: {where}: missing")
-        else:
-            choices = re.findall(r"'([^']*)'", fault["msg"]) if fault["type"] == "literal_error" else []
-            given = "" if isinstance(fault["input"], dict | BaseModel) else f" (got {fault['input']!r:.80})"
-            out.append(
-                f"{name}: {where}: {fault['msg'].removeprefix('Value error, ')}{given}{meant(fault['input'], choices)}"
-            )
-    return "\n".join(out)
+def opened(name: str | Path, run: str | None = None) -> tuple[Path, str | None]:
+    """The params file that `name` stands for, and the run where the file does not say it. Raises ArenaError where there
+    is neither.
+
+    A run in CJE's layout needs no params of its own: its name stands for `params/imported.yaml`. One of tables was made
+    with a file of the user's, which is the one to name.
+    """
+    try:
+        return paths.params_file(name), run
+    except ArenaError:
+        account = imported.account(str(name)) if str(name) in paths.made_runs() else None
+        if account is None or account["form"] != "cje":
+            raise
+        return paths.source_root() / "params" / "imported.yaml", run or str(name)
+
+
+def _of_run(name: str | Path, run: str | None) -> tuple[Path, dict[str, Any]]:
+    path, run = opened(name, run)
+    return path, contents(path) | ({"run": run} if run else {})
 
 
 def load(name: str | Path, run: str | None = None) -> Params:
-    """Read and check a params file.
-
-    Parameters
-    ----------
-    name : params file: `local`, `local.yaml` or a path; or a run that was imported and has none.
-    run : replaces the run name in the file, so that one file can serve several data folders.
+    """Read and check a params file: `local`, `local.yaml` or a path, or a run that was imported and has none; `run`
+    replaces the run name in the file, so that one file can serve several data folders.
 
     Raises ParamsError: one line per fault, each with file, key and what was found.
     """
@@ -213,50 +212,17 @@ def load(name: str | Path, run: str | None = None) -> Params:
     return _validated(Params, path, raw)
 
 
-def load_import(name: str | Path, run: str | None = None) -> tuple[str, str | None, ImportedParams]:
-    """What a params file says of an import that is still to be made: run, logging policy where it names one, and the
-    section `imported`.
-
-    Raises ParamsError: as `load`, and for a file without that section.
-    """
-    path, raw = _of_run(name, run)
-    if "imported" not in raw or "run" not in raw:
-        raise ParamsError(f"{path.name}: a file that describes an import has `run` and `imported`")
-    keys = {"imported": raw["imported"], "run": raw["run"], "logging_policy": raw.get("logging_policy")}
-    declared = _validated(_Importing, path, keys)
-    return paths.check_run_name(declared.run), declared.logging_policy, declared.imported or ImportedParams()
-
-
 class _Importing(Section):
     run: str
-    logging_policy: Name | None
+    logging_policy: Name | None = None
     imported: ImportedParams | None
 
 
-def _validated(schema: type[S], path: Path, raw: dict[str, Any]) -> S:
-    try:
-        return schema.model_validate(raw)
-    except ValidationError as error:
-        raise ParamsError(_lines(path.name, error)) from error
-
-
-def opened(name: str | Path, run: str | None = None) -> tuple[Path, str | None]:
-    """The params file that `name` stands for, and the run where the file does not say it.
-
-    A run in CJE's layout needs no params of its own: its name stands for `params/imported.yaml`. One of tables was made
-    with a file of the user's, which is the one to name.
-
-    Raises ArenaError where there is neither.
-    """
-    try:
-        return paths.params_file(name), run
-    except ArenaError:
-        if str(name) not in paths.made_runs() or not imported.is_of_cje(str(name)):
-            raise
-        return paths.source_root() / "params" / "imported.yaml", run or str(name)
-
-
-def _of_run(name: str | Path, run: str | None) -> tuple[Path, dict[str, Any]]:
-    path, run = opened(name, run)
-    raw = contents(path)
-    return path, raw | {"run": run} if run else raw
+def load_import(name: str | Path, run: str | None = None) -> tuple[str, str | None, ImportedParams]:
+    """What a params file says of an import that is still to be made: run, logging policy where it names one, and the
+    section `imported`. Raises ParamsError as `load`, and for a file without that section."""
+    path, raw = _of_run(name, run)
+    if "imported" not in raw or "run" not in raw:
+        raise ParamsError(f"{path.name}: a file that describes an import has `run` and `imported`")
+    declared = _validated(_Importing, path, {key: raw[key] for key in _Importing.model_fields if key in raw})
+    return paths.check_run_name(declared.run), declared.logging_policy, declared.imported or ImportedParams()

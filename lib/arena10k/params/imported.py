@@ -7,9 +7,10 @@ the data: `of_data` takes them in from `data/<run>/import.json`. They are never 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from arena10k import paths
 from arena10k.errors import ParamsError
@@ -19,8 +20,6 @@ from arena10k.params.sections import Name, Section
 Scale = Annotated[tuple[Score, Score], Field(strict=False)]
 #: The provider of policies that were imported.
 PROVIDER = "imported"
-#: What decides how a source was read: declared otherwise afterwards, it would no longer describe the records.
-_DECLARED = ("judge_scale", "oracle_scale", "tables")
 
 
 class Columns(Section):
@@ -46,21 +45,19 @@ class TableParams(Section):
     columns: Columns
     policy: Name | None = None
 
-    @model_validator(mode="after")
-    def _is_one_kind(self) -> TableParams:
-        if not self.path.lower().endswith((".jsonl", ".ndjson", ".parquet")):
-            raise ValueError(f"path {self.path!r}: tables end in .jsonl, .ndjson or .parquet")
-        if self.policy and self.columns.policy:
-            raise ValueError("policy and columns.policy both say whose responses these are: leave out one")
-        if self.is_fresh and self.columns.logprobs:
-            raise ValueError("columns.logprobs goes with logged responses: leave it out, or leave out the policy")
-        if self.columns.judge_variance and not self.columns.judge:
-            raise ValueError("columns.judge_variance goes with columns.judge")
-        return self
-
     @property
     def is_fresh(self) -> bool:
         return bool(self.policy or self.columns.policy)
+
+    def faults(self) -> Iterator[str]:
+        if not self.path.lower().endswith((".jsonl", ".ndjson", ".parquet")):
+            yield f"path {self.path!r}: tables end in .jsonl, .ndjson or .parquet"
+        if self.policy and self.columns.policy:
+            yield "policy and columns.policy both say whose responses these are: leave out one"
+        if self.is_fresh and self.columns.logprobs:
+            yield "columns.logprobs goes with logged responses: leave it out, or leave out the policy"
+        if self.columns.judge_variance and not self.columns.judge:
+            yield "columns.judge_variance goes with columns.judge"
 
 
 class ImportedParams(Section):
@@ -74,13 +71,24 @@ class ImportedParams(Section):
     digest: str = ""
     due: dict[str, dict[Name, int]] = Field({}, description="records by job and policy")
 
-    @model_validator(mode="after")
-    def _scales_rise(self) -> ImportedParams:
-        for name in ("judge_scale", "oracle_scale"):
-            scale = getattr(self, name)
+    def faults(self) -> Iterator[str]:
+        for name, scale in (("judge_scale", self.judge_scale), ("oracle_scale", self.oracle_scale)):
             if scale and scale[0] >= scale[1]:
-                raise ValueError(f"{name}: [{scale[0]:g}, {scale[1]:g}] does not rise")
-        return self
+                yield f"{name}: [{scale[0]:g}, {scale[1]:g}] does not rise"
+
+
+def account(run: str) -> dict[str, Any] | None:
+    """What the import of a run took and found (`data/<run>/import.json`, see `interchange.import_cje`), with what it
+    was told in ``declared``; None where the run was not imported. Raises ParamsError where that cannot be read."""
+    path = paths.import_file(run)
+    if not path.is_file():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        params = content["params"]
+        return content | {"declared": params["imported"] | {"logging_policy": params["logging_policy"]}}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ParamsError(f"data/{run}/import.json is damaged: remove data/{run} and import it again") from error
 
 
 def of_data(name: str, raw: dict[str, Any]) -> dict[str, Any]:
@@ -89,42 +97,19 @@ def of_data(name: str, raw: dict[str, Any]) -> dict[str, Any]:
     Raises ParamsError where nothing was imported, and where the file declares other scales or columns than were used.
     """
     run = str(raw.get("run"))
-    path = paths.import_file(run)
-    if not path.is_file():
+    content = account(run)
+    if content is None:
         raise ParamsError(f"{name}: run {run!r} has not been imported: arena10k import cje DIR --run {run} (or table)")
+    declared, used = raw["imported"] if isinstance(raw["imported"], dict) else {}, content["declared"]
+    keys = [key for key in ("judge_scale", "oracle_scale", "tables") if declared.get(key) is not None]
+    other = ["logging_policy"] if raw.get("logging_policy", used["logging_policy"]) != used["logging_policy"] else []
     try:
-        params: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["params"]
-        used = params["imported"] | {"logging_policy": params["logging_policy"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ParamsError(
-            f"{name}: data/{run}/import.json is damaged: remove data/{run} and import it again"
-        ) from error
-    declared = raw["imported"] if isinstance(raw["imported"], dict) else {}
-    checked = {key: declared[key] for key in _DECLARED if declared.get(key) is not None}
-    if "logging_policy" in raw:
-        checked["logging_policy"] = raw["logging_policy"]
-    for key, value in checked.items():
-        if not _same(key, value, used.get(key)):
-            raise ParamsError(
-                f"{name}: {key} is not what data/{run} was imported with: remove data/{run}, import again"
-            )
+        own, read = (ImportedParams.model_validate({k: d[k] for k in keys if k in d}) for d in (declared, used))
+        other += [key for key in keys if getattr(own, key) != getattr(read, key)]
+    except ValueError:
+        pass  # the schema names the key of what is declared wrongly
+    if other:
+        how = f"data/{run} was imported with: remove data/{run}, import again"
+        raise ParamsError(f"{name}: {other[0]} is not what {how}")
+    params: dict[str, Any] = content["params"]
     return params
-
-
-def is_of_cje(run: str) -> bool:
-    """Whether a run was imported from CJE's layout."""
-    path = paths.import_file(run)
-    try:
-        return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("form") == "cje"
-    except (ValueError, AttributeError):
-        return False
-
-
-def _same(key: str, declared: Any, used: Any) -> bool:
-    if key == "logging_policy":
-        return bool(declared == used)
-    try:
-        own, other = (getattr(ImportedParams.model_validate({key: value}), key) for value in (declared, used))
-    except ValueError:  # the schema names the key of what is declared wrongly
-        return True
-    return bool(own == other)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from arena10k.params.sections import Count, Name, Section, Share
 
 Score = Annotated[float, Field(strict=False, allow_inf_nan=False)]
+MinMass = Annotated[float, Field(gt=0, le=1)]
 FORMS = ("completion", "chat")
 #: What a `case` may hold.
 FIELDS = ("prompt", "response", "reference")
@@ -56,15 +58,12 @@ class CompletionJudge(Grader):
     ratings: dict[str, Annotated[float, Field(ge=0, le=1, strict=False)]]
     draws: Count = 1
     top_logprobs: Annotated[int, Field(ge=2, le=100)] = 20
-    min_mass: Annotated[float, Field(gt=0, le=1)] = 0.9
+    min_mass: MinMass = 0.9
 
-    @model_validator(mode="after")
-    def _orders_are_permutations(self) -> CompletionJudge:
-        wanted = list(range(len(self.examples)))
+    def faults(self) -> Iterator[str]:
         for order in self.orders:
-            if sorted(order) != wanted:
-                raise ValueError(f"orders: {list(order)} is not an order of the {len(wanted)} examples")
-        return self
+            if sorted(order) != list(range(len(self.examples))):
+                yield f"orders: {list(order)} is not an order of the {len(self.examples)} examples"
 
     def definition(self, uncertain: bool) -> dict[str, Any]:
         """What decides a rating; the same in both modes, which ask the same questions."""
@@ -84,14 +83,12 @@ class ChatGrader(Grader):
     numbers: Literal["whole", "continuous"] = "whole"
     max_tokens: Count = 64
 
-    @model_validator(mode="after")
-    def _scale_rises(self) -> ChatGrader:
+    def faults(self) -> Iterator[str]:
         low, high = self.scale
         if low >= high:
-            raise ValueError(f"scale: [{low:g}, {high:g}] does not rise")
+            yield f"scale: [{low:g}, {high:g}] does not rise"
         if self.numbers == "whole" and not (low.is_integer() and high.is_integer()):
-            raise ValueError(f"scale: [{low:g}, {high:g}] does not begin and end on whole numbers (see numbers)")
-        return self
+            yield f"scale: [{low:g}, {high:g}] does not begin and end on whole numbers (see numbers)"
 
     @property
     def range_words(self) -> str:
@@ -129,17 +126,16 @@ class ChatJudge(ChatGrader):
     sample_temperature: Annotated[float, Field(gt=0, le=2, strict=False)] = 1.0
     interval_confidence: Share = 0.9
     top_logprobs: Annotated[int, Field(ge=2, le=20)] = 20
-    min_mass: Annotated[float, Field(gt=0, le=1)] = 0.9
+    min_mass: MinMass = 0.9
 
-    @model_validator(mode="after")
-    def _ratings_are_tokens(self) -> ChatJudge:
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
         low, high = self.scale
         if self.uncertainty == "logprobs" and not (self.numbers == "whole" and low >= 0 and high <= 9):
-            raise ValueError(
+            yield (
                 f"scale: uncertainty: logprobs needs whole numbers within 0 to 9, not [{low:g}, {high:g}] "
                 f"({self.numbers}): the first token of a longer number can be that of another"
             )
-        return self
 
     def ask(self, uncertain: bool) -> str:
         """The line that ends every request of the mode: the form of the answer."""
@@ -160,15 +156,10 @@ class ChatJudge(ChatGrader):
 
     def definition(self, uncertain: bool) -> dict[str, Any]:
         """What decides a rating in the deterministic or the uncertainty mode."""
-        rating = super().definition(uncertain)
-        if not uncertain:
-            return rating
-        keys = {
-            "samples": {"samples", "sample_temperature"},
-            "interval": {"interval_confidence"},
-            "logprobs": {"top_logprobs", "min_mass"},
-        }[self.uncertainty]
-        return rating | self.model_dump(mode="json", include={"uncertainty", *keys})
+        keys = {"samples": ("samples", "sample_temperature"), "interval": ("interval_confidence",),
+                "logprobs": ("top_logprobs", "min_mass")}[self.uncertainty]  # fmt: skip
+        include = {"uncertainty", *keys} if uncertain else set[str]()
+        return super().definition(uncertain) | self.model_dump(mode="json", include=include)
 
 
 def _form(judge: Any) -> str | None:
@@ -185,9 +176,7 @@ JudgeParams = Annotated[
 
 class OracleParams(Section):
     """Which responses get an oracle label, and whose: `exact` checkers of the prompts, or a better `grader` model.
-
-    `truth` labels every fresh draw, for runs whose checkers cost nothing.
-    """
+    `truth` labels every fresh draw, for runs whose checkers cost nothing."""
 
     kind: Literal["exact", "model"] = "exact"
     grader: ChatGrader | None = None
@@ -195,12 +184,10 @@ class OracleParams(Section):
     target_labels: Annotated[int, Field(ge=0)] = 30
     truth: bool = False
 
-    @model_validator(mode="after")
-    def _fits_the_kind(self) -> OracleParams:
+    def faults(self) -> Iterator[str]:
         if self.kind == "model" and self.grader is None:
-            raise ValueError("kind: model needs a grader (provider, model, case, scale)")
+            yield "kind: model needs a grader (provider, model, case, scale)"
         if self.kind == "exact" and self.grader is not None:
-            raise ValueError("grader goes with kind: model")
+            yield "grader goes with kind: model"
         if self.kind == "model" and self.truth:
-            raise ValueError("truth: true would pay a model for a label of every draw; it goes with kind: exact")
-        return self
+            yield "truth: true would pay a model for a label of every draw; it goes with kind: exact"

@@ -3,8 +3,9 @@ reproduced. Graders are in `judge`, imports in `imported`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +14,7 @@ from arena10k.analysis import Analysis
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,40}$")]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
 Dollars = Annotated[float, Field(ge=0, strict=False)]
 
 
@@ -20,6 +22,16 @@ class Section(BaseModel):
     """A mapping of a params file: unknown keys and wrong types are errors, nothing is changed after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def faults(self) -> Iterable[str]:
+        """What is wrong between keys that are right in themselves."""
+        return ()
+
+    @model_validator(mode="after")
+    def _keys_fit(self) -> Self:
+        for fault in self.faults():
+            raise ValueError(fault)
+        return self
 
 
 class Capabilities(Section):
@@ -40,7 +52,6 @@ class Price(Section):
 
 class Provider(Section):
     """One OpenAI-compatible endpoint. The key is read from the named environment variable and goes nowhere else.
-
     `imported` stands for whoever made records that were imported: it is never asked."""
 
     kind: Literal["embedded", "openai", "imported"] = "openai"
@@ -50,10 +61,10 @@ class Provider(Section):
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
     mode: Literal["requests", "batch"] = Field("requests", description="batch: answers within a day, at half price")
-    batch_poll_seconds: Annotated[float, Field(gt=0)] = 60.0
+    batch_poll_seconds: Positive = 60.0
     batch_max_requests: Annotated[int, Field(ge=1, le=50_000)] = 50_000
     prices: dict[str, Price] = Field({}, description="by model; a provider without prices is taken to cost nothing")
-    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    timeout_seconds: Positive = 120.0
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 6
     capabilities: Capabilities = Capabilities()
     chat_template: str | None = Field(
@@ -67,22 +78,19 @@ class Provider(Section):
         """What stands for it where records are told apart: its address, or its kind."""
         return self.base_url or self.kind
 
-    @model_validator(mode="after")
-    def _has_address_and_can_locate_responses(self) -> Provider:
+    def faults(self) -> Iterator[str]:
         if self.kind == "openai" and not self.base_url:
-            raise ValueError("base_url is needed (for the embedded model say kind: embedded)")
-        can = self.capabilities
-        if can.echo_logprobs and not can.token_ids and not self.chat_template:
-            raise ValueError(
+            yield "base_url is needed (for the embedded model say kind: embedded)"
+        if self.capabilities.echo_logprobs and not self.capabilities.token_ids and not self.chat_template:
+            yield (
                 "echo_logprobs needs capabilities.token_ids: true (the endpoint returns ids) or a chat_template "
                 "(chatml, llama3 or a Jinja file) with which prompts are rendered here"
             )
-        if self.chat_template and can.token_ids:
-            raise ValueError("chat_template goes with endpoints without token ids: leave out one of the two")
+        if self.chat_template and self.capabilities.token_ids:
+            yield "chat_template goes with endpoints without token ids: leave out one of the two"
         for key in ("end_of_turn", "bos_token"):
             if getattr(self, key) is not None and not self.chat_template:
-                raise ValueError(f"{key} goes with a chat_template")
-        return self
+                yield f"{key} goes with a chat_template"
 
 
 class Example(Section):
@@ -120,36 +128,27 @@ class PromptsParams(Section):
     max_chars: Count | None = None
     max_prompts: Count | None = None
 
-    @model_validator(mode="after")
-    def _fits_the_source(self) -> PromptsParams:
+    def faults(self) -> Iterator[str]:
         if self.source == "builtin":
-            for key in ("path", "language"):
-                if getattr(self, key) is not None:
-                    raise ValueError(f"{key} goes with source: jsonl or arena; the built-in set has none")
-            return self
-        if not self.path:
-            raise ValueError("path is needed for this source")
-        endings = (".jsonl", ".ndjson") if self.source == "jsonl" else (".json", ".jsonl", ".ndjson", ".parquet")
-        if not self.path.lower().endswith(endings):
-            raise ValueError(f"path {self.path!r}: source: {self.source} reads files ending in {', '.join(endings)}")
-        return self
-
-    @model_validator(mode="after")
-    def _lengths_fit(self) -> PromptsParams:
+            given = [key for key in ("path", "language") if getattr(self, key) is not None]
+            yield from (f"{key} goes with source: jsonl or arena; the built-in set has none" for key in given)
+        elif not self.path:
+            yield "path is needed for this source"
+        else:
+            endings = (".jsonl", ".ndjson") if self.source == "jsonl" else (".json", ".jsonl", ".ndjson", ".parquet")
+            if not self.path.lower().endswith(endings):
+                yield f"path {self.path!r}: source: {self.source} reads files ending in {', '.join(endings)}"
         if self.min_chars and self.max_chars and self.min_chars > self.max_chars:
-            raise ValueError(f"min_chars {self.min_chars} exceeds max_chars {self.max_chars}: no prompt fits")
-        return self
+            yield f"min_chars {self.min_chars} exceeds max_chars {self.max_chars}: no prompt fits"
 
 
 class ResponsesParams(Section):
     draws: Count = 1
     logged_draws: Count = 1
 
-    @model_validator(mode="after")
-    def _logged_exist(self) -> ResponsesParams:
+    def faults(self) -> Iterator[str]:
         if self.logged_draws > self.draws:
-            raise ValueError("logged_draws cannot exceed draws")
-        return self
+            yield "logged_draws cannot exceed draws"
 
 
 class EstimationParams(Section):
@@ -183,7 +182,7 @@ class TableParams(Section):
 
 
 Names = Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]
-Level = Literal["all"] | Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0)]
+Level = Literal["all"] | Annotated[int, Field(gt=0)] | Positive
 
 
 class AblationParams(Section):
@@ -204,12 +203,10 @@ class AblationParams(Section):
     seeds: Annotated[int, Field(ge=1, le=100_000)] = 20
     worst: Annotated[tuple[Name, ...], Field(strict=False)] = ()
 
-    @model_validator(mode="after")
-    def _shares_are_shares(self) -> AblationParams:
+    def faults(self) -> Iterator[str]:
         for level in self.sweep.get("labels", ()):
             if level != "all" and level > 1:
-                raise ValueError(f"sweep.labels: {level} is not a share: use numbers up to 1, or all")
-        return self
+                yield f"sweep.labels: {level} is not a share: use numbers up to 1, or all"
 
 
 class IncidentParams(Section):
@@ -220,13 +217,9 @@ class IncidentParams(Section):
     target_failures: Share = Field(0.08, description="share of rows whose log-prob under a target fails")
     short_share: Share = Field(1 / 3, description="failures strike among this share of the rows, the shortest answers")
     stand_ins: Annotated[tuple[float, ...], Field(min_length=1, strict=False)] = (0.0, -50.0)
-    clip: Annotated[float, Field(gt=0)] = Field(20.0, description="bound on published log-weights, nats")
+    clip: Positive = Field(20.0, description="bound on published log-weights, nats")
 
-    @model_validator(mode="after")
-    def _fits(self) -> IncidentParams:
-        if self.logging_failures + self.target_failures >= self.short_share:
-            raise ValueError(
-                f"short_share {self.short_share:g} cannot hold both kinds of failures: it must exceed "
-                f"{self.logging_failures + self.target_failures:g}"
-            )
-        return self
+    def faults(self) -> Iterator[str]:
+        both = self.logging_failures + self.target_failures
+        if both >= self.short_share:
+            yield f"short_share {self.short_share:g} cannot hold both kinds of failures: it must exceed {both:g}"
