@@ -1,0 +1,107 @@
+"""Sampled from what is scored? Servers add top-k, top-p, min-p or penalties of their own and report log-probs of the full
+distribution all the same: weights are then of another policy than the one that answered.
+
+Of every token the log-probs of the likeliest candidates are known; what was drawn is one of them or one of the rest. If
+sampling is honest its chance is known exactly, given all that came before. Against it stands what each usual sampler
+makes of the same distribution: the ratio of the two, multiplied up over tokens and draws, has mean 1 under honest
+sampling (a test martingale) and so exceeds 1/level with a chance of at most `level`, however many tokens there are
+(Ville 1939; Shafer, Shen, Vereshchagin and Vovk 2011, Statistical Science 26:84, section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+#: The share of honest runs that may be called dishonest, at most.
+LEVEL = 0.001
+#: The share of honest sampling in every alternative: no single token speaks against one without limit.
+_HONEST = 0.1
+#: Rounded log-probs can leave out this much of the mass; nothing is concluded from less.
+_ROUNDING = 1e-3
+
+
+def _alternatives(p: np.ndarray, rest: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
+    """What servers do beside what they report, as weights (tokens, K + 1) over candidates and the rest."""
+
+    def kept(which: np.ndarray, with_rest: np.ndarray) -> np.ndarray:
+        return np.column_stack([np.where(which, p, 0), np.where(with_rest, rest, 0)])
+
+    place, before, none = np.arange(p.shape[1]), np.cumsum(p, axis=1) - p, np.zeros(len(p), dtype=bool)
+    last, full = np.where(p > 0, p, 1).min(axis=1), p.sum(axis=1)
+    out = {f"top_k {k}": kept(np.broadcast_to(place < k, p.shape), none) for k in (1, 5, 10)}
+    out["a top_k"] = kept(p > 0, none)
+    for share in (0.8, 0.9, 0.95):
+        out[f"top_p {share:g}"] = kept(before < share, full < share)
+    for share in (0.05, 0.1):
+        out[f"min_p {share:g}"] = kept(p >= share * p[:, :1], last >= share * p[:, 0])
+    for t in (0.5, 0.7, 0.85, 1.2, 1.5):
+        # The rest is taken as tokens like the last that is known.
+        out[f"temperature {t:g}"] = np.column_stack([p ** (1 / t), rest * last ** (1 / t - 1)])
+    out["a repetition penalty"] = np.column_stack([np.where(seen, 0.3 * p, p), rest])
+    return out
+
+
+@dataclass(frozen=True)
+class SamplerAudit:
+    """How many tokens spoke, log10 of the evidence against honest sampling, and which sampler explains them best."""
+
+    tokens: int
+    log10_evidence: float
+    best: str
+
+    @property
+    def p_value(self) -> float:
+        """At most this is the chance of such evidence under honest sampling."""
+        return float(10.0 ** min(0.0, -self.log10_evidence))
+
+    @property
+    def mismatch(self) -> bool:
+        return self.p_value < LEVEL
+
+
+def audit(logprobs: np.ndarray, drawn: np.ndarray, seen: np.ndarray) -> SamplerAudit:
+    """The mean over the alternatives of their ratios, each multiplied up over all tokens.
+
+    `logprobs` (tokens, K): nats of the candidates, the likeliest first, -inf behind the last; `drawn` (tokens,): the place
+    of the token that came, K for one of the rest; `seen` (tokens, K): whether the response holds the candidate already.
+    """
+    p = np.exp(logprobs)
+    rest = 1 - p.sum(axis=1)
+    rest[rest < _ROUNDING] = 0
+    honest, rows = np.column_stack([p, rest]), np.arange(len(p))
+    told = honest[rows, drawn] > 0  # of what came within rounding of nothing no ratio can be told
+    honest, rows = honest / honest.sum(axis=1, keepdims=True), rows[told]
+    ratios = {}
+    for name, weights in _alternatives(p, rest, seen).items():
+        share = weights[rows, drawn[told]] / weights[rows].sum(axis=1) / honest[rows, drawn[told]]
+        ratios[name] = float(np.log(_HONEST + (1 - _HONEST) * share).sum())
+    evidence = np.logaddexp.reduce(list(ratios.values())) - np.log(len(ratios))
+    return SamplerAudit(len(rows), float(evidence / np.log(10)), max(ratios, key=ratios.__getitem__))
+
+
+def candidates(entry: Mapping[str, Any]) -> tuple[list[float], int, list[str]]:
+    """Log-probs of the candidates of one token of an answer, the place of the one that came, and their texts.
+
+    The least likely of the list is left out: some servers (vLLM) put the token that came in its place where it is none
+    of the likeliest, so that the list would depend on the draw.
+    """
+    top = sorted(entry["top_logprobs"], key=lambda t: -t["logprob"])[:-1]
+    same = [i for i, t in enumerate(top) if t["token"] == entry["token"] and t["logprob"] == entry["logprob"]]
+    return [t["logprob"] for t in top], same[0] if same else -1, [t["token"] for t in top]
+
+
+def of_responses(responses: Iterable[list[tuple[list[float], int, list[bool]]]]) -> SamplerAudit | None:
+    """The audit of what `candidates` gave for the tokens of each response; None where there is none."""
+    steps = [step for tokens in responses for step in tokens]
+    if not steps:
+        return None
+    width = max(len(logprobs) for logprobs, _, _ in steps)
+    known, seen = np.full((len(steps), width), -np.inf), np.zeros((len(steps), width), dtype=bool)
+    for row, (logprobs, _, said) in enumerate(steps):
+        known[row, : len(logprobs)], seen[row, : len(said)] = logprobs, said
+    drawn = np.array([width if place < 0 else place for _, place, _ in steps])
+    return audit(known, drawn, seen)
