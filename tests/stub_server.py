@@ -128,7 +128,8 @@ def error(status: int, message: str, code: str | None = None, **headers: str) ->
 class Stub:
     """The server, in a thread of its own. `fault(body, n)` sees the n-th request (from 1) and may answer in its place.
 
-    `ledger` counts answered requests by body, `requests` counts all of them; `models` is what GET /models says.
+    `ledger` counts answered requests by body, `requests` counts all of them; `models` is what GET /models says,
+    or its response.
     """
 
     def __init__(self, fault: Fault | None = None, delay: float = 0.0):
@@ -180,7 +181,7 @@ class Stub:
         return await self.batches.handle(name, request)
 
     async def _models(self, _: web.Request) -> web.Response:
-        return web.json_response(self.models)
+        return self.models if isinstance(self.models, web.Response) else web.json_response(self.models)
 
     def _answer(self, good: Callable[[dict], dict]) -> Callable:
         async def handle(request: web.Request) -> web.StreamResponse:

@@ -152,7 +152,7 @@ def test_a_refused_file_is_told_with_message_and_line_and_asked_anew(home, stub)
 
 
 def test_faults_of_the_api_are_retried_and_a_batch_is_created_once(home, stub, monkeypatch):
-    monkeypatch.setattr(client, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(client, "_wait", lambda state: 0.01)
     seen = []
 
     async def flaky(name):

@@ -111,22 +111,30 @@ def test_the_answer_must_come_from_the_model_that_was_asked(asked, answering):
         check_model(asked, {"model": answering})
 
 
-@pytest.mark.parametrize(
-    ("listed", "names"),
-    [
-        ([{"id": "other"}], ["does not serve stub", "other"]),
-        ([], ["does not serve stub"]),
-        (None, ["malformed_answer"]),
-        (NOWHERE, [f"{NOWHERE}: connection"]),
-    ],
-    ids=["another model", "no model", "no list", "nobody there"],
-)
-def test_what_cannot_be_asked_is_said_before_any_work(home, stub, listed, names):
-    stub.models = {"object": "list", "data": listed}
-    with pytest.raises(ArenaError, match=r"^providers\.stub: ") as caught:
-        run_responses(make_params(home, NOWHERE if listed == NOWHERE else stub.url, max_attempts=1))
-    assert all(name in str(caught.value) for name in names)
-    assert stub.requests == 0
+def test_an_endpoint_that_is_not_there_is_said_before_any_work(home):
+    with pytest.raises(ArenaError, match=rf"^providers\.stub: {NOWHERE}: connection"):
+        run_responses(make_params(home, NOWHERE, max_attempts=1))
+
+
+LISTS = {
+    "another model": ({"data": [{"id": "other"}]}, "it lists other"),
+    "no model": ({"data": []}, "it lists no model at all"),
+    "no list": ({"data": None}, "cannot be listed"),
+    "an error": (405, "http_405"),
+    "an array": ([{"id": "stub"}], ""),
+    "names with a prefix": ({"models": [{"name": "models/stub"}]}, ""),
+    "a wildcard": ({"data": [{"id": "*"}]}, ""),
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_what_an_endpoint_says_of_its_models_is_advice(home, stub, capsys, kind):
+    listed, says = LISTS[kind]
+    stub.models = error(listed, "not allowed") if isinstance(listed, int) else listed
+    run_responses(make_params(home, stub.url))
+    warned = capsys.readouterr().err
+    assert says in warned
+    assert ("asked all the same" in warned) == bool(says)
 
 
 # Keys and money

@@ -40,6 +40,11 @@ def read(how, said):
 SCORES = [
     *(({}, text, score) for text, score in [('{"rating": 1}', 0.1), ("1", 0.1), ("0", 0.0), ('{"rating": 0}', 0.0)]),
     *(({}, text, score) for text, score in [(" 10\n", 1.0), ("7.0", 0.7), ('```json\n{"rating": 7}\n```', 0.7)]),
+    *(
+        ({}, text, 0.7)
+        for text in ('{"rating": 7, "reason": "good"}', "Here:\n{'Rating': 7,}", '{"rating": "7"}', "7.")
+    ),
+    *(({}, text, 0.7) for text in ("**Rating: 7/10**", "Score: 7", "7 out of 10", "I rate it 7", '[{"score": 7}]')),
     ({"numbers": "continuous"}, "7.5", 0.75),
     (FIVE, "4", 0.75),
 ]
@@ -52,11 +57,11 @@ def test_a_rating_is_its_place_on_the_scale(how, text, score):
 
 
 UNPARSABLE = [
-    *("", "good", "I rate it 7", "7 or 8", "7/10", "seven", "1e1", "\u0667", "[]", '[{"rating": 3}]', "[" * 100_000),
-    *('{"rating": "7"}', '{"rating": true}', '{"rating": null}', '{"rating": 3, "rating": 9}'),
-    *('{"rating": 3, "score": 9}', '{"rating": {"rating": 3}}', '{"rating": 7} or {"rating": 8}'),
+    *("", "good", "7 or 8", "7-8", "7/5", "rating: 7-8", "seven", "1e1", "score 1e1", "\u0667", "[]", "[" * 100_000),
+    *("7 colours", "Rating: 7, or 8", '{"rating": true}', '{"rating": null}', '{"rating": 3, "rating": 9}'),
+    *('{"rating": 3, "score": 9}', '{"rating": 7} or {"rating": 8}', '{"rating": NaN}', '{"rating": "7-8"}'),
 ]
-OUT_OF_SCALE = ["11", "-1", "7.5", '{"rating": 1e999}', '{"rating": NaN}', "9" * 400]
+OUT_OF_SCALE = ["11", "-1", "7.5", '{"rating": 1e999}', "9" * 400]
 INTERVALS = ['{"rating": 6}', "6", '{"rating": 9, "low": 4, "high": 8}', '{"rating": 6, "low": 8, "high": 4}']
 FAULTS = [
     *(({}, answer(text), "unparsable_rating") for text in UNPARSABLE),

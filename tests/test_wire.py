@@ -98,7 +98,7 @@ PASSING = {
 #: At every attempt, and the code of the record.
 LASTING = {
     "content filter": ("content_filter", lambda a: error(400, "blocked", "content_filter")),
-    "context length": ("context_length_exceeded", lambda a: error(400, "long", "context_length_exceeded")),
+    "context length": ("context_length", lambda a: error(400, "long", "context_length_exceeded")),
     "another model": ("wrong_model", odd("model", "other")),
     "no choice": ("no_choice", odd("choices", [])),
     "two choices": ("no_choice", lambda a: a | {"choices": a["choices"] * 2}),
@@ -113,7 +113,7 @@ CHAT = LASTING | {
     "no text": ("no_text", odd("choices.0.message.content", None)),
     "no message": ("malformed_answer", odd("choices.0.message", "text")),
     "no end": ("finish_reason", odd("choices.0.finish_reason", None)),
-    "filtered": ("finish_reason", odd("choices.0.finish_reason", "content_filter")),
+    "filtered": ("content_filter", odd("choices.0.finish_reason", "content_filter")),
     "no ids": ("no_token_ids", lambda a: a["choices"][0].pop("token_ids") and a),
     "ids of text": ("no_token_ids", odd("choices.0.token_ids", ["x"])),
     "number of ids": ("malformed_answer", odd("choices.0.token_ids", 3)),

@@ -1,5 +1,5 @@
-"""Sampled from what is scored? Servers add top-k, top-p, min-p or penalties of their own and report log-probs of the full
-distribution all the same: weights are then of another policy than the one that answered.
+"""Sampled from what is scored? Servers add top-k, top-p, min-p or penalties of their own and report log-probs of the
+full distribution all the same: weights are then of another policy than the one that answered.
 
 Of every token the log-probs of the likeliest candidates are known; what was drawn is one of them or one of the rest. If
 sampling is honest its chance is known exactly, given all that came before. Against it stands what each usual sampler
@@ -66,8 +66,8 @@ class SamplerAudit:
 def audit(logprobs: np.ndarray, drawn: np.ndarray, seen: np.ndarray) -> SamplerAudit:
     """The mean over the alternatives of their ratios, each multiplied up over all tokens.
 
-    `logprobs` (tokens, K): nats of the candidates, the likeliest first, -inf behind the last; `drawn` (tokens,): the place
-    of the token that came, K for one of the rest; `seen` (tokens, K): whether the response holds the candidate already.
+    `logprobs` (tokens, K): nats of the candidates, the likeliest first, -inf behind the last; `drawn` (tokens,): the
+    place of the token that came, K for one of the rest; `seen` (tokens, K): whether the response already holds it.
     """
     p = np.exp(logprobs)
     rest = 1 - p.sum(axis=1)
@@ -83,25 +83,14 @@ def audit(logprobs: np.ndarray, drawn: np.ndarray, seen: np.ndarray) -> SamplerA
     return SamplerAudit(len(rows), float(evidence / np.log(10)), max(ratios, key=ratios.__getitem__))
 
 
-def candidates(entry: Mapping[str, Any]) -> tuple[list[float], int, list[str]]:
-    """Log-probs of the candidates of one token of an answer, the place of the one that came, and their texts.
-
-    The least likely of the list is left out: some servers (vLLM) put the token that came in its place where it is none
-    of the likeliest, so that the list would depend on the draw.
-    """
-    top = sorted(entry["top_logprobs"], key=lambda t: -t["logprob"])[:-1]
-    same = [i for i, t in enumerate(top) if t["token"] == entry["token"] and t["logprob"] == entry["logprob"]]
-    return [t["logprob"] for t in top], same[0] if same else -1, [t["token"] for t in top]
-
-
-def of_responses(responses: Iterable[list[tuple[list[float], int, list[bool]]]]) -> SamplerAudit | None:
-    """The audit of what `candidates` gave for the tokens of each response; None where there is none."""
-    steps = [step for tokens in responses for step in tokens]
-    if not steps:
+def of_responses(payloads: Iterable[Mapping[str, Any]]) -> SamplerAudit | None:
+    """The audit of responses whose payload has `candidates` (see `collection.answers`); None where none has."""
+    tokens = [token for payload in payloads for token in payload.get("candidates") or ()]
+    if not tokens:
         return None
-    width = max(len(logprobs) for logprobs, _, _ in steps)
-    known, seen = np.full((len(steps), width), -np.inf), np.zeros((len(steps), width), dtype=bool)
-    for row, (logprobs, _, said) in enumerate(steps):
-        known[row, : len(logprobs)], seen[row, : len(said)] = logprobs, said
-    drawn = np.array([width if place < 0 else place for _, place, _ in steps])
+    width = max(len(nats) for _, nats, _ in tokens)
+    known, seen = np.full((len(tokens), width), -np.inf), np.zeros((len(tokens), width), dtype=bool)
+    for row, (_, nats, said) in enumerate(tokens):
+        known[row, : len(nats)], seen[row, said] = nats, True
+    drawn = np.array([width if place < 0 else place for place, _, _ in tokens])
     return audit(known, drawn, seen)

@@ -9,13 +9,22 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from arena10k.collection.echo import check_logprobs, only_choice, token_bytes
+from arena10k.collection.echo import check_logprobs, generated, only_choice, token_bytes
 from arena10k.collection.tasks import Measurement
 from arena10k.errors import CallError, invalid, one_line
 from arena10k.inputs.chat_templates import ChatTemplate
 
-#: What endpoints say of an answer that ended by itself; one that was cut off says ``length``.
+#: What is kept of an answer that ended by itself; of one that was cut off it is ``length``.
 ENDED = ("stop", "eos")
+#: What endpoints say, in lower case, of the one and the other.
+_SAYS_ENDED = {*ENDED, "eos_token", "end_turn", "stop_sequence", "stop_token", "end_of_text", "complete", "completed"}
+_SAYS_CUT = {"length", "max_tokens", "max_output_tokens", "token_limit", "max_length"}
+_CONTEXT = re.compile(r"context[ _](length|window|size)|exceed_context_size|(prompt|input) is too long", re.IGNORECASE)
+_FILTER = re.compile(r"content[ _](filter|management)|ResponsibleAI", re.IGNORECASE)
+_THINKING = re.compile(r"\s*<think(?:ing)?>(.*?)</think(?:ing)?>\s*", re.DOTALL)
+_UNFINISHED = re.compile(r"\s*<think(?:ing)?>(?!.*</think)", re.DOTALL)
+#: Of so many tokens of a response the candidates are kept.
+AUDITED = 64
 #: The code of an answer by another model than the one that was asked.
 WRONG_MODEL = "wrong_model"
 _RETRY_STATUS = {408, 409, 429}
@@ -28,14 +37,21 @@ _VERSION = re.compile(r"-(\d{4}-\d\d-\d\d|\d{3,8})(-preview)?|[@:].+")
 def classify_status(status: int, body: object, message: str = "", retry_after: float | None = None) -> CallError:
     """Turn a refusal into a typed outcome. `body` is the answer's ``error`` object; `message` stands in for its own."""
     body = body if isinstance(body, dict) else {}
+    # Gateways write the status, or None, where a code belongs.
     codes = [str(body[key]) for key in ("code", "type") if body.get(key)]
+    codes = [code for code in codes if not code.isdigit() and code != "None"]
     message = one_line(body.get("message") or message)
+    if (field := body.get("param")) and str(field) not in (message, "None") and str(field) not in message:
+        message = f"{message} (param: {field})"
     for code in _NEVER_FREE.intersection(codes):
         return CallError("fatal", code, message)
     if status in _RETRY_STATUS or status >= 500:
         return CallError("retry", f"http_{status}", message, retry_after)
     if status in _FATAL_STATUS:
         return CallError("fatal", f"http_{status}", message)
+    for code, pattern in (("context_length", _CONTEXT), ("content_filter", _FILTER)):
+        if pattern.search(" ".join([*codes, message])):
+            return CallError("permanent", code, message)
     return CallError("permanent", codes[0] if codes else f"http_{status}", message)
 
 
@@ -80,14 +96,19 @@ def chat_response(answers: list[dict[str, Any]], token_ids: bool) -> Measurement
     is declared to return `token_ids`, they are checked and kept."""
     (answer,) = answers
     choice = only_choice(answer)
-    text, reason = _ended(choice, (choice.get("message") or {}).get("content"))
-    payload: dict[str, Any] = {"finish_reason": reason}
+    text, reasoning = _spoken(answer, choice)
+    payload: dict[str, Any] = {"finish_reason": _finish_reason(choice)}
+    payload |= {"reasoning": reasoning} if reasoning else {}
     entries = (choice.get("logprobs") or {}).get("content") or None  # an empty list says nothing of a text
     if entries is not None:
         payload["token_logprobs"] = check_logprobs([e.get("logprob") for e in entries])
+        payload |= _candidates([e.get("token") for e in entries], payload["token_logprobs"], generated(choice)[2])
     if not token_ids:
         return Measurement(text, payload)
-    prompt_ids, ids = answer.get("prompt_token_ids"), choice.get("token_ids")
+    prompt_ids = answer.get("prompt_token_ids") or choice.get("prompt_token_ids")
+    # vLLM and others; SGLang; LiteLLM in front of either.
+    places = choice.get("token_ids"), choice.get("response_token_ids")
+    ids = next((i for i in (*places, (choice.get("provider_specific_fields") or {}).get("token_ids")) if i), places[0])
     counted = (answer.get("usage") or {}).get("prompt_tokens")
     if not prompt_ids or ids is None:
         raise invalid("no_token_ids", "the endpoint is declared to return token ids and did not")
@@ -95,7 +116,7 @@ def chat_response(answers: list[dict[str, Any]], token_ids: bool) -> Measurement
         raise invalid("no_token_ids", "what stands for token ids are not whole numbers")
     if entries is not None and len(ids) != len(entries):
         raise invalid("length_mismatch", f"{len(ids)} token ids with {len(entries)} log-probs")
-    if counted != len(prompt_ids):
+    if counted not in (None, len(prompt_ids)):
         raise invalid("length_mismatch", f"usage counts {counted} prompt tokens, got {len(prompt_ids)} ids")
     return Measurement(text, payload | {"prompt_token_ids": prompt_ids, "token_ids": ids})
 
@@ -108,12 +129,13 @@ def text_response(answers: list[dict[str, Any]], rendered: str, template: ChatTe
     """
     (answer,) = answers
     choice = only_choice(answer)
-    text, reason = _ended(choice, choice.get("text"))
+    text, reason = choice.get("text"), _finish_reason(choice)
+    if not isinstance(text, str):
+        raise invalid("no_text", "the answer has no text")
     if token := template.control_token(text):
         raise invalid("control_token_in_text", f"the response holds {token}: in text it cannot be scored as what it is")
     payload: dict[str, Any] = {"finish_reason": reason, "prompt_text": rendered}
-    logprobs = choice.get("logprobs") or {}
-    values, tokens = logprobs.get("token_logprobs"), logprobs.get("tokens")
+    tokens, values, tops = generated(choice)
     if values is None or tokens is None or any("\ufffd" in token for token in tokens):
         return Measurement(text, payload)
     if len(values) != len(tokens):
@@ -123,15 +145,78 @@ def text_response(answers: list[dict[str, Any]], rendered: str, template: ChatTe
         raise invalid("ids_mismatch", "the generated tokens do not spell the response: its text was changed")
     # An end of turn that is not shown is a last token without text.
     ended = spelled != text.encode() or (bool(tokens) and not tokens[-1])
-    return Measurement(text, payload | {"token_logprobs": check_logprobs(values), "end_scored": ended})
+    payload |= {"token_logprobs": check_logprobs(values), "end_scored": ended}
+    return Measurement(text, payload | _candidates(tokens, payload["token_logprobs"], tops))
 
 
-def _ended(choice: dict[str, Any], content: Any) -> tuple[str, str]:
-    """The text, and how it ended: by itself or at its length; a filter, for one, leaves a text that nobody said."""
+def _spoken(answer: dict[str, Any], choice: dict[str, Any]) -> tuple[str, str]:
+    """What the message says, and what it says of its reasoning, which is not part of the response.
+
+    An empty text is a response only where nothing else was said: else ``refused``, ``content_filter``,
+    ``reasoning_only``; ``no_text`` where tokens were generated that are nowhere.
+    """
+    message = choice.get("message") or {}
+    content, refusal = message.get("content"), message.get("refusal")
+    elsewhere = [message.get(key) for key in ("reasoning_content", "reasoning", "thinking", "reasoning_details")]
+    parts = content if isinstance(content, list) else []
+    if parts:
+        kinds = [part.get("type", "text") for part in parts]
+        elsewhere += [part.get(str(kind)) for part, kind in zip(parts, kinds, strict=True) if kind != "text"]
+        content = "".join(part["text"] for part, kind in zip(parts, kinds, strict=True) if kind == "text")
+    reasoning = "\n".join(said if isinstance(said, str) else repr(said) for said in elsewhere if said)
+    if isinstance(content, str) and (tagged := _THINKING.match(content)):
+        reasoning, content = reasoning or tagged[1].strip(), content[tagged.end() :]
+    elif isinstance(content, str) and _UNFINISHED.match(content):
+        reasoning, content = reasoning or content, ""
+    if isinstance(content, str) and content.strip():
+        return content, reasoning
+    usage = answer.get("usage") or {}
+    thought = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+    spent = str(choice.get("finish_reason")).lower() in _SAYS_CUT
+    if choice.get("finish_reason") == "content_filter":
+        raise invalid("content_filter", "the answer was filtered by the provider")
+    if refusal:
+        raise invalid("refused", one_line(refusal))
+    # Cut off without a word, and nothing shows what was generated.
+    nowhere = spent and not content and not choice.get("token_ids")
+    if reasoning or thought or nowhere:
+        what = "all of max_tokens went into it: raise max_tokens" if spent else "the answer is not in its place"
+        raise invalid("reasoning_only", f"the text is empty, the model reasoned only; {what}: {reasoning[:80]!r}")
+    if tools := message.get("tool_calls") or message.get("function_call"):
+        raise invalid("no_text", f"the text is empty, the model called a tool: {tools!r:.80}")
     if not isinstance(content, str):
         raise invalid("no_text", "the answer has no text content")
+    return content, reasoning
+
+
+def _finish_reason(choice: dict[str, Any]) -> str:
+    """By itself (`ENDED`) or at its length; whatever else it may say, nobody can tell what the text is."""
     reason = choice.get("finish_reason")
-    if reason not in (*ENDED, "length"):
-        detail = f"finish_reason {reason!r} does not say whether the response ended or was cut off"
-        raise invalid("finish_reason", detail)
-    return content, str(reason)
+    says = reason.lower() if isinstance(reason, str) else reason
+    if says == "content_filter":
+        raise invalid("content_filter", "the answer was filtered by the provider")
+    if says in _SAYS_CUT:
+        return "length"
+    if says in _SAYS_ENDED:
+        return str(says) if says in ENDED else "stop"
+    detail = f"finish_reason {reason!r} does not say whether the response ended or was cut off"
+    raise invalid("finish_reason", detail)
+
+
+def _candidates(tokens: list[str], values: list[float], tops: list[dict[str, float]]) -> dict[str, Any]:
+    """What an audit of the sampler needs, of the first `AUDITED` tokens: log-probs of the likeliest candidates, the
+    place of the token that came (-1: none of them), and the places of those that the response held before.
+
+    The least likely is left out: some servers (vLLM) put the token that came in its place where it is none of the
+    likeliest, so that the list would depend on the draw.
+    """
+    rows, said = [], set[str]()
+    for token, value, top in zip(tokens[:AUDITED], values, tops, strict=False):
+        if not top or len(top) < 2:
+            return {}
+        likeliest = sorted(top.items(), key=lambda pair: -pair[1])[:-1]
+        place = next((i for i, pair in enumerate(likeliest) if pair == (token, value)), -1)
+        seen = [i for i, (name, _) in enumerate(likeliest) if name in said]
+        rows.append([place, [round(nats, 4) for _, nats in likeliest], seen])
+        said.add(token)
+    return {"candidates": rows} if rows else {}

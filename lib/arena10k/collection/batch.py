@@ -22,8 +22,9 @@ import orjson
 from openai.types import Batch
 
 from arena10k.collection.answers import check_model, checked, classify_status
-from arena10k.collection.client import Endpoint, happens_within
+from arena10k.collection.client import Endpoint
 from arena10k.collection.ledger import CREATING, Entry
+from arena10k.collection.limits import happens_within
 from arena10k.collection.records import Row
 from arena10k.collection.tasks import Request, Task
 from arena10k.errors import ArenaError, CallError, Stopped, invalid

@@ -1,42 +1,43 @@
-"""Requests to one OpenAI-compatible endpoint: the `openai` SDK in, a decoded JSON answer or a typed error out, as fast
-as its declared limits allow or, where none is declared, as it turns out to bear."""
+"""Requests to one OpenAI-compatible endpoint: the `openai` SDK in, a decoded JSON answer or a typed error out."""
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
 import os
-import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
 import orjson
+import tenacity
 
 from arena10k import paths
-from arena10k.collection import echo
+from arena10k.collection import answers, echo
 from arena10k.collection.answers import check_model, checked, classify_status
 from arena10k.collection.jobs import LOGPROBS, SHUFFLED
+from arena10k.collection.limits import Limits, pause
 from arena10k.collection.tasks import Request
-from arena10k.errors import ArenaError, CallError, Stopped, invalid, one_line
+from arena10k.errors import ArenaError, CallError, invalid, one_line
 from arena10k.params.config import Params
 from arena10k.params.sections import Provider
 
 T = TypeVar("T")
-#: Without declared limits, requests in flight start here, double while all goes well, and are halved on a complaint.
-FIRST_CONCURRENCY = 8
-#: Complaints within this many seconds are one complaint: they concern requests that were in flight together.
-SAME_COMPLAINT = 1.0
 _OVERLOAD = {"http_429", "http_503", "timeout"}
-#: Seconds: the first wait before a request is repeated is at most this long, the next at most twice as long, ...
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
 #: The longest message of a provider that is kept, in characters.
 _LONGEST = 300
 _GOES_ON = "nothing was spent by that refusal, and the same command goes on from here"
 _JSON = openai.RequestOptions(headers={"Content-Type": "application/json"})
+#: Fields of a request that an endpoint may refuse, as their names stand in what it says.
+_FIELD = re.compile(
+    r"\b(max_completion_tokens|max_tokens|temperature|top_p|top_logprobs|logprobs|seed|stop|response_format|"
+    r"return_token_ids|echo)\b", re.IGNORECASE,
+)  # fmt: skip
 
 
 def api_key(name: str, provider: Provider) -> str:
@@ -79,81 +80,22 @@ def _retry_after(error: openai.APIStatusError) -> float | None:
     return None
 
 
-async def happens_within(event: asyncio.Event, seconds: float) -> bool:
-    """Wait so long, or until the event; whether it came."""
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True
+def _wait(state: tenacity.RetryCallState) -> float:
+    """Exponential back-off with jitter, but never sooner than the server's Retry-After."""
+    error = state.outcome.exception() if state.outcome else None
+    backoff = tenacity.wait_random_exponential(multiplier=0.5, max=60)(state)
+    return max(backoff, getattr(error, "retry_after", None) or 0.0)
 
 
-class Limits:
-    """Pace and concurrency of one provider.
-
-    Declared requests and tokens per minute are kept by leaky buckets of one second. Where neither is declared,
-    concurrency follows AIMD (Chiu and Jain 1989, with the slow start of TCP). A Retry-After holds back every request.
-    """
-
-    def __init__(self, provider: Provider, stopped: asyncio.Event):
-        self.most, self._stopped = provider.concurrency, stopped
-        per_minute = {"requests": provider.requests_per_minute, "tokens": provider.tokens_per_minute}
-        self._per_second = {kind: limit / 60 for kind, limit in per_minute.items() if limit}
-        #: When each bucket will have run out.
-        self._empty_at = dict.fromkeys(self._per_second, 0.0)
-        self._adaptive = not self._per_second
-        self.concurrency = float(min(FIRST_CONCURRENCY, self.most)) if self._adaptive else float(self.most)
-        self._ceiling = float(self.most)
-        self._not_before = self._complained = 0.0
-        self._changed = asyncio.Event()
-
-    async def turn(self, worker: int) -> None:
-        """Wait while worker number `worker` (from 0) is beyond the present concurrency."""
-        while worker >= max(1, int(self.concurrency)):
-            self._changed.clear()
-            await self._changed.wait()
-
-    async def pace(self, request: Request) -> None:
-        """Wait until one more request may be sent. Raises Stopped where the collection stops meanwhile."""
-        sizes = {"requests": 1, "tokens": request.prompt_tokens + request.max_tokens} if self._per_second else {}
-        while True:
-            await self.pause(self._not_before - time.monotonic())
-            now, wait = time.monotonic(), 0.0
-            for kind, rate in self._per_second.items():
-                self._empty_at[kind] = max(self._empty_at[kind], now) + sizes[kind] / rate
-                wait = max(wait, self._empty_at[kind] - now - max(1.0, 1.0 / rate))
-            await self.pause(wait)
-            if self._not_before <= time.monotonic():  # else all were told to hold back meanwhile
-                return
-
-    async def pause(self, seconds: float) -> None:
-        """Wait so long. Raises Stopped where the collection stops meanwhile."""
-        if seconds > 0 and await happens_within(self._stopped, seconds):
-            raise Stopped
-
-    def succeeded(self) -> None:
-        """An answer came: without declared limits, allow more requests at once."""
-        if not self._adaptive or self.concurrency >= self.most:
-            return
-        before = int(self.concurrency)
-        step = 1.0 if self.concurrency < self._ceiling else 1.0 / self.concurrency
-        self.concurrency = min(self.concurrency + step, self.most)
-        if int(self.concurrency) > before:
-            self._changed.set()
-
-    def overloaded(self, retry_after: float | None) -> None:
-        """The provider refused for being asked too much (429, 503), or did not answer in time."""
-        now = time.monotonic()
-        if retry_after:
-            self._not_before = max(self._not_before, now + retry_after)
-        if self._adaptive and now - self._complained > SAME_COMPLAINT:
-            self._complained = now
-            self.concurrency = self._ceiling = max(1.0, self.concurrency / 2)
-
-    def release(self) -> None:
-        """Let every waiting worker go: there is nothing more to do."""
-        self.concurrency, self._adaptive = float(self.most), False
-        self._changed.set()
+def _headers(name: str, provider: Provider) -> dict[str, str]:
+    """The provider's own headers. Raises ArenaError for a variable that is not set."""
+    out = {}
+    for header, value in provider.headers.items():
+        variable = value.removeprefix("$") if value.startswith("$") else None
+        if variable and not os.environ.get(variable):
+            raise ArenaError(f"providers.{name}.headers.{header}: environment variable {variable} is not set")
+        out[header] = os.environ[variable] if variable else value
+    return out
 
 
 class Endpoint:
@@ -166,13 +108,21 @@ class Endpoint:
 
     def __init__(self, name: str, provider: Provider, base_url: str, stopped: asyncio.Event):
         self.name, self.provider, self.base_url = name, provider, base_url
-        self.limits = Limits(provider, stopped)
+        self.limits, self._stopped = Limits(provider, stopped), stopped
         self._key = api_key(name, provider)
-        seconds = provider.timeout_seconds
-        http = openai.DefaultAioHttpClient(timeout=seconds)
+        host = urlsplit(base_url).hostname or ""
+        loopback = host == "localhost" or host.startswith("127.") or host == "::1"
         self.client = openai.AsyncOpenAI(
-            api_key=self._key, base_url=base_url, max_retries=0, timeout=seconds, http_client=http
+            api_key=self._key,
+            base_url=base_url,
+            max_retries=0,
+            timeout=provider.timeout_seconds,
+            default_headers=_headers(name, provider),
+            # A proxy of the environment does not know this machine.
+            http_client=openai.DefaultAioHttpClient(timeout=provider.timeout_seconds, trust_env=not loopback),
         )
+        # The SDK takes them from its own environment variables: they go to whom the params name.
+        self.client.organization = self.client.project = None
 
     async def send(self, request: Request) -> dict[str, Any]:
         """The checked answer to a request: an object, from the model that was asked."""
@@ -184,42 +134,58 @@ class Endpoint:
             return checked(orjson.loads(answer.content))
 
         answer = await self.retrying(post)
-        check_model(request.body["model"], answer)
+        check_model(request.answers_as or request.body["model"], answer)
         return answer
 
     async def models(self) -> list[str]:
-        """Ids of the models the endpoint serves; gives up sooner than a measurement would."""
+        """Ids of the models the endpoint says that it serves, a list or an object that holds one; gives up sooner than
+        a measurement would."""
 
-        async def get() -> dict[str, Any]:
-            return checked(orjson.loads((await self.client.get("/models", cast_to=httpx2.Response)).content))
+        async def get() -> Any:
+            return orjson.loads((await self.client.get("/models", cast_to=httpx2.Response)).content)
 
         answer = await self.retrying(get, attempts=2)
-        try:
-            return [str(entry["id"]) for entry in answer["data"]]
-        except (KeyError, TypeError) as error:
-            raise invalid("malformed_answer", "the list of models has no ids") from error
+        listed = answer.get("data", answer.get("models")) if isinstance(answer, dict) else answer
+        if not isinstance(listed, list):
+            raise invalid("malformed_answer", "what it gives as its models is no list")
+        named = (entry.get("id", entry.get("name")) if isinstance(entry, dict) else entry for entry in listed)
+        return [str(name).removeprefix("models/") for name in named if name]
 
     async def retrying(self, call: Callable[..., Awaitable[T]], *args: Any, attempts: int = 20) -> T:
-        """What `call(*args)` returns, a coroutine function that uses the SDK's `client`. Transient failures are tried
-        again, after exponential back-off with jitter and never sooner than the server's Retry-After. Raises
-        CallError."""
+        """What `call(*args)` returns, a coroutine function that uses the SDK's `client`; transient failures are tried
+        again. Raises CallError."""
         most = min(attempts, self.provider.max_attempts)
-        attempt = 1
-        while True:
-            try:
-                result = await call(*args)
-            except (openai.APIError, orjson.JSONDecodeError, httpx2.TransportError, CallError) as problem:
-                error = self.without_key(classify(problem))
-            else:
-                self.limits.succeeded()
-                return result
+        try:
+            return await self._typed(call, *args)
+        except CallError as error:
+            if error.kind != "retry" or most == 1:
+                raise
+            failed = error
+        # Most requests never need the machinery, which takes time: it begins with the failure that is behind us.
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(lambda e: isinstance(e, CallError) and e.kind == "retry"),
+            stop=tenacity.stop_after_attempt(most),
+            wait=_wait,
+            sleep=lambda seconds: pause(seconds, self._stopped),
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                if attempt.retry_state.attempt_number == 1:
+                    raise failed
+                return await self._typed(call, *args)
+        raise failed
+
+    async def _typed(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
+        try:
+            result = await call(*args)
+        except (openai.APIError, orjson.JSONDecodeError, httpx2.TransportError, CallError) as problem:
+            error = self.without_key(classify(problem))
             if error.code in _OVERLOAD:
                 self.limits.overloaded(error.retry_after)
-            if error.kind != "retry" or attempt == most:
-                raise error
-            back_off = random.uniform(0, min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT))
-            await self.limits.pause(max(back_off, error.retry_after or 0.0))
-            attempt += 1
+            raise error from None
+        self.limits.succeeded()
+        return result
 
     def redacted(self, message: str) -> str:
         """What a provider says, without the key that some quote, so that it comes neither into the store nor into a
@@ -232,10 +198,27 @@ class Endpoint:
         """The same error, its detail `redacted`."""
         return CallError(error.kind, self.redacted(error.code), self.redacted(error.detail), error.retry_after)
 
+    def _without(self, field: str) -> str:
+        """The key of the params that changes or leaves out a field of the request."""
+        where = f"providers.{self.name}"
+        if field in ("max_tokens", "max_completion_tokens"):
+            other = "max_completion_tokens" if self.provider.max_tokens_field == "max_tokens" else "max_tokens"
+            return f"say `max_tokens_field: {other}` at {where}, or at the policy, judge or grader that asks"
+        if capability := {
+            "return_token_ids": "token_ids",
+            "response_format": "json_schema",
+            "echo": "echo_logprobs",
+        }.get(field):
+            return f"say `{capability}: false` in {where}.capabilities"
+        more = f"; `top_logprobs: 5` (or 0) in {where}.capabilities asks for fewer" if field == "top_logprobs" else ""
+        return f"say `leave_out: [{field}]` at {where}, or at the policy, judge or grader that asks{more}"
+
     def advice(self, error: CallError, job: str = "") -> str:
         """What to do about an error of a job that every request would share, to put behind it; empty where nothing is
         known."""
         env, where = self.provider.api_key_env, f"providers.{self.name}"
+        if (error.kind == "permanent" or error.code == "http_403") and (refused := _FIELD.search(error.detail)):
+            return f"; {self._without(refused[0].lower())}"
         cannot_score = f"where it cannot score, leave echo_logprobs out of {where}.capabilities"
         match error.code:
             case "http_401" | "http_403" if not env:
@@ -251,6 +234,12 @@ class Endpoint:
                 return f" ({self.base_url}: is that the whole base_url? most end in /v1{scoring})"
             case "connection" | "timeout":
                 return f"; is {self.base_url} its base_url, and at work? The same command goes on from here"
+            case answers.WRONG_MODEL:
+                return "; where that is the model behind the name, say so as its policy's or grader's `model_alias`"
+            case "no_token_ids":
+                return f"; say `token_ids: false` in {where}.capabilities, and give a chat_template to score text"
+            case "reasoning_only":
+                return "; raise max_tokens, or switch the reasoning off (`extra_body`, say reasoning_effort)"
             case echo.IGNORED:
                 return f"; {cannot_score}: estimates then rest on fresh responses, judge and labels"
         return ""

@@ -134,21 +134,27 @@ class Engine:
             raise self._failure
 
     async def _check_models(self) -> None:
-        """One cheap request per endpoint before any bulk work: is it there, does it serve the models."""
+        """One cheap request per endpoint before any bulk work: is it there. What it says of its models is advice: lists
+        are left out, cut, of other names; the preflight asks the model itself."""
         for name, endpoint in self.endpoints.items():
             where = f"providers.{name}: {endpoint.base_url}"
             try:
                 served = await endpoint.models()
             except CallError as error:
-                if error.code == "http_404":  # providers need not list models
-                    continue
-                raise ArenaError(f"{where}: {error}{endpoint.advice(error)}") from error
+                if error.code in ("connection", "timeout"):
+                    raise ArenaError(f"{where}: {error}{endpoint.advice(error)}") from error
+                if error.code != "http_404":  # many do not list models
+                    print(
+                        f"{where}: its models cannot be listed ({error}); they are asked all the same", file=sys.stderr
+                    )
+                continue
             except Stopped:
                 return
-            missing = sorted(self.todo.models[name] - set(served))
+            missing = [] if "*" in served else sorted(self.todo.models[name] - set(served))
             if missing:
-                listed = f"it serves {', '.join(sorted(served)[:8])}" if served else "it lists no model at all"
-                raise ArenaError(f"{where} does not serve {', '.join(missing)}; {listed}")
+                listed = f"it lists {', '.join(sorted(served)[:8])}" if served else "it lists no model at all"
+                asked = f"{', '.join(missing)} not among its models ({listed}); asked all the same"
+                print(f"{where}: {asked}", file=sys.stderr)
 
     async def _preflight(self) -> None:
         """Measure the first tasks of every kind: where none of them can be used, the rest is not asked."""

@@ -33,6 +33,26 @@ def only_choice(answer: dict[str, Any]) -> dict[str, Any]:
     return choices[0]
 
 
+def generated(choice: dict[str, Any]) -> tuple[list[str] | None, list[Any] | None, list[dict[str, float]]]:
+    """Tokens of what was generated, their log-probs and the candidates at each (token -> nats), of an answer in the
+    shape of completions or of chats (in which llama.cpp's server gives completions too), each where it is there."""
+    logprobs = choice.get("logprobs") or {}
+    if (entries := logprobs.get("content")) is None:
+        return logprobs.get("tokens"), logprobs.get("token_logprobs"), logprobs.get("top_logprobs") or []
+    tops = [{top["token"]: top["logprob"] for top in entry.get("top_logprobs") or ()} for entry in entries]
+    return [entry.get("token") for entry in entries], [entry.get("logprob") for entry in entries], tops
+
+
+def _with_prompt(answer: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
+    """The log-probs of an echo, where the prompt's stand in a block of their own (Together) put before the others."""
+    logprobs, block = choice.get("logprobs"), answer.get("prompt")
+    if not isinstance(block, list) or len(block) != 1 or not isinstance(block[0].get("logprobs"), dict):
+        return logprobs if isinstance(logprobs, dict) else {}
+    behind = logprobs if isinstance(logprobs, dict) else {}
+    keys = ("tokens", "token_logprobs")
+    return {key: [*(block[0]["logprobs"].get(key) or ()), *(behind.get(key) or ())] for key in keys}
+
+
 def check_logprobs(values: list[Any]) -> list[float]:
     """Token log-probs as floats (nats): each present (``null_in_response``), finite (``not_finite``) and at most
     `CEILING` (``positive``)."""
@@ -64,7 +84,7 @@ def read_ids(answers: list[dict[str, Any]], prompt_ids: list[int], response_ids:
         raise invalid("empty_response", "no token to score: the response's end-of-sequence token was not recorded")
     (answer,) = answers
     choice = only_choice(answer)
-    values = _entries(choice)
+    values = _entries(_with_prompt(answer, choice))
     echoed = choice.get("prompt_token_ids") or answer.get("prompt_token_ids")
     usage = answer.get("usage") or {}
     _check_counts(len(values), n + m, usage)
@@ -84,13 +104,20 @@ def read_text(answers: list[dict[str, Any]], prompt: str, response: str, end: st
         raise invalid("empty_response", "no token to score: the response is empty and has no end")
     (answer,) = answers
     choice = only_choice(answer)
-    values = _entries(choice)
-    tokens, offsets = choice["logprobs"].get("tokens"), choice["logprobs"].get("text_offset")
-    for key, entries, kind in (("tokens", tokens, str), ("text_offset", offsets, int)):
-        if not isinstance(entries, list) or not all(isinstance(entry, kind) for entry in entries):
-            raise invalid("ids_mismatch", f"the answer has no {key}: the response cannot be located in it")
-    if not len(values) == len(tokens) == len(offsets):
-        raise invalid("length_mismatch", f"{len(tokens)} tokens, {len(values)} log-probs, {len(offsets)} offsets")
+    logprobs = _with_prompt(answer, choice)
+    values = _entries(logprobs)
+    tokens, offsets = logprobs.get("tokens"), logprobs.get("text_offset")
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise invalid("ids_mismatch", "the answer has no tokens: the response cannot be located in it")
+    # Some count no characters: nothing, or -1 throughout (SGLang). What the tokens spell locates the response.
+    if not isinstance(offsets, list) or all(offset == -1 for offset in offsets):
+        offsets = None
+    elif not all(isinstance(offset, int) for offset in offsets):
+        raise invalid("ids_mismatch", "the answer's text_offset does not count characters")
+    if not len(values) == len(tokens) == len(tokens if offsets is None else offsets):
+        raise invalid(
+            "length_mismatch", f"{len(tokens)} tokens, {len(values)} log-probs, {len(offsets or tokens)} offsets"
+        )
     # The endpoint may put a token in front of what was sent; it does so too where it generates.
     first = int(bool(tokens[0]) and values[0] is None and not prompt.startswith(tokens[0]))
     spelled, sent = token_bytes(tokens[first:]), (prompt + response + end).encode()
@@ -103,14 +130,14 @@ def read_text(answers: list[dict[str, Any]], prompt: str, response: str, end: st
         raise invalid("ids_mismatch", "the last token that was sent reaches into what was generated")
     count = stops.index(len(sent))
     _check_counts(len(tokens), first + count, answer.get("usage") or {})
-    edges = [_edge(text, stops[: count + 1], offsets[first:]) for text in (prompt, prompt + response)]
+    behind = None if offsets is None else offsets[first:]
+    edges = [_edge(text, stops[: count + 1], behind) for text in (prompt, prompt + response)]
     end_tokens = count - edges[1] if end else 0
     return _measured(values[first + edges[0] : first + count], first + edges[0], end_tokens=end_tokens)
 
 
-def _entries(choice: dict[str, Any]) -> list[Any]:
-    logprobs = choice.get("logprobs")
-    values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
+def _entries(logprobs: dict[str, Any]) -> list[Any]:
+    values = logprobs.get("token_logprobs")
     if not isinstance(values, list):
         raise invalid(IGNORED, "the answer has no log-probs")
     if len(values) <= 1:
@@ -129,14 +156,14 @@ def _check_counts(entries: int, sent: int, usage: dict[str, Any]) -> None:
         raise invalid("length_mismatch", f"{entries} log-probs for {sent} tokens sent and {generated} generated")
 
 
-def _edge(text: str, stops: list[int], offsets: list[int]) -> int:
+def _edge(text: str, stops: list[int], offsets: list[int] | None) -> int:
     """The index of the token that begins where `text` ends."""
     size = len(text.encode())
     if stops.count(size) != 1:
         begins = "no token begins" if size not in stops else "several tokens begin"
         raise invalid("ids_mismatch", f"{begins} at character {len(text)}, the boundary of the response")
     edge = stops.index(size)
-    if edge < len(stops) - 1 and offsets[edge] - offsets[0] != len(text):
+    if offsets is not None and edge < len(stops) - 1 and offsets[edge] - offsets[0] != len(text):
         raise invalid("ids_mismatch", f"text_offset is {offsets[edge]} where the response begins at {len(text)}")
     return edge
 

@@ -16,24 +16,28 @@ from arena10k.collection.tasks import CHAT, COMPLETIONS, Measurement, Reader, Re
 from arena10k.errors import invalid
 from arena10k.inputs.policies import Policy, digest, policies
 from arena10k.params.config import Params
-from arena10k.params.sections import Capabilities
+from arena10k.params.sections import Provider, sent
 
 #: Answers that are remembered while collecting, to notice one that is given twice.
 REMEMBERED = 4096
 DUPLICATE = "duplicate_answer"
+#: The first response of each policy to so many prompts shows how the endpoint draws.
+AUDITED_PROMPTS = 100
 
 
 def tasks(params: Params, prompts: pd.DataFrame) -> Iterator[Task]:
     """One task per policy, draw and prompt: by the second draw a server that caches prompts knows them all."""
     current, replays = contexts(params), Replays()
     for policy in (p for p in policies(params).values() if not p.is_imported):
-        can = params.providers[policy.params.provider].capabilities
+        provider = params.providers[policy.params.provider]
+        can = provider.capabilities
         context = current[RESPONSES, policy.name]
         for draw in range(params.responses.draws):
             for row in prompts.itertuples():
                 seed = policy.seed(params.seed, row.prompt_id, draw)
-                request, read = _asked(policy, row.prompt, seed, can)
-                key = digest([context, policy.name, draw, request.body if request else row.prompt])
+                audited = draw == 0 and row.Index < AUDITED_PROMPTS and can.top_logprobs > 1
+                asked, request, read = _asked(policy, provider, row.prompt, seed, audited)
+                key = digest([context, policy.name, draw, asked])
                 yield Task(
                     RESPONSES, row.prompt_id, key, policy.name, draw,
                     policy.fingerprint, context, policy.params.provider, policy.params.model,
@@ -41,20 +45,30 @@ def tasks(params: Params, prompts: pd.DataFrame) -> Iterator[Task]:
                 )  # fmt: skip
 
 
-def _asked(policy: Policy, prompt: str, seed: int, can: Capabilities) -> tuple[Request | None, Reader]:
-    """What is sent for a response, and what reads the answer."""
-    p = policy.params
+def _asked(
+    policy: Policy, provider: Provider, prompt: str, seed: int, audited: bool
+) -> tuple[Any, Request | None, Reader]:
+    """What a response is known by, what is sent for it, and what reads the answer."""
+    p, can = policy.params, provider.capabilities
     sampling = {"model": p.model, "max_tokens": p.max_tokens, "temperature": p.temperature, "top_p": p.top_p}
     sampling |= {"seed": seed} if can.seed else {}
-    if not policy.template:
-        body = {"messages": policy.messages(prompt), "logprobs": True} | sampling
-        body |= {"return_token_ids": True} if can.token_ids else {}
-        return Request(CHAT, body), partial(chat_response, token_ids=can.token_ids)
-    if token := policy.control_token(prompt):
-        return None, partial(refuse, "control_token_in_text", f"the prompt holds {token}: the model would obey it")
-    rendered = policy.rendered(prompt)
-    body = {"prompt": rendered, "logprobs": 1, "stop": [policy.template.end_of_turn]} | sampling
-    return Request(COMPLETIONS, body), partial(text_response, rendered=rendered, template=policy.template)
+    if policy.template and (token := policy.control_token(prompt)):
+        detail = f"the prompt holds {token}: the model would obey it"
+        return prompt, None, partial(refuse, "control_token_in_text", detail)
+    path, more, read = CHAT, {}, partial(chat_response, token_ids=can.token_ids)
+    if policy.template:
+        rendered = policy.rendered(prompt)
+        asked = {"prompt": rendered, "logprobs": 1, "stop": [policy.template.end_of_turn]} | sampling
+        path, read = COMPLETIONS, partial(text_response, rendered=rendered, template=policy.template)
+        more = {"logprobs": can.top_logprobs}
+    else:
+        asked = {"messages": policy.messages(prompt), "logprobs": True} | sampling
+        asked |= {"return_token_ids": True} if can.token_ids else {}
+        more = {"top_logprobs": can.top_logprobs}
+    body = asked | (more if audited and provider.kind == "openai" else {})
+    if provider.kind == "openai" and p.top_p == 1 and "top_p" not in p.model_fields_set:
+        del body["top_p"]  # its default, which some endpoints refuse beside a temperature
+    return asked, Request(path, sent(provider, p, body, sampled=True), p.model_alias), read
 
 
 def answer_digest(text: str | float, logprobs: list[float] | None) -> str | None:

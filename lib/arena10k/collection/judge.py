@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -18,8 +17,9 @@ from typing import Any
 
 import pandas as pd
 
+from arena10k.collection import ratings
 from arena10k.collection.answers import chat_response
-from arena10k.collection.echo import check_logprobs
+from arena10k.collection.echo import check_logprobs, generated
 from arena10k.collection.jobs import DETERMINISTIC, JUDGE, ORACLE, RESPONSES, UNCERTAINTY, contexts
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import CHAT, COMPLETIONS, Measurement, Reader, Request, Task, Watch
@@ -27,13 +27,11 @@ from arena10k.errors import CallError, FatalCallError, invalid
 from arena10k.inputs.policies import digest, unit_hash
 from arena10k.params.config import Params
 from arena10k.params.judge import MAX_CHARS, ChatGrader, ChatJudge, CompletionJudge
-from arena10k.params.sections import Capabilities
+from arena10k.params.sections import Capabilities, sent
 
 #: One score for more than this share of the first rows, and of all from then on, is not a judgment: of a continuous
 #: score, and of a rubric with few values.
 WATCH_FROM, CONTINUOUS_SHARE, RUBRIC_SHARE = 50, 0.5, 0.98
-_NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 
 #: prompt, response and reference of one case.
 Texts = Mapping[str, str]
@@ -63,8 +61,8 @@ def task(
     known answer has an empty reference."""
     reference = "" if pd.isna(prompt["answer"]) else prompt["answer"]
     texts = {"prompt": prompt["prompt"], "response": row["value"], "reference": reference}
-    can = params.providers[grader.provider].capabilities
-    asked = requests(grader, texts, can, job == UNCERTAINTY, params.seed)
+    provider = params.providers[grader.provider]
+    asked = requests(grader, texts, provider.capabilities, job == UNCERTAINTY, params.seed)
     read: Reader
     if isinstance(grader, CompletionJudge):
         read = partial(read_completions, grader, job == DETERMINISTIC)
@@ -75,7 +73,8 @@ def task(
     bodies = [r.body["prompt"] if isinstance(grader, CompletionJudge) else r.body for r in asked]
     return Task(
         job, row["prompt_id"], digest([context, row["policy"], row["draw"], bodies]), row["policy"], row["draw"],
-        row["fingerprint"], context, grader.provider, grader.model, asked, read,
+        row["fingerprint"], context, grader.provider, grader.model,
+        tuple(Request(r.path, sent(provider, grader, r.body), grader.model_alias) for r in asked), read,
     )  # fmt: skip
 
 
@@ -91,12 +90,20 @@ def requests(
         orders, head = grader.orders or (tuple(range(len(grader.examples))),), [grader.intro] if grader.intro else []
         asked = orders if uncertain else orders[:1]
         prompts = ("\n".join([*head, *(grader.examples[i] for i in order), case]) for order in asked)
-        body = {"model": grader.model, "max_tokens": 1, "temperature": 0, "logprobs": grader.top_logprobs}
+        body: dict[str, Any] = {
+            "model": grader.model,
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": grader.top_logprobs,
+        }
         return tuple(Request(COMPLETIONS, body | {"prompt": prompt}) for prompt in prompts)
     case = grader.case.format(**{name: _quoted(text) for name, text in texts.items()})
     messages = [{"role": "system", "content": grader.system}] if grader.system else []
     messages.append({"role": "user", "content": f"{case}\n\n{grader.ask(uncertain)}"})
-    body = {"model": grader.model, "messages": messages, "max_tokens": grader.max_tokens, "temperature": 0}
+    body = {"model": grader.model, "messages": messages}
+    body |= {"max_tokens": grader.max_tokens, "temperature": 0}
+    if can.json_schema and "JSON" in grader.ask(uncertain):
+        body["response_format"] = {"type": "json_schema", "json_schema": grader.answer_schema(uncertain)}
     if not uncertain or not isinstance(grader, ChatJudge) or grader.uncertainty == "interval":
         return (Request(CHAT, body),)
     if grader.uncertainty == "logprobs":
@@ -122,7 +129,7 @@ def read_completions(judge: CompletionJudge, deterministic: bool, answers: list[
     readings = []
     for answer in answers:
         try:
-            top = answer["choices"][0]["logprobs"]["top_logprobs"][0]
+            top = generated(answer["choices"][0])[2][0]
             named = [token for token in judge.ratings if token in top]
             logprobs = check_logprobs([top[token] for token in named])
         except (KeyError, IndexError, TypeError) as error:
@@ -136,16 +143,18 @@ def read_completions(judge: CompletionJudge, deterministic: bool, answers: list[
 
 
 def read_rating(grader: ChatGrader, answers: list[dict[str, Any]]) -> Measurement:
-    """The score of an answer of the form `{"rating": n}` or `n`. Codes: ``unparsable_rating`` for every other form
-    (prose, several numbers, a number cut off at the token limit), ``rating_out_of_scale`` for a number off the scale.
+    """The score of an answer that holds one rating (see `ratings`).
+
+    ``unparsable_rating`` where it holds none or several, or a number that may be cut off at the token limit,
+    ``rating_out_of_scale`` for a number that is not on the scale.
     """
     (answer,) = answers
     text, cut = _text(answer)
-    bare = _NUMBER.fullmatch(text.strip())
-    number = (_numbers(text, ("rating",)) or {}).get("rating", float(bare.group()) if bare and not cut else None)
-    if number is None:
+    numbers = ratings.numbers(text, ("rating",), grader, cut)
+    if numbers is None:
         raise _unparsable(grader, text, cut)
-    return Measurement(_on_scale(grader, number, text, grader.numbers == "whole"), {"variance": 0.0, "texts": [text]})
+    score = _on_scale(grader, numbers["rating"], text, grader.numbers == "whole")
+    return Measurement(score, {"variance": 0.0, "texts": [text]})
 
 
 def read_samples(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measurement:
@@ -160,7 +169,7 @@ def read_interval(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measuremen
     also for an interval without the rating."""
     (answer,) = answers
     text, cut = _text(answer)
-    numbers = _numbers(text, ("rating", "low", "high"))
+    numbers = ratings.numbers(text, ("rating", "low", "high"), judge, cut)
     if numbers is None:
         raise _unparsable(judge, text, cut)
     rating = _on_scale(judge, numbers["rating"], text, judge.numbers == "whole")
@@ -226,21 +235,6 @@ def _text(answer: dict[str, Any]) -> tuple[str, bool]:
     """The answer's text, and whether it was cut off at the token limit."""
     response = chat_response([answer], token_ids=False)
     return str(response.value), response.payload["finish_reason"] == "length"
-
-
-def _numbers(text: str, keys: tuple[str, ...]) -> dict[str, float] | None:
-    """The numbers of a JSON object (alone or fenced) that has exactly these keys, each once; None for anything else."""
-    fenced = _FENCE.fullmatch(text.strip())
-    try:
-        pairs = json.loads(fenced.group(1) if fenced else text, object_pairs_hook=list)
-    except (ValueError, RecursionError):
-        return None
-    # A JSON object is now a list of pairs; a JSON array is told from it by its items.
-    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
-        return None
-    if sorted(key for key, _ in pairs) != sorted(keys) or any(type(n) not in (int, float) for _, n in pairs):
-        return None
-    return dict(pairs)
 
 
 def _on_scale(grader: ChatGrader, number: float, text: str, whole: bool) -> float:

@@ -30,6 +30,8 @@ class Request:
 
     path: str
     body: dict[str, Any]
+    #: The name of the model that its answer may carry.
+    answers_as: str | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -42,7 +44,7 @@ class Request:
     @property
     def max_tokens(self) -> int:
         """Tokens of the answer, at most."""
-        return int(self.body.get("max_tokens") or 0)
+        return int(self.body.get("max_tokens") or self.body.get("max_completion_tokens") or 0)
 
 
 @dataclass(frozen=True)

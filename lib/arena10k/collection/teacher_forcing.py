@@ -27,6 +27,7 @@ from arena10k.collection.store import Store
 from arena10k.collection.tasks import COMPLETIONS, Reader, Request, Task, refuse
 from arena10k.inputs.policies import Policy, digest, policies, unit_hash
 from arena10k.params.config import Params
+from arena10k.params.sections import sent
 
 Prompt = list[int] | str
 
@@ -83,10 +84,12 @@ def _task(params: Params, job: str, context: str, policy: Policy, prompt: Prompt
     asked = _by_text(policy, prompt, row) if isinstance(prompt, str) else _by_ids(params, policy, prompt, row)
     scored, body, read = asked
     body |= {"model": policy.params.model, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
+    provider = params.providers[policy.params.provider]
+    request = Request(COMPLETIONS, sent(provider, policy.params, body), policy.params.model_alias)
     return Task(
         job, row["prompt_id"], digest([context, policy.name, row["draw"], prompt, scored]), policy.name, row["draw"],
         policy.fingerprint, context, policy.params.provider, policy.params.model,
-        (Request(COMPLETIONS, body),) if "prompt" in body else (), read,
+        (request,) if "prompt" in body else (), read,
     )  # fmt: skip
 
 
@@ -108,7 +111,11 @@ def _by_text(policy: Policy, prompt: str, row: dict[str, Any]) -> tuple[Any, dic
     if token := policy.own_template.control_token(text):
         refused = "control_token_in_text", f"the response holds {token}: the model would obey it"
     elif "\ufffd" in text:
-        refused = "ids_mismatch", "the response holds U+FFFD: it may not be what was generated"
+        within = text.endswith("\ufffd") and reason == "length"
+        what = "is cut off within a character" if within else "holds U+FFFD"
+        refused = "ids_mismatch", f"the response {what}: its text is not what was generated"
+    elif row["payload"].get("reasoning"):
+        refused = "reasoning_left_out", "what was generated is the reasoning and the answer, of which the text has one"
     elif reason not in (*ENDED, "length"):
         refused = "finish_reason", f"finish_reason {reason!r} does not say whether the response ended"
     if refused:

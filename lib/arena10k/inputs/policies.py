@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -28,6 +28,14 @@ def unit_hash(*parts: object) -> float:
     return int.from_bytes(raw[:8], "big") / 2**64
 
 
+#: The values of sampling fields at which the distribution that is reported is the one that is drawn from.
+_FULL: dict[str, tuple[float, ...]] = {
+    **dict.fromkeys(("temperature", "top_p", "repetition_penalty", "repeat_penalty", "typical_p"), (1,)),
+    **dict.fromkeys(("min_p", "presence_penalty", "frequency_penalty"), (0,)),
+    "top_k": (0, -1),
+}
+
+
 @dataclass(frozen=True)
 class Policy:
     """A named policy of one experiment; one with a `template` is asked and scored in text that is rendered here."""
@@ -36,6 +44,8 @@ class Policy:
     params: PolicyParams
     endpoint: str
     template: ChatTemplate | None = None
+    #: How its requests differ from what is always sent.
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     def messages(self, prompt: str) -> list[dict[str, str]]:
         """The chat messages for one prompt: system, earlier turns, then the user's text with the policy's suffix."""
@@ -73,6 +83,7 @@ class Policy:
             return digest({imported.PROVIDER: self.name})
         parts = self.params.model_dump(include={"model", "temperature", "top_p", "max_tokens"})
         parts |= {"endpoint": self.endpoint, "messages": self.messages("{prompt}")}
+        parts |= {"asked": self.asked} if self.asked else {}
         if self.template:
             # One rendering does not show what the template does with other prompts.
             parts |= {"rendered": self.rendered("{prompt}"), "template": self.template.source}
@@ -82,7 +93,9 @@ class Policy:
     @property
     def temperature_mismatch(self) -> bool:
         """Whether log-probs, which are of temperature 1, are of another distribution than the sampled one."""
-        return self.params.temperature != 1.0 or self.params.top_p != 1.0
+        sampler = {"temperature": self.params.temperature, "top_p": self.params.top_p}
+        sampler |= self.asked.get("extra_body", {})
+        return any(sampler.get(key) not in (None, *plain) for key, plain in _FULL.items())
 
     def seed(self, base: int, prompt_id: str, draw: int) -> int:
         """The sampling seed of one draw: differs by policy, prompt and draw, the same on every run."""
@@ -98,7 +111,10 @@ def policies(params: Params) -> Mapping[str, Policy]:
         if provider.chat_template:
             owner = f"providers.{p.provider}.chat_template"
             template = chat_templates.load(owner, provider.chat_template, provider.bos_token, provider.end_of_turn)
-        out[name] = Policy(name, p, provider.endpoint, template)
+        own = ({"server": provider.server} if provider.server else {}) | provider.asked | p.asked
+        if "extra_body" in own:
+            own["extra_body"] = provider.extra_body | p.extra_body
+        out[name] = Policy(name, p, provider.endpoint, template, own)
         if template and (token := out[name].control_token("")):
             raise ParamsError(f"policies.{name}: holds {token}, a control token: the model would obey it; reword it")
     return out

@@ -91,6 +91,20 @@ class Params(Section):
                 yield f"{key}: {name!r} is not among the targets: {', '.join(self.targets)}"
 
 
+class _OnceEach(yaml.SafeLoader):
+    """YAML in which a key stands once in its mapping: of two values nobody can tell which is meant."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            name, line = key.value if key.tag != "tag:yaml.org,2002:merge" else id(key), key.start_mark.line + 1
+            if isinstance(name, str) and lines.setdefault(name, line) != line:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{name} stands twice, in lines {lines[name]} and {line}: keep one", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
@@ -104,7 +118,7 @@ def contents(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in seen:
         raise ParamsError(f"{path.name}: extends itself through {' -> '.join(p.name for p in seen)}")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceEach)  # a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         fault = one_line(error).replace('"<unicode string>"', f'"{path.name}"')
         raise ParamsError(f"{path.name}: not valid YAML: {fault}") from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from string import Formatter
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
-from arena10k.params.sections import Count, Name, Section, Share
+from arena10k.params.sections import Asked, Asker, Count, Section, Share
 
 Score = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 MinMass = Annotated[float, Field(gt=0, le=1)]
@@ -21,11 +22,13 @@ MAX_CHARS = 2000
 FEW_RATINGS = 21
 
 
-class Grader(Section):
+#: Part of what decides a rating only where they are declared.
+_HOW_ASKED = {*Asked.model_fields, "model_alias"}
+
+
+class Grader(Asker):
     """A model that is shown a `case`: a text that holds {response}, and {prompt} and {reference} where wanted."""
 
-    provider: Name
-    model: str
     case: str
 
     @field_validator("case")
@@ -67,8 +70,8 @@ class CompletionJudge(Grader):
 
     def definition(self, uncertain: bool) -> dict[str, Any]:
         """What decides a rating; the same in both modes, which ask the same questions."""
-        definition = self.model_dump(mode="json", exclude={"draws", "form", "uncertainty"})
-        return definition | {"max_response_chars": MAX_CHARS}
+        definition = self.model_dump(mode="json", exclude={"draws", "form", "uncertainty", *_HOW_ASKED})
+        return definition | {"max_response_chars": MAX_CHARS} | self.asked
 
     def few_ratings(self, uncertain: bool) -> bool:
         """Whether scores can take a few values only."""
@@ -100,6 +103,13 @@ class ChatGrader(Grader):
         """The line that ends every request: the form of the answer."""
         return f'Answer with JSON only: {{"rating": n}}, where n is {self.range_words}.'
 
+    def answer_schema(self, uncertain: bool) -> dict[str, Any]:
+        """The form of the answer as a JSON schema, strict."""
+        keys = re.findall(r'"(\w+)":', self.ask(uncertain))
+        kind = {"type": "integer" if self.numbers == "whole" else "number"}
+        form = {"type": "object", "properties": dict.fromkeys(keys, kind), "required": keys}
+        return {"name": "rating", "strict": True, "schema": form | {"additionalProperties": False}}
+
     def few_ratings(self, uncertain: bool) -> bool:
         """Whether scores can take a few values only."""
         low, high = self.scale
@@ -107,7 +117,8 @@ class ChatGrader(Grader):
 
     def definition(self, uncertain: bool) -> dict[str, Any]:
         """What decides a rating."""
-        return self.model_dump(mode="json", include=set(ChatGrader.model_fields)) | {"ask": self.ask(uncertain)}
+        include = set(ChatGrader.model_fields) - _HOW_ASKED
+        return self.model_dump(mode="json", include=include) | {"ask": self.ask(uncertain)} | self.asked
 
 
 class ChatJudge(ChatGrader):

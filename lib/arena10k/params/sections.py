@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -41,6 +41,10 @@ class Capabilities(Section):
     echo_logprobs: bool = Field(False, description="completions score a given prompt: echo with logprobs")
     echo_from: bool = Field(False, description="echo takes `echo_from`: log-probs before it are not needed")
     seed: bool = Field(True, description="the endpoint takes a sampling seed")
+    top_logprobs: Annotated[
+        int, Field(ge=0, le=100, description="candidates a token, for the audit of the sampler")
+    ] = 20
+    json_schema: bool = Field(False, description="a chat judge is held to the form of its answer (response_format)")
 
 
 class Price(Section):
@@ -50,13 +54,63 @@ class Price(Section):
     completion: Dollars
 
 
-class Provider(Section):
+#: What each server is told so that it draws from the very distribution whose log-probs it reports: a model's
+#: generation_config.json and the server's own defaults say otherwise.
+_AS_REPORTED: dict[str, dict[str, Any]] = {
+    "vllm": {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
+    "sglang": {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
+    "llama.cpp": {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0}
+    | {"xtc_probability": 0.0, "dry_multiplier": 0.0, "samplers": ["temperature"]},
+    "tgi": {"frequency_penalty": 0.0, "presence_penalty": 0.0},
+}
+#: Fields that an endpoint may refuse.
+Omittable = Literal["temperature", "top_p", "logprobs", "top_logprobs", "seed", "stop", "max_tokens"]
+
+
+class Asked(Section):
+    """How the requests of a provider, a policy or a grader differ from what is always sent."""
+
+    extra_body: dict[str, Any] = Field({}, description="more fields of the request: reasoning_effort, top_k, ...")
+    leave_out: tuple[Omittable, ...] = Field((), strict=False, description="fields that the endpoint refuses")
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What of it is declared: nothing, where requests are as ever."""
+        fields, default = Asked.model_fields, Asked.model_construct()
+        return {key: value for key in fields if (value := getattr(self, key)) != getattr(default, key)}
+
+
+class Asker(Asked):
+    """Who asks a provider's model."""
+
+    provider: Name
+    model: str
+    model_alias: str | None = Field(None, description="the name that answers carry, where it is not that of `model`")
+
+
+def sent(provider: Provider, asker: Asked, body: dict[str, Any], sampled: bool = False) -> dict[str, Any]:
+    """A request's `body` as the endpoint is to get it; of one that is `sampled`, with its own sampling switched off."""
+    out = body | (_AS_REPORTED.get(provider.server or "", {}) if sampled else {})
+    out |= provider.extra_body | asker.extra_body
+    for field in (*provider.leave_out, *asker.leave_out):
+        out.pop(field, None)
+    if "max_tokens" in out and "max_completion_tokens" in (provider.max_tokens_field, asker.max_tokens_field):
+        out["max_completion_tokens"] = out.pop("max_tokens")
+    return out
+
+
+class Provider(Asked):
     """One OpenAI-compatible endpoint. The key is read from the named environment variable and goes nowhere else.
     `imported` stands for whoever made records that were imported: it is never asked."""
 
     kind: Literal["embedded", "openai", "imported"] = "openai"
     base_url: str | None = None
     api_key_env: str | None = None
+    headers: dict[str, str] = Field({}, description="sent with each request; $NAME is that environment variable's")
+    server: Literal["vllm", "sglang", "llama.cpp", "tgi"] | None = Field(
+        None, description="what software serves it: it is told to draw from the distribution that it reports"
+    )
     concurrency: Annotated[int, Field(ge=1, le=512, description="requests in flight, at most")] = 16
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
@@ -100,11 +154,9 @@ class Example(Section):
     assistant: str
 
 
-class PolicyParams(Section):
+class PolicyParams(Asker):
     """A policy is its model, its messages and its sampling: everything that decides the distribution of responses."""
 
-    provider: Name
-    model: str
     system: str | None = None
     examples: tuple[Example, ...] = Field((), strict=False)
     suffix: str = ""
@@ -113,6 +165,11 @@ class PolicyParams(Section):
     max_tokens: Count = 256
     description: str = ""
     stands_for: str | None = None
+
+    def faults(self) -> Iterator[str]:
+        for key in ("temperature", "top_p"):
+            if key in self.leave_out and getattr(self, key) != 1:
+                yield f"{key} {getattr(self, key):g} is not asked for where leave_out has it"
 
 
 class PromptsParams(Section):
