@@ -8,17 +8,12 @@ from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_auc_score
 
-from arena10k.estimation import context, diagnostics, prepare
+from arena10k.analysis import Analysis
+from arena10k.estimation import diagnostics, prepare
+from arena10k.estimation.context import context
 from arena10k.simulation.simulate import Design, LogNormal
 from arena10k.simulation.simulate import draw as drawn
 from statistics_data import example
-
-
-def test_top_shares():
-    w = np.r_[np.ones(90), np.full(9, 10.0), 20.0]
-    expected = {"top_1": 0.1, "top_10": 0.55, "top_1_percent": 0.1}
-    assert diagnostics.top_shares(np.log(w)) == pytest.approx(expected)
-    assert np.isnan(diagnostics.top_shares(np.empty(0))["top_1"])
 
 
 def test_mean_weight_p_value_is_valid_under_the_null_and_small_when_weights_are_too_large():
@@ -52,15 +47,15 @@ def test_effective_labels_are_kishs_size_of_the_labels_that_the_draws_lean_on(ca
         block = np.isclose(fitted, fitted[np.abs(s - draw).argmin()], atol=1e-12, rtol=0)
         leaned[block] += 1 / block.sum()
     expected = leaned.sum() ** 2 / (leaned**2).sum()
-    assert context.effective_labels(prepare(data, calibration)) == pytest.approx(expected, rel=1e-9)
+    assert context(data, Analysis(calibration=calibration)).effective_labels == pytest.approx(expected, rel=1e-9)
 
 
 def test_effective_labels_where_the_draws_score_as_the_labels_do_and_where_they_do_not():
     judge, label = np.repeat([0.0, 0.8], [3, 57]), np.r_[0.0, 0.1, 0.2, np.full(57, 0.9)]
     for fresh, expected in ((judge, 60), (np.full(60, 0.1), 3)):
         data = example(60, judge=judge, label=label, fresh_judge=fresh, target_labels=0)
-        assert context.effective_labels(prepare(data)) == pytest.approx(expected)
-    assert np.isnan(context.effective_labels(prepare(example(60, label=None, target_labels=0))))
+        assert context(data).effective_labels == pytest.approx(expected)
+    assert np.isnan(context(example(60, label=None, target_labels=0)).effective_labels)
 
 
 def test_overlap_of_log_normal_weights_and_typicality_of_equal_policies():
@@ -125,8 +120,8 @@ def test_clone_control():
     )
 
 
-def transported(data, margin=0.2, **options):
-    return context.transport(prepare(data), margin, **options)
+def transported(data, margin=0.2, flags=()):
+    return context(data, Analysis(judge_shift=margin), flags).transport
 
 
 def test_transport_by_target_labels():
@@ -149,5 +144,5 @@ def test_transport_by_weights_finds_a_judge_that_the_target_fools():
     assert fooled.status == "failed"
     assert fooled.residual < -0.05
     assert transported(example(3000, target_labels=0, sigma=3.0)).status == "weak"
-    assert transported(data, weights_hold=False).status == "none"
+    assert transported(data, flags=["temperature_mismatch"]).status == "none"
     assert transported(example(300, label=None, target_labels=60)).status == "own"

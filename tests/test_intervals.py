@@ -14,7 +14,7 @@ from arena10k.estimation.context import context
 from arena10k.estimation.intervals import bounded_mean_radii, el_interval, missing_mass_interval, score_interval
 from arena10k.estimation.pareto import audit_weights
 from arena10k.estimation.verdicts import interval_of
-from statistics_data import arrays, changed, coin, example, labels
+from statistics_data import arrays, coin, example, labels
 
 
 def vw_interval(w, r, alpha=0.05, wmax=np.inf):
@@ -37,36 +37,6 @@ def test_el_interval_matches_vw_estimators(sigma, alpha, scale, wmax):
     r = rng.beta(2 + 2 * (z > 0), 2)
     expected = vw_interval(np.exp(lw), r, alpha, wmax)
     np.testing.assert_allclose(el_interval(lw, r, 1 - alpha, w_max=wmax), expected, atol=1e-6)
-
-
-def test_el_bounds_are_the_extremes_over_reweighted_rows():
-    """Brute force: the convex programme of the paper on a small sample with w_max = 6, in the null space of its
-    equalities."""
-    from scipy.linalg import null_space
-
-    rng = np.random.default_rng(3)
-    n, top = 12, 6.0
-    w, r = rng.lognormal(-0.3, 0.8, n), rng.random(n)
-    free = np.r_[w, top if w.sum() < n else 0.0]
-    level = (n + 1) * (free.mean() - 1) ** 2 / free.var() + stats.f.isf(0.05, 1, n)
-    bounds = []
-    for end, sign in ((0.0, 1), (1.0, -1)):
-        found = []
-        for unseen in (0.0, top):
-            weights, rewards = np.r_[w, unseen], np.r_[r, end]
-            equalities = np.vstack([np.ones(n + 1), weights])
-            # The nearest point to uniform on the plane of the equalities, then the ball's cut with that plane.
-            lift = np.linalg.lstsq(equalities, np.ones(2) - equalities.mean(axis=1), rcond=None)[0]
-            centre = lift + 1 / (n + 1)
-            left = level - (((n + 1) * centre - 1) ** 2).sum()
-            if left < 0:
-                continue
-            plane = null_space(equalities)
-            gradient = plane.T @ (weights * rewards)
-            step = plane @ gradient / np.linalg.norm(gradient) * np.sqrt(left) / (n + 1)
-            found.append(sign * (centre @ (weights * rewards)) - abs(step @ (weights * rewards)))
-        bounds.append(sign * min(found))
-    np.testing.assert_allclose(el_interval(np.log(w), r, w_max=top), np.clip(bounds, 0, 1), atol=1e-9)
 
 
 def exact_upper_bound(w, r, confidence=0.95):
@@ -137,14 +107,6 @@ def test_interval_of_a_mean_is_the_t_interval():
     assert (got.se, got.df) == (pytest.approx(se, rel=0.02), pytest.approx(4999))
 
 
-def test_interval_has_all_three_sources_of_variance():
-    data = example()
-    plain = interval(prepare(data), "direct")
-    assert interval(prepare(changed(data, fresh_judge_var=np.full(400, 0.5))), "direct").se > plain.se
-    assert interval(prepare(example(labelled=0.1)), "direct").se > 1.5 * plain.se
-    assert plain.df < 399
-
-
 @pytest.mark.parametrize("name", ["ppi_pp", "direct", "snips", "dr_oracle", "naive"])
 def test_labels_without_variation_are_not_certainty(name):
     """Thirty labels of 0 leave room for a rate of several percent."""
@@ -187,8 +149,7 @@ def test_weight_audit_tells_healthy_weights_and_is_stable_for_extreme_ones():
     assert audit.ess == pytest.approx(audit.ceiling, rel=0.1)
     assert audit.ceiling > 100
     for start, end, mean in ((0, 5000, np.inf), (-9000, -8000, 0)):
-        audit = audit_weights(np.linspace(start, end, 100))
-        assert (audit.mean_weight, audit.log_mean_weight) == (mean, pytest.approx(end - np.log(100), abs=1))
+        assert audit_weights(np.linspace(start, end, 100)).mean_weight == mean
 
 
 def test_el_interval_of_a_policy_covers_the_label_residual_of_a_fooled_judge():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from arena10k.estimation.estimators import ppi_score
 from arena10k.estimation.evaluation import study
 from arena10k.estimation.intervals import bounded_mean_radii, score_interval
 from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
-from arena10k.report import findings, weight_findings
+from arena10k.report import weight_findings
 from statistics_data import arrays, changed, example
 
 KEYS = {"policy", "estimator", "judge", "value", "se", "ci_low", "ci_high", "verdict", "reasons", "n_used"}
@@ -365,32 +364,14 @@ def test_prompt_folds_are_fixed_for_ever():
     assert np.bincount([prompt_fold(f"arena_{i}") for i in range(5000)]).min() > 900
 
 
-def test_no_policy_is_accepted_by_the_judges_scale_alone():
-    table = [("a", "naive", CAUTION, ["not_on_oracle_scale"]), ("a", "snips", REFUSE, [])]
-    table += [("a", "direct", CAUTION, ["few_labels", "not_on_oracle_scale"])]
-    table += [("b", "naive", CAUTION, ["not_on_oracle_scale"]), ("b", "direct", REPORT, [])]
-    columns = ("policy", "estimator", "verdict", "reasons")
-    made = [dict(zip(columns, row, strict=True)) | {"value": 0.5} for row in table]
-    sentence = findings.estimates_sentence(made)
-    assert re.findall(r"\d+", sentence) == ["1", "3", "1", "1"]  # accepted of all, refused, on the judge's scale
-    assert "for a." in sentence
-    assert "for a." not in findings.estimates_sentence(made[3:])
+def test_missing_mass_is_told_of_judged_rows_and_transport_by_what_trained_the_judge():
+    def judged(**options):
+        return context(example(400, **options), policy="target", judge="deterministic")
 
-
-def judged(**options):
-    return context(example(400, **options), policy="target", judge="deterministic")
-
-
-def test_missing_mass_and_transport_are_called_what_they_are():
-    def audit(**options):
-        return weight_findings.audit_sentence([judged(**options)], "deterministic")
-
-    tiny = audit(log_weight=np.full(400, -60.0))
-    assert judged(log_weight=np.full(400, -60.0)).missing_mass == 1
-    assert "400 judged rows" in tiny
-    assert " over 99.9% of" in tiny
-    assert "%" not in audit(log_weight=np.zeros(400))
-    assert "400" not in audit(judge=nothing(400))
+    tiny = judged(log_weight=np.full(400, -60.0))
+    assert tiny.missing_mass == 1
+    assert "400 judged rows" in weight_findings.audit_sentence([tiny], "deterministic")
+    assert "400" not in weight_findings.audit_sentence([judged(judge=nothing(400))], "deterministic")
     for labels, status in ((200, "own"), (0, "none")):
         ctx = judged(label=None, target_labels=labels)
         assert ctx.transport.status == status

@@ -45,50 +45,6 @@ class Transport:
     high: float = float("nan")
 
 
-def transport(prep: Prepared, margin: float, confidence: float = 0.95, weights_hold: bool = True) -> Transport:
-    """Transport test: from the target's labels where there are enough, else from weights that are not called wrong
-    (`weights_hold`), else none."""
-    n = label_clusters(prep)
-    if prep.source is None:
-        return Transport("none", n)
-    # Of labels not at random f carries the choice, so that its residual has to be looked at.
-    own = (prep.is_logging or prep.source == "fresh") and prep.sample(prep.source).labelling.at_random
-    if n >= MIN_LABELS:
-        evidence, limits = "target_labels", residual_limits
-    elif prep.source == "logged" and weights_hold and len(prep.fresh) and prep.n_weighted and not own:
-        evidence, limits = "weights", weighted_residual_limits
-    else:
-        return Transport("own" if own else "none", n)
-    residual, low, high = limits(prep, confidence)
-    _, strict_low, strict_high = limits(prep, 1 - WRONG)
-    status = "failed" if strict_low > 0 or strict_high < 0 else "passed" if max(-low, high) <= margin else "weak"
-    return Transport("own" if own else status, n, evidence, residual, low, high)
-
-
-def effective_labels(prep: Prepared) -> float:
-    """How many of the labels that trained f speak where the target's draws score; NaN where f was not trained on logged
-    labels or nothing was drawn.
-
-    1 / sum_b p_b^2 / n_b over the blocks b of the isotonic fit (scores that share one fitted value), with p_b the share
-    of the target's draws and n_b the number of labels in b: the effective sample size (Kish 1965) of labels re-weighted
-    to the target's scores. About all of them where the target scores as the logging policy does; a handful where f is
-    extrapolated, however many there are elsewhere.
-    """
-    if prep.source != "logged" or not len(prep.fresh):
-        return float("nan")
-    levels, code = prep.levels
-    count = np.bincount(code["logged"], weights=prep.logged.labelled, minlength=len(levels))
-    total = np.bincount(code["logged"], weights=prep.logged.label_or_zero, minlength=len(levels))
-    seen = count > 0
-    fitted = pava(levels[seen], total[seen], count[seen])
-    block = np.cumsum(np.append(False, np.diff(fitted) != 0))
-    # A score without a label of its own borrows from the nearest one that has some.
-    nearest = np.searchsorted((levels[seen][1:] + levels[seen][:-1]) / 2, levels)
-    drawn = np.bincount(block[nearest], weights=np.bincount(code["fresh"], minlength=len(levels)))
-    share = drawn / len(prep.fresh)
-    return float(1 / (share**2 / np.bincount(block, weights=count[seen])).sum())
-
-
 @dataclass(frozen=True, eq=False)
 class PolicyContext:
     """What the verdicts of one policy and judge mode share, and the diagnostics beside them; every weight figure is of
@@ -158,9 +114,51 @@ class PolicyContext:
 
     @cached_property
     def transport(self) -> Transport:
+        """Transport test: from the target's labels where there are enough, else from weights that are not called wrong,
+        else none."""
+        prep, n = self.prep, label_clusters(self.prep)
+        if prep.source is None:
+            return Transport("none", n)
+        # Of labels not at random f carries the choice, so that its residual has to be looked at.
+        own = (prep.is_logging or prep.source == "fresh") and prep.sample(prep.source).labelling.at_random
         # Not `wrong_weights`: a mean of 1 that flags contradict says as much of the logging policy.
-        contradicted = self.mean_weight_p < WRONG or self.match_p < WRONG or bool(self.flags & set(WRONG_WEIGHTS))
-        return transport(self.prep, self.analysis.judge_shift, self.analysis.confidence, not contradicted)
+        wrong = self.mean_weight_p < WRONG or self.match_p < WRONG or bool(self.flags & set(WRONG_WEIGHTS))
+        if n >= MIN_LABELS:
+            evidence, limits = "target_labels", residual_limits
+        elif prep.source == "logged" and not wrong and len(prep.fresh) and prep.n_weighted and not own:
+            evidence, limits = "weights", weighted_residual_limits
+        else:
+            return Transport("own" if own else "none", n)
+        residual, low, high = limits(prep, self.analysis.confidence)
+        _, strict_low, strict_high = limits(prep, 1 - WRONG)
+        within = max(-low, high) <= self.analysis.judge_shift
+        status = "failed" if strict_low > 0 or strict_high < 0 else "passed" if within else "weak"
+        return Transport("own" if own else status, n, evidence, residual, low, high)
+
+    @cached_property
+    def effective_labels(self) -> float:
+        """How many of the labels that trained f speak where the target's draws score; NaN where f was not trained on
+        logged labels or nothing was drawn.
+
+        1 / sum_b p_b^2 / n_b over the blocks b of the isotonic fit (scores that share one fitted value), with p_b the
+        share of the target's draws and n_b the number of labels in b: the effective sample size (Kish 1965) of labels
+        re-weighted to the target's scores. About all of them where the target scores as the logging policy does; a
+        handful where f is extrapolated, however many there are elsewhere.
+        """
+        prep = self.prep
+        if prep.source != "logged" or not len(prep.fresh):
+            return float("nan")
+        levels, code = prep.levels
+        count = np.bincount(code["logged"], weights=prep.logged.labelled, minlength=len(levels))
+        total = np.bincount(code["logged"], weights=prep.logged.label_or_zero, minlength=len(levels))
+        seen = count > 0
+        fitted = pava(levels[seen], total[seen], count[seen])
+        block = np.cumsum(np.append(False, np.diff(fitted) != 0))
+        # A score without a label of its own borrows from the nearest one that has some.
+        nearest = np.searchsorted((levels[seen][1:] + levels[seen][:-1]) / 2, levels)
+        drawn = np.bincount(block[nearest], weights=np.bincount(code["fresh"], minlength=len(levels)))
+        share = drawn / len(prep.fresh)
+        return float(1 / (share**2 / np.bincount(block, weights=count[seen])).sum())
 
     @cached_property
     def el(self) -> Interval:
@@ -170,10 +168,6 @@ class PolicyContext:
     @cached_property
     def pilot(self) -> planning.Pilot:
         return planning.pilot(self.prep)
-
-    @cached_property
-    def effective_labels(self) -> float:
-        return effective_labels(self.prep)
 
     @property
     def n_missing_weight(self) -> int:

@@ -126,7 +126,6 @@ class WeightAudit:
 
     n: int
     mean_weight: float
-    log_mean_weight: float
     ess: float
     khat: float
     constant: bool
@@ -151,16 +150,13 @@ def audit_weights(log_weight: np.ndarray) -> WeightAudit:
     """The weight audit of `log_weight`."""
     n, nan = len(log_weight), float("nan")
     if n == 0:
-        return WeightAudit(0, nan, nan, 0.0, nan, False, 0)
+        return WeightAudit(0, nan, 0.0, nan, False, 0)
     top = float(log_weight.max())
     if not np.isfinite(top):
-        return WeightAudit(n, 0.0, -np.inf, 0.0, nan, True, n)
+        return WeightAudit(n, 0.0, 0.0, nan, True, n)
     w = np.exp(log_weight - top)
     total = float(w.sum())
-    log_mean = top + float(np.log(total / n))
     with np.errstate(over="ignore"):
-        mean = float(np.exp(log_mean))
+        mean = float(np.exp(top + float(np.log(total / n))))
     constant = bool(top - log_weight.min() < NOISE)
-    return WeightAudit(
-        n, mean, log_mean, total**2 / float(w @ w), khat(log_weight), constant, ceiling_count(log_weight)
-    )
+    return WeightAudit(n, mean, total**2 / float(w @ w), khat(log_weight), constant, ceiling_count(log_weight))

@@ -11,28 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from arena10k.estimation import ESTIMATORS, Estimator, Score, diagnostics, pareto, planning
-from arena10k.estimation.beliefs import (
-    ASSUMED,
-    Reach,
-    el_residual_interval,
-    label_clusters,
-    labelled_interval,
-    residual_limits,
-    transported_interval,
-)
+from arena10k.estimation import ESTIMATORS, Estimator, Score, beliefs, diagnostics, pareto, planning, thresholds
+from arena10k.estimation.beliefs import Reach, residual_limits
 from arena10k.estimation.calibration import enough_labels
 from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext
 from arena10k.estimation.intervals import EMPIRICAL_LIKELIHOOD, NO_INTERVAL, Interval, normal, score_interval
-from arena10k.estimation.thresholds import (
-    AMPLE_ESS,
-    DOUBT,
-    FEW_LABELS,
-    HEAVY_KHAT,
-    MAX_WIDTH,
-    MIN_LABELS,
-    NO_TAIL_SHARE,
-)
+from arena10k.estimation.thresholds import DOUBT, FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
 
 REPORT, CAUTION, REFUSE = "REPORT", "CAUTION", "REFUSE"
 #: Of what was not collected: no verdict, and counted nowhere.
@@ -77,7 +61,7 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
         # Where labels say what a score is worth, the raw mean is no value.
         return CAUTION if prep.source is None else REFUSE, [NOT_ON_ORACLE_SCALE]
     if estimator.uses_target_labels:
-        rows, (verdict, reasons) = prep.fresh, _by_number(label_clusters(prep))
+        rows, (verdict, reasons) = prep.fresh, _by_number(beliefs.label_clusters(prep))
     elif estimator.label_residual and prep.source is None:
         rows, (verdict, reasons) = prep.logged, _by_number(prep.weighted_labels.sum())
     elif prep.source is None:
@@ -113,7 +97,7 @@ def _weight_reasons(ctx: PolicyContext, label_residual: bool) -> Judged:
         verdict, reasons = _worst(verdict, CAUTION), [*ctx.doubtful_weights, *reasons]
     # A tail to judge: few rows hold much of the weight.
     share = diagnostics.top_shares(ctx.prep.raw_log_weight)["top_1"]
-    if share >= NO_TAIL_SHARE or ctx.audit.ess <= AMPLE_ESS * ctx.audit.n:
+    if share >= thresholds.NO_TAIL_SHARE or ctx.audit.ess <= thresholds.AMPLE_ESS * ctx.audit.n:
         shape = pareto.khat(lw)
         tail = ["khat_high"] if shape >= HEAVY_KHAT else []
         tail += ["khat_undefined"] if np.isnan(shape) and not ctx.audit.constant else []
@@ -134,7 +118,7 @@ def _judge_reasons(ctx: PolicyContext, estimator: Estimator, interval: Interval)
         return REFUSE, ["transport_failed"]
     if not labelled and (ctx.wrong_weights or ctx.unseen):
         return REFUSE, [*ctx.wrong_weights, *["off_support"] * ctx.unseen]
-    reasons = ["judge_shift_assumed" if interval.method == ASSUMED else "transport_limited_by_labels"]
+    reasons = ["judge_shift_assumed" if interval.method == beliefs.ASSUMED else "transport_limited_by_labels"]
     trained = ctx.prep.sample(ctx.prep.source).labelled.sum()
     if labelled or not ctx.effective_labels < min(FEW_LABELS, trained / 2):
         return CAUTION, reasons
@@ -220,12 +204,12 @@ def interval_of(ctx: PolicyContext, estimator: Estimator, score: Score) -> Inter
     if estimator.judge_scale:
         return score_interval(ctx.prep, score, confidence)
     if estimator.belief == "labels":
-        return labelled_interval(ctx.prep, score, confidence)
+        return beliefs.labelled_interval(ctx.prep, score, confidence)
     if estimator.label_residual:
-        return el_residual_interval(ctx.prep, score, confidence)
+        return beliefs.el_residual_interval(ctx.prep, score, confidence)
     if estimator.belief == "weights":
         return ctx.el
-    return transported_interval(ctx.prep, score, ctx.prep.once("reaches", lambda _: _reaches(ctx)), confidence)
+    return beliefs.transported_interval(ctx.prep, score, ctx.prep.once("reaches", lambda _: _reaches(ctx)), confidence)
 
 
 def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) -> dict[str, Any]:
