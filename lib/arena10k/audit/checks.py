@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from arena10k.collection import sampler
 from arena10k.collection.jobs import LOGPROBS, SHUFFLED
 from arena10k.collection.store import Store
 from arena10k.estimation.diagnostics import mean_weight_p_value
@@ -84,6 +85,13 @@ CONTROLS = {
         "the mean weight of {policy}",
         "at most 1, up to chance",
     ),
+    "sampler": Control(
+        "chance of the tokens that were drawn, if from what is scored",
+        "the tokens of {policy} are not drawn from the distribution that is scored, but as by {best} (chance {value})",
+        "whether {policy} is drawn from the distribution that is scored (its answers show no candidates)",
+        f"at least {sampler.LEVEL:g}",
+        "whether {policy} is drawn from the distribution that is scored (too few tokens show it)",
+    ),
 }
 
 
@@ -122,7 +130,14 @@ def measure(params: Params, table: Table, store: Store) -> list[dict[str, Any]]:
             mean, p = mean_weight(log_weight.to_numpy(), table.logged.prompt_id[log_weight.index].to_numpy())
             check = _check("mean_weight", target, mean, None, p, HOLDS if p >= WRONG else FAILED)
             out.append(check | ({"n": len(log_weight)} if len(log_weight) else {}))
-    return out
+    return out + [_of_sampler(policy, audited) for policy, audited in sampler.audits(params, store).items()]
+
+
+def _of_sampler(policy: str, audited: sampler.SamplerAudit | None) -> dict[str, Any]:
+    if audited is None:
+        return _check("sampler", policy, np.nan, None, None)
+    outcome = FAILED if audited.mismatch else HOLDS if audited.settled else NOT_SETTLED
+    return _check("sampler", policy, audited.p_value, None, audited.p_value, outcome) | {"best": audited.best}
 
 
 def _check(
@@ -258,7 +273,11 @@ def summary(checks: list[dict[str, Any]], named: bool = False) -> str:
             control = CONTROLS[check["check"]]
             value, limit = (np.nan if x is None else x for x in (check["value"], check["limit"]))
             numbers = {"limit": number(limit), "value": number(value, 1.0 if np.isnan(limit) else limit)}
-            said.append((getattr(control, kind) or control.failed).format(policy=check["policy"], p0=p0, **numbers))
+            said.append(
+                (getattr(control, kind) or control.failed).format(
+                    policy=check["policy"], p0=p0, best=check.get("best"), **numbers
+                )
+            )
         return said
 
     failed, unsettled = words(FAILED, "failed"), words(NOT_SETTLED, "unsettled")

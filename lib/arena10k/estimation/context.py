@@ -19,10 +19,12 @@ from arena10k.estimation.pareto import WeightAudit, audit_weights
 from arena10k.estimation.prepare import Prepared, prepare
 from arena10k.estimation.thresholds import MIN_LABELS, WRONG
 
+#: Fact: what was drawn is of another policy than the one whose log-probs are given.
+SAMPLER_MISMATCH = "sampler_mismatch"
 #: Facts about a policy that its arrays do not show, by which its weights are of another distribution than its draws.
-WRONG_WEIGHTS = ("temperature_mismatch", "sampler_mismatch", "logprobs_not_summed", "no_agreement", "likelier_than_p0")
+WRONG_WEIGHTS = ("temperature_mismatch", SAMPLER_MISMATCH, "logprobs_not_summed", "no_agreement", "likelier_than_p0")
 #: Facts by which they may be: what rests on weights is CAUTION at best.
-DOUBTFUL_WEIGHTS = ("no_length_relation", "logprobs_may_be_means")
+DOUBTFUL_WEIGHTS = ("no_length_relation", "logprobs_may_be_means", "sampler_not_settled")
 #: Fact: log-probs were asked for, so that a policy without any has failed ones.
 LOGPROBS_ASKED = "logprobs_asked"
 

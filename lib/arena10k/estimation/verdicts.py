@@ -14,7 +14,7 @@ import numpy as np
 from arena10k.estimation import ESTIMATORS, Estimator, Score, beliefs, diagnostics, pareto, planning, thresholds
 from arena10k.estimation.beliefs import Reach, residual_limits
 from arena10k.estimation.calibration import enough_labels
-from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext
+from arena10k.estimation.context import LOGPROBS_ASKED, SAMPLER_MISMATCH, PolicyContext
 from arena10k.estimation.intervals import EMPIRICAL_LIKELIHOOD, NO_INTERVAL, Interval, normal, score_interval
 from arena10k.estimation.thresholds import DOUBT, FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
 
@@ -164,6 +164,8 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
         result, reasons = _worst(result, by_belief), [*more, *reasons]
     if estimator.biased:
         result, reasons = _worst(result, CAUTION), [*reasons, "projected_weights"]
+    if SAMPLER_MISMATCH in ctx.flags and SAMPLER_MISMATCH not in reasons:  # draws, too, are of another policy
+        result, reasons = _worst(result, CAUTION), [*reasons, SAMPLER_MISMATCH]
     if not np.isfinite(value):
         return REFUSE, [*reasons, "not_finite"]
     if not interval.low <= value <= interval.high:

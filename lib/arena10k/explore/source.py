@@ -14,7 +14,7 @@ import pandas as pd
 
 from arena10k import paths
 from arena10k.audit import checks, consistency, status
-from arena10k.collection import costs
+from arena10k.collection import costs, sampler
 from arena10k.collection.jobs import contexts
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, ParamsError, meant, one_line, section, unknown
@@ -85,8 +85,11 @@ class Recorded:
         facts, defined = consistency.facts(self.params, self.reading, self.prompts), policies(self.params)
         # A weight is a ratio: where the logging policy's half is of another distribution, every weight is wrong.
         everywhere = defined[self.params.logging_policy].temperature_mismatch
+        drawn = sampler.facts(sampler.audits(self.params, self.reading), self.params.logging_policy)
         flags = {
-            name: ["temperature_mismatch"] * (everywhere or policy.temperature_mismatch) + facts.get(name, [])
+            name: ["temperature_mismatch"] * (everywhere or policy.temperature_mismatch)
+            + drawn.get(name, [])
+            + facts.get(name, [])
             for name, policy in defined.items()
         }
         return {name: of_policy for name, of_policy in flags.items() if of_policy}

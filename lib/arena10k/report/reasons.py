@@ -24,8 +24,10 @@ WORDS = {
     "clip_dominated": "{tied:,} rows are tied at the largest weight and decide the number: it is their mean.",
     "temperature_mismatch": "Responses were drawn at another temperature than their log-probs were measured at: the "
     "weights are of another distribution.",
-    "sampler_mismatch": "Responses were drawn by a sampler that cuts off unlikely tokens, and log-probs are of all "
-    "tokens: the weights are of another distribution.",
+    "sampler_mismatch": "Responses were drawn by a sampler of the endpoint's own, and log-probs are of the full "
+    "distribution: the weights, and the policy that is valued, are of another distribution.",
+    "sampler_not_settled": "Nothing shows that the endpoint draws from the distribution whose log-probs it reports: "
+    "its answers hold no, or too few, candidates per token (`capabilities.top_logprobs`).",
     "logprobs_not_summed": "Log-probs do not fall with the length of a response and are near 0: they are means per "
     "token, and a weight takes the sum.",
     "no_length_relation": "Log-probs do not fall with the length of a response: they may be those of other rows.",

@@ -16,10 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from arena10k.collection.jobs import RESPONSES
+from arena10k.collection.store import Store
+from arena10k.inputs.policies import policies
+from arena10k.params.config import Params
+
 #: The share of honest runs that may be called dishonest, at most.
 LEVEL = 0.001
 #: The share of honest sampling in every alternative: no single token speaks against one without limit.
 _HONEST = 0.1
+#: Honest sampling is settled where it is likelier than every alternative by this factor.
+_SETTLED = 100
 #: Rounded log-probs can leave out this much of the mass; nothing is concluded from less.
 _ROUNDING = 1e-3
 
@@ -52,6 +59,8 @@ class SamplerAudit:
     tokens: int
     log10_evidence: float
     best: str
+    #: Whether every one of the others is less likely than honest sampling by so much that it is out of the question.
+    settled: bool
 
     @property
     def p_value(self) -> float:
@@ -80,7 +89,33 @@ def audit(logprobs: np.ndarray, drawn: np.ndarray, seen: np.ndarray) -> SamplerA
         share = weights[rows, drawn[told]] / weights[rows].sum(axis=1) / honest[rows, drawn[told]]
         ratios[name] = float(np.log(_HONEST + (1 - _HONEST) * share).sum())
     evidence = np.logaddexp.reduce(list(ratios.values())) - np.log(len(ratios))
-    return SamplerAudit(len(rows), float(evidence / np.log(10)), max(ratios, key=ratios.__getitem__))
+    best = max(ratios, key=ratios.__getitem__)
+    return SamplerAudit(len(rows), float(evidence / np.log(10)), best, ratios[best] < -np.log(_SETTLED))
+
+
+def audits(params: Params, store: Store) -> dict[str, SamplerAudit | None]:
+    """By policy that an endpoint of others answered for: the audit of its responses, None where none can be audited.
+    The embedded model draws from what it reports, and of imported responses nobody can tell."""
+    asked = {name: p for name, p in policies(params).items() if params.providers[p.params.provider].kind == "openai"}
+    payloads: dict[str, list[dict[str, Any]]] = {name: [] for name in asked}
+    for row in store.rows(RESPONSES) if asked else ():
+        if row["status"] == "ok" and row["policy"] in payloads and "candidates" in row["payload"]:
+            payloads[row["policy"]].append(row["payload"])
+    # What the params say of the sampler is no surprise: the mismatch is declared.
+    return {name: of_responses(payloads[name]) for name, policy in asked.items() if not policy.temperature_mismatch}
+
+
+def facts(found: Mapping[str, SamplerAudit | None], logging_policy: str) -> dict[str, list[str]]:
+    """What audits say of each policy's weights, by `estimation.context`: a ratio is as good as its worse half."""
+    base = found.get(logging_policy)
+    out = {}
+    for name, own in found.items():
+        halves = [own, base] if logging_policy in found else [own]
+        if any(half is not None and half.mismatch for half in halves):
+            out[name] = ["sampler_mismatch"]
+        elif not all(half is not None and half.settled for half in halves):
+            out[name] = ["sampler_not_settled"]
+    return out
 
 
 def of_responses(payloads: Iterable[Mapping[str, Any]]) -> SamplerAudit | None:
