@@ -18,17 +18,10 @@ from statistics_data import changed, example, two_stage_folds
 ROWS = 150
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_rows():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coverage, "MAX_ROWS", ROWS)
-        yield
-
-
 @pytest.fixture(scope="module")
 def table():
     own = changed(example(300, target_labels=40), is_logging=True)
-    return coverage.simulated({"p0": own, "pi": example(300, target_labels=40)}, replicates=4, seed=1)
+    return coverage.simulated({"p0": own, "pi": example(300, target_labels=40)}, replicates=4, seed=1, rows=ROWS)
 
 
 def test_population_is_the_runs_own_rows_with_weights_of_mean_one():
@@ -49,18 +42,20 @@ def test_population_is_the_runs_own_rows_with_weights_of_mean_one():
 
 def test_design_keeps_the_runs_shares_when_scaled_down_and_no_draw_that_nobody_judged():
     data = example(1000, target_labels=60)
-    small = coverage.design(data)
+    small = coverage.design(data, rows=ROWS)
     assert (small.n, small.m, small.target_labels) == (ROWS, ROWS, 60)
     assert small.label_share == pytest.approx((~np.isnan(data.logged.label)).mean())
     assert coverage.design(example(100)).n == 100
-    few = coverage.design(example(400, target_labels=40, fresh_judge=np.where(np.arange(400) < 30, 0.5, np.nan)))
+    few = coverage.design(
+        example(400, target_labels=40, fresh_judge=np.where(np.arange(400) < 30, 0.5, np.nan)), rows=ROWS
+    )
     assert (few.n, few.m, few.target_labels) == (ROWS, 30, 30)
 
 
 def test_no_fresh_draw_is_invented_for_a_policy_that_has_none():
     alone = PolicyData(example(300).logged)
     assert coverage.design(alone).m == 0
-    cells = coverage.simulated({"pi": alone}, replicates=2, seed=1)
+    cells = coverage.simulated({"pi": alone}, replicates=2, seed=1, rows=ROWS)
     cells = cells[cells.own].set_index("estimator")
     for name in ("direct", "dr_cpo", "ppi_pp"):
         assert (cells.refused[name] == 1).all()
@@ -81,9 +76,9 @@ def test_every_cell_has_every_estimator_and_the_logging_policy_is_none(table):
 
 
 def test_the_same_seed_gives_the_same_cells_whatever_else_is_simulated(table, monkeypatch):
-    monkeypatch.setattr(coverage, "beside", lambda folds: [])
+    monkeypatch.setattr(coverage, "beside", lambda *_: [])
     more = {"pi": example(300, target_labels=40), "pj": example(300, seed=2)}
-    again = coverage.simulated(more, replicates=4, seed=1)
+    again = coverage.simulated(more, replicates=4, seed=1, rows=ROWS)
     mine, first = (cells[cells.population == "pi"].reset_index(drop=True) for cells in (again, table))
     assert mine.equals(first)
 

@@ -120,7 +120,7 @@ LISTS = {
     "another model": ({"data": [{"id": "other"}]}, "it lists other"),
     "no model": ({"data": []}, "it lists no model at all"),
     "no list": ({"data": None}, "cannot be listed"),
-    "an error": (405, "http_405"),
+    "an error": (405, "not allowed"),
     "an array": ([{"id": "stub"}], ""),
     "names with a prefix": ({"models": [{"name": "models/stub"}]}, ""),
     "a wildcard": ({"data": [{"id": "*"}]}, ""),

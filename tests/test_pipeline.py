@@ -179,7 +179,7 @@ def test_only_what_is_out_of_date_runs_again(run):
 
 def test_a_stage_depends_on_its_notebook_on_what_that_reaches_and_on_params_that_there_are():
     files = {Path(name).name for name in stages.sources("06_estimates")}
-    assert {"06_estimates.ipynb", "run.py", "robust.py", "intervals.py"} <= files
+    assert {"06_estimates.ipynb", "run.py", "estimators.py", "intervals.py"} <= files
     assert not files & {"first_page.py", "cli.py", "importer.py", "sweep.py"}
     assert "sweep.py" in {Path(name).name for name in stages.sources("08_ablation")}
     assert {name for names in stages.STAGE_PARAMS.values() for name in names} <= set(config.Params.model_fields)

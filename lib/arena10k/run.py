@@ -341,7 +341,7 @@ class Run:
         data = {policy: modes[e.judge] for policy, modes in self.arrays(table).items()}
         if len(data) < 2:
             raise NothingToShow(f"run {self.name!r} has one policy: there is no other whose data could be simulated")
-        return coverage.simulated(data, e.replicates, self.params.seed, e.analysis)
+        return coverage.simulated(data, e.replicates, self.params.seed, e.analysis, e.replicate_rows)
 
     def investigate(self, table: Table) -> Investigation:
         """Why published numbers are wrong, where they are: see `arena10k.attribution`. Raises `NothingToShow` where no

@@ -222,6 +222,7 @@ class EstimationParams(Section):
         None, description="US dollars per oracle label, where no provider has a price for it (people)"
     )
     replicates: Count = Field(50, description="simulated data sets per cell of 10_simulation")
+    replicate_rows: Annotated[int, Field(ge=50)] = Field(1000, description="rows of a simulated data set, at most")
 
     @property
     def analysis(self) -> Analysis:

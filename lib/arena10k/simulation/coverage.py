@@ -51,21 +51,21 @@ def populations(data: PolicyData, calibration: str = "isotonic") -> dict[str, Po
     return {"transports": fair, "fooled": fooled, "unseen": Unseen(fair, UNSEEN)}
 
 
-def design(data: PolicyData, folds: int = N_FOLDS) -> Design:
-    """As many rows, draws and labels as the run has, but at most `MAX_ROWS` logged rows and as many draws. What is not
+def design(data: PolicyData, folds: int = N_FOLDS, rows: int = MAX_ROWS) -> Design:
+    """As many rows, draws and labels as the run has, but at most `rows` logged rows and as many draws. What is not
     judged is no row and no draw."""
     logged, fresh, judged = data.logged, data.fresh, ~np.isnan(data.fresh.judge)
     n = max(int((~(np.isnan(logged.log_weight) | np.isnan(logged.judge))).sum()), 2)
-    m = min(int(judged.sum()), MAX_ROWS)
+    m = min(int(judged.sum()), rows)
     share = float(logged.labelled.sum()) / max(len(logged), 1)
     labels = int((judged & (fresh.labelled > 0)).sum())
-    return Design(min(n, MAX_ROWS), m, share, min(labels, m), folds=folds)
+    return Design(min(n, rows), m, share, min(labels, m), folds=folds)
 
 
-def beside(folds: int = N_FOLDS) -> list[tuple[str, str, Population, Design]]:
+def beside(folds: int = N_FOLDS, rows: int = MAX_ROWS) -> list[tuple[str, str, Population, Design]]:
     """Case, name, population and design of what is simulated beside the run's own rows: few or no labels of the
     target's draws, so that estimates rest on weights or on the judge."""
-    many, few = (Design(MAX_ROWS, MAX_ROWS, share, folds=folds) for share in (0.4, 0.1))
+    many, few = (Design(rows, rows, share, folds=folds) for share in (0.4, 0.1))
     sigma = 0.7  # standard deviation of the log-weights
     return [
         ("transports", "log-normal", LogNormal(sigma), many),
@@ -80,7 +80,9 @@ def beside(folds: int = N_FOLDS) -> list[tuple[str, str, Population, Design]]:
     ]
 
 
-def simulated(data: Mapping[str, PolicyData], replicates: int, seed: int, analysis: Analysis = DEFAULT) -> pd.DataFrame:
+def simulated(
+    data: Mapping[str, PolicyData], replicates: int, seed: int, analysis: Analysis = DEFAULT, rows: int = MAX_ROWS
+) -> pd.DataFrame:
     """One row per population, case and estimator: the columns of `simulate.replicate`. `own`: the population is
     that of the run's own rows.
 
@@ -88,11 +90,11 @@ def simulated(data: Mapping[str, PolicyData], replicates: int, seed: int, analys
     """
     targets = {name: policy for name, policy in data.items() if not policy.is_logging}
     cells = [
-        (True, case, name, population, design(policy, analysis.folds))
+        (True, case, name, population, design(policy, analysis.folds, rows))
         for name, policy in targets.items()
         for case, population in populations(policy, analysis.calibration).items()
     ]
-    cells += [(False, *cell) for cell in beside(analysis.folds)] if targets else []
+    cells += [(False, *cell) for cell in beside(analysis.folds, rows)] if targets else []
     frames = []
     for own, case, name, population, wanted in cells:
         stream = zlib.crc32(f"{seed} {case} {name}".encode())
