@@ -218,3 +218,10 @@ def frame(status: dict[str, Any]) -> pd.DataFrame:
     rows["codes"] = [", ".join(f"{code} {n}" for code, n in sorted(errors.items())) for errors in rows.errors]
     # Numbers that are not known are missing in one way, also where none of a column is known.
     return rows.astype({column: float for column in columns if column in ("rate", "eta_seconds", "dollars_projected")})
+
+
+def missing_responses(store: Store, policy: str) -> float:
+    """The share of a policy's responses, of those that were asked for, that ended in an error; 0 where none was."""
+    rows = [row for row in store.counts() if (row["job"], row["policy"]) == (RESPONSES, policy)]
+    failed = sum(row["n"] for row in rows if row["status"] == "error")
+    return float(failed / max(sum(row["n"] for row in rows), 1))

@@ -25,6 +25,9 @@ SAMPLER_MISMATCH = "sampler_mismatch"
 WRONG_WEIGHTS = ("temperature_mismatch", SAMPLER_MISMATCH, "logprobs_not_summed", "no_agreement", "likelier_than_p0")
 #: Facts by which they may be: what rests on weights is CAUTION at best.
 DOUBTFUL_WEIGHTS = ("no_length_relation", "logprobs_may_be_means", "sampler_not_settled")
+#: Facts by which responses, draws and logged ones alike, are not those of the whole policy: whatever says what it is
+#: worth is CAUTION at best.
+DOUBTFUL_DRAWS = (SAMPLER_MISMATCH, "responses_missing")
 #: Fact: log-probs were asked for, so that a policy without any has failed ones.
 LOGPROBS_ASKED = "logprobs_asked"
 

@@ -147,6 +147,12 @@ class Rows:
         return Labelling(self.labelled, "random")
 
     @property
+    def equal_chances(self) -> bool:
+        """Whether all rows that declare the chance of a label, labelled or not, declare the same."""
+        chances = self.label_propensity[~np.isnan(self.label_propensity)]
+        return bool(not len(chances) or chances.min() == chances.max())
+
+    @property
     def label_weight(self) -> np.ndarray:
         """1 where there is a label, times 1 / its chance of having one where labels are not at random; else 0."""
         return self.labelling.weight

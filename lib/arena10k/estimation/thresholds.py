@@ -8,6 +8,8 @@ MAX_WIDTH = 0.5
 #: given with caution.
 MIN_LABELS = 5
 FEW_LABELS = 20
+#: A policy of whose responses more than this share failed is CAUTION at best: they need not be like the others.
+MISSING_SHARE = 0.05
 #: Level of the tests that call weights wrong: a mean above 1, a disagreement with the fresh draws, the judge's failure.
 WRONG = 0.01
 #: Confidence at which few labels speak against a budget that is assumed.

@@ -14,7 +14,7 @@ import numpy as np
 from arena10k.estimation import ESTIMATORS, Estimator, Score, beliefs, diagnostics, pareto, planning, thresholds
 from arena10k.estimation.beliefs import Reach, residual_limits
 from arena10k.estimation.calibration import enough_labels
-from arena10k.estimation.context import LOGPROBS_ASKED, SAMPLER_MISMATCH, PolicyContext
+from arena10k.estimation.context import DOUBTFUL_DRAWS, LOGPROBS_ASKED, PolicyContext
 from arena10k.estimation.intervals import EMPIRICAL_LIKELIHOOD, NO_INTERVAL, Interval, normal, score_interval
 from arena10k.estimation.thresholds import DOUBT, FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
 
@@ -78,6 +78,9 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
     # is what rare failures or rare successes look like, and the interval carries the unseen one.
     if len(label) >= FEW_LABELS and 0 < label.min() == label.max() < 1 and np.ptp(judge) > 0:
         verdict, reasons = _worst(verdict, CAUTION), [*reasons, "constant_labels"]
+    if estimator.belief == "judge" and rows.labelling.kind == "declared" and not rows.equal_chances:
+        # f is trained on labels as they came: what their chances say of the others is in no residual of it.
+        return REFUSE, [*reasons, "unequal_chances"]
     if rows.labelling.kind == "by_score":
         # Corrected by chances estimated from the score, on the belief that nothing else decided.
         return _worst(verdict, CAUTION), [*reasons, "labels_not_random"]
@@ -164,8 +167,8 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
         result, reasons = _worst(result, by_belief), [*more, *reasons]
     if estimator.biased:
         result, reasons = _worst(result, CAUTION), [*reasons, "projected_weights"]
-    if SAMPLER_MISMATCH in ctx.flags and SAMPLER_MISMATCH not in reasons:  # draws, too, are of another policy
-        result, reasons = _worst(result, CAUTION), [*reasons, SAMPLER_MISMATCH]
+    if doubts := [flag for flag in DOUBTFUL_DRAWS if flag in ctx.flags and flag not in reasons]:
+        result, reasons = _worst(result, CAUTION), [*reasons, *doubts]
     if not np.isfinite(value):
         return REFUSE, [*reasons, "not_finite"]
     if not interval.low <= value <= interval.high:

@@ -19,6 +19,7 @@ from arena10k.collection.jobs import contexts
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, ParamsError, meant, one_line, section, unknown
 from arena10k.estimation.planning import UnitCosts
+from arena10k.estimation.thresholds import MISSING_SHARE
 from arena10k.frames import columnar, records
 from arena10k.frames.table import Table, build
 from arena10k.inputs import prompts
@@ -89,6 +90,7 @@ class Recorded:
         flags = {
             name: ["temperature_mismatch"] * (everywhere or policy.temperature_mismatch)
             + drawn.get(name, [])
+            + ["responses_missing"] * (status.missing_responses(self.reading, name) > MISSING_SHARE)
             + facts.get(name, [])
             for name, policy in defined.items()
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arena10k.estimation.context import PolicyContext
-from arena10k.estimation.thresholds import FEW_LABELS, HEAVY_KHAT, MAX_WIDTH
+from arena10k.estimation.thresholds import FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MISSING_SHARE
 from arena10k.wording import number, percent
 
 #: By reason, a sentence that may name what `sentence` puts in.
@@ -50,6 +50,9 @@ WORDS = {
     "few_labels": "Labels are few: {labels} on the policy's own draws, {trained} to train the calibration on ({few} "
     "are wanted of each).",
     "constant_labels": "All labels are one number, of responses that the judge scores differently.",
+    "unequal_chances": "Labels were chosen with unequal chances, and the calibration is trained on them as they came.",
+    "responses_missing": "More than {missing_share:.0%} of the responses that were asked for gave none (page 02 says "
+    "why): the value is that of the others.",
     "labels_not_random": "Labels were chosen by the judge's score. They are corrected for that, as if nothing else "
     "decided.",
     "transport_failed": "The calibration learned on logged responses is off by {residual} ({low} to {high}) on "
@@ -93,4 +96,5 @@ def sentence(reason: str, ctx: PolicyContext) -> str:
         high=f"{transport.high:+.3f}",
         shift=ctx.analysis.judge_shift,
         max_width=MAX_WIDTH,
+        missing_share=MISSING_SHARE,
     )
