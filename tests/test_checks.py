@@ -41,7 +41,9 @@ def collected(params):
     collect(params, store, partial(teacher_forcing.tasks, params, store), "teacher forcing")
     outcome = collect(params, store, partial(teacher_forcing.control_tasks, params, store), "control")
     found = checks.measure(params, table.build(params, prompts.read(params.run), store), store)
-    return store, outcome, {(c["check"], c["policy"]): c for c in found}
+    # The stub shows no candidates: its sampler cannot be audited.
+    assert all(c["outcome"] == checks.NOT_MEASURED for c in found if c["check"] == "sampler")
+    return store, outcome, {(c["check"], c["policy"]): c for c in found if c["check"] != "sampler"}
 
 
 def minding_the_question():

@@ -90,7 +90,7 @@ def audit(logprobs: np.ndarray, drawn: np.ndarray, seen: np.ndarray) -> SamplerA
         ratios[name] = float(np.log(_HONEST + (1 - _HONEST) * share).sum())
     evidence = np.logaddexp.reduce(list(ratios.values())) - np.log(len(ratios))
     best = max(ratios, key=ratios.__getitem__)
-    return SamplerAudit(len(rows), float(evidence / np.log(10)), best, ratios[best] < -np.log(_SETTLED))
+    return SamplerAudit(len(rows), float(evidence / np.log(10)), best, bool(ratios[best] < -np.log(_SETTLED)))
 
 
 def audits(params: Params, store: Store) -> dict[str, SamplerAudit | None]:

@@ -6,6 +6,7 @@ nothing more, cancels what a cluster has of it, and says nothing.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -44,8 +45,22 @@ def profile_options(name: str) -> list[str]:
 
 def plan(command: list[str]) -> list[str]:
     """The last lines Snakemake says of a plan that it cannot make; the quiet profile hides them."""
-    planned = subprocess.run([*command, "--dry-run", "--quiet", "host"], check=False, capture_output=True, text=True)
+    command = [*command, "--dry-run"]
+    command[command.index("--workflow-profile") + 1] = "none"
+    planned = subprocess.run(command, check=False, capture_output=True, text=True)
     return (planned.stderr or planned.stdout).splitlines()[-8:]
+
+
+def cache(run: str) -> dict[str, str]:
+    """Where Snakemake keeps what it caches, if the home folder cannot hold it: with the run's pages."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return {"XDG_CACHE_HOME": str(folder)}
+    except OSError:
+        pass
+    return {"XDG_CACHE_HOME": str(paths.reports_dir(run) / ".cache")}
 
 
 def _lock_file(run: str) -> Path:
