@@ -39,7 +39,7 @@ def test_a_server_whose_sampling_is_off_is_not_suspected(server):
 
 def test_honest_runs_raise_at_most_one_alarm_in_a_hundred():
     """Draws from the very distributions that the servers reported."""
-    tokens = [token for responses in DRAWS.values() for tokens in responses for token in tokens]
+    tokens = [token for responses in DRAWS.values() for tokens in responses for token in tokens if len(token[1]) == 19]
     known, seen = np.array([nats for _, nats, _ in tokens]), np.zeros((len(tokens), 19), dtype=bool)
     for row, (_, _, said) in enumerate(tokens):
         seen[row, said] = True
