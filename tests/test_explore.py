@@ -235,7 +235,11 @@ def test_every_reason_a_verdict_can_have_has_words():
     found = {c for c in constants if isinstance(c, str) and re.fullmatch("[a-z]+(_[a-z]+)+", c)}
     found -= {"by_score", "ci_low", "ci_high"}
     shared = inspect.getsource(context.PolicyContext.wrong_weights.func)
-    found |= set(re.findall(r'\["(\w+)"\]', shared)) | {*context.WRONG_WEIGHTS, *context.DOUBTFUL_WEIGHTS}
+    found |= set(re.findall(r'\["(\w+)"\]', shared)) | {
+        *context.WRONG_WEIGHTS,
+        *context.DOUBTFUL_WEIGHTS,
+        *context.DOUBTFUL_DRAWS,
+    }
     assert found | {verdicts.NOT_ON_ORACLE_SCALE} == set(reasons.WORDS)
 
 

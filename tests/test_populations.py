@@ -119,7 +119,7 @@ def test_what_is_reported_covers_and_a_caution_does_within_its_budget(name):
         for which, row in answers(*given).items():
             if row["verdict"] in ("REPORT", "CAUTION"):
                 hits.setdefault((which, row["verdict"]), []).append(row["ci_low"] <= truth <= row["ci_high"])
-    assert sum(len(h) for (which, _), h in hits.items() if which == "headline") >= runs / 6
+    assert sum(len(h) for (which, _), h in hits.items() if which == "headline") >= runs / 10
     for (which, verdict), held in hits.items():
         wanted = 0.95 if verdict == "REPORT" else 0.9
         assert binom.cdf(sum(held), len(held), wanted) >= 0.001, (which, verdict, sum(held), len(held))
