@@ -18,13 +18,14 @@ from arena10k.collection import generate, judge
 from arena10k.collection import teacher_forcing as forced
 from arena10k.collection.collect import collect
 from arena10k.errors import ArenaError
+from arena10k.explore.source import Recorded
 from arena10k.frames import table
 from arena10k.params.config import load as load_params
 from arena10k.pipeline import failures, runner, stopping
 from arena10k.run import Run
 from in_process import arena
-from stub_run import made, make_params, opened, prepared
-from stub_server import Stub
+from stub_run import made, make_params, opened, prepared, run_responses
+from stub_server import Stub, chat_answer
 
 NOWHERE = "http://127.0.0.1:9/v1"
 
@@ -195,3 +196,20 @@ def told(command, run):
     out = arena(command, run, "--params", paths.home() / "stub.yaml")
     assert out.returncode == 0, out.stderr
     return out.stdout
+
+
+@pytest.mark.parametrize(("every", "said"), [(4, True), (30, False)])
+def test_responses_that_are_lost_are_a_fact_of_the_policy(home, every, said):
+    def thinking(body, n):
+        if "messages" not in body or int(body["messages"][-1]["content"].split()[-1]) % every:
+            return None
+        answer = chat_answer(body)
+        answer["choices"][0]["message"] = {"role": "assistant", "content": "", "reasoning_content": "hm"}
+        return answer
+
+    with Stub(thinking) as stub:
+        params = make_params(home, stub.url, n_prompts=30, draws=1)
+        store, outcome = run_responses(params)
+    assert set(outcome.errors) == {"reasoning_only"}
+    assert status.missing_responses(store, "p0") == pytest.approx(len(range(0, 30, every)) / 30)
+    assert ("responses_missing" in Recorded(params).flags["p0"]) is said
