@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx2
@@ -27,6 +29,7 @@ from arena10k.errors import CallError
 from arena10k.inputs import chat_templates
 from arena10k.params.judge import ChatJudge, CompletionJudge
 from arena10k.params.sections import Provider
+from stub_server import MODEL, Stub
 
 FOLDER = Path(__file__).parent / "answers"
 PROVIDERS = {file.stem: json.loads(file.read_text()) for file in sorted(FOLDER.glob("*.json")) if file.stem != "draws"}
@@ -149,3 +152,20 @@ def test_an_endpoint_that_cannot_score_is_told_with_what_to_write(kind, code, de
         return endpoint.advice(CallError(kind, code, detail), LOGPROBS)
 
     assert says in asyncio.run(advice())
+
+
+def test_a_server_is_recorded_anew_and_what_was_expected_stays(tmp_path):
+    file, rating = tmp_path / "stub.json", {"what": "rating_token", "case": "kept", "expected": {"rating": 0.5}}
+    models = {"what": "models", "status": 500, "answer": None, "expected": ["stub"]}
+    file.write_text(json.dumps({"source": "recorded from a stub", "answers": [models, rating]}))
+    with Stub() as stub:
+        command = [sys.executable, str(FOLDER / "record.py"), stub.url, MODEL, str(file)]
+        subprocess.run(command, check=True, timeout=60)
+    entries = {entry["what"]: entry for entry in json.loads(file.read_text())["answers"]}
+    assert (entries["models"]["status"], entries["models"]["expected"]) == (200, ["stub"])
+    assert entries["rating_token"] == rating
+    assert entries["chat"]["expected"] is None
+    said = made_of(entries["chat"])
+    echo = made_of(entries["echo_ids"])
+    assert echo["tokens"] == said["token_ids"]
+    assert echo["nats"] == pytest.approx(said["nats"])
