@@ -173,10 +173,13 @@ def _spoken(answer: dict[str, Any], choice: dict[str, Any]) -> tuple[str, str]:
         reasoning, content = reasoning or tagged[1].strip(), content[tagged.end() :]
     elif isinstance(content, str) and _UNFINISHED.match(content):
         reasoning, content = reasoning or content, ""
+    usage = answer.get("usage") or {}
+    details = usage.get("completion_tokens_details")
+    counted = details if isinstance(details, dict) else usage  # SGLang counts them in usage itself
+    if not reasoning and (thought := counted.get("reasoning_tokens")):
+        reasoning = f"({thought} tokens that are not shown)"
     if isinstance(content, str) and content.strip():
         return content, reasoning
-    usage = answer.get("usage") or {}
-    thought = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
     spent = str(choice.get("finish_reason")).lower() in _SAYS_CUT
     if choice.get("finish_reason") == "content_filter":
         raise invalid("content_filter", "the answer was filtered by the provider")
@@ -184,7 +187,7 @@ def _spoken(answer: dict[str, Any], choice: dict[str, Any]) -> tuple[str, str]:
         raise invalid("refused", one_line(refusal))
     # Cut off without a word, and nothing shows what was generated.
     nowhere = spent and not content and not choice.get("token_ids")
-    if reasoning or thought or nowhere:
+    if reasoning or nowhere:
         what = "all of max_tokens went into it: raise max_tokens" if spent else "the answer is not in its place"
         raise invalid("reasoning_only", f"the text is empty, the model reasoned only; {what}: {reasoning[:80]!r}")
     if tools := message.get("tool_calls") or message.get("function_call"):
