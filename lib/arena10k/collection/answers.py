@@ -20,7 +20,9 @@ ENDED = ("stop", "eos")
 _SAYS_ENDED = {*ENDED, "eos_token", "end_turn", "stop_sequence", "stop_token", "end_of_text", "complete", "completed"}
 _SAYS_CUT = {"length", "max_tokens", "max_output_tokens", "token_limit", "max_length"}
 _CONTEXT = re.compile(r"context[ _](length|window|size)|exceed_context_size|(prompt|input) is too long", re.IGNORECASE)
-_FILTER = re.compile(r"content[ _](filter|management)|ResponsibleAI", re.IGNORECASE)
+_FILTER = re.compile(
+    r"content[ _](filter|management)|ResponsibleAI|requires moderation|(input|prompt) was flagged", re.IGNORECASE
+)
 _THINKING = re.compile(r"\s*<think(?:ing)?>(.*?)</think(?:ing)?>\s*", re.DOTALL)
 _UNFINISHED = re.compile(r"\s*<think(?:ing)?>(?!.*</think)", re.DOTALL)
 #: Of so many tokens of a response the candidates are kept.
@@ -47,10 +49,12 @@ def classify_status(status: int, body: object, message: str = "", retry_after: f
         return CallError("fatal", code, message)
     if status in _RETRY_STATUS or status >= 500:
         return CallError("retry", f"http_{status}", message, retry_after)
-    if status in _FATAL_STATUS:
+    said = " ".join([*codes, message])
+    # A 403 may be about the one prompt (OpenRouter's moderation) and not about the key.
+    if status in _FATAL_STATUS and not (status == 403 and _FILTER.search(said)):
         return CallError("fatal", f"http_{status}", message)
     for code, pattern in (("context_length", _CONTEXT), ("content_filter", _FILTER)):
-        if pattern.search(" ".join([*codes, message])):
+        if pattern.search(said):
             return CallError("permanent", code, message)
     return CallError("permanent", codes[0] if codes else f"http_{status}", message)
 
@@ -60,10 +64,13 @@ def checked(answer: Any) -> dict[str, Any]:
     answer: it is taken as `classify_status` does), its model a name, its usage counts."""
     if not isinstance(answer, dict):
         raise invalid("not_an_object", f"the answer is a JSON {type(answer).__name__}, not an object")
-    error = answer.get("error")
-    if isinstance(error, dict) and not answer.get("choices"):
-        code = error.get("code")
-        raise classify_status(code if isinstance(code, int) and 400 <= code < 600 else 400, error)
+    choices = answer.get("choices")
+    # Of an answer that broke off the error stands within the choice (OpenRouter).
+    within = choices[0] if isinstance(choices, list) and choices else {}
+    if error := within.get("error") if isinstance(within, dict) and choices else answer.get("error"):
+        body = error if isinstance(error, dict) else {"message": error}
+        status = str(body.get("code"))
+        raise classify_status(int(status) if re.fullmatch("[45][0-9][0-9]", status) else 400, body)
     for key in ("model", "system_fingerprint"):
         if not isinstance(answer.get(key), str | None):
             raise invalid("malformed_answer", f"{key} is a JSON {type(answer[key]).__name__}, not text")
@@ -99,10 +106,10 @@ def chat_response(answers: list[dict[str, Any]], token_ids: bool) -> Measurement
     text, reasoning = _spoken(answer, choice)
     payload: dict[str, Any] = {"finish_reason": _finish_reason(choice)}
     payload |= {"reasoning": reasoning} if reasoning else {}
-    entries = (choice.get("logprobs") or {}).get("content") or None  # an empty list says nothing of a text
-    if entries is not None:
-        payload["token_logprobs"] = check_logprobs([e.get("logprob") for e in entries])
-        payload |= _candidates([e.get("token") for e in entries], payload["token_logprobs"], generated(choice)[2])
+    tokens, values, tops = generated(choice)
+    if values:  # an empty list says nothing of a text
+        payload["token_logprobs"] = check_logprobs(values)
+        payload |= _candidates(tokens or [], payload["token_logprobs"], tops)
     if not token_ids:
         return Measurement(text, payload)
     prompt_ids = answer.get("prompt_token_ids") or choice.get("prompt_token_ids")
@@ -114,8 +121,8 @@ def chat_response(answers: list[dict[str, Any]], token_ids: bool) -> Measurement
         raise invalid("no_token_ids", "the endpoint is declared to return token ids and did not")
     if any(type(i) is not int for i in (*prompt_ids, *ids)):
         raise invalid("no_token_ids", "what stands for token ids are not whole numbers")
-    if entries is not None and len(ids) != len(entries):
-        raise invalid("length_mismatch", f"{len(ids)} token ids with {len(entries)} log-probs")
+    if values and len(ids) != len(values):
+        raise invalid("length_mismatch", f"{len(ids)} token ids with {len(values)} log-probs")
     if counted not in (None, len(prompt_ids)):
         raise invalid("length_mismatch", f"usage counts {counted} prompt tokens, got {len(prompt_ids)} ids")
     return Measurement(text, payload | {"prompt_token_ids": prompt_ids, "token_ids": ids})
@@ -138,8 +145,6 @@ def text_response(answers: list[dict[str, Any]], rendered: str, template: ChatTe
     tokens, values, tops = generated(choice)
     if values is None or tokens is None or any("\ufffd" in token for token in tokens):
         return Measurement(text, payload)
-    if len(values) != len(tokens):
-        raise invalid("length_mismatch", f"{len(tokens)} tokens with {len(values)} log-probs")
     spelled = b"".join(token_bytes(tokens))
     if spelled not in (text.encode(), (text + template.end_of_turn).encode()):
         raise invalid("ids_mismatch", "the generated tokens do not spell the response: its text was changed")
@@ -168,10 +173,13 @@ def _spoken(answer: dict[str, Any], choice: dict[str, Any]) -> tuple[str, str]:
         reasoning, content = reasoning or tagged[1].strip(), content[tagged.end() :]
     elif isinstance(content, str) and _UNFINISHED.match(content):
         reasoning, content = reasoning or content, ""
+    usage = answer.get("usage") or {}
+    details = usage.get("completion_tokens_details")
+    counted = details if isinstance(details, dict) else usage  # SGLang counts them in usage itself
+    if not reasoning and (thought := counted.get("reasoning_tokens")):
+        reasoning = f"({thought} tokens that are not shown)"
     if isinstance(content, str) and content.strip():
         return content, reasoning
-    usage = answer.get("usage") or {}
-    thought = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
     spent = str(choice.get("finish_reason")).lower() in _SAYS_CUT
     if choice.get("finish_reason") == "content_filter":
         raise invalid("content_filter", "the answer was filtered by the provider")
@@ -179,7 +187,7 @@ def _spoken(answer: dict[str, Any], choice: dict[str, Any]) -> tuple[str, str]:
         raise invalid("refused", one_line(refusal))
     # Cut off without a word, and nothing shows what was generated.
     nowhere = spent and not content and not choice.get("token_ids")
-    if reasoning or thought or nowhere:
+    if reasoning or nowhere:
         what = "all of max_tokens went into it: raise max_tokens" if spent else "the answer is not in its place"
         raise invalid("reasoning_only", f"the text is empty, the model reasoned only; {what}: {reasoning[:80]!r}")
     if tools := message.get("tool_calls") or message.get("function_call"):

@@ -217,9 +217,11 @@ class Endpoint:
         """What to do about an error of a job that every request would share, to put behind it; empty where nothing is
         known."""
         env, where = self.provider.api_key_env, f"providers.{self.name}"
-        if (error.kind == "permanent" or error.code == "http_403") and (refused := _FIELD.search(error.detail)):
-            return f"; {self._without(refused[0].lower())}"
         cannot_score = f"where it cannot score, leave echo_logprobs out of {where}.capabilities"
+        scoring = job in (LOGPROBS, SHUFFLED)
+        if (error.kind == "permanent" or error.code == "http_403") and (refused := _FIELD.search(error.detail)):
+            field = refused[0].lower()  # a score is made of log-probs: they cannot be left out of it
+            return f"; {cannot_score if scoring and field in ('logprobs', 'echo') else self._without(field)}"
         match error.code:
             case "http_401" | "http_403" if not env:
                 return f"; {where} names no api_key_env, and the endpoint wants a key: {_GOES_ON}"
@@ -230,8 +232,8 @@ class Endpoint:
             case "http_402" | "insufficient_quota" | "billing_hard_limit_reached":
                 return f"; the account of {where} has no credit left: {_GOES_ON}"
             case "http_404":
-                scoring = f"; {cannot_score}" if job in (LOGPROBS, SHUFFLED) else ""
-                return f" ({self.base_url}: is that the whole base_url? most end in /v1{scoring})"
+                more = f"; {cannot_score}" if scoring else ""
+                return f" ({self.base_url}: is that the whole base_url? most end in /v1{more})"
             case "connection" | "timeout":
                 return f"; is {self.base_url} its base_url, and at work? The same command goes on from here"
             case answers.WRONG_MODEL:
@@ -242,7 +244,8 @@ class Endpoint:
                 return "; raise max_tokens, or switch the reasoning off (`extra_body`, say reasoning_effort)"
             case echo.IGNORED:
                 return f"; {cannot_score}: estimates then rest on fresh responses, judge and labels"
-        return ""
+        unusable = error.kind == "invalid" or error.code in ("http_500", "malformed_json")
+        return f"; {cannot_score}" if scoring and unusable else ""
 
 
 @contextmanager

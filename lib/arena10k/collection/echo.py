@@ -34,11 +34,15 @@ def only_choice(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def generated(choice: dict[str, Any]) -> tuple[list[str] | None, list[Any] | None, list[dict[str, float]]]:
-    """Tokens of what was generated, their log-probs and the candidates at each (token -> nats), of an answer in the
-    shape of completions or of chats (in which llama.cpp's server gives completions too), each where it is there."""
+    """Tokens of what was generated, their log-probs and the candidates at each (token -> nats), each where it is there,
+    of an answer in the shape of completions (in which Together gives chats too) or of chats (in which llama.cpp's
+    server gives completions too)."""
     logprobs = choice.get("logprobs") or {}
     if (entries := logprobs.get("content")) is None:
-        return logprobs.get("tokens"), logprobs.get("token_logprobs"), logprobs.get("top_logprobs") or []
+        tokens, values = logprobs.get("tokens"), logprobs.get("token_logprobs")
+        if tokens is not None and values is not None and len(tokens) != len(values):
+            raise invalid("length_mismatch", f"{len(tokens)} tokens with {len(values)} log-probs")
+        return tokens, values, logprobs.get("top_logprobs") or []
     tops = [{top["token"]: top["logprob"] for top in entry.get("top_logprobs") or ()} for entry in entries]
     return [entry.get("token") for entry in entries], [entry.get("logprob") for entry in entries], tops
 
@@ -46,11 +50,12 @@ def generated(choice: dict[str, Any]) -> tuple[list[str] | None, list[Any] | Non
 def _with_prompt(answer: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
     """The log-probs of an echo, where the prompt's stand in a block of their own (Together) put before the others."""
     logprobs, block = choice.get("logprobs"), answer.get("prompt")
-    if not isinstance(block, list) or len(block) != 1 or not isinstance(block[0].get("logprobs"), dict):
+    parts = [part.get("logprobs") for part in block if isinstance(part, dict)] if isinstance(block, list) else []
+    if len(parts) != 1 or not isinstance(parts[0], dict):
         return logprobs if isinstance(logprobs, dict) else {}
     behind = logprobs if isinstance(logprobs, dict) else {}
     keys = ("tokens", "token_logprobs")
-    return {key: [*(block[0]["logprobs"].get(key) or ()), *(behind.get(key) or ())] for key in keys}
+    return {key: [*(parts[0].get(key) or ()), *(behind.get(key) or ())] for key in keys}
 
 
 def check_logprobs(values: list[Any]) -> list[float]:

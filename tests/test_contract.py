@@ -1,0 +1,171 @@
+"""What providers answer, and what is made of it: a value, or an error that says which.
+
+The files of `tests/answers` hold answers of servers and after providers' published schemas (each says which), one an
+entry: `what` was asked (which decides the reader), `path`, `request`, `status`, `answer`, and what is `expected` of it.
+Answers go the whole way: through the SDK and the checks of `Endpoint.send` into the reader. `answers/record.py` records
+a server's anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+
+from arena10k.collection import judge
+from arena10k.collection.answers import chat_response, text_response
+from arena10k.collection.client import Endpoint
+from arena10k.collection.echo import read_ids, read_text
+from arena10k.collection.jobs import LOGPROBS
+from arena10k.collection.tasks import Request
+from arena10k.errors import CallError
+from arena10k.inputs import chat_templates
+from arena10k.params.judge import ChatJudge, CompletionJudge
+from arena10k.params.sections import Provider
+from stub_server import MODEL, Stub
+
+FOLDER = Path(__file__).parent / "answers"
+PROVIDERS = {file.stem: json.loads(file.read_text()) for file in sorted(FOLDER.glob("*.json")) if file.stem != "draws"}
+ENTRIES = [
+    pytest.param(entry, id=": ".join(filter(None, (provider, entry["what"], entry.get("case")))))
+    for provider, recorded in PROVIDERS.items()
+    for entry in recorded["answers"]
+]
+CHATML = chat_templates.load("contract", "chatml")
+MARK, END = "<|im_start|>assistant\n", "<|im_end|>"
+GRADER = {"provider": "p", "model": "m", "case": "{response}"}
+RATING = ChatJudge.model_validate(GRADER | {"form": "chat", "scale": (0, 10)})
+TOKEN = CompletionJudge.model_validate(GRADER | {"ratings": {str(n): n / 10 for n in range(10)}})
+
+
+def asked(entry, ask):
+    """What `ask(endpoint)` returns where the entry's answer is the server's."""
+
+    async def ask_it():
+        endpoint = Endpoint("p", Provider(base_url="http://p/v1", max_attempts=1), "http://p/v1", asyncio.Event())
+        await endpoint.client.close()
+        served = httpx2.MockTransport(lambda _: httpx2.Response(entry["status"], json=entry["answer"]))
+        async with httpx2.AsyncClient(transport=served) as client:
+            endpoint.client = openai.AsyncOpenAI(
+                api_key="none", base_url="http://p/v1", max_retries=0, http_client=client
+            )
+            return await ask(endpoint)
+
+    return asyncio.run(ask_it())
+
+
+def spoken(response):
+    """A response: its text, what it ended by, and what came with it."""
+    payload = response.payload
+    ids = {name: len(payload[name]) for name in ("prompt_token_ids", "token_ids") if name in payload}
+    nats = {"nats": math.fsum(payload["token_logprobs"])} if "token_logprobs" in payload else {}
+    kept = {name: payload[name] for name in ("reasoning", "end_scored") if name in payload}
+    return {"text": response.value, "finish_reason": payload["finish_reason"], **ids, **nats, **kept}
+
+
+def scored(measured):
+    return {"nats": measured.value, "tokens": measured.payload["response_tokens"]}
+
+
+def echoed(request, answers):
+    """An echo of text: the request says which part of it is the response, and whether its end was sent."""
+    prompt, mark, rest = request["prompt"].rpartition(MARK)
+    response = rest.removesuffix(END)
+    return scored(read_text(answers, prompt + mark, response, rest[len(response) :]))
+
+
+def made_of(entry):
+    """What comes out: the names of models, a response, a score, or the kind and code of an error."""
+    request = entry["request"] or {"model": "any"}
+    try:
+        if entry["what"] == "models":
+            return asked(entry, lambda endpoint: endpoint.models())
+        sent = Request(entry["path"], request, entry.get("model_alias"))
+        answers = [asked(entry, lambda endpoint: endpoint.send(sent))]
+        match entry["what"]:
+            case "chat_json":
+                return {"rating": judge.read_rating(RATING, answers).value}
+            case "rating_token":
+                return {"rating": judge.read_completions(TOKEN, True, answers).value}
+            case "text":
+                return spoken(text_response(answers, request["prompt"], CHATML))
+            case "echo_text":
+                return echoed(request, answers)
+            case "echo_ids":
+                at = len(request["prompt"]) - entry["response_ids"]
+                return scored(read_ids(answers, request["prompt"][:at], request["prompt"][at:]))
+            case _:
+                return spoken(chat_response(answers, token_ids=bool(request.get("return_token_ids"))))
+    except CallError as error:
+        return {"error": error.kind, "code": error.code}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_an_answer_is_the_value_it_holds_or_an_error(entry):
+    expected = entry["expected"]
+    if isinstance(expected, dict):
+        expected = {key: pytest.approx(v, abs=1e-9) if isinstance(v, float) else v for key, v in expected.items()}
+    assert made_of(entry) == expected
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if "nats" in (e.values[0]["expected"] or {})])
+def test_a_log_prob_that_is_no_number_is_never_counted(entry):
+    """The same answers, the last log-prob of the response taken from each."""
+    changed = json.loads(json.dumps(entry))
+    choice = changed["answer"]["choices"][0]
+    block = changed["answer"].get("prompt")
+    where = block[0]["logprobs"] if block else choice["logprobs"]
+    if "content" in where:
+        where["content"][-1]["logprob"] = None
+    else:
+        # An echo ends in the token that had to be generated, except where that stands elsewhere.
+        last = -2 if changed["what"].startswith("echo") and not block else -1
+        where["token_logprobs"][last] = None
+    assert made_of(changed) == {"error": "invalid", "code": "null_in_response"}
+
+
+def test_every_file_says_what_it_is_made_after():
+    assert set(PROVIDERS) >= {"vllm", "llama_cpp", "litellm", "sglang", "openai", "azure", "together", "fireworks"}
+    assert all(p["source"].startswith(("recorded from ", "made after ")) for p in PROVIDERS.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "detail", "says"),
+    [
+        ("invalid", "null_in_response", "token 0 of 9 has no log-prob", "leave echo_logprobs out of providers.p"),
+        ("retry", "http_500", "Unmapped prompt format", "leave echo_logprobs out of providers.p"),
+        ("permanent", "invalid_request_error", "no logprobs with echo", "leave echo_logprobs out of providers.p"),
+        ("permanent", "unsupported_parameter", "no seed here", "leave_out: [seed]"),
+    ],
+)
+def test_an_endpoint_that_cannot_score_is_told_with_what_to_write(kind, code, detail, says):
+    async def advice():
+        endpoint = Endpoint("p", Provider(base_url="http://p/v1"), "http://p/v1", asyncio.Event())
+        await endpoint.client.close()
+        return endpoint.advice(CallError(kind, code, detail), LOGPROBS)
+
+    assert says in asyncio.run(advice())
+
+
+def test_a_server_is_recorded_anew_and_what_was_expected_stays(tmp_path):
+    file, rating = tmp_path / "stub.json", {"what": "rating_token", "case": "kept", "expected": {"rating": 0.5}}
+    models = {"what": "models", "status": 500, "answer": None, "expected": ["stub"]}
+    file.write_text(json.dumps({"source": "recorded from a stub", "answers": [models, rating]}))
+    with Stub() as stub:
+        command = [sys.executable, str(FOLDER / "record.py"), stub.url, MODEL, str(file)]
+        subprocess.run(command, check=True, timeout=60)
+    entries = {entry["what"]: entry for entry in json.loads(file.read_text())["answers"]}
+    assert (entries["models"]["status"], entries["models"]["expected"]) == (200, ["stub"])
+    assert entries["rating_token"] == rating
+    assert entries["chat"]["expected"] is None
+    said = made_of(entries["chat"])
+    echo = made_of(entries["echo_ids"])
+    assert echo["tokens"] == said["token_ids"]
+    assert echo["nats"] == pytest.approx(said["nats"])
