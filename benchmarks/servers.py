@@ -124,9 +124,9 @@ class Experiment:
             "responses": partial(generate.tasks, self.params, self.frame),
             "scores": partial(teacher_forcing.tasks, self.params, self.store),
             "ratings": partial(judge.tasks, self.params, self.frame, self.store),
-        }[what]
+        }
         try:
-            collect(self.params, self.store, tasks, what, pilot=pilot)
+            collect(self.params, self.store, tasks[what], what, pilot=pilot)
         except ArenaError as error:
             print(error, file=sys.stderr)
             return str(error)
@@ -172,20 +172,23 @@ class Experiment:
 
 def measured(tag: str, server: str, url: str) -> dict[str, str]:
     """Everything of one server, in the order of the table; `server` is what the params call it."""
-    out, ids, schema = {}, {"token_ids": True, "echo_logprobs": True}, {"json_schema": True}
+    out, echo, ids, schema = (
+        {},
+        {"echo_logprobs": True},
+        {"token_ids": True, "echo_logprobs": True},
+        {"json_schema": True},
+    )
     own = Experiment.of(f"{tag}_own", url)
     own.collect("responses")
     out |= {"chat, as the server comes": own.counted(RESPONSES), "sampler, as the server comes": own.sampler()}
     main = Experiment.of(f"{tag}_ids", url, server=server, capabilities=ids)
-    refused = main.collect("responses", pilot=True)
-    out["token ids, the first"] = main.counted(RESPONSES)
-    if refused:
+    if main.collect("responses", pilot=True):
+        out["token ids"] = main.counted(RESPONSES)
         main, ids = Experiment.of(f"{tag}_chat", url, server=server), {}
     out |= {"kill -9, resume": main.killed(), "chat": main.counted(RESPONSES), "sampler": main.sampler()}
     if ids:
         out |= {f"echo by ids: {key}": value for key, value in main.scored().items()}
-    can = {"echo_logprobs": True}
-    by_text = Experiment.of(f"{tag}_text", url, server=server, chat_template="chatml", capabilities=can)
+    by_text = Experiment.of(f"{tag}_text", url, server=server, chat_template="chatml", capabilities=echo)
     by_text.collect("responses")
     out |= {"text, rendered here": by_text.counted(RESPONSES), "sampler of text": by_text.sampler()}
     out |= {f"echo by text: {key}": value for key, value in by_text.scored().items()}
