@@ -172,12 +172,7 @@ class Experiment:
 
 def measured(tag: str, server: str, url: str) -> dict[str, str]:
     """Everything of one server, in the order of the table; `server` is what the params call it."""
-    out, echo, ids, schema = (
-        {},
-        {"echo_logprobs": True},
-        {"token_ids": True, "echo_logprobs": True},
-        {"json_schema": True},
-    )
+    out, echo, ids = {}, {"echo_logprobs": True}, {"token_ids": True, "echo_logprobs": True}
     own = Experiment.of(f"{tag}_own", url)
     own.collect("responses")
     out |= {"chat, as the server comes": own.counted(RESPONSES), "sampler, as the server comes": own.sampler()}
@@ -193,7 +188,7 @@ def measured(tag: str, server: str, url: str) -> dict[str, str]:
     out |= {"text, rendered here": by_text.counted(RESPONSES), "sampler of text": by_text.sampler()}
     out |= {f"echo by text: {key}": value for key, value in by_text.scored().items()}
     for form in JUDGES:
-        rated = Experiment.of(main.params.run, url, form, server=server, capabilities=ids | schema)
+        rated = Experiment.of(main.params.run, url, form, server=server, capabilities=ids | {"json_schema": True})
         rated.collect("ratings")
         out[f"judge by {form}"] = rated.counted(*JUDGE)
     return out
