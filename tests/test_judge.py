@@ -243,6 +243,12 @@ def test_a_grader_that_cannot_be_is_said_in_one_line(tmp_path, sections, says):
     assert "\n" not in str(caught.value)
 
 
+def test_a_copy_that_the_params_no_longer_have_is_not_graded(home, stub):
+    respond(make_params(home, stub.url, n_prompts=3))
+    alone = make_params(home, stub.url, n_prompts=3, policies={"p0": {"provider": "stub", "model": MODEL}})
+    assert grade(Run.of(alone)).ok == 3 * len(JUDGE)
+
+
 def test_a_change_of_the_uncertainty_mode_leaves_the_deterministic_scores_in_use(tmp_path):
     def scores(**changed):
         current = contexts(make_params(tmp_path, NOWHERE, judge=CHAT | changed))

@@ -49,7 +49,8 @@ def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]
         return
     by_id, current = prompts.set_index("prompt_id"), contexts(params)
     for row in store.rows(RESPONSES):
-        if row["status"] == "ok" and row["draw"] < judge.draws:
+        # A copy of a policy shares its definition, also where the params have one of the two no longer.
+        if row["status"] == "ok" and row["draw"] < judge.draws and row["policy"] in params.policies:
             for job in JUDGE:
                 yield task(params, judge, job, current[job, row["policy"]], row, by_id.loc[row["prompt_id"]])
 

@@ -106,7 +106,9 @@ class ChatGrader(Grader):
     def answer_schema(self, uncertain: bool) -> dict[str, Any]:
         """The form of the answer as a JSON schema, strict."""
         keys = re.findall(r'"(\w+)":', self.ask(uncertain))
-        kind = {"type": "integer" if self.numbers == "whole" else "number"}
+        kind: dict[str, Any] = {"type": "integer" if self.numbers == "whole" else "number"}
+        if ChatGrader.few_ratings(self, False):  # else small models leave the scale
+            kind["enum"] = list(range(int(self.scale[0]), int(self.scale[1]) + 1))
         form = {"type": "object", "properties": dict.fromkeys(keys, kind), "required": keys}
         return {"name": "rating", "strict": True, "schema": form | {"additionalProperties": False}}
 
