@@ -58,10 +58,10 @@ def _imported(params: Params) -> list[str]:
 
 def _graded(params: Params, grader: JudgeParams | ChatGrader, uncertain: bool) -> dict[str, Any]:
     """What decides the scores of a grader, and where they come from."""
-    definition = grader.definition(uncertain)
+    definition, provider = grader.definition(uncertain), params.providers[grader.provider]
     if not isinstance(grader, CompletionJudge):
-        definition["endpoint"] = params.providers[grader.provider].endpoint
-    return definition
+        definition["endpoint"] = provider.endpoint
+    return definition | ({"provider": provider.asked} if provider.asked else {})
 
 
 def labels_wanted(params: Params, prompt_ids: Iterable[str]) -> dict[str, set[tuple[str, str, int]]]:
