@@ -183,8 +183,8 @@ def _unlabelled(prep: Prepared, confidence: float) -> Sides:
     has = prep.logged.labelled * prep.counted > 0
     if has.sum() < 2 or not np.isfinite(prep.counted_weight).all():
         return 0.0, 0.0
-    chance = prep.logged.label_weight[has]
-    w = prep.logged.by_cluster(chance / chance.mean() * np.exp(prep.log_weight[has]), has)
+    inverse_chance = prep.logged.label_weight[has]
+    w = prep.logged.by_cluster(inverse_chance / inverse_chance.mean() * np.exp(prep.log_weight[has]), has)
     error = float(w.std(ddof=1) / np.sqrt(len(w))) if len(w) > 1 else float("inf")
     short = float(prep.by_cluster(prep.counted_weight).mean() - w.mean()) - normal(confidence) * error
     return _of_residuals(prep, max(0.0, short))

@@ -17,7 +17,7 @@ from scipy.optimize import isotonic_regression
 if TYPE_CHECKING:
     from arena10k.estimation.data import Rows
 
-MIN_LABELS = 10
+MIN_TRAINING_LABELS = 10
 #: Distinct scores (L,) of all samples, and by sample the index of each row's score.
 Levels = tuple[np.ndarray, dict[str, np.ndarray]]
 
@@ -173,9 +173,9 @@ def fit_two_stage(samples: Mapping[str, Rows], source: str) -> Fit:
 
 
 def enough_labels(rows: Rows) -> bool:
-    """Whether a calibration can be cross-fitted: at least `MIN_LABELS` labels in at least two folds."""
+    """Whether a calibration can be cross-fitted: at least `MIN_TRAINING_LABELS` labels in at least two folds."""
     labelled = rows.labelled > 0
-    return bool(labelled.sum() >= MIN_LABELS and len(np.unique(rows.fold[labelled])) >= 2)
+    return bool(labelled.sum() >= MIN_TRAINING_LABELS and len(np.unique(rows.fold[labelled])) >= 2)
 
 
 #: A calibration variant: (samples by name, the one whose labels train it) -> fit. None leaves f(S) = S.

@@ -208,5 +208,5 @@ class PolicyContext:
 
 def context(data: PolicyData, analysis: Analysis = DEFAULT, flags: Iterable[str] = (), **named: Any) -> PolicyContext:
     """Prepare one policy. `flags` are facts about it that the arrays do not show: `WRONG_WEIGHTS`, `DOUBTFUL_WEIGHTS`,
-    `LOGPROBS_ASKED`; `named` the other fields of a context."""
+    `DOUBTFUL_DRAWS`, `LOGPROBS_ASKED`; `named` the other fields of a context."""
     return PolicyContext(data, prepare(data, analysis.calibration), analysis, frozenset(flags), **named)

@@ -127,7 +127,7 @@ class Rows:
 
     @cached_property
     def label_or_zero(self) -> np.ndarray:
-        """The label where there is one, 0 elsewhere; only ever used multiplied by `label_weight`."""
+        """The label where there is one, 0 elsewhere: for sums over the labelled rows."""
         return np.asarray(np.nan_to_num(self.label, nan=0.0))
 
     @cached_property
@@ -154,7 +154,8 @@ class Rows:
 
     @property
     def label_weight(self) -> np.ndarray:
-        """1 where there is a label, times 1 / its chance of having one where labels are not at random; else 0."""
+        """1 where there is a label, times 1 / its chance of having one where labels are not at random, scaled to mean
+        one over the labelled rows; else 0."""
         return self.labelling.weight
 
 

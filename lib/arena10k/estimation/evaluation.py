@@ -189,7 +189,7 @@ def evaluate(
         of the same response in nats, `logp_<policy>` (the logging policy's included) or `log_weight_<policy>`. With
         `response` or `response_chars` log-probs are tested against lengths. A missing weight is lost, and counts as
         unseen: leave out rows that were not asked for one.
-    fresh : one row per response of a policy: `policy`, `prompt_id`, `judge`, `label`, optionally `draw`.
+    fresh : one row per response of a policy: `policy`, `prompt_id`, `judge`, `label`.
     judge, label : column names in both frames; NaN is "not there", and a column may be missing. Labels are outcomes by
         the oracle, on a random part of the rows unless `label_propensity` names a column with each row's chance.
     judge_variance : column with the variance of the judge's score, on the judge's scale.

@@ -1,4 +1,5 @@
-"""The one rule for the estimate that speaks for a policy: the accepted one that takes least to be believed."""
+"""The one rule for the estimate that speaks for a policy: of the accepted ones within the wanted belief, a REPORT
+before a CAUTION, then the narrowest."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 once.
 
 theta = sum_t (sum_i num_ti) / (sum_i den_ti). A mean has den = 1, a self-normalised mean den = w. A row enters at
-most the terms of its own sample; rows of one prompt, logged or fresh, form a cluster.
+most the terms of its own sample; rows of one cluster of prompts, logged or fresh, belong together.
 """
 
 from __future__ import annotations

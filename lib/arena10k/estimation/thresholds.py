@@ -1,4 +1,4 @@
-"""Every number that a verdict or a warning depends on."""
+"""The numbers that verdicts and warnings share."""
 
 from __future__ import annotations
 
