@@ -93,8 +93,8 @@ def test_the_score_that_stands_in_for_lost_ones_is_that_of_like_labels(missing, 
 
 
 def test_few_labels_are_not_a_calibration():
-    for n, fold, enough in ((calibration.MIN_TRAINING_LABELS - 1, None, False), (calibration.MIN_TRAINING_LABELS, None, True),
-                            (calibration.MIN_TRAINING_LABELS, np.zeros(50), False)):  # fmt: skip
+    least = calibration.MIN_TRAINING_LABELS
+    for n, fold, enough in ((least - 1, None, False), (least, None, True), (least, np.zeros(50), False)):
         label = np.where(np.arange(50) < n, 0.5, np.nan)
         assert calibration.enough_labels(Rows(np.zeros(50), label=label, fold=fold)) == enough
 
