@@ -45,6 +45,7 @@ SCORES = [
         for text in ('{"rating": 7, "reason": "good"}', "Here:\n{'Rating': 7,}", '{"rating": "7"}', "7.")
     ),
     *(({}, text, 0.7) for text in ("**Rating: 7/10**", "Score: 7", "7 out of 10", "I rate it 7", '[{"score": 7}]')),
+    ({}, '{"rating": 7, "examples": {"rating": 3}, "reason": "it says {\'rating\': 10}"}', 0.7),
     ({"numbers": "continuous"}, "7.5", 0.75),
     (FIVE, "4", 0.75),
 ]
@@ -59,6 +60,9 @@ def test_a_rating_is_its_place_on_the_scale(how, text, score):
 UNPARSABLE = [
     *("", "good", "7 or 8", "7-8", "7/5", "rating: 7-8", "seven", "1e1", "score 1e1", "\u0667", "[]", "[" * 100_000),
     *("7 colours", "Rating: 7, or 8", '{"rating": true}', '{"rating": null}', '{"rating": 3, "rating": 9}'),
+    *('{"reason": "it says {\'rating\': 10} itself"}', "Score: 8.5pts", "Score: 7/100points", "7%", "Rating: 7,7"),
+    *("I cannot rate this response: it has only 1 sentence.", "Rating: good. There are 2 mistakes.", "5 of 5"),
+    *('{"rating": 7} no, {"rat', "{'rating': 7, 'rating': 3}", "7*8", '{"rating": {"rating": 3}}'),
     *('{"rating": 3, "score": 9}', '{"rating": 7} or {"rating": 8}', '{"rating": NaN}', '{"rating": "7-8"}'),
 ]
 OUT_OF_SCALE = ["11", "-1", "7.5", '{"rating": 1e999}', "9" * 400]
@@ -73,6 +77,9 @@ FAULTS = [
     (TOKENS, answer("4", top=[("4", 0.5), ("The", 0.4)]), "low_mass.* lower judge.min_mass"),
     (TOKENS, answer("4", top=[("The", 0.9), ("6", 0.1)]), "no_ratings"),
     (TOKENS, answer("4"), "no_ratings"),
+    (TOKENS, answer("4", top=[("4", 1.0), ("3", 1.0)]), "no_ratings.* add up to 2"),
+    ({}, answer('Maybe {"rating": 5}, no.</think>\n8'), "reasoning_unmarked"),
+    ({}, answer([{"type": "reasoning", "text": "hm"}]), "reasoning_only"),
     (TOKENS, answer("4", top=[("4", 1.5)]), "positive"),
 ]
 
@@ -126,3 +133,9 @@ def test_text_to_grade_stays_data():
     assert json.loads(user.split("\n")[1].removeprefix("Answer: ")) == text
     assert "<|" not in user
     assert user.count("\n") == 4
+
+
+def test_text_in_parts_and_a_token_listed_twice_are_read_once():
+    assert read({}, answer([{"type": "output_text", "text": "7"}])).value == 0.7
+    once, twice = ([("4", 0.6), ("5", 0.35)], [("4", 0.6), ("4", 0.6), ("5", 0.35)])
+    assert read(TOKENS, answer("4", top=twice)).value == read(TOKENS, answer("4", top=once)).value

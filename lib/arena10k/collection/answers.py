@@ -25,6 +25,8 @@ _FILTER = re.compile(
 )
 _THINKING = re.compile(r"\s*<think(?:ing)?>(.*?)</think(?:ing)?>\s*", re.DOTALL)
 _UNFINISHED = re.compile(r"\s*<think(?:ing)?>(?!.*</think)", re.DOTALL)
+#: An empty text may have taken so many tokens: an end, blanks.
+FEW_UNSEEN = 4
 #: Of so many tokens of a response the candidates are kept.
 AUDITED = 64
 #: The code of an answer by another model than the one that was asked.
@@ -149,7 +151,7 @@ def text_response(answers: list[dict[str, Any]], rendered: str, template: ChatTe
     if spelled not in (text.encode(), (text + template.end_of_turn).encode()):
         raise invalid("ids_mismatch", "the generated tokens do not spell the response: its text was changed")
     # An end of turn that is not shown is a last token without text.
-    ended = spelled != text.encode() or (bool(tokens) and not tokens[-1])
+    ended = reason != "length" and (spelled != text.encode() or (bool(tokens) and not tokens[-1]))
     payload |= {"token_logprobs": check_logprobs(values), "end_scored": ended}
     return Measurement(text, payload | _candidates(tokens, payload["token_logprobs"], tops))
 
@@ -166,8 +168,9 @@ def _spoken(answer: dict[str, Any], choice: dict[str, Any]) -> tuple[str, str]:
     parts = content if isinstance(content, list) else []
     if parts:
         kinds = [part.get("type", "text") for part in parts]
-        elsewhere += [part.get(str(kind)) for part, kind in zip(parts, kinds, strict=True) if kind != "text"]
-        content = "".join(part["text"] for part, kind in zip(parts, kinds, strict=True) if kind == "text")
+        told = ("text", "output_text")
+        elsewhere += [part.get(str(kind)) or part for part, kind in zip(parts, kinds, strict=True) if kind not in told]
+        content = "".join(part["text"] for part, kind in zip(parts, kinds, strict=True) if kind in told)
     reasoning = "\n".join(said if isinstance(said, str) else repr(said) for said in elsewhere if said)
     if isinstance(content, str) and (tagged := _THINKING.match(content)):
         reasoning, content = reasoning or tagged[1].strip(), content[tagged.end() :]
@@ -178,6 +181,9 @@ def _spoken(answer: dict[str, Any], choice: dict[str, Any]) -> tuple[str, str]:
     counted = details if isinstance(details, dict) else usage  # SGLang counts them in usage itself
     if not reasoning and (thought := counted.get("reasoning_tokens")):
         reasoning = f"({thought} tokens that are not shown)"
+    if isinstance(content, str) and "</think>" in content and "<think" not in content:
+        detail = "reasoning without its beginning: start the server with its reasoning parser, or switch reasoning off"
+        raise invalid("reasoning_unmarked", f"{detail} (`extra_body`)")
     if isinstance(content, str) and content.strip():
         return content, reasoning
     spent = str(choice.get("finish_reason")).lower() in _SAYS_CUT
@@ -194,6 +200,8 @@ def _spoken(answer: dict[str, Any], choice: dict[str, Any]) -> tuple[str, str]:
         raise invalid("no_text", f"the text is empty, the model called a tool: {tools!r:.80}")
     if not isinstance(content, str):
         raise invalid("no_text", "the answer has no text content")
+    if (usage.get("completion_tokens") or 0) > FEW_UNSEEN and not (choice.get("token_ids") or choice.get("logprobs")):
+        raise invalid("no_text", f"the text is empty, of {usage['completion_tokens']} tokens that were generated")
     return content, reasoning
 
 
@@ -223,7 +231,7 @@ def _candidates(tokens: list[str], values: list[float], tops: list[dict[str, flo
         if not top or len(top) < 2:
             return {}
         likeliest = sorted(top.items(), key=lambda pair: -pair[1])[:-1]
-        place = next((i for i, pair in enumerate(likeliest) if pair == (token, value)), -1)
+        place = next((i for i, (name, nats) in enumerate(likeliest) if name == token and abs(nats - value) < 1e-3), -1)
         seen = [i for i, (name, _) in enumerate(likeliest) if name in said]
         rows.append([place, [round(nats, 4) for _, nats in likeliest], seen])
         said.add(token)

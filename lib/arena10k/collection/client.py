@@ -94,7 +94,7 @@ def _headers(name: str, provider: Provider) -> dict[str, str]:
         variable = value.removeprefix("$") if value.startswith("$") else None
         if variable and not os.environ.get(variable):
             raise ArenaError(f"providers.{name}.headers.{header}: environment variable {variable} is not set")
-        out[header] = os.environ[variable] if variable else value
+        out[header] = os.environ[variable].strip() if variable else value
     return out
 
 
@@ -190,8 +190,10 @@ class Endpoint:
     def redacted(self, message: str) -> str:
         """What a provider says, without the key that some quote, so that it comes neither into the store nor into a
         message; shortened after that, for a part of a key is still a secret."""
-        if self.provider.api_key_env:
-            message = message.replace(self._key, f"<{self.provider.api_key_env}>")
+        secrets = {self._key: self.provider.api_key_env} if self.provider.api_key_env else {}
+        secrets |= {os.environ[v[1:]].strip(): v[1:] for v in self.provider.headers.values() if v.startswith("$")}
+        for secret, variable in secrets.items():
+            message = message.replace(secret, f"<{variable}>")
         return message[:_LONGEST]
 
     def without_key(self, error: CallError) -> CallError:

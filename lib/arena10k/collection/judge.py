@@ -188,7 +188,8 @@ def read_distribution(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measur
     text, _ = _text(answer)
     try:
         top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-        tokens, logprobs = [entry["token"].strip() for entry in top], [entry["logprob"] for entry in top]
+        once = {entry["token"]: entry["logprob"] for entry in top}  # some list the token that came twice
+        tokens, logprobs = [token.strip() for token in once], list(once.values())
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise invalid("no_ratings", f"the answer has no top_logprobs: {text!r:.200}") from error
     by_token: dict[str, list[float]] = {}
@@ -211,6 +212,9 @@ def _normalised(pairs: Reading, min_mass: float, ratings: list[str], size: int) 
     mass = math.fsum(p for _, p in pairs)
     if not pairs:
         raise invalid("no_ratings", f"none of {ratings} is among the top {size} tokens")
+    if mass > 1.001:
+        detail = f"the probabilities of the rating tokens add up to {mass:.3g}: what stands for log-probs are none"
+        raise invalid("no_ratings", detail)
     if not mass >= min_mass:
         raise invalid(
             "low_mass",

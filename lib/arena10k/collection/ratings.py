@@ -11,13 +11,24 @@ from typing import Any
 from arena10k.params.judge import ChatGrader
 
 _NUMBER = r"[-+]?[0-9]+(?:\.[0-9]+)?"
-_OBJECT = re.compile(r"\{[^{}]*\}")
-_LABEL = re.compile(r"\b(?:rat(?:ing|e|ed)|scored?|grade)\b", re.IGNORECASE)
 #: What judges call a rating beside its name.
 _SYNONYMS = {"score": "rating", "grade": "rating"}
-#: Ranges ("7-8", "7 to 8") are two numbers.
-_PARTS = re.compile(rf"(?<![\w.])(?P<number>{_NUMBER})(?:\s*(?:/|out of)\s*(?P<of>{_NUMBER}))?(?!\w)", re.IGNORECASE)
-_MARKUP = re.compile(r"[*_`#>]+")
+_PARTS = re.compile(
+    rf"(?<![\w.])(?P<number>{_NUMBER})(?:\s*(?:points?|stars?)?\s*(?:/|(?:out )?of)\s*(?P<of>{_NUMBER}))?"
+    r"(?!\w|[.,]?[0-9]|%|\s*(?:/|out of)\s*[0-9])",
+    re.IGNORECASE,
+)
+#: A number that the words before it call the rating, and of which no more is said.
+_LABELLED = re.compile(
+    r"\b(?:rat(?:ing|e|ed)|scored?|grade)\b(?:\s+(?:is|of|as|at|it|a|this|the|response|answer))*\s*[:=]?\s*"
+    rf"{_PARTS.pattern}\s*(?:points?|stars?)?\s*(?:$|[.;!)\n])",
+    re.IGNORECASE,
+)
+_OBJECT = re.compile(r"\{[^{}]*\}")
+_MARKUP = re.compile(r"(?<!\w)[*_]+|[*_]+(?!\w)|[`#]+|^>", re.MULTILINE)
+_DECODER = json.JSONDecoder(object_pairs_hook=list)
+
+Pairs = list[tuple[Any, Any]]
 
 
 def numbers(text: str, keys: tuple[str, ...], grader: ChatGrader, cut: bool) -> dict[str, float] | None:
@@ -26,22 +37,40 @@ def numbers(text: str, keys: tuple[str, ...], grader: ChatGrader, cut: bool) -> 
 
     None where the text has none, several that differ, or a bare number that may be `cut` off.
     """
-    objects = [found for block in _OBJECT.findall(text) if (found := _of_object(block, keys)) is not None]
-    if objects:
-        return objects[0] if all(found == objects[0] for found in objects) else None
-    return None if keys != ("rating",) or cut or "{" in text else _of_prose(text, grader)
+    if "{" not in text:
+        return None if keys != ("rating",) or cut else _of_prose(text, grader)
+    objects = _objects(text)
+    found = [values for pairs in objects or () if (values := _of_pairs(pairs, keys)) is not None]
+    return found[0] if found and all(values == found[0] for values in found) else None
 
 
-def _of_object(block: str, keys: Sequence[str]) -> dict[str, float] | None:
-    """The numbers under `keys`, in any case; None where one is missing or has two values."""
-    try:
-        pairs: Any = json.loads(block, object_pairs_hook=list)
-    except (ValueError, RecursionError):
+def _objects(text: str) -> list[Pairs] | None:
+    """The objects of a text, as pairs, without those within others; None where one cannot be read."""
+    out, at = [], 0
+    while (at := text.find("{", at)) >= 0:
         try:
-            literal = ast.literal_eval(block)  # single quotes, a comma too many
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pairs, at = _DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            block = _OBJECT.match(text, at)  # single quotes, a comma too many
+            if block is None or (pairs := _literal(block[0])) is None:
+                return None
+            at = block.end()
+        out.append(pairs)
+    return out
+
+
+def _literal(block: str) -> Pairs | None:
+    try:
+        tree = ast.parse(block, mode="eval").body
+        if not isinstance(tree, ast.Dict):
             return None
-        pairs = list(literal.items()) if isinstance(literal, dict) else []
+        return [(ast.literal_eval(k), ast.literal_eval(v)) for k, v in zip(tree.keys, tree.values, strict=True) if k]
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def _of_pairs(pairs: Pairs, keys: Sequence[str]) -> dict[str, float] | None:
+    """The numbers under `keys`, in any case; None where one is missing or has two values."""
     out: dict[str, float] = {}
     for key, value in pairs:
         name = str(key).strip().lower()
@@ -58,8 +87,10 @@ def _of_object(block: str, keys: Sequence[str]) -> dict[str, float] | None:
 def _of_prose(text: str, grader: ChatGrader) -> dict[str, float] | None:
     plain = _MARKUP.sub("", text).strip()
     found = [(m["number"], m["of"]) for m in _PARTS.finditer(plain)]
-    if len({float(number) for number, _ in found}) != 1 or any(of and float(of) != grader.scale[1] for _, of in found):
+    given = {float(number) for number, _ in found}
+    if len(given) != 1 or any(of and float(of) != grader.scale[1] for _, of in found):
         return None
-    # Words beside the number must say that it is the rating.
+    if len(re.findall(r"[0-9]+(?:\.[0-9]+)?", plain)) != sum(2 if of else 1 for _, of in found):
+        return None  # digits that are no number of their own
     bare = re.fullmatch(rf"{_PARTS.pattern}\.?", plain, re.IGNORECASE)
-    return {"rating": float(found[0][0])} if bare or _LABEL.search(plain) else None
+    return {"rating": given.pop()} if bare or _LABELLED.search(plain) else None
