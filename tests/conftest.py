@@ -50,6 +50,15 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def server():
+    """A stub of an endpoint, started once for the tests of a module."""
+    from stub_server import Stub
+
+    with Stub() as made:
+        yield made
+
+
 @pytest.fixture(scope="session")
 def browsing():
     """The browser, started once: a test opens the page that it looks at."""

@@ -22,7 +22,7 @@ from arena10k.collection.tasks import PREFLIGHT, Measurement
 from arena10k.errors import ArenaError
 from arena10k.inputs import prompts
 from stub_run import forked, make_params, run_responses, run_scores
-from stub_server import Stub, error
+from stub_server import Stub, chat_answer, error
 
 BATCH = {"mode": "batch", "batch_poll_seconds": 0.02, "timeout_seconds": 1.0}
 
@@ -81,6 +81,14 @@ def test_the_same_records_and_payments_as_by_single_requests(home, stub, elsewhe
     assert "batch batch_0:" in capfd.readouterr().err
     # What an answer in a batch took is not known; that of the preflight is.
     assert sum(r["seconds"] is not None for r in store.rows()) == 2 * PREFLIGHT
+
+
+def test_an_answer_in_a_batch_may_carry_the_alias_of_its_model(home, stub):
+    stub.fault = lambda body, n: chat_answer(body) | {"model": "behind-it"}
+    params = make_params(home, stub.url, n_prompts=10, draws=1, **BATCH)
+    aliased = {name: p.model_copy(update={"model_alias": "behind-it"}) for name, p in params.policies.items()}
+    _, outcome = run_responses(params.model_copy(update={"policies": aliased}))
+    assert (outcome.ok, outcome.errors) == (20, {})
 
 
 def test_faults_of_lines_become_the_rows_that_single_requests_give(home, stub, elsewhere):

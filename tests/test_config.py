@@ -126,6 +126,11 @@ def test_fingerprint_sees_every_part_of_the_definition_and_not_the_name_and_seed
     for where, value in (parts | {"max_tokens": 5, "examples": [{"user": "a", "assistant": "b"}]}).items():
         other = policies(config.load(write(tmp_path, changed(f"policies.pi_a.{where}", value))))
         assert other["pi_a"].fingerprint != base["p0"].fingerprint, where
+    raw = changed("policies.pi_a.leave_out", ["top_p"])
+    own = policies(config.load(write(tmp_path, raw)))["pi_a"].fingerprint
+    provider = raw["policies"]["pi_a"]["provider"]
+    raw["providers"][provider]["leave_out"] = ["temperature"]
+    assert policies(config.load(write(tmp_path, raw)))["pi_a"].fingerprint != own, "its provider's beside its own"
     seeds = {p.seed(1, prompt, draw) for p in base.values() for prompt in ("a", "b") for draw in range(3)}
     assert len(seeds) == 12
 

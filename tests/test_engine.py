@@ -20,17 +20,11 @@ from arena10k.collection.store import Store
 from arena10k.collection.tasks import Request
 from arena10k.errors import ArenaError, CallError, ParamsError
 from stub_run import make_params, prepared, run_responses, run_scores
-from stub_server import Stub, chat_answer, error
+from stub_server import chat_answer, error
 from test_batch import BATCH
 
 SECRET = "sk-CANARY" + "x" * 40
 NOWHERE = "http://127.0.0.1:9/v1"
-
-
-@pytest.fixture(scope="module")
-def server():
-    with Stub() as made:
-        yield made
 
 
 @pytest.fixture

@@ -21,19 +21,13 @@ from arena10k.estimation import ESTIMATORS
 from arena10k.inputs import prompts
 from arena10k.params.config import load
 from arena10k.run import Run
-from stub_server import JUDGE_MODEL, MODEL, Stub, judge_answer, rated
+from stub_server import JUDGE_MODEL, MODEL, judge_answer, rated
 
 CASE = "Question: {prompt}\nAnswer: {response}\nRate how good the answer is."
 GRADER = {"provider": "stub", "model": JUDGE_MODEL, "case": CASE}
 CHAT = {"form": "chat", **GRADER}
 HUNDRED = {"kind": "model", "grader": GRADER | {"scale": [0, 100]}}
 NOWHERE = "http://127.0.0.1:9/v1"
-
-
-@pytest.fixture(scope="module")
-def server():
-    with Stub() as made:
-        yield made
 
 
 @pytest.fixture

@@ -211,5 +211,5 @@ def test_responses_that_are_lost_are_a_fact_of_the_policy(home, every, said):
         params = make_params(home, stub.url, n_prompts=30, draws=1)
         store, outcome = run_responses(params)
     assert set(outcome.errors) == {"reasoning_only"}
-    assert status.missing_responses(store, "p0") == pytest.approx(len(range(0, 30, every)) / 30)
+    assert status.missing_responses(store)["p0"] == pytest.approx(len(range(0, 30, every)) / 30)
     assert ("responses_missing" in Recorded(params).flags["p0"]) is said

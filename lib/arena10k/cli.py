@@ -99,8 +99,8 @@ def _report(params_file: str, run: str | None, cores: int, profile: str, yes: bo
         if forced := dict.fromkeys([*again, *stages.unstamped(params)]):
             command += ["--forcerun", *map(stages.rule, forced)]
         before = failures.latest(params.run)
-        told = options.environment(yes=agreed, retry_errors=retry_errors)
-        code = stopping.run(command, told | runner.cache(params.run))
+        environment = options.environment(yes=agreed, retry_errors=retry_errors) | runner.cache(params.run)
+        code = stopping.run(command, environment)
     index = paths.reports_dir(params.run) / "index.html"
     if code:
         stages.of(params)  # raises the fault of an ablation matrix as one line

@@ -61,7 +61,7 @@ def main(base_url: str, model: str, name: str) -> None:
             kept = {key: value for key, value in known.get(what, {"expected": None}).items() if key not in new}
             entries.append(new | kept)
     entries += [entry for entry in before["answers"] if entry.get("case") or entry["what"] not in QUESTIONS]
-    rows = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    rows = ",\n".join(json.dumps(entry) for entry in entries)
     file.write_text(f'{{"source": {json.dumps(before["source"])}, "answers": [\n{rows}\n]}}\n')
 
 

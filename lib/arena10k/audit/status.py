@@ -220,8 +220,11 @@ def frame(status: dict[str, Any]) -> pd.DataFrame:
     return rows.astype({column: float for column in columns if column in ("rate", "eta_seconds", "dollars_projected")})
 
 
-def missing_responses(store: Store, policy: str) -> float:
-    """The share of a policy's responses, of those that were asked for, that ended in an error; 0 where none was."""
-    rows = [row for row in store.counts() if (row["job"], row["policy"]) == (RESPONSES, policy)]
-    failed = sum(row["n"] for row in rows if row["status"] == "error")
-    return float(failed / max(sum(row["n"] for row in rows), 1))
+def missing_responses(store: Store) -> dict[str, float]:
+    """The share of each policy's responses, of those that were asked for, that ended in an error."""
+    asked, failed = Counter[str](), Counter[str]()
+    for row in store.counts():
+        if row["job"] == RESPONSES:
+            asked[row["policy"]] += row["n"]
+            failed[row["policy"]] += row["n"] * (row["status"] == "error")
+    return {policy: failed[policy] / n for policy, n in asked.items()}

@@ -25,6 +25,8 @@ _FILTER = re.compile(
 )
 _THINKING = re.compile(r"\s*<think(?:ing)?>(.*?)</think(?:ing)?>\s*", re.DOTALL)
 _UNFINISHED = re.compile(r"\s*<think(?:ing)?>(?!.*</think)", re.DOTALL)
+#: The kinds of parts of a message that are its text.
+_TEXT_PARTS = ("text", "output_text")
 #: An empty text may have taken so many tokens: an end, blanks.
 FEW_UNSEEN = 4
 #: Of so many tokens of a response the candidates are kept.
@@ -116,8 +118,9 @@ def chat_response(answers: list[dict[str, Any]], token_ids: bool) -> Measurement
         return Measurement(text, payload)
     prompt_ids = answer.get("prompt_token_ids") or choice.get("prompt_token_ids")
     # vLLM and others; SGLang; LiteLLM in front of either.
-    places = choice.get("token_ids"), choice.get("response_token_ids")
-    ids = next((i for i in (*places, (choice.get("provider_specific_fields") or {}).get("token_ids")) if i), places[0])
+    more = choice.get("provider_specific_fields") or {}
+    places = (choice.get("token_ids"), choice.get("response_token_ids"), more.get("token_ids"))
+    ids = next(filter(None, places), places[0])
     counted = (answer.get("usage") or {}).get("prompt_tokens")
     if not prompt_ids or ids is None:
         raise invalid("no_token_ids", "the endpoint is declared to return token ids and did not")
@@ -157,65 +160,73 @@ def text_response(answers: list[dict[str, Any]], rendered: str, template: ChatTe
 
 
 def _spoken(answer: dict[str, Any], choice: dict[str, Any]) -> tuple[str, str]:
-    """What the message says, and what it says of its reasoning, which is not part of the response.
-
-    An empty text is a response only where nothing else was said: else ``refused``, ``content_filter``,
-    ``reasoning_only``; ``no_text`` where tokens were generated that are nowhere.
-    """
-    message = choice.get("message") or {}
-    content, refusal = message.get("content"), message.get("refusal")
+    """What the message says, and what it says of its reasoning, which is not part of the response. An empty text is a
+    response only where nothing else was said (see `_why_empty`)."""
+    message, usage = choice.get("message") or {}, answer.get("usage") or {}
+    content = message.get("content")
     elsewhere = [message.get(key) for key in ("reasoning_content", "reasoning", "thinking", "reasoning_details")]
-    parts = content if isinstance(content, list) else []
-    if parts:
-        kinds = [part.get("type", "text") for part in parts]
-        told = ("text", "output_text")
-        elsewhere += [part.get(str(kind)) or part for part, kind in zip(parts, kinds, strict=True) if kind not in told]
-        content = "".join(part["text"] for part, kind in zip(parts, kinds, strict=True) if kind in told)
+    if isinstance(content, list) and content:
+        kinds = [(str(part.get("type", "text")), part) for part in content]
+        elsewhere += [part.get(kind) or part for kind, part in kinds if kind not in _TEXT_PARTS]
+        content = "".join(part["text"] for kind, part in kinds if kind in _TEXT_PARTS)
     reasoning = "\n".join(said if isinstance(said, str) else repr(said) for said in elsewhere if said)
-    if isinstance(content, str) and (tagged := _THINKING.match(content)):
-        reasoning, content = reasoning or tagged[1].strip(), content[tagged.end() :]
-    elif isinstance(content, str) and _UNFINISHED.match(content):
-        reasoning, content = reasoning or content, ""
-    usage = answer.get("usage") or {}
+    if isinstance(content, str):
+        if tagged := _THINKING.match(content):
+            reasoning, content = reasoning or tagged[1].strip(), content[tagged.end() :]
+        elif _UNFINISHED.match(content):
+            reasoning, content = reasoning or content, ""
+        elif "</think>" in content and "<think" not in content:
+            detail = "start the server with its reasoning parser, or switch reasoning off (`extra_body`)"
+            raise invalid("reasoning_unmarked", f"reasoning without its beginning: {detail}")
     details = usage.get("completion_tokens_details")
     counted = details if isinstance(details, dict) else usage  # SGLang counts them in usage itself
     if not reasoning and (thought := counted.get("reasoning_tokens")):
         reasoning = f"({thought} tokens that are not shown)"
-    if isinstance(content, str) and "</think>" in content and "<think" not in content:
-        detail = "reasoning without its beginning: start the server with its reasoning parser, or switch reasoning off"
-        raise invalid("reasoning_unmarked", f"{detail} (`extra_body`)")
-    if isinstance(content, str) and content.strip():
-        return content, reasoning
-    spent = str(choice.get("finish_reason")).lower() in _SAYS_CUT
-    if choice.get("finish_reason") == "content_filter":
-        raise invalid("content_filter", "the answer was filtered by the provider")
-    if refusal:
-        raise invalid("refused", one_line(refusal))
-    # Cut off without a word, and nothing shows what was generated.
-    nowhere = spent and not content and not choice.get("token_ids")
-    if reasoning or nowhere:
-        what = "all of max_tokens went into it: raise max_tokens" if spent else "the answer is not in its place"
-        raise invalid("reasoning_only", f"the text is empty, the model reasoned only; {what}: {reasoning[:80]!r}")
+    if not isinstance(content, str) or not content.strip():
+        reason = _why_empty(choice, content, reasoning, usage.get("completion_tokens") or 0)
+        if reason:
+            raise reason
+    return str(content), reasoning
+
+
+def _why_empty(choice: dict[str, Any], content: Any, reasoning: str, generated_tokens: int) -> CallError | None:
+    """Why an answer without a text is no response; None of one that is: blanks, or an end at once."""
+    message, says = choice.get("message") or {}, _says(choice)
+    if message.get("refusal"):
+        return invalid("refused", one_line(message["refusal"]))
+    shown = bool(choice.get("token_ids"))
+    if reasoning or (says in _SAYS_CUT and not content and not shown):
+        what = "the answer is not in its place"
+        if says in _SAYS_CUT:
+            what = "all of max_tokens went into it: raise max_tokens"
+        detail = f"the text is empty, the model reasoned only; {what}: {reasoning[:80]!r}"
+        return invalid("reasoning_only", detail)
     if tools := message.get("tool_calls") or message.get("function_call"):
-        raise invalid("no_text", f"the text is empty, the model called a tool: {tools!r:.80}")
+        return invalid("no_text", f"the text is empty, the model called a tool: {tools!r:.80}")
     if not isinstance(content, str):
-        raise invalid("no_text", "the answer has no text content")
-    if (usage.get("completion_tokens") or 0) > FEW_UNSEEN and not (choice.get("token_ids") or choice.get("logprobs")):
-        raise invalid("no_text", f"the text is empty, of {usage['completion_tokens']} tokens that were generated")
-    return content, reasoning
+        return invalid("no_text", "the answer has no text content")
+    if generated_tokens > FEW_UNSEEN and not (shown or choice.get("logprobs")):
+        return invalid("no_text", f"the text is empty, of {generated_tokens} tokens that were generated")
+    return None
+
+
+def _says(choice: dict[str, Any]) -> str:
+    """How the endpoint says that the answer ended, in lower case; a filter leaves a text that nobody said."""
+    reason = choice.get("finish_reason")
+    says = reason.lower() if isinstance(reason, str) else ""
+    if says == "content_filter":
+        raise invalid("content_filter", "the answer was filtered by the provider")
+    return says
 
 
 def _finish_reason(choice: dict[str, Any]) -> str:
     """By itself (`ENDED`) or at its length; whatever else it may say, nobody can tell what the text is."""
-    reason = choice.get("finish_reason")
-    says = reason.lower() if isinstance(reason, str) else reason
-    if says == "content_filter":
-        raise invalid("content_filter", "the answer was filtered by the provider")
+    says = _says(choice)
     if says in _SAYS_CUT:
         return "length"
     if says in _SAYS_ENDED:
-        return str(says) if says in ENDED else "stop"
-    detail = f"finish_reason {reason!r} does not say whether the response ended or was cut off"
+        return says if says in ENDED else "stop"
+    detail = f"finish_reason {choice.get('finish_reason')!r} does not say whether the response ended or was cut off"
     raise invalid("finish_reason", detail)
 
 

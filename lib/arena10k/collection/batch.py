@@ -143,7 +143,7 @@ class Answers:
                 answer = _answer(orjson.loads(self._file.readline()))
             except CallError as error:
                 raise self._without_key(error) from None
-            check_model(request.body["model"], answer)
+            check_model(request.answering, answer)
             return answer
 
         return send

@@ -25,7 +25,7 @@ from arena10k.collection.limits import Limits, pause
 from arena10k.collection.tasks import Request
 from arena10k.errors import ArenaError, CallError, invalid, one_line
 from arena10k.params.config import Params
-from arena10k.params.sections import Provider
+from arena10k.params.sections import OMITTABLE, Provider
 
 T = TypeVar("T")
 _OVERLOAD = {"http_429", "http_503", "timeout"}
@@ -33,22 +33,24 @@ _OVERLOAD = {"http_429", "http_503", "timeout"}
 _LONGEST = 300
 _GOES_ON = "nothing was spent by that refusal, and the same command goes on from here"
 _JSON = openai.RequestOptions(headers={"Content-Type": "application/json"})
+#: Fields that are sent because a capability is declared.
+_CAPABILITY = {"return_token_ids": "token_ids", "response_format": "json_schema", "echo": "echo_logprobs"}
 #: Fields of a request that an endpoint may refuse, as their names stand in what it says.
-_FIELD = re.compile(
-    r"\b(max_completion_tokens|max_tokens|temperature|top_p|top_logprobs|logprobs|seed|stop|response_format|"
-    r"return_token_ids|echo)\b", re.IGNORECASE,
-)  # fmt: skip
+_FIELD = re.compile(rf"\b({'|'.join((*OMITTABLE, 'max_completion_tokens', *_CAPABILITY))})\b", re.IGNORECASE)
 
 
 def api_key(name: str, provider: Provider) -> str:
-    """The provider's key from its environment variable; endpoints that declare none get a placeholder. Raises
-    ArenaError where the variable is not set: it names the variable, never a value."""
-    if not provider.api_key_env:
-        return "none"
-    key = os.environ.get(provider.api_key_env, "").strip()
-    if not key:
-        raise ArenaError(f"providers.{name}: environment variable {provider.api_key_env} is not set")
-    return key
+    """The provider's key from its environment variable; endpoints that declare none get a placeholder."""
+    return _secret(f"providers.{name}", provider.api_key_env) if provider.api_key_env else "none"
+
+
+def _secret(where: str, variable: str) -> str:
+    """What an environment variable holds. Raises ArenaError where it is not set: it names the variable, never a
+    value."""
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        raise ArenaError(f"{where}: environment variable {variable} is not set")
+    return value
 
 
 def classify(error: Exception) -> CallError:
@@ -87,17 +89,6 @@ def _wait(state: tenacity.RetryCallState) -> float:
     return max(backoff, getattr(error, "retry_after", None) or 0.0)
 
 
-def _headers(name: str, provider: Provider) -> dict[str, str]:
-    """The provider's own headers. Raises ArenaError for a variable that is not set."""
-    out = {}
-    for header, value in provider.headers.items():
-        variable = value.removeprefix("$") if value.startswith("$") else None
-        if variable and not os.environ.get(variable):
-            raise ArenaError(f"providers.{name}.headers.{header}: environment variable {variable} is not set")
-        out[header] = os.environ[variable].strip() if variable else value
-    return out
-
-
 class Endpoint:
     """One provider: shared connections, pace, retries, decoded answers.
 
@@ -109,15 +100,20 @@ class Endpoint:
     def __init__(self, name: str, provider: Provider, base_url: str, stopped: asyncio.Event):
         self.name, self.provider, self.base_url = name, provider, base_url
         self.limits, self._stopped = Limits(provider, stopped), stopped
-        self._key = api_key(name, provider)
+        key = api_key(name, provider)
+        variables = {header: value[1:] for header, value in provider.headers.items() if value.startswith("$")}
+        hidden = {h: _secret(f"providers.{name}.headers.{h}", variable) for h, variable in variables.items()}
+        #: What nobody may read, by the variable that holds it.
+        self._secrets = {variables[header]: value for header, value in hidden.items()}
+        self._secrets |= {provider.api_key_env: key} if provider.api_key_env else {}
         host = urlsplit(base_url).hostname or ""
         loopback = host == "localhost" or host.startswith("127.") or host == "::1"
         self.client = openai.AsyncOpenAI(
-            api_key=self._key,
+            api_key=key,
             base_url=base_url,
             max_retries=0,
             timeout=provider.timeout_seconds,
-            default_headers=_headers(name, provider),
+            default_headers=provider.headers | hidden,
             # A proxy of the environment does not know this machine.
             http_client=openai.DefaultAioHttpClient(timeout=provider.timeout_seconds, trust_env=not loopback),
         )
@@ -134,7 +130,7 @@ class Endpoint:
             return checked(orjson.loads(answer.content))
 
         answer = await self.retrying(post)
-        check_model(request.answers_as or request.body["model"], answer)
+        check_model(request.answering, answer)
         return answer
 
     async def models(self) -> list[str]:
@@ -190,9 +186,7 @@ class Endpoint:
     def redacted(self, message: str) -> str:
         """What a provider says, without the key that some quote, so that it comes neither into the store nor into a
         message; shortened after that, for a part of a key is still a secret."""
-        secrets = {self._key: self.provider.api_key_env} if self.provider.api_key_env else {}
-        secrets |= {os.environ[v[1:]].strip(): v[1:] for v in self.provider.headers.values() if v.startswith("$")}
-        for secret, variable in secrets.items():
+        for variable, secret in self._secrets.items():
             message = message.replace(secret, f"<{variable}>")
         return message[:_LONGEST]
 
@@ -206,12 +200,8 @@ class Endpoint:
         if field in ("max_tokens", "max_completion_tokens"):
             other = "max_completion_tokens" if self.provider.max_tokens_field == "max_tokens" else "max_tokens"
             return f"say `max_tokens_field: {other}` at {where}, or at the policy, judge or grader that asks"
-        if capability := {
-            "return_token_ids": "token_ids",
-            "response_format": "json_schema",
-            "echo": "echo_logprobs",
-        }.get(field):
-            return f"say `{capability}: false` in {where}.capabilities"
+        if field in _CAPABILITY:
+            return f"say `{_CAPABILITY[field]}: false` in {where}.capabilities"
         more = f"; `top_logprobs: 5` (or 0) in {where}.capabilities asks for fewer" if field == "top_logprobs" else ""
         return f"say `leave_out: [{field}]` at {where}, or at the policy, judge or grader that asks{more}"
 

@@ -82,11 +82,11 @@ def audit(logprobs: np.ndarray, drawn: np.ndarray, seen: np.ndarray) -> SamplerA
     rest = 1 - p.sum(axis=1)
     rest[rest < _ROUNDING] = 0
     honest, rows = np.column_stack([p, rest]), np.arange(len(p))
-    told = honest[rows, drawn] > 0  # of what came within rounding of nothing no ratio can be told
-    honest, rows = honest / honest.sum(axis=1, keepdims=True), rows[told]
+    informative = honest[rows, drawn] > 0  # of what came within rounding of nothing no ratio can be told
+    honest, rows, drawn = honest / honest.sum(axis=1, keepdims=True), rows[informative], drawn[informative]
     ratios = {}
     for name, weights in _alternatives(p, rest, seen).items():
-        share = weights[rows, drawn[told]] / weights[rows].sum(axis=1) / honest[rows, drawn[told]]
+        share = weights[rows, drawn] / weights[rows].sum(axis=1) / honest[rows, drawn]
         ratios[name] = float(np.log(_HONEST + (1 - _HONEST) * share).sum())
     evidence = np.logaddexp.reduce(list(ratios.values())) - np.log(len(ratios))
     best = max(ratios, key=ratios.__getitem__)
@@ -124,8 +124,8 @@ def of_responses(payloads: Iterable[Mapping[str, Any]]) -> SamplerAudit | None:
     if not tokens:
         return None
     width = max(len(nats) for _, nats, _ in tokens)
-    known, seen = np.full((len(tokens), width), -np.inf), np.zeros((len(tokens), width), dtype=bool)
+    logprobs, seen = np.full((len(tokens), width), -np.inf), np.zeros((len(tokens), width), dtype=bool)
     for row, (_, nats, said) in enumerate(tokens):
-        known[row, : len(nats)], seen[row, said] = nats, True
+        logprobs[row, : len(nats)], seen[row, said] = nats, True
     drawn = np.array([width if place < 0 else place for place, _, _ in tokens])
-    return audit(known, drawn, seen)
+    return audit(logprobs, drawn, seen)

@@ -30,8 +30,13 @@ class Request:
 
     path: str
     body: dict[str, Any]
-    #: The name of the model that its answer may carry.
-    answers_as: str | None = None
+    #: The name that its answer carries, where it is not that of the model.
+    alias: str | None = None
+
+    @property
+    def answering(self) -> str:
+        """The model that its answer has to name."""
+        return self.alias or str(self.body["model"])
 
     @property
     def prompt_tokens(self) -> int:

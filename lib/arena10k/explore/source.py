@@ -87,10 +87,11 @@ class Recorded:
         # A weight is a ratio: where the logging policy's half is of another distribution, every weight is wrong.
         everywhere = defined[self.params.logging_policy].temperature_mismatch
         drawn = sampler.facts(sampler.audits(self.params, self.reading), self.params.logging_policy)
+        missing = status.missing_responses(self.reading)
         flags = {
             name: ["temperature_mismatch"] * (everywhere or policy.temperature_mismatch)
             + drawn.get(name, [])
-            + ["responses_missing"] * (status.missing_responses(self.reading, name) > MISSING_SHARE)
+            + ["responses_missing"] * (missing.get(name, 0) > MISSING_SHARE)
             + facts.get(name, [])
             for name, policy in defined.items()
         }

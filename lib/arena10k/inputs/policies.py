@@ -14,7 +14,7 @@ from arena10k.inputs import chat_templates
 from arena10k.inputs.chat_templates import ChatTemplate
 from arena10k.params import imported
 from arena10k.params.config import Params
-from arena10k.params.sections import PolicyParams
+from arena10k.params.sections import PolicyParams, sent
 
 
 def digest(obj: Any) -> str:
@@ -44,7 +44,7 @@ class Policy:
     params: PolicyParams
     endpoint: str
     template: ChatTemplate | None = None
-    #: How its requests differ from what is always sent.
+    #: Its sampling as the endpoint is sent it, where params change that.
     asked: Mapping[str, Any] = field(default_factory=dict)
 
     def messages(self, prompt: str) -> list[dict[str, str]]:
@@ -93,8 +93,7 @@ class Policy:
     @property
     def temperature_mismatch(self) -> bool:
         """Whether log-probs, which are of temperature 1, are of another distribution than the sampled one."""
-        sampler = {"temperature": self.params.temperature, "top_p": self.params.top_p}
-        sampler |= self.asked.get("extra_body", {})
+        sampler = {"temperature": self.params.temperature, "top_p": self.params.top_p, **self.asked}
         return any(sampler.get(key) not in (None, *plain) for key, plain in _FULL.items())
 
     def seed(self, base: int, prompt_id: str, draw: int) -> int:
@@ -111,10 +110,10 @@ def policies(params: Params) -> Mapping[str, Policy]:
         if provider.chat_template:
             owner = f"providers.{p.provider}.chat_template"
             template = chat_templates.load(owner, provider.chat_template, provider.bos_token, provider.end_of_turn)
-        own = ({"server": provider.server} if provider.server else {}) | provider.asked | p.asked
-        if "extra_body" in own:
-            own["extra_body"] = provider.extra_body | p.extra_body
-        out[name] = Policy(name, p, provider.endpoint, template, own)
+        plain: dict[str, Any] = {"temperature": p.temperature, "top_p": p.top_p, "max_tokens": p.max_tokens}
+        plain |= {"stop": [template.end_of_turn]} if template else {}
+        asked = sent(provider, p, plain, sampled=True)
+        out[name] = Policy(name, p, provider.endpoint, template, asked if asked != plain else {})
         if template and (token := out[name].control_token("")):
             raise ParamsError(f"policies.{name}: holds {token}, a control token: the model would obey it; reword it")
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -65,6 +65,7 @@ _AS_REPORTED: dict[str, dict[str, Any]] = {
 }
 #: Fields that an endpoint may refuse.
 Omittable = Literal["temperature", "top_p", "logprobs", "top_logprobs", "seed", "stop", "max_tokens"]
+OMITTABLE: tuple[str, ...] = get_args(Omittable)
 
 
 class Asked(Section):
