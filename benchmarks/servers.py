@@ -54,7 +54,7 @@ TO_SAFETENSORS = """
 import os, sys
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 (folder, file), out = os.path.split(sys.argv[1]), sys.argv[2]
-read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, torch_dtype="float32")
+read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype="float32")
 vars(read.config).pop("quantization_config", None)
 plain = LlamaForCausalLM(read.config)
 plain.load_state_dict(read.state_dict(), strict=False)
@@ -172,7 +172,8 @@ class Experiment:
 
 def measured(tag: str, server: str, url: str) -> dict[str, str]:
     """Everything of one server, in the order of the table; `server` is what the params call it."""
-    out, echo, ids = {}, {"echo_logprobs": True}, {"token_ids": True, "echo_logprobs": True}
+    out: dict[str, str] = {}
+    echo, ids = {"echo_logprobs": True}, {"token_ids": True, "echo_logprobs": True}
     own = Experiment.of(f"{tag}_own", url)
     own.collect("responses")
     out |= {"chat, as the server comes": own.counted(RESPONSES), "sampler, as the server comes": own.sampler()}
@@ -219,8 +220,9 @@ def litellm(python: str, url: str, folder: Path) -> Callable[[str], list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # Servers are started in a folder of their own. Not resolved: what a venv's python links to has no packages.
     for name in ("vllm", "llama", "litellm", "weights", "collect"):  # the last is for its own use
-        parser.add_argument(f"--{name}", default=None)
+        parser.add_argument(f"--{name}", type=os.path.abspath)
     args = parser.parse_args()
     if args.collect:
         sys.exit(Experiment(Path(args.collect)).collect("responses"))
@@ -233,7 +235,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder, os.environ["ARENA10K_HOME"] = Path(temporary), temporary
         if args.vllm:
-            with running("vllm", vllm(args.vllm, Path(args.weights).resolve(), folder), folder) as url:
+            with running("vllm", vllm(args.vllm, Path(args.weights), folder), folder) as url:
                 measure("vllm", "vllm", url)
                 if args.litellm:
                     with running("litellm", litellm(args.litellm, url, folder), folder) as proxy:
