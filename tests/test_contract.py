@@ -18,18 +18,23 @@ from pathlib import Path
 import httpx2
 import openai
 import pytest
+import yaml
+from aiohttp import web
 
-from arena10k.collection import judge
+from arena10k import paths
+from arena10k.collection import judge, pilot
 from arena10k.collection.answers import chat_response, text_response
 from arena10k.collection.client import Endpoint
 from arena10k.collection.echo import read_ids, read_text
-from arena10k.collection.jobs import LOGPROBS
+from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, contexts
+from arena10k.collection.store import Store
 from arena10k.collection.tasks import Request
-from arena10k.errors import CallError
-from arena10k.inputs import chat_templates
+from arena10k.errors import ArenaError, CallError
+from arena10k.inputs import chat_templates, prompts
+from arena10k.params import config
 from arena10k.params.judge import ChatJudge, CompletionJudge
 from arena10k.params.sections import Provider
-from stub_server import MODEL, Stub
+from stub_server import MODEL, Stub, error
 
 FOLDER = Path(__file__).parent / "answers"
 PROVIDERS = {file.stem: json.loads(file.read_text()) for file in sorted(FOLDER.glob("*.json")) if file.stem != "draws"}
@@ -169,3 +174,66 @@ def test_a_server_is_recorded_anew_and_what_was_expected_stays(tmp_path):
     echo = made_of(entries["echo_ids"])
     assert echo["tokens"] == said["token_ids"]
     assert echo["nats"] == pytest.approx(said["nats"])
+
+
+def plays(recorded):
+    """The stub in a provider's place: to each question the recorded answer to one of its kind, or that there is none.
+    A response has the number of its request in its first log-prob: the same twice would be refused."""
+    said = {entry["what"]: entry for entry in recorded["answers"] if not entry.get("case")}
+
+    def answer(body, n):
+        chat = "chat_json" if '"rating"' in str(body.get("messages")) else "chat"
+        entry = said.get(
+            chat if "messages" in body else "echo_ids" if isinstance(body["prompt"], list) else "echo_text"
+        )
+        if not entry:
+            return error(404, "no such route")
+        if entry["status"] != 200:
+            return web.json_response(entry["answer"], status=entry["status"])
+        made = json.loads(json.dumps(entry["answer"] | {"model": body["model"]}))
+        if "messages" in body and (nats := made["choices"][0].get("logprobs")):
+            nats["content"][0]["logprob"] -= n / 1e6
+        return made
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("provider", "stops_at"),
+    [
+        ("vllm", None),
+        ("sglang", None),
+        ("fireworks", None),
+        ("litellm", ("teacher forcing", "leave echo_logprobs out of providers.fireworks")),
+        *[
+            (name, ("responses", "say `token_ids: false` in providers.fireworks.capabilities"))
+            for name in ("llama_cpp", "together", "openai", "azure", "openrouter", "deepseek")
+        ],
+    ],
+)
+def test_the_pilot_of_the_full_experiment_at_each_provider(provider, stops_at, home, monkeypatch):
+    monkeypatch.setenv("ARENA10K_YES", "1")
+    raw = config.contents(paths.source_root() / "params" / "arena10k.yaml")
+    with Stub(plays(PROVIDERS[provider])) as stub:
+        raw["providers"]["fireworks"] |= {"base_url": stub.url, "api_key_env": None, "max_attempts": 1}
+        raw["prompts"] = {"source": "builtin", "max_prompts": 20}
+        file = home / "pilot.yaml"
+        file.write_text(yaml.safe_dump(raw))
+        params = config.load(file)
+        frame, _ = prompts.load(params)
+        prompts.write(params, frame)
+        store = Store.open(paths.store_file(params.run)).using(contexts(params).values())
+        stopped = ""
+        try:
+            pilot.run(params, store, frame)
+        except ArenaError as told:
+            stopped = str(told)
+    scores = {row["value"] for row in store.rows(LOGPROBS) if row["status"] == "ok"}
+    assert stub.requests < 150
+    if stops_at:
+        stage, key = stops_at
+        assert (stage in stopped, key in stopped, scores) == (True, True, set()), stopped
+    else:
+        score = next(e for e in PROVIDERS[provider]["answers"] if e["what"] == "echo_ids")["expected"]["nats"]
+        assert (stopped, list(scores)) == ("", [pytest.approx(score)])
+        assert {row["status"] for job in (*JUDGE, ORACLE) for row in store.rows(job)} == {"ok"}
