@@ -182,17 +182,17 @@ def plays(recorded):
     said = {entry["what"]: entry for entry in recorded["answers"] if not entry.get("case")}
 
     def answer(body, n):
-        chat = "chat_json" if '"rating"' in str(body.get("messages")) else "chat"
-        entry = said.get(
-            chat if "messages" in body else "echo_ids" if isinstance(body["prompt"], list) else "echo_text"
-        )
-        if not entry:
+        if "messages" in body:
+            what = "chat_json" if '"rating"' in str(body["messages"]) else "chat"
+        else:
+            what = "echo_ids" if isinstance(body["prompt"], list) else "echo_text"
+        if not (entry := said.get(what)):
             return error(404, "no such route")
         if entry["status"] != 200:
             return web.json_response(entry["answer"], status=entry["status"])
         made = json.loads(json.dumps(entry["answer"] | {"model": body["model"]}))
-        if "messages" in body and (nats := made["choices"][0].get("logprobs")):
-            nats["content"][0]["logprob"] -= n / 1e6
+        if what == "chat" and (nats := (made["choices"][0].get("logprobs") or {}).get("content")):
+            nats[0]["logprob"] -= n / 1e6
         return made
 
     return answer
