@@ -46,9 +46,9 @@ def _gap_finding(row: Row, parts: Sequence[Row], end: str, value: float) -> str:
 
 
 @styled
-def waterfall(row: Row) -> Drawn:
+def waterfall(row: Row, start: float = 0.0) -> Drawn:
     """From SNIPS on judge scores to the trusted value, or, without one, to what the judge gives the policy's own draws,
-    one step per cause; `row` is a row of anomaly.json.
+    one step per cause; `row` is a row of anomaly.json. Bars stand on `start`, the low end of the scale.
 
     A bar that goes left is overvaluation that the repair takes away; the whisker is the interval of the part, drawn
     around the end of its bar.
@@ -66,7 +66,7 @@ def waterfall(row: Row) -> Drawn:
         empty(axis, "nothing to compare with")
         return result
     at, last = row["published"], len(parts) + 1
-    axis.barh(0, at, height=0.62, color=INK)
+    axis.barh(0, at - start, left=start, height=0.62, color=INK)
     beside(axis, 0, f"{at:.3f}", fontweight="bold")
     for y, part in enumerate(parts, 1):
         moved, left = part["value"], at - part["value"]
@@ -80,7 +80,7 @@ def waterfall(row: Row) -> Drawn:
             words += f"  ({part['ci_low']:+.3f} to {part['ci_high']:+.3f})" if moved else ""
         beside(axis, y, words)
         at = left
-    axis.barh(last, value, height=0.62, color=SOFT)
+    axis.barh(last, value - start, left=start, height=0.62, color=SOFT)
     beside(axis, last, f"{value:.3f}" + ("  ({:.3f} to {:.3f})".format(*ci) if ci else ""), fontweight="bold")
     if ci is not None:
         axis.plot(ci, [last, last], color="white", linewidth=4.2, solid_capstyle="butt")
@@ -88,7 +88,7 @@ def waterfall(row: Row) -> Drawn:
     name_rows(axis, [JUDGE_SNIPS, *(CAUSE_WORDS[p["cause"]] for p in parts), end])
     axis.set_xlabel("policy value")
     low, high = axis.get_xlim()
-    low = min(low, 0.0)
+    low = min(low, start)
     axis.set_xlim(low, high + 0.55 * (high - low))
     axis.set_xticks([t for t in axis.get_xticks() if low <= t <= max(1.0, high)])
     axis.grid(axis="x")
