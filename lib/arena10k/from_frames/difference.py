@@ -18,7 +18,6 @@ from arena10k.estimation.checked import Column, check_columns, check_frame, chec
 from arena10k.estimation.intervals import normal
 from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT, accepted
 from arena10k.explore.view import View
-from arena10k.from_frames import page
 from arena10k.from_frames.values import Evaluated, evaluate
 from arena10k.report import findings, headline, reasons
 from arena10k.report import table as table_of
@@ -106,6 +105,8 @@ class Comparison(View):
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained HTML file: the answer, and behind it what `Evaluation.report` has. Returns the
         path."""
+        from arena10k.from_frames import page  # draws figures
+
         title, notes = f"{_start(self.new)} answers against {self.old} answers", " ".join(self.notes)
         return page.write(self.evaluation, path, title, self.sentence, notes, self.verdict == REFUSE)
 
@@ -154,9 +155,12 @@ def compare(
         raise DataError(f"compare: `old` and `new` are both {old!r}")
     frame, take = df.reset_index(drop=True), _wide if old in df or new in df else _long
     if take is _long and policy not in frame:
-        check_columns("df", frame, [old], f"; or a column {policy!r} that has {old!r} and {new!r}")
+        check_columns("df", frame, [old], f"; of a long frame name the column that has {old!r} and {new!r}, policy=...")
     check_columns("df", frame, [cluster] if cluster else [])
     fresh, sides = take(frame, (old, new), measures, policy)
+    for side in sides:
+        if side not in set(fresh["policy"]):
+            raise DataError(f"df: no row has an answer, a score or a label of {side!r}")
     if cluster:
         fresh["cluster"] = frame[cluster].to_numpy()[fresh["row"]]
     found = evaluate(

@@ -53,8 +53,8 @@ def _differences(shown: dict[str, Any]) -> Parts:
     """To the logging policy, or to the first one, before others."""
     first = shown["logging_policy"] or shown["rows"][0]["policy"]
     pairs = findings.against(shown["contrasts"], first)
-    text, turns = findings.contrasts_sentence(pairs, shown["ranking"]), report.breakdown_sentence(shown)
-    return [text, *filter(None, [turns]), *([findings.contrasts_table(pairs)] if pairs else [])]
+    text = findings.contrasts_sentence(pairs, shown["ranking"])
+    return [text, *([findings.contrasts_table(pairs)] if pairs else [])]
 
 
 def _measured(found: Evaluated) -> Parts:

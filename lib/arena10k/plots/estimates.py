@@ -33,6 +33,8 @@ def _forest_finding(frame: pd.DataFrame, truth: Mapping[str, float]) -> str:
     means = frame.estimator.isin([name for name, estimator in ESTIMATORS.items() if estimator.judge_scale])
     uncounted = means | (raw & (frame.verdict != "REFUSE"))
     frame = frame[~uncounted]
+    if frame.empty and uncounted.any():
+        return "No estimate is on the oracle's scale"
     is_refused = frame.verdict == "REFUSE"
     first = f"{is_refused.sum()} of {len(frame)} estimates are refused"
     first += f" ({listed(list(frame.policy[is_refused].unique()))})" if is_refused.any() else ""
