@@ -58,6 +58,8 @@ def test_the_difference_is_that_of_evaluate_whatever_the_form_of_the_frame():
     wide, long = compare(frame, **STARS), long_of(frame)
     pair = evaluate(fresh=long, judge_scale=(1, 5), label_scale=(1, 5)).contrasts.iloc[0]
     assert (pair.a, pair.b) == ("old", "new")
+    own = wide.evaluation.contrasts.iloc[0]
+    assert (own.a, own.difference, own.ci_low) == ("new", wide.difference, wide.ci_low)
     np.testing.assert_allclose([-pair.difference, -pair.ci_high, -pair.ci_low],
                                [wide.difference, wide.ci_low, wide.ci_high])  # fmt: skip
     named = long.sample(frac=1, random_state=0).assign(policy=lambda d: "gpt-" + d.policy)
@@ -136,10 +138,10 @@ WRONG = {
     "column 'judge_new', row 3: 7 is outside of 1 to 5": lambda d: compare(
         d.assign(judge_new=d.judge_new.where(d.index != 3, 7)), **STARS
     ),
-    "column 'judge_old', row 0.*judge_scale": lambda d: compare(d.assign(judge_old=3.0), judge="judge"),
+    "column 'judge_new', row 0.*judge_scale": lambda d: compare(d.assign(judge_new=3.0), judge="judge"),
     "column 'label_new', row 1: 'good'": lambda d: compare(d.assign(label_new=[4.0, *["good"] * 39]), **STARS),
     "label_scale: 3": lambda d: compare(d, **STARS, label_scale=3),
-    "scale: .5, 1.": lambda d: compare(d, **STARS | {"scale": (5, 1)}),
+    "_scale: .5, 1.": lambda d: compare(d, **STARS | {"scale": (5, 1)}),
     "judge.*label.*both": compare,
     "both 'answer_old'": lambda d: compare(d, new="answer_old", **STARS),
     "no pair of columns": lambda d: compare(d, judge=("judge_old",), scale=(1, 5)),
@@ -152,7 +154,7 @@ WRONG = {
     ),
     "policy 'newer'.*old, new.*did you mean 'new'": lambda d: compare(long_of(d), "old", "newer", **STARS),
     "no column 'prompt_id'": lambda d: compare(long_of(d).drop(columns="prompt_id"), "old", "new", **STARS),
-    "is a pair": lambda d: compare(long_of(d), "old", "new", judge=("judge", "judge"), scale=(1, 5)),
+    "no column": lambda d: compare(long_of(d), "old", "new", judge=("judge", "judge"), scale=(1, 5)),
     "column that has 'old' and 'new'": lambda d: compare(
         long_of(d).rename(columns={"policy": "model"}), "old", "new", **STARS
     ),

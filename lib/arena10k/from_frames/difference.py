@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,95 +19,73 @@ from arena10k.estimation.intervals import normal
 from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT, accepted
 from arena10k.explore.view import View
 from arena10k.from_frames.values import Evaluated, evaluate
-from arena10k.report import findings, headline, reasons
-from arena10k.report import table as table_of
-from arena10k.wording import VERDICT_WORDS, level, rounded
+from arena10k.report import headline, reasons, table
+from arena10k.wording import level, rounded
 
 #: A column in both forms of a frame, or one per side.
 Named = str | Sequence[str]
-#: By argument of `evaluate` the column, and the ends of its scale.
-Measures = Mapping[str, tuple[Named, tuple[float, float]]]
 
 
 class Comparison(View):
-    """What `compare` answers.
-
-    `difference` (*new - old*, on the label's scale) with `ci_low` and `ci_high`, NaN where it is refused; `verdict` and
-    `reasons`; `sentence` says it in words. `evaluation` has everything behind it: both policies' estimates, plans.
-    """
+    """What `compare` answers: `difference` (*new - old*, on the label's scale) with `ci_low` and `ci_high`, NaN where
+    it is refused; `verdict` and `reasons`; `sentence` and `notes` in words; `evaluation` of both, `old` and `new`."""
 
     def __init__(self, evaluation: Evaluated, old: str, new: str):
         self.evaluation, self.old, self.new = evaluation, old, new
-        pair = next(iter(findings.against(evaluation.result["contrasts"], old)), {})
-        self.difference, self.ci_low, self.ci_high = (
-            float(pair.get(name, "nan")) for name in ("difference", "low", "high")
-        )
-        self.rows = headline(evaluation.result)
-        doubted = [row for row in self.rows if row["verdict"] != REPORT]
-        self.verdict = CAUTION if doubted else REPORT
-        if not all(map(accepted, self.rows)):
-            self.verdict, doubted = REFUSE, [row for row in self.rows if not accepted(row)]
-        self.reasons = list(dict.fromkeys(reason for row in doubted for reason in row["reasons"]))
-        said = {
-            reasons.sentence(reason, evaluation.contexts[row["policy"], evaluation.judge], evaluation.scale): None
-            for row in doubted
-            for reason in row["reasons"]
-        }
-        self.sentence = self._refusal() if self.verdict == REFUSE else self._finding(bool(pair["significant"]))
-        self.notes = [" ".join([f"Verdict: {VERDICT_WORDS.get(self.verdict, self.verdict)}.", *said]), *self._absent()]
+        self._pair: dict[str, Any] = next(iter(evaluation.result["contrasts"]), {})
+        ends = (self._pair.get(name, np.nan) for name in ("difference", "low", "high"))
+        self.difference, self.ci_low, self.ci_high = ends
+        rows = headline(evaluation.result)
+        refused, doubted = ([r for r in rows if not sound(r)] for sound in (accepted, lambda r: r["verdict"] == REPORT))
+        self.verdict = REFUSE if refused else CAUTION if doubted else REPORT
+        why = [(reason, row["policy"]) for row in refused or doubted for reason in row["reasons"]]
+        self.reasons, scale, mode = list(dict(why)), evaluation.scale, evaluation.judge
+        said = dict.fromkeys(reasons.sentence(reason, evaluation.contexts[p, mode], scale) for reason, p in why)
+        self.sentence = self._refusal() if refused else self._finding()
+        self.notes = [" ".join([f"Verdict: {self.verdict}.", *said])]
+        n = evaluation.prompts()
+        for side in (old, new):
+            if lost := n - evaluation.prompts(side):
+                self.notes.append(f"{lost:,} of {n:,} prompts have no {side} answer: the value is that of the others.")
         columns = ["policy", "value", "ci_low", "ci_high", "verdict", "estimator"]
-        super().__init__([self.sentence, *self.notes], table_of(self.rows, columns=columns))
+        super().__init__([self.sentence, *self.notes], table(rows, columns=columns))
 
-    def _finding(self, significant: bool) -> str:
-        ends, scale = (self.ci_low, self.ci_high), self.evaluation.scale
-        size = abs(self.difference) if significant else self.difference
+    def _finding(self) -> str:
+        ends, scale, level_ = (self.ci_low, self.ci_high), self.evaluation.scale, self.evaluation.analysis.confidence
+        apart = self._pair["significant"]
         # Of answers that are worse by so much the interval is turned, like the difference.
-        low, high = sorted(map(abs, ends)) if significant else ends
-        by, low_, high_ = (rounded(x, *ends) for x in (size, low, high))
-        points = f"{by} points on a scale of {scale.low:g} to {scale.high:g}"
-        interval = f"({level(self.evaluation.analysis.confidence)} interval {low_} to {high_})"
-        if significant:
+        shown = [self.difference, *ends] if not apart else [abs(self.difference), *sorted(map(abs, ends))]
+        size, low, high = (rounded(x, *ends) for x in shown)
+        by = f"{size} points on a scale of {scale.low:g} to {scale.high:g} ({level(level_)} interval {low} to {high})"
+        if apart:
             way = "better" if self.difference > 0 else "worse"
-            return f"{_start(self.new)} answers are {way} than {self.old} answers by {points} {interval}."
-        text = f"{_start(self.new)} and {self.old} answers cannot be told apart from these "
-        text += f"{self.evaluation.prompts():,} prompts: the difference is {points} {interval}."
-        # Two intervals of this width would tell a difference of that size with the chance that plans have.
-        z = normal(self.evaluation.analysis.confidence)
-        width = np.sqrt(2) * size * z / (z + special.ndtri(planning.ASSURANCE))
-        return text + self._labels(abs(width), "would settle it, if it is as large as it looks")
+            return f"The {self.new} answers are {way} than the {self.old} answers by {by}."
+        # Two intervals of this width tell a difference of that size with the chance that plans have.
+        width = np.sqrt(2) * abs(self.difference) / (1 + special.ndtri(planning.ASSURANCE) / normal(level_))
+        more = self._labels(width, "would settle it, if it is as large as it looks")
+        text = f"The {self.new} and the {self.old} answers cannot be told apart from these"
+        return f"{text} {self.evaluation.prompts():,} prompts: the difference is {by}.{more}"
 
     def _refusal(self) -> str:
-        text = f"Whether {self.new} answers are better than {self.old} answers cannot be said from these "
-        text += f"{self.evaluation.prompts():,} prompts."
         width = self.evaluation.analysis.width * self.evaluation.scale.size
-        return text + self._labels(width, f"would give each a value with an interval of width {width:g}")
+        more = self._labels(width, f"would give each a value with an interval of width {width:g}")
+        text = f"Whether the {self.new} answers are better than the {self.old} answers cannot be said from these"
+        return f"{text} {self.evaluation.prompts():,} prompts.{more}"
 
     def _labels(self, width: float, what: str) -> str:
-        """How many more labels would do what; nothing where none would, or labels are not what is lacking."""
-        if not width > 0:
+        """How many more labels would do what; nothing where that is none, or more than can be."""
+        plan, n = self.evaluation.plan([width]), self.evaluation.prompts()
+        more, labels = int(plan["more"].max()), int(plan["labels"].max())
+        if more <= 0 or labels >= planning.MAX_LABELS:
             return ""
-        plan, prompts = self.evaluation.plan([width]), self.evaluation.prompts()
-        if plan["labels"].max() >= planning.MAX_LABELS:
-            return " It is too small for labels to settle it."
-        more = int(plan["more"].max())
-        where = f", on more prompts than these {prompts:,}," if plan["labels"].max() > prompts else ""
-        return f" About {float(f'{more:.2g}'):,.0f} more labels per side{where} {what}." if more else ""
-
-    def _absent(self) -> list[str]:
-        every = self.evaluation.prompts()
-        absent = {side: every - self.evaluation.prompts(side) for side in (self.old, self.new)}
-        return [
-            f"{n:,} of {every:,} prompts have no {side} answer: the value of {side} is that of the others."
-            for side, n in absent.items()
-            if n
-        ]
+        where = f", on more prompts than these {n:,}," if labels > n else ""
+        return f" About {float(f'{more:.2g}'):,.0f} more labels per side{where} {what}."
 
     def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write one self-contained HTML file: the answer, and behind it what `Evaluation.report` has. Returns the
-        path."""
+        """Write one self-contained HTML file: the answer, and behind it what `Evaluated.report` has."""
         from arena10k.from_frames import page  # draws figures
 
-        title, notes = f"{_start(self.new)} answers against {self.old} answers", " ".join(self.notes)
+        title, notes = f"Are the {self.new} answers better than the {self.old} answers?", " ".join(self.notes)
         return page.write(self.evaluation, path, title, self.sentence, notes, self.verdict == REFUSE)
 
 
@@ -131,8 +109,8 @@ def compare(
     ----------
     df : wide, a row per prompt with columns `old` and `new` of answers; or long, a row per answer with a column
         `policy`, in which `old` and `new` are names. `prompt_id` (or `prompt`) says which prompt a row is of; without
-        it each row of a wide frame is a prompt. A row of a wide frame without an answer, score and label of one side
-        has none of that side.
+        it each row of a wide frame is a prompt. Where a wide frame has neither answer, score nor label of a side,
+        there is none.
     judge, label : columns of the judge's scores and of the oracle's labels (True and False are 1 and 0); NaN is "not
         there". One of both may be left out. In a wide frame `judge="judge"` is `judge_old` and `judge_new`, by the
         ends in which `old` and `new` differ; or give a pair of names.
@@ -142,86 +120,59 @@ def compare(
     A DataError names a column that is not there, and frame, row and column of a value that is outside its scale.
     """
     check_frame("df", df)
-    measures: dict[str, tuple[Named, tuple[float, float]]] = {}
-    scales = {"judge": judge_scale, "label": label_scale}
-    for key, given in (("judge", judge), ("label", label)):
-        ends = check_scale("scale", scale) if scales[key] is None else check_scale(f"{key}_scale", scales[key])
-        scales[key] = ends
-        if given is not None:
-            measures[key] = given, ends
-    if not measures:
-        raise DataError("compare: give `judge`, `label` or both: without scores and labels answers have no value")
-    if old == new:
-        raise DataError(f"compare: `old` and `new` are both {old!r}")
-    frame, take = df.reset_index(drop=True), _wide if old in df or new in df else _long
-    if take is _long and policy not in frame:
-        check_columns("df", frame, [old], f"; of a long frame name the column that has {old!r} and {new!r}, policy=...")
+    scales = {
+        "judge": check_scale("judge_scale", scale if judge_scale is None else judge_scale),
+        "label": check_scale("label_scale", scale if label_scale is None else label_scale),
+    }
+    measures = {key: given for key, given in (("judge", judge), ("label", label)) if given is not None}
+    if not measures or old == new:
+        lacks = f"`old` and `new` are both {old!r}" if measures else "give `judge`, `label` or both"
+        raise DataError(f"compare: {lacks}")
+    frame = df.reset_index(drop=True)
+    sides, parts = _sides(frame, (old, new), measures, policy), []
+    by = next((name for name in ("prompt_id", "prompt") if name in frame), None)
+    if by is None and old not in frame:
+        check_columns("df", frame, ["prompt_id"])
     check_columns("df", frame, [cluster] if cluster else [])
-    fresh, sides = take(frame, (old, new), measures, policy)
-    for side in sides:
-        if side not in set(fresh["policy"]):
+    same = {"prompt_id": names("df", frame, by) if by else frame.index}
+    same |= {"cluster": frame[cluster]} if cluster else {}
+    # The new ones first: a difference is the first minus the second.
+    for side, rows, columns in reversed(sides):
+        if not rows.any():
             raise DataError(f"df: no row has an answer, a score or a label of {side!r}")
-    if cluster:
-        fresh["cluster"] = frame[cluster].to_numpy()[fresh["row"]]
-    found = evaluate(
-        fresh=fresh,
-        judge_scale=scales["judge"] or scale,
-        label_scale=scales["label"] or scale,
-        cluster="cluster" if cluster else None,
-        **options,
-    )
-    return Comparison(found, *sides)
+        for key, name in columns.items():
+            Column(key, name, *scales[key]).of("df", frame)
+        own = pd.DataFrame({"policy": side, **same, **{key: frame[name] for key, name in columns.items()}})
+        parts.append(own[rows])
+    options |= {f"{key}_scale": ends for key, ends in scales.items()}
+    options["cluster"] = "cluster" if cluster else None
+    found = evaluate(fresh=pd.concat(parts, ignore_index=True), **options)
+    return Comparison(found, *(side for side, *_ in sides))
 
 
-def _start(name: str) -> str:
-    """At the start of a sentence, a word with a capital; any other name as it is."""
-    return name.capitalize() if name.isalpha() and name.islower() else name
-
-
-def _wide(frame: pd.DataFrame, pair: tuple[str, str], measures: Measures, _: str) -> tuple[pd.DataFrame, list[str]]:
-    """The answers of both sides one below the other, and what the sides are called."""
+def _sides(
+    frame: pd.DataFrame, pair: tuple[str, str], measures: dict[str, Named], policy: str
+) -> list[tuple[str, pd.Series[bool], dict[str, str]]]:
+    """Of both sides its name, its rows, and by argument its column."""
+    if not set(pair) & set(frame):
+        if policy not in frame:
+            hint = f"; of a long frame name the column that has {pair[0]!r} and {pair[1]!r}, policy=..."
+            check_columns("df", frame, pair, hint)
+        which, one = names("df", frame, policy), {key: str(given) for key, given in measures.items()}
+        if missing := [name for name in pair if name not in set(which)]:
+            raise DataError(f"df: column {policy!r}: {unknown('policy', missing[0], which.unique())}")
+        check_columns("df", frame, one.values())
+        return [(name, which == name, one) for name in pair]
+    check_columns("df", frame, pair)
     # What both begin with, up to a sign that separates words.
     shared = re.match(r"(.*[\W_]|)[^\0]*\0\1", "\0".join(pair))
-    start = shared[1] if shared else ""
-    sides = [name[len(start) :] or name for name in pair]
-    check_columns("df", frame, pair)
-    prompts, parts = _prompts(frame), []
-    for k, (answer, side) in enumerate(zip(pair, sides, strict=True)):
-        part: dict[str, Any] = {"policy": side, "prompt_id": prompts, "row": frame.index}
-        for key, (given, ends) in measures.items():
+    start, made = shared[1] if shared else "", []
+    for k, answer in enumerate(pair):
+        side, columns = answer[len(start) :] or answer, {}
+        for key, given in measures.items():
             if not isinstance(given, str) and len(given) != 2:
                 raise DataError(f"{key}: {given!r} is no pair of columns, old and new")
-            name = f"{given}{start[-1:] or '_'}{side}" if isinstance(given, str) else given[k]
-            part[key] = _measure(frame, key, name, ends, f"; or give a pair, {key}=(old, new)")
-        own = pd.DataFrame(part)
-        parts.append(own[frame[answer].notna() | own[list(measures)].notna().any(axis=1)])
-    return pd.concat(parts, ignore_index=True), sides
-
-
-def _long(
-    frame: pd.DataFrame, pair: tuple[str, str], measures: Measures, policy: str
-) -> tuple[pd.DataFrame, list[str]]:
-    prompts, which = _prompts(frame, needed=True), names("df", frame, policy)
-    for name in pair:
-        if name not in set(which):
-            raise DataError(f"df: column {policy!r}: {unknown('policy', name, which.unique())}")
-    made: dict[str, Any] = {"policy": which, "prompt_id": prompts, "row": frame.index}
-    for key, (given, ends) in measures.items():
-        if not isinstance(given, str):
-            raise DataError(f"{key}: {given!r} is a pair; of a long frame name one column")
-        made[key] = _measure(frame, key, given, ends)
-    every = pd.DataFrame(made)
-    return pd.concat([every[which == name] for name in pair], ignore_index=True), list(pair)
-
-
-def _measure(frame: pd.DataFrame, key: str, name: str, ends: tuple[float, float], hint: str = "") -> pd.Series[Any]:
-    check_columns("df", frame, [name], hint)
-    Column(key, name, *ends).of("df", frame)
-    return frame[name]
-
-
-def _prompts(frame: pd.DataFrame, needed: bool = False) -> Any:
-    column = next((name for name in ("prompt_id", "prompt") if name in frame), None)
-    if column is None and needed:
-        check_columns("df", frame, ["prompt_id"])
-    return frame.index if column is None else names("df", frame, column)
+            columns[key] = f"{given}{start[-1:] or '_'}{side}" if isinstance(given, str) else given[k]
+            check_columns("df", frame, [columns[key]], f"; or give a pair, {key}=(old, new)")
+        made.append((side, frame[[answer, *columns.values()]].notna().any(axis=1), columns))
+    return made

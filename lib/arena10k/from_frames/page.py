@@ -41,20 +41,15 @@ def write(found: Evaluated, path: str | os.PathLike[str], title: str = "Policy v
         alarm=alarm,
         scale=found.scale,
         sections={
-            "Differences": _differences(shown),
+            "Differences": [
+                findings.contrasts_sentence(shown["contrasts"], shown["ranking"]),
+                *([findings.contrasts_table(shown["contrasts"])] if shown["contrasts"] else []),
+            ],
             "What was measured": _measured(found),
             "Estimates": _estimates(found, shown),
             **_weights(found),
         },
     )
-
-
-def _differences(shown: dict[str, Any]) -> Parts:
-    """To the logging policy, or to the first one, before others."""
-    first = shown["logging_policy"] or shown["rows"][0]["policy"]
-    pairs = findings.against(shown["contrasts"], first)
-    text = findings.contrasts_sentence(pairs, shown["ranking"])
-    return [text, *([findings.contrasts_table(pairs)] if pairs else [])]
 
 
 def _measured(found: Evaluated) -> Parts:
@@ -63,21 +58,16 @@ def _measured(found: Evaluated) -> Parts:
         scales.append(f"judge scores on one of {judge.low:g} to {judge.high:g}")
     text = f"{', '.join(scales)}; values and differences are on that of the labels, intervals at "
     text += f"{level(found.analysis.confidence)}. There are {found.prompts():,} prompts."
-    contexts = found.of_judge(found.judge)
     rows = []
-    for policy, ctx in contexts.items():
-        own, log_weight = ctx.data.fresh, ctx.data.logged.log_weight
-        judged = {"judged": int(np.isfinite(own.judge).sum())} if judge is not None else {}
-        row = {"policy": policy, "prompts": found.prompts(policy), "answers": len(own)} | judged
-        rows.append(row | {"labelled": int(own.labelled.sum()), "weights": int(np.isfinite(log_weight).sum())})
-    columns = {name: name for name in rows[0] if name != "weights"}
-    if found.as_given:
-        n = len(next(iter(contexts.values())).data.logged)
-        columns["weights"] = f"weights of the {n:,} logged"
-    return [
-        text,
-        report.table(rows, columns=columns, caption="Answers of each policy's own, scores and labels of them"),
-    ]
+    for policy, ctx in found.of_judge(found.judge).items():
+        own, logged = ctx.data.fresh, ctx.data.logged
+        row = {"policy": policy, "prompts": found.prompts(policy), "answers": len(own)}
+        row |= {} if judge is None else {"judged": int(np.isfinite(own.judge).sum())}
+        row["labelled"] = int(own.labelled.sum())
+        if found.as_given:
+            row[f"weights of the {len(logged):,} logged"] = int(np.isfinite(logged.log_weight).sum())
+        rows.append(row)
+    return [text, report.table(rows, caption="Answers of each policy's own, and the scores and labels of those")]
 
 
 def _estimates(found: Evaluated, shown: dict[str, Any]) -> Parts:

@@ -145,17 +145,6 @@ def contrasts_table(contrasts: list[dict[str, Any]]) -> Table:
     return table(contrasts_frame(contrasts), caption=caption)
 
 
-def against(contrasts: Iterable[dict[str, Any]], baseline: str | None) -> list[dict[str, Any]]:
-    """The differences to a baseline first, each turned so that the baseline is what is taken away."""
-    turned = [
-        c | {"a": c["b"], "b": c["a"], "difference": 0 - c["difference"], "low": 0 - c["high"], "high": 0 - c["low"]}
-        if c["a"] == baseline
-        else c
-        for c in contrasts
-    ]
-    return sorted(turned, key=lambda c: c["b"] != baseline)
-
-
 def published_table(policies: pd.DataFrame, logged: int) -> Table:
     """SNIPS on judge scores against the trusted value, of the policies of anomaly.json (`attribution.words.frame`),
     from so many `logged` rows."""
