@@ -84,6 +84,7 @@ FAULTS = [
     (TOKENS, answer("4", top=[("4", 0.5), ("The", 0.4)]), "low_mass.* lower judge.min_mass"),
     (TOKENS, answer("4", top=[("The", 0.9), ("6", 0.1)]), "no_ratings"),
     (TOKENS, answer("4"), "no_ratings"),
+    (TOKENS, answer("4", top=[("3", 1.0)]), "no_ratings.* not those of the answer"),
     (TOKENS, answer("4", top=[("4", 1.0), ("3", 1.0)]), "no_ratings.* add up to 2"),
     ({}, answer('Maybe {"rating": 5}, no.</think>\n8'), "reasoning_unmarked"),
     ({}, answer([{"type": "reasoning", "text": "hm"}]), "reasoning_only"),

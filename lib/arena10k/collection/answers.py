@@ -37,6 +37,8 @@ _TEXT_PARTS = ("text", "output_text")
 FEW_UNSEEN = 4
 #: Of so many tokens of a response the candidates are kept.
 AUDITED = 64
+#: Codes of responses that would do without the log-probs of what was generated.
+OF_LOGPROBS = ("ids_mismatch", "null_in_response", "not_finite", "positive", "below_floor")
 #: The code of an answer by another model than the one that was asked.
 WRONG_MODEL = "wrong_model"
 _RETRY_STATUS = {408, 409, 429}

@@ -6,6 +6,7 @@ import asyncio
 import email.utils
 import os
 import re
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ import tenacity
 from arena10k import paths
 from arena10k.collection import answers, echo
 from arena10k.collection.answers import check_model, checked, classify_status
-from arena10k.collection.jobs import LOGPROBS, SHUFFLED
+from arena10k.collection.jobs import LOGPROBS, RESPONSES, SHUFFLED
 from arena10k.collection.limits import Limits, pause
 from arena10k.collection.tasks import Request
 from arena10k.errors import ArenaError, CallError, invalid, one_line
@@ -29,6 +30,8 @@ from arena10k.params.sections import OMITTABLE, Provider
 
 T = TypeVar("T")
 _OVERLOAD = {"http_429", "http_503", "timeout"}
+#: Seconds: more is not waited at once, and of more than a minute the user is told.
+_LONGEST_WAIT, _SHORT_WAIT = 86_400.0, 60.0
 #: The longest message of a provider that is kept, in characters.
 _LONGEST = 300
 #: What is said of the value of a field that the endpoint takes.
@@ -80,7 +83,7 @@ def _retry_after(error: openai.APIStatusError) -> float | None:
     header = error.response.headers.get("retry-after", "")
     for seconds in (float, lambda date: email.utils.parsedate_to_datetime(date).timestamp() - time.time()):
         with suppress(ValueError):
-            return max(seconds(header), 0.0)
+            return min(max(seconds(header), 0.0), _LONGEST_WAIT)
     return None
 
 
@@ -181,6 +184,8 @@ class Endpoint:
             error = self.without_key(classify(problem))
             if error.code in _OVERLOAD:
                 self.limits.overloaded(error.retry_after)
+                if (error.retry_after or 0) > _SHORT_WAIT:
+                    print(f"\nproviders.{self.name} says to wait {error.retry_after:,.0f} s: {error}", file=sys.stderr)
             raise error from None
         self.limits.succeeded()
         return result
@@ -243,6 +248,8 @@ class Endpoint:
                 return "; raise max_tokens, or switch the reasoning off (`extra_body`, say reasoning_effort)"
             case echo.IGNORED:
                 return f"; {cannot_score}: estimates then rest on fresh responses, judge and labels"
+        if error.kind == "invalid" and error.code in answers.OF_LOGPROBS and job == RESPONSES:
+            return f"; {self._without('logprobs', '')}" if not self.provider.capabilities.echo_logprobs else ""
         unusable = error.kind == "invalid" or error.code in ("http_500", "malformed_json")
         return f"; {cannot_score}" if scoring and unusable else ""
 

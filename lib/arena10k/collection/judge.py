@@ -184,6 +184,8 @@ def read_distribution(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measur
     (answer,) = answers
     text, _ = _text(answer)
     top, by_token = _first_candidates(answer), dict[str, list[float]]()
+    if top and not any(token.strip() and text.strip().startswith(token.strip()) for token in top):
+        raise invalid("no_ratings", f"the candidates {list(top)!r:.80} are not those of the answer {text!r:.80}")
     for token, value in zip(top, check_logprobs(list(top.values())), strict=True):
         by_token.setdefault(token.strip(), []).append(math.exp(value))  # "7" and " 7" are two tokens of one rating
     low, high = judge.scale
