@@ -165,6 +165,7 @@ ECHO = {
     "BOS only": ("length_mismatch", values(lambda v: bos(v)[:-1], keep=["usage"], completion_tokens=-1)),
     "BOS or generated, not told": ("length_mismatch", values(lambda v: v, keep=[])),
     "first missing, one generated": ("length_mismatch", values(lambda v: v[1:])),
+    "zeros in the middle": ("constant", values(lambda v: [*v[:8], *[0.0] * (len(v) - 10), *v[-2:]])),
     "certain and not": ("positive", odd("choices.0.logprobs.top_logprobs", [None] * 8 + [{"a": 0.0, "b": -0.1}])),
     "other ids": ("ids_mismatch", odd("choices.0.prompt_token_ids.8", 9999)),
     "another echo": ("ids_mismatch", lambda a: echo_answer({"model": a["model"], "prompt": [7] * len(sent(a))})),

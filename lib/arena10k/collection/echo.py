@@ -22,6 +22,8 @@ FLOOR_PER_TOKEN = -60.0
 CEILING = 1e-4
 #: The code of an answer without the log-probs of what was sent.
 IGNORED = "echo_ignored"
+#: Nats. Tokens that are certain were drawn with more than this, in all and each on average: rounding takes less.
+SURE, SURE_PER_TOKEN = -0.1, -0.02
 #: Candidates of one token may hold this much probability by rounding.
 FULL = 1.01
 _RAW_BYTES = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")
@@ -96,8 +98,11 @@ def check_structure(tokens: list[float], total: float) -> None:
         raise invalid("below_floor", f"sequence log-prob {total:g}, lowest token {min(tokens):g}")
 
 
-def read_ids(answers: list[dict[str, Any]], prompt_ids: list[int], response_ids: list[int]) -> Measurement:
-    """Check an echo answer (the only one) to token ids and sum the response's token log-probs (nats)."""
+def read_ids(
+    answers: list[dict[str, Any]], prompt_ids: list[int], response_ids: list[int], drawn: list[float] | None = None
+) -> Measurement:
+    """Check an echo answer (the only one) to token ids and sum the response's token log-probs (nats). `drawn` are those
+    of the same tokens when they were drawn from the same policy after the same prompt, where they are known."""
     n, m = len(prompt_ids), len(response_ids)
     if not m:
         raise invalid("empty_response", "no token to score: the response's end-of-sequence token was not recorded")
@@ -114,7 +119,14 @@ def read_ids(answers: list[dict[str, Any]], prompt_ids: list[int], response_ids:
         raise invalid("ids_mismatch", "the echoed token ids are not the ones that were sent")
     if shifts is not None and 0 not in shifts:
         raise invalid("ids_mismatch", "the tokens of the log-probs are not those that were sent, one for one")
-    return _measured(logprobs, n, n + m)
+    measured = _measured(logprobs, n, n + m)
+    # Exactly 0 may be certainty or a buffer that nothing was written to: what was drawn tells them apart.
+    pairs = zip(measured.payload["token_logprobs"], drawn or (), strict=False)
+    certain = [before for now, before in pairs if now == 0]
+    if certain and math.fsum(certain) < min(SURE, SURE_PER_TOKEN * len(certain)):
+        before = f"had {math.fsum(certain):.3g} together when they were drawn"
+        raise invalid("constant", f"{len(certain)} tokens have log-prob 0, and {before}")
+    return measured
 
 
 def _shifts(logprobs: dict[str, Any], sent: list[int], entries: int) -> set[int] | None:
