@@ -26,7 +26,7 @@ from arena10k.collection import judge, pilot
 from arena10k.collection.answers import chat_response, text_response
 from arena10k.collection.client import Endpoint
 from arena10k.collection.echo import read_ids, read_text
-from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, contexts
+from arena10k.collection.jobs import LOGPROBS, ORACLE, contexts, judging
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import Request
 from arena10k.errors import ArenaError, CallError
@@ -236,4 +236,4 @@ def test_the_pilot_of_the_full_experiment_at_each_provider(provider, stops_at, h
     else:
         score = next(e for e in PROVIDERS[provider]["answers"] if e["what"] == "echo_ids")["expected"]["nats"]
         assert (stopped, list(scores)) == ("", [pytest.approx(score)])
-        assert {row["status"] for job in (*JUDGE, ORACLE) for row in store.rows(job)} == {"ok"}
+        assert {row["status"] for job in (*judging(params), ORACLE) for row in store.rows(job)} == {"ok"}

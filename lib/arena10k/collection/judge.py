@@ -1,4 +1,4 @@
-"""The judge: a model that grades responses, once deterministically and once with uncertainty.
+"""Judges: models that grade responses, each under a name, deterministically or with uncertainty.
 
 A completion judge is asked for the next token after a fixed text, and the probabilities of the rating tokens are read;
 a chat judge is asked for a number. Text to be graded goes in as one JSON string, so quotes, line ends and control
@@ -20,7 +20,7 @@ import pandas as pd
 from arena10k.collection import ratings
 from arena10k.collection.answers import chat_response
 from arena10k.collection.echo import check_logprobs, generated
-from arena10k.collection.jobs import DETERMINISTIC, JUDGE, ORACLE, RESPONSES, UNCERTAINTY, contexts
+from arena10k.collection.jobs import JUDGE, RESPONSES, contexts, grader_of, judging
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import CHAT, COMPLETIONS, Measurement, Reader, Request, Task, Watch
 from arena10k.errors import CallError, FatalCallError, invalid
@@ -43,16 +43,15 @@ Reading = list[tuple[float, float]]
 
 
 def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]:
-    """One task per response to grade and mode; only the first `judge.draws` draws of each policy are graded."""
-    judge = params.judge
-    if judge is None:
-        return
+    """One task per response and judge; a judge grades only the first `draws` draws of each policy."""
     by_id, current = prompts.set_index("prompt_id"), contexts(params)
     for row in store.rows(RESPONSES):
         # A copy of a policy shares its definition, also where the params have one of the two no longer.
-        if row["status"] == "ok" and row["draw"] < judge.draws and row["policy"] in params.policies:
-            for job in JUDGE:
-                yield task(params, judge, job, current[job, row["policy"]], row, by_id.loc[row["prompt_id"]])
+        if row["status"] == "ok" and row["policy"] in params.policies:
+            for name, judge in params.judges.items():
+                if row["draw"] < judge.draws:
+                    context = current[JUDGE + name, row["policy"]]
+                    yield task(params, judge, JUDGE + name, context, row, by_id.loc[row["prompt_id"]])
 
 
 def task(
@@ -63,11 +62,11 @@ def task(
     reference = "" if pd.isna(prompt["answer"]) else prompt["answer"]
     texts = {"prompt": prompt["prompt"], "response": row["value"], "reference": reference}
     provider = params.providers[grader.provider]
-    asked = requests(grader, texts, provider.capabilities, job == UNCERTAINTY, params.seed)
+    asked = requests(grader, texts, provider.capabilities, params.seed)
     read: Reader
     if isinstance(grader, CompletionJudge):
-        read = partial(read_completions, grader, job == DETERMINISTIC)
-    elif isinstance(grader, ChatJudge) and job == UNCERTAINTY:
+        read = partial(read_completions, grader)
+    elif isinstance(grader, ChatJudge) and grader.uncertain:
         read = partial(UNCERTAIN[grader.uncertainty], grader)
     else:
         read = partial(read_rating, grader)
@@ -80,16 +79,16 @@ def task(
 
 
 def requests(
-    grader: CompletionJudge | ChatGrader, texts: Texts, can: Capabilities, uncertain: bool = False, seed: int = 1
+    grader: CompletionJudge | ChatGrader, texts: Texts, can: Capabilities, seed: int = 1
 ) -> tuple[Request, ...]:
-    """The requests whose answers make one score of whole `texts`; `uncertain`: those of a judge's uncertainty mode.
-    Samples of one case differ in their seed, made of the experiment's, where the endpoint takes one."""
+    """The requests whose answers make one score of whole `texts`. Samples of one case differ in their seed, made of the
+    experiment's, where the endpoint takes one."""
     if isinstance(grader, CompletionJudge):
         # One line, cut, as a JSON string: quotes and line ends in it cannot pass for the grader's own.
         lines = {name: " ".join(text.split())[:MAX_CHARS] for name, text in texts.items()}
         case = grader.case.format(**{name: json.dumps(line, ensure_ascii=False) for name, line in lines.items()})
         orders, head = grader.orders or (tuple(range(len(grader.examples))),), [grader.intro] if grader.intro else []
-        asked = orders if uncertain else orders[:1]
+        asked = orders if grader.uncertain else orders[:1]
         prompts = ("\n".join([*head, *(grader.examples[i] for i in order), case]) for order in asked)
         body: dict[str, Any] = {
             "model": grader.model,
@@ -100,12 +99,12 @@ def requests(
         return tuple(Request(COMPLETIONS, body | {"prompt": prompt}) for prompt in prompts)
     case = grader.case.format(**{name: _quoted(text) for name, text in texts.items()})
     messages = [{"role": "system", "content": grader.system}] if grader.system else []
-    messages.append({"role": "user", "content": f"{case}\n\n{grader.ask(uncertain)}"})
+    messages.append({"role": "user", "content": f"{case}\n\n{grader.ask()}"})
     body = {"model": grader.model, "messages": messages}
     body |= {"max_tokens": grader.max_tokens, "temperature": 0}
-    if can.json_schema and "JSON" in grader.ask(uncertain):
-        body["response_format"] = {"type": "json_schema", "json_schema": grader.answer_schema(uncertain)}
-    if not uncertain or not isinstance(grader, ChatJudge) or grader.uncertainty == "interval":
+    if can.json_schema and "JSON" in grader.ask():
+        body["response_format"] = {"type": "json_schema", "json_schema": grader.answer_schema()}
+    if not grader.uncertain or not isinstance(grader, ChatJudge) or grader.uncertainty == "interval":
         return (Request(CHAT, body),)
     if grader.uncertainty == "logprobs":
         more = {"max_tokens": 1, "logprobs": True, "top_logprobs": grader.top_logprobs}
@@ -123,7 +122,7 @@ def _quoted(text: str) -> str:
 # What an answer says
 
 
-def read_completions(judge: CompletionJudge, deterministic: bool, answers: list[dict[str, Any]]) -> Measurement:
+def read_completions(judge: CompletionJudge, answers: list[dict[str, Any]]) -> Measurement:
     """The rating distributions of the token that follows each text: the most probable rating (the lower on a tie), or
     the mean of the expectations with its variance. Codes: ``no_ratings`` where no rating token is among the top tokens,
     ``low_mass`` where they hold less than `judge.min_mass` of the probability, and those of `check_logprobs`."""
@@ -137,7 +136,7 @@ def read_completions(judge: CompletionJudge, deterministic: bool, answers: list[
             raise invalid("no_ratings", "the answer has no top_logprobs") from error
         pairs = [(judge.ratings[token], math.exp(value)) for token, value in zip(named, logprobs, strict=True)]
         readings.append(_normalised(pairs, judge.min_mass, sorted(judge.ratings), len(top))[0])
-    if deterministic:
+    if not judge.uncertain:
         mode, _ = max(sorted(readings[0]), key=lambda pair: pair[1])
         return Measurement(mode, {"variance": 0.0, "readings": readings})
     return _mean([_expectation(reading) for reading in readings], {"readings": readings})
@@ -268,11 +267,11 @@ def watch(params: Params) -> Watch:
     totals: Counter[str] = Counter()
 
     def look(task: Task, result: Measurement) -> None:
-        grader = params.oracle.grader if task.job == ORACLE else params.judge
+        grader = grader_of(params, task.job)
         totals[task.job] += 1
         seen[task.job, result.value] += 1
         total, count = totals[task.job], seen[task.job, result.value]
-        few = grader is not None and grader.few_ratings(task.job == UNCERTAINTY)
+        few = grader is not None and grader.few_ratings()
         limit = RUBRIC_SHARE if few else CONTINUOUS_SHARE
         if total >= WATCH_FROM and count > limit * total:
             scores = f"{count} of {total} scores of {task.job} by {task.model} are {result.value:g}"
@@ -281,15 +280,15 @@ def watch(params: Params) -> Watch:
     return look
 
 
-def summary(store: Store) -> pd.DataFrame:
-    """Per mode: records ok and failed, mean score, the most frequent score and its share. A share near 1 of a
+def summary(params: Params, store: Store) -> pd.DataFrame:
+    """Per judge: records ok and failed, mean score, the most frequent score and its share. A share near 1 of a
     continuous score is how an invalid key once looked."""
     rows: list[dict[str, Any]] = []
-    for job in JUDGE:
+    for job in judging(params):
         records = pd.DataFrame(store.rows(job), columns=["status", "value"])
         scores = records.value[records.status == "ok"].astype(float)
         n, counts = len(scores), scores.value_counts().sort_index(kind="stable")
-        rows.append({"mode": job.removeprefix("judge_"), "ok": n, "failed": len(records) - n})
+        rows.append({"judge": job.removeprefix(JUDGE), "ok": n, "failed": len(records) - n})
         rows[-1] |= {"mean": scores.mean() if n else None, "distinct": len(counts)}
-        rows[-1] |= {"most_frequent": counts.idxmax() if n else None, "mode_share": counts.max() / n if n else None}
+        rows[-1] |= {"most_frequent": counts.idxmax() if n else None, "its_share": counts.max() / n if n else None}
     return pd.DataFrame(rows)

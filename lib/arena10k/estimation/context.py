@@ -1,4 +1,4 @@
-"""What is known of one policy and judge mode beside its estimates: audits and tests, each computed when asked for."""
+"""What is known of one policy and judge beside its estimates: audits and tests, each computed when asked for."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Transport:
 
 @dataclass(frozen=True, eq=False)
 class PolicyContext:
-    """What the verdicts of one policy and judge mode share, and the diagnostics beside them; every weight figure is of
+    """What the verdicts of one policy and judge share, and the diagnostics beside them; every weight figure is of
     the raw weights. `clone`: the policy is identical to P0 by construction."""
 
     data: PolicyData

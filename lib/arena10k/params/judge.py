@@ -14,6 +14,9 @@ from arena10k.params.sections import Asked, Asker, Count, Section, Share
 Score = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 MinMass = Annotated[float, Field(gt=0, le=1)]
 FORMS = ("completion", "chat")
+#: What each judge of the shorthand `judge` does, and is called.
+MODES = ("deterministic", "uncertainty")
+Mode = Literal["deterministic", "uncertainty"]
 #: What a `case` may hold.
 FIELDS = ("prompt", "response", "reference")
 #: What a completion judge is shown of a text, at most.
@@ -30,6 +33,11 @@ class Grader(Asker):
     """A model that is shown a `case`: a text that holds {response}, and {prompt} and {reference} where wanted."""
 
     case: str
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether it is a judge whose scores have a variance."""
+        return getattr(self, "mode", "") == "uncertainty"
 
     @field_validator("case")
     @classmethod
@@ -54,6 +62,7 @@ class CompletionJudge(Grader):
     """
 
     form: Literal["completion"] = "completion"
+    mode: Mode = "deterministic"
     uncertainty: Literal["orders"] = "orders"
     intro: str = ""
     examples: tuple[str, ...] = Field((), strict=False)
@@ -68,14 +77,14 @@ class CompletionJudge(Grader):
             if sorted(order) != list(range(len(self.examples))):
                 yield f"orders: {list(order)} is not an order of the {len(self.examples)} examples"
 
-    def definition(self, uncertain: bool) -> dict[str, Any]:
+    def definition(self) -> dict[str, Any]:
         """What decides a rating; the same in both modes, which ask the same questions."""
-        definition = self.model_dump(mode="json", exclude={"draws", "form", "uncertainty", *_HOW_ASKED})
+        definition = self.model_dump(mode="json", exclude={"draws", "form", "mode", "uncertainty", *_HOW_ASKED})
         return definition | {"max_response_chars": MAX_CHARS} | self.asked
 
-    def few_ratings(self, uncertain: bool) -> bool:
+    def few_ratings(self) -> bool:
         """Whether scores can take a few values only."""
-        return not uncertain
+        return not self.uncertain
 
 
 class ChatGrader(Grader):
@@ -99,28 +108,28 @@ class ChatGrader(Grader):
         low, high = self.scale
         return f"{'a whole number' if self.numbers == 'whole' else 'a number'} from {low:g} to {high:g}"
 
-    def ask(self, uncertain: bool) -> str:
+    def ask(self) -> str:
         """The line that ends every request: the form of the answer."""
         return f'Answer with JSON only: {{"rating": n}}, where n is {self.range_words}.'
 
-    def answer_schema(self, uncertain: bool) -> dict[str, Any]:
+    def answer_schema(self) -> dict[str, Any]:
         """The form of the answer as a JSON schema, strict."""
-        keys = re.findall(r'"(\w+)":', self.ask(uncertain))
+        keys = re.findall(r'"(\w+)":', self.ask())
         kind: dict[str, Any] = {"type": "integer" if self.numbers == "whole" else "number"}
-        if ChatGrader.few_ratings(self, False):  # else small models leave the scale
+        if ChatGrader.few_ratings(self):  # else small models leave the scale
             kind["enum"] = list(range(int(self.scale[0]), int(self.scale[1]) + 1))
         form = {"type": "object", "properties": dict.fromkeys(keys, kind), "required": keys}
         return {"name": "rating", "strict": True, "schema": form | {"additionalProperties": False}}
 
-    def few_ratings(self, uncertain: bool) -> bool:
+    def few_ratings(self) -> bool:
         """Whether scores can take a few values only."""
         low, high = self.scale
         return self.numbers == "whole" and high - low < FEW_RATINGS
 
-    def definition(self, uncertain: bool) -> dict[str, Any]:
+    def definition(self) -> dict[str, Any]:
         """What decides a rating."""
         include = set(ChatGrader.model_fields) - _HOW_ASKED
-        return self.model_dump(mode="json", include=include) | {"ask": self.ask(uncertain)} | self.asked
+        return self.model_dump(mode="json", include=include) | {"ask": self.ask()} | self.asked
 
 
 class ChatJudge(ChatGrader):
@@ -133,6 +142,7 @@ class ChatJudge(ChatGrader):
     """
 
     form: Literal["chat"]
+    mode: Mode = "deterministic"
     uncertainty: Literal["samples", "interval", "logprobs"] = "samples"
     draws: Count = 1
     samples: Annotated[int, Field(ge=2, le=100)] = 5
@@ -150,10 +160,10 @@ class ChatJudge(ChatGrader):
                 f"({self.numbers}): the first token of a longer number can be that of another"
             )
 
-    def ask(self, uncertain: bool) -> str:
+    def ask(self) -> str:
         """The line that ends every request of the mode: the form of the answer."""
-        if not uncertain or self.uncertainty == "samples":
-            return super().ask(uncertain)
+        if not self.uncertain or self.uncertainty == "samples":
+            return super().ask()
         if self.uncertainty == "logprobs":
             return f"Answer with the number only: {self.range_words}."
         return (
@@ -162,17 +172,17 @@ class ChatJudge(ChatGrader):
             f"{self.interval_confidence:g}."
         )
 
-    def few_ratings(self, uncertain: bool) -> bool:
+    def few_ratings(self) -> bool:
         """Whether scores can take a few values only. A mean of a few ratings is taken for a rating: a good judge is
         of one mind about easy cases."""
-        return super().few_ratings(uncertain) and not (uncertain and self.uncertainty == "logprobs")
+        return super().few_ratings() and not (self.uncertain and self.uncertainty == "logprobs")
 
-    def definition(self, uncertain: bool) -> dict[str, Any]:
+    def definition(self) -> dict[str, Any]:
         """What decides a rating in the deterministic or the uncertainty mode."""
         keys = {"samples": ("samples", "sample_temperature"), "interval": ("interval_confidence",),
                 "logprobs": ("top_logprobs", "min_mass")}[self.uncertainty]  # fmt: skip
-        include = {"uncertainty", *keys} if uncertain else set[str]()
-        return super().definition(uncertain) | self.model_dump(mode="json", include=include)
+        include = {"uncertainty", *keys} if self.uncertain else set[str]()
+        return super().definition() | self.model_dump(mode="json", include=include)
 
 
 def _form(judge: Any) -> str | None:

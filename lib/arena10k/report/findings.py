@@ -14,15 +14,15 @@ from arena10k.wording import ESTIMATOR_WORDS, VERDICTS, listed, rounded
 
 
 def agreement(both: pd.DataFrame, logging_policy: str) -> pd.DataFrame:
-    """AUC of the judge against the oracle, per judge mode, over all policies (flattered by policies that are easy to
+    """AUC of each judge against the oracle, over all policies (flattered by policies that are easy to
     tell apart) and within the logging policy."""
     rows = []
     for job in [c for c in both.columns if c.startswith("judge_")]:
         scored = both.dropna(subset=[job])
         parts = {"auc": scored, "auc_within_p0": scored[scored.policy == logging_policy]}
         auc = {k: diagnostics.judge_auc(p[job].to_numpy(float), p.label.to_numpy(float)) for k, p in parts.items()}
-        rows.append({"mode": job.removeprefix("judge_"), "rows": len(scored)} | auc)
-    return pd.DataFrame(rows, columns=["mode", "rows", "auc", "auc_within_p0"])
+        rows.append({"judge": job.removeprefix("judge_"), "rows": len(scored)} | auc)
+    return pd.DataFrame(rows, columns=["judge", "rows", "auc", "auc_within_p0"])
 
 
 def agreement_sentence(table: pd.DataFrame, logging_policy: str) -> str:
@@ -31,7 +31,7 @@ def agreement_sentence(table: pd.DataFrame, logging_policy: str) -> str:
         return "No response has both a judge score and an oracle label: the judge is untested."
     best = table.loc[table.auc.idxmax()]
     return (
-        f"The {best['mode']} mode agrees best with the oracle: AUC {best.auc:.2f} over all policies, "
+        f"The judge {best.judge} agrees best with the oracle: AUC {best.auc:.2f} over all policies, "
         f"{best.auc_within_p0:.2f} within {logging_policy} (.5 is guessing)."
     )
 
@@ -48,7 +48,7 @@ def headline_frame(estimates: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def counted(rows: Iterable[dict[str, Any]], judge: str | None = None) -> list[dict[str, Any]]:
-    """The rows that sentences count: of one judge mode, without raw judge means, which are no policy values, and
+    """The rows that sentences count: of one judge, without raw judge means, which are no policy values, and
     without estimates whose inputs were not collected."""
     raw = {name for name, estimator in ESTIMATORS.items() if estimator.judge_scale}
     rows = [r for r in rows if r["estimator"] not in raw and r["verdict"] != NOT_ASKED]
@@ -131,12 +131,12 @@ def contrasts_frame(contrasts: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def judge_noise_sentence(rows: list[dict[str, Any]]) -> str:
-    """How wide the intervals of the two judge modes are, the judge's own variance included where it has one."""
+    """How wide the intervals are by each judge, its own variance included where it has one."""
     columns = ["policy", "estimator", "judge", "ci_low", "ci_high"]
     frame = pd.DataFrame([r for r in counted(rows) if accepted(r)], columns=columns)
     frame["width"] = (frame.ci_high - frame.ci_low).astype(float)
     pairs = frame.pivot_table(index=["policy", "estimator"], columns="judge", values="width").dropna()
     if pairs.shape[1] < 2 or pairs.empty:
-        return "Only one judge mode has accepted estimates."
+        return "Only one judge has accepted estimates."
     medians = listed([f"{rounded(pairs[mode].median())} ({mode})" for mode in pairs])
-    return f"Where an estimate is accepted in both judge modes, the median width of its interval is {medians}."
+    return f"Where an estimate is accepted by every judge, the median width of its interval is {medians}."
