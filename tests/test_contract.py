@@ -98,7 +98,7 @@ def made_of(entry):
             case "chat_json":
                 return {"rating": judge.read_rating(RATING, answers).value}
             case "rating_token":
-                return {"rating": judge.read_completions(TOKEN, True, answers).value}
+                return {"rating": judge.read_completions(TOKEN, answers).value}
             case "text":
                 return spoken(text_response(answers, request["prompt"], CHATML))
             case "echo_text":

@@ -19,7 +19,7 @@ import pandas as pd
 from arena10k import attribution, paths, report
 from arena10k.attribution import Investigation
 from arena10k.collection import generate
-from arena10k.collection.jobs import JUDGE
+from arena10k.collection.jobs import JUDGE, ORACLE, compares, judging
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, NothingToShow, unknown
 from arena10k.estimation import ESTIMATORS, PolicyData, compare, evaluation, planning, policies_data
@@ -245,8 +245,10 @@ class Run:
         table, e = self._whole.table, self.params.estimation
         own = table.logged.drop(columns=[column for column in table.logged if column.startswith("logp_")])
         found = evaluation.study(self.arrays(dataclasses.replace(table, logged=own)), e.analysis, judge=e.judge)
+        pairs = [job for job in (*judging(self.params), ORACLE) if compares(self.params, job)]
+        rows = [row for job in pairs for row in self.source.reading.rows(job)]
         counts = [] if self.params.table else self.source.reading.counts()
-        return Judges(self.params, self.labelled_judgments(), found, counts)
+        return Judges(self.params, found, self.labelled_judgments(), rows, counts)
 
     def _frames(self) -> dict[str, pd.DataFrame]:
         return {name: getattr(self, name) for name in COLUMNS}
@@ -304,10 +306,11 @@ class Run:
         """What the statistics take: per policy (the logging policy first) and judge, the arrays of one policy.
 
         A judge without a score is left out, unless it is the one that headlines use."""
-        folds = self.params.estimation.folds
-        return policies_data(
-            table.logged, table.fresh, table.policies, self._judges(table), table.logging_policy, folds
-        )
+        folds, judges = self.params.estimation.folds, self._judges(table)
+        made = policies_data(table.logged, table.fresh, table.policies, judges, table.logging_policy, folds)
+        # A win over the logging policy's response is no property of a response that could be weighted.
+        paired = [j for j in judges if compares(self.params, JUDGE + j) or compares(self.params, ORACLE)]
+        return {policy: own | {j: own[j].without_logged() for j in paired} for policy, own in made.items()}
 
     def study(
         self,

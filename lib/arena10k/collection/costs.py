@@ -131,7 +131,8 @@ def _size(params: Params, job: str, policy: str, frame: pd.DataFrame) -> tuple[f
     question, reference = (float(frame[name].str.len().fillna(0).mean()) for name in ("prompt", "answer"))
     if grader:
         # The requests are made as they will be, of texts of these lengths.
-        characters = {"prompt": question, "response": p.max_tokens * CHARACTERS_PER_TOKEN, "reference": reference}
+        response, other = (q.max_tokens * CHARACTERS_PER_TOKEN for q in (p, params.policies[params.logging_policy]))
+        characters = {"prompt": question, "response": response, "reference": reference, "other": other}
         texts = {name: "x" * round(size) for name, size in characters.items()}
         asked = judge.requests(grader, texts, params.providers[grader.provider].capabilities)
         return float(sum(r.prompt_tokens for r in asked)), float(sum(r.max_tokens for r in asked))

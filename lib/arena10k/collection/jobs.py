@@ -11,7 +11,7 @@ from typing import Any
 
 from arena10k.inputs.policies import digest, policies, unit_hash
 from arena10k.params.config import Params
-from arena10k.params.judge import MODES, ChatGrader, CompletionJudge, JudgeParams
+from arena10k.params.judge import MODES, AnyGrader, CompletionJudge, PairGrader
 
 RESPONSES, LOGPROBS = "responses", "logprobs"
 #: A control: responses of the logging policy, scored as answers to other questions.
@@ -33,9 +33,14 @@ def judging(params: Params) -> list[str]:
     return [JUDGE + name for name in params.judge_names]
 
 
-def grader_of(params: Params, job: str) -> JudgeParams | ChatGrader | None:
+def grader_of(params: Params, job: str) -> AnyGrader | None:
     """The model that is asked for the scores or labels of a job."""
     return params.oracle.grader if job in (ORACLE, TRUTH) else params.judges.get(job.removeprefix(JUDGE))
+
+
+def compares(params: Params, job: str) -> bool:
+    """Whether the scores or labels of a job compare a response with the logging policy's."""
+    return isinstance(grader_of(params, job), PairGrader)
 
 
 def contexts(params: Params) -> dict[Key, str]:
@@ -44,8 +49,8 @@ def contexts(params: Params) -> dict[Key, str]:
     all_policies = policies(params)
     logging = all_policies[params.logging_policy].fingerprint
     out[SHUFFLED, params.logging_policy] = digest([SHUFFLED, logging, params.seed])
-    judges = {JUDGE + name: _graded(params, judge, JUDGE + name) for name, judge in params.judges.items()}
-    oracle = _graded(params, params.oracle.grader, ORACLE) if params.oracle.grader else params.oracle.kind
+    judges = {JUDGE + name: _graded(params, judge, JUDGE + name, logging) for name, judge in params.judges.items()}
+    oracle = _graded(params, params.oracle.grader, ORACLE, logging) if params.oracle.grader else params.oracle.kind
     for name, policy in all_policies.items():
         own = policy.fingerprint
         out[RESPONSES, name] = digest([RESPONSES, own, params.seed])
@@ -68,9 +73,11 @@ def _imported(params: Params) -> list[str]:
     return [RESPONSES, LOGPROBS, *scores, *(() if params.oracle.grader else (ORACLE, TRUTH))]
 
 
-def _graded(params: Params, grader: JudgeParams | ChatGrader, job: str) -> dict[str, Any]:
-    """What decides the scores of a grader, and where they come from."""
+def _graded(params: Params, grader: AnyGrader, job: str, logging: str) -> dict[str, Any]:
+    """What decides the scores of a grader, and where they come from; `logging` is the logging policy's fingerprint."""
     definition, provider = grader.definition(), params.providers[grader.provider]
+    if isinstance(grader, PairGrader):
+        definition["against"] = logging
     if not isinstance(grader, CompletionJudge):
         definition["endpoint"] = provider.endpoint
     elif job != JUDGE + grader.mode:  # where the name is that of the mode, it tells
@@ -89,12 +96,16 @@ def labels_wanted(params: Params, prompt_ids: Iterable[str]) -> dict[str, set[tu
     out: dict[str, set[tuple[str, str, int]]] = {ORACLE: set(), TRUTH: set()}
     for policy in params.policies:
         is_logging = policy == params.logging_policy
-        size = round(params.oracle.p0_fraction * len(order)) if is_logging else params.oracle.target_labels
+        size = round(_p0_fraction(params) * len(order)) if is_logging else params.oracle.target_labels
         draws = range(params.responses.logged_draws if is_logging else 1)
         out[ORACLE] |= {(policy, p, d) for p in order[:size] for d in draws}
         if params.oracle.truth:
             out[TRUTH] |= {(policy, p, d) for p in order for d in range(params.responses.draws)}
     return out
+
+
+def _p0_fraction(params: Params) -> float:
+    return 0.0 if compares(params, ORACLE) else params.oracle.p0_fraction
 
 
 def can_score(params: Params, policy: str) -> bool:
@@ -113,8 +124,9 @@ def expected(params: Params, n_prompts: int) -> dict[Key, int]:
         if can_score(params, policy):
             totals[LOGPROBS, policy] = n_prompts * logged
         for name, judge in params.judges.items():
-            totals[JUDGE + name, policy] = n_prompts * min(judge.draws, draws)
-        oracle = round(params.oracle.p0_fraction * n_prompts) * logged if is_logging else params.oracle.target_labels
+            if not (is_logging and isinstance(judge, PairGrader)):
+                totals[JUDGE + name, policy] = n_prompts * min(judge.draws, draws)
+        oracle = round(_p0_fraction(params) * n_prompts) * logged if is_logging else params.oracle.target_labels
         totals[ORACLE, policy] = min(oracle, n_prompts * (logged if is_logging else 1))
         if params.oracle.truth:
             totals[TRUTH, policy] = n_prompts * draws

@@ -20,20 +20,22 @@ import pandas as pd
 from arena10k.collection import ratings
 from arena10k.collection.answers import chat_response
 from arena10k.collection.echo import check_logprobs, generated
-from arena10k.collection.jobs import JUDGE, RESPONSES, contexts, grader_of, judging
+from arena10k.collection.jobs import JUDGE, RESPONSES, compares, contexts, grader_of, judging
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import CHAT, COMPLETIONS, Measurement, Reader, Request, Task, Watch
 from arena10k.errors import CallError, FatalCallError, invalid
 from arena10k.inputs.policies import digest, unit_hash
 from arena10k.params.config import Params
-from arena10k.params.judge import MAX_CHARS, ChatGrader, ChatJudge, CompletionJudge
+from arena10k.params.judge import MAX_CHARS, AnyGrader, ChatGrader, ChatJudge, CompletionJudge, PairGrader, PairJudge
 from arena10k.params.sections import Capabilities, sent
 
 #: One score for more than this share of the first rows, and of all from then on, is not a judgment: of a continuous
 #: score, and of a rubric with few values.
 WATCH_FROM, CONTINUOUS_SHARE, RUBRIC_SHARE = 50, 0.5, 0.98
 
-#: prompt, response and reference of one case.
+#: What the first answer gets.
+_FIRST_WINS = {"A": 1.0, "tie": 0.5, "B": 0.0}
+#: prompt, response, reference and the other response of one case.
 Texts = Mapping[str, str]
 #: Pairs (score in [0, 1], probability) whose probabilities sum to 1.
 Reading = list[tuple[float, float]]
@@ -45,27 +47,45 @@ Reading = list[tuple[float, float]]
 def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]:
     """One task per response and judge; a judge grades only the first `draws` draws of each policy."""
     by_id, current = prompts.set_index("prompt_id"), contexts(params)
+    for row in responses(params, store, *judging(params)):
+        for name, judge in params.judges.items():
+            if row["draw"] < judge.draws and can_grade(params, judge, row):
+                context = current[JUDGE + name, row["policy"]]
+                yield task(params, judge, JUDGE + name, context, row, by_id.loc[row["prompt_id"]])
+
+
+def responses(params: Params, store: Store, *jobs: str) -> Iterator[dict[str, Any]]:
+    """The records of responses that there are to grade; with ``other``, the logging policy's response to the prompt
+    that one of `jobs` compares with, None where there is none."""
+    others: dict[str, Any] = {}
+    if any(compares(params, job) for job in jobs):
+        first = (r for r in store.rows(RESPONSES) if r["policy"] == params.logging_policy and r["draw"] == 0)
+        others = {row["prompt_id"]: row["value"] for row in first if row["status"] == "ok"}
     for row in store.rows(RESPONSES):
         # A copy of a policy shares its definition, also where the params have one of the two no longer.
         if row["status"] == "ok" and row["policy"] in params.policies:
-            for name, judge in params.judges.items():
-                if row["draw"] < judge.draws:
-                    context = current[JUDGE + name, row["policy"]]
-                    yield task(params, judge, JUDGE + name, context, row, by_id.loc[row["prompt_id"]])
+            yield row | {"other": others.get(row["prompt_id"])}
 
 
-def task(
-    params: Params, grader: CompletionJudge | ChatGrader, job: str, context: str, row: dict[str, Any], prompt: pd.Series
-) -> Task:
-    """The task of one score or label: `row` is the response's record, `context` that of the score. A `prompt` without a
+def can_grade(params: Params, grader: AnyGrader, row: dict[str, Any]) -> bool:
+    """Whether a row of `responses` has what the grader compares it with, where it compares."""
+    is_pair = row["policy"] != params.logging_policy and row["other"] is not None
+    return is_pair or not isinstance(grader, PairGrader)
+
+
+def task(params: Params, grader: AnyGrader, job: str, context: str, row: dict[str, Any], prompt: pd.Series) -> Task:
+    """The task of one score or label: `row` is one of `responses`, `context` that of the score. A `prompt` without a
     known answer has an empty reference."""
     reference = "" if pd.isna(prompt["answer"]) else prompt["answer"]
     texts = {"prompt": prompt["prompt"], "response": row["value"], "reference": reference}
+    texts |= {"other": row["other"]} if isinstance(grader, PairGrader) else {}
     provider = params.providers[grader.provider]
     asked = requests(grader, texts, provider.capabilities, params.seed)
     read: Reader
     if isinstance(grader, CompletionJudge):
         read = partial(read_completions, grader)
+    elif isinstance(grader, PairGrader):
+        read = partial(read_pair, grader)
     elif isinstance(grader, ChatJudge) and grader.uncertain:
         read = partial(UNCERTAIN[grader.uncertainty], grader)
     else:
@@ -78,9 +98,7 @@ def task(
     )  # fmt: skip
 
 
-def requests(
-    grader: CompletionJudge | ChatGrader, texts: Texts, can: Capabilities, seed: int = 1
-) -> tuple[Request, ...]:
+def requests(grader: AnyGrader, texts: Texts, can: Capabilities, seed: int = 1) -> tuple[Request, ...]:
     """The requests whose answers make one score of whole `texts`. Samples of one case differ in their seed, made of the
     experiment's, where the endpoint takes one."""
     if isinstance(grader, CompletionJudge):
@@ -97,13 +115,10 @@ def requests(
             "logprobs": grader.top_logprobs,
         }
         return tuple(Request(COMPLETIONS, body | {"prompt": prompt}) for prompt in prompts)
-    case = grader.case.format(**{name: _quoted(text) for name, text in texts.items()})
-    messages = [{"role": "system", "content": grader.system}] if grader.system else []
-    messages.append({"role": "user", "content": f"{case}\n\n{grader.ask()}"})
-    body = {"model": grader.model, "messages": messages}
-    body |= {"max_tokens": grader.max_tokens, "temperature": 0}
-    if can.json_schema and "JSON" in grader.ask():
-        body["response_format"] = {"type": "json_schema", "json_schema": grader.answer_schema()}
+    if isinstance(grader, PairGrader):
+        swapped = {**texts, "response": texts["other"], "other": texts["response"]}
+        return tuple(Request(CHAT, _asked_in_chat(grader, order, can)[1]) for order in (texts, swapped))
+    case, body = _asked_in_chat(grader, texts, can)
     if not grader.uncertain or not isinstance(grader, ChatJudge) or grader.uncertainty == "interval":
         return (Request(CHAT, body),)
     if grader.uncertainty == "logprobs":
@@ -112,6 +127,18 @@ def requests(
     body["temperature"] = grader.sample_temperature
     seeds = (int(unit_hash(seed, "judge", case, i) * 2**31) for i in range(grader.samples))
     return tuple(Request(CHAT, body | ({"seed": own} if can.seed else {})) for own in seeds)
+
+
+def _asked_in_chat(grader: ChatGrader | PairGrader, texts: Texts, can: Capabilities) -> tuple[str, dict[str, Any]]:
+    """The case of whole texts, and the body of its request at temperature 0."""
+    case = grader.case.format(**{name: _quoted(text) for name, text in texts.items()})
+    messages = [{"role": "system", "content": grader.system}] if grader.system else []
+    messages.append({"role": "user", "content": f"{case}\n\n{grader.ask()}"})
+    body: dict[str, Any] = {"model": grader.model, "messages": messages}
+    body |= {"max_tokens": grader.max_tokens, "temperature": 0}
+    if can.json_schema and "JSON" in grader.ask():
+        body["response_format"] = {"type": "json_schema", "json_schema": grader.answer_schema()}
+    return case, body
 
 
 def _quoted(text: str) -> str:
@@ -155,6 +182,25 @@ def read_rating(grader: ChatGrader, answers: list[dict[str, Any]]) -> Measuremen
         raise _unparsable(grader, text, cut)
     score = _on_scale(grader, numbers["rating"], text, grader.numbers == "whole")
     return Measurement(score, {"variance": 0.0, "texts": [text]})
+
+
+def read_pair(grader: PairGrader, answers: list[dict[str, Any]]) -> Measurement:
+    """The share of both orders that the policy's response wins, a tie being a half; ``winners``: what was said in each,
+    first with the policy's response as A. Codes as of `read_rating`."""
+    texts, winners = [], []
+    for text, cut in map(_text, answers):
+        winner = ratings.winner(text, cut)
+        if winner is None:
+            raise _unparsable(grader, text, cut)
+        texts.append(text)
+        winners.append(winner)
+    first, second = (_FIRST_WINS[winner] for winner in winners)
+    return Measurement((1 + first - second) / 2, {"variance": 0.0, "texts": texts, "winners": winners})
+
+
+def position_bias(winners: list[str]) -> float:
+    """How much more often the first answer wins than the second, of what was said of one pair in both orders."""
+    return sum(2 * _FIRST_WINS[winner] - 1 for winner in winners) / len(winners)
 
 
 def read_samples(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measurement:
@@ -248,10 +294,10 @@ def _on_scale(grader: ChatGrader, number: float, text: str, whole: bool) -> floa
     return (number - low) / (high - low)
 
 
-def _unparsable(grader: ChatGrader, text: str, cut: bool) -> CallError:
+def _unparsable(grader: ChatGrader | PairGrader, text: str, cut: bool) -> CallError:
     what = "the answer is not in the form that was asked for"
     if cut:
-        key = "judge" if isinstance(grader, ChatJudge) else "oracle.grader"
+        key = "judge" if isinstance(grader, ChatJudge | PairJudge) else "oracle.grader"
         what = f"the answer is cut off at max_tokens: raise {key}.max_tokens ({grader.max_tokens} now), or name a "
         what += f"{key}.model that answers in the form that is asked for"
     return invalid("unparsable_rating", f"{what}: {text!r:.200}")

@@ -24,6 +24,8 @@ _LABELLED = re.compile(
     rf"{_PARTS.pattern}\s*(?:points?|stars?)?\s*(?:$|[.;!)\n])",
     re.IGNORECASE,
 )
+_WINNERS = {"a": "A", "b": "B", "tie": "tie"}
+_WINNER = re.compile(r"(?:(?:the )?winner(?: is|:) ?)?(?:answer )?[\"']?(?P<winner>a|b|tie)[\"']?\.?", re.IGNORECASE)
 _OBJECT = re.compile(r"\{[^{}]*\}")
 _MARKUP = re.compile(r"(?<!\w)[*_]+|[*_]+(?!\w)|[`#]+|^>", re.MULTILINE)
 _DECODER = json.JSONDecoder(object_pairs_hook=list)
@@ -42,6 +44,18 @@ def numbers(text: str, keys: tuple[str, ...], grader: ChatGrader, cut: bool) -> 
     objects = _objects(text)
     found = [values for pairs in objects or () if (values := _of_pairs(pairs, keys)) is not None]
     return found[0] if found and all(values == found[0] for values in found) else None
+
+
+def winner(text: str, cut: bool) -> str | None:
+    """Which of two answers wins, "A", "B" or "tie": under the key "winner" as by `numbers`, else alone, as "A" or
+    "Winner: A"; None where the text has none, several that differ, or a bare one that may be `cut` off."""
+    if "{" in text:
+        pairs = [pair for pairs in _objects(text) or () for pair in pairs]
+        found = {str(value).strip().lower() for key, value in pairs if str(key).strip().lower() == "winner"}
+    else:
+        said = None if cut else _WINNER.fullmatch(_MARKUP.sub("", text).strip())
+        found = {said["winner"].lower()} if said else set()
+    return _WINNERS.get(found.pop()) if len(found) == 1 else None
 
 
 def _objects(text: str) -> list[Pairs] | None:

@@ -90,6 +90,8 @@ class PolicyContext:
     @cached_property
     def wrong_weights(self) -> list[str]:
         """Why the weights are not those of the target's draws; empty where nothing says so."""
+        if not len(self.data.logged):  # and none is asked for
+            return []
         reasons = [flag for flag in WRONG_WEIGHTS if flag in self.flags and not self.is_logging]
         # E[w] = 1 is what every interval rests on; significantly more cannot come from two real policies.
         reasons += ["mean_weight_impossible"] * int(self.mean_weight_p < WRONG)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, TRUTH, judging
+from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, TRUTH, compares, judging
 from arena10k.collection.store import Store
 from arena10k.estimation.data import log_weights
 from arena10k.frames.records import FAILED, KEY, OK, QUARANTINED, deviation, in_order, read, tokens, usable
@@ -99,8 +99,12 @@ def build(params: Params, prompts: pd.DataFrame, store: Store) -> Table:
     """Join the records of a run; what is not there stays NaN."""
     p0, answers, logprobs = params.logging_policy, read(store, RESPONSES), read(store, LOGPROBS)
     responses = rows = in_order(_responses(usable(answers), prompts), params.policies, prompts.prompt_id)
+    beside = responses.prompt_id[(responses.policy == p0) & (responses.draw == 0)]
     for job in (*judging(params), ORACLE):
-        rows = rows.merge(_values(store, job, "label" if job == ORACLE else job), on=KEY, how="left")
+        values = _values(store, job, "label" if job == ORACLE else job)
+        if compares(params, job):  # a win over a response that is quarantined is none
+            values = values[values.prompt_id.isin(beside)]
+        rows = rows.merge(values, on=KEY, how="left")
     judged_draws = max((judge.draws for judge in params.judges.values()), default=params.responses.draws)
     is_fresh = (rows.policy != p0) & (rows.draw < judged_draws)
     is_logged = (rows.policy == p0) & (rows.draw < params.responses.logged_draws)

@@ -18,7 +18,7 @@ from arena10k import paths
 from arena10k.errors import ArenaError, ParamsError, meant, one_line
 from arena10k.params import imported, sections
 from arena10k.params.imported import ImportedParams
-from arena10k.params.judge import FORMS, MODES, ChatGrader, JudgeParams, OracleParams
+from arena10k.params.judge import FORMS, MODES, AnyGrader, BothModes, JudgeParams, OracleParams
 from arena10k.params.sections import Name, PolicyParams, Provider, Section
 
 S = TypeVar("S", bound=Section)
@@ -42,7 +42,7 @@ class Params(Section):
     policies: dict[Name, PolicyParams]
     prompts: sections.PromptsParams = sections.PromptsParams()
     responses: sections.ResponsesParams = sections.ResponsesParams()
-    judge: JudgeParams | None = Field(None, description="two judges: one named for each mode")
+    judge: BothModes | None = Field(None, description="two judges: one named for each mode")
     judges: dict[Name, JudgeParams] = Field(default_factory=_in_both_modes)
     oracle: OracleParams = OracleParams()
     estimation: sections.EstimationParams = sections.EstimationParams()
@@ -69,7 +69,7 @@ class Params(Section):
         return list(self.judges or MODES)
 
     @property
-    def users(self) -> dict[str, PolicyParams | JudgeParams | ChatGrader]:
+    def users(self) -> dict[str, PolicyParams | AnyGrader]:
         """Who asks a provider's model: by params key, everything with a `provider` and a `model`."""
         named = {"judge": self.judge} if self.judge else {f"judges.{name}": one for name, one in self.judges.items()}
         graders = {**named, "oracle.grader": self.oracle.grader}
@@ -192,7 +192,7 @@ def _validated(schema: type[S], path: Path, raw: dict[str, Any]) -> S:
             if fault["type"] == "default_factory_not_called":  # `judges`, where another section is at fault
                 continue
             # The form of a judge is a step of the schema, not of the file.
-            form = {"judge": 1, "judges": 2}.get(str(next(iter(fault["loc"]), "")))
+            form = {"judge": 1, "judges": 2, "oracle": 2}.get(str(next(iter(fault["loc"]), "")))
             steps = [s for i, s in enumerate(fault["loc"]) if i != form or s not in FORMS]
             message, given = fault["msg"].removeprefix("Value error, "), fault["input"]
             if fault["type"] == "extra_forbidden":

@@ -28,7 +28,7 @@ from arena10k.audit import screening
 from arena10k.collection import generate, judge, labels, teacher_forcing
 from arena10k.collection.answers import answered_by
 from arena10k.collection.collect import collect
-from arena10k.collection.jobs import LOGPROBS, ORACLE, RESPONSES, SHUFFLED, TRUTH, Key, contexts, judging
+from arena10k.collection.jobs import LOGPROBS, ORACLE, RESPONSES, SHUFFLED, TRUTH, Key, compares, contexts, judging
 from arena10k.collection.records import Row, key_of
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import Reader, Task, Tasks, Watch
@@ -206,8 +206,10 @@ def _retire_replaced(run: Run) -> None:
     stale = []
     for job in (*asked(run.params)[1:], TRUTH) if since else ():
         for row in store.rows(job):
-            whose = run.params.logging_policy if job in (LOGPROBS, SHUFFLED) else row["policy"]
-            if row["created"] < since.get((whose, row["prompt_id"], row["draw"]), 0.0):
+            p0 = run.params.logging_policy
+            of = [(p0 if job in (LOGPROBS, SHUFFLED) else row["policy"], row["prompt_id"], row["draw"])]
+            of += [(p0, row["prompt_id"], 0)] * compares(run.params, job)
+            if any(row["created"] < since.get(cell, 0.0) for cell in of):
                 stale.append(key_of(row))
     store.retire(stale, REPLACED)
 
