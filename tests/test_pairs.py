@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import yaml
 
 from arena10k import paths
-from arena10k.collection import judge, labels, ratings
+from arena10k.collection import judge, labels, ratings, teacher_forcing
+from arena10k.collection.collect import collect
 from arena10k.collection.jobs import ORACLE, contexts, expected
 from arena10k.errors import CallError, NothingToShow, ParamsError
 from arena10k.estimation import ESTIMATORS
 from arena10k.params.config import load
 from arena10k.params.judge import PairJudge
 from arena10k.params.sections import Capabilities
+from arena10k.rescoring import rescore
+from arena10k.run import Run
 from in_process import run_cells
-from stub_server import JUDGE_MODEL, MODEL, answer, unit
+from stub_server import JUDGE_MODEL, MODEL, answer, chat_answer, unit
 from test_judge import GRADER, grade, make_params, respond
 
 CASE = "Question: {prompt}\nFirst: {response}\nSecond: {other}"
@@ -34,20 +40,23 @@ def quality(policy, question):
 
 def answers(body, _):
     """Responses that tell their quality; the better wins, by the oracle always, by the judge unless it says "A"."""
+    if "messages" not in body:
+        return None
     user = body["messages"][-1]["content"]
     if body["model"] == MODEL:
         policy = body["messages"][0]["content"] if len(body["messages"]) > 1 else "p0"
-        said = f"Quality {quality(policy, user)}."
-    else:
-        first, second = map(float, re.findall(r"Quality ([0-9.]+)\.", user))
-        says_first = body["model"] == JUDGE_MODEL and unit("bias", user) < BIASED
-        said = json.dumps({"winner": "A" if says_first or first > second else "B" if second > first else "tie"})
+        made = chat_answer(body)
+        made["choices"][0]["message"]["content"] = f"Quality {quality(policy, user)}."
+        return made
+    first, second = map(float, re.findall(r"Quality ([0-9.]+)\.", user))
+    says_first = body["model"] == JUDGE_MODEL and unit("bias", user) < BIASED
+    said = json.dumps({"winner": "A" if says_first or first > second else "B" if second > first else "tie"})
     return answer(body, 8, 8, message={"role": "assistant", "content": said})
 
 
 def pair_params(home, url, n_prompts=150, **sections):
     systems = {"p0": {}, **{name: {"system": name} for name in KINDER}}
-    said = {"providers": {"stub": {"base_url": url}}, "judge": None, "judges": {"wins": PAIR}}
+    said = {"judge": None, "judges": {"wins": PAIR}}
     said |= {"policies": {name: {"provider": "stub", "model": MODEL} | own for name, own in systems.items()}}
     said |= {"oracle": {"kind": "model", "target_labels": 80, "grader": PAIR | {"model": ORACLE_MODEL}}}
     return make_params(home, url, n_prompts, **said | sections)
@@ -62,6 +71,7 @@ def compared(server, tmp_path_factory):
         stub = server.behave()
         stub.fault = answers
         run = respond(pair_params(home, stub.url))
+        collect(run.params, run.store, partial(teacher_forcing.tasks, run.params, run.store), "teacher forcing")
         before = stub.requests
         outcome = grade(run)
         assert (outcome.ok, outcome.errors, stub.requests - before) == (300, {}, 600)
@@ -93,7 +103,9 @@ def test_the_value_is_the_win_rate_and_the_bias_of_the_first_place_is_found_and_
 
 def test_weights_are_not_asked_for_and_not_refused(compared):
     run, _ = compared
-    rows = run.estimates(run.table())["rows"]
+    table = run.table()
+    assert all(np.isfinite(table.log_weights()[policy]).all() for policy in KINDER)
+    rows = run.estimates(replace(table, quarantined={"pi_good": 3}))["rows"]
     assert {r["verdict"] for r in rows if ESTIMATORS[r["estimator"]].uses_weights} == {"NOT_ASKED"}
     assert {r["verdict"] for r in rows if r["policy"] == "p0"} == {"NOT_ASKED"}
 
@@ -111,7 +123,7 @@ def test_both_orders_are_kept_and_the_logging_policy_is_not_asked(compared):
         assert row["value"] in ((1.0, 0.5) if better else (0.0, 0.5))
     due = expected(run.params, len(run.prompts))
     assert {policy for job, policy in due if job in ("judge_wins", ORACLE)} == set(KINDER)
-    assert "nothing that is due is missing" in run.coverage()
+    assert "judge" not in run.coverage(), "nothing of it is missing"
 
 
 PAGES = ("00_status", "04_judge", "05_data_quality", "06_estimates", "09_ablation_summary")
@@ -126,6 +138,15 @@ def test_pages_of_pairs_are_made_or_have_nothing_to_show(page):
         assert page not in PAGES
 
 
+def test_a_win_over_a_quarantined_answer_is_none(compared):
+    run, _ = compared
+    row = next(r for r in run.store.rows("responses") if r["policy"] == "p0")
+    run.store.set_quarantine([("responses", row["prompt_id"], row["request_hash"], "planted")])
+    unscored = run.table().fresh.set_index("prompt_id").judge_wins.isna()
+    run.store.set_quarantine([])
+    assert set(unscored.index[unscored]) == {row["prompt_id"]}
+
+
 def test_another_answer_of_the_logging_policy_is_another_pair(home, server):
     stub = server.behave()
     stub.fault = answers
@@ -137,6 +158,30 @@ def test_another_answer_of_the_logging_policy_is_another_pair(home, server):
     assert old["responses", "pi_good"] == new["responses", "pi_good"]
     for job in ("judge_wins", ORACLE):
         assert old[job, "pi_good"] != new[job, "pi_good"]
+
+
+def test_scores_go_with_either_of_the_two_answers_that_is_replaced(home, server):
+    """What stands for the logging policy's answer to one prompt is that to another: asked again, its pairs are new."""
+    stub = server.behave()
+    stub.fault = answers
+    run = respond(pair_params(home, stub.url, n_prompts=6, oracle={"target_labels": 0, "p0_fraction": 0}))
+    assert grade(run).ok == 12
+    right = {(r["policy"], r["prompt_id"]): r["value"] for r in run.store.rows("judge_wins")}
+    said = {r["prompt_id"]: r for r in run.store.rows("responses") if r["policy"] == "p0"}
+    other = [json.dumps(said["p0003"]["payload"][name]) for name in ("token_ids", "token_logprobs")]
+    with sqlite3.connect(paths.store_file("stub")) as db:
+        db.execute(
+            "UPDATE records SET value = ?, payload = json_set(payload, '$.token_ids', json(?), '$.token_logprobs', "
+            "json(?)) WHERE job = 'responses' AND policy = 'p0' AND prompt_id = 'p0002'",
+            (said["p0003"]["value"], *other),
+        )
+        db.execute("UPDATE records SET request_hash = 'of the replay ' || policy, created = created - 60 "
+                   "WHERE job = 'judge_wins' AND prompt_id = 'p0002'")  # fmt: skip
+    rescore.rescore(Run.of(run.params))
+    rows = list(Run.of(run.params).store.rows("judge_wins"))
+    assert {(r["policy"], r["prompt_id"]): r["value"] for r in rows} == right
+    assert not any(r["request_hash"].startswith("of the replay") for r in rows)
+    assert len(rows) == 12
 
 
 def pair(**changed):
@@ -162,7 +207,8 @@ def test_a_winner_is_read_in_any_clear_wrapping_and_else_it_is_an_error():
     for winners, score in ((("A", "B"), 1.0), (("A", "A"), 0.5), (("tie", "B"), 0.75), (("B", "A"), 0.0)):
         measured = judge.read_pair(pair(), said(*winners))
         assert (measured.value, measured.payload["winners"]) == (score, list(winners))
-    assert [judge.position_bias(list(w)) for w in (("A", "A"), ("A", "B"), ("tie", "B"))] == [1.0, 0.0, -0.5]
+    leads = [judge.read_pair(pair(), said(*w)).payload["first_leads"] for w in (("A", "A"), ("A", "B"), ("tie", "B"))]
+    assert leads == [1.0, 0.0, -0.5]
 
 
 def test_what_is_asked_shows_both_answers_in_both_orders():

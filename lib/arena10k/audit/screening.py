@@ -109,15 +109,10 @@ def _with_value(store: Store, *jobs: str) -> pd.DataFrame:
     return rows[rows.status != records.FAILED].reset_index(drop=True)
 
 
-def scoring(params: Params) -> list[str]:
-    """The jobs whose values lie in [0, 1]."""
-    return [*judging(params), ORACLE, TRUTH]
-
-
 def scan(params: Params, store: Store, prompts: pd.DataFrame | None = None) -> list[Flag]:
     """Everything that is to be quarantined, in the order of the store, one flag per record; independent of earlier
     quarantine. `prompts`: the run's, where they are not in its file."""
-    table, scores = Wide(params, store, prompts), _with_value(store, *scoring(params))
+    table, scores = Wide(params, store, prompts), _with_value(store, *judging(params), ORACLE, TRUTH)
     logprobs, responses = table.records, table.responses
     codes = np.array([_structural(*row) for row in logprobs[["value", "payload"]].to_numpy()], dtype=object)
     duplicates = _of_the_whole(params, table, codes)

@@ -39,10 +39,6 @@ _SCORED = (LOGPROBS, SHUFFLED)
 _COUNTED = ("total", "ok", "errors", "attempts", "prompt_tokens", "completion_tokens", "models")
 
 
-def _words(job: str) -> str:
-    return WORDS.get(job, f"scores of judge {job.removeprefix(jobs.JUDGE)}")
-
-
 def open_store(params: Params) -> Store:
     """The run's store, read-only; a recording is loaded into memory. Raises ArenaError where there is none."""
     recorded = paths.records_file(params.run)
@@ -107,10 +103,10 @@ def coverage(params: Params, store: Store) -> dict[str, Any]:
     if logged is not None:
         parts.append(f"{logged:,} of the prompts have a usable logged response")
     complete = "nothing that is due is missing" if logged is None else "all that the source has is usable"
-    short = [f"{_words(job)} {c['ok']:,}/{c['total']:,}" for job, c in usable.items() if c["ok"] < c["total"]]
+    short = [f"{WORDS.get(job, job)} {c['ok']:,}/{c['total']:,}" for job, c in usable.items() if c["ok"] < c["total"]]
     parts.append(f"usable {', '.join(short)}" if short else complete)
     if absent:
-        none = [f"{_words(job)} of {', '.join(names)}" for job, names in absent.items()]
+        none = [f"{WORDS.get(job, job)} of {', '.join(names)}" for job, names in absent.items()]
         parts.append(f"none at all: {'; '.join(none)}")
     text = "; ".join(parts)
     text = f"{text[:1].upper()}{text[1:]}."

@@ -185,22 +185,17 @@ def read_rating(grader: ChatGrader, answers: list[dict[str, Any]]) -> Measuremen
 
 
 def read_pair(grader: PairGrader, answers: list[dict[str, Any]]) -> Measurement:
-    """The share of both orders that the policy's response wins, a tie being a half; ``winners``: what was said in each,
-    first with the policy's response as A. Codes as of `read_rating`."""
-    texts, winners = [], []
-    for text, cut in map(_text, answers):
-        winner = ratings.winner(text, cut)
-        if winner is None:
+    """The share of both orders that the policy's response wins, a tie being a half. ``winners``: what was said in each,
+    first with the policy's response as A; ``first_leads``: by how much more often the first answer wins. Codes as of
+    `read_rating`."""
+    winners, said = [], [_text(answer) for answer in answers]
+    for text, cut in said:
+        if (winner := ratings.winner(text, cut)) is None:
             raise _unparsable(grader, text, cut)
-        texts.append(text)
         winners.append(winner)
     first, second = (_FIRST_WINS[winner] for winner in winners)
-    return Measurement((1 + first - second) / 2, {"variance": 0.0, "texts": texts, "winners": winners})
-
-
-def position_bias(winners: list[str]) -> float:
-    """How much more often the first answer wins than the second, of what was said of one pair in both orders."""
-    return sum(2 * _FIRST_WINS[winner] - 1 for winner in winners) / len(winners)
+    more = {"winners": winners, "first_leads": first + second - 1}
+    return Measurement((1 + first - second) / 2, {"variance": 0.0, "texts": [text for text, _ in said], **more})
 
 
 def read_samples(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measurement:

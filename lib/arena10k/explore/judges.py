@@ -4,7 +4,6 @@ how it would rank the policies."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,20 @@ import pandas as pd
 from arena10k import report
 from arena10k.collection.costs import spent
 from arena10k.collection.jobs import JUDGE
-from arena10k.collection.judge import position_bias
 from arena10k.estimation import compare, planning
 from arena10k.estimation.context import PolicyContext
+from arena10k.estimation.diagnostics import judge_auc
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.estimation.intervals import mean_interval
 from arena10k.estimation.verdicts import width_of
 from arena10k.explore.view import View
 from arena10k.params.config import Params
+from arena10k.report.findings import agreement_sentence
 from arena10k.wording import level, listed
 
 Row = dict[str, Any]
+_JUDGES = {"judge": "judge", "model": "model", "mode": "mode", "rows": "labelled", "auc": "AUC"}
+_JUDGES |= {"auc_within_p0": "AUC within P0", **{name: name for name in ("scores", "sent", "received", "dollars")}}
 _COLUMNS = {"policy": "policy", "judge": "judge", "off": "score - label", "off_low": "low", "off_high": "high"}
 _SAVED = {"labels": "labels", "r2": "r²", "width": "width", "alone": "labels alone", "direct": "labels, direct"}
 
@@ -35,15 +37,14 @@ class Judges(View):
     with its interval by prompts. `labels` of the policy's own draws; `r2`, the share of their variance that the
     calibrated score explains; `width` of the PPI++ interval now; how many labels their mean `alone` and the `direct`
     method (those that train f) would need for it. `rank`: what the judge makes of the ranking, from scores and labels
-    without weights. `costs`: tokens and US dollars by judge. `positions`: of judges that compare, by policy, how much
-    more often the first of two answers wins.
+    without weights. `judges`: of each its AUC over all policies and within the logging policy, tokens and US dollars.
+    `positions`: of judges that compare, by policy, how much more often the first of two answers wins.
     """
 
     def __init__(self, params: Params, study: Evaluation, both: pd.DataFrame, pairs: list[Row], counts: list[Row]):
         confidence = study.analysis.confidence
         by_judge = {judge: study.of_judge(judge) for _, judge in study.contexts}
-        apart = {judge: compare.contrasts(own) for judge, own in by_judge.items()}
-        places = [(judge, place) for judge, own in by_judge.items() for place in compare.ranking(own, apart[judge])]
+        places = [(judge, place) for judge, own in by_judge.items() for place in compare.ranking(own)]
         ranks = {(place.policy, judge): place.rank for judge, place in places}
         widths = {(r["policy"], r["judge"]): width_of(r) for r in study.rows if r["estimator"] == "ppi_pp"}
         self.policies = pd.DataFrame(
@@ -51,17 +52,19 @@ class Judges(View):
             | {**_saved(ctx, widths[policy, judge]), "rank": ranks.get((policy, judge))}
             for (policy, judge), ctx in study.contexts.items()
         ).astype(dict.fromkeys(("rank", "labels", "alone", "direct"), "Int64"))
-        self.costs = pd.DataFrame([_cost(params, judge, counts) for judge in by_judge])
+        self.judges = pd.DataFrame([_of_judge(params, judge, both, counts) for judge in by_judge])
         self.positions = _positions(pairs, confidence)
+        agreement = "AUC against labels (over all policies it is flattered by those easy to tell apart), and cost"
         caption = f"How far each judge is off ({level(confidence)} intervals), what its scores save in labels of the "
         caption += "policy's own draws, and where it ranks the policy (equal ranks are ties)"
         bias = "How much more often the first of two answers wins than the second; both orders are asked, so that it "
-        bias += f"is in no score ({level(confidence)} intervals)"
+        bias += f"is in no score ({level(confidence)} intervals); {params.logging_policy} against itself is 0.5"
         super().__init__(
-            [_ranking_sentence(ranks, apart)],
+            [agreement_sentence(self.judges, params.logging_policy)],
+            report.table(self.judges, columns=_JUDGES, formats={"dollars": ",.2f"}, caption=agreement),
+            _ranking_sentence(ranks, list(by_judge)),
             report.table(self.policies, columns=_COLUMNS | _SAVED | {"rank": "rank"}, caption=caption),
             *([report.table(self.positions, caption=bias)] if len(self.positions) else []),
-            report.table(self.costs, formats={"dollars": ",.2f"}, caption="What each judge has cost"),
         )
 
 
@@ -82,22 +85,21 @@ def _saved(ctx: PolicyContext, width: float) -> dict[str, float | None]:
     return out
 
 
-def _cost(params: Params, judge: str, counts: list[Row]) -> Row:
+def _of_judge(params: Params, judge: str, both: pd.DataFrame, counts: list[Row]) -> Row:
     rows = [row for row in counts if row["job"] == JUDGE + judge]
     used = [(r["job"], r["policy"], r["prompt_tokens"] or 0, r["completion_tokens"] or 0) for r in rows]
-    asked = params.judges.get(judge)
-    own: Row = {"judge": judge, "model": asked and asked.model, "mode": asked and asked.mode}
-    own |= {"scores": sum(r["n"] for r in rows if r["status"] == "ok"), "tokens sent": sum(u[2] for u in used)}
+    asked, scored = params.judges.get(judge), both.dropna(subset=[JUDGE + judge])
+    parts = {"auc": scored, "auc_within_p0": scored[scored.policy == params.logging_policy]}
+    own: Row = {"judge": judge, "model": asked and asked.model, "mode": asked and asked.mode, "rows": len(scored)}
+    own |= {k: judge_auc(p[JUDGE + judge].to_numpy(float), p.label.to_numpy(float)) for k, p in parts.items()}
+    own |= {"scores": sum(r["n"] for r in rows if r["status"] == "ok"), "sent": sum(u[2] for u in used)}
     return own | {"received": sum(u[3] for u in used), "dollars": sum(spent(params, *u) for u in used)}
 
 
 def _positions(pairs: list[Row], confidence: float) -> pd.DataFrame:
     """Position bias by judge (or oracle) and policy, from the records of pairs."""
-    leads = [
-        (row["job"].removeprefix(JUDGE), row["policy"], row["prompt_id"], position_bias(row["payload"]["winners"]))
-        for row in pairs
-        if row["status"] == "ok"
-    ]
+    ok = [row for row in pairs if row["status"] == "ok"]
+    leads = [(r["job"].removeprefix(JUDGE), r["policy"], r["prompt_id"], r["payload"]["first_leads"]) for r in ok]
     frame = pd.DataFrame(leads, columns=["judge", "policy", "prompt_id", "lead"])
     by_prompt = frame.groupby(["judge", "policy", "prompt_id"], sort=False).lead.mean()
     rows = [
@@ -107,23 +109,14 @@ def _positions(pairs: list[Row], confidence: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["judge", "policy", "prompts", "first - second", "low", "high"])
 
 
-def _ranking_sentence(ranks: Mapping[tuple[str, str], int], apart: Mapping[str, list[compare.Contrast]]) -> str:
-    """Where the judges disagree about who is better: by rank, and by more than chance."""
-    if len(apart) < 2:
-        return "There is one judge: nothing to compare it with but the labels."
+def _ranking_sentence(ranks: Mapping[tuple[str, str], int], judges: list[str]) -> str:
+    """Where the judges disagree about who is better."""
+    by_policy = {p: [f"{ranks.get((p, judge), 'none')} by {judge}" for judge in judges] for p, _ in ranks}
     differ = [
-        f"{policy} ({', '.join(f'{ranks.get((policy, judge), chr(8212))} by {judge}' for judge in apart)})"
-        for policy in dict.fromkeys(policy for policy, _ in ranks)
-        if len({ranks.get((policy, judge)) for judge in apart}) > 1
+        f"{policy} ({', '.join(own)})"
+        for policy, own in by_policy.items()
+        if len({ranks.get((policy, judge)) for judge in judges}) > 1
     ]
-    better = {judge: {(c.a, c.b): c.difference > 0 for c in own if c.significant} for judge, own in apart.items()}
-    against = [
-        f"{one} and {other} on {a} and {b}"
-        for one, other in combinations(apart, 2)
-        for (a, b), first in better[one].items()
-        if better[other].get((a, b), first) != first
-    ]
-    text = f"The ranks of {listed(differ)} depend on the judge" if differ else "Every judge gives the same ranks"
-    if against:
-        return f"{text}; beyond chance they contradict each other: {listed(against)}."
-    return f"{text}; no two judges contradict each other on two policies beyond chance."
+    if len(judges) < 2:
+        return "There is one judge: nothing to compare it with but the labels."
+    return f"The ranks of {listed(differ)} depend on the judge." if differ else "Every judge gives the same ranks."

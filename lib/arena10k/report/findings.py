@@ -7,22 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from arena10k.estimation import ESTIMATORS, diagnostics
+from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, accepted
 from arena10k.report.summary import headline
-from arena10k.wording import ESTIMATOR_WORDS, VERDICTS, listed, rounded
-
-
-def agreement(both: pd.DataFrame, logging_policy: str) -> pd.DataFrame:
-    """AUC of each judge against the oracle, over all policies (flattered by policies that are easy to
-    tell apart) and within the logging policy."""
-    rows = []
-    for job in [c for c in both.columns if c.startswith("judge_")]:
-        scored = both.dropna(subset=[job])
-        parts = {"auc": scored, "auc_within_p0": scored[scored.policy == logging_policy]}
-        auc = {k: diagnostics.judge_auc(p[job].to_numpy(float), p.label.to_numpy(float)) for k, p in parts.items()}
-        rows.append({"judge": job.removeprefix("judge_"), "rows": len(scored)} | auc)
-    return pd.DataFrame(rows, columns=["judge", "rows", "auc", "auc_within_p0"])
+from arena10k.wording import ESTIMATOR_WORDS, VERDICTS, listed
 
 
 def agreement_sentence(table: pd.DataFrame, logging_policy: str) -> str:
@@ -30,10 +18,9 @@ def agreement_sentence(table: pd.DataFrame, logging_policy: str) -> str:
     if table.auc.isna().all():
         return "No response has both a judge score and an oracle label: the judge is untested."
     best = table.loc[table.auc.idxmax()]
-    return (
-        f"The judge {best.judge} agrees best with the oracle: AUC {best.auc:.2f} over all policies, "
-        f"{best.auc_within_p0:.2f} within {logging_policy} (.5 is guessing)."
-    )
+    within = "" if pd.isna(best.auc_within_p0) else f", {best.auc_within_p0:.2f} within {logging_policy}"
+    text = f"The judge {best.judge} agrees best with the oracle: AUC {best.auc:.2f} over all policies"
+    return f"{text}{within} (.5 is guessing)."
 
 
 def estimates_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -128,15 +115,3 @@ def contrasts_frame(contrasts: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(contrasts, columns=["a", "b", "difference", "se", "low", "high", "significant"])
     better = frame.a.where(frame.difference > 0, frame.b) + " is better"
     return frame.assign(result=better.where(frame.significant.astype(bool), "tie")).drop(columns="significant")
-
-
-def judge_noise_sentence(rows: list[dict[str, Any]]) -> str:
-    """How wide the intervals are by each judge, its own variance included where it has one."""
-    columns = ["policy", "estimator", "judge", "ci_low", "ci_high"]
-    frame = pd.DataFrame([r for r in counted(rows) if accepted(r)], columns=columns)
-    frame["width"] = (frame.ci_high - frame.ci_low).astype(float)
-    pairs = frame.pivot_table(index=["policy", "estimator"], columns="judge", values="width").dropna()
-    if pairs.shape[1] < 2 or pairs.empty:
-        return "Only one judge has accepted estimates."
-    medians = listed([f"{rounded(pairs[mode].median())} ({mode})" for mode in pairs])
-    return f"Where an estimate is accepted by every judge, the median width of its interval is {medians}."
