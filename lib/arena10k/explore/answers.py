@@ -32,7 +32,7 @@ FAR_OFF = 0.5
 class Estimates(Rows):
     """What `run.estimate()` answers.
 
-    `frame`: one row per policy, judge mode and estimator with the fields of `estimates.json`, reasons as one text.
+    `frame`: one row per policy, judge and estimator with the fields of `estimates.json`, reasons as one text.
     `rows`: the same as lists and numbers. `ranking`: who may be reported, best first; equal ranks are ties.
     `contrasts`: the difference of every two of them. `study`: everything computed, for the library's functions.
     `n`: prompts used.
@@ -49,11 +49,11 @@ class Estimates(Rows):
             sentences.append(f"Where more labels are needed than {limit}, it takes more prompts.")
         if len(study.of_judge(judges[0])) > 1:
             sentences.append(findings.contrasts_sentence(contrasts, study.result["ranking"]))
-        caption = f"Every estimate (judge mode{'s' * (len(judges) > 1)} {' and '.join(judges)})"
+        caption = f"Every estimate (judge{'s' * (len(judges) > 1)} {' and '.join(judges)})"
         tables: list[Any] = [findings.estimates_table(frame, caption, ["judge"] * (len(judges) > 1))]
         headline = findings.headline_frame(study.result)
         if len(frame) > _ALL_SHOWN and len(headline):
-            caption = f"The headline estimate of each policy (judge mode {judges[0]})"
+            caption = f"The headline estimate of each policy (judge {judges[0]})"
             first = findings.estimates_table(headline, caption)
             tables = [first, report.Folded(f"All {len(frame):,} estimates are in .frame", *tables)]
         truth = dict(zip(part.table.truth.policy, part.table.truth.value, strict=True))
@@ -221,10 +221,10 @@ class PromptView(View):
 
 
 def scored(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The responses of a run's tidy frames with `judge_<mode>` for each mode that was asked, and `label`."""
+    """The responses of a run's tidy frames with `judge_<name>` for each judge that was asked, and `label`."""
     rows, labels = frames["responses"], frames["labels"].dropna(subset="label").drop_duplicates(KEY)
-    for mode, scores in frames["judgments"].groupby("mode", sort=False):
-        column = f"judge_{mode}"
+    for judge, scores in frames["judgments"].groupby("judge", sort=False):
+        column = f"judge_{judge}"
         rows = rows.merge(scores.rename(columns={"score": column})[[*KEY, column]], on=KEY, how="left")
     return rows.merge(labels[[*KEY, "label"]], on=KEY, how="left")
 
@@ -281,12 +281,12 @@ def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge:
     per_policy = [{"policy": name, **measures(part)} for name, part in both.groupby("policy", sort=False)]
     high, low = int((rows.gap > FAR_OFF).sum()), int((rows.gap < -FAR_OFF).sum())
     sentence = (
-        f"On {len(rows):,} judged responses with a known outcome the judge (mode {judge}) is off by "
+        f"On {len(rows):,} judged responses with a known outcome the judge {judge} is off by "
         f"{rows.gap.abs().mean():.2f} on average, AUC {measures(rows)['AUC']:.2f} (.5 is guessing). {high + low:,} "
         f"are off by more than {FAR_OFF:g}: {high:,} scored too high, {low:,} too low."
     )
     columns = ["policy", *(c for c in ("prompt", "answer") if c in of_prompt), "response", "score", "label"]
-    caption = f"Where the judge (mode {judge}) is furthest from the oracle"
+    caption = f"Where the judge {judge} is furthest from the oracle"
     return Rows(
         rows,
         [sentence],

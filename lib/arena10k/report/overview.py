@@ -66,7 +66,7 @@ LABELS: dict[str, dict[str, str]] = {
     },
     "09_ablation_summary": {
         "estimators": "estimators",
-        "misranking": "pairs of estimator and judge mode that put a worse policy first",
+        "misranking": "pairs of estimator and judge that put a worse policy first",
     },
     "10_simulation": {
         "replicates": "data sets of each kind",

@@ -39,7 +39,7 @@ def headline(estimates: Mapping[str, Any]) -> list[Row]:
 
 
 def headline_rows(estimates: Mapping[str, Any]) -> list[Row]:
-    """The rows of `estimates.json` in the judge mode that headlines use."""
+    """The rows of `estimates.json` in the judge that headlines use."""
     judge = estimates.get("judge")
     return [r for r in estimates.get("rows", ()) if judge in (None, r["judge"])]
 
