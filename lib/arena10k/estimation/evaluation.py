@@ -68,14 +68,20 @@ class Evaluation:
     @cached_property
     def result(self) -> dict[str, Any]:
         """What pages and `estimates.json` say of it, on the label's scale: `rows` of every judge mode; `ranking`,
-        `contrasts` and `breakdown` as lists of rows; `judge`, `belief`, and the `logging_policy` where there is one."""
+        `contrasts` and `breakdown` as lists of rows; `policies`, how many draws and labels of its own each has;
+        `judge`, `belief`, and the `logging_policy` where there is one."""
         contexts = self.of_judge(self.judge)
         found: dict[str, list[Any]] = {"ranking": compare.ranking(contexts, self._pairs), "contrasts": self._pairs}
         found |= {"breakdown": compare.breakdowns(contexts), "rows": self.rows}
+        counts = [
+            {"policy": policy, "draws": len(ctx.data.fresh), "labels": int(ctx.data.fresh.labelled.sum())}
+            for policy, ctx in contexts.items()
+        ]
         return {
             "judge": self.judge,
             "belief": self.analysis.belief,
             "logging_policy": next((policy for policy, ctx in contexts.items() if ctx.is_logging), None),
+            "policies": counts,
             **{name: self._scaled(rows) for name, rows in found.items()},
         }
 

@@ -28,10 +28,32 @@ def write_index(params: Params) -> Path:
         provenance=stages.provenance(params),
         title=params.title,
         confidence=params.estimation.confidence,
+        width=params.estimation.width,
         about=about(params),
-        controls=" ".join(filter(None, (text, report.missing(lost, effect.dependent(lost.get("tests", [])))))),
-        alarm=alarm,
+        alarms=[text] if alarm else [],
+        notes=[*filter(None, ["" if alarm else text, report.missing(lost, effect.dependent(lost.get("tests", [])))])],
+        policies={name: f"{policy.description} ({policy.model})" for name, policy in params.policies.items()},
+        measured=_measured(params, estimates),
     )
+
+
+def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:
+    """By term what the numbers of the first page are of; of what is not known nothing."""
+    oracle, judge, imported = params.oracle, params.judge, params.imported
+    exact = "the share of answers that an exact checker of the prompt calls right: 0 is none, 1 is all"
+    value = {"exact": exact, "model": ""}[oracle.kind]
+    if oracle.grader:
+        low, high = oracle.grader.scale
+        value = f"the mean grade by {oracle.grader.model}, from {low:g} to {high:g}, as a share of that scale"
+    if imported or params.table:
+        low, high = (imported and imported.oracle_scale) or (0.0, 1.0)
+        value = f"the mean label of the data, from {low:g} to {high:g}, as a share of that scale"
+    said = {"A value is": value, "Judge": f"{judge.model}, which was asked about every answer" if judge else ""}
+    said["Prompts"] = f"{estimates['n']:,}" if estimates.get("n") else ""
+    said["Labels"] = f"{sum(row['labels'] for row in estimates.get('policies', ())):,}" if estimates else ""
+    spent = sum(job["dollars"] for job in _result(params.run, "status.json").get("jobs", ()))
+    said["Cost"] = f"${spent:,.2f} so far" if params.is_priced and not params.recording else ""
+    return {term: text for term, text in said.items() if text}
 
 
 def about(params: Params) -> str:
@@ -58,7 +80,6 @@ def _listed(params: Params, stage: stages.Stage) -> report.Listed:
         key_numbers(params, stage),
         failures.is_noted(params.run, stage.name),
         {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
-        "Ablations" if stage.cell else "Stages",
     )
 
 
