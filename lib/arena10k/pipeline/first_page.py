@@ -9,6 +9,7 @@ from typing import Any
 from arena10k import paths, report
 from arena10k.estimation.verdicts import NOT_ASKED
 from arena10k.params.config import Params
+from arena10k.params.judge import PairGrader
 from arena10k.pipeline import failures, stages
 from arena10k.rescoring import effect
 
@@ -39,16 +40,18 @@ def write_index(params: Params) -> Path:
 
 def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:
     """By term what the numbers of the first page are of; of what is not known nothing."""
-    oracle, judge, imported = params.oracle, params.judge, params.imported
+    oracle, imported = params.oracle, params.imported
     exact = "the share of answers that an exact checker of the prompt calls right: 0 is none, 1 is all"
     value = {"exact": exact, "model": ""}[oracle.kind]
-    if oracle.grader:
+    if isinstance(oracle.grader, PairGrader):
+        value = f"the win rate against {params.logging_policy}, by {oracle.grader.model}; a tie is a half"
+    elif oracle.grader:
         low, high = oracle.grader.scale
         value = f"the mean grade by {oracle.grader.model}, from {low:g} to {high:g}, as a share of that scale"
     if imported or params.table:
         low, high = (imported and imported.oracle_scale) or (0.0, 1.0)
         value = f"the mean label of the data, from {low:g} to {high:g}, as a share of that scale"
-    said = {"A value is": value, "Judge": f"{judge.model}, which was asked about every answer" if judge else ""}
+    said = {"A value is": value, "Judge": ", ".join(f"{judge.model} ({name})" for name, judge in params.judges.items())}
     said["Prompts"] = f"{estimates['n']:,}" if estimates.get("n") else ""
     said["Labels"] = f"{sum(row['labels'] for row in estimates.get('policies', ())):,}" if estimates else ""
     spent = sum(job["dollars"] for job in _result(params.run, "status.json").get("jobs", ()))
