@@ -55,7 +55,7 @@ STAGES = {
         Stage("01_prompts"),
         Stage("02_responses", ("01_prompts",), ("responses",), True),
         Stage("03_teacher_forcing", ("02_responses",), ("logprobs", "logprobs_shuffled"), True),
-        Stage("04_judge", ("02_responses",), (_JUDGES, "oracle", "truth"), True),
+        Stage("04_judge", ("02_responses",), (_JUDGES, "oracle", "truth"), True, ("examples.json",)),
         Stage("05_data_quality", _SCORED, ("responses", "logprobs"), results=("quality.json",)),
         Stage("06_estimates", ("05_data_quality",), results=("estimates.json", "truth.json")),
         Stage("07_pi_bad_anomaly", ("06_estimates",), results=("anomaly.json",)),
