@@ -33,7 +33,7 @@ from arena10k import paths
 from arena10k.audit import checks
 from arena10k.collection import generate, judge, sampler, teacher_forcing
 from arena10k.collection.collect import collect
-from arena10k.collection.jobs import JUDGE, LOGPROBS, RESPONSES, contexts
+from arena10k.collection.jobs import LOGPROBS, RESPONSES, contexts, judging
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.frames.table import build
@@ -191,7 +191,7 @@ def measured(tag: str, server: str, url: str) -> dict[str, str]:
     for form in JUDGES:
         rated = Experiment.of(main.params.run, url, form, server=server, capabilities=ids | {"json_schema": True})
         rated.collect("ratings")
-        out[f"judge by {form}"] = rated.counted(*JUDGE)
+        out[f"judge by {form}"] = rated.counted(*judging(rated.params))
     return out
 
 

@@ -18,18 +18,23 @@ from pathlib import Path
 import httpx2
 import openai
 import pytest
+import yaml
+from aiohttp import web
 
-from arena10k.collection import judge
+from arena10k import paths
+from arena10k.collection import batch, judge, pilot
 from arena10k.collection.answers import chat_response, text_response
-from arena10k.collection.client import Endpoint
+from arena10k.collection.client import Endpoint, classify
 from arena10k.collection.echo import read_ids, read_text
-from arena10k.collection.jobs import LOGPROBS
+from arena10k.collection.jobs import LOGPROBS, ORACLE, RESPONSES, contexts, judging
+from arena10k.collection.store import Store
 from arena10k.collection.tasks import Request
-from arena10k.errors import CallError
-from arena10k.inputs import chat_templates
+from arena10k.errors import ArenaError, CallError
+from arena10k.inputs import chat_templates, prompts
+from arena10k.params import config
 from arena10k.params.judge import ChatJudge, CompletionJudge
 from arena10k.params.sections import Provider
-from stub_server import MODEL, Stub
+from stub_server import MODEL, Stub, error
 
 FOLDER = Path(__file__).parent / "answers"
 PROVIDERS = {file.stem: json.loads(file.read_text()) for file in sorted(FOLDER.glob("*.json")) if file.stem != "draws"}
@@ -93,7 +98,7 @@ def made_of(entry):
             case "chat_json":
                 return {"rating": judge.read_rating(RATING, answers).value}
             case "rating_token":
-                return {"rating": judge.read_completions(TOKEN, True, answers).value}
+                return {"rating": judge.read_completions(TOKEN, answers).value}
             case "text":
                 return spoken(text_response(answers, request["prompt"], CHATML))
             case "echo_text":
@@ -143,15 +148,66 @@ def test_every_file_says_what_it_is_made_after():
         ("retry", "http_500", "Unmapped prompt format", "leave echo_logprobs out of providers.p"),
         ("permanent", "invalid_request_error", "no logprobs with echo", "leave echo_logprobs out of providers.p"),
         ("permanent", "unsupported_parameter", "no seed here", "leave_out: [seed]"),
+        ("permanent", "http_422", "[{'loc': ['body', 'seed'], 'msg': 'not permitted'}]", "leave_out: [seed]"),
+        ("permanent", "unsupported_parameter", "'max_tokens' is not supported; use 'x' instead", "max_tokens_field"),
+        ("permanent", "invalid_value", "max_tokens is too large: 4096. The model takes at most 2048", "`max_tokens`"),
+        ("permanent", "http_400", "max_tokens: 8192 > 4096, the maximum of output tokens", "`max_tokens`"),
+        ("permanent", "context_length", "the prompt is too long", "prompts.max_chars"),
+        ("invalid", "ids_mismatch", "the generated tokens do not spell the response", "leave_out: [logprobs]"),
     ],
 )
-def test_an_endpoint_that_cannot_score_is_told_with_what_to_write(kind, code, detail, says):
+def test_an_endpoint_that_refuses_is_told_with_what_to_write(kind, code, detail, says):
     async def advice():
         endpoint = Endpoint("p", Provider(base_url="http://p/v1"), "http://p/v1", asyncio.Event())
         await endpoint.client.close()
-        return endpoint.advice(CallError(kind, code, detail), LOGPROBS)
+        job = RESPONSES if code == "ids_mismatch" else LOGPROBS
+        return endpoint.advice(CallError(kind, code, detail), job)
 
     assert says in asyncio.run(advice())
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "code", "tells"),
+    [
+        (422, {"detail": [{"loc": ["body", "seed"], "msg": "extra fields not permitted"}]}, "http_422", "seed"),
+        (400, {"detail": "seed is not supported"}, "http_400", "seed"),
+        (400, [{"error": {"code": 400, "message": "seed is not supported"}}], "http_400", "seed"),
+        (400, {"error": "seed is not supported"}, "http_400", "seed"),
+        (200, {"object": "error", "message": "down for a moment", "code": 503}, "http_503", "down"),
+        (200, {"error": {"message": "slow down", "type": "rate_limit_error"}}, "http_503", "slow"),
+        (422, {"error": {"message": "`inputs` must have less than 1024 tokens"}}, "context_length", "1024"),
+        (400, {"message": "The input token count exceeds the maximum number"}, "context_length", "count"),
+        (400, {"message": "logprobs of the prompt must be <= 5"}, "http_400", "logprobs"),
+        (400, {"message": "max_tokens is too large: 9", "param": "max_tokens"}, "http_400", "large"),
+    ],
+)
+def test_an_error_is_what_it_says_wherever_it_says_it(status, answer, code, tells):
+    entry = {"status": status, "answer": answer}
+    with pytest.raises(CallError, match=tells) as caught:
+        asked(entry, lambda endpoint: endpoint.send(Request("/completions", {"model": "m"})))
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ({"response": {"status_code": 200, "body": {"model": "m"}}, "error": {"message": "no", "code": "why"}}, "why"),
+        ({"response": {"status_code": 400, "body": [{"error": {"message": "no", "code": "why"}}]}}, "why"),
+        ({"response": {"status_code": 422, "body": None}, "error": {"message": "no"}}, "http_422"),
+        ({"response": {"status_code": True, "body": {}}}, "malformed_answer"),
+        ({"response": None, "error": {"code": None, "message": None}}, "batch_error"),
+    ],
+)
+def test_an_error_in_a_line_of_a_batch_is_what_it_says(line, code):
+    with pytest.raises(CallError) as caught:
+        batch._answer(line)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("2", 2.0), ("-3", 0.0), ("inf", 86_400.0), ("soon", None)])
+def test_a_time_to_wait_is_a_time(said, seconds):
+    refusal = httpx2.Response(429, headers={"Retry-After": said}, request=httpx2.Request("POST", "http://p"))
+    assert classify(openai.RateLimitError("slow", response=refusal, body=None)).retry_after == seconds
 
 
 def test_a_server_is_recorded_anew_and_what_was_expected_stays(tmp_path):
@@ -169,3 +225,66 @@ def test_a_server_is_recorded_anew_and_what_was_expected_stays(tmp_path):
     echo = made_of(entries["echo_ids"])
     assert echo["tokens"] == said["token_ids"]
     assert echo["nats"] == pytest.approx(said["nats"])
+
+
+def plays(recorded):
+    """The stub in a provider's place: to each question the recorded answer to one of its kind, or that there is none.
+    A response has the number of its request in its first log-prob: the same twice would be refused."""
+    said = {entry["what"]: entry for entry in recorded["answers"] if not entry.get("case")}
+
+    def answer(body, n):
+        if "messages" in body:
+            what = "chat_json" if '"rating"' in str(body["messages"]) else "chat"
+        else:
+            what = "echo_ids" if isinstance(body["prompt"], list) else "echo_text"
+        if not (entry := said.get(what)):
+            return error(404, "no such route")
+        if entry["status"] != 200:
+            return web.json_response(entry["answer"], status=entry["status"])
+        made = json.loads(json.dumps(entry["answer"] | {"model": body["model"]}))
+        if what == "chat" and (nats := (made["choices"][0].get("logprobs") or {}).get("content")):
+            nats[0]["logprob"] -= n / 1e6
+        return made
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("provider", "stops_at"),
+    [
+        ("vllm", None),
+        ("sglang", None),
+        ("fireworks", None),
+        ("litellm", ("teacher forcing", "leave echo_logprobs out of providers.fireworks")),
+        *[
+            (name, ("responses", "say `token_ids: false` in providers.fireworks.capabilities"))
+            for name in ("llama_cpp", "together", "openai", "azure", "openrouter", "deepseek")
+        ],
+    ],
+)
+def test_the_pilot_of_the_full_experiment_at_each_provider(provider, stops_at, home, monkeypatch):
+    monkeypatch.setenv("ARENA10K_YES", "1")
+    raw = config.contents(paths.source_root() / "params" / "arena10k.yaml")
+    with Stub(plays(PROVIDERS[provider])) as stub:
+        raw["providers"]["fireworks"] |= {"base_url": stub.url, "api_key_env": None, "max_attempts": 1}
+        raw["prompts"] = {"source": "builtin", "max_prompts": 20}
+        file = home / "pilot.yaml"
+        file.write_text(yaml.safe_dump(raw))
+        params = config.load(file)
+        frame, _ = prompts.load(params)
+        prompts.write(params, frame)
+        store = Store.open(paths.store_file(params.run)).using(contexts(params).values())
+        stopped = ""
+        try:
+            pilot.run(params, store, frame)
+        except ArenaError as told:
+            stopped = str(told)
+    scores = {row["value"] for row in store.rows(LOGPROBS) if row["status"] == "ok"}
+    assert stub.requests < 150
+    if stops_at:
+        stage, key = stops_at
+        assert (stage in stopped, key in stopped, scores) == (True, True, set()), stopped
+    else:
+        score = next(e for e in PROVIDERS[provider]["answers"] if e["what"] == "echo_ids")["expected"]["nats"]
+        assert (stopped, list(scores)) == ("", [pytest.approx(score)])
+        assert {row["status"] for job in (*judging(params), ORACLE) for row in store.rows(job)} == {"ok"}

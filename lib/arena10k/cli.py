@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import shlex
 import signal
 import sys
@@ -52,7 +54,10 @@ def main() -> None:
 @click.option("--yes", is_flag=True, help="Spend what the params' prices say without asking.")
 @click.option("--retry-errors", is_flag=True, help="Ask again for measurements that failed; the failures are kept.")
 @click.option("--cost", is_flag=True, help="Only say what is left of it would cost at most; needs no key.")
-def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool, cost: bool) -> None:
+@click.option("--open", "show", is_flag=True, help="Open the report's first page in a browser at the end.")
+def report(
+    params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool, cost: bool, show: bool
+) -> None:
     """Run what is out of date of an experiment and write reports/<run>/index.html."""
     from arena10k.pipeline import spending, stopping
 
@@ -64,7 +69,7 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
         return
     try:
         with stopping.hearing(signal.default_int_handler):
-            _report(params_file, run or None, cores, profile, yes, retry_errors or options.is_on("retry_errors"))
+            _report(params_file, run or None, cores, profile, yes, retry_errors or options.is_on("retry_errors"), show)
     except KeyboardInterrupt:
         context = click.get_current_context()
         words = [context.command_path]
@@ -76,15 +81,17 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
         sys.exit(130)
 
 
-def _report(params_file: str, run: str | None, cores: int, profile: str, yes: bool, retry_errors: bool) -> None:
-    from arena10k.collection import client
+def _report(
+    params_file: str, run: str | None, cores: int, profile: str, yes: bool, retry_errors: bool, show: bool
+) -> None:
     from arena10k.inputs.policies import policies
     from arena10k.pipeline import failures, spending, stages, stopping
 
     params = config.load(params_file, run)
     policies(params)  # names a chat template that cannot be used
     for name in params.asked if not params.recording else ():
-        client.api_key(name, params.providers[name])
+        if variable := params.providers[name].api_key_env:
+            options.secret(f"providers.{name}", variable)
     spending.check_labels(params)
     agreed = yes or options.is_on("yes") or spending.agreed(params, retry_errors)
     if not agreed:
@@ -111,7 +118,11 @@ def _report(params_file: str, run: str | None, cores: int, profile: str, yes: bo
             click.echo(f"Pages that could be made: {index}", err=True)
         sys.exit(1)
     failures.forget(params.run)
+    if lead := re.search(r'<p class="lead">(.*?)</p>', index.read_text(encoding="utf-8"), re.DOTALL):
+        click.echo(html.unescape(lead[1]))
     click.echo(f"Report: {index}")
+    if show:
+        click.launch(str(index))
 
 
 @main.command(hidden=True)
@@ -123,17 +134,23 @@ def stage(name: str, params_file: str, run: str, quietly: bool) -> None:
     """Run one stage's notebook and render its page (what the pipeline calls)."""
     from arena10k.pipeline import stages
 
-    names = list(stages.of(config.load(params_file, run or None)))
-    if name not in names:
-        raise unknown("stage", name, names)
-    if quietly:
-        click.echo(f"{name} ...", err=True)
+    params = config.load(params_file, run or None)
+    if (asked := stages.of(params).get(name)) is None:
+        raise unknown("stage", name, stages.of(params))
+    if quietly and stages.is_current(params, asked, options.is_on("retry_errors")):
+        return
+    started, every = time.monotonic(), list(stages.of(params))
+    where = f"stage {every.index(name) + 1} of {len(every)}: {name}"
+    if quietly and asked.asks and not params.recording:  # its progress follows
+        click.echo(where, err=True)
     try:
         stages.execute(name, params_file, run or None)
     except ArenaError:
         if not quietly:
             raise
         sys.exit(1)
+    if quietly:
+        click.echo(f"{where}: {time.monotonic() - started:.0f} s", err=True)
 
 
 @main.command(hidden=True)

@@ -16,7 +16,7 @@ import pandas as pd
 from arena10k import paths
 from arena10k.collection.echo import FLOOR_PER_TOKEN, SENTINELS, check_logprobs, check_structure
 from arena10k.collection.generate import DUPLICATE, answer_digest
-from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, TRUTH, UNCERTAINTY
+from arena10k.collection.jobs import LOGPROBS, ORACLE, RESPONSES, TRUTH, judging
 from arena10k.collection.store import Store
 from arena10k.errors import CallError
 from arena10k.estimation import outliers
@@ -25,8 +25,6 @@ from arena10k.inputs import prompts as run_prompts
 from arena10k.inputs.policies import digest, policies
 from arena10k.params.config import Params
 
-#: Jobs whose values lie in [0, 1].
-SCORES = (DETERMINISTIC, UNCERTAINTY, ORACLE, TRUTH)
 _KEY = ["prompt_id", "request_hash"]
 #: What a reason to quarantine a value means.
 REASONS = {
@@ -114,7 +112,7 @@ def _with_value(store: Store, *jobs: str) -> pd.DataFrame:
 def scan(params: Params, store: Store, prompts: pd.DataFrame | None = None) -> list[Flag]:
     """Everything that is to be quarantined, in the order of the store, one flag per record; independent of earlier
     quarantine. `prompts`: the run's, where they are not in its file."""
-    table, scores = Wide(params, store, prompts), _with_value(store, *SCORES)
+    table, scores = Wide(params, store, prompts), _with_value(store, *judging(params), ORACLE, TRUTH)
     logprobs, responses = table.records, table.responses
     codes = np.array([_structural(*row) for row in logprobs[["value", "payload"]].to_numpy()], dtype=object)
     duplicates = _of_the_whole(params, table, codes)

@@ -103,10 +103,10 @@ def coverage(params: Params, store: Store) -> dict[str, Any]:
     if logged is not None:
         parts.append(f"{logged:,} of the prompts have a usable logged response")
     complete = "nothing that is due is missing" if logged is None else "all that the source has is usable"
-    short = [f"{WORDS[job]} {c['ok']:,}/{c['total']:,}" for job, c in usable.items() if c["ok"] < c["total"]]
+    short = [f"{WORDS.get(job, job)} {c['ok']:,}/{c['total']:,}" for job, c in usable.items() if c["ok"] < c["total"]]
     parts.append(f"usable {', '.join(short)}" if short else complete)
     if absent:
-        none = [f"{WORDS[job]} of {', '.join(names)}" for job, names in absent.items()]
+        none = [f"{WORDS.get(job, job)} of {', '.join(names)}" for job, names in absent.items()]
         parts.append(f"none at all: {'; '.join(none)}")
     text = "; ".join(parts)
     text = f"{text[:1].upper()}{text[1:]}."
@@ -191,7 +191,7 @@ def controls(params: Params, store: Store) -> tuple[list[dict[str, Any]], pd.Dat
     """
     first = prompts.read(params.run).head(LOOKED_AT)
     some = store.only(first.prompt_id)
-    return checks.measure(params, table.build(params, first, some), some), judge.summary(some)
+    return checks.measure(params, table.build(params, first, some), some), judge.summary(params, some)
 
 
 def controls_sentence(measured: list[dict[str, Any]], scores: pd.DataFrame) -> str:
@@ -203,7 +203,7 @@ def controls_sentence(measured: list[dict[str, Any]], scores: pd.DataFrame) -> s
         if check["check"] == "self_consistency_median" and check["value"] is not None
     ]
     parts += [
-        f"Judge, {row.mode}: {row.mode_share:.0%} of {row.ok:,} scores are {row.most_frequent:g}."
+        f"Judge, {row.judge}: {row.its_share:.0%} of {row.ok:,} scores are {row.most_frequent:g}."
         for row in scores[scores.ok > 0].itertuples()
     ]
     return " ".join(parts)

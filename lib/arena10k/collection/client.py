@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import os
 import re
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,40 +17,30 @@ import openai
 import orjson
 import tenacity
 
-from arena10k import paths
+from arena10k import options, paths
 from arena10k.collection import answers, echo
 from arena10k.collection.answers import check_model, checked, classify_status
-from arena10k.collection.jobs import LOGPROBS, SHUFFLED
+from arena10k.collection.jobs import LOGPROBS, RESPONSES, SHUFFLED
 from arena10k.collection.limits import Limits, pause
 from arena10k.collection.tasks import Request
-from arena10k.errors import ArenaError, CallError, invalid, one_line
+from arena10k.errors import CallError, invalid, one_line
 from arena10k.params.config import Params
 from arena10k.params.sections import OMITTABLE, Provider
 
 T = TypeVar("T")
 _OVERLOAD = {"http_429", "http_503", "timeout"}
+#: Seconds: more is not waited at once, and of more than a minute the user is told.
+_LONGEST_WAIT, _SHORT_WAIT = 86_400.0, 60.0
 #: The longest message of a provider that is kept, in characters.
 _LONGEST = 300
+#: What is said of the value of a field that the endpoint takes.
+_OUT_OF_RANGE = re.compile(r"too (large|high|big|many|small|low)|at (most|least)|exceed|range|(er|less) than|must|<|>")
 _GOES_ON = "nothing was spent by that refusal, and the same command goes on from here"
 _JSON = openai.RequestOptions(headers={"Content-Type": "application/json"})
 #: Fields that are sent because a capability is declared.
 _CAPABILITY = {"return_token_ids": "token_ids", "response_format": "json_schema", "echo": "echo_logprobs"}
 #: Fields of a request that an endpoint may refuse, as their names stand in what it says.
 _FIELD = re.compile(rf"\b({'|'.join((*OMITTABLE, 'max_completion_tokens', *_CAPABILITY))})\b", re.IGNORECASE)
-
-
-def api_key(name: str, provider: Provider) -> str:
-    """The provider's key from its environment variable; endpoints that declare none get a placeholder."""
-    return _secret(f"providers.{name}", provider.api_key_env) if provider.api_key_env else "none"
-
-
-def _secret(where: str, variable: str) -> str:
-    """What an environment variable holds. Raises ArenaError where it is not set: it names the variable, never a
-    value."""
-    value = os.environ.get(variable, "").strip()
-    if not value:
-        raise ArenaError(f"{where}: environment variable {variable} is not set")
-    return value
 
 
 def classify(error: Exception) -> CallError:
@@ -78,7 +68,7 @@ def _retry_after(error: openai.APIStatusError) -> float | None:
     header = error.response.headers.get("retry-after", "")
     for seconds in (float, lambda date: email.utils.parsedate_to_datetime(date).timestamp() - time.time()):
         with suppress(ValueError):
-            return max(seconds(header), 0.0)
+            return min(max(seconds(header), 0.0), _LONGEST_WAIT)
     return None
 
 
@@ -100,9 +90,10 @@ class Endpoint:
     def __init__(self, name: str, provider: Provider, base_url: str, stopped: asyncio.Event):
         self.name, self.provider, self.base_url = name, provider, base_url
         self.limits, self._stopped = Limits(provider, stopped), stopped
-        key = api_key(name, provider)
+        # Endpoints that declare no key get a placeholder.
+        key = options.secret(f"providers.{name}", provider.api_key_env) if provider.api_key_env else "none"
         variables = {header: value[1:] for header, value in provider.headers.items() if value.startswith("$")}
-        hidden = {h: _secret(f"providers.{name}.headers.{h}", variable) for h, variable in variables.items()}
+        hidden = {h: options.secret(f"providers.{name}.headers.{h}", variable) for h, variable in variables.items()}
         #: What nobody may read, by the variable that holds it.
         self._secrets = {variables[header]: value for header, value in hidden.items()}
         self._secrets |= {provider.api_key_env: key} if provider.api_key_env else {}
@@ -179,6 +170,8 @@ class Endpoint:
             error = self.without_key(classify(problem))
             if error.code in _OVERLOAD:
                 self.limits.overloaded(error.retry_after)
+                if (error.retry_after or 0) > _SHORT_WAIT:
+                    print(f"\nproviders.{self.name} says to wait {error.retry_after:,.0f} s: {error}", file=sys.stderr)
             raise error from None
         self.limits.succeeded()
         return result
@@ -194,9 +187,11 @@ class Endpoint:
         """The same error, its detail `redacted`."""
         return CallError(error.kind, self.redacted(error.code), self.redacted(error.detail), error.retry_after)
 
-    def _without(self, field: str) -> str:
+    def _without(self, field: str, said: str) -> str:
         """The key of the params that changes or leaves out a field of the request."""
         where = f"providers.{self.name}"
+        if field in ("max_tokens", "max_completion_tokens") and _OUT_OF_RANGE.search(said) and "instead" not in said:
+            return "change `max_tokens`, to what the endpoint takes, at the policy, judge or grader that asks"
         if field in ("max_tokens", "max_completion_tokens"):
             other = "max_completion_tokens" if self.provider.max_tokens_field == "max_tokens" else "max_tokens"
             return f"say `max_tokens_field: {other}` at {where}, or at the policy, judge or grader that asks"
@@ -212,8 +207,9 @@ class Endpoint:
         cannot_score = f"where it cannot score, leave echo_logprobs out of {where}.capabilities"
         scoring = job in (LOGPROBS, SHUFFLED)
         if (error.kind == "permanent" or error.code == "http_403") and (refused := _FIELD.search(error.detail)):
-            field = refused[0].lower()  # a score is made of log-probs: they cannot be left out of it
-            return f"; {cannot_score if scoring and field in ('logprobs', 'echo') else self._without(field)}"
+            field = refused[0].lower()
+            needed = scoring and field in ("logprobs", "echo")  # a score is made of log-probs
+            return f"; {cannot_score if needed else self._without(field, error.detail)}"
         match error.code:
             case "http_401" | "http_403" if not env:
                 return f"; {where} names no api_key_env, and the endpoint wants a key: {_GOES_ON}"
@@ -232,10 +228,14 @@ class Endpoint:
                 return "; where that is the model behind the name, say so as its policy's or grader's `model_alias`"
             case "no_token_ids":
                 return f"; say `token_ids: false` in {where}.capabilities, and give a chat_template to score text"
+            case "context_length":
+                return "; lower `max_tokens` at the policy, judge or grader that asks, or `prompts.max_chars`"
             case "reasoning_only":
                 return "; raise max_tokens, or switch the reasoning off (`extra_body`, say reasoning_effort)"
             case echo.IGNORED:
                 return f"; {cannot_score}: estimates then rest on fresh responses, judge and labels"
+        if error.kind == "invalid" and error.code in answers.OF_LOGPROBS and job == RESPONSES:
+            return f"; {self._without('logprobs', '')}" if not self.provider.capabilities.echo_logprobs else ""
         unusable = error.kind == "invalid" or error.code in ("http_500", "malformed_json")
         return f"; {cannot_score}" if scoring and unusable else ""
 

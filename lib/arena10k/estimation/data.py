@@ -224,7 +224,7 @@ def score_propensity(judge: np.ndarray, labelled: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class PolicyData:
-    """One target policy and one judge mode: P0's `logged` rows and the target's own `fresh` draws, of which there may
+    """One target policy and one judge: P0's `logged` rows and the target's own `fresh` draws, of which there may
     be none; `is_logging` where the target is P0. `complete`: every row was asked for its score and its log-weight, so
     that those missing are lost, and may be lost for what they are worth; else rows without are not collected yet, and
     left out."""
@@ -237,6 +237,10 @@ class PolicyData:
     def with_logged(self, **columns: Any) -> PolicyData:
         """The same with other arrays of the logged rows."""
         return replace(self, logged=replace(self.logged, **columns))
+
+    def without_logged(self) -> PolicyData:
+        """The same of scores or labels for which weights have no meaning."""
+        return replace(self, logged=Rows(np.empty(0)))
 
 
 def prompt_fold(prompt_id: str, n_folds: int = N_FOLDS) -> int:
@@ -260,7 +264,7 @@ def log_weights(logged: pd.DataFrame, policy: str, logging_policy: str) -> np.nd
 
 
 class _Columns(dict[str, np.ndarray]):
-    """The arrays of one frame, each made once however many policies and judge modes ask for it."""
+    """The arrays of one frame, each made once however many policies and judges ask for it."""
 
     def __init__(self, frame: pd.DataFrame, codes: dict[str, np.ndarray]):
         super().__init__(codes)
@@ -287,7 +291,7 @@ def policies_data(
     complete: bool = False,
 ) -> dict[str, dict[str, PolicyData]]:
     """`{policy: {judge_mode: arrays}}` from the two frames of the analysis table: `prompt_id`, per mode
-    ("deterministic", "uncertainty") `judge_<mode>` and, where present, `judge_<mode>_sd`, `label`, `label_propensity`,
+    (the name of a judge) `judge_<mode>` and, where present, `judge_<mode>_sd`, `label`, `label_propensity`,
     `cluster`, `response_chars`; `logged` with what `log_weights` takes, `fresh` with `policy`.
 
     The logging policy has log-weight 0 on every row with a log-prob (rows without one stay missing), and its own logged

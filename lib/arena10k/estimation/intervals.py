@@ -150,6 +150,17 @@ def bounded_mean_radii(values: np.ndarray, low: float, high: float, confidence: 
     return radius(low), radius(high)
 
 
+def mean_interval(values: np.ndarray, confidence: float) -> tuple[float, float, float]:
+    """Mean of independent values in [-1, 1] with the ends of its interval: t, no narrower than the bounded-mean guard;
+    NaN of none."""
+    n = len(values)
+    if n == 0:
+        return float("nan"), float("nan"), float("nan")
+    mean, (down, up) = float(values.mean()), bounded_mean_radii(values, -1.0, 1.0, confidence)
+    spread = float(student(confidence, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+    return mean, max(-1.0, mean - max(down, spread)), min(1.0, mean + max(up, spread))
+
+
 def label_term(prep: Prepared, score: Score) -> Term | None:
     """The term that takes the calibration away again: the mean over labelled draws of the estimate's own; None where
     there is none."""

@@ -153,7 +153,7 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
     """REPORT, CAUTION or REFUSE for one estimate, and why; NOT_ASKED where what it takes was not collected."""
     missing = missing_inputs(ctx, estimator)
     if missing:
-        failed = "no_log_weights" in missing and LOGPROBS_ASKED in ctx.flags
+        failed = "no_log_weights" in missing and LOGPROBS_ASKED in ctx.flags and len(ctx.data.logged) > 0
         return REFUSE if failed else NOT_ASKED, missing
     result, reasons = _label_reasons(ctx, estimator)
     by_weights = estimator.belief == "weights"

@@ -4,7 +4,7 @@ explain, then with single rows: one prompt across policies, the rows that carry 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 from arena10k import attribution, plots, report
 from arena10k.attribution import Investigation
 from arena10k.errors import ArenaError, NothingToShow, unknown
-from arena10k.estimation import compare, diagnostics
+from arena10k.estimation import diagnostics
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.estimation.verdicts import accepted
 from arena10k.explore.source import Slice
@@ -23,7 +23,6 @@ from arena10k.frames.table import Table
 from arena10k.report import findings, reasons
 from arena10k.wording import level, listed, percent
 
-_COLUMNS = ["estimator", "value", "ci_low", "ci_high", "verdict", "reasons", "labels_needed"]
 #: Up to so many estimates are shown at once; of more, each policy's most trusted one.
 _ALL_SHOWN = 12
 #: A judge that is off by more than this says the opposite of the oracle.
@@ -33,7 +32,7 @@ FAR_OFF = 0.5
 class Estimates(Rows):
     """What `run.estimate()` answers.
 
-    `frame`: one row per policy, judge mode and estimator with the fields of `estimates.json`, reasons as one text.
+    `frame`: one row per policy, judge and estimator with the fields of `estimates.json`, reasons as one text.
     `rows`: the same as lists and numbers. `ranking`: who may be reported, best first; equal ranks are ties.
     `contrasts`: the difference of every two of them. `study`: everything computed, for the library's functions.
     `n`: prompts used.
@@ -41,25 +40,21 @@ class Estimates(Rows):
 
     def __init__(self, study: Evaluation, part: Slice, judges: Sequence[str]):
         self.study, self.rows, self.n = study, study.rows, part.n
-        contexts = study.of_judge(judges[0])
-        contrasts = [dataclasses.asdict(pair) for pair in compare.contrasts(contexts)]
-        ranking = [dataclasses.asdict(place) for place in compare.ranking(contexts)]
-        self.ranking = pd.DataFrame(ranking, columns=[f.name for f in dataclasses.fields(compare.Ranked)])
+        study = dataclasses.replace(study, judge=judges[0])
+        self.ranking, contrasts = study.ranking, study.result["contrasts"]
         self.contrasts, frame = findings.contrasts_frame(contrasts), findings.estimates_frame(self.rows)
         sentences = [*part.sentences, findings.estimates_sentence(self.rows, judges[0])]
         if max((row["labels_needed"] or 0 for row in self.rows), default=0) > part.n:
             limit = f"the {part.n:,} prompts asked about"
             sentences.append(f"Where more labels are needed than {limit}, it takes more prompts.")
-        if len(contexts) > 1:
-            sentences.append(findings.contrasts_sentence(contrasts, ranking))
-        columns = ["judge"] * (len(judges) > 1) + ["policy", *_COLUMNS]
-        caption = f"Every estimate (judge mode{'s' * (len(judges) > 1)} {' and '.join(judges)})"
-        tables: list[Any] = [report.table(frame, columns=columns, caption=caption)]
-        head = {"judge": judges[0], "belief": study.analysis.belief, "logging_policy": part.table.logging_policy}
-        headline = findings.headline_frame(head | {"rows": self.rows})
+        if len(study.of_judge(judges[0])) > 1:
+            sentences.append(findings.contrasts_sentence(contrasts, study.result["ranking"]))
+        caption = f"Every estimate (judge{'s' * (len(judges) > 1)} {' and '.join(judges)})"
+        tables: list[Any] = [findings.estimates_table(frame, caption, ["judge"] * (len(judges) > 1))]
+        headline = findings.headline_frame(study.result)
         if len(frame) > _ALL_SHOWN and len(headline):
-            caption = f"The headline estimate of each policy (judge mode {judges[0]})"
-            first = report.table(headline, columns=["policy", *_COLUMNS], caption=caption)
+            caption = f"The headline estimate of each policy (judge {judges[0]})"
+            first = findings.estimates_table(headline, caption)
             tables = [first, report.Folded(f"All {len(frame):,} estimates are in .frame", *tables)]
         truth = dict(zip(part.table.truth.policy, part.table.truth.value, strict=True))
         super().__init__(frame, sentences, *tables, figures={"forest": lambda: plots.forest(frame, truth)})
@@ -94,7 +89,7 @@ class Diagnosis(View):
             sentences,
             *([report.table(self.problems, text=["what is wrong"])] if len(self.problems) else []),
             report.table([{"measure": name, "value": report.format_value(fact)} for name, fact in self.facts.items()]),
-            report.Folded("The estimates are in .verdicts", report.table(self.verdicts, columns=_COLUMNS)),
+            report.Folded("The estimates are in .verdicts", report.table(self.verdicts, columns=findings.ESTIMATE)),
             figures=self._drawings(part),
         )
 
@@ -226,10 +221,10 @@ class PromptView(View):
 
 
 def scored(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The responses of a run's tidy frames with `judge_<mode>` for each mode that was asked, and `label`."""
+    """The responses of a run's tidy frames with `judge_<name>` for each judge that was asked, and `label`."""
     rows, labels = frames["responses"], frames["labels"].dropna(subset="label").drop_duplicates(KEY)
-    for mode, scores in frames["judgments"].groupby("mode", sort=False):
-        column = f"judge_{mode}"
+    for judge, scores in frames["judgments"].groupby("judge", sort=False):
+        column = f"judge_{judge}"
         rows = rows.merge(scores.rename(columns={"score": column})[[*KEY, column]], on=KEY, how="left")
     return rows.merge(labels[[*KEY, "label"]], on=KEY, how="left")
 
@@ -265,6 +260,36 @@ def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Rows:
     return Rows(first, [sentence], _heavy_table(first, f"The {len(first)} heaviest for {policy}"))
 
 
+def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Rows:
+    """The prompts on whose first answers the policies differ most in the judge's score. Raises `NothingToShow` where no
+    prompt has scored answers of two policies."""
+    rows = scored(frames).rename(columns={f"judge_{judge}": "score"}).reindex(columns=[*KEY, *EXAMPLE[2:]])
+    rows = rows[rows.draw == 0].dropna(subset=["score", "response"])
+    by_prompt = rows.groupby("prompt_id", sort=False).score
+    apart = (by_prompt.max() - by_prompt.min())[by_prompt.size() > 1].sort_values(ascending=False, kind="stable")
+    if apart.empty:
+        raise NothingToShow("no prompt has scored answers of two policies: there is nothing to set side by side")
+    rows = rows.merge(prompts[["prompt_id", "prompt"]], on="prompt_id", how="left")
+    rows = rows.set_index("prompt_id").loc[apart.index].reset_index()
+    sentence = (
+        f"On {len(apart):,} prompts with scored answers of several policies the scores lie {apart.mean():.2f} apart on "
+        f"average. These are the {min(top, len(apart))} prompts where they differ most."
+    )
+    shown = rows[rows.prompt_id.isin(apart.index[:top])]
+    return Rows(rows, [sentence], examples_table(shown.to_dict("records")))
+
+
+#: Columns of answers that are set side by side.
+EXAMPLE = ["prompt", "policy", "response", "score", "label"]
+
+
+def examples_table(rows: Iterable[dict[str, Any]]) -> report.Table:
+    """Answers to the same prompts side by side, each prompt once."""
+    frame = pd.DataFrame(list(rows))
+    frame["prompt"] = frame.prompt.where(~frame.prompt.duplicated(), "")
+    return report.table(frame, columns=EXAMPLE, text=["prompt", "response"])
+
+
 def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Rows:
     """Responses with a judge score and an oracle label, those that differ most first. Raises `NothingToShow` where no
     response has both."""
@@ -286,12 +311,12 @@ def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge:
     per_policy = [{"policy": name, **measures(part)} for name, part in both.groupby("policy", sort=False)]
     high, low = int((rows.gap > FAR_OFF).sum()), int((rows.gap < -FAR_OFF).sum())
     sentence = (
-        f"On {len(rows):,} judged responses with a known outcome the judge (mode {judge}) is off by "
+        f"On {len(rows):,} judged responses with a known outcome the judge {judge} is off by "
         f"{rows.gap.abs().mean():.2f} on average, AUC {measures(rows)['AUC']:.2f} (.5 is guessing). {high + low:,} "
         f"are off by more than {FAR_OFF:g}: {high:,} scored too high, {low:,} too low."
     )
     columns = ["policy", *(c for c in ("prompt", "answer") if c in of_prompt), "response", "score", "label"]
-    caption = f"Where the judge (mode {judge}) is furthest from the oracle"
+    caption = f"Where the judge {judge} is furthest from the oracle"
     return Rows(
         rows,
         [sentence],

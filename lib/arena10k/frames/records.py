@@ -7,29 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, TRUTH, UNCERTAINTY
+from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, TRUTH, judging
 from arena10k.collection.store import Store
+from arena10k.params.config import Params
 
 if TYPE_CHECKING:
     from arena10k.frames.table import Table
 
 KEY = ["policy", "prompt_id", "draw"]
-JUDGE_MODES = ("deterministic", "uncertainty")
 OK, FAILED, QUARANTINED = "ok", "failed", "quarantined"
 #: The columns of each tidy frame; `Run` says what they hold.
 COLUMNS = {
     "responses": [*KEY, "response", "tokens", "chars", "finish_reason", "status", "reason"],
     "logprobs": [*KEY, "logp", "raw_logp", "tokens", "status", "reason"],
-    "judgments": [*KEY, "mode", "score", "sd", "status", "reason"],
+    "judgments": [*KEY, "judge", "score", "sd", "status", "reason"],
     "labels": [*KEY, "kind", "label", "status", "reason"],
 }
-#: The jobs whose records each frame holds, and what it calls them.
-_JOBS = {
-    "responses": {RESPONSES: ""},
-    "logprobs": {LOGPROBS: ""},
-    "judgments": {DETERMINISTIC: "deterministic", UNCERTAINTY: "uncertainty"},
-    "labels": {ORACLE: "oracle", TRUTH: "truth"},
-}
+#: The jobs whose records each frame holds, beside that of the judges.
+_JOBS = {"responses": [RESPONSES], "logprobs": [LOGPROBS], "labels": [ORACLE, TRUTH]}
 _TYPES = {"draw": "int64", "tokens": "Int64", "chars": "Int64", "response": "string"}
 _TYPES |= dict.fromkeys(("logp", "raw_logp", "score", "sd", "label"), "float64")
 
@@ -53,17 +48,17 @@ def usable(records: pd.DataFrame) -> pd.DataFrame:
     return records[records.status == OK]
 
 
-def tidy(name: str, store: Store, policies: Iterable[str], prompt_ids: Iterable[str]) -> pd.DataFrame:
+def tidy(name: str, params: Params, store: Store, prompt_ids: Iterable[str]) -> pd.DataFrame:
     """The frame of a name in `COLUMNS`: one row per record of the policies, failed and quarantined ones included."""
-    rows = read(store, *_JOBS[name])
-    rows = rows[rows.policy.isin(list(policies))].reset_index(drop=True)
-    values, variant, ok = rows["value"], rows.job.map(_JOBS[name]), rows.status == OK
-    columns = {"response": values, "raw_logp": values, "mode": variant, "kind": variant}
+    rows = read(store, *_JOBS.get(name, judging(params)))
+    rows = rows[rows.policy.isin(list(params.policies))].reset_index(drop=True)
+    values, ok = rows["value"], rows.status == OK
+    columns = {"response": values, "raw_logp": values, "judge": rows.job.str.removeprefix(JUDGE), "kind": rows.job}
     columns |= dict.fromkeys(("logp", "score", "label"), values.where(ok))
     columns["chars"] = [len(value) if isinstance(value, str) else None for value in values]
     columns["finish_reason"] = [payload.get("finish_reason") for payload in rows.payload]
     columns |= {"tokens": tokens(rows.payload), "sd": pd.Series(deviation(rows.payload), dtype=float).where(ok)}
-    return _finished(name, rows.assign(**columns), policies, prompt_ids)
+    return _finished(name, rows.assign(**columns), params.policies, prompt_ids)
 
 
 def of_table(name: str, table: Table) -> pd.DataFrame:
@@ -80,8 +75,7 @@ def of_table(name: str, table: Table) -> pd.DataFrame:
         parts = [logged.assign(policy=policy, logp=logp, raw_logp=logp) for policy, logp in logps.items()]
         rows = pd.concat(parts).dropna(subset="logp")
     elif name == "judgments":
-        modes = [mode for mode in JUDGE_MODES if f"judge_{mode}" in rows]
-        parts = [rows.assign(mode=m, score=rows[f"judge_{m}"], sd=rows.get(f"judge_{m}_sd")) for m in modes]
+        parts = [rows.assign(judge=j, score=rows[JUDGE + j], sd=rows.get(f"{JUDGE}{j}_sd")) for j in table.judges]
         rows = pd.concat(parts).dropna(subset="score")
     elif name == "labels":
         rows = rows.dropna(subset="label")
@@ -95,8 +89,8 @@ def _finished(name: str, rows: pd.DataFrame, policies: Iterable[str], prompt_ids
 
 
 def in_order(rows: pd.DataFrame, policies: Iterable[str], prompt_ids: Iterable[str]) -> pd.DataFrame:
-    """Rows in the order of policies, prompts and draws (and of judge modes or kinds of labels)."""
-    by = [*KEY, *(c for c in ("mode", "kind") if c in rows)]
+    """Rows in the order of policies, prompts and draws (and of judges or kinds of labels)."""
+    by = [*KEY, *(c for c in ("judge", "kind") if c in rows)]
     ranks = rows[by].copy()
     for column, names in (("policy", policies), ("prompt_id", prompt_ids)):
         ranks[column] = rows[column].map({name: rank for rank, name in enumerate(names)})
@@ -109,5 +103,5 @@ def tokens(payloads: Iterable[dict[str, Any]]) -> list[int | None]:
 
 
 def deviation(payloads: Iterable[dict[str, Any]]) -> list[float | None]:
-    """The standard deviation of each judge score, where the mode has one."""
+    """The standard deviation of each judge score, where it has one."""
     return [None if (variance := p.get("variance")) is None else variance**0.5 for p in payloads]
