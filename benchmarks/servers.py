@@ -31,7 +31,7 @@ import yaml
 
 from arena10k import paths
 from arena10k.audit import checks
-from arena10k.collection import generate, judge, sampler, teacher_forcing
+from arena10k.collection import generate, judge, pilot, sampler, teacher_forcing
 from arena10k.collection.collect import collect
 from arena10k.collection.jobs import LOGPROBS, RESPONSES, contexts, judging
 from arena10k.collection.store import Store
@@ -118,15 +118,18 @@ class Experiment:
         file.write_text(yaml.safe_dump(said))
         return cls(file)
 
-    def collect(self, what: str, pilot: bool = False) -> str:
-        """Empty where all was asked, else why not."""
+    def collect(self, what: str, first: bool = False) -> str:
+        """Empty where all was asked, else why not. `first`: the first of it alone; `pilot`: of everything."""
         tasks = {
             "responses": partial(generate.tasks, self.params, self.frame),
             "scores": partial(teacher_forcing.tasks, self.params, self.store),
             "ratings": partial(judge.tasks, self.params, self.frame, self.store),
         }
         try:
-            collect(self.params, self.store, tasks[what], what, pilot=pilot)
+            if what == "pilot":
+                pilot.run(self.params, self.store, self.frame)
+            else:
+                collect(self.params, self.store, tasks[what], what, pilot=first)
         except ArenaError as error:
             print(error, file=sys.stderr)
             return str(error)
@@ -172,13 +175,13 @@ class Experiment:
 
 def measured(tag: str, server: str, url: str) -> dict[str, str]:
     """Everything of one server, in the order of the table; `server` is what the params call it."""
-    out: dict[str, str] = {}
     echo, ids = {"echo_logprobs": True}, {"token_ids": True, "echo_logprobs": True}
     own = Experiment.of(f"{tag}_own", url)
+    out = {"pilot, as the server comes": own.collect("pilot").partition(": say ")[0] or "goes on"}
     own.collect("responses")
     out |= {"chat, as the server comes": own.counted(RESPONSES), "sampler, as the server comes": own.sampler()}
     main = Experiment.of(f"{tag}_ids", url, server=server, capabilities=ids)
-    if main.collect("responses", pilot=True):
+    if main.collect("responses", first=True):
         out["token ids"] = main.counted(RESPONSES)
         main, ids = Experiment.of(f"{tag}_chat", url, server=server), {}
     out |= {"kill -9, resume": main.killed(), "chat": main.counted(RESPONSES), "sampler": main.sampler()}
