@@ -1,6 +1,6 @@
 """What real servers do with an experiment of twenty prompts: vLLM (CPU), llama.cpp's server, LiteLLM in front of vLLM.
 
-    make servers                (installs vLLM and llama.cpp's server first, several gigabytes, into build/servers)
+    make servers                (installs all three first, 7 GB, into build/servers)
     python benchmarks/servers.py --vllm PYTHON --llama PYTHON --litellm PYTHON --weights FOLDER
 
 Each option names an interpreter that has the server; what is not named is not run. FOLDER has the embedded model as
