@@ -94,7 +94,9 @@ def without_log_ratio(logged: pd.DataFrame, policies: Iterable[str], logging_pol
 def build(params: Params, prompts: pd.DataFrame, store: Store) -> Table:
     """Join the records of a run; what is not there stays NaN."""
     p0, answers, logprobs = params.logging_policy, read(store, RESPONSES), read(store, LOGPROBS)
-    responses = rows = in_order(_responses(usable(answers), prompts), params.policies, prompts.prompt_id)
+    # Of a response whose text the source did not have there are scores all the same.
+    there = answers[(answers.status == OK) | ((answers.status == FAILED) & (answers.reason == "missing"))]
+    responses = rows = in_order(_responses(there, prompts), params.policies, prompts.prompt_id)
     for job, column in _SCORES.items():
         rows = rows.merge(_values(store, job, column), on=KEY, how="left")
     judged_draws = params.judge.draws if params.judge else params.responses.draws
@@ -139,6 +141,8 @@ def _values(store: Store, job: str, column: str) -> pd.DataFrame:
     values = records[KEY].assign(**{column: records["value"].astype(float)})
     if job == UNCERTAINTY:
         values[f"{column}_sd"] = pd.Series(deviation(records.payload), records.index, dtype=float)
+    if any("propensity" in payload for payload in records.payload):
+        values[f"{column}_propensity"] = [payload.get("propensity") for payload in records.payload]
     return values
 
 
