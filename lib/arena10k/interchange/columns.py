@@ -1,6 +1,6 @@
 """Columns by path: `a.b` is the key `b` within `a`, `messages[-1].content` that of the last item, `messages[:-1]` all
-items but the last; `scores.*.value` is that of whatever key stands there alone, `@metrics.*` the column that such a value
-names, `a + b` two texts with a space between."""
+items but the last; `scores.*.value` is that of whatever key stands there alone, `@metrics.*` the column that such a
+value names, `a + b` two texts with a space between."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ def files(
         if map_name or not {"prompt", "prompt_id"} & own.get("columns", {}).keys():
             table["map"] = map_name or maps.guess(File(path, path.name, own.get("rows"), own.get("delimiter")))[0]
             said.append(f"{path.name} is read as {table['map']}: {maps.read(table['map']).about}")
-        named = "policy" in (maps.read(table["map"]).columns if "map" in table else Reading().columns).model_fields_set
-        if policy or not (own.get("columns", {}).keys() & {"policy", "logprobs"} or named):
+        named = "policy" in own.get("columns", {}) or "logprobs" in own.get("columns", {})
+        if policy or not (named or ("map" in table and maps.names_policies(table["map"], path, own))):
             table["policy"] = plain_names([policy or stem])[policy or stem]
         tables.append(table)
         run = run or re.sub(r"[^A-Za-z0-9_-]", "-", stem)[:64].lstrip("-_") or "imported"

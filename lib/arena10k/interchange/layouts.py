@@ -19,8 +19,8 @@ from arena10k.params.imported import Columns, Reading, TableParams
 
 #: How the value of each field of a `Row` that has columns is checked.
 _TEXTS = {
-    "prompt_id": rows.prompt_id, "response": rows.said, "prompt": rows.asked, "draw": rows.draw, "policy": rows.text_or_none,
-    "category": rows.text_or_none, "language": rows.text_or_none,
+    "prompt_id": rows.prompt_id, "response": rows.said, "prompt": rows.asked, "draw": rows.draw,
+    "policy": rows.text_or_none, "category": rows.text_or_none, "language": rows.text_or_none,
 }  # fmt: skip
 #: Fields that hold numbers, and whether true and false are two of them.
 _NUMBERS = {"judge": True, "judge_variance": False, "label": True, "label_propensity": False}
