@@ -34,8 +34,9 @@ for STAGE in STAGES.values():
             sources=stages.sources(STAGE.notebook),
             given=stages.given(PARAMS),
         output:
-            page=stages.page_file(RUN, STAGE.name),
-            stamp=stages.stamp_file(RUN, STAGE.name),
+            # Snakemake removes outputs before it runs a rule, unless they are updated: an unchanged stage keeps them.
+            page=update(stages.page_file(RUN, STAGE.name)),
+            stamp=update(stages.stamp_file(RUN, STAGE.name)),
         log:
             stages.executed_file(RUN, STAGE.name),
         params:

@@ -24,7 +24,7 @@ NO_KEY = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key_env": 
         (["report", "--params", "nowhere"], ["'nowhere'"]),
         (["status", "local"], ["'local'"]),
         (["report", "--params", "local", "--run", "../x"], ["run name '../x'"]),
-        (["report", "--params", "sample", "--profile", "slurn"], ["profiles/ has default, slurm"]),
+        (["report", "--params", "sample", "--profile", "slurn"], ["profiles/ has slurm"]),
         (["stage", "02_response", "--params", "sample"], ["no stage '02_response'", "'02_responses'"]),
     ],
 )

@@ -4,7 +4,7 @@ from typing import Any
 
 from arena10k.errors import ArenaError, DataError, ParamsError
 
-__all__ = ["ArenaError", "DataError", "ParamsError", "Run", "evaluate"]
+__all__ = ["ArenaError", "DataError", "ParamsError", "Run", "compare", "evaluate"]
 __version__ = "0.1.0"
 
 
@@ -15,7 +15,11 @@ def __getattr__(name: str) -> Any:
 
         return Run
     if name == "evaluate":
-        from arena10k.estimation.evaluation import evaluate
+        from arena10k.from_frames.values import evaluate
 
         return evaluate
+    if name == "compare":
+        from arena10k.from_frames.difference import compare
+
+        return compare
     raise AttributeError(f"module 'arena10k' has no attribute {name!r}")

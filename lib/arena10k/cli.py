@@ -77,14 +77,14 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
 
 
 def _report(params_file: str, run: str | None, cores: int, profile: str, yes: bool, retry_errors: bool) -> None:
-    from arena10k.collection import client
     from arena10k.inputs.policies import policies
     from arena10k.pipeline import failures, spending, stages, stopping
 
     params = config.load(params_file, run)
     policies(params)  # names a chat template that cannot be used
     for name in params.asked if not params.recording else ():
-        client.api_key(name, params.providers[name])
+        if variable := params.providers[name].api_key_env:
+            options.secret(f"providers.{name}", variable)
     spending.check_labels(params)
     agreed = yes or options.is_on("yes") or spending.agreed(params, retry_errors)
     if not agreed:
@@ -123,9 +123,11 @@ def stage(name: str, params_file: str, run: str, quietly: bool) -> None:
     """Run one stage's notebook and render its page (what the pipeline calls)."""
     from arena10k.pipeline import stages
 
-    names = list(stages.of(config.load(params_file, run or None)))
-    if name not in names:
-        raise unknown("stage", name, names)
+    params = config.load(params_file, run or None)
+    if (asked := stages.of(params).get(name)) is None:
+        raise unknown("stage", name, stages.of(params))
+    if quietly and stages.is_current(params, asked, options.is_on("retry_errors")):
+        return
     if quietly:
         click.echo(f"{name} ...", err=True)
     try:

@@ -7,7 +7,6 @@ True
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from arena10k.attribution import Investigation
 from arena10k.collection import generate
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, NothingToShow, unknown
-from arena10k.estimation import ESTIMATORS, PolicyData, compare, evaluation, planning, policies_data
+from arena10k.estimation import ESTIMATORS, PolicyData, evaluation, planning, policies_data
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.explore import answers
 from arena10k.explore.answers import Diagnosis, Estimates, Explanation, PromptView
@@ -308,19 +307,8 @@ class Run:
         """The content of `estimates.json`: one row per policy, estimator and judge mode; who ranks where (policies
         with an accepted one, ties share a rank), the difference of every two of them and what would turn their order
         round, in the headline judge mode. `study` is that of `table`, where it is there already."""
-        e, study = self.params.estimation, study or self.study(table)
-        contexts = study.of_judge(e.judge)
-        pairs = compare.contrasts(contexts)
         head = {"run": self.name, "n": len(table.logged), "created": self.created}
-        return head | {
-            "judge": e.judge,
-            "belief": e.belief,
-            "logging_policy": table.logging_policy,
-            "ranking": [dataclasses.asdict(place) for place in compare.ranking(contexts, pairs)],
-            "contrasts": [dataclasses.asdict(pair) for pair in pairs],
-            "breakdown": [dataclasses.asdict(row) for row in compare.breakdowns(contexts)],
-            "rows": study.rows,
-        }
+        return head | (study or self.study(table)).result
 
     def plans(self, study: Evaluation) -> pd.DataFrame:
         """What an interval of each wanted width takes, by policy and estimator (PPI++ and direct): `labels`, `draws`,

@@ -12,7 +12,7 @@ wrong number.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -29,6 +29,7 @@ from arena10k.estimation.data import numbers
 from arena10k.estimation.headline import headline
 from arena10k.estimation.intervals import score_interval
 from arena10k.estimation.pareto import WeightAudit, audit_weights
+from arena10k.estimation.scale import UNIT, Scale
 from arena10k.estimation.verdicts import estimate_row
 from arena10k.frames.table import Table
 
@@ -122,6 +123,7 @@ class Finding:
     estimates.json or None. `anomaly` is None where it cannot be tested. `corrupted_share` is the share of the
     `corrupted` logged rows of the published weight; `mass` as from `weights.mass_identity`. `estimate` is the row of
     SNIPS (calibrated) on repaired data; `labels_needed` are labels on the target's own draws for the requested width.
+    Values are on the label's `scale`.
     """
 
     policy: str
@@ -139,6 +141,7 @@ class Finding:
     estimate: dict[str, Any]
     labels_needed: int | None
     confidence: float
+    scale: Scale = UNIT
 
     @property
     def log_weight(self) -> np.ndarray:
@@ -154,7 +157,8 @@ class Finding:
     @property
     def own_draws(self) -> float:
         """The judge's mean score of the policy's own draws; NaN where there is none."""
-        return float(self.game.prep.fresh.judge.mean()) if len(self.game.prep.fresh) else float("nan")
+        fresh = self.game.prep.fresh
+        return self.scale.at(float(fresh.judge.mean())) if len(fresh) else float("nan")
 
     @property
     def gap(self) -> float:
@@ -164,7 +168,7 @@ class Finding:
     @property
     def unsettled(self) -> bool:
         """No anomaly is shown, and the gap to the trusted value is larger than what counts."""
-        return self.anomaly is False and self.trusted is not None and abs(self.gap) > TOLERANCE
+        return self.anomaly is False and self.trusted is not None and abs(self.gap) > TOLERANCE * self.scale.size
 
     @property
     def main_cause(self) -> str | None:
@@ -226,12 +230,13 @@ def investigate(
     analysis: Analysis = DEFAULT,
     replicates: int = 500,
     mismatch: Mapping[str, bool] | None = None,
+    scale: Scale = UNIT,
 ) -> Investigation:
     """Investigate the policies of a run; prompt codes (`cluster`) must mean the same prompt in every case.
 
     `truth` are measured values, stated but never used; `flags` as for `evaluation.study`; `replicates` bootstrap
     resamples, the same prompts for every policy; `mismatch` by policy whether weights and draws are of different
-    policies, by its own test where left out.
+    policies, by its own test where left out; `scale` the label's, on which values come back.
     """
     contexts = {p: context(c.data, analysis, (flags or {}).get(p, ())) for p, c in cases.items()}
     trusted = {p: headline(ctx) for p, ctx in contexts.items()}
@@ -253,27 +258,30 @@ def investigate(
         low, high = _percentile_interval(drawn[p][1], analysis.confidence)
         on = float(self_normalised(game.log_weight[2]) @ game.prep.reward)
         covered = 1 - float(missing_mass(game, as_is)[0])
+        mass = weights.mass_identity(covered, on, float("nan") if row is None else row["value"])
         findings[p] = Finding(
             policy=p,
             game=game,
-            published=pub[p],
+            published=replace(pub[p], value=scale.at(pub[p].value)),
             rank=weights.rank(pub[p].value, (pub[q].value for q in usable)),
             rank_first=first.get(p, float("nan")),
-            trusted=row,
-            parts=bootstrap(game, as_is)[1][0],
-            part_low=low,
-            part_high=high,
+            trusted=row and scale.row(row),
+            parts=scale.size * bootstrap(game, as_is)[1][0],
+            part_low=scale.size * low,
+            part_high=scale.size * high,
             anomaly=anomaly[p],
             corrupted_share=float(self_normalised(game.published_log_weight)[game.corrupted].sum()),
-            mass=weights.mass_identity(covered, on, float("nan") if row is None else row["value"]),
-            estimate=estimate_row(contexts[p], ESTIMATORS["snips"]),
+            mass={k: v if k == "covered" else scale.at(v) for k, v in mass.items()},
+            estimate=scale.row(estimate_row(contexts[p], ESTIMATORS["snips"])),
             labels_needed=estimate_row(contexts[p], ESTIMATORS["ppi_pp"])["labels_needed"],
             confidence=analysis.confidence,
+            scale=scale,
         )
     # Rows can be taken out of all policies only where these share their logged rows.
     rewards = [games[p].prep.logged.judge for p in usable]
     shared = len(usable) > 1 and all(np.array_equal(rewards[0], r) for r in rewards[1:])
     flip = weights.rows_to_flip({p: games[p].published_log_weight for p in usable}, rewards[0]) if shared else None
+    inversions[INVERSION[2:5]] *= scale.size
     return Investigation(findings, inversions, flip, logging_policy, dict(truth or {}), judge_mode)
 
 

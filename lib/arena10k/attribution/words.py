@@ -151,7 +151,8 @@ def lead(inv: Investigation) -> list[str]:
         refused = [f.policy for f in order if f.estimate["verdict"] == "REFUSE"]
         texts = [
             f"No anomaly is shown: no value of {JUDGE_SNIPS} differs from what the policy's own draws say by more than "
-            f"{TOLERANCE:g} and chance{order_too} (a false alarm in at most {percent(FALSE_ALARM_RATE)} of such runs).",
+            f"{TOLERANCE * inv.focus.scale.size:g} and chance{order_too} (a false alarm in at most "
+            f"{percent(FALSE_ALARM_RATE)} of such runs).",
             unsettled,
             f"The highest trusted value is that of {best}: {_trusted(inv.findings[best])}." if best else "",
             f"{ESTIMATOR_WORDS['snips']} is refused all the same for {listed(refused)}." if refused else "",
@@ -209,12 +210,12 @@ def mass_sentence(inv: Investigation) -> str:
         )
     start = (
         f"The log holds {percent(f.mass['covered'])} of what {f.policy} says, worth {mass['on']} on the oracle's "
-        f"scale; the rest is worth something between 0 and 1, so by the weights its value lies between {mass['low']} "
-        f"and {mass['high']}."
+        f"scale; the rest is worth something between {f.scale.low:g} and {f.scale.high:g}, so by the weights its value "
+        f"lies between {mass['low']} and {mass['high']}."
     )
     if f.trusted is None:
         return start
-    possible = 0 <= f.mass["off"] <= 1
+    possible = f.scale.low <= f.mass["off"] <= f.scale.high
     impossible = "" if possible else ", which nothing is: missing mass alone does not explain the gap"
     return (
         f"{start} For the trusted {rounded(f.trusted['value'])} the unseen responses would be worth {mass['off']}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,13 +16,13 @@ import openai
 import orjson
 import tenacity
 
-from arena10k import paths
+from arena10k import options, paths
 from arena10k.collection import answers, echo
 from arena10k.collection.answers import check_model, checked, classify_status
 from arena10k.collection.jobs import LOGPROBS, SHUFFLED
 from arena10k.collection.limits import Limits, pause
 from arena10k.collection.tasks import Request
-from arena10k.errors import ArenaError, CallError, invalid, one_line
+from arena10k.errors import CallError, invalid, one_line
 from arena10k.params.config import Params
 from arena10k.params.sections import OMITTABLE, Provider
 
@@ -37,20 +36,6 @@ _JSON = openai.RequestOptions(headers={"Content-Type": "application/json"})
 _CAPABILITY = {"return_token_ids": "token_ids", "response_format": "json_schema", "echo": "echo_logprobs"}
 #: Fields of a request that an endpoint may refuse, as their names stand in what it says.
 _FIELD = re.compile(rf"\b({'|'.join((*OMITTABLE, 'max_completion_tokens', *_CAPABILITY))})\b", re.IGNORECASE)
-
-
-def api_key(name: str, provider: Provider) -> str:
-    """The provider's key from its environment variable; endpoints that declare none get a placeholder."""
-    return _secret(f"providers.{name}", provider.api_key_env) if provider.api_key_env else "none"
-
-
-def _secret(where: str, variable: str) -> str:
-    """What an environment variable holds. Raises ArenaError where it is not set: it names the variable, never a
-    value."""
-    value = os.environ.get(variable, "").strip()
-    if not value:
-        raise ArenaError(f"{where}: environment variable {variable} is not set")
-    return value
 
 
 def classify(error: Exception) -> CallError:
@@ -100,9 +85,10 @@ class Endpoint:
     def __init__(self, name: str, provider: Provider, base_url: str, stopped: asyncio.Event):
         self.name, self.provider, self.base_url = name, provider, base_url
         self.limits, self._stopped = Limits(provider, stopped), stopped
-        key = api_key(name, provider)
+        # Endpoints that declare no key get a placeholder.
+        key = options.secret(f"providers.{name}", provider.api_key_env) if provider.api_key_env else "none"
         variables = {header: value[1:] for header, value in provider.headers.items() if value.startswith("$")}
-        hidden = {h: _secret(f"providers.{name}.headers.{h}", variable) for h, variable in variables.items()}
+        hidden = {h: options.secret(f"providers.{name}.headers.{h}", variable) for h, variable in variables.items()}
         #: What nobody may read, by the variable that holds it.
         self._secrets = {variables[header]: value for header, value in hidden.items()}
         self._secrets |= {provider.api_key_env: key} if provider.api_key_env else {}

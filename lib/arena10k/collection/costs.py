@@ -72,7 +72,7 @@ def forecast(params: Params, measured: Mapping[Key, int] = MappingProxyType({}))
     """The bill of what is left of an experiment, of which `measured` records of each (job, policy) are there and will
     not be asked for again. Text is counted at four characters per token. Raises ArenaError where the prompts cannot be
     read."""
-    if params.recording or not any(provider.prices for provider in params.providers.values()):
+    if params.recording or not params.is_priced:
         return Bill(())
     frame, _ = prompts.load(params)
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -100,11 +100,10 @@ def unit_costs(params: Params, frame: pd.DataFrame, policy: str) -> dict[str, fl
     free in a run that names none anywhere, and unknown in a run that does; `estimation.label_cost` prices labels of
     people.
     """
-    priced = any(provider.prices for provider in params.providers.values())
 
     def price(job: str) -> float | None:
         provider, model = _served(params, job, policy)
-        if not provider or not priced:
+        if not provider or not params.is_priced:
             return 0.0
         if model not in params.providers[provider].prices and params.providers[provider].kind != "embedded":
             return None

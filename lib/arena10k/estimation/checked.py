@@ -3,15 +3,16 @@ frame, column and row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arena10k.errors import DataError
+from arena10k.errors import DataError, unknown
 from arena10k.estimation import logprobs
 from arena10k.estimation.data import PolicyData, log_weights, numbers, policies_data
+from arena10k.estimation.scale import Scale
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,7 @@ def _numbers(which: str, frame: pd.DataFrame, column: str) -> np.ndarray:
         raise DataError(f"{which}: column {column!r}, row {row}: {frame[column][row]!r} is no number") from None
 
 
-def _names(which: str, frame: pd.DataFrame, column: str) -> pd.Series[str]:
+def names(which: str, frame: pd.DataFrame, column: str) -> pd.Series[str]:
     """A column of names as text, whole numbers alike however they are stored; none may be missing."""
     values = frame[column]
     _refuse(
@@ -83,26 +84,37 @@ def _names(which: str, frame: pd.DataFrame, column: str) -> pd.Series[str]:
     return values.astype(str)
 
 
+def check_frame(which: str, frame: Any) -> None:
+    import pandas as pd
+
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(f"{which}: {type(frame).__name__} is no DataFrame; give pandas.DataFrame(...)")
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"{which}: there are several columns {twice[0]!r}: keep one")
+
+
+def check_columns(which: str, frame: pd.DataFrame, columns: Iterable[str], hint: str = "") -> None:
+    for column in columns:
+        if column not in frame:
+            raise DataError(f"{which}: {unknown('column', column, map(str, frame.columns))}{hint}")
+
+
 def _table(
     which: str, frame: pd.DataFrame, columns: list[Column], cluster: str | None, logging_policy: str
 ) -> pd.DataFrame:
     """One frame in the columns of the analysis table (see `policies_data`), checked."""
     import pandas as pd
 
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise DataError(f"{which}: there are several columns {twice[0]!r}: keep one")
     given = [str(c) for c in frame.columns]
     logps = [c for c in given if c.startswith("logp_")] if which == "logged" else []
     base = [f"logp_{logging_policy}"] if set(logps) - {f"logp_{logging_policy}"} else []
-    for column in ("prompt_id", *["policy"] * (which == "fresh"), *[cluster] * bool(cluster), *base):
-        if column not in frame:
-            raise DataError(f"{which}: no column {column!r}; there are: {', '.join(given)}")
-    names = {"judge": f"judge_{MODE}", "judge_variance": f"judge_{MODE}_sd"}
-    made: dict[str, Any] = {"prompt_id": _names(which, frame, "prompt_id")}
-    made |= {names.get(c.key, c.key): c.of(which, frame) for c in columns if c.name}
+    check_columns(which, frame, ["prompt_id", *["policy"] * (which == "fresh"), *([cluster] if cluster else []), *base])
+    called = {"judge": f"judge_{MODE}", "judge_variance": f"judge_{MODE}_sd"}
+    made: dict[str, Any] = {"prompt_id": names(which, frame, "prompt_id")}
+    made |= {called.get(c.key, c.key): c.of(which, frame) for c in columns if c.name}
     if cluster:
-        made["cluster"] = _names(which, frame, cluster)
+        made["cluster"] = names(which, frame, cluster)
     chance, has = made.get("label_propensity"), ~np.isnan(made["label"])
     if chance is not None:
         made["label_propensity"] = np.where(~has & (chance == 0), NEVER, chance)
@@ -110,7 +122,7 @@ def _table(
             problem = "a row with a label has a chance above 0, not {:g}"
             _refuse(f"{which}: label_propensity", has & ~(chance > 0), chance, problem)
     if which == "fresh":
-        return pd.DataFrame(made | {"policy": _names(which, frame, "policy")})
+        return pd.DataFrame(made | {"policy": names(which, frame, "policy")})
     for column in logps:
         made[column] = _numbers(which, frame, column)
         _refuse(
@@ -147,7 +159,8 @@ def tables_of(
         if column.name is None or any(column.name in frame for frame in frames.values()):
             continue
         if column.name != column.key:
-            raise DataError(f"{column.key}: there is no column {column.name!r} in {' or '.join(frames)}")
+            there = dict.fromkeys(str(c) for frame in frames.values() for c in frame.columns)
+            raise DataError(f"{column.key}: {unknown('column', column.name, there)}")
         if column.key == "judge":
             tables = {name: table.assign(**{f"judge_{MODE}": 0.5}) for name, table in tables.items()}
     return tables
@@ -155,20 +168,14 @@ def tables_of(
 
 def check_arguments(given: Mapping[str, Any], logging_policy: str, **numbers: Any) -> None:
     """What is no column: frames, names and scales."""
-    import pandas as pd
-
     for name, frame in given.items():
-        if not isinstance(frame, pd.DataFrame):
-            raise DataError(f"{name}: {type(frame).__name__} is no DataFrame; give pandas.DataFrame(...)")
+        check_frame(name, frame)
     if not any(len(frame) for frame in given.values()):
         raise DataError(f"{' and '.join(given)}: no row to evaluate")
     if not isinstance(logging_policy, str) or not logging_policy:
         raise DataError(f"logging_policy: {logging_policy!r} is no name of a policy")
-    for name in ("judge_scale", "label_scale"):
-        ends = _finite(numbers[name])
-        if np.shape(ends) != (2,) or not ends[0] < ends[1]:
-            raise DataError(f"{name}: {numbers[name]!r} is no pair (low, high) of numbers with low < high")
-    size = np.diff(_finite(numbers["label_scale"]))[0]
+    check_scale("judge_scale", numbers["judge_scale"])
+    size = check_scale("label_scale", numbers["label_scale"]).size
     for name, most, end in (("confidence", 1.0, False), ("width", size, True), ("judge_shift", size, True)):
         number = _finite(numbers[name])
         inside = number.shape == () and (0 < number < most or (end and number == most))
@@ -176,6 +183,13 @@ def check_arguments(given: Mapping[str, Any], logging_policy: str, **numbers: An
             continue
         limit = f"{'up to' if end else 'below'} {most:g}"
         raise DataError(f"{name}: {numbers[name]!r} is no number above 0 and {limit}")
+
+
+def check_scale(name: str, given: Any) -> Scale:
+    ends = _finite(given)
+    if np.shape(ends) != (2,) or not ends[0] < ends[1]:
+        raise DataError(f"{name}: {given!r} is no pair (low, high) of numbers with low < high")
+    return Scale(*map(float, ends))
 
 
 def _finite(value: Any) -> np.ndarray:
@@ -190,8 +204,8 @@ def _finite(value: Any) -> np.ndarray:
 def targets_of(logged: pd.DataFrame | None, logging_policy: str) -> list[str]:
     """The policies of which there are log-probs or weights, which are finite where they are there."""
     columns = [] if logged is None else [c for c in logged if c.startswith(("logp_", "log_weight_"))]
-    names = dict.fromkeys(c.removeprefix("logp_").removeprefix("log_weight_") for c in columns)
-    targets = [name for name in names if name != logging_policy]
+    named = dict.fromkeys(c.removeprefix("logp_").removeprefix("log_weight_") for c in columns)
+    targets = [name for name in named if name != logging_policy]
     for policy in targets:
         values = log_weights(logged, policy, logging_policy)
         if np.isposinf(values).any():
@@ -201,14 +215,14 @@ def targets_of(logged: pd.DataFrame | None, logging_policy: str) -> list[str]:
 
 def judged_logprobs(logged: pd.DataFrame, targets: list[str], logging_policy: str) -> dict[str, list[str]]:
     """Log-probs that are no measurements become NaN in `logged`; by target what the rest says against its weights."""
-    names = [logging_policy, *(name for name in targets if f"logp_{name}" in logged)]
-    if len(names) == 1:
+    policies = [logging_policy, *(name for name in targets if f"logp_{name}" in logged)]
+    if len(policies) == 1:
         return {}
-    columns, chars = [f"logp_{name}" for name in names], logged["response_chars"].to_numpy()
+    columns, chars = [f"logp_{name}" for name in policies], logged["response_chars"].to_numpy()
     values = logprobs.measured(logged[columns].to_numpy(), chars, 0)
     logged[columns] = values
-    facts = logprobs.weight_facts(values, chars, names, 0)
-    doubtful = [name for k, name in enumerate(names) if k and logprobs.may_be_means(values[:, [0, k]], chars)]
+    facts = logprobs.weight_facts(values, chars, policies, 0)
+    doubtful = [name for k, name in enumerate(policies) if k and logprobs.may_be_means(values[:, [0, k]], chars)]
     return facts | {name: [*facts.get(name, []), "logprobs_may_be_means"] for name in doubtful}
 
 
@@ -217,10 +231,10 @@ def arrays(
 ) -> dict[str, dict[str, PolicyData]]:
     """The arrays of every policy, the logging policy first where there are responses of it as such."""
     logged, fresh = (tables.get(name) for name in ("logged", "fresh"))
-    names = [*([] if logged is None else [logging_policy]), *targets]
-    names += [] if fresh is None else [str(name) for name in fresh["policy"].unique()]
+    policies = [*([] if logged is None else [logging_policy]), *targets]
+    policies += [] if fresh is None else [str(name) for name in fresh["policy"].unique()]
     if fresh is None:
         fresh = tables["logged"].head(0).assign(policy="")
     if logged is None:
         logged, logging_policy = fresh.head(0), ""
-    return policies_data(logged, fresh, dict.fromkeys(names), [MODE], logging_policy, complete=True)
+    return policies_data(logged, fresh, dict.fromkeys(policies), [MODE], logging_policy, complete=True)

@@ -1,4 +1,4 @@
-"""The door: from arrays (`study`) or two data frames (`evaluate`) to estimates, headlines, a ranking and plans."""
+"""The door: from arrays (`study`) to estimates, headlines, a ranking and plans."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from arena10k.analysis import DEFAULT, Analysis
-from arena10k.errors import DataError
 from arena10k.estimation import compare, planning
-from arena10k.estimation.checked import MODE, Column, arrays, check_arguments, judged_logprobs, tables_of, targets_of
+from arena10k.estimation.checked import MODE
 from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext, context
 from arena10k.estimation.data import PolicyData
-from arena10k.estimation.headline import BELIEFS, headline, headline_row
+from arena10k.estimation.headline import headline, headline_row
+from arena10k.estimation.scale import NUMBERS, UNIT, Scale
 from arena10k.estimation.score import ESTIMATORS
 from arena10k.estimation.verdicts import estimate_row
 
@@ -31,7 +31,7 @@ class Evaluation:
     contexts: dict[tuple[str, str], PolicyContext]
     analysis: Analysis = DEFAULT
     judge: str = MODE
-    scale: tuple[float, float] = (0.0, 1.0)
+    scale: Scale = UNIT
 
     def of_judge(self, judge: str) -> dict[str, PolicyContext]:
         """By policy the contexts of one judge mode, as `compare.ranking` and `compare.contrasts` take them."""
@@ -40,63 +40,72 @@ class Evaluation:
     @cached_property
     def estimates(self) -> pd.DataFrame:
         """policy, estimator, value, se, ci_low, ci_high, verdict, reasons and the diagnostics beside them."""
-        import pandas as pd
-
         rows = [{k: v for k, v in r.items() if k != "judge"} for r in self.rows if r["judge"] == self.judge]
-        return self._scaled(pd.DataFrame(rows))
+        return self._frame(rows, list(rows[0]) if rows else ())
 
     @cached_property
     def headline(self) -> pd.DataFrame:
         """The estimate that speaks for each policy that has one; index policy."""
         columns = ("policy", "estimator", "value", "se", "ci_low", "ci_high", "verdict", "reasons")
         rows = [{"policy": p} | row for p, ctx in self.of_judge(self.judge).items() if (row := headline(ctx))]
-        return self._scaled(_frame(rows, columns)).set_index("policy")
+        return self._frame(rows, columns).set_index("policy")
 
     @cached_property
     def contrasts(self) -> pd.DataFrame:
         """a, b, difference (a - b), ci_low, ci_high, significant: every pair of policies with a headline."""
-        frame = _frame(self._pairs, compare.Contrast).rename(columns={"low": "ci_low", "high": "ci_high"})
-        return self._stretched(frame, "difference", "se", "ci_low", "ci_high")
+        return self._frame(self._pairs, compare.Contrast).rename(columns={"low": "ci_low", "high": "ci_high"})
 
     @cached_property
     def ranking(self) -> pd.DataFrame:
         """policy, rank, worst_rank and the headline's value and interval, best first; equal ranks are ties."""
-        return self._scaled(_frame(compare.ranking(self.of_judge(self.judge), self._pairs), compare.Ranked))
+        return self._frame(compare.ranking(self.of_judge(self.judge), self._pairs), compare.Ranked)
 
     @cached_property
     def breakdown(self) -> pd.DataFrame:
         """better, worse, difference; judge_error and unseen_mass that would turn their order round."""
-        frame = _frame(compare.breakdowns(self.of_judge(self.judge)), compare.Breakdown)
-        return self._stretched(frame, "difference", "judge_error")
+        return self._frame(compare.breakdowns(self.of_judge(self.judge)), compare.Breakdown)
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """What pages and `estimates.json` say of it, on the label's scale: `rows` of every judge mode; `ranking`,
+        `contrasts` and `breakdown` as lists of rows; `judge`, `belief`, and the `logging_policy` where there is one."""
+        contexts = self.of_judge(self.judge)
+        found: dict[str, list[Any]] = {"ranking": compare.ranking(contexts, self._pairs), "contrasts": self._pairs}
+        found |= {"breakdown": compare.breakdowns(contexts), "rows": self.rows}
+        return {
+            "judge": self.judge,
+            "belief": self.analysis.belief,
+            "logging_policy": next((policy for policy, ctx in contexts.items() if ctx.is_logging), None),
+            **{name: self._scaled(rows) for name, rows in found.items()},
+        }
 
     def plan(self, widths: Iterable[float] | None = None) -> pd.DataFrame:
         """How many oracle labels of each policy's own draws an interval of each width takes, those that are there
         included; with assurance (see `planning.labels_needed`). `widths` on the label's scale."""
         import pandas as pd
 
-        size = self.scale[1] - self.scale[0]
-        wanted = [self.analysis.width] if widths is None else [width / size for width in widths]
+        wanted = [self.analysis.width] if widths is None else [width / self.scale.size for width in widths]
         plans = {
             policy: planning.plan(ctx.pilot, wanted, confidence=self.analysis.confidence)
             for policy, ctx in self.of_judge(self.judge).items()
         }
         frame = pd.DataFrame([{"policy": policy} | row for policy, rows in plans.items() for row in rows])
-        return self._stretched(frame.drop(columns="cost"), "width")
+        return frame.drop(columns="cost").assign(width=frame["width"] * self.scale.size)
 
     @cached_property
     def _pairs(self) -> list[compare.Contrast]:
         return compare.contrasts(self.of_judge(self.judge))
 
-    def _stretched(self, frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
-        for name in columns:
-            frame[name] = frame[name].astype(float) * (self.scale[1] - self.scale[0])
-        return frame
+    def _scaled(self, rows: Iterable[Any]) -> list[dict[str, Any]]:
+        return [self.scale.row(row if isinstance(row, Mapping) else dataclasses.asdict(row)) for row in rows]
 
-    def _scaled(self, frame: pd.DataFrame) -> pd.DataFrame:
-        frame = self._stretched(frame, *(name for name in ("value", "ci_low", "ci_high", "se") if name in frame))
-        for name in ("value", "ci_low", "ci_high"):
-            frame[name] += self.scale[0]
-        return frame
+    def _frame(self, rows: Iterable[Any], columns: Any) -> pd.DataFrame:
+        """A frame of dictionaries or of dataclasses on the label's scale, with its columns where there are no rows."""
+        import pandas as pd
+
+        names = [f.name for f in dataclasses.fields(columns)] if dataclasses.is_dataclass(columns) else list(columns)
+        frame = pd.DataFrame(self._scaled(rows), columns=names)
+        return frame.astype({name: float for name in NUMBERS if name in frame})
 
     def __repr__(self) -> str:
         lines = []
@@ -114,15 +123,6 @@ class Evaluation:
     def _repr_html_(self) -> str:
         columns = ["value", "ci_low", "ci_high", "verdict", "estimator", "reasons"]
         return str(self.headline[columns].to_html(float_format="{:.3f}".format))
-
-
-def _frame(rows: Iterable[Any], columns: Any) -> pd.DataFrame:
-    """A frame of dictionaries or of dataclasses, with its columns where there are no rows."""
-    import pandas as pd
-
-    if dataclasses.is_dataclass(columns):
-        columns, rows = [f.name for f in dataclasses.fields(columns)], [dataclasses.asdict(row) for row in rows]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(columns))
 
 
 def study(
@@ -162,65 +162,3 @@ def study(
                 ctx.prep.forget()
             contexts[policy, mode] = ctx
     return Evaluation(rows, contexts, analysis, judge)
-
-
-def evaluate(
-    logged: pd.DataFrame | None = None,
-    fresh: pd.DataFrame | None = None,
-    *,
-    logging_policy: str = "p0",
-    judge: str = "judge",
-    label: str = "label",
-    judge_variance: str | None = None,
-    cluster: str | None = None,
-    label_propensity: str | None = None,
-    judge_scale: tuple[float, float] = (0.0, 1.0),
-    label_scale: tuple[float, float] = (0.0, 1.0),
-    width: float | None = None,
-    confidence: float = Analysis.confidence,
-    judge_shift: float | None = None,
-    belief: str = Analysis.belief,
-) -> Evaluation:
-    """How good each policy is, from its fresh draws, the logging policy's responses, or both.
-
-    Parameters
-    ----------
-    logged : one row per response of the logging policy: `prompt_id`, the columns `judge` and `label`, and log-probs
-        of the same response in nats, `logp_<policy>` (the logging policy's included) or `log_weight_<policy>`. With
-        `response` or `response_chars` log-probs are tested against lengths. A missing weight is lost, and counts as
-        unseen: leave out rows that were not asked for one.
-    fresh : one row per response of a policy: `policy`, `prompt_id`, `judge`, `label`.
-    judge, label : column names in both frames; NaN is "not there", and a column may be missing. Labels are outcomes by
-        the oracle, on a random part of the rows unless `label_propensity` names a column with each row's chance.
-    judge_variance : column with the variance of the judge's score, on the judge's scale.
-    cluster : column that names groups of prompts that are not independent; the prompt where None.
-    judge_scale, label_scale : the ends of both scales; declared, never guessed. Values are on the label's scale.
-    width : wanted total width of an interval, on the label's scale; a fifth of it where None.
-    judge_shift : how far the judge may be off on a policy of which nothing says how far it is, on the label's scale; a
-        tenth of it where None.
-    belief : the most a headline takes to be believed: "labels", "weights" or "judge".
-
-    A DataError names frame, row and column of a value that is outside its scale or is no log-prob.
-    """
-    if belief not in BELIEFS:
-        raise DataError(f"belief: {belief!r} is none of {', '.join(BELIEFS)}")
-    given = {name: frame for name, frame in (("logged", logged), ("fresh", fresh)) if frame is not None}
-    if not given:
-        raise DataError("evaluate: neither `logged` nor `fresh` was given")
-    scales = {"judge_scale": judge_scale, "label_scale": label_scale}
-    check_arguments(given, logging_policy, width=width, confidence=confidence, judge_shift=judge_shift, **scales)
-    columns = [Column("judge", judge, *judge_scale), Column("label", label, *label_scale)]
-    columns += [Column("judge_variance", judge_variance, *judge_scale), Column("label_propensity", label_propensity)]
-    tables = tables_of(given, columns, cluster, logging_policy)
-    size = label_scale[1] - label_scale[0]
-    analysis = Analysis(
-        width=Analysis.width if width is None else width / size,
-        confidence=confidence,
-        judge_shift=Analysis.judge_shift if judge_shift is None else judge_shift / size,
-        belief=belief,
-    )
-    targets = targets_of(tables.get("logged"), logging_policy)
-    facts = judged_logprobs(tables["logged"], targets, logging_policy) if targets else {}
-    flags = {target: [LOGPROBS_ASKED, *facts.get(target, [])] for target in targets}
-    evaluation = study(arrays(tables, targets, logging_policy), analysis, flags=flags)
-    return dataclasses.replace(evaluation, scale=label_scale)

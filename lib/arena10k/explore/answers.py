@@ -13,7 +13,7 @@ import pandas as pd
 from arena10k import attribution, plots, report
 from arena10k.attribution import Investigation
 from arena10k.errors import ArenaError, NothingToShow, unknown
-from arena10k.estimation import compare, diagnostics
+from arena10k.estimation import diagnostics
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.estimation.verdicts import accepted
 from arena10k.explore.source import Slice
@@ -23,7 +23,6 @@ from arena10k.frames.table import Table
 from arena10k.report import findings, reasons
 from arena10k.wording import level, listed, percent
 
-_COLUMNS = ["estimator", "value", "ci_low", "ci_high", "verdict", "reasons", "labels_needed"]
 #: Up to so many estimates are shown at once; of more, each policy's most trusted one.
 _ALL_SHOWN = 12
 #: A judge that is off by more than this says the opposite of the oracle.
@@ -41,25 +40,21 @@ class Estimates(Rows):
 
     def __init__(self, study: Evaluation, part: Slice, judges: Sequence[str]):
         self.study, self.rows, self.n = study, study.rows, part.n
-        contexts = study.of_judge(judges[0])
-        contrasts = [dataclasses.asdict(pair) for pair in compare.contrasts(contexts)]
-        ranking = [dataclasses.asdict(place) for place in compare.ranking(contexts)]
-        self.ranking = pd.DataFrame(ranking, columns=[f.name for f in dataclasses.fields(compare.Ranked)])
+        study = dataclasses.replace(study, judge=judges[0])
+        self.ranking, contrasts = study.ranking, study.result["contrasts"]
         self.contrasts, frame = findings.contrasts_frame(contrasts), findings.estimates_frame(self.rows)
         sentences = [*part.sentences, findings.estimates_sentence(self.rows, judges[0])]
         if max((row["labels_needed"] or 0 for row in self.rows), default=0) > part.n:
             limit = f"the {part.n:,} prompts asked about"
             sentences.append(f"Where more labels are needed than {limit}, it takes more prompts.")
-        if len(contexts) > 1:
-            sentences.append(findings.contrasts_sentence(contrasts, ranking))
-        columns = ["judge"] * (len(judges) > 1) + ["policy", *_COLUMNS]
+        if len(study.of_judge(judges[0])) > 1:
+            sentences.append(findings.contrasts_sentence(contrasts, study.result["ranking"]))
         caption = f"Every estimate (judge mode{'s' * (len(judges) > 1)} {' and '.join(judges)})"
-        tables: list[Any] = [report.table(frame, columns=columns, caption=caption)]
-        head = {"judge": judges[0], "belief": study.analysis.belief, "logging_policy": part.table.logging_policy}
-        headline = findings.headline_frame(head | {"rows": self.rows})
+        tables: list[Any] = [findings.estimates_table(frame, caption, ["judge"] * (len(judges) > 1))]
+        headline = findings.headline_frame(study.result)
         if len(frame) > _ALL_SHOWN and len(headline):
             caption = f"The headline estimate of each policy (judge mode {judges[0]})"
-            first = report.table(headline, columns=["policy", *_COLUMNS], caption=caption)
+            first = findings.estimates_table(headline, caption)
             tables = [first, report.Folded(f"All {len(frame):,} estimates are in .frame", *tables)]
         truth = dict(zip(part.table.truth.policy, part.table.truth.value, strict=True))
         super().__init__(frame, sentences, *tables, figures={"forest": lambda: plots.forest(frame, truth)})
@@ -94,7 +89,7 @@ class Diagnosis(View):
             sentences,
             *([report.table(self.problems, text=["what is wrong"])] if len(self.problems) else []),
             report.table([{"measure": name, "value": report.format_value(fact)} for name, fact in self.facts.items()]),
-            report.Folded("The estimates are in .verdicts", report.table(self.verdicts, columns=_COLUMNS)),
+            report.Folded("The estimates are in .verdicts", report.table(self.verdicts, columns=findings.ESTIMATE)),
             figures=self._drawings(part),
         )
 

@@ -59,6 +59,11 @@ class Params(Section):
         return list(dict.fromkeys(user.provider for user in self.users.values()))
 
     @property
+    def is_priced(self) -> bool:
+        """Whether any provider has prices: without any, everything is taken to cost nothing."""
+        return any(provider.prices for provider in self.providers.values())
+
+    @property
     def targets(self) -> list[str]:
         """Every policy but the logging policy, in the order of the file."""
         return [name for name in self.policies if name != self.logging_policy]

@@ -18,6 +18,12 @@ from pathlib import Path
 from arena10k import paths
 from arena10k.errors import ArenaError
 
+#: `collecting`: stages that ask models share the endpoint, and go one after another. A profile would be announced.
+_OPTIONS = [
+    "--workflow-profile", "none", "--nolock", "--keep-going", "--rerun-incomplete", "--resources", "collecting=1",
+    "--rerun-triggers", "mtime", "params", "input", "--quiet", "all", "--max-checksum-file-size", "100000000",
+]  # fmt: skip
+
 
 def command(params_file: str, run: str, cores: int) -> list[str]:
     """Snakemake's command line for an experiment; `run` is empty where the params name it."""
@@ -27,8 +33,7 @@ def command(params_file: str, run: str, cores: int) -> list[str]:
         named = str(path)
     return [
         sys.executable, "-m", "arena10k.pipeline.runner", "--snakefile", str(paths.source_root() / "Snakefile"),
-        "--directory", str(paths.home()), "--workflow-profile", str(paths.source_root() / "profiles" / "default"),
-        "--cores", str(cores), "--nolock", "--config", f"params={named}", f"run={run}",
+        "--directory", str(paths.home()), *_OPTIONS, "--cores", str(cores), "--config", f"params={named}", f"run={run}",
     ]  # fmt: skip
 
 
@@ -45,8 +50,8 @@ def profile_options(name: str) -> list[str]:
 
 def plan(command: list[str]) -> list[str]:
     """The last lines Snakemake says of a plan that it cannot make; the quiet profile hides them."""
-    command = [*command, "--dry-run"]
-    command[command.index("--workflow-profile") + 1] = "none"
+    at = command.index("--quiet")
+    command = [*command[:at], *command[at + 2 :], "--dry-run"]
     planned = subprocess.run(command, check=False, capture_output=True, text=True)
     return (planned.stderr or planned.stdout).splitlines()[-8:]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import hashlib
 import json
 import os
 import re
@@ -124,11 +124,9 @@ def sources(notebook: str) -> list[str]:
     data files that modules open by name."""
     path = paths.notebook(notebook)
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.is_file() else []
-    lines = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
-    # A cell's magics are not Python; only its import lines matter here.
-    imports = "\n".join(re.findall(r"^(?:from|import) .*", lines, re.MULTILINE))
+    code = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
     reached: set[Path] = set()
-    waiting = _imported(imports) | {_PACKAGE / "run.py"}
+    waiting = _imported(code) | {_PACKAGE / "run.py"}
     while waiting:
         reached.add(module := waiting.pop())
         waiting |= _imported(module) - reached
@@ -136,16 +134,17 @@ def sources(notebook: str) -> list[str]:
     return sorted({str(file) for file in (path, *reached, *data)})
 
 
+#: An import of the library in a code: of names from a module, or of a module.
+_IMPORT = re.compile(r"^ *(?:from (arena10k[\w.]*) import (\([^)]*\)|.*)|import (arena10k[\w.]*))", re.MULTILINE)
+
+
 @cache
 def _imported(code: str | Path) -> set[Path]:
     """The modules of the library that a code or module imports, within functions too."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(code if isinstance(code, str) else code.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    bases = (_PACKAGE.parent.joinpath(*name.split(".")) for name in names if name.startswith("arena10k."))
+    for base, members, module in _IMPORT.findall(code if isinstance(code, str) else code.read_text(encoding="utf-8")):
+        names |= {module or base} | {f"{base}.{member}" for member in re.findall(r"\w+", members)}
+    bases = (_PACKAGE.parent.joinpath(*name.split(".")) for name in names)
     return {file for base in bases for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()}
 
 
@@ -178,6 +177,29 @@ def page_file(run: str, stage: str) -> Path:
     notebook, _, cell = stage.partition(_CELL)
     folder = paths.reports_dir(run) / "ablations" / cell if cell else paths.reports_dir(run)
     return folder / f"{notebook}.html"
+
+
+def is_current(params: Params, stage: Stage, again: bool = False) -> bool:
+    """Whether the stage's page is what it would be if it ran now: its sources, what it reads of the params and what the
+    stages it needs have made are those of its stamp, whenever they were written. `again`: failures are asked again."""
+    stamp, page = stamp_file(params.run, stage.name), page_file(params.run, stage.name)
+    if not (stamp.is_file() and page.is_file()) or failures.is_noted(params.run, stage.name) or (again and stage.asks):
+        return False
+    if json.loads(stamp.read_text(encoding="utf-8")).get("made_of") != _made_of(params, stage):
+        return False
+    for file in (page, stamp):
+        file.touch()
+    return True
+
+
+def _made_of(params: Params, stage: Stage) -> str:
+    """A digest of all that a stage depends on."""
+    files = [Path(file).read_bytes() for file in (*sources(stage.notebook), *given(params))]
+    needed = []
+    for need in stage.needs:
+        stamp = json.loads(stamp_file(params.run, need).read_text(encoding="utf-8"))
+        needed.append({key: value for key, value in stamp.items() if key != "made_of"})
+    return digest([reads(params)[stage.name], needed, *(hashlib.sha256(file).hexdigest() for file in files)])
 
 
 def execute(name: str, params_file: str, run: str | None) -> None:
@@ -270,6 +292,7 @@ def _stamp(params: Params, stage: Stage) -> None:
     for result in stage.results:
         path = paths.result_file(params.run, result)
         stamp[result] = digest(path.read_text(encoding="utf-8")) if path.is_file() else None
+    stamp["made_of"] = _made_of(params, stage)
     write_json(stamp_file(params.run, stage.name), stamp)
 
 

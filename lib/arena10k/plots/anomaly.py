@@ -46,9 +46,9 @@ def _gap_finding(row: Row, parts: Sequence[Row], end: str, value: float) -> str:
 
 
 @styled
-def waterfall(row: Row) -> Drawn:
+def waterfall(row: Row, start: float = 0.0) -> Drawn:
     """From SNIPS on judge scores to the trusted value, or, without one, to what the judge gives the policy's own draws,
-    one step per cause; `row` is a row of anomaly.json.
+    one step per cause; `row` is a row of anomaly.json. Bars stand on `start`, the low end of the scale.
 
     A bar that goes left is overvaluation that the repair takes away; the whisker is the interval of the part, drawn
     around the end of its bar.
@@ -65,30 +65,30 @@ def waterfall(row: Row) -> Drawn:
     if row["gap"] is None or not parts:
         empty(axis, "nothing to compare with")
         return result
-    at, last = row["published"], len(parts) + 1
-    axis.barh(0, at, height=0.62, color=INK)
-    beside(axis, 0, f"{at:.3f}", fontweight="bold")
+    at, last, form = row["published"], len(parts) + 1, ".3f" if row["published"] < 10 else ".1f"
+    axis.barh(0, at - start, left=start, height=0.62, color=INK)
+    beside(axis, 0, f"{at:{form}}", fontweight="bold")
     for y, part in enumerate(parts, 1):
         moved, left = part["value"], at - part["value"]
         colour, hatch = (_TAKES, "") if moved > 0 else (_GIVES, "///")
         axis.barh(y, left - at, left=at, height=0.62, color=colour, hatch=hatch)
         axis.plot([left, left], [y + 0.31, y + 0.69], color=SOFT, linewidth=0.8)
-        words = f"{moved:+.3f}" if moved else "0, nothing to repair"
+        words = f"{moved:+{form}}" if moved else "0, nothing to repair"
         if part["ci_low"] is not None:
             span = [at - part["ci_high"], at - part["ci_low"]]
             axis.plot(span, [y, y], color=INK, linewidth=1.4, marker="|", markersize=8)
-            words += f"  ({part['ci_low']:+.3f} to {part['ci_high']:+.3f})" if moved else ""
+            words += f"  ({part['ci_low']:+{form}} to {part['ci_high']:+{form}})" if moved else ""
         beside(axis, y, words)
         at = left
-    axis.barh(last, value, height=0.62, color=SOFT)
-    beside(axis, last, f"{value:.3f}" + ("  ({:.3f} to {:.3f})".format(*ci) if ci else ""), fontweight="bold")
+    axis.barh(last, value - start, left=start, height=0.62, color=SOFT)
+    beside(axis, last, f"{value:{form}}" + (f"  ({ci[0]:{form}} to {ci[1]:{form}})" if ci else ""), fontweight="bold")
     if ci is not None:
         axis.plot(ci, [last, last], color="white", linewidth=4.2, solid_capstyle="butt")
         axis.plot(ci, [last, last], color=INK, linewidth=1.6, marker="|", markersize=9)
     name_rows(axis, [JUDGE_SNIPS, *(CAUSE_WORDS[p["cause"]] for p in parts), end])
     axis.set_xlabel("policy value")
     low, high = axis.get_xlim()
-    low = min(low, 0.0)
+    low = min(low, start)
     axis.set_xlim(low, high + 0.55 * (high - low))
     axis.set_xticks([t for t in axis.get_xticks() if low <= t <= max(1.0, high)])
     axis.grid(axis="x")

@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arena10k.estimation import ESTIMATORS
+from arena10k.estimation.scale import UNIT, Scale
 from arena10k.estimation.verdicts import NOT_ASKED, NOT_ON_ORACLE_SCALE
 from arena10k.plots.style import BAND, GRID, INK, SOFT, beside, drawn, gallery, looks, panels, styled, verdict_mark
 from arena10k.report.display import Drawn
 from arena10k.wording import JUDGE_SNIPS, VERDICTS, listed, number
 
 #: How far from [0, 1] a value is still drawn where it is: beyond, it would leave no room for the others.
-EDGES = (-0.25, 1.25)
+EDGES = np.array([-0.25, 1.25])
 #: Words in the place of a value.
 _INSTEAD: dict[str, Any] = {"x": 0.01, "ha": "left", "fontsize": 8.5, "color": SOFT}
 
@@ -32,6 +33,8 @@ def _forest_finding(frame: pd.DataFrame, truth: Mapping[str, float]) -> str:
     means = frame.estimator.isin([name for name, estimator in ESTIMATORS.items() if estimator.judge_scale])
     uncounted = means | (raw & (frame.verdict != "REFUSE"))
     frame = frame[~uncounted]
+    if frame.empty and uncounted.any():
+        return "No estimate is on the oracle's scale"
     is_refused = frame.verdict == "REFUSE"
     first = f"{is_refused.sum()} of {len(frame)} estimates are refused"
     first += f" ({listed(list(frame.policy[is_refused].unique()))})" if is_refused.any() else ""
@@ -44,13 +47,15 @@ def _forest_finding(frame: pd.DataFrame, truth: Mapping[str, float]) -> str:
 
 
 @styled
-def forest(rows: pd.DataFrame | Sequence[Mapping[str, Any]], truth: Mapping[str, float] | None = None) -> Drawn:
+def forest(
+    rows: pd.DataFrame | Sequence[Mapping[str, Any]], truth: Mapping[str, float] | None = None, scale: Scale = UNIT
+) -> Drawn:
     """Estimates with intervals, grouped by policy, and `truth`, measured values by policy, as an upright line through
     the policy's group.
 
     `rows` are rows of estimates.json: `policy`, `estimator`, `value`, `ci_low`, `ci_high`, `verdict` (and `judge`,
     shown where it varies). Filled marks are REPORT, half-filled CAUTION, hollow with a dotted interval REFUSE. A value
-    far outside of [0, 1], where policy values lie, is an arrow at the edge with its number.
+    far outside of the `scale`, where policy values lie, is an arrow at the edge with its number.
     """
     frame = pd.DataFrame(rows).reset_index(drop=True).astype({"value": float, "ci_low": float, "ci_high": float})
     truth, labels, judge = truth or {}, frame.estimator, ""
@@ -64,7 +69,7 @@ def forest(rows: pd.DataFrame | Sequence[Mapping[str, Any]], truth: Mapping[str,
     for y, r in zip(at, frame.itertuples(), strict=True):
         refused, look = r.verdict == "REFUSE", shown[r.estimator]
         colour, line, marker = (SOFT, ":", look.marker) if refused else (look.colour, "-", look.marker)
-        low, high, place = np.clip([r.ci_low, r.ci_high, r.value], *EDGES)
+        low, high, place = np.clip([r.ci_low, r.ci_high, r.value], *scale.at(EDGES))
         axis.plot([low, high], [y, y], color=colour, linewidth=1.8, linestyle=line, zorder=2)
         if np.isnan(place):
             beside(axis, y, "not collected" if r.verdict == NOT_ASKED else "no value", **_INSTEAD)

@@ -9,8 +9,12 @@ import pandas as pd
 
 from arena10k.estimation import ESTIMATORS, diagnostics
 from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, accepted
+from arena10k.report.display import Table, table
 from arena10k.report.summary import headline
 from arena10k.wording import ESTIMATOR_WORDS, VERDICTS, listed, rounded
+
+#: Columns of an estimate, beside its policy.
+ESTIMATE = ["estimator", "value", "ci_low", "ci_high", "verdict", "reasons", "labels_needed"]
 
 
 def agreement(both: pd.DataFrame, logging_policy: str) -> pd.DataFrame:
@@ -25,11 +29,11 @@ def agreement(both: pd.DataFrame, logging_policy: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["mode", "rows", "auc", "auc_within_p0"])
 
 
-def agreement_sentence(table: pd.DataFrame, logging_policy: str) -> str:
+def agreement_sentence(found: pd.DataFrame, logging_policy: str) -> str:
     """How well the judge tells right from wrong."""
-    if table.auc.isna().all():
+    if found.auc.isna().all():
         return "No response has both a judge score and an oracle label: the judge is untested."
-    best = table.loc[table.auc.idxmax()]
+    best = found.loc[found.auc.idxmax()]
     return (
         f"The {best['mode']} mode agrees best with the oracle: AUC {best.auc:.2f} over all policies, "
         f"{best.auc_within_p0:.2f} within {logging_policy} (.5 is guessing)."
@@ -45,6 +49,11 @@ def estimates_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def headline_frame(estimates: Mapping[str, Any]) -> pd.DataFrame:
     """The estimate that speaks for each policy (of the content of `estimates.json`), as `estimates_frame`."""
     return estimates_frame([dict(row) for row in headline(estimates)])
+
+
+def estimates_table(frame: pd.DataFrame, caption: str, first: Iterable[str] = ()) -> Table:
+    """Estimates (see `estimates_frame`) with interval, verdict and reasons; other columns `first`."""
+    return table(frame, columns=[*first, "policy", *ESTIMATE], caption=caption)
 
 
 def counted(rows: Iterable[dict[str, Any]], judge: str | None = None) -> list[dict[str, Any]]:
@@ -128,6 +137,24 @@ def contrasts_frame(contrasts: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(contrasts, columns=["a", "b", "difference", "se", "low", "high", "significant"])
     better = frame.a.where(frame.difference > 0, frame.b) + " is better"
     return frame.assign(result=better.where(frame.significant.astype(bool), "tie")).drop(columns="significant")
+
+
+def contrasts_table(contrasts: list[dict[str, Any]]) -> Table:
+    """The same for readers."""
+    caption = "Differences of values; intervals hold together for all pairs (Holm)"
+    return table(contrasts_frame(contrasts), caption=caption)
+
+
+def published_table(policies: pd.DataFrame, logged: int) -> Table:
+    """SNIPS on judge scores against the trusted value, of the policies of anomaly.json (`attribution.words.frame`),
+    from so many `logged` rows."""
+    columns = {"policy": "policy", "published": "SNIPS on judge scores", "on_own_draws": "judge on own draws"}
+    columns |= {"trusted": "trusted", "trusted_low": "low", "trusted_high": "high"}
+    columns |= {"measured": "measured"} if policies.measured.notna().any() else {}
+    columns |= {"anomaly": "anomaly", "mean_weight": "mean weight"}
+    columns |= {"calibrated": "SNIPS (calibrated)", "verdict": "its verdict"}
+    caption = f"SNIPS and mean weight are of the judged rows with a weight, of {logged:,} logged rows"
+    return table(policies, columns=columns, strike=["calibrated"], caption=caption)
 
 
 def judge_noise_sentence(rows: list[dict[str, Any]]) -> str:

@@ -14,11 +14,12 @@ from markupsafe import Markup
 from arena10k.analysis import Analysis
 from arena10k.attribution.game import CAUSE_WORDS
 from arena10k.audit import checks
+from arena10k.estimation.scale import UNIT, Scale
 from arena10k.estimation.verdicts import NOT_ASKED, REFUSE
 from arena10k.inputs.prompts import FILTERS
 from arena10k.report.display import badge
 from arena10k.report.files import write_text
-from arena10k.report.page import environment, footer_facts
+from arena10k.report.page import Outline, environment, footer_facts
 from arena10k.report.summary import LOGGED_ONLY, Row, headline, headline_rows, is_refused, summary
 from arena10k.wording import ESTIMATOR_WORDS, format_number, format_value, is_missing, level, number, percent, visible
 
@@ -121,14 +122,17 @@ def index(
     controls: str = "",
     alarm: bool = False,
     about: str = "",
+    scale: Scale = UNIT,
+    sections: Mapping[str, Sequence[Any]] | None = None,
 ) -> Path:
-    """Write `reports/<run>/index.html`.
+    """Write a first page: `reports/<run>/index.html`, or that of data without a run (its name is empty).
 
     Of the `pages`, one per stage or ablation, those whose file is not there are listed as missing. `estimates` is the
     content of `estimates.json`, where there is one; `provenance` is as for `render`; `truth` has measured values by
     policy, shown beside the estimates, never used; `confidence` is the level of the intervals. `title` is what the
     experiment is, and `about` what a run is for that makes no estimates, in place of their summary. `controls` says
-    below it how the controls of the log-probs came out and what is missing, as an alarm where `alarm`.
+    below it how the controls of the log-probs came out and what is missing, as an alarm where `alarm`. Values are on
+    the label's `scale`. `sections` have, by heading, what follows them: texts, tables and figures.
     """
     estimates = estimates or {}
     groups: dict[str, list[Listed]] = {}
@@ -147,10 +151,13 @@ def index(
             controls=visible(controls),
             alarm=alarm,
             level=level(confidence),
-            rows=_table_rows(estimates, truth or {}),
+            rows=(rows := _table_rows(estimates, truth or {}, scale)),
+            with_logged=any(row["logged"] for row in rows),
             rests=_RESTS[estimates.get("belief", Analysis.belief)],
             with_truth=bool(truth),
             groups=groups,
+            sections=sections or {},
+            outline=Outline(),
             folder=out.parent,
             provenance=footer_facts(
                 {"run": run, "created": estimates.get("created"), **(provenance or {}), "Size": size}
@@ -160,11 +167,11 @@ def index(
     return write_text(out, html)
 
 
-def _table_rows(estimates: Mapping[str, Any], truth: Mapping[str, float]) -> list[dict[str, Any]]:
+def _table_rows(estimates: Mapping[str, Any], truth: Mapping[str, float], scale: Scale) -> list[dict[str, Any]]:
     best = headline(estimates)
     logged = {r["policy"]: r for r in reversed(headline_rows(estimates)) if r["estimator"] == LOGGED_ONLY}
     ends = [v for r in best for v in (r["ci_low"], r["ci_high"], r["value"]) if not is_missing(v)]
-    low, high = min([0.0, *ends]), max([1.0, *ends])
+    low, high = min([scale.low, *ends]), max([scale.high, *ends])
 
     def place(value: Any) -> float | None:
         return None if is_missing(value) else round(100 * (value - low) / (high - low), 2)

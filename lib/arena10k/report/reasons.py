@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from arena10k.estimation.context import PolicyContext
+from arena10k.estimation.scale import UNIT, Scale
 from arena10k.estimation.thresholds import FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MISSING_SHARE
 from arena10k.wording import number, percent
 
@@ -41,7 +42,7 @@ WORDS = {
     "mean.",
     "contradicts_labels": "The interval has nothing in common with that of the {labels} labels on the policy's own "
     "draws.",
-    "value_outside_interval": "The value lies outside of its own interval: outside of [0, 1], or of what the "
+    "value_outside_interval": "The value lies outside of its own interval: outside of {ends}, or of what the "
     "weights allow.",
     "no_judge_scores": "No response has a judge score.",
     "no_fresh_draws": "The policy has no responses of its own with a judge score.",
@@ -71,8 +72,8 @@ WORDS = {
 EVIDENCE = {"target_labels": "the policy's own draws", "weights": "labelled logged responses, re-weighted"}
 
 
-def sentence(reason: str, ctx: PolicyContext) -> str:
-    """The words for one reason; its name where there are none."""
+def sentence(reason: str, ctx: PolicyContext, scale: Scale = UNIT) -> str:
+    """The words for one reason, numbers on the label's `scale`; its name where there are none."""
     audit, transport, prep = ctx.audit, ctx.transport, ctx.prep
     return WORDS.get(reason, reason.replace("_", " ") + ".").format(
         mean=number(audit.mean_weight),
@@ -91,10 +92,11 @@ def sentence(reason: str, ctx: PolicyContext) -> str:
         few=FEW_LABELS,
         effective=number(ctx.effective_labels),
         trained=int(prep.sample(prep.source or "logged").labelled.sum()),
-        residual=f"{transport.residual:+.3f}",
-        low=f"{transport.low:+.3f}",
-        high=f"{transport.high:+.3f}",
-        shift=ctx.analysis.judge_shift,
-        max_width=MAX_WIDTH,
+        residual=f"{scale.size * transport.residual:+.3f}",
+        low=f"{scale.size * transport.low:+.3f}",
+        high=f"{scale.size * transport.high:+.3f}",
+        shift=scale.size * ctx.analysis.judge_shift,
+        max_width=scale.size * MAX_WIDTH,
         missing_share=MISSING_SHARE,
+        ends=f"[{scale.low:g}, {scale.high:g}]",
     )

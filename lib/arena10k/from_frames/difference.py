@@ -1,0 +1,178 @@
+"""The usual case: are the new answers better than the old ones, by how much, and may that be believed?"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from arena10k.errors import DataError, unknown
+from arena10k.estimation import planning
+from arena10k.estimation.checked import Column, check_columns, check_frame, check_scale, names
+from arena10k.estimation.intervals import normal
+from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT, accepted
+from arena10k.explore.view import View
+from arena10k.from_frames.values import Evaluated, evaluate
+from arena10k.report import headline, reasons, table
+from arena10k.wording import level, rounded
+
+#: A column in both forms of a frame, or one per side.
+Named = str | Sequence[str]
+
+
+class Comparison(View):
+    """What `compare` answers: `difference` (*new - old*, on the label's scale) with `ci_low` and `ci_high`, NaN where
+    it is refused; `verdict` and `reasons`; `sentence` and `notes` in words; `evaluation` of both, `old` and `new`."""
+
+    def __init__(self, evaluation: Evaluated, old: str, new: str):
+        self.evaluation, self.old, self.new = evaluation, old, new
+        self._pair: dict[str, Any] = next(iter(evaluation.result["contrasts"]), {})
+        ends = (self._pair.get(name, np.nan) for name in ("difference", "low", "high"))
+        self.difference, self.ci_low, self.ci_high = ends
+        rows = headline(evaluation.result)
+        refused, doubted = ([r for r in rows if not sound(r)] for sound in (accepted, lambda r: r["verdict"] == REPORT))
+        self.verdict = REFUSE if refused else CAUTION if doubted else REPORT
+        why = [(reason, row["policy"]) for row in refused or doubted for reason in row["reasons"]]
+        self.reasons, scale, mode = list(dict(why)), evaluation.scale, evaluation.judge
+        said = dict.fromkeys(reasons.sentence(reason, evaluation.contexts[p, mode], scale) for reason, p in why)
+        self.sentence = self._refusal() if refused else self._finding()
+        self.notes = [" ".join([f"Verdict: {self.verdict}.", *said])]
+        n = evaluation.prompts()
+        for side in (old, new):
+            if lost := n - evaluation.prompts(side):
+                self.notes.append(f"{lost:,} of {n:,} prompts have no {side} answer: the value is that of the others.")
+        columns = ["policy", "value", "ci_low", "ci_high", "verdict", "estimator"]
+        super().__init__([self.sentence, *self.notes], table(rows, columns=columns))
+
+    def _finding(self) -> str:
+        ends, scale, level_ = (self.ci_low, self.ci_high), self.evaluation.scale, self.evaluation.analysis.confidence
+        apart = self._pair["significant"]
+        # Of answers that are worse by so much the interval is turned, like the difference.
+        shown = [self.difference, *ends] if not apart else [abs(self.difference), *sorted(map(abs, ends))]
+        size, low, high = (rounded(x, *ends) for x in shown)
+        by = f"{size} points on a scale of {scale.low:g} to {scale.high:g} ({level(level_)} interval {low} to {high})"
+        if apart:
+            way = "better" if self.difference > 0 else "worse"
+            return f"The {self.new} answers are {way} than the {self.old} answers by {by}."
+        # Two intervals of this width tell a difference of that size with the chance that plans have.
+        width = np.sqrt(2) * abs(self.difference) / (1 + special.ndtri(planning.ASSURANCE) / normal(level_))
+        more = self._labels(width, "would settle it, if it is as large as it looks")
+        text = f"The {self.new} and the {self.old} answers cannot be told apart from these"
+        return f"{text} {self.evaluation.prompts():,} prompts: the difference is {by}.{more}"
+
+    def _refusal(self) -> str:
+        width = self.evaluation.analysis.width * self.evaluation.scale.size
+        more = self._labels(width, f"would give each a value with an interval of width {width:g}")
+        text = f"Whether the {self.new} answers are better than the {self.old} answers cannot be said from these"
+        return f"{text} {self.evaluation.prompts():,} prompts.{more}"
+
+    def _labels(self, width: float, what: str) -> str:
+        """How many more labels would do what; nothing where that is none, or more than can be."""
+        plan, n = self.evaluation.plan([width]), self.evaluation.prompts()
+        more, labels = int(plan["more"].max()), int(plan["labels"].max())
+        if more <= 0 or labels >= planning.MAX_LABELS:
+            return ""
+        where = f", on more prompts than these {n:,}," if labels > n else ""
+        return f" About {float(f'{more:.2g}'):,.0f} more labels per side{where} {what}."
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write one self-contained HTML file: the answer, and behind it what `Evaluated.report` has."""
+        from arena10k.from_frames import page  # draws figures
+
+        title, notes = f"Are the {self.new} answers better than the {self.old} answers?", " ".join(self.notes)
+        return page.write(self.evaluation, path, title, self.sentence, notes, self.verdict == REFUSE)
+
+
+def compare(
+    df: pd.DataFrame,
+    old: str = "answer_old",
+    new: str = "answer_new",
+    *,
+    judge: Named | None = None,
+    label: Named | None = None,
+    scale: tuple[float, float] = (0.0, 1.0),
+    judge_scale: tuple[float, float] | None = None,
+    label_scale: tuple[float, float] | None = None,
+    policy: str = "policy",
+    cluster: str | None = None,
+    **options: Any,
+) -> Comparison:
+    """Whether new answers are better than old ones: *new - old* with interval, verdict and a sentence.
+
+    Parameters
+    ----------
+    df : wide, a row per prompt with columns `old` and `new` of answers; or long, a row per answer with a column
+        `policy`, in which `old` and `new` are names. `prompt_id` (or `prompt`) says which prompt a row is of; without
+        it each row of a wide frame is a prompt. Where a wide frame has neither answer, score nor label of a side,
+        there is none.
+    judge, label : columns of the judge's scores and of the oracle's labels (True and False are 1 and 0); NaN is "not
+        there". One of both may be left out. In a wide frame `judge="judge"` is `judge_old` and `judge_new`, by the
+        ends in which `old` and `new` differ; or give a pair of names.
+    scale : the ends of both scales; `judge_scale` and `label_scale` where they differ. Declared, never guessed.
+    cluster : as of `evaluate`; so are `options`: `width`, `confidence`, `judge_shift`, `belief`.
+
+    A DataError names a column that is not there, and frame, row and column of a value that is outside its scale.
+    """
+    check_frame("df", df)
+    scales = {
+        "judge": check_scale("judge_scale", scale if judge_scale is None else judge_scale),
+        "label": check_scale("label_scale", scale if label_scale is None else label_scale),
+    }
+    measures = {key: given for key, given in (("judge", judge), ("label", label)) if given is not None}
+    if not measures or old == new:
+        lacks = f"`old` and `new` are both {old!r}" if measures else "give `judge`, `label` or both"
+        raise DataError(f"compare: {lacks}")
+    frame = df.reset_index(drop=True)
+    sides, parts = _sides(frame, (old, new), measures, policy), []
+    by = next((name for name in ("prompt_id", "prompt") if name in frame), None)
+    if by is None and old not in frame:
+        check_columns("df", frame, ["prompt_id"])
+    check_columns("df", frame, [cluster] if cluster else [])
+    same = {"prompt_id": names("df", frame, by) if by else frame.index}
+    same |= {"cluster": frame[cluster]} if cluster else {}
+    # The new ones first: a difference is the first minus the second.
+    for side, rows, columns in reversed(sides):
+        if not rows.any():
+            raise DataError(f"df: no row has an answer, a score or a label of {side!r}")
+        for key, name in columns.items():
+            Column(key, name, *scales[key]).of("df", frame)
+        own = pd.DataFrame({"policy": side, **same, **{key: frame[name] for key, name in columns.items()}})
+        parts.append(own[rows])
+    options |= {f"{key}_scale": ends for key, ends in scales.items()}
+    options["cluster"] = "cluster" if cluster else None
+    found = evaluate(fresh=pd.concat(parts, ignore_index=True), **options)
+    return Comparison(found, *(side for side, *_ in sides))
+
+
+def _sides(
+    frame: pd.DataFrame, pair: tuple[str, str], measures: dict[str, Named], policy: str
+) -> list[tuple[str, pd.Series[bool], dict[str, str]]]:
+    """Of both sides its name, its rows, and by argument its column."""
+    if not set(pair) & set(frame):
+        if policy not in frame:
+            hint = f"; of a long frame name the column that has {pair[0]!r} and {pair[1]!r}, policy=..."
+            check_columns("df", frame, pair, hint)
+        which, one = names("df", frame, policy), {key: str(given) for key, given in measures.items()}
+        if missing := [name for name in pair if name not in set(which)]:
+            raise DataError(f"df: column {policy!r}: {unknown('policy', missing[0], which.unique())}")
+        check_columns("df", frame, one.values())
+        return [(name, which == name, one) for name in pair]
+    check_columns("df", frame, pair)
+    # What both begin with, up to a sign that separates words.
+    shared = re.match(r"(.*[\W_]|)[^\0]*\0\1", "\0".join(pair))
+    start, made = shared[1] if shared else "", []
+    for k, answer in enumerate(pair):
+        side, columns = answer[len(start) :] or answer, {}
+        for key, given in measures.items():
+            if not isinstance(given, str) and len(given) != 2:
+                raise DataError(f"{key}: {given!r} is no pair of columns, old and new")
+            columns[key] = f"{given}{start[-1:] or '_'}{side}" if isinstance(given, str) else given[k]
+            check_columns("df", frame, [columns[key]], f"; or give a pair, {key}=(old, new)")
+        made.append((side, frame[[answer, *columns.values()]].notna().any(axis=1), columns))
+    return made

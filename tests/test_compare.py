@@ -1,0 +1,252 @@
+"""`compare`: the difference of two sides of one frame, what it says of it, and what it refuses by name; and the page
+that it and `evaluate` write."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binom
+
+from arena10k import DataError, compare, evaluate
+from arena10k.attribution.game import Case
+from arena10k.attribution.investigation import investigate
+from arena10k.estimation.scale import Scale
+from statistics_data import population
+
+SEEDED = np.random.default_rng
+STARS = {"judge": "judge", "label": "label", "scale": (1, 5)}
+
+
+def pairs(rng, n=200, k=60, gain=0.2):
+    """Old and new answers to `n` prompts, `k` of them labelled, on a scale of 1 to 5; the judge favours the new ones.
+    A prompt is answered right with a chance u, uniform: *new - old* is 2 gain."""
+    u, has = rng.random(n), rng.permutation(n) < k
+    frame = pd.DataFrame({"prompt": [f"Question {i}" for i in range(n)]})
+    for side, chance, favour in (("old", u, 0.0), ("new", gain + (1 - gain) * u, 0.1)):
+        right = rng.random(n) < chance
+        score = np.clip(0.3 + 0.4 * right + favour + 0.2 * rng.standard_normal(n), 0, 1)
+        columns = {"answer": "text", "judge": 1 + 4 * score, "label": np.where(has, 1 + 4.0 * right, np.nan)}
+        frame = frame.assign(**{f"{name}_{side}": values for name, values in columns.items()})
+    return frame
+
+
+def long_of(frame):
+    sides = [
+        frame[["prompt", f"judge_{side}", f"label_{side}"]].set_axis(["prompt_id", "judge", "label"], axis=1)
+        for side in ("old", "new")
+    ]
+    return pd.concat([side.assign(policy=name) for side, name in zip(sides, ("old", "new"), strict=True)])
+
+
+@pytest.mark.parametrize("gain", [0.2, 0.0])
+def test_intervals_hold_the_true_difference(gain):
+    rng, runs = SEEDED(0), 60
+    found = [compare(pairs(rng, gain=gain), **STARS) for _ in range(runs)]
+    hits = sum(c.ci_low <= 2 * gain <= c.ci_high for c in found)
+    assert binom.cdf(hits, runs, 0.95) >= 0.001
+    verdicts = [c.verdict for c in found]
+    assert verdicts.count("REPORT") >= 0.8 * runs  # labels look chosen now and then
+    assert "REFUSE" not in verdicts
+    assert np.mean([c.difference for c in found]) == pytest.approx(2 * gain, abs=0.15)
+
+
+def test_the_difference_is_that_of_evaluate_whatever_the_form_of_the_frame():
+    frame = pairs(SEEDED(1))
+    wide, long = compare(frame, **STARS), long_of(frame)
+    pair = evaluate(fresh=long, judge_scale=(1, 5), label_scale=(1, 5)).contrasts.iloc[0]
+    assert (pair.a, pair.b) == ("old", "new")
+    own = wide.evaluation.contrasts.iloc[0]
+    assert (own.a, own.difference, own.ci_low) == ("new", wide.difference, wide.ci_low)
+    np.testing.assert_allclose([-pair.difference, -pair.ci_high, -pair.ci_low],
+                               [wide.difference, wide.ci_low, wide.ci_high])  # fmt: skip
+    named = long.sample(frac=1, random_state=0).assign(policy=lambda d: "gpt-" + d.policy)
+    others = [
+        compare(named, "gpt-old", "gpt-new", **STARS),
+        compare(frame.rename(columns=lambda c: c.replace("_", ".")), "answer.old", "answer.new", **STARS),
+        compare(frame, judge=("judge_old", "judge_new"), label=["label_old", "label_new"], scale=(1, 5)),
+        compare(frame.drop(columns="prompt").rename(columns={"judge_old": "judge_v1", "judge_new": "judge_v2"})
+                .assign(label_v1=frame.label_old, label_v2=frame.label_new), "judge_v1", "judge_v2", **STARS),
+    ]  # fmt: skip
+    for other in others[:3]:
+        assert (other.difference, other.ci_low) == pytest.approx((wide.difference, wide.ci_low))
+    # Without a column of prompts each row is one; folds of the calibration go by their names.
+    assert others[3].difference == pytest.approx(wide.difference, abs=0.05)
+    swapped = compare(frame, "answer_new", "answer_old", **STARS)
+    assert (swapped.difference, swapped.ci_high) == pytest.approx((-wide.difference, -wide.ci_low))
+
+
+def numbers_of(text):
+    return [float(n.replace(",", "")) for n in re.findall(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?", text)]
+
+
+@pytest.mark.parametrize(("gain", "way"), [(0.6, "better"), (-0.6, "worse"), (0.02, None)])
+def test_the_sentence_says_the_difference_and_what_would_settle_it(gain, way):
+    frame = pairs(SEEDED(2), gain=abs(gain))
+    old, new = ("answer_old", "answer_new") if gain > 0 else ("answer_new", "answer_old")
+    found = compare(frame, old, new, **STARS)
+    told = numbers_of(found.sentence)
+    if way:
+        assert f" {way} than " in found.sentence
+        low, high = sorted(map(abs, (found.ci_low, found.ci_high)))
+        assert told == pytest.approx([abs(found.difference), 1, 5, 95, low, high], abs=0.006)
+    else:
+        ends = [found.ci_low, found.ci_high]
+        assert told[:7] == pytest.approx([200, found.difference, 1, 5, 95, *ends], abs=0.006)
+        more = told[7]
+        # That many labels and one more scarcely change the width that two values of it would tell apart.
+        widths = found.evaluation.plan([np.sqrt(2) * abs(found.difference) * 0.7])
+        assert more == pytest.approx(widths.more.max(), rel=0.05)
+        assert 200 in told[8:]
+
+
+def test_scores_alone_are_refused_and_labels_alone_are_not():
+    frame = pairs(SEEDED(3))
+    scored = compare(frame, judge="judge", scale=(1, 5), width=0.4)
+    assert (scored.verdict, np.isnan(scored.difference)) == ("REFUSE", True)
+    assert "no_labels" in scored.reasons
+    assert numbers_of(scored.sentence)[0] == 200
+    assert numbers_of(scored.sentence)[-1] == 0.4
+    labelled = compare(frame.drop(columns=["judge_old", "judge_new"]), label="label", scale=(1, 5))
+    assert labelled.verdict == "REPORT"
+    mean = (frame.label_new - frame.label_old).mean()
+    assert labelled.difference == pytest.approx(mean, abs=1e-9)
+
+
+def test_booleans_are_labels_and_what_has_no_answer_is_told():
+    frame = pairs(SEEDED(4), k=200)
+    right = {f"right_{side}": frame[f"label_{side}"] == 5 for side in ("old", "new")}
+    frame = frame.assign(**right)
+    ones = compare(frame, label="right")
+    assert 4 * ones.difference == pytest.approx(compare(frame, label="label", scale=(1, 5)).difference)
+    frame.loc[150:, ["answer_new", "judge_new", "label_new"]] = np.nan
+    some = compare(frame, **STARS)
+    assert [numbers_of(note)[:2] for note in some.notes[1:]] == [[50, 200]]
+    assert some.evaluation.prompts("new") == 150
+    missing = frame.assign(right_old=frame.right_old.astype("boolean").mask(frame.index < 20))
+    assert compare(missing, label="right").evaluation.prompts() == 200
+
+
+#: Words of the message -> how `compare` is called on a frame.
+WRONG = {
+    "'answr_old'.*there is prompt, answer_old, .*did you mean 'answer_old'": lambda d: compare(d, "answr_old", **STARS),
+    "no column 'anser'.*did you mean": lambda d: compare(d, "anser", "answer", **STARS),
+    "'judg_old'.*did you mean 'judge_old'.*judge=": lambda d: compare(d, judge="judg", scale=(1, 5)),
+    "'jugde_new'.*did you mean 'judge_new'": lambda d: compare(d, judge=("judge_old", "jugde_new"), scale=(1, 5)),
+    "column 'judge_new', row 3: 7 is outside of 1 to 5": lambda d: compare(
+        d.assign(judge_new=d.judge_new.where(d.index != 3, 7)), **STARS
+    ),
+    "column 'judge_new', row 0.*judge_scale": lambda d: compare(d.assign(judge_new=3.0), judge="judge"),
+    "column 'label_new', row 1: 'good'": lambda d: compare(d.assign(label_new=[4.0, *["good"] * 39]), **STARS),
+    "label_scale: 3": lambda d: compare(d, **STARS, label_scale=3),
+    "_scale: .5, 1.": lambda d: compare(d, **STARS | {"scale": (5, 1)}),
+    "judge.*label.*both": compare,
+    "both 'answer_old'": lambda d: compare(d, new="answer_old", **STARS),
+    "no pair of columns": lambda d: compare(d, judge=("judge_old",), scale=(1, 5)),
+    "no column 'topic'": lambda d: compare(d, **STARS, cluster="topic"),
+    "dict is no DataFrame": lambda d: compare(d.to_dict(), **STARS),
+    "several columns 'judge_old'": lambda d: compare(pd.concat([d, d[["judge_old"]]], axis=1), **STARS),
+    "'prompt', row 2: missing": lambda d: compare(d.assign(prompt=d.prompt.where(d.index != 2)), **STARS),
+    "no row has.*'new'": lambda d: compare(
+        d.assign(answer_new=None, judge_new=np.nan, label_new=np.nan), **STARS
+    ),
+    "policy 'newer'.*old, new.*did you mean 'new'": lambda d: compare(long_of(d), "old", "newer", **STARS),
+    "no column 'prompt_id'": lambda d: compare(long_of(d).drop(columns="prompt_id"), "old", "new", **STARS),
+    "no column": lambda d: compare(long_of(d), "old", "new", judge=("judge", "judge"), scale=(1, 5)),
+    "column that has 'old' and 'new'": lambda d: compare(
+        long_of(d).rename(columns={"policy": "model"}), "old", "new", **STARS
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_frames_without_sense_are_named(message):
+    with pytest.raises(DataError, match=message):
+        WRONG[message](pairs(SEEDED(5), n=40, k=20))
+
+
+def test_topics_that_share_their_luck_widen_the_difference():
+    frame = pairs(SEEDED(6), n=40, k=40)
+    repeated = pd.concat([frame] * 5, ignore_index=True).drop(columns="prompt")
+    plain, grouped = (
+        compare(repeated.assign(topic=repeated.index % 40), **STARS, cluster=cluster) for cluster in (None, "topic")
+    )
+    assert grouped.ci_high - grouped.ci_low > 1.5 * (plain.ci_high - plain.ci_low)
+
+
+# The page
+
+
+def headings(page):
+    return re.findall(r"<h2[^>]*>([^<]+)</h2>", page)
+
+
+def test_the_page_of_a_comparison_is_one_file_that_says_what_it_found(tmp_path):
+    found = compare(pairs(SEEDED(7)), **STARS)
+    page = found.report(tmp_path / "deep" / "page.html").read_text(encoding="utf-8")
+    assert found.sentence in page
+    assert "Weights" not in headings(page)
+    assert {f"{found.difference:.3f}", f"{found.ci_low:.3f}", f"{found.ci_high:.3f}"} <= set(
+        re.findall(r"-?\d\.\d{3}", page)
+    )
+    assert not re.search(r"<script|<link[^>]+href=\"(?!data:)|src=\"(?!data:)|https?://(?!www.w3.org/)", page)
+    assert 'class="alert"' not in page
+    page = (
+        compare(pairs(SEEDED(7)), judge="judge", scale=(1, 5)).report(tmp_path / "no.html").read_text(encoding="utf-8")
+    )
+    assert 'class="alert"' in page
+
+
+def test_names_and_texts_on_the_page_are_shown_and_not_interpreted(tmp_path):
+    hostile = long_of(pairs(SEEDED(7))).assign(policy=lambda d: d.policy.map({"old": "<b>old", "new": "<script>x"}))
+    page = compare(hostile, "<b>old", "<script>x", **STARS).report(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert not re.search(r"<script|<b>old", page)
+
+
+def test_the_page_of_an_evaluation_shows_weights_and_the_anomaly_on_the_labels_scale(tmp_path):
+    logged, fresh = population(SEEDED(0), kt=60, off=0.5)[0]
+    given = logged, fresh.assign(judge=fresh.judge.where(fresh.judge != 0.9, 0.05))
+    stars = [f.assign(judge=1 + 4 * f.judge, label=10 + 10 * f.label) for f in given]
+    plain = evaluate(*given)
+    scaled = evaluate(*stars, judge_scale=(1, 5), label_scale=(10, 20), width=2, judge_shift=1)
+    page = scaled.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert headings(page)[-2:] == ["Weights", "SNIPS on judge scores"]
+    head = scaled.headline.loc["t"]
+    assert f"{head.ci_low:.3f} to {head.ci_high:.3f}" in page
+    unit, wide = (
+        investigate({p: Case(ctx.data) for (p, _), ctx in e.contexts.items()}, "p0", analysis=e.analysis, scale=e.scale)
+        for e in (plain, scaled)
+    )
+    a, b = unit.findings["t"], wide.findings["t"]
+    assert b.anomaly
+    assert b.published.value == pytest.approx(10 + 10 * a.published.value)
+    assert (b.gap, b.own_draws) == pytest.approx((10 * a.gap, 10 + 10 * a.own_draws))
+    assert b.parts.sum() == pytest.approx(b.gap)
+    assert b.mass["off"] == pytest.approx(10 + 10 * a.mass["off"])
+    assert (b.main_cause, b.unsettled) == (a.main_cause, a.unsettled)
+    alone = (
+        evaluate(*(f.drop(columns="judge") for f in given)).report(tmp_path / "alone.html").read_text(encoding="utf-8")
+    )
+    assert headings(alone)[-1] == "Weights"
+
+
+def test_numbers_in_place_of_log_probs_are_the_cause_that_the_page_names(tmp_path):
+    (logged, fresh), _ = population(SEEDED(0), n=400, kt=80)
+    tokens = SEEDED(1).integers(20, 81, len(logged))
+    logged = logged.assign(response_chars=4 * tokens, logp_p0=-1.2 * tokens - SEEDED(2).random(len(logged)))
+    logged["logp_t"] = logged.logp_p0 + logged.pop("log_weight_t")
+    bad = (SEEDED(3).random(len(logged)) < 0.1) & (logged.judge > 0.6)
+    logged["logp_t"] = logged.logp_t.where(~bad, 0.0)
+    found = evaluate(logged, fresh)
+    left = found.contexts["t", "judge"].data.logged.log_weight
+    assert (np.isnan(left) == bad).all()
+    page = found.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"corrupted log-probabilities: {bad.sum()} logged rows" in page
+
+
+def test_scales():
+    scale = Scale(10, 20)
+    row = {"value": 0.5, "ci_low": None, "se": 0.1, "policy": "p"}
+    assert scale.row(row) == {"value": 15.0, "ci_low": None, "se": 1.0, "policy": "p"}
