@@ -287,7 +287,8 @@ def import_file(
     name, declared, said = described.files(files, run, map_, keys, scales)
     for line in said:
         click.echo(line)
-    _say_imported(interchange.import_files(name, declared, logging_policy or None), f"params/imported.yaml RUN={name}")
+    account = interchange.import_tables(name, declared, logging_policy or None, "files")
+    _say_imported(account, f"params/imported.yaml RUN={name}")
 
 
 @import_.command("cje")

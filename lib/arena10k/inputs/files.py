@@ -117,7 +117,7 @@ class File:
                 for number, line in self._lines(stream):
                     yield number, line if isinstance(line, Fault) else _row(_parsed(line))
             else:
-                yield from self._array(stream.read().decode("latin-1"))
+                yield from self._within(stream) if self.form == "object" else self._array(stream.read())
 
     @contextmanager
     def _opened(self, unpacked: bool = True) -> Iterator[IO[bytes]]:
@@ -157,11 +157,12 @@ class File:
 
     # JSON
 
-    def _array(self, text: str) -> Iterator[tuple[int, Any]]:
+    def _array(self, content: bytes) -> Iterator[tuple[int, Any]]:
         """The objects of one JSON array, parsed one at a time: parsed whole they take many times the memory of the
         file. Its bytes are taken for characters to find where an object ends, and read as UTF-8 then. `ijson` would
         refuse a file for one NaN or one byte of another encoding, and write "?" for half a character."""
-        at, number = self._start(text), 0
+        text, number = content.decode("latin-1"), 0
+        at = _past_space(text, text.index("[") + 1)
         mark = text[at : at + 1] if text.startswith("]", at) else ","
         at += mark == "]"
         while mark == ",":
@@ -171,33 +172,30 @@ class File:
             except (ValueError, RecursionError) as error:
                 fault = _not_json(error, text, at)
                 raise ArenaError(f"{self.name}: row {number}: {fault.what}: {fault.do}") from error
-            yield number, _row(json.loads(_utf8(text[at:end])))
+            yield number, _row(_parsed(content[at:end]))
             end = _past_space(text, end)
             mark, at = text[end : end + 1], end + 1
             if not mark:
                 raise ArenaError(f"{self.name}: ends after row {number} without the closing ]: {_CUT_OFF}")
             if mark not in ",]":
-                what = f"is followed by {_utf8(mark)!r}, not by a comma or ]"
+                what = f"is followed by {mark!r}, not by a comma or ]"
                 raise ArenaError(f"{self.name}: row {number}: {what}: export it again")
-        if self.form == "array" and _past_space(text, at) < len(text):
+        if _past_space(text, at) < len(text):
             raise ArenaError(f"{self.name}: goes on after the closing ] of row {number}: give a file with one array")
 
-    def _start(self, text: str) -> int:
-        """Where the first row of the array is. Raises ArenaError where there is none."""
-        at, keys = _past_space(text, 0), (self.rows or "").split(".") if self.form == "object" else []
-        there: list[str] = []
-        try:
-            for key in keys:
-                at, there = _within(text, at, key)
-                if at < 0:
-                    break
-        except (ValueError, RecursionError) as error:
-            raise ArenaError(f"{self.name}: {_not_json(error, text, at).what}: {_CUT_OFF}") from error
-        if at < 0 or text[at : at + 1] != "[":
-            names = ", ".join(there)[:200]
+    def _within(self, stream: IO[bytes]) -> Iterator[tuple[int, Any]]:
+        """The rows of the array that an object holds."""
+        whole = _parsed(stream.read())
+        if isinstance(whole, Fault):
+            raise ArenaError(f"{self.name}: {whole.what}: {whole.do}")
+        found = whole
+        for key in self.rows.split(".") if self.rows else ():
+            found = found.get(key) if isinstance(found, dict) else None
+        if not isinstance(found, list):
             what = f"{self.rows} holds no array" if self.rows else "is one object"
-            raise ArenaError(f"{self.name}: {what}: name the key that holds its rows (rows: KEY); it has {names}")
-        return _past_space(text, at + 1)
+            has = ", ".join(map(str, whole))[:200]
+            raise ArenaError(f"{self.name}: {what}: name the key that holds its rows (rows: KEY); it has {has}")
+        yield from enumerate(map(_row, found), start=1)
 
     def _members(self, stream: IO[bytes]) -> Iterator[tuple[int, Any]]:
         """The objects of a zip file, one of each of its files."""
@@ -222,7 +220,7 @@ class File:
         csv.field_size_limit(LINE_LIMIT)
         mark = self.delimiter or _CSV[self.form]
         lines = iter(lambda: stream.readline(LINE_LIMIT), b"")
-        reader = csv.reader(map(_utf8_of, lines), delimiter=mark, strict=True)
+        reader = csv.reader(map(_utf8, lines), delimiter=mark, strict=True)
         head: list[str] = []
         while True:
             number = reader.line_num + 1
@@ -277,11 +275,7 @@ class File:
         return columns
 
 
-def _utf8(text: str) -> str:
-    return _utf8_of(text.encode("latin-1"))
-
-
-def _utf8_of(content: bytes) -> str:
+def _utf8(content: bytes) -> str:
     """The text; bytes that are not UTF-8 become lone surrogates: the field they stand in is refused by name, if it is
     needed."""
     return content.decode("utf-8", "surrogateescape")
@@ -294,30 +288,8 @@ def _past_space(text: str, at: int) -> int:
     return _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it matches everywhere, if nothing
 
 
-def _within(text: str, at: int, wanted: str) -> tuple[int, list[str]]:
-    """Where the value of a key of the object at `at` begins, -1 where it has none such; and its keys so far. Raises
-    ValueError where it is no JSON."""
-    keys: list[str] = []
-    mark = text[at : at + 1]
-    while mark == ("," if keys else "{"):
-        at = _past_space(text, at + 1)
-        if text[at : at + 1] != '"':
-            break
-        end = _decode(text, at)[1]
-        keys.append(json.loads(_utf8(text[at:end])))
-        at = end
-        at = _past_space(text, _past_space(text, at) + 1)  # past the colon
-        if keys[-1] == wanted:
-            return at, keys
-        at = _past_space(text, _decode(text, at)[1])
-        mark = text[at : at + 1]
-    if not mark:
-        raise json.JSONDecodeError("Unterminated string", text, at)
-    return -1, keys
-
-
 def _parsed(line: bytes) -> Any:
-    text = _utf8_of(line)
+    text = _utf8(line)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

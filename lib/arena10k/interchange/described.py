@@ -14,7 +14,7 @@ from arena10k.errors import ArenaError, one_line
 from arena10k.inputs.files import File
 from arena10k.interchange import maps
 from arena10k.interchange.rows import Range, plain_names
-from arena10k.params.imported import ImportedParams, Reading
+from arena10k.params.imported import ImportedParams
 
 
 def files(
@@ -35,8 +35,8 @@ def files(
         if map_name or not {"prompt", "prompt_id"} & own.get("columns", {}).keys():
             table["map"] = map_name or maps.guess(File(path, path.name, own.get("rows"), own.get("delimiter")))[0]
             said.append(f"{path.name} is read as {table['map']}: {maps.read(table['map']).about}")
-        named = "policy" in own.get("columns", {}) or "logprobs" in own.get("columns", {})
-        if policy or not (named or ("map" in table and maps.names_policies(table["map"], path, own))):
+        taken = maps.read(table["map"]).columns if "map" in table else None
+        if policy or not ({"policy", "logprobs"} & own.get("columns", {}).keys() or (taken and taken.policy)):
             table["policy"] = plain_names([policy or stem])[policy or stem]
         tables.append(table)
         run = run or re.sub(r"[^A-Za-z0-9_-]", "-", stem)[:64].lstrip("-_") or "imported"

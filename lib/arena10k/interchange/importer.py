@@ -6,23 +6,22 @@ import datetime
 import json
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from arena10k import paths
-from arena10k.collection.jobs import DETERMINISTIC, UNCERTAINTY
+from arena10k.collection.jobs import DETERMINISTIC, RESPONSES, UNCERTAINTY
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.inputs.policies import digest
 from arena10k.interchange import layouts
 from arena10k.interchange.account import fault_words
-from arena10k.interchange.layouts import Source
-from arena10k.interchange.rows import Range, plain_names
+from arena10k.interchange.rows import MISSING, Range, plain_names
+from arena10k.interchange.source import Source
 from arena10k.interchange.staging import Prompts, staged
 from arena10k.interchange.writer import FileAccount, Writer
 from arena10k.params import config, imported
-from arena10k.params.imported import PROVIDER, ImportedParams, TableParams
+from arena10k.params.imported import PROVIDER, ImportedParams
 from arena10k.report.files import write_text
 
 #: Changes when the same files would give other records: an import made before is then not identical.
@@ -52,37 +51,24 @@ def import_cje(
     return _import(run, "cje", folder.resolve().name, declared, sources, not_read)
 
 
-def import_tables(run: str, params: ImportedParams, logging_policy: str = "base") -> dict[str, Any]:
-    """Import the tables a params file describes; as `import_cje` otherwise."""
+def import_tables(
+    run: str, params: ImportedParams, logging_policy: str | None = "base", form: str = "table"
+) -> dict[str, Any]:
+    """Import the tables a params file describes (`form` "files": a command line); as `import_cje` otherwise. Where no
+    logging policy is said it is the first that the files name."""
     if not params.tables:
         raise ArenaError("imported.tables: names no table")
-    sources = _sources(params.tables, logging_policy, "imported.tables: ")
-    return _import(run, "table", ", ".join(sources), _declared(params, logging_policy), list(sources.values()), [])
-
-
-def import_files(run: str, params: ImportedParams, logging_policy: str | None = None) -> dict[str, Any]:
-    """Import files whose tables name a map, or their columns; as `import_cje` otherwise. The logging policy is the
-    first that the files name, where it is not said."""
-    sources = _sources(params.tables, logging_policy or "base", "")
-    origin = ", ".join(sources)
-    return _import(run, "files", origin, _declared(params, logging_policy), list(sources.values()), [])
-
-
-def _declared(params: ImportedParams, logging_policy: str | None) -> dict[str, Any]:
-    scales = {key: getattr(params, key) or UNIT for key in _SCALES}
-    tables = [table.model_dump(exclude_defaults=True) for table in params.tables]
-    return scales | {"logging_policy": logging_policy, "tables": tables}
-
-
-def _sources(tables: Iterable[TableParams], logging_policy: str, where: str) -> dict[str, Source]:
     sources: dict[str, Source] = {}
-    for number, table in enumerate(tables, start=1):
+    for number, table in enumerate(params.tables, start=1):
         path = paths.home() / table.path
         if not path.is_file():
-            raise ArenaError(f"{where}no file {table.path!r}: relative paths start at the folder of data/")
+            raise ArenaError(f"imported.tables: no file {table.path!r}: relative paths start at the folder of data/")
         name = path.name if path.name not in sources else f"{path.name} (table {number})"
-        sources[name] = layouts.table(path, name, table, logging_policy)
-    return sources
+        sources[name] = layouts.table(path, name, table, logging_policy or "base")
+    tables = [table.model_dump(exclude_defaults=True) for table in params.tables]
+    declared = {key: getattr(params, key) or UNIT for key in _SCALES}
+    declared |= {"logging_policy": logging_policy, "tables": tables}
+    return _import(run, form, ", ".join(sources), declared, list(sources.values()), [])
 
 
 def _import(
@@ -183,7 +169,10 @@ def _params(
 ) -> dict[str, Any]:
     """What `config.load` takes from the import: policies, draws, scales, clones, and what is due."""
     records, logging_policy = writer.records, declared["logging_policy"]
+    # A text that the source does not have is not due.
+    no_text = {policy: n[MISSING] for policy, n in records[RESPONSES].items()}
     due = {job: {policy: sum(n.values()) for policy, n in policies.items()} for job, policies in records.items()}
+    due[RESPONSES] = {policy: n - no_text[policy] for policy, n in due[RESPONSES].items()}
     own = {key: value for key, value in declared.items() if key != "logging_policy"} | {"digest": identity, "due": due}
     if form == "cje" and layouts.CLONE in names and logging_policy != layouts.CLONE:
         own["clones"] = [names[layouts.CLONE]]

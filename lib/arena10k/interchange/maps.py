@@ -25,6 +25,7 @@ class Map(Reading):
     has: tuple[str, ...] = Field(strict=False)
     optional: tuple[str, ...] = Field((), strict=False)
     choose: str | None = None
+    general: bool = False
 
 
 @cache
@@ -74,6 +75,7 @@ def guess(file: File) -> tuple[str, File]:
         seen = columns.shape(some[0]) if some and not own.rows else seen
         if any(all(_has(row, path) for path in own.has) for row in some):
             fits[name] = tried
+    fits = {name: tried for name, tried in fits.items() if not shipped()[name].general} or fits
     if len(fits) == 1:
         return next(iter(fits.items()))
     which = f"the maps {', '.join(fits)} fit" if fits else "no map fits"

@@ -14,8 +14,8 @@ from arena10k.collection.records import Record
 from arena10k.collection.store import Store
 from arena10k.inputs.files import Fault
 from arena10k.inputs.policies import digest
-from arena10k.interchange.layouts import Source
 from arena10k.interchange.rows import MAX_DRAWS, MISSING, Range, Row, Value, on_scale, variance_on_scale
+from arena10k.interchange.source import Source
 from arena10k.interchange.staging import Prompts
 from arena10k.params.imported import PROVIDER
 
@@ -103,9 +103,9 @@ class Writer:
     def _row(self, source: Source, line: int, row: Row) -> list[Fault]:
         """Store a row; gives the faults of values that were left out. Raises Fault where it cannot be taken."""
         name = source.policy if row.policy is None else row.policy
-        if name is None:
+        if name not in self._names:
             raise Fault(source.called("policy"), "is missing")
-        policy = self._names[name]
+        policy = self._names[str(name)]
         self._prompts.add(row, source.called("prompt"))
         draw, is_there = self._place(source, line, row, policy)
         text = (
