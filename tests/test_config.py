@@ -53,6 +53,8 @@ FAULTS = [
     ("providers.local.prices", {"other": {"prompt": 1, "completion": 1}}, "providers.local.prices has no 'm'"),
     ("providers.local.capabilities", NOT_IDS, "providers.local: echo_logprobs needs "),
     ("providers.local.bos_token", "<s>", "providers.local: bos_token goes with a chat_template"),
+    ("providers.local.extra_body", {"stream": True}, "providers.local.extra_body: stream "),
+    ("policies.p0.extra_body", {"max_tokens": 5}, "policies.p0.extra_body: max_tokens "),
     ("run", "../elsewhere", "run name '../elsewhere'"),
     ("prompts", {"source": "csv"}, "prompts.source: "),
     ("prompts", {"source": "arena"}, "prompts: path "),
@@ -165,3 +167,22 @@ def test_what_params_leave_out_is_named_where_needed_and_else_as_the_statistics_
         section(None, "ablations")
     assert EstimationParams().analysis == Analysis()
     assert EstimationParams(belief="labels", folds=3).analysis == Analysis(belief="labels", folds=3)
+
+
+@pytest.mark.parametrize(
+    ("field", "off", "on"),
+    [
+        ("xtc_probability", 0.0, 0.5),
+        ("do_sample", True, False),
+        ("logit_bias", {}, {"50256": -100}),
+        ("mirostat", 0, 2),
+        ("min_tokens", 0, 5),
+        ("top_k", -1, 1),
+    ],
+)
+def test_a_sampler_that_the_params_declare_is_not_what_log_probs_are_of(tmp_path, field, off, on):
+    found = [
+        policies(config.load(write(tmp_path, changed("policies.pi_a.extra_body", {field: value}))))["pi_a"]
+        for value in (off, on)
+    ]
+    assert [policy.temperature_mismatch for policy in found] == [False, True]

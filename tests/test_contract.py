@@ -22,11 +22,11 @@ import yaml
 from aiohttp import web
 
 from arena10k import paths
-from arena10k.collection import judge, pilot
+from arena10k.collection import batch, judge, pilot
 from arena10k.collection.answers import chat_response, text_response
-from arena10k.collection.client import Endpoint
+from arena10k.collection.client import Endpoint, classify
 from arena10k.collection.echo import read_ids, read_text
-from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, contexts
+from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, contexts
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import Request
 from arena10k.errors import ArenaError, CallError
@@ -148,15 +148,66 @@ def test_every_file_says_what_it_is_made_after():
         ("retry", "http_500", "Unmapped prompt format", "leave echo_logprobs out of providers.p"),
         ("permanent", "invalid_request_error", "no logprobs with echo", "leave echo_logprobs out of providers.p"),
         ("permanent", "unsupported_parameter", "no seed here", "leave_out: [seed]"),
+        ("permanent", "http_422", "[{'loc': ['body', 'seed'], 'msg': 'not permitted'}]", "leave_out: [seed]"),
+        ("permanent", "unsupported_parameter", "'max_tokens' is not supported; use 'x' instead", "max_tokens_field"),
+        ("permanent", "invalid_value", "max_tokens is too large: 4096. The model takes at most 2048", "`max_tokens`"),
+        ("permanent", "http_400", "max_tokens: 8192 > 4096, the maximum of output tokens", "`max_tokens`"),
+        ("permanent", "context_length", "the prompt is too long", "prompts.max_chars"),
+        ("invalid", "ids_mismatch", "the generated tokens do not spell the response", "leave_out: [logprobs]"),
     ],
 )
-def test_an_endpoint_that_cannot_score_is_told_with_what_to_write(kind, code, detail, says):
+def test_an_endpoint_that_refuses_is_told_with_what_to_write(kind, code, detail, says):
     async def advice():
         endpoint = Endpoint("p", Provider(base_url="http://p/v1"), "http://p/v1", asyncio.Event())
         await endpoint.client.close()
-        return endpoint.advice(CallError(kind, code, detail), LOGPROBS)
+        job = RESPONSES if code == "ids_mismatch" else LOGPROBS
+        return endpoint.advice(CallError(kind, code, detail), job)
 
     assert says in asyncio.run(advice())
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "code", "tells"),
+    [
+        (422, {"detail": [{"loc": ["body", "seed"], "msg": "extra fields not permitted"}]}, "http_422", "seed"),
+        (400, {"detail": "seed is not supported"}, "http_400", "seed"),
+        (400, [{"error": {"code": 400, "message": "seed is not supported"}}], "http_400", "seed"),
+        (400, {"error": "seed is not supported"}, "http_400", "seed"),
+        (200, {"object": "error", "message": "down for a moment", "code": 503}, "http_503", "down"),
+        (200, {"error": {"message": "slow down", "type": "rate_limit_error"}}, "http_503", "slow"),
+        (422, {"error": {"message": "`inputs` must have less than 1024 tokens"}}, "context_length", "1024"),
+        (400, {"message": "The input token count exceeds the maximum number"}, "context_length", "count"),
+        (400, {"message": "logprobs of the prompt must be <= 5"}, "http_400", "logprobs"),
+        (400, {"message": "max_tokens is too large: 9", "param": "max_tokens"}, "http_400", "large"),
+    ],
+)
+def test_an_error_is_what_it_says_wherever_it_says_it(status, answer, code, tells):
+    entry = {"status": status, "answer": answer}
+    with pytest.raises(CallError, match=tells) as caught:
+        asked(entry, lambda endpoint: endpoint.send(Request("/completions", {"model": "m"})))
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ({"response": {"status_code": 200, "body": {"model": "m"}}, "error": {"message": "no", "code": "why"}}, "why"),
+        ({"response": {"status_code": 400, "body": [{"error": {"message": "no", "code": "why"}}]}}, "why"),
+        ({"response": {"status_code": 422, "body": None}, "error": {"message": "no"}}, "http_422"),
+        ({"response": {"status_code": True, "body": {}}}, "malformed_answer"),
+        ({"response": None, "error": {"code": None, "message": None}}, "batch_error"),
+    ],
+)
+def test_an_error_in_a_line_of_a_batch_is_what_it_says(line, code):
+    with pytest.raises(CallError) as caught:
+        batch._answer(line)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("2", 2.0), ("-3", 0.0), ("inf", 86_400.0), ("soon", None)])
+def test_a_time_to_wait_is_a_time(said, seconds):
+    refusal = httpx2.Response(429, headers={"Retry-After": said}, request=httpx2.Request("POST", "http://p"))
+    assert classify(openai.RateLimitError("slow", response=refusal, body=None)).retry_after == seconds
 
 
 def test_a_server_is_recorded_anew_and_what_was_expected_stays(tmp_path):

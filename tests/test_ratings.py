@@ -46,6 +46,11 @@ SCORES = [
     ),
     *(({}, text, 0.7) for text in ("**Rating: 7/10**", "Score: 7", "7 out of 10", "I rate it 7", '[{"score": 7}]')),
     ({}, '{"rating": 7, "examples": {"rating": 3}, "reason": "it says {\'rating\': 10}"}', 0.7),
+    *(
+        ({}, f'{{"rating": 7}}{behind}', 0.7)
+        for behind in ("/10", " So 7 of 10.", "\n1. Clear.\n2. Short.", " 90% sure")
+    ),
+    *(({}, f'{before} {{"rating": 7}}', 0.7) for before in ("It has 2 parts.", "Clarity: 8/10.", "Rating: 7")),
     ({"numbers": "continuous"}, "7.5", 0.75),
     (FIVE, "4", 0.75),
 ]
@@ -65,6 +70,8 @@ UNPARSABLE = [
     *('{"rating": 7} no, {"rat', "{'rating': 7, 'rating': 3}", "7*8", '{"rating": {"rating": 3}}'),
     *('{"rating": 3, "score": 9}', '{"rating": 7} or {"rating": 8}', '{"rating": NaN}', '{"rating": "7-8"}'),
 ]
+BESIDE = [" Correction: rating 8", "\n8", " or 6.5", " -> **8**", "/5", " No: 8/10."]
+UNPARSABLE += [f'{{"rating": 7}}{behind}' for behind in BESIDE] + ['Rating: 8\n{"rating": 7}']
 OUT_OF_SCALE = ["11", "-1", "7.5", '{"rating": 1e999}', "9" * 400]
 INTERVALS = ['{"rating": 6}', "6", '{"rating": 9, "low": 4, "high": 8}', '{"rating": 6, "low": 8, "high": 4}']
 FAULTS = [
@@ -77,6 +84,7 @@ FAULTS = [
     (TOKENS, answer("4", top=[("4", 0.5), ("The", 0.4)]), "low_mass.* lower judge.min_mass"),
     (TOKENS, answer("4", top=[("The", 0.9), ("6", 0.1)]), "no_ratings"),
     (TOKENS, answer("4"), "no_ratings"),
+    (TOKENS, answer("4", top=[("3", 1.0)]), "no_ratings.* not those of the answer"),
     (TOKENS, answer("4", top=[("4", 1.0), ("3", 1.0)]), "no_ratings.* add up to 2"),
     ({}, answer('Maybe {"rating": 5}, no.</think>\n8'), "reasoning_unmarked"),
     ({}, answer([{"type": "reasoning", "text": "hm"}]), "reasoning_only"),

@@ -86,6 +86,17 @@ def saying(ids, finish="stop"):
     return change
 
 
+def tops(nats):
+    """Candidates of every token."""
+
+    def change(answer):
+        for entry in answer["choices"][0]["logprobs"]["content"]:
+            entry["top_logprobs"] = [{"token": token, "logprob": v} for token, v in nats.items()]
+        return answer
+
+    return change
+
+
 #: At the first attempt only: the measurement is there in the end.
 PASSING = {
     "429 Retry-After": lambda a: error(429, "slow down", **{"Retry-After": "0.05"}),
@@ -120,6 +131,11 @@ CHAT = LASTING | {
     "number of prompt ids": ("malformed_answer", odd("prompt_token_ids", 1)),
     "token null": ("malformed_answer", odd("choices.0.logprobs.content", [None])),
     "token text": ("malformed_answer", odd("choices.0.logprobs.content.0", "x")),
+    "sentinel": ("below_floor", odd("choices.0.logprobs.content.0.logprob", -9999.0)),
+    "ids below 0": ("no_token_ids", odd("choices.0.token_ids.0", -1)),
+    "a tool beside the text": ("no_text", odd("choices.0.message.tool_calls", [{"function": {"name": "f"}}])),
+    "an error beside the text": ("content_filter", odd("error", {"message": "no", "code": "content_filter"})),
+    "an error for an answer": ("BadRequestError", lambda a: {"object": "error", "type": "BadRequestError"}),
     "list of log-probs": ("malformed_answer", odd("choices.0.logprobs", ["x"])),
     "number of log-probs": ("malformed_answer", odd("choices.0.logprobs", 7)),
     "null": ("null_in_response", odd("choices.0.logprobs.content.0.logprob", None)),
@@ -131,6 +147,11 @@ UNUSUAL = {
     "cut at once": (None, saying([5, 6], "length")),
     "no token": ("empty_response", saying([])),
     "empty list of log-probs": (None, odd("choices.0.logprobs", {"content": []})),
+    "candidates without log-probs": (None, tops({"a": None, "b": -1.0, "c": -2.0})),
+    "candidates with text": (None, tops({"a": "-inf", "b": -1.0, "c": -2.0})),
+    "candidates that are certain, both": (None, tops({"a": 0.0, "b": 0.0, "c": -2.0})),
+    "impossible candidates": (None, tops({"a": -9999.0, "b": -9999.0, "c": -9999.0})),
+    "an error that says nothing": (None, odd("error", {"message": None, "code": None})),
 }
 ECHO = {
     "content filter": LASTING["content filter"],
@@ -143,6 +164,9 @@ ECHO = {
     "BOS counted": ("length_mismatch", values(lambda v: bos(v)[:-1], prompt_tokens=1)),
     "BOS only": ("length_mismatch", values(lambda v: bos(v)[:-1], keep=["usage"], completion_tokens=-1)),
     "BOS or generated, not told": ("length_mismatch", values(lambda v: v, keep=[])),
+    "first missing, one generated": ("length_mismatch", values(lambda v: v[1:])),
+    "zeros in the middle": ("constant", values(lambda v: [*v[:8], *[0.0] * (len(v) - 10), *v[-2:]])),
+    "certain and not": ("positive", odd("choices.0.logprobs.top_logprobs", [None] * 8 + [{"a": 0.0, "b": -0.1}])),
     "other ids": ("ids_mismatch", odd("choices.0.prompt_token_ids.8", 9999)),
     "another echo": ("ids_mismatch", lambda a: echo_answer({"model": a["model"], "prompt": [7] * len(sent(a))})),
     "null": ("null_in_response", first(-0.1, None)),
@@ -285,6 +309,7 @@ def check_question(params, records, question):
         assert row["payload"]["finish_reason"] == choice["finish_reason"]
         generated = [token["logprob"] for token in choice["logprobs"]["content"]]
         assert row["payload"].get("token_logprobs", []) == generated
+        assert "candidates" not in row["payload"], "none of them would be a distribution"
         if row["policy"] == "p0":
             ids = choice["token_ids"]
     code = ECHO[name][0] if kind == "echo" and name in ECHO else UNUSUAL.get(name, [None])[0]
@@ -344,6 +369,60 @@ def test_a_second_run_asks_nothing_and_failed_rows_only_on_request(survived, tmp
 def test_certain_and_unlikely_answers_are_measurements(tokens):
     good = values(lambda v: [*v[:2], *tokens])(echo_answer({"model": "stub", "prompt": [1, 2, *range(len(tokens))]}))
     assert read_ids([good], [1, 2], [*range(len(tokens))]).value == math.fsum(tokens)
+
+
+# Echoes of ids, whose entries have to be placed
+
+IDS = [1, 5, 6, 7, 5, 8, 9, 5, 10, 20, 21, 5, 2]
+TEXTS, NATS = [f"t{i}" for i in IDS], [None, *(-0.5 - i / 64 for i in range(12))]
+ALL, LED, LATE = (TEXTS, NATS), (["<s>", *TEXTS], [None, -9.0, *NATS[1:]]), (TEXTS[1:], NATS[1:])
+CERTAIN, MORE = (TEXTS, [0.0, *NATS[1:]]), (["more"], [-1.0])
+
+
+def placed(entries, generated=None, counted=13, known=None, more=None, block=None):
+    """An echo of IDS, of which nine are the prompt, with texts or ids of its entries where `known`."""
+    texts, nats = ([*a, *b] for a, b in zip(entries, more or ([], []), strict=True))
+    ids = [int(t[1:]) if t[1:].isdigit() else 0 for t in texts]
+    said = {"token_logprobs": nats} | {None: {}, "texts": {"tokens": texts}, "ids": {"token_ids": ids}}[known]
+    own = {"logprobs": {"token_logprobs": [-1.0]}} if block else {"logprobs": said}
+    answer = {"choices": [own], "usage": {"prompt_tokens": counted, "completion_tokens": generated}}
+    return answer | ({"prompt": [{"logprobs": said}]} if block else {})
+
+
+SHIFTED = {
+    "first missing": placed(LATE, 1, more=MORE),
+    "first missing, not told": placed(LATE, more=MORE),
+    "first missing, texts": placed(LATE, 0, more=MORE, known="texts"),
+    "first certain": placed(CERTAIN, 1),
+    "more, not told": placed(ALL, more=MORE),
+    "BOS": placed(LED),
+    "BOS, texts": placed(LED, 1, known="texts"),
+    "BOS, ids": placed(LED, 1, known="ids"),
+    "BOS in a block": placed(LED, 1, block=True),
+    "first missing in a block": placed(LATE, 1, block=True),
+    "nothing counted": placed(ALL, 1, None, more=MORE),
+}
+IN_PLACE = {
+    "as usual": placed(ALL, 1, more=MORE),
+    "nothing generated": placed(ALL, 0),
+    "first certain, texts": placed(CERTAIN, 1, known="texts"),
+    "first certain, ids": placed(CERTAIN, 1, known="ids"),
+    "first certain, one more": placed(CERTAIN, 1, more=MORE),
+    "not told, texts": placed(ALL, None, None, more=MORE, known="texts"),
+    "not told, ids": placed(ALL, None, None, more=MORE, known="ids"),
+    "parts of characters": placed((["\ufffd"] * 13, NATS), 1, more=MORE, known="texts"),
+    "a block": placed(ALL, 1, block=True),
+}
+
+
+@pytest.mark.parametrize("case", [*SHIFTED, *IN_PLACE])
+def test_entries_of_an_echo_are_those_of_its_ids_or_refused(case):
+    if case in IN_PLACE:
+        assert read_ids([IN_PLACE[case]], IDS[:9], IDS[9:]).value == math.fsum(NATS[9:])
+        return
+    with pytest.raises(CallError) as caught:
+        read_ids([SHIFTED[case]], IDS[:9], IDS[9:])
+    assert caught.value.code in ("length_mismatch", "ids_mismatch")
 
 
 # Echoes of text, in which the response has to be found

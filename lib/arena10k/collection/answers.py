@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from arena10k.collection.echo import check_logprobs, generated, only_choice, token_bytes
+from arena10k.collection.echo import FLOOR_PER_TOKEN, FULL, check_logprobs, generated, mass, only_choice, token_bytes
 from arena10k.collection.tasks import Measurement
 from arena10k.errors import CallError, invalid, one_line
 from arena10k.inputs.chat_templates import ChatTemplate
@@ -19,7 +19,13 @@ ENDED = ("stop", "eos")
 #: What endpoints say, in lower case, of the one and the other.
 _SAYS_ENDED = {*ENDED, "eos_token", "end_turn", "stop_sequence", "stop_token", "end_of_text", "complete", "completed"}
 _SAYS_CUT = {"length", "max_tokens", "max_output_tokens", "token_limit", "max_length"}
-_CONTEXT = re.compile(r"context[ _](length|window|size)|exceed_context_size|(prompt|input) is too long", re.IGNORECASE)
+_CONTEXT = re.compile(
+    r"context[ _](length|window|size)|exceed_context_size|max_model_len|(maximum model|input) length"
+    r"|too many (input|prompt) tokens|reduce the length of"
+    r"|(?<![\w-])(inputs?|prompt|tokens?)\b(?! log)[^.]{0,60}\b(too (long|large|many)|exceeds?|(longer|less) than)\b"
+    r"|(?<![\w-])(inputs?|prompt)\b[^.]{0,20}tokens\b[^.]{0,60}<=",
+    re.IGNORECASE,
+)
 _FILTER = re.compile(
     r"content[ _](filter|management)|ResponsibleAI|requires moderation|(input|prompt) was flagged", re.IGNORECASE
 )
@@ -31,9 +37,13 @@ _TEXT_PARTS = ("text", "output_text")
 FEW_UNSEEN = 4
 #: Of so many tokens of a response the candidates are kept.
 AUDITED = 64
+#: Codes of responses that would do without the log-probs of what was generated.
+OF_LOGPROBS = ("ids_mismatch", "null_in_response", "not_finite", "positive", "below_floor")
 #: The code of an answer by another model than the one that was asked.
 WRONG_MODEL = "wrong_model"
 _RETRY_STATUS = {408, 409, 429}
+#: What an error that passes is called where its status is not given.
+_PASSING = re.compile("rate.?limit|overload|unavailable|server.error|timeout", re.IGNORECASE)
 _FATAL_STATUS = {401, 402, 403, 404}
 _NEVER_FREE = {"insufficient_quota", "billing_hard_limit_reached"}
 #: What providers add to the name of a model to say which version or deployment of it answered.
@@ -41,12 +51,16 @@ _VERSION = re.compile(r"-(\d{4}-\d\d-\d\d|\d{3,8})(-preview)?|[@:].+")
 
 
 def classify_status(status: int, body: object, message: str = "", retry_after: float | None = None) -> CallError:
-    """Turn a refusal into a typed outcome. `body` is the answer's ``error`` object; `message` stands in for its own."""
-    body = body if isinstance(body, dict) else {}
+    """Turn a refusal into a typed outcome. `body` is the answer's ``error`` object, also in a list (Gemini), or what
+    stands in its place; `message` stands in for its own."""
+    body = body[0] if isinstance(body, list) and body else body
+    body = {"message": body} if isinstance(body, str) and not body.startswith("<") else body
+    body = body.get("error", body) if isinstance(body, dict) else {}
+    body = body if isinstance(body, dict) else {"message": body}
     # Gateways write the status, or None, where a code belongs.
     codes = [str(body[key]) for key in ("code", "type") if body.get(key)]
     codes = [code for code in codes if not code.isdigit() and code != "None"]
-    message = one_line(body.get("message") or message)
+    message = one_line(body.get("message") or body.get("detail") or body.get("errors") or message)
     if (field := body.get("param")) and str(field) not in (message, "None") and str(field) not in message:
         message = f"{message} (param: {field})"
     for code in _NEVER_FREE.intersection(codes):
@@ -71,10 +85,13 @@ def checked(answer: Any) -> dict[str, Any]:
     choices = answer.get("choices")
     # Of an answer that broke off the error stands within the choice (OpenRouter).
     within = choices[0] if isinstance(choices, list) and choices else {}
-    if error := within.get("error") if isinstance(within, dict) and choices else answer.get("error"):
-        body = error if isinstance(error, dict) else {"message": error}
-        status = str(body.get("code"))
-        raise classify_status(int(status) if re.fullmatch("[45][0-9][0-9]", status) else 400, body)
+    error = answer if answer.get("object") == "error" else answer.get("error")
+    error = error or (within.get("error") if isinstance(within, dict) else None)
+    body = error if isinstance(error, dict) else {"message": error}
+    if any(body.values()):
+        said = f"{body.get('code')} {body.get('type')}"
+        status = re.match("[45][0-9][0-9]\\b", said) or ("503" if _PASSING.search(said) else "400",)
+        raise classify_status(int(status[0]), body)
     for key in ("model", "system_fingerprint"):
         if not isinstance(answer.get(key), str | None):
             raise invalid("malformed_answer", f"{key} is a JSON {type(answer[key]).__name__}, not text")
@@ -112,7 +129,7 @@ def chat_response(answers: list[dict[str, Any]], token_ids: bool) -> Measurement
     payload |= {"reasoning": reasoning} if reasoning else {}
     tokens, values, tops = generated(choice)
     if values:  # an empty list says nothing of a text
-        payload["token_logprobs"] = check_logprobs(values)
+        payload["token_logprobs"] = _drawn(values)
         payload |= _candidates(tokens or [], payload["token_logprobs"], tops)
     if not token_ids:
         return Measurement(text, payload)
@@ -124,7 +141,7 @@ def chat_response(answers: list[dict[str, Any]], token_ids: bool) -> Measurement
     counted = (answer.get("usage") or {}).get("prompt_tokens")
     if not prompt_ids or ids is None:
         raise invalid("no_token_ids", "the endpoint is declared to return token ids and did not")
-    if any(type(i) is not int for i in (*prompt_ids, *ids)):
+    if any(type(i) is not int or i < 0 for i in (*prompt_ids, *ids)):
         raise invalid("no_token_ids", "what stands for token ids are not whole numbers")
     if values and len(ids) != len(values):
         raise invalid("length_mismatch", f"{len(ids)} token ids with {len(values)} log-probs")
@@ -148,15 +165,23 @@ def text_response(answers: list[dict[str, Any]], rendered: str, template: ChatTe
         raise invalid("control_token_in_text", f"the response holds {token}: in text it cannot be scored as what it is")
     payload: dict[str, Any] = {"finish_reason": reason, "prompt_text": rendered}
     tokens, values, tops = generated(choice)
-    if values is None or tokens is None or any("\ufffd" in token for token in tokens):
+    if not values or not tokens or any("\ufffd" in token for token in tokens):
         return Measurement(text, payload)
     spelled = b"".join(token_bytes(tokens))
     if spelled not in (text.encode(), (text + template.end_of_turn).encode()):
         raise invalid("ids_mismatch", "the generated tokens do not spell the response: its text was changed")
     # An end of turn that is not shown is a last token without text.
     ended = reason != "length" and (spelled != text.encode() or (bool(tokens) and not tokens[-1]))
-    payload |= {"token_logprobs": check_logprobs(values), "end_scored": ended}
+    payload |= {"token_logprobs": _drawn(values), "end_scored": ended}
     return Measurement(text, payload | _candidates(tokens, payload["token_logprobs"], tops))
+
+
+def _drawn(values: list[Any]) -> list[float]:
+    """Log-probs of tokens that were drawn: what is as good as impossible is none."""
+    nats = check_logprobs(values)
+    if min(nats) < FLOOR_PER_TOKEN:
+        raise invalid("below_floor", f"a token that was drawn has log-prob {min(nats):g}")
+    return nats
 
 
 def _spoken(answer: dict[str, Any], choice: dict[str, Any]) -> tuple[str, str]:
@@ -164,6 +189,8 @@ def _spoken(answer: dict[str, Any], choice: dict[str, Any]) -> tuple[str, str]:
     response only where nothing else was said (see `_why_empty`)."""
     message, usage = choice.get("message") or {}, answer.get("usage") or {}
     content = message.get("content")
+    if tools := message.get("tool_calls") or message.get("function_call"):
+        raise invalid("no_text", f"the model called a tool: the text is not all that it said: {tools!r:.80}")
     elsewhere = [message.get(key) for key in ("reasoning_content", "reasoning", "thinking", "reasoning_details")]
     if isinstance(content, list) and content:
         kinds = [(str(part.get("type", "text")), part) for part in content]
@@ -201,8 +228,6 @@ def _why_empty(choice: dict[str, Any], content: Any, reasoning: str, generated_t
             what = "all of max_tokens went into it: raise max_tokens"
         detail = f"the text is empty, the model reasoned only; {what}: {reasoning[:80]!r}"
         return invalid("reasoning_only", detail)
-    if tools := message.get("tool_calls") or message.get("function_call"):
-        return invalid("no_text", f"the text is empty, the model called a tool: {tools!r:.80}")
     if not isinstance(content, str):
         return invalid("no_text", "the answer has no text content")
     if generated_tokens > FEW_UNSEEN and not (shown or choice.get("logprobs")):
@@ -239,8 +264,8 @@ def _candidates(tokens: list[str], values: list[float], tops: list[dict[str, flo
     """
     rows, said = [], set[str]()
     for token, value, top in zip(tokens[:AUDITED], values, tops, strict=False):
-        if not top or len(top) < 2:
-            return {}
+        if not top or len(top) < 2 or not 0 < mass(top) <= FULL:
+            return {}  # no distribution: nothing can be said of how it is drawn from
         likeliest = sorted(top.items(), key=lambda pair: -pair[1])[:-1]
         place = next((i for i, (name, nats) in enumerate(likeliest) if name == token and abs(nats - value) < 1e-3), -1)
         seen = [i for i, (name, _) in enumerate(likeliest) if name in said]

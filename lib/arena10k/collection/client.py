@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import re
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ import tenacity
 from arena10k import options, paths
 from arena10k.collection import answers, echo
 from arena10k.collection.answers import check_model, checked, classify_status
-from arena10k.collection.jobs import LOGPROBS, SHUFFLED
+from arena10k.collection.jobs import LOGPROBS, RESPONSES, SHUFFLED
 from arena10k.collection.limits import Limits, pause
 from arena10k.collection.tasks import Request
 from arena10k.errors import CallError, invalid, one_line
@@ -28,8 +29,12 @@ from arena10k.params.sections import OMITTABLE, Provider
 
 T = TypeVar("T")
 _OVERLOAD = {"http_429", "http_503", "timeout"}
+#: Seconds: more is not waited at once, and of more than a minute the user is told.
+_LONGEST_WAIT, _SHORT_WAIT = 86_400.0, 60.0
 #: The longest message of a provider that is kept, in characters.
 _LONGEST = 300
+#: What is said of the value of a field that the endpoint takes.
+_OUT_OF_RANGE = re.compile(r"too (large|high|big|many|small|low)|at (most|least)|exceed|range|(er|less) than|must|<|>")
 _GOES_ON = "nothing was spent by that refusal, and the same command goes on from here"
 _JSON = openai.RequestOptions(headers={"Content-Type": "application/json"})
 #: Fields that are sent because a capability is declared.
@@ -63,7 +68,7 @@ def _retry_after(error: openai.APIStatusError) -> float | None:
     header = error.response.headers.get("retry-after", "")
     for seconds in (float, lambda date: email.utils.parsedate_to_datetime(date).timestamp() - time.time()):
         with suppress(ValueError):
-            return max(seconds(header), 0.0)
+            return min(max(seconds(header), 0.0), _LONGEST_WAIT)
     return None
 
 
@@ -165,6 +170,8 @@ class Endpoint:
             error = self.without_key(classify(problem))
             if error.code in _OVERLOAD:
                 self.limits.overloaded(error.retry_after)
+                if (error.retry_after or 0) > _SHORT_WAIT:
+                    print(f"\nproviders.{self.name} says to wait {error.retry_after:,.0f} s: {error}", file=sys.stderr)
             raise error from None
         self.limits.succeeded()
         return result
@@ -180,9 +187,11 @@ class Endpoint:
         """The same error, its detail `redacted`."""
         return CallError(error.kind, self.redacted(error.code), self.redacted(error.detail), error.retry_after)
 
-    def _without(self, field: str) -> str:
+    def _without(self, field: str, said: str) -> str:
         """The key of the params that changes or leaves out a field of the request."""
         where = f"providers.{self.name}"
+        if field in ("max_tokens", "max_completion_tokens") and _OUT_OF_RANGE.search(said) and "instead" not in said:
+            return "change `max_tokens`, to what the endpoint takes, at the policy, judge or grader that asks"
         if field in ("max_tokens", "max_completion_tokens"):
             other = "max_completion_tokens" if self.provider.max_tokens_field == "max_tokens" else "max_tokens"
             return f"say `max_tokens_field: {other}` at {where}, or at the policy, judge or grader that asks"
@@ -198,8 +207,9 @@ class Endpoint:
         cannot_score = f"where it cannot score, leave echo_logprobs out of {where}.capabilities"
         scoring = job in (LOGPROBS, SHUFFLED)
         if (error.kind == "permanent" or error.code == "http_403") and (refused := _FIELD.search(error.detail)):
-            field = refused[0].lower()  # a score is made of log-probs: they cannot be left out of it
-            return f"; {cannot_score if scoring and field in ('logprobs', 'echo') else self._without(field)}"
+            field = refused[0].lower()
+            needed = scoring and field in ("logprobs", "echo")  # a score is made of log-probs
+            return f"; {cannot_score if needed else self._without(field, error.detail)}"
         match error.code:
             case "http_401" | "http_403" if not env:
                 return f"; {where} names no api_key_env, and the endpoint wants a key: {_GOES_ON}"
@@ -218,10 +228,14 @@ class Endpoint:
                 return "; where that is the model behind the name, say so as its policy's or grader's `model_alias`"
             case "no_token_ids":
                 return f"; say `token_ids: false` in {where}.capabilities, and give a chat_template to score text"
+            case "context_length":
+                return "; lower `max_tokens` at the policy, judge or grader that asks, or `prompts.max_chars`"
             case "reasoning_only":
                 return "; raise max_tokens, or switch the reasoning off (`extra_body`, say reasoning_effort)"
             case echo.IGNORED:
                 return f"; {cannot_score}: estimates then rest on fresh responses, judge and labels"
+        if error.kind == "invalid" and error.code in answers.OF_LOGPROBS and job == RESPONSES:
+            return f"; {self._without('logprobs', '')}" if not self.provider.capabilities.echo_logprobs else ""
         unusable = error.kind == "invalid" or error.code in ("http_500", "malformed_json")
         return f"; {cannot_score}" if scoring and unusable else ""
 

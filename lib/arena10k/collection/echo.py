@@ -22,7 +22,12 @@ FLOOR_PER_TOKEN = -60.0
 CEILING = 1e-4
 #: The code of an answer without the log-probs of what was sent.
 IGNORED = "echo_ignored"
+#: Nats. Tokens that are certain were drawn with more than this, in all and each on average: rounding takes less.
+SURE, SURE_PER_TOKEN = -0.1, -0.02
+#: Candidates of one token may hold this much probability by rounding.
+FULL = 1.01
 _RAW_BYTES = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")
+_UNSHOWN = "\ufffd".encode()
 
 
 def only_choice(answer: dict[str, Any]) -> dict[str, Any]:
@@ -47,15 +52,26 @@ def generated(choice: dict[str, Any]) -> tuple[list[str] | None, list[Any] | Non
     return [entry.get("token") for entry in entries], [entry.get("logprob") for entry in entries], tops
 
 
-def _with_prompt(answer: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
-    """The log-probs of an echo, where the prompt's stand in a block of their own (Together) put before the others."""
-    logprobs, block = choice.get("logprobs"), answer.get("prompt")
+def mass(top: dict[str, Any]) -> float:
+    """The probability that candidates (token -> nats) hold together; NaN where one of them has no log-prob."""
+    known = all(type(nats) in (int, float) and nats <= CEILING for nats in top.values())
+    return math.fsum(map(math.exp, top.values())) if known else math.nan
+
+
+def _of_echo(answer: dict[str, Any]) -> tuple[dict[str, Any], list[Any], int | None]:
+    """The log-probs of an echo (the only choice), those of its tokens, and how many tokens were generated that are
+    among them (None: nobody says). Where those of the prompt stand in a block of their own (Together) it is none."""
+    logprobs, block = only_choice(answer).get("logprobs"), answer.get("prompt")
     parts = [part.get("logprobs") for part in block if isinstance(part, dict)] if isinstance(block, list) else []
-    if len(parts) != 1 or not isinstance(parts[0], dict):
-        return logprobs if isinstance(logprobs, dict) else {}
-    behind = logprobs if isinstance(logprobs, dict) else {}
-    keys = ("tokens", "token_logprobs")
-    return {key: [*(parts[0].get(key) or ()), *(behind.get(key) or ())] for key in keys}
+    generated = (answer.get("usage") or {}).get("completion_tokens")
+    if len(parts) == 1 and isinstance(parts[0], dict):
+        logprobs, generated = parts[0], 0
+    values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
+    if not isinstance(logprobs, dict) or not isinstance(values, list):
+        raise invalid(IGNORED, "the answer has no log-probs")
+    if len(values) <= 1:
+        raise invalid(IGNORED, f"{len(values)} log-prob where prompt and response were expected")
+    return logprobs, values, generated
 
 
 def check_logprobs(values: list[Any]) -> list[float]:
@@ -82,22 +98,51 @@ def check_structure(tokens: list[float], total: float) -> None:
         raise invalid("below_floor", f"sequence log-prob {total:g}, lowest token {min(tokens):g}")
 
 
-def read_ids(answers: list[dict[str, Any]], prompt_ids: list[int], response_ids: list[int]) -> Measurement:
-    """Check an echo answer (the only one) to token ids and sum the response's token log-probs (nats)."""
+def read_ids(
+    answers: list[dict[str, Any]], prompt_ids: list[int], response_ids: list[int], drawn: list[float] | None = None
+) -> Measurement:
+    """Check an echo answer (the only one) to token ids and sum the response's token log-probs (nats). `drawn` are those
+    of the same tokens when they were drawn from the same policy after the same prompt, where they are known."""
     n, m = len(prompt_ids), len(response_ids)
     if not m:
         raise invalid("empty_response", "no token to score: the response's end-of-sequence token was not recorded")
     (answer,) = answers
-    choice = only_choice(answer)
-    values = _entries(_with_prompt(answer, choice))
-    echoed = choice.get("prompt_token_ids") or answer.get("prompt_token_ids")
-    usage = answer.get("usage") or {}
-    _check_counts(len(values), n + m, usage)
-    if echoed is None and usage.get("prompt_tokens") is None:
+    logprobs, values, generated = _of_echo(answer)
+    echoed = answer["choices"][0].get("prompt_token_ids") or answer.get("prompt_token_ids")
+    shifts = _shifts(logprobs, prompt_ids + response_ids, len(values))
+    if generated is None and echoed is not None:
+        generated = 1  # nothing stands in front of the ids: one entry more is that of the token that was asked for
+    counted = _check_counts(answer, values, n + m, generated, placed=shifts == {0})
+    if echoed is None and counted is None and shifts != {0}:
         raise invalid("length_mismatch", "neither usage nor echoed ids say which entries are the prompt's")
     if echoed is not None and list(echoed) != prompt_ids + response_ids:
         raise invalid("ids_mismatch", "the echoed token ids are not the ones that were sent")
-    return _measured(values[n : n + m], n)
+    if shifts is not None and 0 not in shifts:
+        raise invalid("ids_mismatch", "the tokens of the log-probs are not those that were sent, one for one")
+    measured = _measured(logprobs, n, n + m)
+    # Exactly 0 may be certainty or a buffer that nothing was written to: what was drawn tells them apart.
+    pairs = zip(measured.payload["token_logprobs"], drawn or (), strict=False)
+    certain = [before for now, before in pairs if now == 0]
+    if certain and math.fsum(certain) < min(SURE, SURE_PER_TOKEN * len(certain)):
+        before = f"had {math.fsum(certain):.3g} together when they were drawn"
+        raise invalid("constant", f"{len(certain)} tokens have log-prob 0, and {before}")
+    return measured
+
+
+def _shifts(logprobs: dict[str, Any], sent: list[int], entries: int) -> set[int] | None:
+    """By how many places entries may stand off from what was sent (-1: the first is missing, 1: one is in front), as
+    their ids say or, as one id has one text, their tokens; None where neither tells."""
+    ids, tokens = logprobs.get("token_ids"), logprobs.get("tokens")
+    own = next((said for said in (ids, tokens) if isinstance(said, list) and len(said) == entries), [])
+
+    def fits(shift: int) -> bool:
+        known: dict[int, Any] = {i: i for i in sent} if own is ids else {}
+        pairs = ((i, own[at + shift]) for at, i in enumerate(sent) if 0 <= at + shift < entries)
+        # The text of a part of a character may depend on what stands before it (vLLM).
+        return all(known.setdefault(i, t) == t for i, t in pairs if own is ids or (t and t.isascii()))
+
+    found = {shift for shift in (-1, 0, 1) if fits(shift)} if own else None
+    return found if own is ids else found or None
 
 
 def read_text(answers: list[dict[str, Any]], prompt: str, response: str, end: str) -> Measurement:
@@ -108,9 +153,7 @@ def read_text(answers: list[dict[str, Any]], prompt: str, response: str, end: st
     if not response + end:
         raise invalid("empty_response", "no token to score: the response is empty and has no end")
     (answer,) = answers
-    choice = only_choice(answer)
-    logprobs = _with_prompt(answer, choice)
-    values = _entries(logprobs)
+    logprobs, values, generated = _of_echo(answer)
     tokens, offsets = logprobs.get("tokens"), logprobs.get("text_offset")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise invalid("ids_mismatch", "the answer has no tokens: the response cannot be located in it")
@@ -125,7 +168,8 @@ def read_text(answers: list[dict[str, Any]], prompt: str, response: str, end: st
         )
     # The endpoint may put a token in front of what was sent; it does so too where it generates.
     first = int(bool(tokens[0]) and values[0] is None and not prompt.startswith(tokens[0]))
-    spelled, sent = token_bytes(tokens[first:]), (prompt + response + end).encode()
+    sent = (prompt + response + end).encode()
+    spelled = _whole(token_bytes(tokens[first:]), sent, [len(part.encode()) for part in (prompt, prompt + response)])
     stops = list(accumulate(map(len, spelled), initial=0))
     if not b"".join(spelled).startswith(sent):
         if sent.startswith(b"".join(spelled)):
@@ -134,31 +178,43 @@ def read_text(answers: list[dict[str, Any]], prompt: str, response: str, end: st
     if len(sent) not in stops:
         raise invalid("ids_mismatch", "the last token that was sent reaches into what was generated")
     count = stops.index(len(sent))
-    _check_counts(len(tokens), first + count, answer.get("usage") or {})
+    _check_counts(answer, values, first + count, generated, placed=True)
     behind = None if offsets is None else offsets[first:]
     edges = [_edge(text, stops[: count + 1], behind) for text in (prompt, prompt + response)]
     end_tokens = count - edges[1] if end else 0
-    return _measured(values[first + edges[0] : first + count], first + edges[0], end_tokens=end_tokens)
+    return _measured(logprobs, first + edges[0], first + count, end_tokens=end_tokens)
 
 
-def _entries(logprobs: dict[str, Any]) -> list[Any]:
-    values = logprobs.get("token_logprobs")
-    if not isinstance(values, list):
-        raise invalid(IGNORED, "the answer has no log-probs")
-    if len(values) <= 1:
-        raise invalid(IGNORED, f"{len(values)} log-prob where prompt and response were expected")
-    return values
+def _whole(spelled: list[bytes], sent: bytes, edges: list[int]) -> list[bytes]:
+    """The bytes of tokens, of which some write parts of a character as U+FFFD (SGLang): then what is not ASCII is taken
+    from what was `sent`. Where a character ends within them nobody can tell, so that none of the `edges` may be there.
+    """
+    within = any(0 < edge < len(sent) and min(sent[edge - 1 : edge + 1]) > 127 for edge in edges)
+    if within or _UNSHOWN in sent or not any(_UNSHOWN in token for token in spelled):
+        return spelled
+    parts = [re.sub(rb"[\x80-\xff]+", lambda _: rb"[\x80-\xff]+", re.escape(token)) for token in spelled]
+    for i, token in enumerate(spelled[1:]):  # one byte for each that goes on: nothing is left to try out
+        if spelled[i][-1:] > b"\x7f" and token[:1] > b"\x7f":
+            parts[i] = parts[i][:-1]
+    found = [re.fullmatch(b"(%s)" % b")(".join(parts[:count]), sent) for count in (len(parts) - 1, len(parts))]
+    if all(found) and _UNSHOWN in spelled[-1]:  # sent or generated?
+        return spelled
+    return next(([*one.groups(), *spelled[len(one.groups()) :]] for one in found if one), spelled)
 
 
-def _check_counts(entries: int, sent: int, usage: dict[str, Any]) -> None:
-    """One entry more than was sent is the generated token, or a BOS in front that shifts all others."""
-    counted, generated = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if entries not in (sent, sent + 1):
-        raise invalid("length_mismatch", f"{entries} log-probs where {sent} were expected")
+def _check_counts(answer: dict[str, Any], values: list[Any], sent: int, generated: int | None, placed: bool) -> Any:
+    """How many tokens of the prompt the endpoint counted (None: it does not say). One entry more than was sent is the
+    generated token, or a BOS in front that shifts all others; as many may lack the first and hold the generated one,
+    unless the entries are `placed` by their tokens."""
+    counted, more = (answer.get("usage") or {}).get("prompt_tokens"), len(values) - sent
+    if more not in (0, 1):
+        raise invalid("length_mismatch", f"{len(values)} log-probs where {sent} were expected")
     if counted not in (None, sent):
         raise invalid("length_mismatch", f"the endpoint counted {counted} prompt tokens where {sent} were sent")
-    if entries > sent and generated not in (None, 1):
-        raise invalid("length_mismatch", f"{entries} log-probs for {sent} tokens sent and {generated} generated")
+    if not placed and generated != more and (more or values[0] is not None):
+        said = "an unknown number" if generated is None else generated
+        raise invalid("length_mismatch", f"{len(values)} log-probs for {sent} tokens sent and {said} generated")
+    return counted
 
 
 def _edge(text: str, stops: list[int], offsets: list[int] | None) -> int:
@@ -173,8 +229,10 @@ def _edge(text: str, stops: list[int], offsets: list[int] | None) -> int:
     return edge
 
 
-def _measured(values: list[Any], n: int, **more: int) -> Measurement:
-    tokens = check_logprobs(values)
+def _measured(logprobs: dict[str, Any], n: int, stop: int, **more: int) -> Measurement:
+    tokens, tops = check_logprobs(logprobs["token_logprobs"][n:stop]), logprobs.get("top_logprobs") or []
+    if any(isinstance(top, dict) and mass(top) > FULL for top in tops[n:stop]):
+        raise invalid("positive", "the candidates of one token hold more than all of the probability")
     total = math.fsum(tokens)
     check_structure(tokens, total)
     return Measurement(total, {"token_logprobs": tokens, "prompt_tokens": n, "response_tokens": len(tokens), **more})

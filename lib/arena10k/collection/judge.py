@@ -19,7 +19,7 @@ import pandas as pd
 
 from arena10k.collection import ratings
 from arena10k.collection.answers import chat_response
-from arena10k.collection.echo import check_logprobs, generated
+from arena10k.collection.echo import check_logprobs, generated, only_choice
 from arena10k.collection.jobs import DETERMINISTIC, JUDGE, ORACLE, RESPONSES, UNCERTAINTY, contexts
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import CHAT, COMPLETIONS, Measurement, Reader, Request, Task, Watch
@@ -129,12 +129,9 @@ def read_completions(judge: CompletionJudge, deterministic: bool, answers: list[
     ``low_mass`` where they hold less than `judge.min_mass` of the probability, and those of `check_logprobs`."""
     readings = []
     for answer in answers:
-        try:
-            top = generated(answer["choices"][0])[2][0]
-            named = [token for token in judge.ratings if token in top]
-            logprobs = check_logprobs([top[token] for token in named])
-        except (KeyError, IndexError, TypeError) as error:
-            raise invalid("no_ratings", "the answer has no top_logprobs") from error
+        top = _first_candidates(answer)
+        named = [token for token in judge.ratings if token in top]
+        logprobs = check_logprobs([top[token] for token in named])
         pairs = [(judge.ratings[token], math.exp(value)) for token, value in zip(named, logprobs, strict=True)]
         readings.append(_normalised(pairs, judge.min_mass, sorted(judge.ratings), len(top))[0])
     if deterministic:
@@ -186,15 +183,11 @@ def read_distribution(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measur
     of `read_completions`."""
     (answer,) = answers
     text, _ = _text(answer)
-    try:
-        top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-        once = {entry["token"]: entry["logprob"] for entry in top}  # some list the token that came twice
-        tokens, logprobs = [token.strip() for token in once], list(once.values())
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise invalid("no_ratings", f"the answer has no top_logprobs: {text!r:.200}") from error
-    by_token: dict[str, list[float]] = {}
-    for token, value in zip(tokens, check_logprobs(logprobs), strict=True):  # "7" and " 7" are two tokens of one rating
-        by_token.setdefault(token, []).append(math.exp(value))
+    top, by_token = _first_candidates(answer), dict[str, list[float]]()
+    if top and not any(token.strip() and text.strip().startswith(token.strip()) for token in top):
+        raise invalid("no_ratings", f"the candidates {list(top)!r:.80} are not those of the answer {text!r:.80}")
+    for token, value in zip(top, check_logprobs(list(top.values())), strict=True):
+        by_token.setdefault(token.strip(), []).append(math.exp(value))  # "7" and " 7" are two tokens of one rating
     low, high = judge.scale
     scores = {str(n): (n - low) / (high - low) for n in range(int(low), int(high) + 1)}
     pooled = [(score, math.fsum(by_token[rating])) for rating, score in scores.items() if rating in by_token]
@@ -206,6 +199,15 @@ def read_distribution(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measur
 
 #: What reads the answers of each uncertainty mode of a chat judge.
 UNCERTAIN = {"samples": read_samples, "interval": read_interval, "logprobs": read_distribution}
+
+
+def _first_candidates(answer: dict[str, Any]) -> dict[str, Any]:
+    """Candidates for the first token of an answer (token -> nats), one that is listed twice once."""
+    try:
+        return dict(generated(only_choice(answer))[2][0])
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        detail = "the answer has no top_logprobs: `form: chat` with `uncertainty: samples` or `interval` needs none"
+        raise invalid("no_ratings", detail) from error
 
 
 def _normalised(pairs: Reading, min_mass: float, ratings: list[str], size: int) -> tuple[Reading, float]:

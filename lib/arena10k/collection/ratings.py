@@ -24,6 +24,8 @@ _LABELLED = re.compile(
     rf"{_PARTS.pattern}\s*(?:points?|stars?)?\s*(?:$|[.;!)\n])",
     re.IGNORECASE,
 )
+#: What numbers the entries of a list.
+_ENTRY = re.compile(r"^\s*[0-9]+[.)][^\S\n]+(?=\S)", re.MULTILINE)
 _OBJECT = re.compile(r"\{[^{}]*\}")
 _MARKUP = re.compile(r"(?<!\w)[*_]+|[*_]+(?!\w)|[`#]+|^>", re.MULTILINE)
 _DECODER = json.JSONDecoder(object_pairs_hook=list)
@@ -39,24 +41,40 @@ def numbers(text: str, keys: tuple[str, ...], grader: ChatGrader, cut: bool) -> 
     """
     if "{" not in text:
         return None if keys != ("rating",) or cut else _of_prose(text, grader)
-    objects = _objects(text)
-    found = [values for pairs in objects or () if (values := _of_pairs(pairs, keys)) is not None]
-    return found[0] if found and all(values == found[0] for values in found) else None
+    objects, beside = _objects(text)
+    found = [values for pairs in objects if (values := _of_pairs(pairs, keys)) is not None]
+    if not found or any(values != found[0] for values in found):
+        return None
+    return None if _contradicts(beside, found[0], grader) else found[0]
 
 
-def _objects(text: str) -> list[Pairs] | None:
-    """The objects of a text, as pairs, without those within others; None where one cannot be read."""
-    out, at = [], 0
-    while (at := text.find("{", at)) >= 0:
+def _contradicts(beside: str, said: dict[str, float], grader: ChatGrader) -> bool:
+    """Whether the text beside objects (each of them `{}`) has another rating: behind the first a number on the scale,
+    but that of a list's entry, or before it one that is called the rating."""
+    low, high = grader.scale
+    plain = _MARKUP.sub("", _ENTRY.sub("", beside).replace("{}", f"{{}} {said['rating']}"))
+    first = plain.find("{}")
+    behind = [m for m in _PARTS.finditer(plain) if m.start() > first]
+    before = [m for m in _LABELLED.finditer(plain, 0, first) if m[0].lower().startswith("rat")]
+    others = [m for m in (*before, *behind) if low <= float(m["number"]) <= high]
+    return any(float(m["number"]) not in said.values() or (m["of"] and float(m["of"]) != high) for m in others)
+
+
+def _objects(text: str) -> tuple[list[Pairs], str]:
+    """The objects of a text, as pairs, without those within others (none where one cannot be read), and the text with
+    `{}` for each."""
+    out, beside, at = [], "", 0
+    while (start := text.find("{", at)) >= 0:
+        beside, at = f"{beside}{text[at:start]}{{}}", start
         try:
             pairs, at = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError):
             block = _OBJECT.match(text, at)  # single quotes, a comma too many
             if block is None or (pairs := _literal(block[0])) is None:
-                return None
+                return [], text
             at = block.end()
         out.append(pairs)
-    return out
+    return out, beside + text[at:]
 
 
 def _literal(block: str) -> Pairs | None:

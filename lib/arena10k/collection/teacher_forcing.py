@@ -101,7 +101,9 @@ def _by_ids(
     body = {"prompt": prompt + ids, "return_token_ids": True} if ids else {}
     if params.providers[policy.params.provider].capabilities.echo_from:
         body["echo_from"] = len(prompt)
-    return ids, body, partial(read_ids, prompt_ids=prompt, response_ids=ids)
+    again = prompt == row["payload"].get("prompt_token_ids") and policy.fingerprint == row["fingerprint"]
+    drawn = row["payload"].get("token_logprobs") if again and not policy.temperature_mismatch else None
+    return ids, body, partial(read_ids, prompt_ids=prompt, response_ids=ids, drawn=drawn)
 
 
 def _by_text(policy: Policy, prompt: str, row: dict[str, Any]) -> tuple[Any, dict[str, Any], Reader]:

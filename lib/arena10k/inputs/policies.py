@@ -28,11 +28,15 @@ def unit_hash(*parts: object) -> float:
     return int.from_bytes(raw[:8], "big") / 2**64
 
 
-#: The values of sampling fields at which the distribution that is reported is the one that is drawn from.
-_FULL: dict[str, tuple[float, ...]] = {
+#: The values of sampling fields, of all kinds of servers, at which the distribution that is reported is the one that is
+#: drawn from.
+_FULL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("temperature", "top_p", "repetition_penalty", "repeat_penalty", "typical_p"), (1,)),
-    **dict.fromkeys(("min_p", "presence_penalty", "frequency_penalty"), (0,)),
-    "top_k": (0, -1),
+    **dict.fromkeys(("tfs_z", "do_sample"), (1,)),
+    **dict.fromkeys(("min_p", "presence_penalty", "frequency_penalty", "xtc_probability", "dry_multiplier"), (0,)),
+    **dict.fromkeys(("mirostat", "top_a", "no_repeat_ngram_size", "min_tokens", "epsilon_cutoff", "eta_cutoff"), (0,)),
+    **dict.fromkeys(("logit_bias", "bad_words", "grammar"), ({}, [], "")),
+    **dict.fromkeys(("top_k", "top_n_sigma"), (0, -1)),
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from arena10k.analysis import Analysis
 
@@ -68,12 +68,25 @@ Omittable = Literal["temperature", "top_p", "logprobs", "top_logprobs", "seed", 
 OMITTABLE: tuple[str, ...] = get_args(Omittable)
 
 
+#: Fields that say what is read, which no `extra_body` may change: one whole answer, of a length that has its own key.
+_FIXED: dict[str, Any] = {"stream": False, "n": 1, "echo": False} | dict.fromkeys(
+    ("model", "messages", "prompt", "max_tokens", "max_completion_tokens")
+)
+
+
 class Asked(Section):
     """How the requests of a provider, a policy or a grader differ from what is always sent."""
 
     extra_body: dict[str, Any] = Field({}, description="more fields of the request: reasoning_effort, top_k, ...")
     leave_out: tuple[Omittable, ...] = Field((), strict=False, description="fields that the endpoint refuses")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+    @field_validator("extra_body")
+    @classmethod
+    def _says_nothing_that_is_fixed(cls, extra_body: dict[str, Any]) -> dict[str, Any]:
+        for key in (key for key, value in extra_body.items() if key in _FIXED and value != _FIXED[key]):
+            raise ValueError(f"{key} is not for extra_body: one whole answer is read; max_tokens is a key of its own")
+        return extra_body
 
     @property
     def asked(self) -> dict[str, Any]:
