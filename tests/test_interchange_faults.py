@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from arena10k import interchange, paths
 from arena10k.errors import ArenaError
-from arena10k.inputs import files
+from arena10k.inputs import faults, files
 from arena10k.interchange import rows, staging, writer
 from arena10k.params import sections
 from arena10k.run import Run
@@ -87,7 +87,7 @@ FAULTS = [
     ({TARGETS: {"base": -3.0}}, f"{TARGETS}.base", LOGPROB, NUMBER),
     *[({LOGPROB: value}, LOGPROB, "finite", INFINITE) for value in ("NaN", "-inf", 10**400, "nan ", float("nan"))],
     (GOOD.replace(b"q0", b"q2").replace(b"Question 0", b"?").replace(b"-10.0", b"1e999"), LOGPROB, "finite", INFINITE),
-    *[({LOGPROB: value}, LOGPROB, files.shown(value), NUMBER) for value in ("-12.5", True, [1], "")],
+    *[({LOGPROB: value}, LOGPROB, faults.shown(value), NUMBER) for value in ("-12.5", True, [1], "")],
 ]
 
 

@@ -24,6 +24,7 @@ from pathlib import PurePath
 from typing import IO, Any
 
 from arena10k.errors import ArenaError, one_line
+from arena10k.inputs.faults import Fault, shown
 
 #: No row is longer than this many bytes; a longer line is passed over without being held. Nor is a member of a zip file
 #: longer than the second number, unpacked.
@@ -40,24 +41,6 @@ _CUT_OFF = "the file is cut off, download or export it again"
 
 #: Of the columns of a file that has them in its head (and whether they hold numbers only) those that are read.
 Choose = Callable[[dict[str, bool]], list[str]]
-
-
-class Fault(Exception):
-    """What is wrong with a row (`field` empty) or with one of its fields, and what to write instead. Raised where the
-    row cannot be taken; in the place of a value, with the code of its record, where the row can be taken without it."""
-
-    def __init__(self, field: str, what: str, code: str = "malformed", do: str = ""):
-        super().__init__(f"{field}: {what}" if field else what)
-        self.field, self.what, self.code, self.do = field, what, code, do
-
-
-def shown(value: Any) -> str:
-    """A value of a file in a message: short, whatever it is."""
-    if isinstance(value, str):
-        return repr(value[:60])
-    if isinstance(value, dict | list | tuple | bytes):
-        return {dict: "an object", bytes: "bytes"}.get(type(value), "a list")
-    return "a huge number" if isinstance(value, int) and value.bit_length() >= 200 else repr(value)[:60]
 
 
 @dataclass(frozen=True)

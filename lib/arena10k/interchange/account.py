@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arena10k.collection.jobs import RESPONSES
+from arena10k.collection.jobs import ORACLE, RESPONSES
 from arena10k.params import imported
 from arena10k.params.config import Params
 
@@ -29,6 +29,8 @@ def lines(account: dict[str, Any]) -> list[str]:
         out.append(f"  {file['file']}: {taken}{values}{other}")
     if no_text := sum(outcomes.get("missing", 0) for outcomes in account["records"].get(RESPONSES, {}).values()):
         out.append(f"  {no_text:,} of the responses are without their text: their scores and labels are taken")
+    if account["form"] == "files" and not account["records"].get(ORACLE):
+        out.append("  no labels: if the scores compare with known answers, --set exact=true says so")
     rows = sum(file["taken"] for file in files)
     if again := rows - responses:
         out.append(f"  {again:,} of the {rows:,} rows taken are responses that a file before has too: counted once")

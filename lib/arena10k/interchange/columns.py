@@ -9,7 +9,7 @@ import re
 from functools import cache
 from typing import Any
 
-from arena10k.inputs.files import Fault, shown
+from arena10k.inputs.faults import Fault, shown
 
 _STEP = re.compile(r'\[(-?\d*):(-?\d*)\]|\[(-?\d+)\]|\["([^"]*)"\]|(?:^|\.)([^.\[\]]+)')
 #: The step to the only member, whatever its name.

@@ -10,7 +10,8 @@ import yaml
 from pydantic import Field
 
 from arena10k.errors import ArenaError, unknown
-from arena10k.inputs.files import Fault, File
+from arena10k.inputs.faults import Fault
+from arena10k.inputs.files import File
 from arena10k.interchange import columns
 from arena10k.params.imported import Reading, TableParams
 

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from arena10k.errors import ArenaError
-from arena10k.inputs.files import Fault, shown
+from arena10k.inputs.faults import Fault, shown, text, text_or_none
 
 #: More draws of one prompt, or more policies, than this are taken for a mistake in the column or the keys.
 MAX_DRAWS, MAX_POLICIES = 1000, 64
@@ -49,26 +49,8 @@ class Row:
 # The values of a row: what cannot be used is raised, and a number that cannot be used is given as a Fault
 
 
-def text(field: str, value: Any) -> str:
-    """A text that can be stored."""
-    if value is None:
-        raise Fault(field, "is missing")
-    if not isinstance(value, str):
-        raise Fault(field, f"{shown(value)} is not a text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        what = f"is not Unicode text at character {error.start + 1}"
-        raise Fault(field, what, do="save the file as UTF-8") from error
-    return value
-
-
 def is_unicode(value: str) -> bool:
     return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
-
-
-def text_or_none(field: str, value: Any) -> str | None:
-    return None if value is None else text(field, value)
 
 
 def said(field: str, value: Any) -> str:
@@ -80,12 +62,9 @@ def said(field: str, value: Any) -> str:
 
 def asked(field: str, value: Any) -> str | None:
     """A prompt: a text; the one turn of a user, or all turns with who takes them; else an object, key by key."""
-    if (
-        isinstance(value, list)
-        and value
-        and all(isinstance(t, dict) and {"role", "content"} <= t.keys() for t in value)
-    ):
-        turns = [(str(turn["role"]), said(f"{field}: {turn['role']}", turn["content"])) for turn in value]
+    listed = value if isinstance(value, list) else []
+    if listed and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in listed):
+        turns = [(str(turn["role"]), said(f"{field}: {turn['role']}", turn["content"])) for turn in listed]
         alone = len(turns) == 1 and turns[0][0] == "user"
         value = turns[0][1] if alone else "\n\n".join(f"{role}: {content}" for role, content in turns)
     elif isinstance(value, dict) and value:
@@ -127,8 +106,8 @@ def number(
 ) -> Value:
     """A finite number as it stands, None where there is none, else what is wrong with it. `words` stand for numbers (or
     for none); where all of a column's numbers are written as texts `as_text` takes them, `booleans` true and false."""
-    if value is None:
-        return None
+    if value is None or (type(value) is float and math.isfinite(value)):
+        return value
     key = str(value).lower() if isinstance(value, bool) else value
     if words and isinstance(key, str) and (key in words or key.casefold() in words):
         return words.get(key, words.get(key.casefold()))
@@ -137,7 +116,7 @@ def number(
     is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
     finite, made = True, None
     try:
-        if is_number or isinstance(value, str):
+        if is_number or (isinstance(value, str) and "_" not in value):
             made = float(value)  # texts such as "NaN" too
             finite = math.isfinite(made)
     except OverflowError:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from arena10k.errors import ArenaError, meant
-from arena10k.inputs.files import Fault, File, shown
+from arena10k.inputs.faults import Fault, shown, text, text_or_none
+from arena10k.inputs.files import File
 from arena10k.interchange import columns, rows
 from arena10k.interchange.rows import Row, Value
 from arena10k.params.imported import Reading
@@ -19,7 +22,7 @@ from arena10k.params.imported import Reading
 #: How the value of each field of a `Row` that has columns is checked.
 _TEXTS = {
     "prompt_id": rows.prompt_id, "response": rows.said, "prompt": rows.asked, "draw": rows.draw,
-    "policy": rows.text_or_none, "category": rows.text_or_none, "language": rows.text_or_none,
+    "policy": text_or_none, "category": text_or_none, "language": text_or_none,
 }  # fmt: skip
 #: Fields that hold numbers, and whether true and false are two of them.
 _NUMBERS = {"judge": True, "judge_variance": False, "label": True, "label_propensity": False, "logprobs": False}
@@ -66,12 +69,19 @@ class Source:
     def name(self) -> str:
         return self.file.name
 
+    @cached_property
+    def _logprobs(self) -> dict[str, str]:
+        """The fields of log-probs by policy."""
+        return {name.partition(".")[2]: name for name in self.fields if _of(name) == "logprobs"}
+
     def called(self, name: str) -> str:
         """The column that messages name for a field of `Row`."""
         return self.fields.get(name, (name,))[0]
 
     def words(self, name: str) -> dict[str, float | None]:
         """What words stand for in a field's column."""
+        if not self.reading.values:
+            return {}
         return self.reading.values.get("judge" if name == "label" and self.reading.exact else _of(name), {})
 
     def read(self, paths: Iterable[str], typed: Iterable[str] = ()) -> Iterator[tuple[int, Any]]:
@@ -107,12 +117,9 @@ class Source:
         """Look through the file for what its map leaves open; gives the policies that it names, in order. Raises
         ArenaError where it holds several views of the same responses."""
         numeric = [name for name in self.fields if _of(name) in _NUMBERS]
-        logprobs = [name for name in numeric if _of(name) == "logprobs"]
         may_lack = {name for name in self.fields if _of(name) in self.optional}
         self.expected = self.fields.keys() - may_lack
-        self.scored = {
-            policy: None for name in logprobs if name in self.expected for policy in [name.partition(".")[2]]
-        }
+        self.scored = {policy: None for policy, name in self._logprobs.items() if name in self.expected}
         open_ = [path for name in {*may_lack, "policy"} for path in self.fields.get(name, ())]
         open_ += [path for path in (self.choose, self.by_policy) if path]
         typed = [path for name in numeric for path in self.fields[name] if path not in open_]
@@ -126,7 +133,7 @@ class Source:
                 kinds[name].add(_kind_of_number(self._peek(raw, name), self.words(name)))
             self.expected |= {name for name in may_lack - self.expected if self._peek(raw, name) is not None}
             targets = self._peek(raw, self.by_policy) if self.by_policy else None
-            self.scored |= {n.partition(".")[2]: None for n in logprobs if n in self.expected}
+            self.scored |= {policy: None for policy, name in self._logprobs.items() if name in self.expected}
             self.scored |= dict.fromkeys(filter(rows.is_unicode, targets if isinstance(targets, dict) else ()))
             views |= {str(self._peek(raw, self.choose)): None} if self.choose else {}
             if len(policies) + len(self.scored) > rows.MAX_POLICIES:
@@ -149,7 +156,7 @@ class Source:
         self.first = self.first or raw
         try:
             values: dict[str, Any] = {name: self._checked(raw, name) for name in self.fields}
-            logprobs = {name.partition(".")[2]: values.pop(name) for name in self.fields if _of(name) == "logprobs"}
+            logprobs = {policy: values.pop(name) for policy, name in self._logprobs.items()}
             logprobs = self._in_nats(raw, self._by_policy(raw, logprobs) if self.by_policy else logprobs)
         except RecursionError as error:
             raise Fault("", "not usable: nested too deeply") from error
@@ -168,23 +175,26 @@ class Source:
 
     def _checked(self, raw: dict[str, Any], name: str) -> Any:
         """The value of a field as it can be used; a number that cannot is a Fault, other values raise it."""
-        value, own = self._value(raw, name), _of(name)
-        if own in _NUMBERS:
-            self.booleans |= {name} if isinstance(value, bool) else set()
-            return self._number(name, self.called(name), value)
-        if value is None and name in ("prompt_id", "response"):
-            self.unused[name] += name not in self.optional
+        value = self._value(raw, name)
+        if name not in _TEXTS:
+            if value is True or value is False:
+                self.booleans.add(name)
+            return None if value is None else self._number(name, self.called(name), value)
+        if value is None:
+            if name in ("prompt_id", "response"):
+                self.unused[name] += name not in self.optional
             return None
         try:
             made = _TEXTS[name](self.called(name), value)
         except Fault:
             self._unused(name, value)
             raise
-        self.used[name] += value is not None
+        self.used[name] += 1
         return made
 
     def _number(self, name: str, column: str, value: Any) -> Value:
-        made = rows.number(column, value, self.words(name), name in self.as_text, _NUMBERS[_of(name)])
+        may_be_true = _NUMBERS.get(name, False)
+        made = rows.number(column, value, self.words(name), name in self.as_text, may_be_true)
         if isinstance(made, Fault):
             self._unused(name, value)
         self.used[name] += isinstance(made, float)
@@ -218,7 +228,7 @@ class Source:
         if not isinstance(targets, dict | None):
             raise Fault(column, "is not an object of log-probs by policy")
         for policy, value in (targets or {}).items():
-            name = f"{column}.{rows.text(column, policy)[:60]}"
+            name = f"{column}.{text(column, policy)[:60]}"
             own, given = made.get(policy), self._number(f"logprobs.{policy}", name, value)
             if isinstance(own, float) and isinstance(given, float) and own != given:
                 what = f"differs from {self.called(f'logprobs.{policy}')}, which is of the same policy"
@@ -295,5 +305,7 @@ def _advice(field: str, examples: list[Any]) -> str:
         return f"name the path to the value within, such as {field}: {inner}"
     if field not in _NUMBERS:
         return "write a text there, or name the column that has it"
+    if all(isinstance(value, str) and re.fullmatch(r"-?\d+,\d+", value) for value in examples):
+        return "write numbers with a point"
     words = ", ".join(f"{json.dumps(value)}: NUMBER" for value in examples if isinstance(value, str))
     return f"say what the words stand for, values: {{{field}: {{{words[:200]}}}}}" if words else "write numbers there"

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from arena10k import paths
 from arena10k.errors import ArenaError
-from arena10k.inputs.files import Fault
+from arena10k.inputs.faults import Fault
 from arena10k.inputs.policies import unit_hash
 from arena10k.inputs.sources import COLUMNS
 from arena10k.interchange.rows import Row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY, imported_context
 from arena10k.collection.records import Record
 from arena10k.collection.store import Store
-from arena10k.inputs.files import Fault
+from arena10k.inputs.faults import Fault
 from arena10k.inputs.policies import digest
 from arena10k.interchange.rows import MAX_DRAWS, MISSING, Range, Row, Value, on_scale, variance_on_scale
 from arena10k.interchange.source import Source
@@ -108,9 +108,7 @@ class Writer:
         policy = self._names[str(name)]
         self._prompts.add(row, source.called("prompt"))
         draw, is_there = self._place(source, line, row, policy)
-        text = (
-            Fault(source.called("response"), "is not in the source", MISSING) if row.response is None else row.response
-        )
+        text = row.response if row.response is not None else Fault("", "is not in the source", MISSING)
         self._keep(RESPONSES, row.prompt_id, policy, draw, is_there, text, {"file": source.name, "line": line})
         if not is_there:
             self.draws = max(self.draws, draw + 1)
@@ -130,17 +128,16 @@ class Writer:
         without a number are numbered as they stand; one that another file has too is that one.
         """
         after = self._logged_before if policy == self._logging and not source.logged else 0
-        if row.draw is None:
-            first = self._next.get((policy, row.prompt_id), 0) if row.response is None else 0
-            draws = [*range(first, after), *range(max(first, after), MAX_DRAWS)]
-        else:
+        draws: Sequence[int] = range(self._next.get((policy, row.prompt_id), 0), MAX_DRAWS)
+        if row.draw is not None:
             draws = [row.draw, after + row.draw] if after else [row.draw]
         other: dict[str, Any] | None = None
         for draw in draws:
             before = self._store.get(RESPONSES, row.prompt_id, _cell(RESPONSES, policy, draw)[0])
             alike = before and (before["value"] is None or row.response in (None, before["value"]))
             if before and alike and before["payload"]["file"] != source.name:
-                self._next |= {(policy, row.prompt_id): draw + 1} if row.response is None else {}
+                if row.response is None:
+                    self._next[policy, row.prompt_id] = draw + 1
                 return draw, True
             may_be = row.draw is None or draw == draws[-1]
             if before is None and draw >= after and may_be and (other is None or other["draw"] < after):
