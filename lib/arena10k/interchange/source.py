@@ -177,7 +177,7 @@ class Source:
         """The value of a field as it can be used; a number that cannot is a Fault, other values raise it."""
         value = self._value(raw, name)
         if name not in _TEXTS:
-            if value is True or value is False:
+            if (value is True or value is False) and not self.words(name):
                 self.booleans.add(name)
             return None if value is None else self._number(name, self.called(name), value)
         if value is None:
@@ -267,22 +267,23 @@ class Source:
     def check(self) -> None:
         """Refuse a file of which a column cannot be read, wholly or mostly. Raises ArenaError with what its values look
         like and what to write."""
-        for name, paths in self.fields.items():
-            if self.first and _of(name) not in self.optional and not self.met.intersection(paths):
-                if fault := next((self.unclear[path] for path in paths if path in self.unclear), None):
-                    raise ArenaError(f"{self.name}: {fault}: {fault.do}")
-                what = f"no row has this column{meant(paths[0], self.first)}; rows have {columns.shape(self.first)}"
-                raise ArenaError(f"{self.name}: {paths[0]}: {what}")
         for name, unused in self.unused.items():
             own = _of(name)
             allowed = self.reading.allow_missing if own in _NUMBERS else self.optional
-            if unused > self.used[name] and own not in allowed:
+            is_there = self.met.intersection(self.fields.get(name, ())) or self.by_policy
+            if unused > self.used[name] and own not in allowed and is_there:
                 examples, total = self.examples.get(name, []), unused + self.used[name]
                 looks = ", ".join(f"{shown(v)} ({columns.kind(v)})" for v in examples) or "nothing at all"
                 which = f"none of {total:,} values can" if unused == total else f"{unused:,} of {total:,} values cannot"
                 what = f"{which} be read, such as {looks}: {_advice(own, examples)}"
                 more = f"to go on without them, allow_missing: [{own}]"
                 raise ArenaError(f"{self.name}: {self.called(name)}: {what}; {more}")
+        for name, paths in self.fields.items():
+            if self.first and _of(name) not in self.optional and not self.met.intersection(paths):
+                if fault := next((self.unclear[path] for path in paths if path in self.unclear), None):
+                    raise ArenaError(f"{self.name}: {fault}: {fault.do}")
+                what = f"no row has this column{meant(paths[0], self.first)}; rows have {columns.shape(self.first)}"
+                raise ArenaError(f"{self.name}: {paths[0]}: {what}")
 
 
 def _of(name: str) -> str:

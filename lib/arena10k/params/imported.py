@@ -69,6 +69,7 @@ class Reading(Section):
     where: dict[str, str | int | float | bool] = Field({}, description="only rows that have these values, by path")
     values: dict[str, Words] = Field({}, description="what words of a column of numbers stand for: {label: {good: 1}}")
     exact: bool = Field(False, description="the judge compared with known answers: its scores are the labels")
+    label_design: Literal["representative", "known_propensity", "targeted_unknown"] | None = None
     logprob_unit: Literal["nats", "bits", "log10"] = "nats"
     per_token: Path | None = Field(None, description="log-probs are means per token: the column of their tokens")
     allow_missing: tuple[str, ...] = Field((), strict=False, description="columns that most rows may lack")
@@ -85,6 +86,10 @@ class Reading(Section):
             yield "columns.judge_variance goes with columns.judge"
         if self.columns.label_propensity and not self.columns.label:
             yield "columns.label_propensity goes with columns.label"
+        if self.label_design == "targeted_unknown":
+            yield "label_design: labels chosen by an unknown rule say nothing of other rows: leave out columns.label"
+        if self.label_design == "known_propensity" and not self.columns.label_propensity:
+            yield "label_design: known_propensity goes with columns.label_propensity, the chance of each label"
         if self.exact and self.columns.label:
             yield "exact says that the judge's scores are the labels: leave it out, or columns.label"
 
