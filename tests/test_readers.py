@@ -343,7 +343,9 @@ NAMES = ["id", "question", "answer", "score", "right", "lp"]
 BENT = st.builds(
     lambda row, changes: row | changes, st.sampled_from(ROWS), st.dictionaries(st.sampled_from(NAMES), JUNK)
 )
-LINES = st.lists(BENT.map(json.dumps) | JUNK.map(json.dumps) | st.text(max_size=30), min_size=1, max_size=100)
+LINES = st.lists(
+    BENT.map(json.dumps) | JUNK.map(json.dumps) | st.text(max_size=30), min_size=60 if MANY else 1, max_size=100
+)
 
 
 def lines_of(rows):

@@ -56,7 +56,7 @@ class File:
     @cached_property
     def form(self) -> str:
         """An ending of `ENDINGS`; of JSON files "lines", "array" or "object". Raises ArenaError for others."""
-        ending = PurePath(self.name.lower().removesuffix(".gz")).suffix.removeprefix(".")
+        ending = self._ending
         if ending not in ENDINGS:
             raise ArenaError(f"{self.name}: ends in none of {', '.join(ENDINGS)} (or these and .gz): rename it")
         if ending != "json":
@@ -110,7 +110,7 @@ class File:
                 is_packed = unpacked and packed.read(2) == b"\x1f\x8b"
                 packed.seek(0)
                 stream: IO[bytes] = gzip.GzipFile(fileobj=packed) if is_packed else packed  # type: ignore[assignment]
-                if unpacked and self.form_is_text:
+                if unpacked and self._ending not in (_PARQUET, *_ZIP):
                     start = stream.read(4)
                     if start.startswith(_UTF16):
                         raise ArenaError(f"{self.name}: is UTF-16 or UTF-32: save it as UTF-8")
@@ -123,8 +123,8 @@ class File:
             raise ArenaError(f"{self.name}: {why}: check the file and its permissions") from error
 
     @property
-    def form_is_text(self) -> bool:
-        return not self.name.lower().removesuffix(".gz").endswith((_PARQUET, *_ZIP))
+    def _ending(self) -> str:
+        return PurePath(self.path.name.lower().removesuffix(".gz")).suffix.removeprefix(".")
 
     def _lines(self, stream: IO[bytes]) -> Iterator[tuple[int, bytes | Fault]]:
         """The lines that are not blank."""
@@ -234,7 +234,7 @@ class File:
         number = 0
         try:
             with tempfile.TemporaryFile() as unpacked:
-                if self.name.lower().endswith(".gz"):
+                if self.path.name.lower().endswith(".gz"):
                     with self._opened() as stream:
                         shutil.copyfileobj(stream, unpacked)
                 with pq.ParquetFile(unpacked if unpacked.tell() else self.path) as file:
