@@ -122,13 +122,16 @@ def scan(params: Params, store: Store, prompts: pd.DataFrame | None = None) -> l
     values, policy = logprobs["value"].to_numpy(float), logprobs.policy.to_numpy(object)
     codes[rest[outliers.rates(values[rest], tokens[rest], policy[rest])]] = "nats_per_token_outlier"
     duplicates = dict.fromkeys(_replayed(params, store, responses), DUPLICATE) | duplicates
-    of_responses = [duplicates.get(key, "") for key in responses[_KEY].itertuples(index=False, name=None)]
+    of_responses = np.full(len(responses), "", dtype=object)
+    if duplicates:
+        of_responses[:] = [duplicates.get(key, "") for key in responses[_KEY].itertuples(index=False, name=None)]
     of_scores = np.where(scores["value"].astype(float).between(0, 1), "", "out_of_range")
     return [
-        Flag(row.prompt_id, row.policy, row.job, row.request_hash, code)
+        Flag(*row)
         for rows, found in ((logprobs, codes), (responses, of_responses), (scores, of_scores))
-        for row, code in zip(rows.itertuples(), found, strict=True)
-        if code
+        for row in rows.assign(code=found)[np.asarray(found, dtype=object) != ""][
+            ["prompt_id", "policy", "job", "request_hash", "code"]
+        ].itertuples(index=False, name=None)
     ]
 
 

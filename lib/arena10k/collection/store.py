@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -210,10 +210,10 @@ class Store:
         row = self._db.execute(query, (QUARANTINED, job, prompt_id, request_hash)).fetchone()
         return row[0] if row else None
 
-    def rows(self, job: str | None = None, holding: str = "") -> Iterator[dict[str, Any]]:
-        """Records as dicts with the payload decoded, ordered by job and prompt; of one job or all, and of those alone
-        whose payload has a key `holding`, where it is given. Streams."""
-        where = f"""AND instr(payload, '"{holding}":')""" if holding else ""
+    def rows(self, job: str | None = None, policy: str = "", holding: str = "") -> Iterator[dict[str, Any]]:
+        """Records as dicts with the payload decoded, ordered by job and prompt; of one job or all, and where it is
+        given of a `policy` alone, of those alone whose payload has a key `holding`. Streams."""
+        where = {"AND policy = ?": policy, "AND instr(payload, ?)": holding and f'"{holding}":'}
         jobs = [job] if job else [row["job"] for row in self._query("SELECT DISTINCT job FROM records ORDER BY job")]
         for page in (page for name in jobs for page in self._pages(name, list(COLUMNS), _PAGE, where)):
             yield from (_decoded(dict(zip(COLUMNS, row, strict=True))) for row in page)
@@ -224,15 +224,18 @@ class Store:
         parts = [list(zip(*page, strict=True))[: len(names)] for page in pages]
         return [tuple(chain.from_iterable(part)) for part in zip(*parts, strict=True)] or [()] * len(names)
 
-    def _pages(self, job: str, names: list[str], size: int, where: str = "") -> Iterator[list[tuple[Any, ...]]]:
+    def _pages(
+        self, job: str, names: list[str], size: int, where: Mapping[str, str] | None = None
+    ) -> Iterator[list[tuple[Any, ...]]]:
         """Columns of a job's records, page by page: a query that stays open would keep the write-ahead log from being
         emptied for as long as a run collects."""
+        also = {condition: value for condition, value in (where or {}).items() if value}
         query = f"""SELECT {", ".join(names)} FROM {self._live} WHERE job = ? AND (prompt_id, request_hash) > (?, ?)
-                    {where} ORDER BY prompt_id, request_hash LIMIT {size}"""
+                    {" ".join(also)} ORDER BY prompt_id, request_hash LIMIT {size}"""
         at, last = (names.index("prompt_id"), names.index("request_hash")), ("", "")
         cursor = self._db.cursor()
         cursor.row_factory = None
-        while page := cursor.execute(query, (job, *last)).fetchall():
+        while page := cursor.execute(query, (job, *last, *also.values())).fetchall():
             yield page
             last = page[-1][at[0]], page[-1][at[1]]
 
@@ -272,16 +275,23 @@ class Store:
         """
         if not wanted:
             return 0, 0
-        sizes = " ".join("WHEN ? THEN ?" for _ in wanted)
+        sizes: dict[str, str] = {}
+        for name, _ in wanted:
+            sizes[name] = sizes.get(name, "") + " WHEN ? THEN ?"
+        case = " ".join(f"WHEN ? THEN CASE policy {of_job} END" for of_job in sizes.values())
+        aside = f"""SELECT prompt_id, draw FROM {self._live}
+                    WHERE job = 'responses' AND policy = ? AND quarantine IS NOT NULL"""
+        gone = (logging_policy,) if self._query(f"{aside} LIMIT 1", (logging_policy,)) else ()
         query = f"""SELECT COALESCE(SUM(n = ?), 0), COALESCE(SUM(of_job = ?), 0) FROM (
                       SELECT COUNT(*) AS n, SUM(job = ?) AS of_job FROM {self._live}
-                      WHERE status = 'ok' AND quarantine IS NULL AND draw < CASE job || ' ' || policy {sizes} END
-                      AND NOT (job = 'logprobs' AND (prompt_id, draw) IN (SELECT prompt_id, draw FROM {self._live}
-                               WHERE job = 'responses' AND policy = ? AND quarantine IS NOT NULL))
+                      WHERE status = 'ok' AND quarantine IS NULL AND draw < CASE job {case} END
+                      {f"AND NOT (job = 'logprobs' AND (prompt_id, draw) IN ({aside}))" if gone else ""}
                       GROUP BY prompt_id)"""
-        cells = [part for (name, policy), size in wanted.items() for part in (f"{name} {policy}", size)]
+        cells: list[str | int] = []
+        for name in sizes:
+            cells += [name, *(part for (own, policy), size in wanted.items() if own == name for part in (policy, size))]
         all_of_job = sum(size for (name, _), size in wanted.items() if name == job)
-        row = self._db.execute(query, [sum(wanted.values()), all_of_job or -1, job, *cells, logging_policy]).fetchone()
+        row = self._db.execute(query, [sum(wanted.values()), all_of_job or -1, job, *cells, *gone]).fetchone()
         return row[0], row[1]
 
     def rescored(self) -> dict[tuple[str, str], tuple[int, int]]:

@@ -33,7 +33,7 @@ def failures(run: Run) -> pd.DataFrame:
     Log-probs measure the logged responses, scores and labels the policy's own. A log-prob of a logged response that is
     itself quarantined is bad.
     """
-    answers, rows = read(run.store, RESPONSES), read(run.store, *JOBS)
+    answers, rows = read(run.source.reading, RESPONSES), read(run.source.reading, *JOBS)
     answers = answers[answers.status != FAILED].rename(columns={"policy": "measured"})
     answers["response_chars"] = answers["value"].str.len().astype(float)
     rows = rows[rows.policy.isin(run.params.policies)]
