@@ -58,7 +58,7 @@ def make(n: int, seed: int) -> PolicyData:
 
 
 def both_modes(n: int, seed: int) -> dict[str, PolicyData]:
-    """The same rows in the two judge modes: the uncertain scores are a little off, and each has a variance."""
+    """The same rows in the two judges: the uncertain scores are a little off, and each has a variance."""
     first = make(n, seed)
     rng = np.random.default_rng(100 + seed)
 
@@ -164,7 +164,7 @@ def main() -> None:
         data = {f"pi_{k}": both_modes(n, k) for k in range(POLICIES)}
         seconds[n] = best(lambda data=data: study(data), 3 if n <= 100_000 else 1)
         del data
-        what = f"all estimators, intervals and diagnostics, {POLICIES} policies, both judge modes"
+        what = f"all estimators, intervals and diagnostics, {POLICIES} policies, both judges"
         print(f"{what}, n = {n:>9,}: {seconds[n]:8.3f} s", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     ratio = None

@@ -36,7 +36,7 @@ from click.testing import CliRunner
 from arena10k import cli, paths
 from arena10k.collection import generate, judge, labels, pilot, teacher_forcing
 from arena10k.collection.collect import collect
-from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES
+from arena10k.collection.jobs import LOGPROBS, ORACLE, RESPONSES, judging
 from arena10k.estimation.evaluation import study
 from arena10k.inputs import prompts
 from arena10k.params import config
@@ -247,7 +247,7 @@ def _collected(params: config.Params) -> None:
         assert not outcome.errors, outcome.errors
     labels.label(params, store, frame)
     done = {row["job"] for row in store.rows() if row["status"] == "ok"}
-    assert {*JUDGE, ORACLE, RESPONSES, LOGPROBS} <= done
+    assert {*judging(params), ORACLE, RESPONSES, LOGPROBS} <= done
     store.close()
 
 

@@ -83,7 +83,7 @@ def test_a_matrix_leaves_out_what_cannot_change_an_estimate_and_more_cells_leave
         ({"estimators": ["snip"]}, "ablations.estimators: no estimator 'snip': naive"),
         ({"treatments": ["clipped"]}, "ablations.treatments: no treatment 'clipped': recorded"),
         ({"calibrations": ["spline"]}, "ablations.calibrations: no calibration 'spline': none, isotonic"),
-        ({"judges": ["fuzzy"]}, "ablations.judges: no judge mode 'fuzzy': deterministic"),
+        ({"judges": ["fuzzy"]}, "ablations.judges: no judge 'fuzzy': deterministic"),
         ({"sweep": {"tokens": [5]}}, "ablations.sweep: no factor 'tokens': prompts, labels"),
         ({"worst": ["pi_evil"]}, "ablations.worst: 'pi_evil' is not among the targets"),
         ({"sweep": {"labels": [5]}}, "sweep.labels: 5 is not a share"),

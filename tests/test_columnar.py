@@ -147,7 +147,7 @@ def test_other_logging_policy_and_no_fresh_draws(read, columns, home):
 FAULTS = {
     "logged.parquet: no column logp_p0": lambda c: c["logged"].pop("logp_p0"),
     "logged.parquet: no column prompt_id": lambda c: c["logged"].pop("prompt_id"),
-    "logged.parquet: no column judge_deterministic": lambda c: c["logged"].pop("judge_deterministic"),
+    "logged.parquet: no column judge_<name>": lambda c: c["logged"].pop("judge_deterministic"),
     "logged.parquet: row 8: label is 7, outside": lambda c: c["logged"]["label"].__setitem__(7, 7.0),
     "logged.parquet: row 4: prompt_id is missing (2 such rows)": lambda c: c["logged"].update(
         prompt_id=[None if n in (3, 5) else n for n in range(N)]

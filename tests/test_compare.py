@@ -214,7 +214,7 @@ def test_the_page_of_an_evaluation_shows_weights_and_the_anomaly_on_the_labels_s
     page = scaled.report(tmp_path / "page.html").read_text(encoding="utf-8")
     assert headings(page)[-2:] == ["Weights", "SNIPS on judge scores"]
     head = scaled.headline.loc["t"]
-    assert f"{head.ci_low:.3f} to {head.ci_high:.3f}" in page
+    assert f"{head.ci_low:.2f} to {head.ci_high:.2f}" in page
     unit, wide = (
         investigate({p: Case(ctx.data) for (p, _), ctx in e.contexts.items()}, "p0", analysis=e.analysis, scale=e.scale)
         for e in (plain, scaled)

@@ -26,7 +26,7 @@ from arena10k.collection import batch, judge, pilot
 from arena10k.collection.answers import chat_response, text_response
 from arena10k.collection.client import Endpoint, classify
 from arena10k.collection.echo import read_ids, read_text
-from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, contexts
+from arena10k.collection.jobs import LOGPROBS, ORACLE, RESPONSES, contexts, judging
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import Request
 from arena10k.errors import ArenaError, CallError
@@ -98,7 +98,7 @@ def made_of(entry):
             case "chat_json":
                 return {"rating": judge.read_rating(RATING, answers).value}
             case "rating_token":
-                return {"rating": judge.read_completions(TOKEN, True, answers).value}
+                return {"rating": judge.read_completions(TOKEN, answers).value}
             case "text":
                 return spoken(text_response(answers, request["prompt"], CHATML))
             case "echo_text":
@@ -255,7 +255,7 @@ def plays(recorded):
         ("vllm", None),
         ("sglang", None),
         ("fireworks", None),
-        ("litellm", ("teacher forcing", "leave echo_logprobs out of providers.fireworks")),
+        ("litellm", ("teacher forcing", "providers.fireworks.capabilities; where it takes no token ids")),
         *[
             (name, ("responses", "say `token_ids: false` in providers.fireworks.capabilities"))
             for name in ("llama_cpp", "together", "openai", "azure", "openrouter", "deepseek")
@@ -287,4 +287,4 @@ def test_the_pilot_of_the_full_experiment_at_each_provider(provider, stops_at, h
     else:
         score = next(e for e in PROVIDERS[provider]["answers"] if e["what"] == "echo_ids")["expected"]["nats"]
         assert (stopped, list(scores)) == ("", [pytest.approx(score)])
-        assert {row["status"] for job in (*JUDGE, ORACLE) for row in store.rows(job)} == {"ok"}
+        assert {row["status"] for job in (*judging(params), ORACLE) for row in store.rows(job)} == {"ok"}

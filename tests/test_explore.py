@@ -24,6 +24,7 @@ from arena10k.estimation import context, diagnostics, evaluation, verdicts
 from arena10k.explore import source
 from arena10k.explore.view import View
 from arena10k.frames import records
+from arena10k.params.judge import MODES
 from arena10k.report import reasons
 from arena10k.run import Run
 from sample_copy import copied, failed
@@ -81,15 +82,15 @@ def test_frames_have_every_record_of_the_store(spoiled):
         stored[row["job"], row["policy"], status, row["quarantine"] or row["code"]] += 1
     assert stored["logprobs", "pi_cot", "failed", "http_500"]
     assert stored["logprobs", "pi_terse", "quarantined", "planted"]
-    jobs = {"oracle": "oracle", "truth": "truth"} | {mode: f"judge_{mode}" for mode in records.JUDGE_MODES}
+    jobs = {"oracle": "oracle", "truth": "truth"} | {mode: f"judge_{mode}" for mode in MODES}
     framed = Counter()
     for name in FRAMES:
         frame = getattr(spoiled, name)
-        variant = frame.get("mode", frame.get("kind"))
+        variant = frame.get("judge", frame.get("kind"))
         job = [name] * len(frame) if variant is None else variant.map(jobs)
         reason = frame.reason.astype(object).where(frame.reason.notna(), None)
         framed.update(zip(job, frame.policy, frame.status, reason, strict=True))
-        assert not frame.duplicated([c for c in frame if c in ("policy", "prompt_id", "draw", "mode", "kind")]).any()
+        assert not frame.duplicated([c for c in frame if c in ("policy", "prompt_id", "draw", "judge", "kind")]).any()
     assert framed == Counter({key: n for key, n in stored.items() if key[0] != "logprobs_shuffled"})
 
 

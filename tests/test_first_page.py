@@ -24,7 +24,8 @@ from arena10k.inputs.prompts import FILTERS
 from arena10k.params import config
 from arena10k.pipeline import first_page, stages
 from arena10k.report import findings, headline, index
-from arena10k.report.summary import summary
+from arena10k.report.overview import Axis
+from arena10k.report.summary import remarks, verdict
 from arena10k.report.weight_findings import audit_frame, concentration_frame, match_sentence
 from arena10k.rescoring import effect, snapshots
 from arena10k.simulation import coverage
@@ -183,34 +184,82 @@ def test_the_index_says_what_is_known_and_links_what_is_there(tmp_path):
     here, gone = tmp_path / "06_estimates.html", tmp_path / "nowhere.html"
     here.write_text("page")
     pages = [
-        report.Listed("06", "Worth & <i>more</i>", here, {"rows": "1,234"}, failed=True, verdicts={"REFUSE": 3}),
-        report.Listed("07", "Missing page", gone),
-        report.Listed("08.cell", "An ablation", here, group="Ablations"),
+        report.Listed("08_ablation@cell", "An ablation", here),
+        report.Listed(
+            "06_estimates", "Worth & <i>more</i>", here, {"rows": "1,234"}, failed=True, verdicts={"REFUSE": 3}
+        ),
+        report.Listed("07_pi_bad_anomaly", "Missing page", gone),
     ]
     found = {"n": 120, "rows": ROWS, "ranking": [ROWS[1] | {"rank": 1}]}
     page = index("local", pages, found, tmp_path / "index.html", truth={"pi_bad": 0.3}).read_text(encoding="utf-8")
     assert "pi_bad ranks first: 0.31 (95% interval 0.21 to 0.41)." in page
-    assert "With caution: pi_cot. Refused: pi_&lt;b&gt;." in page
+    assert "Values with caution: pi_cot." in page
+    assert "Refused: pi_&lt;b&gt;." in page
+    assert '<p class="alert">Failed, and not up to date: 06_estimates.</p>' in page
+    assert re.findall(r"<h2[^>]*>([^<]+)</h2>", page)[-2:] == ["The answer", "Ablations"]
     assert re.findall(r'<h3><a href="([^"]+)">', page) == ["06_estimates.html", "06_estimates.html"]
     assert "<h3>Missing page</h3>" in page
     assert {"failed", "missing"} <= set(re.findall(r'<span class="badge \w+">(\w+)</span>', page))
-    assert re.findall(r"<s>(0.\d+)</s>", page) == ["0.844", "0.950", "0.950"]
+    assert re.findall(r"<s>(0.\d+)</s>", page) == ["0.84", "0.95", "0.95"]
     assert "180 labels would answer it" in page
     assert "Worth &amp; &lt;i&gt;more&lt;/i&gt;" in page
     assert not re.search("<script|https://", page)
     assert ("1 page" in page, "2 pages, 0.0 MB" in page) == (False, True)
 
 
-@pytest.mark.parametrize(("alarm", "kind"), [(True, "alert"), (False, "note")])
-def test_an_index_without_estimates_says_so_and_what_the_controls_say(tmp_path, alarm, kind):
+@pytest.mark.parametrize(("kind", "element"), [("alarms", '<p class="alert">'), ("notes", "<li>")])
+def test_an_index_without_estimates_says_so_and_what_the_controls_say(tmp_path, kind, element):
     bare = index("local", [], None, tmp_path / "index.html").read_text()
     assert not re.search('<table|<p class="note">|class="alert"', bare)
-    page = index("local", [], None, tmp_path / "index.html", controls="1 < 2 failed", alarm=alarm).read_text()
-    assert f'<p class="{kind}">1 &lt; 2 failed</p>' in page
+    page = index("local", [], None, tmp_path / "index.html", **{kind: ["1 < 2 failed"]}).read_text()
+    assert f"{element}1 &lt; 2 failed<" in page
 
 
 def told_of(rows, ranking, **more):
-    return summary({"n": 9, "rows": rows, "ranking": ranking} | more)
+    found = {"n": 9, "rows": rows, "ranking": ranking} | more
+    return " ".join([verdict(found), *remarks(found)])
+
+
+def test_differences_are_to_the_baseline_on_an_axis_with_its_zero_and_sorted(tmp_path):
+    rows = [row(p, "ppi_pp", "REPORT", v) for p, v in (("base", 0.5), ("good", 0.7), ("bad", 0.12))]
+    pairs = [
+        {"a": "base", "b": "good", "difference": -0.2, "low": -0.4, "high": 0.0, "significant": False},
+        {"a": "bad", "b": "base", "difference": -0.38, "low": -0.62, "high": -0.13, "significant": True},
+        {"a": "bad", "b": "good", "difference": -0.58, "low": -0.8, "high": -0.3, "significant": True},
+    ]
+    found = {"rows": rows, "ranking": [], "contrasts": pairs, "logging_policy": "base"}
+    page = index("local", [], found, tmp_path / "index.html").read_text(encoding="utf-8").replace("\u2212", "-")
+    table = page[page.index("Difference to base") : page.index("Policy values")]
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", table)[4:]
+    assert [c for c in cells if c] == [
+        "good", "+0.20", "0.00 to +0.40", "not distinguishable", "bad", "-0.38", "-0.62 to -0.13", "worse",
+    ]  # fmt: skip
+    (zero,) = set(re.findall(r"--zero:([\d.]+)%", table))
+    ticks = {float(t): at for at, t in re.findall(r'left:([\d.]+)%">([-\d.]+)</i>', table)}
+    assert ticks[0] == zero
+    assert min(ticks) <= -0.62 < 0.4 <= max(ticks)
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (-0.62, 0.4), (0.003, 0.0041), (-12.0, 88.0), (0.0, 0.0)])
+def test_an_axis_holds_what_it_is_of_between_a_few_round_ticks(ends):
+    axis = Axis.over(ends)
+    assert 2 <= len(axis.ticks) <= 7
+    assert (axis.ticks[0], axis.ticks[-1]) == pytest.approx((axis.low, axis.high))
+    assert axis.low <= ends[0] <= ends[1] <= axis.high
+    assert axis.place(axis.low) == 0
+    assert axis.place(axis.high) == 100
+
+
+def test_a_verdict_has_at_most_25_words_however_many_policies_there_are():
+    names = [f"pi_{k}" for k in range(14)]
+    rows = [row(p, "ppi_pp", "REPORT", 0.5 if k < 9 else 0.1) for k, p in enumerate(names)]
+    ranking = [{"policy": p, "rank": 1 if k < 9 else 10} for k, p in enumerate(names)]
+    contrasts = [{"a": a, "b": b, "difference": 0.4, "significant": True} for a in names[:9] for b in names[9:]]
+    found = {"rows": rows, "ranking": ranking, "contrasts": contrasts}
+    assert "9 of 14" in verdict(found)
+    assert len(verdict(found).split()) <= 25
+    for few in (rows[:3], []):
+        assert len(verdict({"rows": few, "ranking": ranking[:3]}).split()) <= 25
 
 
 def test_what_would_turn_the_order_of_the_first_and_its_nearest_rival_is_said():
@@ -293,10 +342,12 @@ def test_every_page_names_the_same_headline_of_every_policy():
 def test_what_was_not_collected_is_named_so_and_counted_nowhere(tmp_path):
     """Draws with labels, and no log-probs: weights were never asked for."""
     rows = [row(p, "ppi_pp", "REPORT") for p in "ab"] + [row(p, "snips", NOT_ASKED, None) for p in "ab"]
-    told = summary({"n": 80, "rows": rows, "ranking": []})
+    told = " ".join(remarks({"n": 80, "rows": rows, "ranking": []}))
     assert "The log alone is not enough" not in told
-    assert "No policy is refused." in told
+    assert "Refused" not in told
     assert "Log-probs were not collected" in told
+    unjudged = [one | {"reasons": ["no_judge_scores"]} for one in rows]
+    assert "Log-probs" not in " ".join(remarks({"n": 80, "rows": unjudged, "ranking": []}))
     page = index("run", [], {"n": 80, "rows": rows}, tmp_path / "index.html").read_text(encoding="utf-8")
     assert page.count('<span class="badge other">not collected</span>') == 2
     assert 'class="badge refuse"' not in page

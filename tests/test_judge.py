@@ -6,21 +6,28 @@ import json
 import math
 import re
 import statistics
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from arena10k import paths
+from arena10k.audit import status
 from arena10k.collection import generate, judge, labels, teacher_forcing
 from arena10k.collection.collect import collect
-from arena10k.collection.jobs import DETERMINISTIC, JUDGE, ORACLE, UNCERTAINTY, contexts, labels_wanted
+from arena10k.collection.jobs import DETERMINISTIC, ORACLE, UNCERTAINTY, contexts, judging, labels_wanted
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, ParamsError
-from arena10k.estimation import ESTIMATORS
+from arena10k.estimation import ESTIMATORS, evaluation
+from arena10k.explore.judges import Judges
 from arena10k.inputs import prompts
 from arena10k.params.config import load
+from arena10k.params.judge import MODES
 from arena10k.run import Run
+from stub_run import judge_in_one_token
 from stub_server import JUDGE_MODEL, MODEL, judge_answer, rated
 
 CASE = "Question: {prompt}\nAnswer: {response}\nRate how good the answer is."
@@ -49,7 +56,7 @@ def make_params(folder, url, n_prompts=40, **sections):
         **sections,
     }
     path = folder / "stub.yaml"
-    path.write_text(yaml.safe_dump(params))
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
     return load(path)
 
 
@@ -87,7 +94,7 @@ def test_recorded_scores_are_what_their_readings_say_and_do_not_stop_a_run():
     tasks = {t.job: t for t in judge.tasks(params, prompts.read("sample"), store)}
     look = judge.watch(params)
     tokens = {score: token for token, score in params.judge.ratings.items()}
-    for job in JUDGE:
+    for job in judging(params):
         for row in (r for r in store.rows(job) if r["status"] == "ok"):
             tops = [{tokens[score]: math.log(p) for score, p in reading} for reading in row["payload"]["readings"]]
             measured = tasks[job].read([{"choices": [{"logprobs": {"top_logprobs": [top]}}]} for top in tops])
@@ -114,11 +121,11 @@ def test_a_chat_judges_scores_are_what_the_server_said(home, stub, mode):
     assert grade(run).stored == 24
     ledger = [json.loads(body) for body in stub.ledger]
     for row in run.store.rows(DETERMINISTIC):
-        _, _, rating = rated(f"{shown(run, row)}\n\n{run.params.judge.ask(False)}")
+        _, _, rating = rated(f"{shown(run, row)}\n\n{run.params.judges['deterministic'].ask()}")
         assert row["value"] == (rating - 1) / 4
         assert row["payload"] == {"variance": 0.0, "texts": [f'{{"rating": {rating}}}']}
     for row in run.store.rows(UNCERTAINTY):
-        user, payload = f"{shown(run, row)}\n\n{run.params.judge.ask(True)}", row["payload"]
+        user, payload = f"{shown(run, row)}\n\n{run.params.judges['uncertainty'].ask()}", row["payload"]
         _, _, rating = rated(user)
         if mode == "samples":
             bodies = [b for b in ledger if b["messages"][-1]["content"] == user and b["temperature"] == 1]
@@ -153,7 +160,7 @@ def test_an_unreadable_answer_is_an_error_row_and_never_a_score(home, stub):
     run = respond(make_params(home, stub.url, n_prompts=6))
     outcome = grade(run)
     assert (outcome.ok, outcome.errors) == (20, {"unparsable_rating": 4})
-    bad = [r for job in JUDGE for r in run.store.rows(job) if r["status"] == "error"]
+    bad = [r for job in judging(run.params) for r in run.store.rows(job) if r["status"] == "error"]
     assert {(r["prompt_id"], r["value"]) for r in bad} == {("p0003", None)}
     assert all("7 or 8" in r["detail"] for r in bad)
     assert run.table().logged.set_index("prompt_id").judge_uncertainty.isna().sum() == 1
@@ -185,7 +192,7 @@ def test_a_judge_of_one_score_stops_the_run(home, stub, numbers, same, stops):
     with pytest.raises(ArenaError, match=r"judge: stopped: \d+ of \d+ scores of judge_\w+ by stub-judge are 0\.5 "):
         grade(run)
     assert 50 < stub.requests - before < 240
-    stored = [sum(1 for _ in run.store.rows(job)) for job in JUDGE]
+    stored = [sum(1 for _ in run.store.rows(job)) for job in judging(run.params)]
     assert max(stored) >= 50
     assert sum(stored) < 160
 
@@ -200,7 +207,7 @@ def test_a_model_oracle_labels_the_same_slice_as_exact_checkers_would(home, stub
     wanted = labels_wanted(run.params, run.prompts.prompt_id)[ORACLE]
     assert {(r["policy"], r["prompt_id"], r["draw"]) for r in rows} == wanted
     for row in rows:
-        _, _, rating = rated(f"{shown(run, row)}\n\n{run.params.oracle.grader.ask(False)}")
+        _, _, rating = rated(f"{shown(run, row)}\n\n{run.params.oracle.grader.ask()}")
         assert (row["value"], row["model"]) == (rating / 100, JUDGE_MODEL)
     assert run.table().logged.label.notna().sum() == 10
 
@@ -222,6 +229,18 @@ WRONG = [
         ({"provider": "nowhere"}, "judge.provider 'nowhere'"),
     ]),
     ({"judge": GRADER}, "judge.ratings: missing"),
+    ({"judge": CHAT | {"mode": "uncertainty"}}, "judge.mode: "),
+    *(({"judge": None, **changed}, says) for changed, says in [
+        ({"judges": {"chat": CHAT | {"scale": [5, 1]}}}, "judges.chat: scale: [5, 1]"),
+        ({"judges": {"v1": CHAT | {"sampels": 5}}}, "judges.v1.sampels: unknown key; did you mean 'samples'"),
+        ({"judges": {"v1": CHAT | {"mode": "uncertain"}}}, "judges.v1.mode: "),
+        ({"judges": {"v1": CHAT | {"provider": "nowhere"}}}, "judges.v1.provider 'nowhere'"),
+        ({"judges": {"v_sd": CHAT}}, "judges.v_sd: "),
+        ({"judges": {"ver1": CHAT}, "estimation": {"judge": "ver2"}}, "estimation.judge: 'ver2' is not among"),
+        ({"judges": {"ver1": CHAT}, "estimation": {"judge": "ver2"}}, "did you mean 'ver1'?"),
+        ({"estimation": {"judge": "determinstic"}}, "did you mean 'deterministic'?"),
+        ({"judge": CHAT, "judges": {"v1": CHAT}}, "judge: it stands for two judges"),
+    ]),
     ({"oracle": {"kind": "model"}}, "oracle: kind: "),
     ({"oracle": {"grader": GRADER}}, "oracle: grader "),
     ({"oracle": {"kind": "model", "grader": GRADER, "truth": True}}, "oracle: truth: "),
@@ -240,7 +259,86 @@ def test_a_grader_that_cannot_be_is_said_in_one_line(tmp_path, sections, says):
 def test_a_copy_that_the_params_no_longer_have_is_not_graded(home, stub):
     respond(make_params(home, stub.url, n_prompts=3))
     alone = make_params(home, stub.url, n_prompts=3, policies={"p0": {"provider": "stub", "model": MODEL}})
-    assert grade(Run.of(alone)).ok == 3 * len(JUDGE)
+    assert grade(Run.of(alone)).ok == 3 * len(judging(alone))
+
+
+COMPLETION = {"provider": "stub", "model": JUDGE_MODEL, "case": "{response}:", "ratings": {"1": 1, "0": 0}}
+
+
+def test_another_judge_is_asked_alone_about_the_same_responses(home, stub):
+    """Two providers, two scales, two forms; what was there under `judge` stays, and `judges` can take it over."""
+    asked = CHAT | {"scale": [1, 5], "samples": 2}
+    run = respond(make_params(home, stub.url, n_prompts=6, judge=asked))
+    assert grade(run).ok == 24
+    there = {row["request_hash"]: row["value"] for job in judging(run.params) for row in run.store.rows(job)}
+    other = {"base_url": stub.url, "capabilities": {}}
+    providers = {"stub": run.params.providers["stub"].model_dump(mode="json"), "other": other}
+    named = {"uncertainty": asked | {"mode": "uncertainty"}, "deterministic": asked}
+    named |= {"v2": CHAT | {"provider": "other", "scale": [0, 100]}, "short": COMPLETION | {"draws": 1}}
+    more = Run.of(make_params(home, stub.url, n_prompts=6, judge=None, judges=named, providers=providers))
+    assert more.params.estimation.judge == "uncertainty"
+    before, stub.fault = stub.requests, judge_in_one_token
+    outcome = grade(more)
+    assert (outcome.stored, outcome.ok, stub.requests - before) == (24, 24, 24)
+    assert grade(more).stored == 48
+    for row in more.store.rows("judge_v2"):
+        _, _, rating = rated(f"{shown(more, row)}\n\n{more.params.judges['v2'].ask()}")
+        assert row["value"] == rating / 100
+    kept = {row["request_hash"]: row["value"] for job in (DETERMINISTIC, UNCERTAINTY) for row in more.store.rows(job)}
+    assert kept == there
+    table = more.table()
+    assert table.judges == list(named)
+    assert set(more.judgments.judge) == set(named)
+    assert judge.summary(more.params, more.store).set_index("judge").ok.to_dict() == dict.fromkeys(named, 12)
+    assert {c["job"] for c in status.progress(more.params, more.store)["jobs"]} >= {f"judge_{name}" for name in named}
+    assert {row["judge"] for row in more.estimates(table)["rows"]} == set(named)
+    assert more.estimate(judge="v2").frame.judge.unique().tolist() == ["v2"]
+    with pytest.raises(ArenaError, match=r"no judge 'shrot'.*did you mean 'short'"):
+        more.estimate(judge="shrot")
+
+
+@pytest.mark.parametrize("form", [CHAT, COMPLETION], ids=["chat", "completion"])
+def test_a_judge_of_another_mode_is_another_judge_and_one_named_for_its_mode_is_that_of_the_shorthand(tmp_path, form):
+    def context(name, **judge):
+        return contexts(make_params(tmp_path, NOWHERE, judge=None, judges={name: form | judge}))[f"judge_{name}", "p0"]
+
+    short = contexts(make_params(tmp_path, NOWHERE, judge=form))
+    for mode in MODES:
+        assert context(mode, mode=mode) == short[f"judge_{mode}", "p0"]
+    assert len({context("v1", mode=mode) for mode in MODES}) == 2
+    assert context("deterministic", mode="uncertainty") != short[DETERMINISTIC, "p0"]
+
+
+def test_judges_against_labels_and_each_other():
+    """One judge is the label with a tenth of it wrong, and 0.2 too kind to one policy; the other says the opposite."""
+    run = Run("sample")
+    table = run.table()
+    rng = np.random.default_rng(0)
+
+    def scored(frame, policy):
+        wrong = rng.random(len(frame)) < 0.1
+        right = np.where(wrong, 1 - frame.truth, frame.truth) * 0.8 + 0.2 * (policy == "pi_bad")
+        return frame.assign(judge_deterministic=right, judge_uncertainty=1 - frame.truth, judge_uncertainty_sd=0.0)
+
+    labels = run.labels[run.labels.kind == "truth"].set_index(["policy", "prompt_id", "draw"]).label
+    logged, fresh = table.logged.assign(policy="p0"), table.fresh
+    frames = [f.assign(truth=labels.reindex(pd.MultiIndex.from_frame(f[labels.index.names])).to_numpy())
+              for f in (logged, fresh)]  # fmt: skip
+    logged, fresh = (scored(f, f.policy) for f in frames)
+    both = pd.concat([logged, fresh]).assign(label=lambda f: f.truth)
+    arrays = run.arrays(replace(table, logged=logged.drop(columns="policy"), fresh=fresh))
+    study = evaluation.study(arrays, judge="deterministic")
+    found = Judges(run.params, study, both, [], run.store.counts()).policies.set_index(["judge", "policy"])
+    good, bad = found.loc["deterministic"], found.loc["uncertainty"]
+    for policy, rows in both.groupby("policy"):
+        gap = rows.judge_deterministic - rows.label
+        assert good.off[policy] == pytest.approx(gap.groupby(rows.prompt_id).mean().mean())
+        assert good.off_low[policy] < good.off[policy] < good.off_high[policy]
+    assert (good.r2 > 0.3).all()
+    assert (bad.r2 < 0.1).all(), "a rising calibration makes nothing of a judge that is upside down"
+    assert (good.alone > good.labels).all()
+    assert ((bad.alone - bad.labels).abs() <= 3).all()
+    assert (good["rank"] <= bad["rank"].max()).all()
 
 
 def test_a_change_of_the_uncertainty_mode_leaves_the_deterministic_scores_in_use(tmp_path):

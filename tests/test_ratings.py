@@ -129,7 +129,7 @@ def test_rating_tokens_with_impossible_or_little_probability_give_no_score(top, 
     asks = {"provider": "stub", "model": "stub", "case": "{response}:", "ratings": {" 1": 1.0, " 0": 0.0}}
     said = {"choices": [{"logprobs": {"top_logprobs": [top]}}]}
     with pytest.raises(CallError, match=code):
-        judge.read_completions(CompletionJudge.model_validate(asks), True, [said])
+        judge.read_completions(CompletionJudge.model_validate(asks), [said])
 
 
 def test_text_to_grade_stays_data():

@@ -52,7 +52,7 @@ def test_controls_of_a_small_run_are_those_of_the_whole():
     sample = Run("sample")
     found, scores = status.controls(sample.params, sample.store)
     assert found == checks.measure(sample.params, sample.table(), sample.store)
-    assert scores.equals(judge.summary(sample.store))
+    assert scores.equals(judge.summary(sample.params, sample.store))
     weight = np.exp(sample.table().log_weights()["pi_bad"]).mean()
     assert f"pi_bad {weight:.3g}" in status.controls_sentence(found, scores)
     assert "P0 against itself" in status.controls_sentence(found, scores)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import shlex
 import signal
 import sys
@@ -52,7 +54,10 @@ def main() -> None:
 @click.option("--yes", is_flag=True, help="Spend what the params' prices say without asking.")
 @click.option("--retry-errors", is_flag=True, help="Ask again for measurements that failed; the failures are kept.")
 @click.option("--cost", is_flag=True, help="Only say what is left of it would cost at most; needs no key.")
-def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool, cost: bool) -> None:
+@click.option("--open", "show", is_flag=True, help="Open the report's first page in a browser at the end.")
+def report(
+    params_file: str, run: str, cores: int, profile: str, yes: bool, retry_errors: bool, cost: bool, show: bool
+) -> None:
     """Run what is out of date of an experiment and write reports/<run>/index.html."""
     from arena10k.pipeline import spending, stopping
 
@@ -64,7 +69,7 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
         return
     try:
         with stopping.hearing(signal.default_int_handler):
-            _report(params_file, run or None, cores, profile, yes, retry_errors or options.is_on("retry_errors"))
+            _report(params_file, run or None, cores, profile, yes, retry_errors or options.is_on("retry_errors"), show)
     except KeyboardInterrupt:
         context = click.get_current_context()
         words = [context.command_path]
@@ -76,7 +81,9 @@ def report(params_file: str, run: str, cores: int, profile: str, yes: bool, retr
         sys.exit(130)
 
 
-def _report(params_file: str, run: str | None, cores: int, profile: str, yes: bool, retry_errors: bool) -> None:
+def _report(
+    params_file: str, run: str | None, cores: int, profile: str, yes: bool, retry_errors: bool, show: bool
+) -> None:
     from arena10k.inputs.policies import policies
     from arena10k.pipeline import failures, spending, stages, stopping
 
@@ -111,7 +118,11 @@ def _report(params_file: str, run: str | None, cores: int, profile: str, yes: bo
             click.echo(f"Pages that could be made: {index}", err=True)
         sys.exit(1)
     failures.forget(params.run)
+    if lead := re.search(r'<p class="lead">(.*?)</p>', index.read_text(encoding="utf-8"), re.DOTALL):
+        click.echo(html.unescape(lead[1]))
     click.echo(f"Report: {index}")
+    if show:
+        click.launch(str(index))
 
 
 @main.command(hidden=True)
@@ -128,14 +139,18 @@ def stage(name: str, params_file: str, run: str, quietly: bool) -> None:
         raise unknown("stage", name, stages.of(params))
     if quietly and stages.is_current(params, asked, options.is_on("retry_errors")):
         return
-    if quietly:
-        click.echo(f"{name} ...", err=True)
+    started, every = time.monotonic(), list(stages.of(params))
+    where = f"stage {every.index(name) + 1} of {len(every)}: {name}"
+    if quietly and asked.asks and not params.recording:  # its progress follows
+        click.echo(where, err=True)
     try:
         stages.execute(name, params_file, run or None)
     except ArenaError:
         if not quietly:
             raise
         sys.exit(1)
+    if quietly:
+        click.echo(f"{where}: {time.monotonic() - started:.0f} s", err=True)
 
 
 @main.command(hidden=True)

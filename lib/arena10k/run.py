@@ -7,6 +7,7 @@ True
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +19,17 @@ import pandas as pd
 from arena10k import attribution, paths, report
 from arena10k.attribution import Investigation
 from arena10k.collection import generate
+from arena10k.collection.jobs import JUDGE, ORACLE, compares, judging
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, NothingToShow, unknown
 from arena10k.estimation import ESTIMATORS, PolicyData, evaluation, planning, policies_data
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.explore import answers
 from arena10k.explore.answers import Diagnosis, Estimates, Explanation, PromptView
+from arena10k.explore.judges import Judges
 from arena10k.explore.source import Given, Recorded, Slice, Where, part
 from arena10k.explore.view import Rows, View
-from arena10k.frames.records import COLUMNS, JUDGE_MODES, KEY, read
+from arena10k.frames.records import COLUMNS, KEY, read
 from arena10k.frames.table import Table
 from arena10k.inputs.policies import Policy, policies
 from arena10k.params import config
@@ -35,7 +38,7 @@ from arena10k.simulation import coverage
 
 _FRAMES = ("prompts", *COLUMNS, "table")
 _QUESTIONS = {"estimate": "", "diagnose": "policy", "explain": "policy", "prompt": "prompt_id", "heavy_rows": "policy"}
-_QUESTIONS |= {"disagreements": ""}
+_QUESTIONS |= {"disagreements": "", "compare_judges": ""}
 
 
 class Run:
@@ -43,9 +46,9 @@ class Run:
 
     Frames: `prompts`, `responses`, `logprobs`, `judgments`, `labels`, and `table()`, what is estimated from.
     Questions: `estimate()`, `diagnose(policy)`, `explain(policy)`, `prompt(id)`, `heavy_rows(policy)`,
-    `disagreements()`. The answers show themselves in Jupyter and have the numbers as attributes. Looking writes nothing
-    and may be done while the run collects; frames are read once, and a new `Run` sees what was measured since.
-    Examples are of `run = Run("sample")`.
+    `disagreements()`, `compare_judges()`. The answers show themselves in Jupyter and have the numbers as attributes.
+    Looking writes nothing and may be done while the run collects; frames are read once, and a new `Run` sees what was
+    measured since. Examples are of `run = Run("sample")`.
 
     `name` is a params file (`sample`, `params/local.yaml`), `run` the data folder, where it is not the one the params
     file names. Raises ArenaError for a params file that is not there, and, once data are asked for, for a run that has
@@ -119,8 +122,8 @@ class Run:
 
     @cached_property
     def judgments(self) -> pd.DataFrame:
-        """One row per judge score: `policy`, `prompt_id`, `draw`, `mode` (deterministic, uncertainty), `score` (in
-        [0, 1]), `sd` (uncertainty mode), `status`, `reason`.
+        """One row per judge score: `policy`, `prompt_id`, `draw`, `judge` (its name), `score` (in [0, 1]), `sd`,
+        `status`, `reason`.
 
         >>> bool(run.judgments.score.between(0, 1).all())
         True
@@ -156,12 +159,12 @@ class Run:
         """The value of policies, with interval, verdict and reasons: `.frame` (fields of estimates.json), `.ranking`,
         `.contrasts` and `.figure("forest")`.
 
-        `policies`, `estimators`: a name or several; all where left out. `judge`: judge mode (deterministic,
-        uncertainty) or several; the one that headlines use where left out. `where`: prompts to use alone, on which
-        everything is estimated anew: a query on `run.prompts` with `prompt_chars` (`"category == 'sum' and prompt_chars
-        < 30"`), a boolean per prompt, rows of `run.prompts`, prompt ids, or a function of that frame. Choose by what
-        prompts are: among rows chosen by what was answered, weights do not average 1. Raises ArenaError for a name that
-        is not there, a query that cannot be answered, and where no prompt is chosen.
+        `policies`, `estimators`: a name or several; all where left out. `judge`: the name of a judge or several; the
+        one that headlines use where left out. `where`: prompts to use alone, on which everything is estimated anew: a
+        query on `run.prompts` with `prompt_chars` (`"category == 'sum' and prompt_chars < 30"`), a boolean per prompt,
+        rows of `run.prompts`, prompt ids, or a function of that frame. Choose by what prompts are: among rows chosen by
+        what was answered, weights do not average 1. Raises ArenaError for a name that is not there, a query that cannot
+        be answered, and where no prompt is chosen.
 
         >>> run.estimate("pi_bad", "snips").frame.verdict.tolist()  # a plausible number that may not be believed
         ['REFUSE']
@@ -170,7 +173,7 @@ class Run:
         True
         """
         chosen = self._part(where)
-        judges = _some("judge mode", judge, self._modes(chosen.table)) or [self.params.estimation.judge]
+        judges = _some("judge", judge, self._judges(chosen.table)) or [self.params.estimation.judge]
         names = _some("policy", policies, chosen.table.policies)
         study = self.study(chosen.table, names, _some("estimator", estimators, ESTIMATORS), judges)
         return Estimates(study, chosen, judges)
@@ -178,15 +181,15 @@ class Run:
     def diagnose(self, policy: str, judge: str | None = None, where: Where = None) -> Diagnosis:
         """What is wrong with a policy's weights or its judge, in words, with the measures behind them: `.problems`,
         `.facts`, `.verdicts`, and `.figure(name)` for a name in `.figures`. Parameters and errors as for `estimate`, of
-        one policy and judge mode.
+        one policy and judge.
 
         >>> found = run.diagnose("pi_bad")
         >>> "off_support" in set(found.problems.reason)
         True
         """
         chosen = self._part(where)
-        names, mode = _some("policy", [policy], chosen.table.policies), self._mode(judge, chosen.table)
-        return Diagnosis(policy, mode, self.study(chosen.table, policies=names, judges=[mode]), chosen)
+        names, by = _some("policy", [policy], chosen.table.policies), self._judge(judge, chosen.table)
+        return Diagnosis(policy, by, self.study(chosen.table, policies=names, judges=[by]), chosen)
 
     def explain(self, policy: str, where: Where = None, top: int = 10) -> Explanation:
         """Why the published (SNIPS) number of a policy is what it is: verdict, parts of the gap to the trusted value,
@@ -219,7 +222,7 @@ class Run:
         (5, True)
         """
         table = self._whole.table
-        return answers.heavy_rows(table, policy, self._mode(judge, table), top)
+        return answers.heavy_rows(table, policy, self._judge(judge, table), top)
 
     def disagreements(self, judge: str | None = None, top: int = 10) -> Rows:
         """Responses where judge and oracle differ, most first: `.frame` has all of them with `score`, `label` and
@@ -229,7 +232,33 @@ class Run:
         >>> bool((rows.gap == rows.score - rows.label).all())
         True
         """
-        return answers.disagreements(self._frames(), self.prompts, self._mode(judge, self._whole.table), top)
+        return answers.disagreements(self._frames(), self.prompts, self._judge(judge, self._whole.table), top)
+
+    def examples(self, judge: str | None = None, top: int = 3) -> Rows:
+        """Answers of all policies to the same prompt side by side, prompts on which their scores differ most first:
+        `.frame` has all with `prompt`, `policy`, `response`, `score` and `label`; those of `top` prompts are shown.
+
+        >>> first = run.examples().frame.groupby("prompt_id", sort=False).score
+        >>> bool((first.max() - first.min()).is_monotonic_decreasing)
+        True
+        """
+        return answers.examples(self._frames(), self.prompts, self._judge(judge, self._whole.table), top)
+
+    def compare_judges(self) -> Judges:
+        """The judges of the run against labels and against each other: how far each is off on each policy, what it
+        costs, what its scores save in labels, and how it would rank the policies, from scores and labels alone.
+
+        >>> off = run.compare_judges().policies
+        >>> bool(((off.off_low <= off.off) & (off.off <= off.off_high)).all())
+        True
+        """
+        table, e = self._whole.table, self.params.estimation
+        own = table.logged.drop(columns=[column for column in table.logged if column.startswith("logp_")])
+        found = evaluation.study(self.arrays(dataclasses.replace(table, logged=own)), e.analysis, judge=e.judge)
+        pairs = [job for job in (*judging(self.params), ORACLE) if compares(self.params, job)]
+        rows = [row for job in pairs for row in self.source.reading.rows(job)]
+        counts = [] if self.params.table else self.source.reading.counts()
+        return Judges(self.params, found, self.labelled_judgments(), rows, counts)
 
     def _frames(self) -> dict[str, pd.DataFrame]:
         return {name: getattr(self, name) for name in COLUMNS}
@@ -245,11 +274,14 @@ class Run:
     def _part(self, where: Where) -> Slice:
         return self._whole if where is None else part(self.source, where)
 
-    def _modes(self, table: Table) -> list[str]:
-        return [mode for mode in JUDGE_MODES if mode == self.params.estimation.judge or table.is_judged(mode)]
+    def _judges(self, table: Table) -> list[str]:
+        first = self.params.estimation.judge
+        if first not in table.judges:
+            raise unknown("judge", first, table.judges)
+        return [judge for judge in table.judges if judge == first or table.is_judged(judge)]
 
-    def _mode(self, judge: str | None, table: Table) -> str:
-        return (_some("judge mode", judge, self._modes(table)) or [self.params.estimation.judge])[0]
+    def _judge(self, judge: str | None, table: Table) -> str:
+        return (_some("judge", judge, self._judges(table)) or [self.params.estimation.judge])[0]
 
     # What stages use.
 
@@ -276,16 +308,19 @@ class Run:
         """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `label`, `judge_*`."""
         rows = answers.scored(self._frames())
         rows = rows[rows.status == "ok"].dropna(subset="label")
-        modes = [f"judge_{mode}" for mode in JUDGE_MODES]
-        rows = rows.reindex(columns=[*KEY, "label", *modes]).dropna(subset=modes, how="all")
+        judges = [JUDGE + name for name in self._whole.table.judges]
+        rows = rows.reindex(columns=[*KEY, "label", *judges]).dropna(subset=judges, how="all")
         return rows.reset_index(drop=True)
 
     def arrays(self, table: Table) -> dict[str, dict[str, PolicyData]]:
-        """What the statistics take: per policy (the logging policy first) and judge mode, the arrays of one policy.
+        """What the statistics take: per policy (the logging policy first) and judge, the arrays of one policy.
 
-        A mode in which nothing was judged is left out, unless it is the one that headlines use."""
-        folds = self.params.estimation.folds
-        return policies_data(table.logged, table.fresh, table.policies, self._modes(table), table.logging_policy, folds)
+        A judge without a score is left out, unless it is the one that headlines use."""
+        folds, judges = self.params.estimation.folds, self._judges(table)
+        made = policies_data(table.logged, table.fresh, table.policies, judges, table.logging_policy, folds)
+        # A win over the logging policy's response is no property of a response that could be weighted.
+        paired = [j for j in judges if compares(self.params, JUDGE + j) or compares(self.params, ORACLE)]
+        return {policy: own | {j: own[j].without_logged() for j in paired} for policy, own in made.items()}
 
     def study(
         self,
@@ -294,8 +329,8 @@ class Run:
         estimators: Iterable[str] | None = None,
         judges: Iterable[str] | None = None,
     ) -> Evaluation:
-        """Every estimator, interval and verdict, with the diagnostics, for every policy and judge mode, or for those
-        named alone."""
+        """Every estimator, interval and verdict, with the diagnostics, for every policy and judge, or for those named
+        alone."""
         e, modes, arrays = self.params.estimation, None if judges is None else list(judges), self.arrays(table)
         names = list(arrays) if policies is None else list(policies)
         chosen = {p: {m: data for m, data in arrays[p].items() if modes is None or m in modes} for p in names}
@@ -304,9 +339,9 @@ class Run:
         return evaluation.study(chosen, e.analysis, *known, clones=clones, judge=e.judge)
 
     def estimates(self, table: Table, study: Evaluation | None = None) -> dict[str, Any]:
-        """The content of `estimates.json`: one row per policy, estimator and judge mode; who ranks where (policies
+        """The content of `estimates.json`: one row per policy, estimator and judge; who ranks where (policies
         with an accepted one, ties share a rank), the difference of every two of them and what would turn their order
-        round, in the headline judge mode. `study` is that of `table`, where it is there already."""
+        round, by the judge of headlines. `study` is that of `table`, where it is there already."""
         head = {"run": self.name, "n": len(table.logged), "created": self.created}
         return head | (study or self.study(table)).result
 

@@ -79,6 +79,14 @@ def rounded(x: float, low: float | None = None, high: float | None = None) -> st
     return f"{x:.3f}" if fine else f"{x:.2f}"
 
 
+def signed(x: float, low: float | None = None, high: float | None = None) -> str:
+    """A difference of two policy values as `rounded`, with its sign: `+0.12`, `\u22120.12`, `0.00`."""
+    text = rounded(x, low, high)
+    if not float(text):
+        return text.removeprefix("-")
+    return text.replace("-", "\u2212") if x < 0 else f"+{text}"
+
+
 def with_interval(x: float, low: float, high: float, confidence: float) -> str:
     """`0.12 (95% interval 0.04 to 0.22)`."""
     value, first, last = (rounded(v, low, high) for v in (x, low, high))

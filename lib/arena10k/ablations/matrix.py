@@ -20,7 +20,6 @@ from arena10k.estimation import ESTIMATORS, prompt_fold
 from arena10k.estimation.calibration import CALIBRATIONS
 from arena10k.estimation.context import PolicyContext, context
 from arena10k.estimation.verdicts import estimate_row
-from arena10k.frames.records import JUDGE_MODES
 from arena10k.frames.table import Table
 from arena10k.params.config import Params
 from arena10k.report.files import write_json
@@ -33,7 +32,7 @@ MIN_TRUTH_LABELS = 20
 
 @dataclass(frozen=True)
 class Cell:
-    """One page: a judge mode, an estimator, a calibration variant and a treatment of corrupted log-probs."""
+    """One page: a judge, an estimator, a calibration variant and a treatment of corrupted log-probs."""
 
     judge: str
     estimator: str
@@ -65,7 +64,7 @@ def cells(params: Params) -> list[Cell]:
     if params.ablations is None:
         return []
     registries: dict[str, tuple[str, Iterable[str]]] = {
-        "judges": ("judge mode", JUDGE_MODES),
+        "judges": ("judge", params.judge_names),
         "estimators": ("estimator", ESTIMATORS),
         "calibrations": ("calibration", CALIBRATIONS),
         "treatments": ("treatment", TREATMENTS),
@@ -145,7 +144,7 @@ def cell_sentence(run: Run, cell: Cell) -> str:
     """What the cell is, in words."""
     a = section(run.params.ablations, "ablations")
     treated = " ".join((TREATMENTS[cell.treatment].__doc__ or cell.treatment).split())
-    text = f"{cell.estimator} on scores of the {cell.judge} judge mode, calibration {cell.calibration}"
+    text = f"{cell.estimator} on scores of the judge {cell.judge}, calibration {cell.calibration}"
     text += f". Log-probs: {cell.treatment}. {treated}"
     if cell.treatment != "recorded":
         text += f" Corrupted: {a.corrupted:.0%} of the rows, the shortest responses."
@@ -174,11 +173,11 @@ class CellResult:
 
 def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
     """One cell: the estimates on all of the data, and the sweep over parts of it (finished parts are read back). Raises
-    NothingToShow where nothing was scored in the cell's judge mode."""
+    NothingToShow where nothing was scored in the cell's judge."""
     a, e = section(run.params.ablations, "ablations"), run.params.estimation
     seen, truth = held_out(run.table() if table is None else table, a.worst)
     if not seen.is_judged(cell.judge):
-        raise NothingToShow(f"run {run.name!r}: no response has a score of the {cell.judge} judge mode")
+        raise NothingToShow(f"run {run.name!r}: no response has a score of the judge {cell.judge}")
     arrays = {p: modes[cell.judge] for p, modes in run.arrays(seen).items() if p != seen.logging_policy}
     arrays = treat(arrays, cell.treatment, a.corrupted)
     settings = Settings(e.analysis, run.params.seed, run.flags)

@@ -1,4 +1,4 @@
-"""Estimators and judge modes beside each other: against the truth, with a part of the data, and in all cells of the
+"""Estimators and judges beside each other: against the truth, with a part of the data, and in all cells of the
 ablation matrix."""
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def cells_sentence(run: Run) -> str:
     """How many cells the params name and how many have been run."""
     cells = matrix.cells(run.params)
     if not cells:
-        return "These params name no ablations: what follows compares the estimators and judge modes of the run itself."
+        return "These params name no ablations: what follows compares the estimators and judges of the run itself."
     return f"{len(_contents(run)):,} of {len(cells):,} ablation cells have results."
 
 
@@ -92,7 +92,7 @@ def refusal_sentence(scores: pd.DataFrame) -> str:
 
 
 def complete_and_partial(scores: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
-    """Per estimator, calibration and treatment: scores on all of the data beside those on the least, over judge modes.
+    """Per estimator, calibration and treatment: scores on all of the data beside those on the least, over judges.
 
     All is the largest level of each factor (NaN: everything), least the smallest.
     """
@@ -115,7 +115,7 @@ def complete_sentence(table: pd.DataFrame) -> str:
 
 
 def accuracy(rows: Sequence[dict[str, Any]], truth: Sequence[Truth], confidence: float = 0.95) -> pd.DataFrame:
-    """Scores of `scores.summary` by estimator and judge mode over the policies of known value, the closest first."""
+    """Scores of `scores.summary` by estimator and judge over the policies of known value, the closest first."""
     by, policies = ["estimator", "judge"], {t.policy for t in truth}
     asked = [row for row in rows if row["policy"] in policies and row["verdict"] != NOT_ASKED]
     if not asked:

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from arena10k.audit.checks import mean_weight
-from arena10k.audit.screening import SCORES, Flag, Wide
-from arena10k.collection.jobs import LOGPROBS, ORACLE, TRUTH, UNCERTAINTY
+from arena10k.audit.screening import Flag, Wide
+from arena10k.collection.jobs import LOGPROBS, ORACLE, TRUTH, grader_of, judging
 from arena10k.collection.judge import CONTINUOUS_SHARE, RUBRIC_SHARE, WATCH_FROM
 from arena10k.collection.store import Store
 from arena10k.estimation import outliers
@@ -78,12 +78,12 @@ def _changes(params: Params, store: Store) -> list[tuple[Any, ...]]:
 def _modes(params: Params, store: Store) -> list[tuple[Any, ...]]:
     """Scores of which one value covers too much; labels of few values (right or wrong) are judged by spread."""
     out: list[tuple[Any, ...]] = []
-    for job in SCORES:
+    for job in (*judging(params), ORACLE, TRUTH):
         values = Counter(usable(read(store, job))["value"])
         if values.total() < WATCH_FROM:
             continue
-        grader = params.oracle.grader if job in (ORACLE, TRUTH) else params.judge
-        few = grader is None or grader.few_ratings(job == UNCERTAINTY) or len(values) <= 2
+        grader = grader_of(params, job)
+        few = grader is None or grader.few_ratings() or len(values) <= 2
         limit = RUBRIC_SHARE if few else CONTINUOUS_SHARE
         value, count = values.most_common(1)[0]
         share = count / values.total()

@@ -60,8 +60,8 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
     Rates and remaining times are measured where `now` (seconds since the epoch) is given, and null otherwise, so that
     the page of a finished run does not change from one rendering to the next.
     """
-    totals, _, rows = _due(params, store)
     cells, since = [], float("inf") if now is None else now - WINDOW
+    totals, _, rows = _due(params, store, since)
     for (job, policy), cell in quality.count(store, totals, since).items():
         measured = cell["ok"] + cell["errors"].total()
         left, rate, eta = max(0, cell["total"] - measured), None, None
@@ -103,10 +103,10 @@ def coverage(params: Params, store: Store) -> dict[str, Any]:
     if logged is not None:
         parts.append(f"{logged:,} of the prompts have a usable logged response")
     complete = "nothing that is due is missing" if logged is None else "all that the source has is usable"
-    short = [f"{WORDS[job]} {c['ok']:,}/{c['total']:,}" for job, c in usable.items() if c["ok"] < c["total"]]
+    short = [f"{WORDS.get(job, job)} {c['ok']:,}/{c['total']:,}" for job, c in usable.items() if c["ok"] < c["total"]]
     parts.append(f"usable {', '.join(short)}" if short else complete)
     if absent:
-        none = [f"{WORDS[job]} of {', '.join(names)}" for job, names in absent.items()]
+        none = [f"{WORDS.get(job, job)} of {', '.join(names)}" for job, names in absent.items()]
         parts.append(f"none at all: {'; '.join(none)}")
     text = "; ".join(parts)
     text = f"{text[:1].upper()}{text[1:]}."
@@ -115,7 +115,9 @@ def coverage(params: Params, store: Store) -> dict[str, Any]:
     return out | {"sentence": text}
 
 
-def _due(params: Params, store: Store) -> tuple[dict[Key, int], dict[Key, int], dict[str, Any]]:
+def _due(
+    params: Params, store: Store, since: float = float("inf")
+) -> tuple[dict[Key, int], dict[Key, int], dict[str, Any]]:
     """What is due by job and policy, that of it which is measurable, and of the prompts how many there are, how many
     are complete, and by policy why its log-probs are not measurable: its endpoint does not say that it can score, or
     was tried and gave none. Of those no more is due than there is."""
@@ -123,7 +125,7 @@ def _due(params: Params, store: Store) -> tuple[dict[Key, int], dict[Key, int], 
     totals = jobs.expected(params, n)
     there: Counter[Key] = Counter()
     codes: dict[str, set[str | None]] = {}
-    for row in store.counts():
+    for row in store.counts(since):  # read once with what is asked of them next
         there[row["job"], row["policy"]] += row["n"]
         if row["job"] == LOGPROBS:
             codes.setdefault(row["policy"], set()).add(row["code"])
@@ -191,7 +193,7 @@ def controls(params: Params, store: Store) -> tuple[list[dict[str, Any]], pd.Dat
     """
     first = prompts.read(params.run).head(LOOKED_AT)
     some = store.only(first.prompt_id)
-    return checks.measure(params, table.build(params, first, some), some), judge.summary(some)
+    return checks.measure(params, table.build(params, first, some), some), judge.summary(params, some)
 
 
 def controls_sentence(measured: list[dict[str, Any]], scores: pd.DataFrame) -> str:
@@ -203,7 +205,7 @@ def controls_sentence(measured: list[dict[str, Any]], scores: pd.DataFrame) -> s
         if check["check"] == "self_consistency_median" and check["value"] is not None
     ]
     parts += [
-        f"Judge, {row.mode}: {row.mode_share:.0%} of {row.ok:,} scores are {row.most_frequent:g}."
+        f"Judge, {row.judge}: {row.its_share:.0%} of {row.ok:,} scores are {row.most_frequent:g}."
         for row in scores[scores.ok > 0].itertuples()
     ]
     return " ".join(parts)

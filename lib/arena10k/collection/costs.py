@@ -12,12 +12,11 @@ import pandas as pd
 
 from arena10k import options
 from arena10k.collection import judge
-from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, SHUFFLED, TRUTH, UNCERTAINTY, Key, expected
+from arena10k.collection.jobs import LOGPROBS, ORACLE, RESPONSES, SHUFFLED, Key, expected, grader_of, judging
 from arena10k.collection.tasks import CHARACTERS_PER_TOKEN, Survey
 from arena10k.errors import ArenaError
 from arena10k.inputs import prompts
 from arena10k.params.config import Params
-from arena10k.params.judge import ChatGrader, CompletionJudge
 
 #: What asking in batches costs, as a share of the price of single requests.
 BATCH_SHARE = 0.5
@@ -109,7 +108,7 @@ def unit_costs(params: Params, frame: pd.DataFrame, policy: str) -> dict[str, fl
             return None
         return dollars(params, provider, model, *_size(params, job, policy, frame))
 
-    prices = [price(RESPONSES), *(price(job) for job in JUDGE if params.judge)]
+    prices = [price(RESPONSES), *(price(job) for job in judging(params) if params.judges)]
     label = params.estimation.label_cost
     return {
         "label": price(ORACLE) if label is None else label,
@@ -117,27 +116,24 @@ def unit_costs(params: Params, frame: pd.DataFrame, policy: str) -> dict[str, fl
     }
 
 
-def _grader(params: Params, job: str) -> CompletionJudge | ChatGrader | None:
-    return params.judge if job in JUDGE else params.oracle.grader
-
-
 def _served(params: Params, job: str, policy: str) -> tuple[str, str]:
     """Who is asked: (provider, model); exact checkers ask nobody."""
-    if job in (*JUDGE, ORACLE, TRUTH):
-        grader = _grader(params, job)
+    if job not in (RESPONSES, LOGPROBS, SHUFFLED):
+        grader = grader_of(params, job)
         return (grader.provider, grader.model) if grader else ("", "")
     return params.policies[policy].provider, params.policies[policy].model
 
 
 def _size(params: Params, job: str, policy: str, frame: pd.DataFrame) -> tuple[float, float]:
     """Tokens sent and received at most by one measurement on a prompt and known answer of mean length."""
-    p, grader = params.policies[policy], _grader(params, job)
+    p, grader = params.policies[policy], grader_of(params, job)
     question, reference = (float(frame[name].str.len().fillna(0).mean()) for name in ("prompt", "answer"))
-    if job in (*JUDGE, ORACLE, TRUTH) and grader:
+    if grader:
         # The requests are made as they will be, of texts of these lengths.
-        characters = {"prompt": question, "response": p.max_tokens * CHARACTERS_PER_TOKEN, "reference": reference}
+        response, other = (q.max_tokens * CHARACTERS_PER_TOKEN for q in (p, params.policies[params.logging_policy]))
+        characters = {"prompt": question, "response": response, "reference": reference, "other": other}
         texts = {name: "x" * round(size) for name, size in characters.items()}
-        asked = judge.requests(grader, texts, params.providers[grader.provider].capabilities, job == UNCERTAINTY)
+        asked = judge.requests(grader, texts, params.providers[grader.provider].capabilities)
         return float(sum(r.prompt_tokens for r in asked)), float(sum(r.max_tokens for r in asked))
     definition = p.model_dump(include={"system", "examples", "suffix"})
     prompt = (question + len(orjson.dumps(definition))) / CHARACTERS_PER_TOKEN

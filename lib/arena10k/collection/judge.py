@@ -1,4 +1,4 @@
-"""The judge: a model that grades responses, once deterministically and once with uncertainty.
+"""Judges: models that grade responses, each under a name, deterministically or with uncertainty.
 
 A completion judge is asked for the next token after a fixed text, and the probabilities of the rating tokens are read;
 a chat judge is asked for a number. Text to be graded goes in as one JSON string, so quotes, line ends and control
@@ -20,20 +20,22 @@ import pandas as pd
 from arena10k.collection import ratings
 from arena10k.collection.answers import chat_response
 from arena10k.collection.echo import check_logprobs, generated, only_choice
-from arena10k.collection.jobs import DETERMINISTIC, JUDGE, ORACLE, RESPONSES, UNCERTAINTY, contexts
+from arena10k.collection.jobs import JUDGE, RESPONSES, compares, contexts, grader_of, judging
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import CHAT, COMPLETIONS, Measurement, Reader, Request, Task, Watch
 from arena10k.errors import CallError, FatalCallError, invalid
 from arena10k.inputs.policies import digest, unit_hash
 from arena10k.params.config import Params
-from arena10k.params.judge import MAX_CHARS, ChatGrader, ChatJudge, CompletionJudge
+from arena10k.params.judge import MAX_CHARS, AnyGrader, ChatGrader, ChatJudge, CompletionJudge, PairGrader, PairJudge
 from arena10k.params.sections import Capabilities, sent
 
 #: One score for more than this share of the first rows, and of all from then on, is not a judgment: of a continuous
 #: score, and of a rubric with few values.
 WATCH_FROM, CONTINUOUS_SHARE, RUBRIC_SHARE = 50, 0.5, 0.98
 
-#: prompt, response and reference of one case.
+#: What the first answer gets.
+_FIRST_WINS = {"A": 1.0, "tie": 0.5, "B": 0.0}
+#: prompt, response, reference and the other response of one case.
 Texts = Mapping[str, str]
 #: Pairs (score in [0, 1], probability) whose probabilities sum to 1.
 Reading = list[tuple[float, float]]
@@ -43,31 +45,48 @@ Reading = list[tuple[float, float]]
 
 
 def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]:
-    """One task per response to grade and mode; only the first `judge.draws` draws of each policy are graded."""
-    judge = params.judge
-    if judge is None:
-        return
+    """One task per response and judge; a judge grades only the first `draws` draws of each policy."""
     by_id, current = prompts.set_index("prompt_id"), contexts(params)
+    for row in responses(params, store, *judging(params)):
+        for name, judge in params.judges.items():
+            if row["draw"] < judge.draws and can_grade(params, judge, row):
+                context = current[JUDGE + name, row["policy"]]
+                yield task(params, judge, JUDGE + name, context, row, by_id.loc[row["prompt_id"]])
+
+
+def responses(params: Params, store: Store, *jobs: str) -> Iterator[dict[str, Any]]:
+    """The records of responses that there are to grade; with ``other``, the logging policy's response to the prompt
+    that one of `jobs` compares with, None where there is none."""
+    others: dict[str, Any] = {}
+    if any(compares(params, job) for job in jobs):
+        first = (r for r in store.rows(RESPONSES) if r["policy"] == params.logging_policy and r["draw"] == 0)
+        others = {row["prompt_id"]: row["value"] for row in first if row["status"] == "ok"}
     for row in store.rows(RESPONSES):
         # A copy of a policy shares its definition, also where the params have one of the two no longer.
-        if row["status"] == "ok" and row["draw"] < judge.draws and row["policy"] in params.policies:
-            for job in JUDGE:
-                yield task(params, judge, job, current[job, row["policy"]], row, by_id.loc[row["prompt_id"]])
+        if row["status"] == "ok" and row["policy"] in params.policies:
+            yield row | {"other": others.get(row["prompt_id"])}
 
 
-def task(
-    params: Params, grader: CompletionJudge | ChatGrader, job: str, context: str, row: dict[str, Any], prompt: pd.Series
-) -> Task:
-    """The task of one score or label: `row` is the response's record, `context` that of the score. A `prompt` without a
+def can_grade(params: Params, grader: AnyGrader, row: dict[str, Any]) -> bool:
+    """Whether a row of `responses` has what the grader compares it with, where it compares."""
+    is_pair = row["policy"] != params.logging_policy and row["other"] is not None
+    return is_pair or not isinstance(grader, PairGrader)
+
+
+def task(params: Params, grader: AnyGrader, job: str, context: str, row: dict[str, Any], prompt: pd.Series) -> Task:
+    """The task of one score or label: `row` is one of `responses`, `context` that of the score. A `prompt` without a
     known answer has an empty reference."""
     reference = "" if pd.isna(prompt["answer"]) else prompt["answer"]
     texts = {"prompt": prompt["prompt"], "response": row["value"], "reference": reference}
+    texts |= {"other": row["other"]} if isinstance(grader, PairGrader) else {}
     provider = params.providers[grader.provider]
-    asked = requests(grader, texts, provider.capabilities, job == UNCERTAINTY, params.seed)
+    asked = requests(grader, texts, provider.capabilities, params.seed)
     read: Reader
     if isinstance(grader, CompletionJudge):
-        read = partial(read_completions, grader, job == DETERMINISTIC)
-    elif isinstance(grader, ChatJudge) and job == UNCERTAINTY:
+        read = partial(read_completions, grader)
+    elif isinstance(grader, PairGrader):
+        read = partial(read_pair, grader)
+    elif isinstance(grader, ChatJudge) and grader.uncertain:
         read = partial(UNCERTAIN[grader.uncertainty], grader)
     else:
         read = partial(read_rating, grader)
@@ -79,17 +98,15 @@ def task(
     )  # fmt: skip
 
 
-def requests(
-    grader: CompletionJudge | ChatGrader, texts: Texts, can: Capabilities, uncertain: bool = False, seed: int = 1
-) -> tuple[Request, ...]:
-    """The requests whose answers make one score of whole `texts`; `uncertain`: those of a judge's uncertainty mode.
-    Samples of one case differ in their seed, made of the experiment's, where the endpoint takes one."""
+def requests(grader: AnyGrader, texts: Texts, can: Capabilities, seed: int = 1) -> tuple[Request, ...]:
+    """The requests whose answers make one score of whole `texts`. Samples of one case differ in their seed, made of the
+    experiment's, where the endpoint takes one."""
     if isinstance(grader, CompletionJudge):
         # One line, cut, as a JSON string: quotes and line ends in it cannot pass for the grader's own.
         lines = {name: " ".join(text.split())[:MAX_CHARS] for name, text in texts.items()}
         case = grader.case.format(**{name: json.dumps(line, ensure_ascii=False) for name, line in lines.items()})
         orders, head = grader.orders or (tuple(range(len(grader.examples))),), [grader.intro] if grader.intro else []
-        asked = orders if uncertain else orders[:1]
+        asked = orders if grader.uncertain else orders[:1]
         prompts = ("\n".join([*head, *(grader.examples[i] for i in order), case]) for order in asked)
         body: dict[str, Any] = {
             "model": grader.model,
@@ -98,14 +115,11 @@ def requests(
             "logprobs": grader.top_logprobs,
         }
         return tuple(Request(COMPLETIONS, body | {"prompt": prompt}) for prompt in prompts)
-    case = grader.case.format(**{name: _quoted(text) for name, text in texts.items()})
-    messages = [{"role": "system", "content": grader.system}] if grader.system else []
-    messages.append({"role": "user", "content": f"{case}\n\n{grader.ask(uncertain)}"})
-    body = {"model": grader.model, "messages": messages}
-    body |= {"max_tokens": grader.max_tokens, "temperature": 0}
-    if can.json_schema and "JSON" in grader.ask(uncertain):
-        body["response_format"] = {"type": "json_schema", "json_schema": grader.answer_schema(uncertain)}
-    if not uncertain or not isinstance(grader, ChatJudge) or grader.uncertainty == "interval":
+    if isinstance(grader, PairGrader):
+        swapped = {**texts, "response": texts["other"], "other": texts["response"]}
+        return tuple(Request(CHAT, _asked_in_chat(grader, order, can)[1]) for order in (texts, swapped))
+    case, body = _asked_in_chat(grader, texts, can)
+    if not grader.uncertain or not isinstance(grader, ChatJudge) or grader.uncertainty == "interval":
         return (Request(CHAT, body),)
     if grader.uncertainty == "logprobs":
         more = {"max_tokens": 1, "logprobs": True, "top_logprobs": grader.top_logprobs}
@@ -113,6 +127,18 @@ def requests(
     body["temperature"] = grader.sample_temperature
     seeds = (int(unit_hash(seed, "judge", case, i) * 2**31) for i in range(grader.samples))
     return tuple(Request(CHAT, body | ({"seed": own} if can.seed else {})) for own in seeds)
+
+
+def _asked_in_chat(grader: ChatGrader | PairGrader, texts: Texts, can: Capabilities) -> tuple[str, dict[str, Any]]:
+    """The case of whole texts, and the body of its request at temperature 0."""
+    case = grader.case.format(**{name: _quoted(text) for name, text in texts.items()})
+    messages = [{"role": "system", "content": grader.system}] if grader.system else []
+    messages.append({"role": "user", "content": f"{case}\n\n{grader.ask()}"})
+    body: dict[str, Any] = {"model": grader.model, "messages": messages}
+    body |= {"max_tokens": grader.max_tokens, "temperature": 0}
+    if can.json_schema and "JSON" in grader.ask():
+        body["response_format"] = {"type": "json_schema", "json_schema": grader.answer_schema()}
+    return case, body
 
 
 def _quoted(text: str) -> str:
@@ -123,7 +149,7 @@ def _quoted(text: str) -> str:
 # What an answer says
 
 
-def read_completions(judge: CompletionJudge, deterministic: bool, answers: list[dict[str, Any]]) -> Measurement:
+def read_completions(judge: CompletionJudge, answers: list[dict[str, Any]]) -> Measurement:
     """The rating distributions of the token that follows each text: the most probable rating (the lower on a tie), or
     the mean of the expectations with its variance. Codes: ``no_ratings`` where no rating token is among the top tokens,
     ``low_mass`` where they hold less than `judge.min_mass` of the probability, and those of `check_logprobs`."""
@@ -134,7 +160,7 @@ def read_completions(judge: CompletionJudge, deterministic: bool, answers: list[
         logprobs = check_logprobs([top[token] for token in named])
         pairs = [(judge.ratings[token], math.exp(value)) for token, value in zip(named, logprobs, strict=True)]
         readings.append(_normalised(pairs, judge.min_mass, sorted(judge.ratings), len(top))[0])
-    if deterministic:
+    if not judge.uncertain:
         mode, _ = max(sorted(readings[0]), key=lambda pair: pair[1])
         return Measurement(mode, {"variance": 0.0, "readings": readings})
     return _mean([_expectation(reading) for reading in readings], {"readings": readings})
@@ -153,6 +179,20 @@ def read_rating(grader: ChatGrader, answers: list[dict[str, Any]]) -> Measuremen
         raise _unparsable(grader, text, cut)
     score = _on_scale(grader, numbers["rating"], text, grader.numbers == "whole")
     return Measurement(score, {"variance": 0.0, "texts": [text]})
+
+
+def read_pair(grader: PairGrader, answers: list[dict[str, Any]]) -> Measurement:
+    """The share of both orders that the policy's response wins, a tie being a half. ``winners``: what was said in each,
+    first with the policy's response as A; ``first_leads``: by how much more often the first answer wins. Codes as of
+    `read_rating`."""
+    winners, said = [], [_text(answer) for answer in answers]
+    for text, cut in said:
+        if (winner := ratings.winner(text, cut)) is None:
+            raise _unparsable(grader, text, cut)
+        winners.append(winner)
+    first, second = (_FIRST_WINS[winner] for winner in winners)
+    more = {"winners": winners, "first_leads": first + second - 1}
+    return Measurement((1 + first - second) / 2, {"variance": 0.0, "texts": [text for text, _ in said], **more})
 
 
 def read_samples(judge: ChatJudge, answers: list[dict[str, Any]]) -> Measurement:
@@ -251,10 +291,10 @@ def _on_scale(grader: ChatGrader, number: float, text: str, whole: bool) -> floa
     return (number - low) / (high - low)
 
 
-def _unparsable(grader: ChatGrader, text: str, cut: bool) -> CallError:
+def _unparsable(grader: ChatGrader | PairGrader, text: str, cut: bool) -> CallError:
     what = "the answer is not in the form that was asked for"
     if cut:
-        key = "judge" if isinstance(grader, ChatJudge) else "oracle.grader"
+        key = "judge" if isinstance(grader, ChatJudge | PairJudge) else "oracle.grader"
         what = f"the answer is cut off at max_tokens: raise {key}.max_tokens ({grader.max_tokens} now), or name a "
         what += f"{key}.model that answers in the form that is asked for"
     return invalid("unparsable_rating", f"{what}: {text!r:.200}")
@@ -270,11 +310,11 @@ def watch(params: Params) -> Watch:
     totals: Counter[str] = Counter()
 
     def look(task: Task, result: Measurement) -> None:
-        grader = params.oracle.grader if task.job == ORACLE else params.judge
+        grader = grader_of(params, task.job)
         totals[task.job] += 1
         seen[task.job, result.value] += 1
         total, count = totals[task.job], seen[task.job, result.value]
-        few = grader is not None and grader.few_ratings(task.job == UNCERTAINTY)
+        few = grader is not None and grader.few_ratings()
         limit = RUBRIC_SHARE if few else CONTINUOUS_SHARE
         if total >= WATCH_FROM and count > limit * total:
             scores = f"{count} of {total} scores of {task.job} by {task.model} are {result.value:g}"
@@ -283,15 +323,15 @@ def watch(params: Params) -> Watch:
     return look
 
 
-def summary(store: Store) -> pd.DataFrame:
-    """Per mode: records ok and failed, mean score, the most frequent score and its share. A share near 1 of a
+def summary(params: Params, store: Store) -> pd.DataFrame:
+    """Per judge: records ok and failed, mean score, the most frequent score and its share. A share near 1 of a
     continuous score is how an invalid key once looked."""
     rows: list[dict[str, Any]] = []
-    for job in JUDGE:
-        records = pd.DataFrame(store.rows(job), columns=["status", "value"])
-        scores = records.value[records.status == "ok"].astype(float)
+    for job in judging(params):
+        (values,) = store.columns(job, ["value"])  # an error has none
+        scores = pd.Series(values, dtype=float).dropna()
         n, counts = len(scores), scores.value_counts().sort_index(kind="stable")
-        rows.append({"mode": job.removeprefix("judge_"), "ok": n, "failed": len(records) - n})
+        rows.append({"judge": job.removeprefix(JUDGE), "ok": n, "failed": len(values) - n})
         rows[-1] |= {"mean": scores.mean() if n else None, "distinct": len(counts)}
-        rows[-1] |= {"most_frequent": counts.idxmax() if n else None, "mode_share": counts.max() / n if n else None}
+        rows[-1] |= {"most_frequent": counts.idxmax() if n else None, "its_share": counts.max() / n if n else None}
     return pd.DataFrame(rows)

@@ -14,7 +14,7 @@ from arena10k.collection.jobs import ORACLE, RESPONSES, contexts, labels_wanted
 from arena10k.collection.records import Record
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import Task
-from arena10k.errors import ArenaError, section
+from arena10k.errors import ArenaError
 from arena10k.inputs.policies import digest
 from arena10k.params.config import Params
 
@@ -64,10 +64,11 @@ def label(params: Params, store: Store, prompts: pd.DataFrame) -> int:
 
 
 def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]:
-    """One task per response of the slice, for a model that is the oracle: one rating at temperature 0."""
-    grader = section(params.oracle.grader, "oracle.grader")
+    """One task per response of the slice, for a model that is the oracle: one label at temperature 0."""
+    if (grader := params.oracle.grader) is None:
+        return
     wanted, current = labels_wanted(params, prompts.prompt_id)[ORACLE], contexts(params)
     by_id = prompts.set_index("prompt_id")
-    for row in store.rows(RESPONSES):
-        if row["status"] == "ok" and (row["policy"], row["prompt_id"], row["draw"]) in wanted:
+    for row in judge.responses(params, store, ORACLE):
+        if (row["policy"], row["prompt_id"], row["draw"]) in wanted and judge.can_grade(params, grader, row):
             yield judge.task(params, grader, ORACLE, current[ORACLE, row["policy"]], row, by_id.loc[row["prompt_id"]])

@@ -26,6 +26,8 @@ _LABELLED = re.compile(
 )
 #: What numbers the entries of a list.
 _ENTRY = re.compile(r"^\s*[0-9]+[.)][^\S\n]+(?=\S)", re.MULTILINE)
+_WINNERS = {"a": "A", "b": "B", "tie": "tie"}
+_WINNER = re.compile(r"(?:(?:the )?winner(?: is|:) ?)?(?:answer )?[\"']?(?P<winner>a|b|tie)[\"']?\.?", re.IGNORECASE)
 _OBJECT = re.compile(r"\{[^{}]*\}")
 _MARKUP = re.compile(r"(?<!\w)[*_]+|[*_]+(?!\w)|[`#]+|^>", re.MULTILINE)
 _DECODER = json.JSONDecoder(object_pairs_hook=list)
@@ -58,6 +60,18 @@ def _contradicts(beside: str, said: dict[str, float], grader: ChatGrader) -> boo
     before = [m for m in _LABELLED.finditer(plain, 0, first) if m[0].lower().startswith("rat")]
     others = [m for m in (*before, *behind) if low <= float(m["number"]) <= high]
     return any(float(m["number"]) not in said.values() or (m["of"] and float(m["of"]) != high) for m in others)
+
+
+def winner(text: str, cut: bool) -> str | None:
+    """Which of two answers wins, "A", "B" or "tie": under the key "winner" as by `numbers`, else alone, as "A" or
+    "Winner: A"; None where the text has none, several that differ, or a bare one that may be `cut` off."""
+    if "{" in text:
+        pairs = [pair for pairs in _objects(text)[0] for pair in pairs]
+        found = {str(value).strip().lower() for key, value in pairs if str(key).strip().lower() == "winner"}
+    else:
+        said = None if cut else _WINNER.fullmatch(_MARKUP.sub("", text).strip())
+        found = {said["winner"].lower()} if said else set()
+    return _WINNERS.get(found.pop()) if len(found) == 1 else None
 
 
 def _objects(text: str) -> tuple[list[Pairs], str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: The chance of a label of a row that had none.
 NEVER = 1e-300
-#: The judge mode of data that has one alone.
+#: The judge of data that has one alone.
 MODE = "judge"
 #: The most a number may be that is a log-prob but for rounding.
 _ROUNDED_UP = 1e-4

@@ -1,4 +1,4 @@
-"""What is known of one policy and judge mode beside its estimates: audits and tests, each computed when asked for."""
+"""What is known of one policy and judge beside its estimates: audits and tests, each computed when asked for."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Transport:
 
 @dataclass(frozen=True, eq=False)
 class PolicyContext:
-    """What the verdicts of one policy and judge mode share, and the diagnostics beside them; every weight figure is of
+    """What the verdicts of one policy and judge share, and the diagnostics beside them; every weight figure is of
     the raw weights. `clone`: the policy is identical to P0 by construction."""
 
     data: PolicyData
@@ -90,6 +90,8 @@ class PolicyContext:
     @cached_property
     def wrong_weights(self) -> list[str]:
         """Why the weights are not those of the target's draws; empty where nothing says so."""
+        if not len(self.data.logged):  # and none is asked for
+            return []
         reasons = [flag for flag in WRONG_WEIGHTS if flag in self.flags and not self.is_logging]
         # E[w] = 1 is what every interval rests on; significantly more cannot come from two real policies.
         reasons += ["mean_weight_impossible"] * int(self.mean_weight_p < WRONG)

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from arena10k.analysis import Analysis
 from arena10k.estimation.calibration import level_codes
@@ -69,6 +69,7 @@ class Rows:
             raise ValueError("log_weight: +inf is not a log-weight")
         for name in ("judge", "label", "label_propensity"):
             value, chance = getattr(self, name), name == "label_propensity"
+            value = value[:1] if value.strides == (0,) else value  # one number
             if ((value < 0) | (value > 1) | (chance & (value == 0))).any():
                 raise ValueError(f"{name}: values must lie in {'(' if chance else '['}0, 1]")
 
@@ -82,6 +83,11 @@ class Rows:
     def take(self, rows: np.ndarray) -> Rows:
         """Some of the rows, by mask or by number."""
         return Rows(**{name: values[rows] for name, values in self.__getstate__().items()})
+
+    @cached_property
+    def is_noisy(self) -> bool:
+        """Whether any judge score has a variance."""
+        return bool(self.judge_var.any())
 
     @cached_property
     def unique(self) -> bool:
@@ -202,7 +208,7 @@ def randomness_p_value(rows: Rows) -> float:
     if not positive.any():
         return float("nan")
     distance = ((vectors.T @ u.sum(0))[positive] ** 2 / values[positive]).sum()
-    return float(stats.chi2.sf(distance, positive.sum()))
+    return float(special.chdtrc(positive.sum(), distance))
 
 
 def score_propensity(judge: np.ndarray, labelled: np.ndarray) -> np.ndarray:
@@ -224,7 +230,7 @@ def score_propensity(judge: np.ndarray, labelled: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class PolicyData:
-    """One target policy and one judge mode: P0's `logged` rows and the target's own `fresh` draws, of which there may
+    """One target policy and one judge: P0's `logged` rows and the target's own `fresh` draws, of which there may
     be none; `is_logging` where the target is P0. `complete`: every row was asked for its score and its log-weight, so
     that those missing are lost, and may be lost for what they are worth; else rows without are not collected yet, and
     left out."""
@@ -237,6 +243,10 @@ class PolicyData:
     def with_logged(self, **columns: Any) -> PolicyData:
         """The same with other arrays of the logged rows."""
         return replace(self, logged=replace(self.logged, **columns))
+
+    def without_logged(self) -> PolicyData:
+        """The same of scores or labels for which weights have no meaning."""
+        return replace(self, logged=Rows(np.empty(0)))
 
 
 def prompt_fold(prompt_id: str, n_folds: int = N_FOLDS) -> int:
@@ -260,7 +270,7 @@ def log_weights(logged: pd.DataFrame, policy: str, logging_policy: str) -> np.nd
 
 
 class _Columns(dict[str, np.ndarray]):
-    """The arrays of one frame, each made once however many policies and judge modes ask for it."""
+    """The arrays of one frame, each made once however many policies and judges ask for it."""
 
     def __init__(self, frame: pd.DataFrame, codes: dict[str, np.ndarray]):
         super().__init__(codes)
@@ -287,7 +297,7 @@ def policies_data(
     complete: bool = False,
 ) -> dict[str, dict[str, PolicyData]]:
     """`{policy: {judge_mode: arrays}}` from the two frames of the analysis table: `prompt_id`, per mode
-    ("deterministic", "uncertainty") `judge_<mode>` and, where present, `judge_<mode>_sd`, `label`, `label_propensity`,
+    (the name of a judge) `judge_<mode>` and, where present, `judge_<mode>_sd`, `label`, `label_propensity`,
     `cluster`, `response_chars`; `logged` with what `log_weights` takes, `fresh` with `policy`.
 
     The logging policy has log-weight 0 on every row with a log-prob (rows without one stay missing), and its own logged

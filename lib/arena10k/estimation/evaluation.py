@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was found of all policies. `rows` of estimates.json; `contexts`, with the diagnostics, by (policy, judge
-    mode). Its frames are of the judge mode `judge`, values on the label's `scale`."""
+    """What was found of all policies. `rows` of estimates.json; `contexts`, with the diagnostics, by (policy,
+    judge). Its frames are of the judge `judge`, values on the label's `scale`."""
 
     rows: list[dict[str, Any]]
     contexts: dict[tuple[str, str], PolicyContext]
@@ -34,7 +34,7 @@ class Evaluation:
     scale: Scale = UNIT
 
     def of_judge(self, judge: str) -> dict[str, PolicyContext]:
-        """By policy the contexts of one judge mode, as `compare.ranking` and `compare.contrasts` take them."""
+        """By policy the contexts of one judge, as `compare.ranking` and `compare.contrasts` take them."""
         return {policy: ctx for (policy, mode), ctx in self.contexts.items() if mode == judge}
 
     @cached_property
@@ -68,14 +68,20 @@ class Evaluation:
     @cached_property
     def result(self) -> dict[str, Any]:
         """What pages and `estimates.json` say of it, on the label's scale: `rows` of every judge mode; `ranking`,
-        `contrasts` and `breakdown` as lists of rows; `judge`, `belief`, and the `logging_policy` where there is one."""
+        `contrasts` and `breakdown` as lists of rows; `policies`, how many draws and labels of its own each has;
+        `judge`, `belief`, and the `logging_policy` where there is one."""
         contexts = self.of_judge(self.judge)
         found: dict[str, list[Any]] = {"ranking": compare.ranking(contexts, self._pairs), "contrasts": self._pairs}
         found |= {"breakdown": compare.breakdowns(contexts), "rows": self.rows}
+        counts = [
+            {"policy": policy, "draws": len(ctx.data.fresh), "labels": int(ctx.data.fresh.labelled.sum())}
+            for policy, ctx in contexts.items()
+        ]
         return {
             "judge": self.judge,
             "belief": self.analysis.belief,
             "logging_policy": next((policy for policy, ctx in contexts.items() if ctx.is_logging), None),
+            "policies": counts,
             **{name: self._scaled(rows) for name, rows in found.items()},
         }
 
@@ -134,7 +140,7 @@ def study(
     clones: Iterable[str] = (),
     judge: str = MODE,
 ) -> Evaluation:
-    """All `estimators` for every policy and judge mode, `{policy: {judge_mode: PolicyData}}`, among them the logging
+    """All `estimators` for every policy and judge, `{policy: {judge_mode: PolicyData}}`, among them the logging
     policy (log-weights 0); numbers in rows are floats, ints or None, never NaN.
 
     `n_quarantined`: logged rows quarantined per policy; `flags`: facts per policy that arrays do not show

@@ -26,7 +26,7 @@ def belief_of(row: Mapping[str, Any]) -> str:
 def headline_row(
     rows: Iterable[Mapping[str, Any]], belief: str = Analysis.belief, is_logging: bool = False
 ) -> dict[str, Any] | None:
-    """The row that speaks for a policy, of its rows in one judge mode; None where none is accepted.
+    """The row that speaks for a policy, of its rows in one judge; None where none is accepted.
 
     Of the accepted ones up to `belief` (labels alone, or also weights, or also the judge): one to REPORT before one
     with CAUTION, then the narrowest interval, so that more labels never widen it. Of those that share an interval the

@@ -150,6 +150,17 @@ def bounded_mean_radii(values: np.ndarray, low: float, high: float, confidence: 
     return radius(low), radius(high)
 
 
+def mean_interval(values: np.ndarray, confidence: float) -> tuple[float, float, float]:
+    """Mean of independent values in [-1, 1] with the ends of its interval: t, no narrower than the bounded-mean guard;
+    NaN of none."""
+    n = len(values)
+    if n == 0:
+        return float("nan"), float("nan"), float("nan")
+    mean, (down, up) = float(values.mean()), bounded_mean_radii(values, -1.0, 1.0, confidence)
+    spread = float(student(confidence, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+    return mean, max(-1.0, mean - max(down, spread)), min(1.0, mean + max(up, spread))
+
+
 def label_term(prep: Prepared, score: Score) -> Term | None:
     """The term that takes the calibration away again: the mean over labelled draws of the estimate's own; None where
     there is none."""
@@ -197,7 +208,9 @@ def score_interval(prep: Prepared, score: Score, confidence: float = 0.95) -> In
     """Interval of a score: clustered jackknife, calibration and judge variance, t quantile (Satterthwaite); centred on
     the value plus the score's correction, always around the value, and never narrower than the bounded mean of the
     labels (or scores) that the estimate rests on."""
-    se, df = standard_error(prep, score)
+    if not score.memo:  # at every confidence the same
+        score.memo["error"] = standard_error(prep, score)
+    se, df = score.memo["error"]
     if not np.isfinite(se):
         return Interval(0.0, 1.0, se, "jackknife")
     term = label_term(prep, score)

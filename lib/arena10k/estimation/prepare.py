@@ -1,4 +1,4 @@
-"""What estimators share, computed once per policy and judge mode: usable rows, shifted weights, the calibration."""
+"""What estimators share, computed once per policy and judge: usable rows, shifted weights, the calibration."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from arena10k.estimation.beliefs import Reach, residual_limits
 from arena10k.estimation.calibration import enough_labels
 from arena10k.estimation.context import DOUBTFUL_DRAWS, LOGPROBS_ASKED, PolicyContext
 from arena10k.estimation.intervals import EMPIRICAL_LIKELIHOOD, NO_INTERVAL, Interval, normal, score_interval
+from arena10k.estimation.prepare import Prepared
 from arena10k.estimation.thresholds import DOUBT, FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
 
 REPORT, CAUTION, REFUSE = "REPORT", "CAUTION", "REFUSE"
@@ -33,10 +34,14 @@ def _worst(*verdicts: str) -> str:
 
 def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
     """Reasons why the estimator has nothing to compute from."""
-    prep = ctx.prep
+    return ctx.prep.once(("missing inputs", estimator.name), lambda prep: _missing_inputs(prep, estimator))
+
+
+def _missing_inputs(prep: Prepared, estimator: Estimator) -> list[str]:
+    if not len(prep.fresh) + len(prep.logged):  # rows without a score are left out: of those nothing is known to lack
+        return ["no_judge_scores"]
     checks = {
-        "no_judge_scores": not len(prep.fresh) + len(prep.logged)
-        or (estimator.belief == "judge" and len(prep.fresh) > 0 and not prep.fresh.scored.any()),
+        "no_judge_scores": estimator.belief == "judge" and len(prep.fresh) > 0 and not prep.fresh.scored.any(),
         "no_log_weights": estimator.uses_weights and prep.n_weighted == 0,
         "no_fresh_draws": (not estimator.uses_weights or estimator.doubly_robust)
         and len(prep.fresh) == 0
@@ -153,7 +158,7 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
     """REPORT, CAUTION or REFUSE for one estimate, and why; NOT_ASKED where what it takes was not collected."""
     missing = missing_inputs(ctx, estimator)
     if missing:
-        failed = "no_log_weights" in missing and LOGPROBS_ASKED in ctx.flags
+        failed = "no_log_weights" in missing and LOGPROBS_ASKED in ctx.flags and len(ctx.data.logged) > 0
         return REFUSE if failed else NOT_ASKED, missing
     result, reasons = _label_reasons(ctx, estimator)
     by_weights = estimator.belief == "weights"

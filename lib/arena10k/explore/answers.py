@@ -4,7 +4,7 @@ explain, then with single rows: one prompt across policies, the rows that carry 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ FAR_OFF = 0.5
 class Estimates(Rows):
     """What `run.estimate()` answers.
 
-    `frame`: one row per policy, judge mode and estimator with the fields of `estimates.json`, reasons as one text.
+    `frame`: one row per policy, judge and estimator with the fields of `estimates.json`, reasons as one text.
     `rows`: the same as lists and numbers. `ranking`: who may be reported, best first; equal ranks are ties.
     `contrasts`: the difference of every two of them. `study`: everything computed, for the library's functions.
     `n`: prompts used.
@@ -49,11 +49,11 @@ class Estimates(Rows):
             sentences.append(f"Where more labels are needed than {limit}, it takes more prompts.")
         if len(study.of_judge(judges[0])) > 1:
             sentences.append(findings.contrasts_sentence(contrasts, study.result["ranking"]))
-        caption = f"Every estimate (judge mode{'s' * (len(judges) > 1)} {' and '.join(judges)})"
+        caption = f"Every estimate (judge{'s' * (len(judges) > 1)} {' and '.join(judges)})"
         tables: list[Any] = [findings.estimates_table(frame, caption, ["judge"] * (len(judges) > 1))]
         headline = findings.headline_frame(study.result)
         if len(frame) > _ALL_SHOWN and len(headline):
-            caption = f"The headline estimate of each policy (judge mode {judges[0]})"
+            caption = f"The headline estimate of each policy (judge {judges[0]})"
             first = findings.estimates_table(headline, caption)
             tables = [first, report.Folded(f"All {len(frame):,} estimates are in .frame", *tables)]
         truth = dict(zip(part.table.truth.policy, part.table.truth.value, strict=True))
@@ -221,10 +221,10 @@ class PromptView(View):
 
 
 def scored(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The responses of a run's tidy frames with `judge_<mode>` for each mode that was asked, and `label`."""
+    """The responses of a run's tidy frames with `judge_<name>` for each judge that was asked, and `label`."""
     rows, labels = frames["responses"], frames["labels"].dropna(subset="label").drop_duplicates(KEY)
-    for mode, scores in frames["judgments"].groupby("mode", sort=False):
-        column = f"judge_{mode}"
+    for judge, scores in frames["judgments"].groupby("judge", sort=False):
+        column = f"judge_{judge}"
         rows = rows.merge(scores.rename(columns={"score": column})[[*KEY, column]], on=KEY, how="left")
     return rows.merge(labels[[*KEY, "label"]], on=KEY, how="left")
 
@@ -260,6 +260,36 @@ def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Rows:
     return Rows(first, [sentence], _heavy_table(first, f"The {len(first)} heaviest for {policy}"))
 
 
+def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Rows:
+    """The prompts on whose first answers the policies differ most in the judge's score. Raises `NothingToShow` where no
+    prompt has scored answers of two policies."""
+    rows = scored(frames).rename(columns={f"judge_{judge}": "score"}).reindex(columns=[*KEY, *EXAMPLE[2:]])
+    rows = rows[rows.draw == 0].dropna(subset=["score", "response"])
+    by_prompt = rows.groupby("prompt_id", sort=False).score
+    apart = (by_prompt.max() - by_prompt.min())[by_prompt.size() > 1].sort_values(ascending=False, kind="stable")
+    if apart.empty:
+        raise NothingToShow("no prompt has scored answers of two policies: there is nothing to set side by side")
+    rows = rows.merge(prompts[["prompt_id", "prompt"]], on="prompt_id", how="left")
+    rows = rows.set_index("prompt_id").loc[apart.index].reset_index()
+    sentence = (
+        f"On {len(apart):,} prompts with scored answers of several policies the scores lie {apart.mean():.2f} apart on "
+        f"average. These are the {min(top, len(apart))} prompts where they differ most."
+    )
+    shown = rows[rows.prompt_id.isin(apart.index[:top])]
+    return Rows(rows, [sentence], examples_table(shown.to_dict("records")))
+
+
+#: Columns of answers that are set side by side.
+EXAMPLE = ["prompt", "policy", "response", "score", "label"]
+
+
+def examples_table(rows: Iterable[dict[str, Any]]) -> report.Table:
+    """Answers to the same prompts side by side, each prompt once."""
+    frame = pd.DataFrame(list(rows))
+    frame["prompt"] = frame.prompt.where(~frame.prompt.duplicated(), "")
+    return report.table(frame, columns=EXAMPLE, text=["prompt", "response"])
+
+
 def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Rows:
     """Responses with a judge score and an oracle label, those that differ most first. Raises `NothingToShow` where no
     response has both."""
@@ -281,12 +311,12 @@ def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge:
     per_policy = [{"policy": name, **measures(part)} for name, part in both.groupby("policy", sort=False)]
     high, low = int((rows.gap > FAR_OFF).sum()), int((rows.gap < -FAR_OFF).sum())
     sentence = (
-        f"On {len(rows):,} judged responses with a known outcome the judge (mode {judge}) is off by "
+        f"On {len(rows):,} judged responses with a known outcome the judge {judge} is off by "
         f"{rows.gap.abs().mean():.2f} on average, AUC {measures(rows)['AUC']:.2f} (.5 is guessing). {high + low:,} "
         f"are off by more than {FAR_OFF:g}: {high:,} scored too high, {low:,} too low."
     )
     columns = ["policy", *(c for c in ("prompt", "answer") if c in of_prompt), "response", "score", "label"]
-    caption = f"Where the judge (mode {judge}) is furthest from the oracle"
+    caption = f"Where the judge {judge} is furthest from the oracle"
     return Rows(
         rows,
         [sentence],

@@ -67,7 +67,7 @@ class Recorded:
 
     def frame(self, name: str) -> pd.DataFrame:
         """One of `records.COLUMNS`."""
-        return records.tidy(name, self.reading, self.params.policies, self.prompts.prompt_id)
+        return records.tidy(name, self.params, self.reading, self.prompts.prompt_id)
 
     def table(self, prompt_ids: Iterable[str] | None = None) -> Table:
         """The analysis table, of all prompts or of some, built anew."""

@@ -6,8 +6,8 @@
 |---|---|---|
 | `prompt_id` | text or integer | rows of one prompt form a cluster |
 | `logp_<policy>` | number or null | log-prob of the response under each policy, also the logging one, nats |
-| `judge_deterministic`, `judge_uncertainty` | number or null | judge score in [0, 1]; at least one of the two |
-| `judge_<mode>_sd` | number or null | standard deviation of that score, where the judge has one |
+| `judge_<name>` | number or null | score of a judge in [0, 1], such as `judge_deterministic`; at least one |
+| `judge_<name>_sd` | number or null | standard deviation of that score, where the judge has one |
 | `label` | number or null | oracle label in [0, 1]; null where there is none |
 | `response_chars` | number or null | characters of the response |
 | `draw` | integer | which of several responses to the prompt |
@@ -29,13 +29,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from arena10k.collection.echo import CEILING, SENTINELS
+from arena10k.collection.jobs import DETERMINISTIC, JUDGE
 from arena10k.errors import ArenaError, one_line
 from arena10k.estimation import outliers
-from arena10k.frames.records import JUDGE_MODES
 from arena10k.frames.table import Table, without_log_ratio
+from arena10k.params.judge import MODES
 
-_SCORES = tuple(f"judge_{mode}" for mode in JUDGE_MODES)
-_NUMBERS = ("label", *_SCORES, *(f"{score}_sd" for score in _SCORES), "response_chars")
+_NUMBERS = ("label", *(f"judge_{mode}{end}" for end in ("", "_sd") for mode in MODES), "response_chars")
 _TEXTS = ("prompt", "response", "category")
 _LOGP = "logp_"
 
@@ -80,15 +80,17 @@ def _load(path: Path, needed: str, why: str) -> Columns:
     for column, reason in ((needed, f": {why}"), ("prompt_id", "")):
         if column not in names:
             raise ArenaError(f"{path.name}: no column {column}{reason}")
-    if not set(_SCORES) & set(names):
-        raise ArenaError(f"{path.name}: no column {' and none '.join(_SCORES)}: one is needed")
+    judged = [name for name in names if name.startswith(JUDGE)]
+    scores = [name for name in judged if not name.endswith("_sd")]
+    if not scores:
+        raise ArenaError(f"{path.name}: no column {JUDGE}<name>, such as {DETERMINISTIC}: one is needed")
     own = [name for name in names if name.startswith(_LOGP)] if needed.startswith(_LOGP) else [needed]
-    used = {"prompt_id", "draw", *own, *_NUMBERS, *_TEXTS}
+    used = {"prompt_id", "draw", *own, *judged, *_NUMBERS, *_TEXTS}
     table = pq.read_table(path, columns=[name for name in names if name in used])
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         kind = column.type
-        if name in _NUMBERS or name.startswith(_LOGP):
+        if name in _NUMBERS or name.startswith((_LOGP, JUDGE)):
             if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
                 raise ArenaError(f"{path.name}: column {name} holds {kind}, not numbers")
             kind = pa.float64()
@@ -97,7 +99,7 @@ def _load(path: Path, needed: str, why: str) -> Columns:
         columns[name] = column.cast(kind)
     unnamed = pc.is_null(table["prompt_id"], nan_is_null=True).to_numpy()
     _refuse(path, unnamed, "prompt_id is missing", "every row needs one")
-    for name in [name for name in ("label", *_SCORES) if name in columns]:
+    for name in [name for name in ("label", *scores) if name in columns]:
         values = columns[name].to_numpy()
         outside = (values < 0) | (values > 1)
         first = f"{values[outside.argmax()]:g}" if outside.any() else ""

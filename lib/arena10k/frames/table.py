@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, TRUTH, UNCERTAINTY
+from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, TRUTH, compares, judging
 from arena10k.collection.store import Store
 from arena10k.estimation.data import log_weights
-from arena10k.frames.records import FAILED, KEY, OK, QUARANTINED, deviation, in_order, read, tokens, usable
+from arena10k.frames.records import FAILED, KEY, OK, QUARANTINED, in_order, read, usable
 from arena10k.params.config import Params
 
-#: By job the column of its scores.
-_SCORES = {DETERMINISTIC: "judge_deterministic", UNCERTAINTY: "judge_uncertainty", ORACLE: "label"}
 _ROW = ["prompt_id", "draw"]
 
 
@@ -28,7 +26,7 @@ class Table:
     `generation_forced` (P0's teacher-forced log-prob of the same tokens), `logp_<policy>` (nats; NaN where missing,
     failed or quarantined), `raw_logp_<policy>` (nats, as stored: quarantined values too) for policies with a
     quarantined one,
-    `judge_deterministic`, `judge_uncertainty`, `judge_uncertainty_sd` (in [0, 1]) and `label` (NaN outside the slice).
+    `judge_<name>`, `judge_<name>_sd` for each judge (in [0, 1]) and `label` (NaN outside the slice).
     `fresh`: the same for fresh draws of the targets, with `policy`.
     `truth`: `policy`, `value`, `se`, `prompts`, `draws`: mean label over all draws, clustered by prompt; empty unless
     the oracle labels everything. Never an input of an estimator.
@@ -49,9 +47,15 @@ class Table:
         """The logging policy, then the targets."""
         return [self.logging_policy, *self.targets]
 
-    def is_judged(self, mode: str) -> bool:
-        """Whether any response has a score in a judge mode."""
-        return any(frame[f"judge_{mode}"].notna().any() for frame in (self.logged, self.fresh))
+    @property
+    def judges(self) -> list[str]:
+        """The judges that have a column."""
+        columns = dict.fromkeys(str(c) for frame in (self.logged, self.fresh) for c in frame)
+        return [c.removeprefix(JUDGE) for c in columns if c.startswith(JUDGE) and not c.endswith("_sd")]
+
+    def is_judged(self, judge: str) -> bool:
+        """Whether any response has a score of a judge."""
+        return any(frame[JUDGE + judge].notna().any() for frame in (self.logged, self.fresh) if JUDGE + judge in frame)
 
     def __repr__(self) -> str:
         return (
@@ -97,9 +101,13 @@ def build(params: Params, prompts: pd.DataFrame, store: Store) -> Table:
     # Of a response whose text the source did not have there are scores all the same.
     there = answers[(answers.status == OK) | ((answers.status == FAILED) & (answers.reason == "missing"))]
     responses = rows = in_order(_responses(there, prompts), params.policies, prompts.prompt_id)
-    for job, column in _SCORES.items():
-        rows = rows.merge(_values(store, job, column), on=KEY, how="left")
-    judged_draws = params.judge.draws if params.judge else params.responses.draws
+    beside = responses.prompt_id[(responses.policy == p0) & (responses.draw == 0)]
+    for job in (*judging(params), ORACLE):
+        values = _values(store, job, "label" if job == ORACLE else job)
+        if compares(params, job):  # a win over a response that is quarantined is none
+            values = values[values.prompt_id.isin(beside)]
+        rows = rows.merge(values, on=KEY, how="left")
+    judged_draws = max((judge.draws for judge in params.judges.values()), default=params.responses.draws)
     is_fresh = (rows.policy != p0) & (rows.draw < judged_draws)
     is_logged = (rows.policy == p0) & (rows.draw < params.responses.logged_draws)
     logged = _with_logprobs(params, rows[is_logged].reset_index(drop=True), logprobs)
@@ -124,14 +132,12 @@ def _quarantined(records: pd.DataFrame) -> set[tuple[str, int]]:
 
 
 def _responses(records: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
-    payloads = list(records.payload)
     frame = records[KEY].assign(response=records["value"].astype("string"))
     frame["response_chars"] = frame.response.str.len()
-    frame["response_tokens"] = tokens(payloads)
-    frame["generation_logp"] = [sum(p["token_logprobs"]) if "token_logprobs" in p else None for p in payloads]
-    frame["end_scored"] = [bool(p.get("end_scored", True)) for p in payloads]
-    frame["finish_reason"] = [p.get("finish_reason") for p in payloads]
-    frame = frame.astype({"generation_logp": float})
+    frame["response_tokens"] = records.tokens.tolist()
+    frame["generation_logp"] = records.generation_logp.astype(float)
+    frame["end_scored"] = (records.end_scored != False).to_numpy(bool)  # noqa: E712 (None where it is not said)
+    frame["finish_reason"] = records.finish_reason.tolist()
     return frame.merge(prompts[["prompt_id", "prompt", "category"]], on="prompt_id", how="inner")
 
 
@@ -139,10 +145,10 @@ def _values(store: Store, job: str, column: str) -> pd.DataFrame:
     """The usable scores or labels of one job under the name `column`, with their standard deviation."""
     records = usable(read(store, job))
     values = records[KEY].assign(**{column: records["value"].astype(float)})
-    if job == UNCERTAINTY:
-        values[f"{column}_sd"] = pd.Series(deviation(records.payload), records.index, dtype=float)
-    if any("propensity" in payload for payload in records.payload):
-        values[f"{column}_propensity"] = [payload.get("propensity") for payload in records.payload]
+    if job.startswith(JUDGE):
+        values[f"{column}_sd"] = records.sd.astype(float)
+    if records.propensity.notna().any():
+        values[f"{column}_propensity"] = records.propensity.astype(float)
     return values
 
 
@@ -160,8 +166,8 @@ def _with_logprobs(params: Params, logged: pd.DataFrame, logprobs: pd.DataFrame)
             # The end of the turn is scored, and not every endpoint tells its log-prob where it generates.
             unseen = np.zeros(len(logged))
             for row in np.flatnonzero(is_ok & ~logged.end_scored):
-                ends = own.payload[row].get("end_tokens", 0)
-                unseen[row] = sum(own.payload[row]["token_logprobs"][-ends:]) if ends else 0.0
+                ends = own.end_tokens[row] or 0
+                unseen[row] = sum(own.token_logprobs[row][-ends:]) if ends else 0.0
             logged["generation_forced"] = logged[f"logp_{policy}"] - unseen
     return logged
 

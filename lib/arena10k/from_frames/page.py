@@ -36,9 +36,10 @@ def write(found: Evaluated, path: str | os.PathLike[str], title: str = "Policy v
         Path(path),
         title=visible(title),
         confidence=found.analysis.confidence,
+        width=found.analysis.width * found.scale.size,
         about=about,
-        controls=warning,
-        alarm=alarm,
+        alarms=[warning] if warning and alarm else [],
+        notes=[warning] if warning and not alarm else [],
         scale=found.scale,
         sections={
             "Differences": [

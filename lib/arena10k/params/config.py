@@ -12,20 +12,26 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from arena10k import paths
 from arena10k.errors import ArenaError, ParamsError, meant, one_line
 from arena10k.params import imported, sections
 from arena10k.params.imported import ImportedParams
-from arena10k.params.judge import FORMS, ChatGrader, JudgeParams, OracleParams
+from arena10k.params.judge import FORMS, MODES, AnyGrader, BothModes, JudgeParams, OracleParams
 from arena10k.params.sections import Name, PolicyParams, Provider, Section
 
 S = TypeVar("S", bound=Section)
 
 
+def _in_both_modes(validated: dict[str, Any]) -> dict[str, Any]:
+    """What the shorthand `judge` stands for."""
+    judge = validated.get("judge")
+    return {mode: judge.model_copy(update={"mode": mode}) for mode in MODES} if judge else {}
+
+
 class Params(Section):
-    """One experiment."""
+    """One experiment. `judges` by name: those of the file, or the two that the shorthand `judge` stands for."""
 
     run: str
     title: str = ""
@@ -36,7 +42,8 @@ class Params(Section):
     policies: dict[Name, PolicyParams]
     prompts: sections.PromptsParams = sections.PromptsParams()
     responses: sections.ResponsesParams = sections.ResponsesParams()
-    judge: JudgeParams | None = None
+    judge: BothModes | None = Field(None, description="two judges: one named for each mode")
+    judges: dict[Name, JudgeParams] = Field(default_factory=_in_both_modes)
     oracle: OracleParams = OracleParams()
     estimation: sections.EstimationParams = sections.EstimationParams()
     ablations: sections.AblationParams | None = None
@@ -46,10 +53,26 @@ class Params(Section):
         None, description="reproduce an incident on a clean run, and nothing else"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _first_judge_speaks(cls, raw: Any) -> Any:
+        """Of named judges the first headlines where `estimation` names none; null is none."""
+        raw = {key: value for key, value in raw.items() if key != "judges" or value is not None}
+        judges, estimation = raw.get("judges"), raw.get("estimation", {})
+        if judges and isinstance(judges, dict) and isinstance(estimation, dict):
+            raw["estimation"] = {"judge": next(iter(judges)), **estimation}
+        return raw
+
     @property
-    def users(self) -> dict[str, PolicyParams | JudgeParams | ChatGrader]:
+    def judge_names(self) -> list[str]:
+        """The names of the run's judges; where none is asked, of those whose scores an import may have brought."""
+        return list(self.judges or MODES)
+
+    @property
+    def users(self) -> dict[str, PolicyParams | AnyGrader]:
         """Who asks a provider's model: by params key, everything with a `provider` and a `model`."""
-        graders = {"judge": self.judge, "oracle.grader": self.oracle.grader}
+        named = {"judge": self.judge} if self.judge else {f"judges.{name}": one for name, one in self.judges.items()}
+        graders = {**named, "oracle.grader": self.oracle.grader}
         policies = {f"policies.{name}": policy for name, policy in self.policies.items()}
         return policies | {key: grader for key, grader in graders.items() if grader}
 
@@ -70,8 +93,9 @@ class Params(Section):
 
     def faults(self) -> Iterator[str]:
         paths.check_run_name(self.run)
-        if self.table and (self.policies or self.judge):
+        if self.table and (self.policies or self.judges):
             yield "table brings its own policies and scores: give `policies: {}` and no judge"
+        yield from self._judge_faults()
         if not self.table and self.logging_policy not in self.policies:
             yield f"logging_policy {self.logging_policy!r} is not among policies: {', '.join(self.policies)}"
         for key, user in self.users.items():
@@ -94,6 +118,17 @@ class Params(Section):
         for key, name in [*(("ablations.worst", n) for n in worst), *(("imported.clones", n) for n in clones)]:
             if name not in self.targets:
                 yield f"{key}: {name!r} is not among the targets: {', '.join(self.targets)}"
+
+    def _judge_faults(self) -> Iterator[str]:
+        if self.judge and "judges" in self.model_fields_set:
+            yield "judge: it stands for two judges, beside judges: leave it out (judge: null where it is extended)"
+        if self.judge and "mode" in self.judge.model_fields_set:
+            yield "judge.mode: judge is asked in both modes; a judge of one mode stands in judges, under a name"
+        for name in (name for name in self.judges if name.endswith("_sd")):
+            yield f"judges.{name}: columns that end in _sd are standard deviations: choose another name"
+        given, names = self.estimation.judge, self.judge_names
+        if not self.table and given not in names:
+            yield f"estimation.judge: {given!r} is not among the judges: {', '.join(names)}{meant(given, names)}"
 
 
 class _OnceEach(yaml.SafeLoader):
@@ -159,8 +194,11 @@ def _validated(schema: type[S], path: Path, raw: dict[str, Any]) -> S:
     except ValidationError as error:
         lines = []
         for fault in error.errors():
-            # The form of the judge is a step of the schema, not of the file.
-            steps = [s for i, s in enumerate(fault["loc"]) if fault["loc"][:i] != ("judge",) or s not in FORMS]
+            if fault["type"] == "default_factory_not_called":  # `judges`, where another section is at fault
+                continue
+            # The form of a judge is a step of the schema, not of the file.
+            form = {"judge": 1, "judges": 2, "oracle": 2}.get(str(next(iter(fault["loc"]), "")))
+            steps = [s for i, s in enumerate(fault["loc"]) if i != form or s not in FORMS]
             message, given = fault["msg"].removeprefix("Value error, "), fault["input"]
             if fault["type"] == "extra_forbidden":
                 message = f"unknown key{meant(steps[-1], _keys_beside(steps))}"

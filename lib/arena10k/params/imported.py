@@ -1,6 +1,6 @@
 """The params of a run whose records were imported: what the user declares, and what the import found.
 
-A params file with a section `imported` describes such a run. Its policies, draws and headline judge mode are those of
+A params file with a section `imported` describes such a run. Its policies, draws and headline judge are those of
 the data: `of_data` takes them in from `data/<run>/import.json`. They are never asked anything.
 """
 
@@ -170,4 +170,6 @@ def of_data(name: str, raw: dict[str, Any]) -> dict[str, Any]:
         how = f"data/{run} was imported with: remove data/{run}, import again"
         raise ParamsError(f"{name}: {other[0]} is not what {how}")
     params: dict[str, Any] = content["params"]
+    if raw.get("judges"):  # they take the place of the scores that were imported
+        params.pop("estimation", None)
     return params

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from string import Formatter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
@@ -13,9 +13,10 @@ from arena10k.params.sections import Asked, Asker, Count, Section, Share
 
 Score = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 MinMass = Annotated[float, Field(gt=0, le=1)]
-FORMS = ("completion", "chat")
-#: What a `case` may hold.
-FIELDS = ("prompt", "response", "reference")
+FORMS = ("completion", "chat", "pair")
+#: What each judge of the shorthand `judge` does, and is called.
+MODES = ("deterministic", "uncertainty")
+Mode = Literal["deterministic", "uncertainty"]
 #: What a completion judge is shown of a text, at most.
 MAX_CHARS = 2000
 #: A scale of whole numbers with more values than this is in effect continuous.
@@ -29,7 +30,14 @@ _HOW_ASKED = {*Asked.model_fields, "model_alias"}
 class Grader(Asker):
     """A model that is shown a `case`: a text that holds {response}, and {prompt} and {reference} where wanted."""
 
+    #: What it grades, in the order in which it has to stand in the `case`.
+    shown: ClassVar[tuple[str, ...]] = ("response",)
     case: str
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether it is a judge whose scores have a variance."""
+        return getattr(self, "mode", "") == "uncertainty"
 
     @field_validator("case")
     @classmethod
@@ -38,11 +46,15 @@ class Grader(Asker):
             parts = [(name, spec, how) for _, name, spec, how in Formatter().parse(case) if name is not None]
         except ValueError as error:
             raise ValueError(f"{error}; a literal brace is written twice") from error
+        fields = ("prompt", *cls.shown, "reference")
         for name, spec, how in parts:
-            if name not in FIELDS or spec or how:
-                raise ValueError(f"{{{name}}} is not among {', '.join(FIELDS)}; a literal brace is written twice")
-        if "response" not in {name for name, _, _ in parts}:
-            raise ValueError("{response} is not in it: the grader would not see what it grades")
+            if name not in fields or spec or how:
+                raise ValueError(f"{{{name}}} is not among {', '.join(fields)}; a literal brace is written twice")
+        names = list(dict.fromkeys(name for name, _, _ in parts if name in cls.shown))
+        for name in (name for name in cls.shown if name not in names):
+            raise ValueError(f"{{{name}}} is not in it: the grader would not see what it grades")
+        if names != [*cls.shown]:
+            raise ValueError("{response} has to stand before {other}: answers call them A and B in this order")
         return case
 
 
@@ -54,6 +66,7 @@ class CompletionJudge(Grader):
     """
 
     form: Literal["completion"] = "completion"
+    mode: Mode = "deterministic"
     uncertainty: Literal["orders"] = "orders"
     intro: str = ""
     examples: tuple[str, ...] = Field((), strict=False)
@@ -68,14 +81,14 @@ class CompletionJudge(Grader):
             if sorted(order) != list(range(len(self.examples))):
                 yield f"orders: {list(order)} is not an order of the {len(self.examples)} examples"
 
-    def definition(self, uncertain: bool) -> dict[str, Any]:
+    def definition(self) -> dict[str, Any]:
         """What decides a rating; the same in both modes, which ask the same questions."""
-        definition = self.model_dump(mode="json", exclude={"draws", "form", "uncertainty", *_HOW_ASKED})
+        definition = self.model_dump(mode="json", exclude={"draws", "form", "mode", "uncertainty", *_HOW_ASKED})
         return definition | {"max_response_chars": MAX_CHARS} | self.asked
 
-    def few_ratings(self, uncertain: bool) -> bool:
+    def few_ratings(self) -> bool:
         """Whether scores can take a few values only."""
-        return not uncertain
+        return not self.uncertain
 
 
 class ChatGrader(Grader):
@@ -99,28 +112,28 @@ class ChatGrader(Grader):
         low, high = self.scale
         return f"{'a whole number' if self.numbers == 'whole' else 'a number'} from {low:g} to {high:g}"
 
-    def ask(self, uncertain: bool) -> str:
+    def ask(self) -> str:
         """The line that ends every request: the form of the answer."""
         return f'Answer with JSON only: {{"rating": n}}, where n is {self.range_words}.'
 
-    def answer_schema(self, uncertain: bool) -> dict[str, Any]:
+    def answer_schema(self) -> dict[str, Any]:
         """The form of the answer as a JSON schema, strict."""
-        keys = re.findall(r'"(\w+)":', self.ask(uncertain))
+        keys = re.findall(r'"(\w+)":', self.ask())
         kind: dict[str, Any] = {"type": "integer" if self.numbers == "whole" else "number"}
-        if ChatGrader.few_ratings(self, False):  # else small models leave the scale
+        if ChatGrader.few_ratings(self):  # else small models leave the scale
             kind["enum"] = list(range(int(self.scale[0]), int(self.scale[1]) + 1))
         form = {"type": "object", "properties": dict.fromkeys(keys, kind), "required": keys}
         return {"name": "rating", "strict": True, "schema": form | {"additionalProperties": False}}
 
-    def few_ratings(self, uncertain: bool) -> bool:
+    def few_ratings(self) -> bool:
         """Whether scores can take a few values only."""
         low, high = self.scale
         return self.numbers == "whole" and high - low < FEW_RATINGS
 
-    def definition(self, uncertain: bool) -> dict[str, Any]:
+    def definition(self) -> dict[str, Any]:
         """What decides a rating."""
         include = set(ChatGrader.model_fields) - _HOW_ASKED
-        return self.model_dump(mode="json", include=include) | {"ask": self.ask(uncertain)} | self.asked
+        return self.model_dump(mode="json", include=include) | {"ask": self.ask()} | self.asked
 
 
 class ChatJudge(ChatGrader):
@@ -133,6 +146,7 @@ class ChatJudge(ChatGrader):
     """
 
     form: Literal["chat"]
+    mode: Mode = "deterministic"
     uncertainty: Literal["samples", "interval", "logprobs"] = "samples"
     draws: Count = 1
     samples: Annotated[int, Field(ge=2, le=100)] = 5
@@ -150,10 +164,10 @@ class ChatJudge(ChatGrader):
                 f"({self.numbers}): the first token of a longer number can be that of another"
             )
 
-    def ask(self, uncertain: bool) -> str:
+    def ask(self) -> str:
         """The line that ends every request of the mode: the form of the answer."""
-        if not uncertain or self.uncertainty == "samples":
-            return super().ask(uncertain)
+        if not self.uncertain or self.uncertainty == "samples":
+            return super().ask()
         if self.uncertainty == "logprobs":
             return f"Answer with the number only: {self.range_words}."
         return (
@@ -162,29 +176,75 @@ class ChatJudge(ChatGrader):
             f"{self.interval_confidence:g}."
         )
 
-    def few_ratings(self, uncertain: bool) -> bool:
+    def few_ratings(self) -> bool:
         """Whether scores can take a few values only. A mean of a few ratings is taken for a rating: a good judge is
         of one mind about easy cases."""
-        return super().few_ratings(uncertain) and not (uncertain and self.uncertainty == "logprobs")
+        return super().few_ratings() and not (self.uncertain and self.uncertainty == "logprobs")
 
-    def definition(self, uncertain: bool) -> dict[str, Any]:
+    def definition(self) -> dict[str, Any]:
         """What decides a rating in the deterministic or the uncertainty mode."""
         keys = {"samples": ("samples", "sample_temperature"), "interval": ("interval_confidence",),
                 "logprobs": ("top_logprobs", "min_mass")}[self.uncertainty]  # fmt: skip
-        include = {"uncertainty", *keys} if uncertain else set[str]()
-        return super().definition(uncertain) | self.model_dump(mode="json", include=include)
+        include = {"uncertainty", *keys} if self.uncertain else set[str]()
+        return super().definition() | self.model_dump(mode="json", include=include)
 
 
-def _form(judge: Any) -> str | None:
-    return judge.get("form", "completion") if isinstance(judge, dict) else getattr(judge, "form", None)
+class PairGrader(Grader):
+    """A chat model that is shown a policy's {response} and the logging policy's {other} to the same prompt, in both
+    orders, and says which is better. The score is the share of the two that the policy's wins, a tie being a half; that
+    of the logging policy is 0.5 by definition, and not asked."""
+
+    shown = ("response", "other")
+    form: Literal["pair"]
+    system: str = ""
+    max_tokens: Count = 64
+
+    def ask(self) -> str:
+        """The line that ends every request: the form of the answer."""
+        return (
+            'Answer with JSON only: {"winner": w}, where w is "A" if the first answer is better, "B" if the second one '
+            'is, and "tie" if neither is.'
+        )
+
+    def answer_schema(self) -> dict[str, Any]:
+        """The form of the answer as a JSON schema, strict."""
+        form = {"type": "object", "properties": {"winner": {"type": "string", "enum": ["A", "B", "tie"]}}}
+        schema = form | {"required": ["winner"], "additionalProperties": False}
+        return {"name": "winner", "strict": True, "schema": schema}
+
+    def few_ratings(self) -> bool:
+        """Whether scores can take a few values only."""
+        return True
+
+    def definition(self) -> dict[str, Any]:
+        """What decides a score, beside the answers that it compares with."""
+        include = set(PairGrader.model_fields) - _HOW_ASKED
+        return self.model_dump(mode="json", include=include) | {"ask": self.ask()} | self.asked
 
 
-JudgeParams = Annotated[
-    Annotated[CompletionJudge, Tag("completion")] | Annotated[ChatJudge, Tag("chat")],
-    Discriminator(
-        _form, custom_error_type="form", custom_error_message="Input should be a mapping with form: completion or chat"
-    ),
+class PairJudge(PairGrader):
+    mode: Literal["deterministic"] = "deterministic"
+    draws: Count = 1
+
+
+def _one_of(default: str, *forms: str) -> Discriminator:
+    """The form of a grader, by which its keys are known; `default` where it names none."""
+
+    def form(grader: Any) -> str | None:
+        return grader.get("form", default) if isinstance(grader, dict) else getattr(grader, "form", default)
+
+    message = f"Input should be a mapping with form: {' or '.join(forms)}"
+    return Discriminator(form, custom_error_type="form", custom_error_message=message)
+
+
+_Rating = Annotated[CompletionJudge, Tag("completion")] | Annotated[ChatJudge, Tag("chat")]
+#: A judge that can be asked in both modes, and one of any form.
+BothModes = Annotated[_Rating, _one_of("completion", "completion", "chat (form: pair stands in judges)")]
+JudgeParams = Annotated[_Rating | Annotated[PairJudge, Tag("pair")], _one_of("completion", *FORMS)]
+OracleGrader = Annotated[
+    Annotated[ChatGrader, Tag("chat")] | Annotated[PairGrader, Tag("pair")], _one_of("chat", "pair, or none")
 ]
+AnyGrader = CompletionJudge | ChatGrader | PairGrader
 
 
 class OracleParams(Section):
@@ -192,7 +252,7 @@ class OracleParams(Section):
     `truth` labels every fresh draw, for runs whose checkers cost nothing."""
 
     kind: Literal["exact", "model"] = "exact"
-    grader: ChatGrader | None = None
+    grader: OracleGrader | None = None
     p0_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
     target_labels: Annotated[int, Field(ge=0)] = 30
     truth: bool = False

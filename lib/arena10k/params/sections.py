@@ -226,7 +226,7 @@ class EstimationParams(Section):
     width: Annotated[float, Field(gt=0, le=1)] = Analysis.width
     folds: Annotated[int, Field(ge=2, le=50)] = Analysis.folds
     confidence: Share = Analysis.confidence
-    judge: Literal["deterministic", "uncertainty"] = Field("uncertainty", description="the mode that headlines use")
+    judge: Name = Field("uncertainty", description="whose scores headlines use; of `judges` the first")
     judge_shift: Annotated[float, Field(ge=0, le=1, strict=False)] = Field(
         Analysis.judge_shift, description="how far the judge may be off on a policy of which nothing says how far it is"
     )
@@ -258,7 +258,7 @@ Level = Literal["all"] | Annotated[int, Field(gt=0)] | Positive
 
 
 class AblationParams(Section):
-    """One page for each combination of judge mode, estimator, calibration and treatment of corrupted log-probs.
+    """One page for each combination of judge, estimator, calibration and treatment of corrupted log-probs.
 
     Names are those of the registries; "all" is every registered one. `corrupted` is the share of the rows that a
     treatment takes to have failed. `sweep` gives the levels of the factors that need no page, "all" standing for all of

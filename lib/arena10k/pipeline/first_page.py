@@ -8,7 +8,9 @@ from typing import Any
 
 from arena10k import paths, report
 from arena10k.estimation.verdicts import NOT_ASKED
+from arena10k.explore import answers
 from arena10k.params.config import Params
+from arena10k.params.judge import PairGrader
 from arena10k.pipeline import failures, stages
 from arena10k.rescoring import effect
 
@@ -28,10 +30,42 @@ def write_index(params: Params) -> Path:
         provenance=stages.provenance(params),
         title=params.title,
         confidence=params.estimation.confidence,
+        width=params.estimation.width,
         about=about(params),
-        controls=" ".join(filter(None, (text, report.missing(lost, effect.dependent(lost.get("tests", [])))))),
-        alarm=alarm,
+        alarms=[text] if alarm else [],
+        notes=[*filter(None, ["" if alarm else text, report.missing(lost, effect.dependent(lost.get("tests", [])))])],
+        policies={name: f"{policy.description} ({policy.model})" for name, policy in params.policies.items()},
+        measured=_measured(params, estimates),
+        sections=_examples(_result(run, "examples.json")),
     )
+
+
+def _examples(found: dict[str, Any]) -> dict[str, list[Any]]:
+    """Some answers side by side; nothing where page 04 had none."""
+    if not found:
+        return {}
+    return {"Answers side by side": [found["sentence"], answers.examples_table(found["rows"])]}
+
+
+def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:
+    """By term what the numbers of the first page are of; of what is not known nothing."""
+    oracle, imported = params.oracle, params.imported
+    exact = "the share of answers that an exact checker of the prompt calls right: 0 is none, 1 is all"
+    value = {"exact": exact, "model": ""}[oracle.kind]
+    if isinstance(oracle.grader, PairGrader):
+        value = f"the win rate against {params.logging_policy}, by {oracle.grader.model}; a tie is a half"
+    elif oracle.grader:
+        low, high = oracle.grader.scale
+        value = f"the mean grade by {oracle.grader.model}, from {low:g} to {high:g}, as a share of that scale"
+    if imported or params.table:
+        low, high = (imported and imported.oracle_scale) or (0.0, 1.0)
+        value = f"the mean label of the data, from {low:g} to {high:g}, as a share of that scale"
+    said = {"A value is": value, "Judge": ", ".join(f"{judge.model} ({name})" for name, judge in params.judges.items())}
+    said["Prompts"] = f"{estimates['n']:,}" if estimates.get("n") else ""
+    said["Labels"] = f"{sum(row['labels'] for row in estimates.get('policies', ())):,}" if estimates else ""
+    spent = sum(job["dollars"] for job in _result(params.run, "status.json").get("jobs", ()))
+    said["Cost"] = f"${spent:,.2f} so far" if params.is_priced and not params.recording else ""
+    return {term: text for term, text in said.items() if text}
 
 
 def about(params: Params) -> str:
@@ -58,7 +92,6 @@ def _listed(params: Params, stage: stages.Stage) -> report.Listed:
         key_numbers(params, stage),
         failures.is_noted(params.run, stage.name),
         {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
-        "Ablations" if stage.cell else "Stages",
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from arena10k import paths
+from arena10k.collection.jobs import judging
 from arena10k.errors import ArenaError, NothingToShow, ParamsError, one_line, section
 from arena10k.inputs.policies import digest
 from arena10k.params import config
@@ -45,7 +46,8 @@ class Stage:
 
 
 _SCORED = ("03_teacher_forcing", "04_judge")
-_GRADES = ("judge_deterministic", "judge_uncertainty", "oracle", "truth")
+#: Stands for the jobs of all judges of a run.
+_JUDGES = "judges"
 STAGES = {
     stage.name: stage
     for stage in (
@@ -53,7 +55,7 @@ STAGES = {
         Stage("01_prompts"),
         Stage("02_responses", ("01_prompts",), ("responses",), True),
         Stage("03_teacher_forcing", ("02_responses",), ("logprobs", "logprobs_shuffled"), True),
-        Stage("04_judge", ("02_responses",), _GRADES, True),
+        Stage("04_judge", ("02_responses",), (_JUDGES, "oracle", "truth"), True, ("examples.json",)),
         Stage("05_data_quality", _SCORED, ("responses", "logprobs"), results=("quality.json",)),
         Stage("06_estimates", ("05_data_quality",), results=("estimates.json", "truth.json")),
         Stage("07_pi_bad_anomaly", ("06_estimates",), results=("anomaly.json",)),
@@ -63,13 +65,13 @@ STAGES = {
 }
 #: The sections of the params that each notebook reads: a stage runs again when one of these changed, and only then.
 STAGE_PARAMS = {
-    "00_status": ("policies", "responses", "judge", "oracle"),
+    "00_status": ("policies", "responses", "judges", "oracle"),
     "01_prompts": ("prompts", "seed"),
     "02_responses": ("providers", "policies", "responses", "seed"),
     "03_teacher_forcing": ("providers", "policies", "responses", "logging_policy", "seed"),
-    "04_judge": ("providers", "policies", "judge", "oracle", "responses", "seed"),
-    "05_data_quality": ("policies", "judge", "oracle", "responses", "estimation", "logging_policy"),
-    "06_estimates": ("providers", "policies", "judge", "oracle", "estimation", "logging_policy"),
+    "04_judge": ("providers", "policies", "judges", "oracle", "responses", "seed"),
+    "05_data_quality": ("policies", "judges", "oracle", "responses", "estimation", "logging_policy"),
+    "06_estimates": ("providers", "policies", "judges", "oracle", "estimation", "logging_policy"),
     "07_pi_bad_anomaly": ("policies", "oracle", "estimation", "logging_policy"),
     "08_ablation": ("policies", "oracle", "estimation", "logging_policy", "seed"),
     "09_ablation_summary": ("policies", "oracle", "estimation", "logging_policy", "ablations"),
@@ -195,10 +197,9 @@ def is_current(params: Params, stage: Stage, again: bool = False) -> bool:
 def _made_of(params: Params, stage: Stage) -> str:
     """A digest of all that a stage depends on."""
     files = [Path(file).read_bytes() for file in (*sources(stage.notebook), *given(params))]
-    needed = []
-    for need in stage.needs:
-        stamp = json.loads(stamp_file(params.run, need).read_text(encoding="utf-8"))
-        needed.append({key: value for key, value in stamp.items() if key != "made_of"})
+    stamps = [stamp_file(params.run, need) for need in stage.needs]
+    read = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in stamps]
+    needed = [{key: value for key, value in stamp.items() if key != "made_of"} for stamp in read]
     return digest([reads(params)[stage.name], needed, *(hashlib.sha256(file).hexdigest() for file in files)])
 
 
@@ -288,7 +289,8 @@ def _stamp(params: Params, stage: Stage) -> None:
     if not params.table:
         stamp["prompts"] = digest(prompts.read(source.run).to_dict("list"))
     if stage.jobs:
-        stamp["records"] = status.open_store(source).content_digest(*stage.jobs)
+        jobs = [name for job in stage.jobs for name in (judging(source) if job == _JUDGES else [job])]
+        stamp["records"] = status.open_store(source).content_digest(*jobs)
     for result in stage.results:
         path = paths.result_file(params.run, result)
         stamp[result] = digest(path.read_text(encoding="utf-8")) if path.is_file() else None

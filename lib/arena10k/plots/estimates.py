@@ -62,7 +62,7 @@ def forest(
     if "judge" in frame and frame.judge.nunique(dropna=False) > 1:
         labels = labels + " · " + frame.judge.astype(str)
     elif "judge" in frame and len(frame):
-        judge = f", judge mode {frame.judge.iloc[0]}"
+        judge = f", judge {frame.judge.iloc[0]}"
     finding = _forest_finding(frame, truth)
     figure, axis, at = _by_policy(finding, frame, labels, 0.04)
     shown = looks(frame.estimator.unique())
@@ -114,7 +114,7 @@ def _by_policy(finding: str, rows: pd.DataFrame, labels: pd.Series, margin: floa
 @styled
 def then_and_now(both: pd.DataFrame) -> Drawn:
     """Estimates of two states, grouped by policy: the earlier value with its interval, the present one, filled as its
-    verdict says, and the way between them. `both` are rows of `changes.estimates`, of one judge mode."""
+    verdict says, and the way between them. `both` are rows of `changes.estimates`, of one judge."""
     outside, changed = both[both.outside], both[both.verdict_changed]
     finding = f"{len(outside)} of {len(both)} values left their earlier interval"
     finding += f" ({listed(list(outside.policy.unique()))})" if len(outside) else ""

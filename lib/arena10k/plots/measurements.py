@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from arena10k.estimation.diagnostics import reliability_curve
-from arena10k.plots.style import BAND, SOFT, cells, drawn, looks, panels, styled
+from arena10k.plots.style import BAND, MANY, SOFT, cells, drawn, looks, panels, styled
 from arena10k.report.display import Drawn
 from arena10k.wording import listed, number, percent
 
@@ -186,4 +186,5 @@ def self_consistency(generation: np.ndarray, teacher_forced: np.ndarray) -> Draw
     right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
     for axis in (left, right):
         axis.grid()
-    return drawn(figure, finding, "Teacher-forced against generation log-probs")
+    kind = "png" if x.size > MANY else "svg"
+    return drawn(figure, finding, "Teacher-forced against generation log-probs", kind=kind)

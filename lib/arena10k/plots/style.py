@@ -34,6 +34,8 @@ _MARKERS = "osD^vPX*"
 #: Lines only: dots and circles make an SVG ten times as large.
 _HATCHES = ("", "///", "\\\\\\", "xxx", "|||", "---", "+++", "//")
 _LINES: Sequence[LineStyleType] = "-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 1, 2))
+#: Points of a panel, beyond which a PNG is smaller than an SVG.
+MANY = 2000
 _TITLE = FontProperties(family="DejaVu Sans", weight="bold", size=11.5)
 
 #: Draws with the project's style, and leaves matplotlib's settings as they were.

@@ -7,26 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from arena10k.estimation import ESTIMATORS, diagnostics
+from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, accepted
 from arena10k.report.display import Table, table
 from arena10k.report.summary import headline
-from arena10k.wording import ESTIMATOR_WORDS, VERDICTS, listed, rounded
+from arena10k.wording import ESTIMATOR_WORDS, VERDICTS, listed
 
 #: Columns of an estimate, beside its policy.
 ESTIMATE = ["estimator", "value", "ci_low", "ci_high", "verdict", "reasons", "labels_needed"]
-
-
-def agreement(both: pd.DataFrame, logging_policy: str) -> pd.DataFrame:
-    """AUC of the judge against the oracle, per judge mode, over all policies (flattered by policies that are easy to
-    tell apart) and within the logging policy."""
-    rows = []
-    for job in [c for c in both.columns if c.startswith("judge_")]:
-        scored = both.dropna(subset=[job])
-        parts = {"auc": scored, "auc_within_p0": scored[scored.policy == logging_policy]}
-        auc = {k: diagnostics.judge_auc(p[job].to_numpy(float), p.label.to_numpy(float)) for k, p in parts.items()}
-        rows.append({"mode": job.removeprefix("judge_"), "rows": len(scored)} | auc)
-    return pd.DataFrame(rows, columns=["mode", "rows", "auc", "auc_within_p0"])
 
 
 def agreement_sentence(found: pd.DataFrame, logging_policy: str) -> str:
@@ -34,10 +22,9 @@ def agreement_sentence(found: pd.DataFrame, logging_policy: str) -> str:
     if found.auc.isna().all():
         return "No response has both a judge score and an oracle label: the judge is untested."
     best = found.loc[found.auc.idxmax()]
-    return (
-        f"The {best['mode']} mode agrees best with the oracle: AUC {best.auc:.2f} over all policies, "
-        f"{best.auc_within_p0:.2f} within {logging_policy} (.5 is guessing)."
-    )
+    within = "" if pd.isna(best.auc_within_p0) else f", {best.auc_within_p0:.2f} within {logging_policy}"
+    text = f"The judge {best.judge} agrees best with the oracle: AUC {best.auc:.2f} over all policies"
+    return f"{text}{within} (.5 is guessing)."
 
 
 def estimates_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -57,7 +44,7 @@ def estimates_table(frame: pd.DataFrame, caption: str, first: Iterable[str] = ()
 
 
 def counted(rows: Iterable[dict[str, Any]], judge: str | None = None) -> list[dict[str, Any]]:
-    """The rows that sentences count: of one judge mode, without raw judge means, which are no policy values, and
+    """The rows that sentences count: of one judge, without raw judge means, which are no policy values, and
     without estimates whose inputs were not collected."""
     raw = {name for name, estimator in ESTIMATORS.items() if estimator.judge_scale}
     rows = [r for r in rows if r["estimator"] not in raw and r["verdict"] != NOT_ASKED]
@@ -155,15 +142,3 @@ def published_table(policies: pd.DataFrame, logged: int) -> Table:
     columns |= {"calibrated": "SNIPS (calibrated)", "verdict": "its verdict"}
     caption = f"SNIPS and mean weight are of the judged rows with a weight, of {logged:,} logged rows"
     return table(policies, columns=columns, strike=["calibrated"], caption=caption)
-
-
-def judge_noise_sentence(rows: list[dict[str, Any]]) -> str:
-    """How wide the intervals of the two judge modes are, the judge's own variance included where it has one."""
-    columns = ["policy", "estimator", "judge", "ci_low", "ci_high"]
-    frame = pd.DataFrame([r for r in counted(rows) if accepted(r)], columns=columns)
-    frame["width"] = (frame.ci_high - frame.ci_low).astype(float)
-    pairs = frame.pivot_table(index=["policy", "estimator"], columns="judge", values="width").dropna()
-    if pairs.shape[1] < 2 or pairs.empty:
-        return "Only one judge mode has accepted estimates."
-    medians = listed([f"{rounded(pairs[mode].median())} ({mode})" for mode in pairs])
-    return f"Where an estimate is accepted in both judge modes, the median width of its interval is {medians}."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,20 @@ from arena10k.inputs.prompts import FILTERS
 from arena10k.report.display import badge
 from arena10k.report.files import write_text
 from arena10k.report.page import Outline, environment, footer_facts
-from arena10k.report.summary import LOGGED_ONLY, Row, headline, headline_rows, is_refused, summary
-from arena10k.wording import ESTIMATOR_WORDS, format_number, format_value, is_missing, level, number, percent, visible
+from arena10k.report.summary import LOGGED_ONLY, Row, headline, headline_rows, is_refused, remarks, verdict
+from arena10k.wording import (
+    ESTIMATOR_WORDS,
+    MISSING,
+    format_value,
+    is_missing,
+    level,
+    listed,
+    number,
+    percent,
+    rounded,
+    settled,
+    visible,
+)  # fmt: skip
 
 _CONTROLS = {name: name.replace("_", " ") for name in checks.counts([])} | {"controls_hold": "controls that hold"}
 #: By notebook, what the numbers that it notes are called, in the order they are shown in.
@@ -53,7 +66,7 @@ LABELS: dict[str, dict[str, str]] = {
     },
     "09_ablation_summary": {
         "estimators": "estimators",
-        "misranking": "pairs of estimator and judge mode that put a worse policy first",
+        "misranking": "pairs of estimator and judge that put a worse policy first",
     },
     "10_simulation": {
         "replicates": "data sets of each kind",
@@ -90,6 +103,15 @@ def labelled(notebook: str, numbers: Mapping[str, Any]) -> dict[str, str]:
     return {label: value for label, value in written.items() if value is not None}
 
 
+#: The pages in the order of a reader's questions, by notebook; ablations are a group of their own.
+GROUPS = {
+    "The answer": ("06_estimates", "07_pi_bad_anomaly", "11_incident"),
+    "Can I believe it?": ("03_teacher_forcing", "05_data_quality", "10_simulation", "09_ablation_summary"),
+    "How it was made": ("01_prompts", "02_responses", "04_judge", "00_status"),
+    "Ablations": ("08_ablation",),
+}
+
+
 @dataclass(frozen=True)
 class Listed:
     """A page as the index lists it: `html` beside the index, `numbers` by label, how many rows have each verdict."""
@@ -100,7 +122,13 @@ class Listed:
     numbers: Mapping[str, str] = field(default_factory=dict)
     failed: bool = False
     verdicts: Mapping[str, int] = field(default_factory=dict)
-    group: str = "Stages"
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """The group of the page, and where in it the page stands."""
+        notebook = self.stage.split("@")[0]
+        group = next((group for group, names in GROUPS.items() if notebook in names), "Ablations")
+        return group, GROUPS[group].index(notebook) if notebook in GROUPS[group] else 0
 
     def link(self, folder: Path) -> str | None:
         """The page as seen from a folder, so that a report can be moved and served as it is; None where it is not
@@ -119,9 +147,12 @@ def index(
     truth: Mapping[str, float] | None = None,
     title: str = "",
     confidence: float = 0.95,
-    controls: str = "",
-    alarm: bool = False,
+    width: float = Analysis.width,
+    alarms: Sequence[str] = (),
+    notes: Sequence[str] = (),
     about: str = "",
+    policies: Mapping[str, str] | None = None,
+    measured: Mapping[str, str] | None = None,
     scale: Scale = UNIT,
     sections: Mapping[str, Sequence[Any]] | None = None,
 ) -> Path:
@@ -129,17 +160,19 @@ def index(
 
     Of the `pages`, one per stage or ablation, those whose file is not there are listed as missing. `estimates` is the
     content of `estimates.json`, where there is one; `provenance` is as for `render`; `truth` has measured values by
-    policy, shown beside the estimates, never used; `confidence` is the level of the intervals. `title` is what the
-    experiment is, and `about` what a run is for that makes no estimates, in place of their summary. `controls` says
-    below it how the controls of the log-probs came out and what is missing, as an alarm where `alarm`. Values are on
-    the label's `scale`. `sections` have, by heading, what follows them: texts, tables and figures.
+    policy, shown beside the estimates, never used; `confidence` is the level of the intervals and `width` the wanted
+    one. `title` is what the experiment is, and `about` what a run is for that makes no estimates, in place of a
+    verdict. `alarms` come first: what failed; `notes` say what else was found. `policies` says what each policy is,
+    `measured` by term what was measured. Values are on the label's `scale`. `sections` have, by heading, more texts,
+    tables and figures.
     """
-    estimates = estimates or {}
-    groups: dict[str, list[Listed]] = {}
-    for page in pages:
-        groups.setdefault(page.group, []).append(page)
+    estimates, groups = estimates or {}, dict[str, list[Listed]]()
+    for page in sorted(pages, key=lambda page: (list(GROUPS).index(page.place[0]), page.place[1])):
+        groups.setdefault(page.place[0], []).append(page)
     sizes = [page.html.stat().st_size for page in pages if page.html.is_file()]
     size = f"{len(sizes)} {'page' if len(sizes) == 1 else 'pages'}, {sum(sizes) / 1e6:.1f} MB" if sizes else ""
+    failed = [page.stage for page in pages if page.failed]
+    rows = _values(estimates, truth or {}, scale)
     html = (
         environment()
         .overlay(trim_blocks=True)
@@ -147,14 +180,18 @@ def index(
         .render(
             run=run,
             title=title or run,
-            summary=visible(about) if about else summary(estimates, confidence),
-            controls=visible(controls),
-            alarm=alarm,
+            verdict=visible(about) if about else verdict(estimates, confidence),
+            alarms=[*([f"Failed, and not up to date: {listed(failed)}."] if failed else []), *alarms],
+            notes=[*(remarks(estimates, width) if estimates else ()), *notes],
             level=level(confidence),
-            rows=(rows := _table_rows(estimates, truth or {}, scale)),
+            differences=_differences(estimates),
+            rows=rows,
+            axis=Axis.over([scale.low, scale.high, *_ends(rows)]),
+            policies=policies or {},
             with_logged=any(row["logged"] for row in rows),
             rests=_RESTS[estimates.get("belief", Analysis.belief)],
             with_truth=bool(truth),
+            measured=measured or {},
             groups=groups,
             sections=sections or {},
             outline=Outline(),
@@ -167,15 +204,57 @@ def index(
     return write_text(out, html)
 
 
-def _table_rows(estimates: Mapping[str, Any], truth: Mapping[str, float], scale: Scale) -> list[dict[str, Any]]:
-    best = headline(estimates)
+@dataclass(frozen=True)
+class Axis:
+    """From `low` to `high`, both at a tick; `ticks` in the numbers of the axis."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    @classmethod
+    def over(cls, values: Iterable[float]) -> Axis:
+        """The axis that holds all values, with three to seven ticks."""
+        low, high = min(values := list(values)), max(values)
+        high = max(high, low + 1e-6)
+        size = 10.0 ** math.floor(math.log10((high - low) / 2))
+        step = next(size * k for k in (1, 2, 5, 10) if (high - low) / (size * k) <= 5)
+        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        return cls(first * step, last * step, tuple(settled(k * step) for k in range(first, last + 1)))
+
+    def place(self, value: float | None) -> float | None:
+        """Per cent of the way."""
+        return (
+            None if value is None or is_missing(value) else round(100 * (value - self.low) / (self.high - self.low), 2)
+        )
+
+
+def _ends(rows: Sequence[Row]) -> list[float]:
+    return [row[key] for row in rows for key in ("low", "value", "high", "truth") if not is_missing(row[key])]
+
+
+def _differences(estimates: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Every policy minus the logging policy, or, without that, minus the first; the best first. None without a pair."""
+    contrasts = estimates.get("contrasts") or ()
+    named = {c[side] for c in contrasts for side in "ab"}
+    if not named:
+        return None
+    own = estimates.get("logging_policy")
+    baseline = own if own in named else next(r["policy"] for r in reversed(headline(estimates)) if r["policy"] in named)
+    rows = []
+    for c in contrasts:
+        if baseline in (c["a"], c["b"]):
+            sign, policy = (1, c["a"]) if c["b"] == baseline else (-1, c["b"])
+            low, value, high = sorted((sign * c["low"], sign * c["difference"], sign * c["high"]))
+            result = ("better" if value > 0 else "worse") if c["significant"] else "not distinguishable"
+            rows.append({"policy": policy, "value": value, "low": low, "high": high, "truth": None, "result": result})
+    rows.sort(key=lambda row: -row["value"])
+    return {"baseline": baseline, "rows": rows, "axis": Axis.over([0.0, *_ends(rows)])}
+
+
+def _values(estimates: Mapping[str, Any], truth: Mapping[str, float], scale: Scale) -> list[dict[str, Any]]:
     logged = {r["policy"]: r for r in reversed(headline_rows(estimates)) if r["estimator"] == LOGGED_ONLY}
-    ends = [v for r in best for v in (r["ci_low"], r["ci_high"], r["value"]) if not is_missing(v)]
-    low, high = min([scale.low, *ends]), max([scale.high, *ends])
-
-    def place(value: Any) -> float | None:
-        return None if is_missing(value) else round(100 * (value - low) / (high - low), 2)
-
+    counts = {row["policy"]: row for row in estimates.get("policies", ())}
     return [
         {
             "policy": row["policy"],
@@ -183,12 +262,15 @@ def _table_rows(estimates: Mapping[str, Any], truth: Mapping[str, float], scale:
             "estimator": ESTIMATOR_WORDS.get(row["estimator"], row["estimator"]),
             "reasons": [r.replace("_", " ") for r in row.get("reasons") or () if row["verdict"] != "REPORT"],
             "labels_needed": _labels_needed(row, estimates.get("n")),
-            "bar": {"low": place(row["ci_low"]), "high": place(row["ci_high"]), "at": place(row["value"])},
-            "truth": format_number(truth.get(row["policy"])),
-            "truth_at": place(truth.get(row["policy"])),
+            "low": row["ci_low"],
+            "value": row["value"],
+            "high": row["ci_high"],
+            "truth": truth.get(row["policy"]),
+            "draws": counts.get(row["policy"], {}).get("draws"),
+            "labels": counts.get(row["policy"], {}).get("labels"),
             "logged": _shown(logged[row["policy"]]) if row["policy"] in logged else None,
         }
-        for row in best
+        for row in headline(estimates)
     ]
 
 
@@ -203,12 +285,12 @@ def _labels_needed(row: Row, prompts: int | None) -> str:
 
 def _shown(row: Row) -> dict[str, Any]:
     """Value, interval and verdict of an estimate as HTML, and the class of its row."""
-    low, high = format_number(row["ci_low"]), format_number(row["ci_high"])
-    known = not (is_missing(row["ci_low"]) or is_missing(row["ci_high"]))
+    ends = row["ci_low"], row["ci_high"]
+    low, value, high = (MISSING if is_missing(x) else rounded(x, *ends) for x in (ends[0], row["value"], ends[1]))
     around = Markup("<s>{}</s>" if row["verdict"] == REFUSE else "{}")
     return {
-        "value": around.format(format_number(row["value"])),
-        "interval": around.format(f"{low} to {high}" if known else format_number(None)),
+        "value": around.format(value),
+        "interval": around.format(MISSING if any(map(is_missing, ends)) else f"{low} to {high}"),
         "verdict": Markup(badge(row["verdict"])),
         "kind": {REFUSE: "refused", NOT_ASKED: "unasked"}.get(row["verdict"], ""),
     }

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from arena10k import __version__
 from arena10k.report.display import SEARCHABLE, badge
 from arena10k.report.files import write_text
-from arena10k.wording import format_value, visible
+from arena10k.wording import MISSING, format_value, is_missing, rounded, signed, visible
 
 if TYPE_CHECKING:
     import jinja2
@@ -114,6 +114,8 @@ def environment() -> jinja2.Environment:
     }
     made.filters["visible"] = visible
     made.filters["badge"] = lambda verdict: Markup(badge(verdict))
+    made.filters["signed"] = signed
+    made.filters["two"] = lambda x: MISSING if is_missing(x) else rounded(x)
     made.filters["as_code"] = _code
     made.filters["as_image"] = _image
     made.filters["as_log"] = _log

@@ -1,5 +1,5 @@
-"""What the first page says of a run in a paragraph: whom its estimates put first, what is refused and why that may be,
-which controls of the log-probs failed, and what is missing."""
+"""What the first page says of a run: whom its estimates put first, what would turn that round, what is refused, which
+controls of the log-probs failed, and what is missing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from arena10k.audit import checks
 from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.headline import BELIEFS, belief_of, headline_row
 from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
-from arena10k.wording import format_number, is_missing, listed, percent, rounded, visible, with_interval
+from arena10k.wording import is_missing, listed, percent, rounded, visible, with_interval
 
 #: The estimate that uses logged responses alone, shown beside the trusted one.
 LOGGED_ONLY = "snips"
@@ -39,7 +39,7 @@ def headline(estimates: Mapping[str, Any]) -> list[Row]:
 
 
 def headline_rows(estimates: Mapping[str, Any]) -> list[Row]:
-    """The rows of `estimates.json` in the judge mode that headlines use."""
+    """The rows of `estimates.json` in the judge that headlines use."""
     judge = estimates.get("judge")
     return [r for r in estimates.get("rows", ()) if judge in (None, r["judge"])]
 
@@ -48,34 +48,45 @@ def is_refused(row: Row) -> bool:
     return row["verdict"] != NOT_ASKED and (row["verdict"] == REFUSE or is_missing(row["value"]))
 
 
-def summary(estimates: Mapping[str, Any], confidence: float = 0.95) -> str:
-    """The paragraph on top: how many prompts, which policies have a value and which are refused."""
+def verdict(estimates: Mapping[str, Any], confidence: float = 0.95) -> str:
+    """The answer in one sentence: who is first, or who cannot be told apart, and whom all of those are better than."""
     best = headline(estimates)
     if not best:
-        return "There are no estimates yet. The stages below say what has been done."
+        return "There are no estimates yet. The pages below say what has been done."
+    given = [row for row in best if accepted(row)]
+    return _leaders(estimates, given[0], confidence) if given else "No policy has an accepted value."
+
+
+def remarks(estimates: Mapping[str, Any], width: float = Analysis.width) -> list[str]:
+    """What belongs to the verdict: what would turn it round, which values are cautious, refused or not there, and what
+    intervals of the wanted `width` take."""
+    best = headline(estimates)
     given = [row for row in best if accepted(row)]
     refused = [row for row in best if is_refused(row) and row not in given]
     unasked = [row for row in best if row["verdict"] == NOT_ASKED]
     raw = [row for row in best if row not in (*given, *refused, *unasked)]
     logged = [row for row in headline_rows(estimates) if row["estimator"] == LOGGED_ONLY]
-    over = f" from {format_number(estimates['n'])} prompts" if not is_missing(estimates.get("n")) else ""
-    sentences = [f"{len(best)} {'policy' if len(best) == 1 else 'policies'} evaluated{over}."]
-    if given:
-        sentences += [_leaders(estimates, given[0], confidence), breakdown_sentence(estimates)]
     named = {
-        "With caution": [row for row in given if row["verdict"] == CAUTION],
+        "Values with caution": [row for row in given if row["verdict"] == CAUTION],
         "Only on the judge's scale, which no labels calibrate": raw,
-        "Not collected, so no value": unasked,
+        "Not collected, so without a value": unasked,
         "Refused": refused,
     }
-    sentences += [f"{words}: {_names(row['policy'] for row in rows)}." for words, rows in named.items() if rows]
-    if not refused:
-        sentences.append("No policy is refused.")
+    out = [breakdown_sentence(estimates) if given else ""]
+    out += [f"{words}: {_names(row['policy'] for row in rows)}." for words, rows in named.items() if rows]
     if blind := [row["policy"] for row in logged if is_refused(row)]:
-        sentences.append(f"The log alone is not enough to judge {_names(blind)}.")
-    if any(row["verdict"] == NOT_ASKED for row in logged):
-        sentences.append("Log-probs were not collected, so nothing is said from the log alone.")
-    return " ".join(filter(None, sentences))
+        out.append(f"The log alone is not enough to judge {_names(blind)}.")
+    if reasons := [row["reasons"] for row in logged if row["verdict"] == NOT_ASKED]:
+        what = "Scores of a judge" if any("no_judge_scores" in own for own in reasons) else "Log-probs"
+        out.append(f"{what} were not collected, so nothing is said from the log alone.")
+    labels = {row["policy"]: row["labels"] for row in estimates.get("policies", ())}
+    more = {row["policy"]: int(row["labels_needed"] or 0) - labels.get(row["policy"], 0) for row in given}
+    if lacking := {policy: n for policy, n in more.items() if n > 0}:
+        each = listed([f"{visible(policy)} {n:,}" for policy, n in lacking.items()])
+        out.append(
+            f"Intervals of width {width:g} take {sum(lacking.values()):,} more labels of a policy's own: {each}."
+        )
+    return [sentence for sentence in out if sentence]
 
 
 def breakdown_sentence(estimates: Mapping[str, Any]) -> str:
@@ -94,7 +105,7 @@ def breakdown_sentence(estimates: Mapping[str, Any]) -> str:
 
 
 def _leaders(estimates: Mapping[str, Any], best: Row, confidence: float) -> str:
-    """Who is first, or who cannot be told apart, and whom all of those are better than."""
+    """The verdict where some value is accepted, that of `best` the highest."""
     ranking = estimates.get("ranking", ())
     first = [r for r in ranking if r["rank"] == 1]
     if len(first) < 2:
@@ -108,19 +119,21 @@ def _leaders(estimates: Mapping[str, Any], best: Row, confidence: float) -> str:
         careful = ", with caution" if row.get("verdict") == CAUTION else ""
         return f"{visible(row['policy'])} ranks first{careful}: {value}."
     names = [r["policy"] for r in first]
+    named = _names(names) if len(names) < 6 else f"{len(names)} of {len(headline(estimates))} policies"
     worse = {
         (c["a"], c["b"]) if c["difference"] < 0 else (c["b"], c["a"])
         for c in estimates.get("contrasts", ())
         if c["significant"]
     }
-    start = f"No clear winner: {_names(names)} are not distinguishable"
+    start = f"No clear winner: {named} are not distinguishable"
     if len(names) > 2 and any((a, b) in worse for a in names for b in names):
-        start = f"No clear winner: each of {_names(names)} may be the best"
+        start = f"No clear winner: each of {named} may be the best"
     below = [r["policy"] for r in ranking if all((r["policy"], name) in worse for name in names)]
     if not below:
         return f"{start}."
     every = {2: "both", 3: "all three", 4: "all four"}.get(len(names), "all of them")
-    return f"{start}; {_names(below)} {'is' if len(below) == 1 else 'are'} worse than {every}."
+    whom = _names(below) if len(below) < 4 else f"{len(below)} others"
+    return f"{start}; {whom} {'is' if len(below) == 1 else 'are'} worse than {every}."
 
 
 def _names(names: Iterable[str]) -> str:

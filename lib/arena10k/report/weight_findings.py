@@ -104,7 +104,7 @@ def concentration_frame(contexts: Contexts, judge: str) -> pd.DataFrame:
 
 
 def judging_frame(contexts: Contexts) -> pd.DataFrame:
-    """Per policy and judge mode: the transport test with its evidence, and AUC of judge against oracle."""
+    """Per policy and judge: the transport test with its evidence, and AUC of judge against oracle."""
     return pd.DataFrame(
         [
             {

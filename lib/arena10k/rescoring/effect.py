@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY
+from arena10k.collection.jobs import LOGPROBS, ORACLE, RESPONSES, judging
 from arena10k.estimation import missingness
 from arena10k.frames.records import FAILED, OK, QUARANTINED, read
 from arena10k.frames.table import Table
@@ -20,20 +20,19 @@ from arena10k.wording import number
 #: Estimators that rest on weights alone, and on weights and fresh draws.
 SHOWN = ("snips", "dr_cpo")
 _FIELDS = ("value", "ci_low", "ci_high", "verdict", "mean_weight")
-#: Jobs that measure a response.
-JOBS = (LOGPROBS, DETERMINISTIC, UNCERTAINTY, ORACLE)
 #: What failures may depend on, as sentences say it.
 WHAT = {"response_chars": "response length", "prompt_chars": "prompt length", "language": "language"}
 
 
 def failures(run: Run) -> pd.DataFrame:
-    """Every record of `JOBS` as it is now: `job`, `policy`, `prompt_id`, `draw`, `bad` (1.0 where it failed or was
-    quarantined, else 0.0), and of what it measures `response_chars`, `prompt_chars`, `language`.
+    """Every log-prob, score and label as it is now: `job`, `policy`, `prompt_id`, `draw`, `bad` (1.0 where it failed or
+    was quarantined, else 0.0), and of what it measures `response_chars`, `prompt_chars`, `language`.
 
     Log-probs measure the logged responses, scores and labels the policy's own. A log-prob of a logged response that is
     itself quarantined is bad.
     """
-    answers, rows = read(run.store, RESPONSES), read(run.store, *JOBS)
+    jobs = [LOGPROBS, *judging(run.params), ORACLE]
+    answers, rows = read(run.source.reading, RESPONSES), read(run.source.reading, *jobs)
     answers = answers[answers.status != FAILED].rename(columns={"policy": "measured"})
     answers["response_chars"] = answers["value"].str.len().astype(float)
     rows = rows[rows.policy.isin(run.params.policies)]
@@ -45,7 +44,7 @@ def failures(run: Run) -> pd.DataFrame:
     asked = run.prompts.drop_duplicates("prompt_id").set_index("prompt_id")
     rows["prompt_chars"] = rows.prompt_id.map(asked.prompt.str.len()).astype(float)
     rows["language"] = rows.prompt_id.map(asked.language) if "language" in asked else None
-    rank = {name: i for i, name in enumerate([*JOBS, *run.params.policies])}
+    rank = {name: i for i, name in enumerate([*jobs, *run.params.policies])}
     order = rows[["job", "policy"]].map(rank.get).sort_values(["job", "policy"], kind="stable").index
     return rows.loc[order, ["job", "policy", "prompt_id", "draw", "bad", *WHAT]].reset_index(drop=True)
 
@@ -115,7 +114,7 @@ def shared_sentence(shared: dict[str, Any]) -> str:
 
 
 def measure(run: Run, failed: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per target, judge mode and estimator of `SHOWN`, `failed` being `failures`: `n_set_aside` (rows that were asked
+    """Per target, judge and estimator of `SHOWN`, `failed` being `failures`: `n_set_aside` (rows that were asked
     for and have no usable weight); `value`, `ci_low`, `ci_high`, `verdict`, `mean_weight` on clean rows; `all`, the
     same on all finite rows; `bounds_by_share` and `bounds_by_weight`, worst-case bounds for SNIPS (see
     `missingness.bounds`)."""

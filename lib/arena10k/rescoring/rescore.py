@@ -28,18 +28,20 @@ from arena10k.audit import screening
 from arena10k.collection import generate, judge, labels, teacher_forcing
 from arena10k.collection.answers import answered_by
 from arena10k.collection.collect import collect
-from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, SHUFFLED, TRUTH, Key, contexts
+from arena10k.collection.jobs import LOGPROBS, ORACLE, RESPONSES, SHUFFLED, TRUTH, Key, compares, contexts, judging
 from arena10k.collection.records import Row, key_of
 from arena10k.collection.store import Store
 from arena10k.collection.tasks import Reader, Task, Tasks, Watch
 from arena10k.errors import ArenaError, CallError
 from arena10k.inputs.policies import policies
+from arena10k.params.config import Params
 from arena10k.rescoring.snapshots import changes, changes_sentence
 from arena10k.run import Run
 
 FILE = "rescore.json"
 #: The jobs that ask models; exact labels are computed, not asked for.
-ASKED = (RESPONSES, LOGPROBS, SHUFFLED, *JUDGE, ORACLE)
+
+
 #: Where a quarantine reason would stand: the response that this row measured has been replaced.
 REPLACED = "response_replaced"
 #: Texts in the audit end here; the store keeps them whole.
@@ -70,7 +72,7 @@ def rescore(run: Run, policy: str | None = None, code: str | None = None) -> dic
     _retire_replaced(run)
     _close(run)
     screening.quarantine(run.store, screening.scan(params, run.store))
-    every = (row for job in ASKED for row in run.store.rows(job))
+    every = (row for job in asked(run.params) for row in run.store.rows(job))
     bad = (row for row in every if row["status"] != "ok" or row["quarantine"])
     chosen = [r for r in bad if policy in (None, r["policy"]) and code in (None, r["code"], r["quarantine"])]
     _check_definition(run, policy, chosen)
@@ -104,7 +106,7 @@ def _check_definition(run: Run, policy: str | None, rows: Iterable[dict[str, Any
     other = [row for row in rows if row["context"] != now.get((row["job"], row["policy"]))]
     for row in (*other, *gone):
         job, name = row["job"], row["policy"]
-        if job not in ASKED or (job, name) not in now or policy not in (None, name):
+        if job not in asked(run.params) or (job, name) not in now or policy not in (None, name):
             continue
         new = policies(run.params)[name].fingerprint
         what = f"its fingerprint was {row['fingerprint'][:8]}, now {new[:8]}"
@@ -116,6 +118,11 @@ def _check_definition(run: Run, policy: str | None, rows: Iterable[dict[str, Any
         )
 
 
+def asked(params: Params) -> list[str]:
+    """The jobs that ask models; exact labels are computed, not asked for."""
+    return [RESPONSES, LOGPROBS, SHUFFLED, *judging(params), ORACLE]
+
+
 def _steps(run: Run) -> list[_Step]:
     """All tasks, in the order in which they depend on each other."""
     params, store, prompts = run.params, run.store, run.prompts
@@ -123,7 +130,7 @@ def _steps(run: Run) -> list[_Step]:
         ("responses", (RESPONSES,), partial(generate.tasks, params, prompts), None),
         ("teacher forcing", (LOGPROBS,), partial(teacher_forcing.tasks, params, store), None),
         ("shuffled-prompt control", (SHUFFLED,), partial(teacher_forcing.control_tasks, params, store), None),
-        ("judge", JUDGE, partial(judge.tasks, params, prompts, store), judge.watch(params)),
+        ("judge", tuple(judging(params)), partial(judge.tasks, params, prompts, store), judge.watch(params)),
         ("oracle", (ORACLE,), partial(labels.tasks, params, prompts, store), judge.watch(params)),
     ]
     return steps if params.oracle.grader else steps[:-1]
@@ -197,10 +204,12 @@ def _retire_replaced(run: Run) -> None:
         if key_of(row) in before and row["status"] == "ok" and before[key_of(row)] != text(row)
     }
     stale = []
-    for job in (LOGPROBS, SHUFFLED, *JUDGE, ORACLE, TRUTH) if since else ():
+    for job in (*asked(run.params)[1:], TRUTH) if since else ():
         for row in store.rows(job):
-            whose = run.params.logging_policy if job in (LOGPROBS, SHUFFLED) else row["policy"]
-            if row["created"] < since.get((whose, row["prompt_id"], row["draw"]), 0.0):
+            p0 = run.params.logging_policy
+            of = [(p0 if job in (LOGPROBS, SHUFFLED) else row["policy"], row["prompt_id"], row["draw"])]
+            of += [(p0, row["prompt_id"], 0)] * compares(run.params, job)
+            if any(row["created"] < since.get(cell, 0.0) for cell in of):
                 stale.append(key_of(row))
     store.retire(stale, REPLACED)
 

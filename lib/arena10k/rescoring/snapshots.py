@@ -58,7 +58,7 @@ def load(run: str, name: str = "") -> dict[str, Any] | None:
 
 
 def changes(before: Rows, after: Rows) -> pd.DataFrame:
-    """Rows of `estimates.json` then and now, one row per policy, estimator and judge mode that is in either, where what
+    """Rows of `estimates.json` then and now, one row per policy, estimator and judge that is in either, where what
     was not collected is not: `value`, `ci_low`, `ci_high` and `verdict` each with `_before` and `_after` (missing where
     there was none); `change` of the value; `differs`: value, interval or verdict is another; `verdict_changed`;
     `outside`: the value has left the interval of before (where it lay in it)."""
