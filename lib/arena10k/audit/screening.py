@@ -70,7 +70,8 @@ class Wide:
         self.records, self.responses = _with_value(store, LOGPROBS), _with_value(store, RESPONSES)
         if prompts is None and paths.prompts_file(params.run).is_file():
             prompts = run_prompts.read(params.run)
-        asked = {} if prompts is None else dict(zip(prompts.prompt_id, prompts.prompt.astype(str), strict=True))
+        texts = () if prompts is None else prompts.prompt.fillna(prompts.prompt_id).astype(str)
+        asked = {} if prompts is None else dict(zip(prompts.prompt_id, texts, strict=True))
         order = {prompt_id: rank for rank, prompt_id in enumerate(asked)}
         logged = self.responses[self.responses.policy == params.logging_policy]
         logged = logged[logged.draw < params.responses.logged_draws]

@@ -223,10 +223,11 @@ def frame(status: dict[str, Any]) -> pd.DataFrame:
 
 
 def missing_responses(store: Store) -> dict[str, float]:
-    """The share of each policy's responses, of those that were asked for, that ended in an error."""
+    """The share of each policy's responses, of those that were asked for, that ended in an error. What an import has no
+    text of is not among them: there was a response."""
     asked, failed = Counter[str](), Counter[str]()
     for row in store.counts():
         if row["job"] == RESPONSES:
             asked[row["policy"]] += row["n"]
-            failed[row["policy"]] += row["n"] * (row["status"] == "error")
+            failed[row["policy"]] += row["n"] * (row["status"] == "error" and row["code"] != "missing")
     return {policy: failed[policy] / n for policy, n in asked.items()}

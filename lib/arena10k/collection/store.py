@@ -136,8 +136,7 @@ class Store:
         return stored
 
     def _upsert(self, record: Record) -> bool:
-        row = {name: getattr(record, name) for name in COLUMNS}
-        row["payload"] = orjson.dumps(record.payload).decode()
+        row = vars(record) | {"payload": orjson.dumps(record.payload).decode()}
         return self._db.execute(UPSERT, row).rowcount == 1
 
     def _keep_attempt(self, record: Record) -> None:

@@ -37,8 +37,8 @@ def read(store: Store, *jobs: str) -> pd.DataFrame:
     Columns ``job``, those of `KEY`, ``request_hash``, ``value`` (as stored; missing where there is none), ``status``
     (`OK`, `FAILED`: there is no value, `QUARANTINED`: there is one that is not to be used), ``reason``, and of what the
     value was read from: ``tokens`` (how many), ``sd`` (of a judge score), ``token_logprobs`` (an array, nats),
-    ``generation_logp`` (their sum), ``finish_reason``, ``end_scored``, ``end_tokens``, ``response_tokens``; None where
-    it has none.
+    ``generation_logp`` (their sum), ``finish_reason``, ``end_scored``, ``end_tokens``, ``response_tokens``,
+    ``propensity`` (the chance of a label); None where it has none.
     """
     parts = [store.once(("frame", job), lambda job=job: _of_job(store, job)) for job in jobs]  # type: ignore[misc]
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
@@ -61,7 +61,7 @@ def _of_job(store: Store, job: str) -> pd.DataFrame:
 #: What `read` takes of a payload.
 _PAYLOAD = (
     *("tokens", "sd", "token_logprobs", "generation_logp"),
-    *("finish_reason", "end_scored", "end_tokens", "response_tokens"),
+    *("finish_reason", "end_scored", "end_tokens", "response_tokens", "propensity"),
 )
 
 
@@ -72,7 +72,7 @@ def _of_payload(text: str | None) -> tuple[Any, ...]:
     return (
         n, None if variance is None else variance**0.5, None if nats is None else np.array(nats, dtype=float),
         None if nats is None else sum(nats), p.get("finish_reason"), p.get("end_scored"), p.get("end_tokens"),
-        p.get("response_tokens"),
+        p.get("response_tokens"), p.get("propensity"),
     )  # fmt: skip
 
 

@@ -98,7 +98,9 @@ def without_log_ratio(logged: pd.DataFrame, policies: Iterable[str], logging_pol
 def build(params: Params, prompts: pd.DataFrame, store: Store) -> Table:
     """Join the records of a run; what is not there stays NaN."""
     p0, answers, logprobs = params.logging_policy, read(store, RESPONSES), read(store, LOGPROBS)
-    responses = rows = in_order(_responses(usable(answers), prompts), params.policies, prompts.prompt_id)
+    # Of a response whose text the source did not have there are scores all the same.
+    there = answers[(answers.status == OK) | ((answers.status == FAILED) & (answers.reason == "missing"))]
+    responses = rows = in_order(_responses(there, prompts), params.policies, prompts.prompt_id)
     beside = responses.prompt_id[(responses.policy == p0) & (responses.draw == 0)]
     for job in (*judging(params), ORACLE):
         values = _values(store, job, "label" if job == ORACLE else job)
@@ -145,6 +147,8 @@ def _values(store: Store, job: str, column: str) -> pd.DataFrame:
     values = records[KEY].assign(**{column: records["value"].astype(float)})
     if job.startswith(JUDGE):
         values[f"{column}_sd"] = records.sd.astype(float)
+    if records.propensity.notna().any():
+        values[f"{column}_propensity"] = records.propensity.astype(float)
     return values
 
 
