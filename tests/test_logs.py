@@ -155,7 +155,7 @@ def test_every_map_is_listed_and_tells_its_files_from_the_others_but_for_general
     assert [line.split()[0] for line in listed.splitlines()] == list(maps.shipped())
     assert {taken for _, taken, *_ in FILES.values()} == set(maps.shipped())
     for name, (_, taken, *_) in FILES.items():
-        assert maps.guess(File(LOGS / name, name))[0] == taken
+        assert maps.guess(File(LOGS / name, name)) == taken
 
 
 @pytest.mark.parametrize("name", ["inspect.eval", "inspect.json.gz", "hf_messages.parquet", "promptfoo.json.gz"])

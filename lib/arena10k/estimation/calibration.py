@@ -53,19 +53,6 @@ def pava(levels: np.ndarray, total: np.ndarray, count: np.ndarray, increasing: b
     return np.asarray(np.interp(levels, levels[seen], fit))
 
 
-def _pava_rows(levels: np.ndarray, total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """`pava` of labels in [0, 1] for each row of sums (rows, L): one fit of all, each row above the one before it."""
-    seen, above = count > 0, 2.0 * np.arange(len(total))[:, None]
-    means = np.divide(total, count, out=np.zeros_like(total), where=seen) + above
-    fit = np.full(total.shape, np.nan)
-    if seen.any():
-        fit[seen] = isotonic_regression(means[seen], weights=count[seen]).x
-    fit -= above
-    return np.vstack([
-        np.interp(levels, levels[has], row[has]) if has.any() else row for row, has in zip(fit, seen, strict=True)
-    ])  # fmt: skip
-
-
 @dataclass(frozen=True, eq=False)
 class Fit:
     """A calibration of `samples` ("logged", "fresh"). `values[k]` (K+1, P) is trained without fold k, the last row on
@@ -134,7 +121,7 @@ def fit_levels(
     count = np.bincount(flat, weights=weight, minlength=size).reshape(n_folds, -1)
     # Sums over the other folds, never "all minus own": a dominating weight would leave only rounding noise.
     keep = np.vstack([1.0 - np.eye(n_folds), np.ones(n_folds)])
-    values = _pava_rows(levels[0], keep @ total, keep @ count)
+    values = np.vstack([pava(levels[0], t, c) for t, c in zip(keep @ total, keep @ count, strict=True)])
     return _level_fit(samples, np.where(np.isnan(values), values[-1], values), levels)
 
 

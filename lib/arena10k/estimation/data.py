@@ -85,11 +85,6 @@ class Rows:
         return Rows(**{name: values[rows] for name, values in self.__getstate__().items()})
 
     @cached_property
-    def is_noisy(self) -> bool:
-        """Whether any judge score has a variance."""
-        return bool(self.judge_var.any())
-
-    @cached_property
     def unique(self) -> bool:
         """Whether every row is a cluster of its own."""
         return len(self) == 0 or bool(np.bincount(self.cluster).max() <= 1)

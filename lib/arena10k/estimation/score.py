@@ -154,7 +154,7 @@ def judge_variance(prep: Prepared, score: Score) -> float:
     """
     total = 0.0
     for name, rows in prep.samples.items():
-        for model in ("f", "judge") if rows.is_noisy else ():
+        for model in ("f", "judge") if rows.judge_var.any() else ():
             gradient = np.zeros(len(rows))
             for term in score.all_terms:
                 if term.sample == name and model in term.slopes:

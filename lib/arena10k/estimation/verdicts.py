@@ -16,7 +16,6 @@ from arena10k.estimation.beliefs import Reach, residual_limits
 from arena10k.estimation.calibration import enough_labels
 from arena10k.estimation.context import DOUBTFUL_DRAWS, LOGPROBS_ASKED, PolicyContext
 from arena10k.estimation.intervals import EMPIRICAL_LIKELIHOOD, NO_INTERVAL, Interval, normal, score_interval
-from arena10k.estimation.prepare import Prepared
 from arena10k.estimation.thresholds import DOUBT, FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
 
 REPORT, CAUTION, REFUSE = "REPORT", "CAUTION", "REFUSE"
@@ -34,10 +33,7 @@ def _worst(*verdicts: str) -> str:
 
 def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
     """Reasons why the estimator has nothing to compute from."""
-    return ctx.prep.once(("missing inputs", estimator.name), lambda prep: _missing_inputs(prep, estimator))
-
-
-def _missing_inputs(prep: Prepared, estimator: Estimator) -> list[str]:
+    prep = ctx.prep
     if not len(prep.fresh) + len(prep.logged):  # rows without a score are left out: of those nothing is known to lack
         return ["no_judge_scores"]
     checks = {

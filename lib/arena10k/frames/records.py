@@ -38,7 +38,7 @@ def read(store: Store, *jobs: str) -> pd.DataFrame:
     (`OK`, `FAILED`: there is no value, `QUARANTINED`: there is one that is not to be used), ``reason``, and of what the
     value was read from: ``tokens`` (how many), ``sd`` (of a judge score), ``token_logprobs`` (an array, nats),
     ``generation_logp`` (their sum), ``finish_reason``, ``end_scored``, ``end_tokens``, ``response_tokens``,
-    ``propensity`` (of a label); None where it has none.
+    ``propensity`` (the chance of a label); None where it has none.
     """
     parts = [store.once(("frame", job), lambda job=job: _of_job(store, job)) for job in jobs]  # type: ignore[misc]
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)

@@ -33,7 +33,7 @@ def files(
         table: dict[str, Any] = own | {"path": str(path)}
         # A file whose columns are all named needs no map.
         if map_name or not {"prompt", "prompt_id"} & own.get("columns", {}).keys():
-            table["map"] = map_name or maps.guess(File(path, path.name, own.get("rows"), own.get("delimiter")))[0]
+            table["map"] = map_name or maps.guess(File(path, path.name, own.get("rows"), own.get("delimiter")))
             said.append(f"{path.name} is read as {table['map']}: {maps.read(table['map']).about}")
         taken = maps.read(table["map"]).columns if "map" in table else None
         if policy or not ({"policy", "logprobs"} & own.get("columns", {}).keys() or (taken and taken.policy)):

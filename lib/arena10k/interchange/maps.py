@@ -62,10 +62,10 @@ def merged(params: TableParams) -> tuple[Reading, str | None, tuple[str, ...]]:
     return Reading.model_validate(base), choose, optional
 
 
-def guess(file: File) -> tuple[str, File]:
-    """The one map that a file fits, and the file as it is read by it. Raises ArenaError where none does or several do,
-    with what is in the file and what to write."""
-    fits, seen = {}, ""
+def guess(file: File) -> str:
+    """The one map that a file fits. Raises ArenaError where none does or several do, with what is in the file and what
+    to write."""
+    fits, seen = [], ""
     for name, own in shipped().items():
         tried = File(file.path, file.name, file.rows or own.rows, file.delimiter)
         try:
@@ -75,10 +75,10 @@ def guess(file: File) -> tuple[str, File]:
             continue
         seen = columns.shape(some[0]) if some and not own.rows else seen
         if any(all(_has(row, path) for path in own.has) for row in some):
-            fits[name] = tried
-    fits = {name: tried for name, tried in fits.items() if not shipped()[name].general} or fits
+            fits.append(name)
+    fits = [name for name in fits if not shipped()[name].general] or fits
     if len(fits) == 1:
-        return next(iter(fits.items()))
+        return fits[0]
     which = f"the maps {', '.join(fits)} fit" if fits else "no map fits"
     do = "say which column holds what: --column prompt=A --column response=B --column judge=C (or a params file)"
     do = "name one with --map" if fits else do
