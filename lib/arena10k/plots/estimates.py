@@ -21,6 +21,7 @@ from arena10k.plots.style import (
     SOFT,
     beside,
     drawn,
+    folded,
     gallery,
     is_narrow,
     key,
@@ -52,14 +53,16 @@ def _forest_finding(frame: pd.DataFrame, truth: Mapping[str, float]) -> str:
     if frame.empty and uncounted.any():
         return "No estimate is on the oracle's scale"
     is_refused = frame.verdict == "REFUSE"
-    first = f"{is_refused.sum()} of {len(frame)} estimates are refused"
+    first = f"{is_refused.sum() or 'None'} of {len(frame)} estimates are refused"
     first += f" ({listed(list(frame.policy[is_refused].unique()))})" if is_refused.any() else ""
     judged = frame[~is_refused & frame.policy.isin(list(truth)) & frame.ci_low.notna() & frame.ci_high.notna()]
     if judged.empty:
         return first
     held = judged.policy.map(truth).astype(float).between(judged.ci_low, judged.ci_high).sum()
     apart = " (those on the judge's scale are not counted)" if uncounted.any() else ""
-    return f"{first}; {held} of the {len(judged)} other intervals hold the measured value{apart}"
+    return (
+        f"{first}; {held} of {len(judged)} {'other ' * bool(is_refused.any())}intervals hold the measured value{apart}"
+    )
 
 
 @styled
@@ -151,7 +154,7 @@ def differences(baseline: str, rows: Sequence[Mapping[str, Any]], confidence: fl
         axis.plot(r["value"], y, color=look.colour, marker=look.marker, markersize=7)
     axis.axvline(0, color=INK, linewidth=1.2)
     name_rows(axis, [r["policy"] for r in rows])
-    axis.set_xlabel(f"value minus that of {baseline}, {level(confidence)} intervals")
+    axis.set_xlabel(folded(f"value minus that of {baseline}, {level(confidence)} intervals", 32))
     axis.grid(axis="x")
     facts = [f"{r['policy']} {r['value']:+.2f} ({r['low']:+.2f} to {r['high']:+.2f})" for r in rows]
     return drawn(figure, finding, f"Differences to {baseline}", "; ".join(facts))

@@ -196,15 +196,15 @@ def accuracy(table: pd.DataFrame) -> Drawn:
     per estimator, a mark for each judge; `table` as from `ablations.summary.accuracy`."""
     best, names = table.iloc[0], list(dict.fromkeys(table.estimator))
     finding = f"{best.estimator} is closest to the truth (RMSE {best.rmse:.2f}, {percent(best.refused)} refused)"
-    figure, axes = panels(2, 2, 0.27 * len(names) + 0.95, sharey=True)
+    figure, axes = panels(2, 2, 0.33 * len(names) + 0.95, sharey=True)
     judges = list(dict.fromkeys(table.judge))
     for i, judge in enumerate(judges):
         part = table[table.judge == judge]
-        y = part.estimator.map(names.index) + 0.36 * ((i + 0.5) / len(judges) - 0.5)
+        y = part.estimator.map(names.index) + 0.56 * ((i + 0.5) / len(judges) - 0.5)
         colours = [ACCENT if name == best.estimator else SOFT for name in part.estimator]
         for axis, values in zip(axes, (part.refused, part.rmse), strict=True):
             axis.hlines(y, 0, values, colors=colours, linewidth=1)
-            axis.scatter(values, y, s=32, c=colours if i == 0 else "white", edgecolors=colours, marker="osD^v"[i % 5])
+            axis.scatter(values, y, s=26, c=colours if i == 0 else "white", edgecolors=colours, marker="osD^v"[i % 5])
     for i, judge in enumerate(judges):
         fill = SOFT if i == 0 else "white"
         axes[0].plot([], [], linestyle="", color=SOFT, label=judge, marker="osD^v"[i % 5], markerfacecolor=fill)

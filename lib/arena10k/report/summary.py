@@ -46,9 +46,8 @@ def differences(estimates: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]
     if not named:
         return "", []
     own = str(estimates.get("logging_policy"))
-    baseline: str = (
-        own if own in named else next(r["policy"] for r in reversed(headline(estimates)) if r["policy"] in named)
-    )
+    others = (row["policy"] for row in reversed(headline(estimates)) if row["policy"] in named)
+    baseline: str = own if own in named else next(others)
     rows = []
     for c in contrasts:
         if baseline in (c["a"], c["b"]):
