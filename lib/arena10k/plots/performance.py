@@ -131,8 +131,8 @@ def planning(
     axis.axhline(width, color=INK, linewidth=1, linestyle="--")
     if marked:
         axis.plot([], [], color=SOFT, marker="o", linestyle="", label="direct")
-    also = "; marks: direct method, labels and draws growing together" if marked else ""
-    labels = folded(f"oracle labels, logarithmic (lines: PPI++{also})", 46)
+    also = ", marks: direct" if marked else ""
+    labels = folded(f"oracle labels, logarithmic (lines: PPI++{also})", 36)
     axis.set(xscale="log", yscale="log", xlabel=labels, ylabel="width of the interval (logarithmic)")
     ticks = [t for t in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if axis.get_ylim()[0] <= t <= axis.get_ylim()[1]]
     axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
