@@ -175,7 +175,7 @@ def beside(axis: Axes, at: float, words: str, x: float = 1.0, **options: Any) ->
 
 def folded(words: str, width: int) -> str:
     """The words in lines of so many characters, where there is little room."""
-    return "\n".join(textwrap.wrap(words, width)) if is_narrow() else words
+    return "\n".join(textwrap.wrap(words, width, break_long_words=False)) if is_narrow() else words
 
 
 def key(axis: Axes, columns: int = 2) -> None:
@@ -188,7 +188,7 @@ def key(axis: Axes, columns: int = 2) -> None:
 
 def name_rows(axis: Axes, names: Iterable[str]) -> None:
     """Names of rows at 0, 1, ... from the top down."""
-    names = [folded(name, 15) for name in names]
+    names = [folded(name, 20) for name in names]
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
