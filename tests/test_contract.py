@@ -255,7 +255,7 @@ def plays(recorded):
         ("vllm", None),
         ("sglang", None),
         ("fireworks", None),
-        ("litellm", ("teacher forcing", "leave echo_logprobs out of providers.fireworks")),
+        ("litellm", ("teacher forcing", "providers.fireworks.capabilities; where it takes no token ids")),
         *[
             (name, ("responses", "say `token_ids: false` in providers.fireworks.capabilities"))
             for name in ("llama_cpp", "together", "openai", "azure", "openrouter", "deepseek")

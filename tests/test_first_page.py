@@ -346,6 +346,8 @@ def test_what_was_not_collected_is_named_so_and_counted_nowhere(tmp_path):
     assert "The log alone is not enough" not in told
     assert "Refused" not in told
     assert "Log-probs were not collected" in told
+    unjudged = [one | {"reasons": ["no_judge_scores"]} for one in rows]
+    assert "Log-probs" not in " ".join(remarks({"n": 80, "rows": unjudged, "ranking": []}))
     page = index("run", [], {"n": 80, "rows": rows}, tmp_path / "index.html").read_text(encoding="utf-8")
     assert page.count('<span class="badge other">not collected</span>') == 2
     assert 'class="badge refuse"' not in page

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import nbformat
 import psutil
@@ -165,3 +166,16 @@ def test_a_kernel_that_dies_is_the_fault_that_is_told(home, monkeypatch):
         stages.execute("02_responses", "sample", None)
     (failed,) = failures.lines("sample")
     assert failed.startswith("02_responses: DeadKernelError")
+
+
+def test_a_kernel_takes_no_port_and_leaves_no_file(home, monkeypatch):
+    code = "from ipykernel.kernelapp import IPKernelApp\napp = IPKernelApp.instance()\nprint(app.transport, app.ip)"
+    book(home, monkeypatch, code)
+    done, addresses = home / "done.ipynb", set()
+    for _ in range(2):
+        stopping.run_notebook(home / "book.ipynb", done, {}, False)
+        transport, address = nbformat.read(done, as_version=4).cells[-1].outputs[0].text.split()
+        addresses.add(address)
+        assert transport == "ipc"
+        assert not Path(address).parent.exists()
+    assert len(addresses) == 2, "each has one of its own"

@@ -183,6 +183,9 @@ VERDICTS = {
     "no draw of its own": (lambda: arrays(judge=np.full(50, 0.7)), {}, {
         ("naive",): ({NOT_ASKED}, {"no_fresh_draws"}),
     }),
+    "no judge": (lambda: example(100, judge=np.full(100, np.nan), fresh_judge=np.full(100, np.nan)), {}, {
+        ("naive", "direct", "ppi_pp", "snips", "dr_oracle"): ({NOT_ASKED}, {"no_judge_scores"}),
+    }),
 }  # fmt: skip
 
 

@@ -235,6 +235,16 @@ class Run:
         """
         return answers.disagreements(self._frames(), self.prompts, self._judge(judge, self._whole.table), top)
 
+    def examples(self, judge: str | None = None, top: int = 3) -> Rows:
+        """Answers of all policies to the same prompt side by side, prompts on which their scores differ most first:
+        `.frame` has all with `prompt`, `policy`, `response`, `score` and `label`; those of `top` prompts are shown.
+
+        >>> first = run.examples().frame.groupby("prompt_id", sort=False).score
+        >>> bool((first.max() - first.min()).is_monotonic_decreasing)
+        True
+        """
+        return answers.examples(self._frames(), self.prompts, self._judge(judge, self._whole.table), top)
+
     def compare_judges(self) -> Judges:
         """The judges of the run against labels and against each other: how far each is off on each policy, what it
         costs, what its scores save in labels, and how it would rank the policies, from scores and labels alone.

@@ -237,7 +237,9 @@ class Endpoint:
         if error.kind == "invalid" and error.code in answers.OF_LOGPROBS and job == RESPONSES:
             return f"; {self._without('logprobs', '')}" if not self.provider.capabilities.echo_logprobs else ""
         unusable = error.kind == "invalid" or error.code in ("http_500", "malformed_json")
-        return f"; {cannot_score}" if scoring and unusable else ""
+        by_text = "where it takes no token ids, say `token_ids: false` there and give a chat_template to score text"
+        also = f"; {by_text}" if error.code == "http_500" and self.provider.capabilities.token_ids else ""
+        return f"; {cannot_score}{also}" if scoring and unusable else ""
 
 
 @contextmanager

@@ -34,9 +34,10 @@ def _worst(*verdicts: str) -> str:
 def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
     """Reasons why the estimator has nothing to compute from."""
     prep = ctx.prep
+    if not len(prep.fresh) + len(prep.logged):  # rows without a score are left out: of those nothing is known to lack
+        return ["no_judge_scores"]
     checks = {
-        "no_judge_scores": not len(prep.fresh) + len(prep.logged)
-        or (estimator.belief == "judge" and len(prep.fresh) > 0 and not prep.fresh.scored.any()),
+        "no_judge_scores": estimator.belief == "judge" and len(prep.fresh) > 0 and not prep.fresh.scored.any(),
         "no_log_weights": estimator.uses_weights and prep.n_weighted == 0,
         "no_fresh_draws": (not estimator.uses_weights or estimator.doubly_robust)
         and len(prep.fresh) == 0

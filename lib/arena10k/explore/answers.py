@@ -4,7 +4,7 @@ explain, then with single rows: one prompt across policies, the rows that carry 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -258,6 +258,36 @@ def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Rows:
     )
     first = every.head(top)
     return Rows(first, [sentence], _heavy_table(first, f"The {len(first)} heaviest for {policy}"))
+
+
+def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Rows:
+    """The prompts on whose first answers the policies differ most in the judge's score. Raises `NothingToShow` where no
+    prompt has scored answers of two policies."""
+    rows = scored(frames).rename(columns={f"judge_{judge}": "score"}).reindex(columns=[*KEY, *EXAMPLE[2:]])
+    rows = rows[rows.draw == 0].dropna(subset=["score", "response"])
+    by_prompt = rows.groupby("prompt_id", sort=False).score
+    apart = (by_prompt.max() - by_prompt.min())[by_prompt.size() > 1].sort_values(ascending=False, kind="stable")
+    if apart.empty:
+        raise NothingToShow("no prompt has scored answers of two policies: there is nothing to set side by side")
+    rows = rows.merge(prompts[["prompt_id", "prompt"]], on="prompt_id", how="left")
+    rows = rows.set_index("prompt_id").loc[apart.index].reset_index()
+    sentence = (
+        f"On {len(apart):,} prompts with scored answers of several policies the scores lie {apart.mean():.2f} apart on "
+        f"average. These are the {min(top, len(apart))} prompts where they differ most."
+    )
+    shown = rows[rows.prompt_id.isin(apart.index[:top])]
+    return Rows(rows, [sentence], examples_table(shown.to_dict("records")))
+
+
+#: Columns of answers that are set side by side.
+EXAMPLE = ["prompt", "policy", "response", "score", "label"]
+
+
+def examples_table(rows: Iterable[dict[str, Any]]) -> report.Table:
+    """Answers to the same prompts side by side, each prompt once."""
+    frame = pd.DataFrame(list(rows))
+    frame["prompt"] = frame.prompt.where(~frame.prompt.duplicated(), "")
+    return report.table(frame, columns=EXAMPLE, text=["prompt", "response"])
 
 
 def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Rows:

@@ -8,6 +8,7 @@ from typing import Any
 
 from arena10k import paths, report
 from arena10k.estimation.verdicts import NOT_ASKED
+from arena10k.explore import answers
 from arena10k.params.config import Params
 from arena10k.params.judge import PairGrader
 from arena10k.pipeline import failures, stages
@@ -35,7 +36,15 @@ def write_index(params: Params) -> Path:
         notes=[*filter(None, ["" if alarm else text, report.missing(lost, effect.dependent(lost.get("tests", [])))])],
         policies={name: f"{policy.description} ({policy.model})" for name, policy in params.policies.items()},
         measured=_measured(params, estimates),
+        sections=_examples(_result(run, "examples.json")),
     )
+
+
+def _examples(found: dict[str, Any]) -> dict[str, list[Any]]:
+    """Some answers side by side; nothing where page 04 had none."""
+    if not found:
+        return {}
+    return {"Answers side by side": [found["sentence"], answers.examples_table(found["rows"])]}
 
 
 def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:

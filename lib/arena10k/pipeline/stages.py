@@ -56,7 +56,7 @@ STAGES = {
         Stage("01_prompts"),
         Stage("02_responses", ("01_prompts",), ("responses",), True),
         Stage("03_teacher_forcing", ("02_responses",), ("logprobs", "logprobs_shuffled"), True),
-        Stage("04_judge", ("02_responses",), (_JUDGES, "oracle", "truth"), True),
+        Stage("04_judge", ("02_responses",), (_JUDGES, "oracle", "truth"), True, ("examples.json",)),
         Stage("05_data_quality", _SCORED, ("responses", "logprobs"), results=("quality.json",)),
         Stage("06_estimates", ("05_data_quality",), results=("estimates.json", "truth.json")),
         Stage("07_pi_bad_anomaly", ("06_estimates",), results=("anomaly.json",)),
@@ -198,10 +198,9 @@ def is_current(params: Params, stage: Stage, again: bool = False) -> bool:
 def _made_of(params: Params, stage: Stage) -> str:
     """A digest of all that a stage depends on."""
     files = [Path(file).read_bytes() for file in (*sources(stage.notebook), *given(params))]
-    needed = []
-    for need in stage.needs:
-        stamp = json.loads(stamp_file(params.run, need).read_text(encoding="utf-8"))
-        needed.append({key: value for key, value in stamp.items() if key != "made_of"})
+    stamps = [stamp_file(params.run, need) for need in stage.needs]
+    read = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in stamps]
+    needed = [{key: value for key, value in stamp.items() if key != "made_of"} for stamp in read]
     return digest([reads(params)[stage.name], needed, *(hashlib.sha256(file).hexdigest() for file in files)])
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -128,10 +129,12 @@ def run_notebook(source: Path, executed: Path, parameters: dict[str, str], colle
     """Run a stage's notebook with these parameters. `collects`: whether it asks models. Raises StoppedOnRequest where
     it was told to stop, however that ended it; else what papermill raises."""
     import papermill
+    from traitlets.config import Config
 
     answer = Interrupting(collects)
     # In a thread of its own: in the main one nbclient would answer signals, by killing the kernel.
-    with hearing(answer), ThreadPoolExecutor(1) as pool:
+    # A kernel is reached through files of its own: another process may take a free port before the kernel has it.
+    with hearing(answer), ThreadPoolExecutor(1) as pool, tempfile.TemporaryDirectory() as folder:
         running = pool.submit(
             papermill.execute_notebook,
             str(source),
@@ -140,7 +143,7 @@ def run_notebook(source: Path, executed: Path, parameters: dict[str, str], colle
             kernel_name="python3",
             progress_bar=False,
             stderr_file=answer,
-            extra_arguments=["--IPKernelApp.log_level=50"],  # says at every start that it uses loopback TCP
+            config=Config(KernelManager={"transport": "ipc", "connection_file": f"{folder}/kernel.json"}),
             on_cell_start=answer.check,
         )
         try:

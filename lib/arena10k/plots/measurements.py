@@ -15,6 +15,7 @@ from arena10k.plots.style import (
     BAD,
     BAND,
     INK,
+    MANY,
     SHADES,
     SOFT,
     cells,
@@ -196,4 +197,5 @@ def self_consistency(generation: np.ndarray, teacher_forced: np.ndarray) -> Draw
     right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
     for axis in (left, right):
         axis.grid()
-    return drawn(figure, finding, "Teacher-forced against generation log-probs")
+    kind = "png" if x.size > MANY else "svg"
+    return drawn(figure, finding, "Teacher-forced against generation log-probs", kind=kind)

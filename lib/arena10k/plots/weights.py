@@ -12,7 +12,21 @@ import pandas as pd
 from arena10k.estimation.diagnostics import top_shares
 from arena10k.estimation.pareto import audit_weights, tail_fit
 from arena10k.estimation.thresholds import MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION
-from arena10k.plots.style import BAND, INK, SOFT, drawn, gallery, is_narrow, key, looks, name_rows, note, panels, styled
+from arena10k.plots.style import (
+    BAND,
+    INK,
+    MANY,
+    SOFT,
+    drawn,
+    gallery,
+    is_narrow,
+    key,
+    looks,
+    name_rows,
+    note,
+    panels,
+    styled,
+)
 from arena10k.report.display import Drawn
 from arena10k.wording import listed, number, percent
 
@@ -20,8 +34,8 @@ from arena10k.wording import listed, number, percent
 LogWeights = Mapping[str, np.ndarray]
 #: How many of the heaviest rows are told apart.
 TOP = 10
-#: Points of a curve, at most: more cannot be seen and make a page large. Of a panel, beyond which PNG is smaller.
-_POINTS, _MANY = 400, 2000
+#: Points of a curve, at most: more cannot be seen and make a page large.
+_POINTS = 400
 _NONE = "No policy has a usable log-weight"
 
 
@@ -103,7 +117,7 @@ def reward_by_weight(log_weight: LogWeights, reward: Mapping[str, np.ndarray]) -
         axis.grid(axis="y")
         axis.margins(x=0.06)
         axis.locator_params(axis="x", nbins=4)
-    kind = "png" if max((x.size for x, _ in pairs.values()), default=0) > _MANY else "svg"
+    kind = "png" if max((x.size for x, _ in pairs.values()), default=0) > MANY else "svg"
     return drawn(figure, finding, "Judge score against log-weight", kind=kind)
 
 

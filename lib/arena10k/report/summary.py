@@ -96,8 +96,9 @@ def remarks(estimates: Mapping[str, Any], width: float = Analysis.width) -> list
     out += [f"{words}: {_names(row['policy'] for row in rows)}." for words, rows in named.items() if rows]
     if blind := [row["policy"] for row in logged if is_refused(row)]:
         out.append(f"The log alone is not enough to judge {_names(blind)}.")
-    if any(row["verdict"] == NOT_ASKED for row in logged):
-        out.append("Log-probs were not collected, so nothing is said from the log alone.")
+    if reasons := [row["reasons"] for row in logged if row["verdict"] == NOT_ASKED]:
+        what = "Scores of a judge" if any("no_judge_scores" in own for own in reasons) else "Log-probs"
+        out.append(f"{what} were not collected, so nothing is said from the log alone.")
     labels = {row["policy"]: row["labels"] for row in estimates.get("policies", ())}
     more = {row["policy"]: int(row["labels_needed"] or 0) - labels.get(row["policy"], 0) for row in given}
     if lacking := {policy: n for policy, n in more.items() if n > 0}:

@@ -32,7 +32,7 @@ def failures(run: Run) -> pd.DataFrame:
     itself quarantined is bad.
     """
     jobs = [LOGPROBS, *judging(run.params), ORACLE]
-    answers, rows = read(run.store, RESPONSES), read(run.store, *jobs)
+    answers, rows = read(run.source.reading, RESPONSES), read(run.source.reading, *jobs)
     answers = answers[answers.status != FAILED].rename(columns={"policy": "measured"})
     answers["response_chars"] = answers["value"].str.len().astype(float)
     rows = rows[rows.policy.isin(run.params.policies)]
