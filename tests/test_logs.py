@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 from pathlib import Path
 
 import pytest
 
+from arena10k import paths
 from arena10k.collection.jobs import DETERMINISTIC, ORACLE, RESPONSES
-from arena10k.errors import ArenaError
+from arena10k.errors import ArenaError, NothingToShow
 from arena10k.inputs.files import File
 from arena10k.interchange import maps
+from arena10k.pipeline import stages
 from arena10k.run import Run
-from in_process import arena
+from in_process import arena, run_cells
 
 LOGS = Path(__file__).parent / "logs"
 #: By file what is said beside it, the map, the policies, a prompt with its answer, and the scores, sorted.
@@ -164,3 +167,20 @@ def test_a_log_that_is_cut_off_is_named(home, name):
     for share in (0.2, 0.5, 0.9):
         (home / name).write_bytes(whole[: int(len(whole) * share)])
         assert name in fails(home / name, "--map", FILES[name][1])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_stage_runs_on_scores_alone(home, capsys):
+    rows = [
+        {"prompt_id": f"q{n}", "judge_score": n / 40} | ({"oracle_label": n / 40} if n % 2 else {}) for n in range(40)
+    ]
+    for policy in ("base", "terse"):
+        (home / f"{policy}_responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert arena("import", "cje", home, "--run", "mine").returncode == 0
+    assert "no failed measurement" in arena("status", "mine").stdout
+    for stage in stages.STAGES:
+        with contextlib.suppress(NothingToShow):
+            run_cells(stage, "imported", "mine")
+    assert " nan " not in capsys.readouterr().out
+    quality = json.loads(paths.result_file("mine", "quality.json").read_text())
+    assert all(job["ok"] == job["total"] for job in quality["jobs"])
