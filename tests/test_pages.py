@@ -299,6 +299,30 @@ def test_a_page_on_paper_is_dark_on_white_and_nothing_is_cut_off(tab):
 
 
 @needs_chromium
+def test_terms_explain_themselves_within_the_screen_and_one_switch_shows_all_code(browsing, reports):
+    """On hover, focus and tap; each term once on a page, and every page leads to the next."""
+    page = reports / "sample" / "06_estimates.html"
+    visible = "(window.terms = [...document.querySelectorAll('.term')].filter(e => e.checkVisibility()))"
+    for width in (1280, 390):
+        browsing.open(page, width=width)
+        terms = browsing.evaluate(f"{visible}.map(e => e.firstChild.data.toLowerCase())")
+        assert len(terms) == len(set(terms)) > 5
+        for number in range(len(terms)):
+            browsing.evaluate(f"window.terms[{number}].focus()")
+            box = f"window.terms[{number}].querySelector('[role=tooltip]').getBoundingClientRect()"
+            left, right, height = browsing.evaluate(f"(b => [b.left, b.right, b.height])({box})")
+            assert 0 <= left < right <= width, terms[number]
+            assert height > 20
+            assert browsing.evaluate("document.documentElement.scrollWidth") == width
+    seen = "[...document.querySelectorAll('pre.code')].filter(e => e.checkVisibility()).length"
+    assert browsing.evaluate(seen) == 0
+    browsing.click("#code")
+    assert browsing.evaluate(seen) == browsing.evaluate("document.querySelectorAll('pre.code').length") > 10
+    browsing.click("a[rel=next]", loads=True)
+    assert browsing.evaluate("location.pathname").endswith("/07_pi_bad_anomaly.html")
+
+
+@needs_chromium
 def test_links_within_a_page_lead_to_what_they_name(tab):
     tab.show()
     assert tab.evaluate("[...document.querySelectorAll('a[href^=\"#\"]')].filter(a => !document.querySelector(a.hash))"
