@@ -99,6 +99,8 @@ def svg_text(fig: Figure) -> str:
     svg = _REFERENCE.sub(lambda match: match[1] + ids[match[2]], svg)
     svg = re.sub(r' id="([^"]+)"', lambda match: f' id="{ids[match[1]]}"' if match[1] in ids else "", svg)
     svg = re.sub(r'(<use [^>]*)transform="translate\((\S+) 0\)"', r'\1x="\2"', svg)
+    # Between a letter of a path and a number no space is needed.
+    svg = re.sub(r' d="[^"]*"', lambda match: ' d="' + re.sub(r"\s*([A-Za-z])\s*", r"\1", match[0][4:]), svg)
     return re.sub(r"\s+", " ", svg).replace("> <", "><").strip()
 
 
