@@ -4,7 +4,8 @@ A block's language says how it is run, a path after the language is the file it 
 
 `python` is executed, all blocks of a page in one namespace; with `>>>` its outputs are compared, as doctest does.
 `yaml` is read by the schema: a whole params file where it has `run`, else merged onto params/local.yaml.
-`json` is a row of a file that the reader is told to have; `text` is what the block before it prints.
+`json` is a row of a file that the reader is told to have, `csv` its head and a row; `text` is what the block before it
+prints.
 `sh` is executed line by line: `arena10k` in this process, `make` by the recipe it prints, others as the test says.
 
 `arena10k report` is planned, and does what its stages do without their notebooks: `tests/test_pipeline.py` runs those.
@@ -13,6 +14,7 @@ A block's language says how it is run, a path after the language is the file it 
 from __future__ import annotations
 
 import contextlib
+import csv
 import doctest
 import json
 import os
@@ -114,6 +116,7 @@ class Machine:
         shutil.copytree(root / "reports" / "sample", folder / "reports" / "sample", ignore=shutil.ignore_patterns(".*"))
         shutil.copytree(root / "data" / "sample", folder / "data" / "sample")
         (folder / ".venv").symlink_to(sys.prefix)
+        shutil.copytree(root / "tests" / "logs", folder / "logs")
 
     def run(self, block: Block) -> None:
         """Run one block. Raises AssertionError, or what the block raises."""
@@ -149,6 +152,15 @@ class Machine:
         file.parent.mkdir(parents=True, exist_ok=True)
         rows = [_varied(json.loads(text), i) for i in range(ROWS)]
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def _csv(self, block: Block, text: str) -> None:
+        """The same of a file of cells."""
+        (row,) = csv.DictReader(text.splitlines())
+        typed = {key: float(cell) if re.fullmatch(r"-?[\d.]+", cell) else cell for key, cell in row.items()}
+        with (self.folder / block.path).open("w", newline="") as stream:
+            table = csv.DictWriter(stream, list(row))
+            table.writeheader()
+            table.writerows(_varied(typed, i) for i in range(ROWS))
 
     def _text(self, block: Block, text: str) -> None:
         assert CHECKER.check_output(text, self.said, FLAGS), f"{block.page}: says\n{self.said}\nand not\n{text}"

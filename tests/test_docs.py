@@ -38,7 +38,7 @@ MOST_LINKS = 5
 #: The committed report of the sample, its results that are kept with it, and all of it with its picture, bytes.
 REPORT = ROOT / "reports" / "sample"
 RESULTS = ("estimates", "quality", "truth")
-MOST_BYTES = 2_600_000
+MOST_BYTES = 3_000_000
 
 
 def parses(command):

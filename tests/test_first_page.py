@@ -355,7 +355,7 @@ def test_what_was_not_collected_is_named_so_and_counted_nowhere(tmp_path):
     counted = findings.estimates_sentence(rows)
     assert counted.startswith("2 of 2 estimates are accepted, 0 are refused")
     assert "2 more were not collected" in counted
-    assert plots.forest(rows).finding.startswith("0 of 2 estimates are refused")
+    assert plots.forest(rows).finding.startswith("None of 2 estimates are refused")
     assert "not collected" in repr(report.table(rows))
 
 

@@ -468,8 +468,8 @@ ANSWER = {"prompt_id": "i", "response": "r"}
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        (["a.csv", {}], "imported.tables.0.columns.prompt_id: missing"),
-        (["a.csv", ANSWER], "tables end in .jsonl, .ndjson or .parquet"),
+        (["a.csv", {}], "columns: name prompt_id or prompt"),
+        (["a.csv", ANSWER | {"label_propensity": "p"}], "goes with columns.label"),
         (["a.jsonl", ANSWER | {"logprobs": {"x": "l"}}, "x"], "columns.logprobs goes with logged responses"),
         (["a.jsonl", ANSWER | {"policy": "p"}, "x"], "policy and columns.policy both"),
         (["a.jsonl", ANSWER | {"judge_variance": "v"}], "goes with columns.judge"),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from arena10k import interchange, paths
 from arena10k.errors import ArenaError
+from arena10k.inputs import faults, files
 from arena10k.interchange import rows, staging, writer
 from arena10k.params import sections
 from arena10k.run import Run
@@ -55,7 +56,7 @@ FAULTS = [
     (b'"text"', "", "'text'", None),
     (b"7", "", "7", None),
     (b"null", "", "None", None),
-    (GOOD.replace(b"Answer", b"Ans\xffwer"), "", "UTF-8", None),
+    (GOOD.replace(b"q0", b"q1").replace(b"Answer", b"Ans\xffwer"), "response", "Unicode", None),
     (b'{"a": ' + b"[" * 100_000, "", "nested", None),
     (b'{"a": ' + b"1" * 5000 + b"}", "", "4300", None),
     ({"metadata": ...}, "prompt_id", "missing", None),
@@ -63,14 +64,17 @@ FAULTS = [
     ({"metadata": {"prompt_id": ["q"]}}, "prompt_id", "list", None),
     ({"metadata": [1]}, "prompt_id", "missing", None),
     ({"prompt_id": "other"}, "prompt_id", "metadata", None),
-    ({"prompt": ...}, "prompt", "missing", None),
     ({"prompt": 5}, "prompt", "5", None),
-    ({"response": None}, "response", "missing", None),
+    (
+        {"response": None, "judge_score": None, "oracle_label": None, LOGPROB: None, TARGETS: ...},
+        "response",
+        "missing",
+        None,
+    ),
     ({"response": {"a": 1}}, "response", "object", None),
     (GOOD.replace(b"q0", b"q1").replace(b"Answer", b"\\ud83d"), "response", "Unicode", None),
     (text_of(logged(0, prompt="Another?", draw_idx=1)), "prompt", "earlier", None),
-    (text_of(logged(0, response="Other.")), "prompt_id", "line 1", None),
-    (GOOD, "prompt_id", "line 1", None),
+    *[(text_of(logged(0, response=text, draw_idx=0)), "prompt_id", "line 1", None) for text in ("Other.", "Answer 0.")],
     ({"draw_idx": -1}, "draw_idx", "-1", None),
     ({"draw_idx": 10**30}, "draw_idx", "whole", None),
     ({"draw_idx": True}, "draw_idx", "True", None),
@@ -79,18 +83,21 @@ FAULTS = [
     ({"judge_score": "0.5"}, "judge_score", "'0.5'", NUMBER),
     ({"judge_score": float("nan")}, "judge_score", "nan", INFINITE),
     ({"judge_score": {"mean": 0.5, "variance": -1}}, "judge_score.variance", "-1", RANGE),
-    ({"oracle_label": True}, "oracle_label", "True", NUMBER),
+    ({"oracle_label": "good"}, "oracle_label", "'good'", NUMBER),
     ({TARGETS: {"base": -3.0}}, f"{TARGETS}.base", LOGPROB, NUMBER),
     *[({LOGPROB: value}, LOGPROB, "finite", INFINITE) for value in ("NaN", "-inf", 10**400, "nan ", float("nan"))],
     (GOOD.replace(b"q0", b"q2").replace(b"Question 0", b"?").replace(b"-10.0", b"1e999"), LOGPROB, "finite", INFINITE),
-    *[({LOGPROB: value}, LOGPROB, rows.shown(value), NUMBER) for value in ("-12.5", True, [1], "")],
+    *[({LOGPROB: value}, LOGPROB, faults.shown(value), NUMBER) for value in ("-12.5", True, [1], "")],
 ]
 
 
 @pytest.fixture(scope="module")
 def spoilt(tmp_path_factory):
     """All of them after a good row and an empty line, and before a good row, imported once: the account and the run."""
-    texts = [row if isinstance(row, bytes) else text_of(logged(n, **row)) for n, (row, *_) in enumerate(FAULTS, 3)]
+    labelled = {"oracle_label": 0.5}
+    texts = [
+        row if isinstance(row, bytes) else text_of(logged(n, **labelled | row)) for n, (row, *_) in enumerate(FAULTS, 3)
+    ]
     home = tmp_path_factory.mktemp("home")
     folder = put(home, b"\n".join([GOOD, b"", *texts, text_of(logged(len(texts) + 3)), b""]))
     with pytest.MonkeyPatch.context() as patch:
@@ -187,7 +194,7 @@ def test_malformed_lines_are_counted_and_the_first_listed(home):
 
 
 def test_a_line_without_end_is_passed_over_without_being_held(home, monkeypatch):
-    monkeypatch.setattr(rows, "LINE_LIMIT", 1 << 16)
+    monkeypatch.setattr(files, "LINE_LIMIT", 1 << 16)
     huge = b'{"prompt": "' + b"x" * (1 << 24) + b'"}\n'
     folder = put(home, GOOD + b"\n" + huge + text_of(logged(1)) + b"\n" + huge.rstrip(b"\n"))
     tracemalloc.start()

@@ -122,7 +122,7 @@ def reports(tmp_path_factory) -> Path:
     made = report.render(folder / "06_estimates.ipynb", folder / "06_estimates.html", PROVENANCE)
     row = {"policy": "pi_<b>", "estimator": "snips", "judge": "d", "value": 0.95, "ci_low": 0.9, "ci_high": 1.0}
     listed = [report.Listed("06", f"Worth {HOSTILE}", made, {"<b>x</b>": report.visible(HOSTILE)}, failed=True)]
-    report.index("local", listed, {"rows": [row | {"verdict": "REFUSE"}]}, folder / "index.html", controls=HOSTILE)
+    report.index("local", listed, {"rows": [row | {"verdict": "REFUSE"}]}, folder / "index.html", alarms=[HOSTILE])
     return home / "reports"
 
 
@@ -217,7 +217,7 @@ def test_page_07_has_all_figures_where_there_is_an_anomaly_and_no_empty_one_wher
     anomaly = (reports / "sample" / f"{stage}.html").read_text(encoding="utf-8")
     assert paths.result_file("sample", "anomaly.json").is_file()
     assert {"pi_bad", "SNIPS"} <= set(re.findall(r"\w+", anomaly.split("<main")[1].split("<h2 id=")[0]))
-    assert len(alts(anomaly)) == len(set(alts(anomaly))) == 8
+    assert len(alts(anomaly)) == 2 * len(set(alts(anomaly))) == 16  # one for pages, one for phones
     assert len(set(alts(clean))) == 6
     assert len(re.findall("<h2 id=", clean)) == len(re.findall("<h2 id=", anomaly)) - 3
 
@@ -289,9 +289,37 @@ def test_a_page_on_paper_is_dark_on_white_and_nothing_is_cut_off(tab):
     assert tab.evaluate("document.documentElement.scrollWidth") == PAPER_WIDTH
     assert brightness(tab, "body", "backgroundColor") == 255
     assert brightness(tab, "h1", "color") == 0
-    seen = "[...document.querySelectorAll('.contents, .skip, .search, details.code')].filter(e => e.checkVisibility())"
+    unseen = ".contents, .skip, .search, pre.code, .switch, .neighbours"
+    seen = f"[...document.querySelectorAll('{unseen}')].filter(e => e.checkVisibility())"
     assert tab.evaluate(f"{seen}.length") == 0
-    assert tab.evaluate("Math.max(0, ...[...document.images].map(i => i.height))") < 0.9 * PAPER_HEIGHT
+    assert (
+        tab.evaluate("Math.max(0, ...[...document.images].filter(i => i.checkVisibility()).map(i => i.height))")
+        < 0.9 * PAPER_HEIGHT
+    )
+
+
+@needs_chromium
+def test_terms_explain_themselves_within_the_screen_and_one_switch_shows_all_code(browsing, reports):
+    """On hover, focus and tap; each term once on a page, and every page leads to the next."""
+    page = reports / "sample" / "06_estimates.html"
+    visible = "(window.terms = [...document.querySelectorAll('.term')].filter(e => e.checkVisibility()))"
+    for width in (1280, 390):
+        browsing.open(page, width=width)
+        terms = browsing.evaluate(f"{visible}.map(e => e.firstChild.data.toLowerCase())")
+        assert len(terms) == len(set(terms)) > 5
+        for number in range(len(terms)):
+            browsing.evaluate(f"window.terms[{number}].focus()")
+            box = f"window.terms[{number}].querySelector('[role=tooltip]').getBoundingClientRect()"
+            left, right, height = browsing.evaluate(f"(b => [b.left, b.right, b.height])({box})")
+            assert 0 <= left < right <= width, terms[number]
+            assert height > 20
+            assert browsing.evaluate("document.documentElement.scrollWidth") == width
+    seen = "[...document.querySelectorAll('pre.code')].filter(e => e.checkVisibility()).length"
+    assert browsing.evaluate(seen) == 0
+    browsing.click("#code")
+    assert browsing.evaluate(seen) == browsing.evaluate("document.querySelectorAll('pre.code').length") > 10
+    browsing.click("a[rel=next]", loads=True)
+    assert browsing.evaluate("location.pathname").endswith("/07_pi_bad_anomaly.html")
 
 
 @needs_chromium
@@ -409,7 +437,7 @@ def test_the_index_leads_to_every_page_and_every_page_back(browsing, reports, in
 
 @needs_chromium
 def test_a_table_wider_than_a_phone_is_scrolled_by_keys(browsing, reports):
-    browsing.open(reports / next(iter(REPORTS)), width=390)
+    browsing.open(reports / "sample" / "07_pi_bad_anomaly.html", width=390)
     browsing.evaluate("document.querySelector('.scroll').focus()")
     browsing.press(*RIGHT)
     moved = "new Promise(done => document.activeElement.addEventListener('scroll', e => done(e.target.scrollLeft)))"

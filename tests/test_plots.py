@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import escape
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -64,6 +65,17 @@ def simulated():
     return pd.DataFrame(rows, columns=columns).assign(own=True, replicates=50)
 
 
+def compared():
+    rows = [("pi_a", 0.02, -0.1, 0.15, "not distinguishable"), ("pi_b", -0.4, -0.6, -0.2, "worse")]
+    return [dict(zip(("policy", "value", "low", "high", "result"), row, strict=True)) for row in rows]
+
+
+def scored():
+    columns = ["estimator", "judge", "rmse", "refused"]
+    rows = [("ppi_pp", "a", 0.04, 0.0), ("ppi_pp", "b", 0.05, 0.0), ("snips", "a", 0.2, 0.5)]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def swept():
     return pd.DataFrame({"estimator": list("abcdef"), "prompts": 1, "rmse": np.linspace(0, 0.5, 6)})
 
@@ -112,6 +124,8 @@ def drawings():
         "ceiling": plots.ceiling(ceiling_audit(log_weight)),
         "permutation": plots.permutation({"pi_near": permutation_null(log_weight["pi_near"], score)}),
         "planning": plots.planning({"pi_near": Pilot(0.4, 0.0, 0.45, 0.0, 0.1, 0.5, "target", 100)}, 0.2),
+        "differences": plots.differences("p0", compared()),
+        "accuracy": plots.accuracy(scored()),
         "coverage": plots.coverage(simulated()),
         "forest": plots.forest(estimates(), {"pi_a": 0.45}),
         "then_and_now": plots.then_and_now(both_states()),
@@ -147,13 +161,20 @@ def words_of(figure):
 
 
 def test_every_figure_has_its_finding_as_title_and_within_its_words(every):
-    assert set(every) == set(plots.__all__) - {"with_levels"}
+    assert set(every) == set(plots.__all__) - {"with_levels", "colour"}
     for name, shown in every.items():
         assert isinstance(shown, Drawn), name
-        assert " ".join(shown.figure.texts[0].get_text().split()) == " ".join(shown.finding.split()), name
+        assert shown.finding not in words_of(shown.figure), name
         assert shown.finding in shown.alt, name
         assert len(shown.alt) > len(shown.finding) + 10, name
         assert f"{shown.alt}]" in repr(shown), name
+
+
+def test_the_finding_stands_above_the_picture_as_text():
+    shown = plots.progress(jobs()).with_caption("of <today>")
+    title, _, picture = shown._repr_html_().partition("<img")
+    assert f"<strong>{escape(shown.finding)}</strong>" in title
+    assert "of &lt;today&gt;" in picture
 
 
 def test_figures_are_the_same_when_drawn_again(every):
@@ -198,11 +219,30 @@ def test_marks_stand_out_from_white_and_series_differ_without_colour():
     assert len({k.marker for k in looks[:8]}) == len({k.hatch for k in looks[:8]}) == 8
 
 
-def test_long_titles_are_wrapped_inside_the_figure_without_losing_words():
-    figure, _ = style.panels(1, 1, "Wide WORDS " * 30, 2.0)
-    box = figure.texts[0].get_window_extent(FigureCanvasAgg(figure).get_renderer())
-    assert box.x1 <= figure.bbox.x1
-    assert len(re.findall("Wide WORDS", words_of(figure))) == 30
+def test_words_have_9_pt_on_a_phone_and_a_policy_keeps_its_colour(every):
+    """The narrow figure fits a screen of 390 px as it is."""
+    for name, shown in every.items():
+        assert shown.narrow.get_size_inches()[0] * 96 <= 390 - 2 * 16 - 2 * 8 - 2, name
+        for figure in (shown.figure, shown.narrow):
+            small = {t.get_text() for t in figure.findobj(Text) if t.get_text().strip() and t.get_fontsize() < 9}
+            assert not small, name
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "_policies", [])
+        plots.colour(["p0", "pi_a", "pi_b"])
+        assert style.looks(["pi_b"])["pi_b"] == style.looks(["p0", "pi_a", "pi_b"])["pi_b"]
+        assert style.looks(["pi_b"])["pi_b"].colour == style.COLOURS[2]
+        assert style.looks(["x"])["x"].colour == style.COLOURS[0]
+
+
+def test_differences_are_told_apart_from_chance(every):
+    assert re.findall(r"pi_\w+ is \w+", every["differences"].finding) == ["pi_b is worse"]
+    tie = plots.differences("p0", [compared()[0]])
+    assert "pi_a" not in tie.finding
+    assert "p0" in tie.finding
+
+
+def test_accuracy_names_the_closest_and_its_refusals(every):
+    assert re.findall(r"\w+_pp|[\d.]+%?", every["accuracy"].finding) == ["ppi_pp", "0.04", "0%"]
 
 
 EMPTY = {

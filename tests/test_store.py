@@ -56,6 +56,22 @@ def test_reading_rows_takes_work_in_proportion_to_them(store, job):
     assert steps[1] < 5 * steps[0]
 
 
+def test_what_was_read_is_kept_until_the_records_change_whoever_changes_them(store, tmp_path):
+    made = []
+    store.put(record())
+    for change, read_again in (
+        (lambda: None, 0),
+        (lambda: store.set_quarantine([(*KEY, "constant")]), 1),
+        (lambda: store.set_quarantine([(*KEY, "constant")]), 0),
+        (lambda: Store.open(tmp_path / "store.sqlite").put(record(prompt_id="b")), 1),
+        (lambda: store.set_quarantine([]), 1),
+    ):
+        before = store.once("what", lambda: made.append(len(list(store.rows()))) or len(made))
+        change()
+        assert store.once("what", lambda: made.append(len(list(store.rows()))) or len(made)) == before + read_again
+    assert made == [1, 1, 2, 2]
+
+
 #: What stands after two records of one key, the second put after the quarantine where one is named: value, quarantine,
 #: attempts; then what is kept as attempts: status, code, value, quarantine; then whether a value of a row that was
 #: asked again is in use.

@@ -253,9 +253,57 @@ def snapshot(run: str, name: str, params_file: str | None) -> None:
     click.echo(f"Snapshot {name}{'' if new else ' is there already, with the same content'}: {path}")
 
 
-@main.group("import")
-def import_() -> None:
-    """Make a run of data that others collected: CJE's layout, JSON lines, Parquet."""
+class _Import(click.Group):
+    """What is not the name of a command is a file."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["file", *args])
+
+
+@main.group("import", cls=_Import, invoke_without_command=True, subcommand_metavar="[FILE]... | cje | table")
+@click.option("--list", "listed", is_flag=True, help="Name the tools whose logs are read as they are.")
+@click.pass_context
+def import_(context: click.Context, listed: bool) -> None:
+    """Make a run of data that others collected: logs of other tools, JSON, CSV, Parquet (arena10k import FILE), tables
+    that a params file describes, CJE's layout."""
+    if listed:
+        from arena10k.interchange import maps
+
+        for name, own in maps.shipped().items():
+            click.echo(f"{name:24} {own.about}")
+    elif context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@import_.command("file")
+@click.argument("files", nargs=-1, required=True, metavar="[POLICY=]FILE...")
+@click.option("--run", default="", help="Name of the run that is made (default: that of the first file).")
+@click.option(
+    "--map", "map_", default="", help="How the files are read (arena10k import --list); else it is found out."
+)
+@click.option("--column", "columns", multiple=True, metavar="FIELD=PATH", help="Which column holds a field, such as "
+              "judge=scores.match.value (prompt_id, prompt, response, policy, judge, label, ...).")  # fmt: skip
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="More of a table, as docs/data.md has it, "
+              "such as where.filter=none or exact=true.")  # fmt: skip
+@click.option("--judge-scale", nargs=2, type=float, default=(0, 1), show_default=True, help="Range of judge scores.")
+@click.option("--oracle-scale", nargs=2, type=float, default=(0, 1), show_default=True, help="Range of labels.")
+@click.option("--logging-policy", default="", help="The policy that others are compared with (default: the first).")
+def import_file(
+    files: tuple[str, ...], run: str, map_: str, columns: tuple[str, ...], settings: tuple[str, ...],
+    logging_policy: str, **scales: tuple[float, float],
+) -> None:  # fmt: skip
+    """Import FILE as it is: the log of a tool, or rows whose columns are named with --column."""
+    from arena10k import interchange
+    from arena10k.interchange import described
+
+    keys = [f"columns.{pair}" for pair in columns] + list(settings)
+    name, declared, said = described.files(files, run, map_, keys, scales)
+    for line in said:
+        click.echo(line)
+    account = interchange.import_tables(name, declared, logging_policy or None, "files")
+    _say_imported(account, f"params/imported.yaml RUN={name}")
 
 
 @import_.command("cje")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arena10k import attribution, paths, report
+from arena10k import attribution, paths, plots, report
 from arena10k.attribution import Investigation
 from arena10k.collection import generate
 from arena10k.collection.jobs import JUDGE, ORACLE, compares, judging
@@ -59,6 +59,7 @@ class Run:
         self.params = name if isinstance(name, Params) else config.load(name, run or None)
         self.name = self.params.run
         self.source: Recorded | Given = Given(self.params) if self.params.table else Recorded(self.params)
+        plots.colour([*filter(None, [self.params.logging_policy]), *self.params.targets])
 
     @classmethod
     def of(cls, params: Params) -> Run:

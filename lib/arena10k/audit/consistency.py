@@ -48,8 +48,9 @@ WORDS = {
 def findings(params: Params, store: Store, flags: list[Flag], prompts: pd.DataFrame) -> list[dict[str, Any]]:
     """Everything found, the log-probs of `flags` left out of what is compared (but not of `mean_weight`, nor those of
     `RELATIVE` codes)."""
-    exact = prompts.prompt.duplicated()
-    near = prompts.prompt[~exact].map(normalised).duplicated()
+    texts = prompts.prompt.dropna()
+    exact = texts.duplicated()
+    near = texts[~exact].map(normalised).duplicated()
     rows = [*_changes(params, store), *_modes(params, store)]
     rows += [("duplicate_prompts", None, None, exact.sum(), None, "")] * bool(exact.any())
     rows += [("near_duplicate_prompts", None, None, near.sum(), None, "")] * bool(near.any())

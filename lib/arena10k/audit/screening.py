@@ -70,7 +70,8 @@ class Wide:
         self.records, self.responses = _with_value(store, LOGPROBS), _with_value(store, RESPONSES)
         if prompts is None and paths.prompts_file(params.run).is_file():
             prompts = run_prompts.read(params.run)
-        asked = {} if prompts is None else dict(zip(prompts.prompt_id, prompts.prompt.astype(str), strict=True))
+        texts = () if prompts is None else prompts.prompt.fillna(prompts.prompt_id).astype(str)
+        asked = {} if prompts is None else dict(zip(prompts.prompt_id, texts, strict=True))
         order = {prompt_id: rank for rank, prompt_id in enumerate(asked)}
         logged = self.responses[self.responses.policy == params.logging_policy]
         logged = logged[logged.draw < params.responses.logged_draws]
@@ -100,8 +101,7 @@ class Wide:
     @property
     def whole(self) -> np.ndarray:
         """Whether a record has no log-probs of its tokens (rows, policies)."""
-        of_text = [payload.get("token_logprobs") is None for payload in self.records.payload]
-        return self.cells(np.array(of_text, dtype=bool), False)
+        return self.cells(self.records.token_logprobs.isna().to_numpy(), False)
 
 
 def _with_value(store: Store, *jobs: str) -> pd.DataFrame:
@@ -114,34 +114,44 @@ def scan(params: Params, store: Store, prompts: pd.DataFrame | None = None) -> l
     quarantine. `prompts`: the run's, where they are not in its file."""
     table, scores = Wide(params, store, prompts), _with_value(store, *judging(params), ORACLE, TRUTH)
     logprobs, responses = table.records, table.responses
-    codes = np.array([_structural(*row) for row in logprobs[["value", "payload"]].to_numpy()], dtype=object)
+    codes = _structural(logprobs)
     duplicates = _of_the_whole(params, table, codes)
-    tokens = np.array([payload.get("response_tokens") or 0 for payload in logprobs.payload], dtype=float)
+    tokens = logprobs.response_tokens.fillna(0).to_numpy(float)
     rest = np.flatnonzero((codes == "") & (tokens > 0))
     values, policy = logprobs["value"].to_numpy(float), logprobs.policy.to_numpy(object)
     codes[rest[outliers.rates(values[rest], tokens[rest], policy[rest])]] = "nats_per_token_outlier"
     duplicates = dict.fromkeys(_replayed(params, store, responses), DUPLICATE) | duplicates
-    of_responses = [duplicates.get(key, "") for key in responses[_KEY].itertuples(index=False, name=None)]
+    of_responses = np.full(len(responses), "", dtype=object)
+    if duplicates:
+        of_responses[:] = [duplicates.get(key, "") for key in responses[_KEY].itertuples(index=False, name=None)]
     of_scores = np.where(scores["value"].astype(float).between(0, 1), "", "out_of_range")
     return [
-        Flag(row.prompt_id, row.policy, row.job, row.request_hash, code)
+        Flag(*row)
         for rows, found in ((logprobs, codes), (responses, of_responses), (scores, of_scores))
-        for row, code in zip(rows.itertuples(), found, strict=True)
-        if code
+        for row in rows.assign(code=found)[np.asarray(found, dtype=object) != ""][
+            ["prompt_id", "policy", "job", "request_hash", "code"]
+        ].itertuples(index=False, name=None)
     ]
 
 
-def _structural(value: float, payload: dict[str, Any]) -> str:
-    """The code of a log-prob that cannot be a measurement by itself; empty for one that can."""
-    tokens = payload.get("token_logprobs")
-    try:
-        if tokens is None:
-            check_logprobs([value])
-        else:
-            check_structure(check_logprobs(tokens), value)
-    except CallError as error:
-        return error.code
-    return ""
+def _structural(logprobs: pd.DataFrame) -> np.ndarray:
+    """The codes (records,) of log-probs that cannot be measurements by themselves; empty for those that can."""
+    values, codes = logprobs["value"].to_numpy(float), np.full(len(logprobs), "", dtype=object)
+    parts = [np.array([v]) if t is None else t for v, t in zip(values, logprobs.token_logprobs, strict=True)]
+    filled = [part if len(part) else np.array([np.nan]) for part in parts]
+    ends = np.cumsum([len(part) for part in filled], dtype=int)
+    nats, starts = np.concatenate([*filled, np.zeros(0)]), np.insert(ends, 0, 0)[:-1]
+    low, high = (extreme.reduceat(nats, starts) if parts else nats for extreme in (np.minimum, np.maximum))
+    # What is within the usual is a measurement; of the rest the checks of collecting tell what is wrong.
+    usual = (low >= FLOOR_PER_TOKEN) & (high <= 0) & (low < high) & ~np.isin(values, SENTINELS)
+    for row in np.flatnonzero(~usual):
+        try:
+            tokens = check_logprobs(parts[row].tolist())
+            if logprobs.token_logprobs.iat[row] is not None:
+                check_structure(tokens, values[row])
+        except CallError as error:
+            codes[row] = error.code
+    return codes
 
 
 def _of_the_whole(params: Params, table: Wide, codes: np.ndarray) -> dict[tuple[str, str], str]:
@@ -178,12 +188,14 @@ def _replayed(params: Params, store: Store, responses: pd.DataFrame) -> list[tup
     while collecting."""
     template = {name: digest(p.messages("{prompt}")) for name, p in policies(params).items()}
     rows = responses[responses.policy.isin(list(template))]
-    answers = zip(rows["value"], rows.payload, strict=True)
+    refused = [row["detail"].rsplit(" ", 1)[-1] for row in store.failed() if row["code"] == DUPLICATE]
+    if not refused:  # then only what stands twice can be a replay
+        rows = rows[rows.assign(nats=rows.generation_logp.astype(float)).duplicated(["value", "nats"], keep=False)]
+    answers = zip(rows["value"], rows.token_logprobs, strict=True)
     rows = rows.assign(
-        answer=[answer_digest(value, payload.get("token_logprobs")) for value, payload in answers],
+        answer=[answer_digest(value, None if nats is None else nats.tolist()) for value, nats in answers],
         asked=rows.policy.map(template).astype(object) + rows.prompt_id,
     ).dropna(subset="answer")
-    refused = [row["detail"].rsplit(" ", 1)[-1] for row in store.failed() if row["code"] == DUPLICATE]
     repeated = (rows.groupby("answer").asked.transform("nunique") > 1) | rows.answer.isin(refused)
     return list(rows[repeated][_KEY].itertuples(index=False, name=None))
 

@@ -60,8 +60,8 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
     Rates and remaining times are measured where `now` (seconds since the epoch) is given, and null otherwise, so that
     the page of a finished run does not change from one rendering to the next.
     """
-    totals, _, rows = _due(params, store)
     cells, since = [], float("inf") if now is None else now - WINDOW
+    totals, _, rows = _due(params, store, since)
     for (job, policy), cell in quality.count(store, totals, since).items():
         measured = cell["ok"] + cell["errors"].total()
         left, rate, eta = max(0, cell["total"] - measured), None, None
@@ -115,7 +115,9 @@ def coverage(params: Params, store: Store) -> dict[str, Any]:
     return out | {"sentence": text}
 
 
-def _due(params: Params, store: Store) -> tuple[dict[Key, int], dict[Key, int], dict[str, Any]]:
+def _due(
+    params: Params, store: Store, since: float = float("inf")
+) -> tuple[dict[Key, int], dict[Key, int], dict[str, Any]]:
     """What is due by job and policy, that of it which is measurable, and of the prompts how many there are, how many
     are complete, and by policy why its log-probs are not measurable: its endpoint does not say that it can score, or
     was tried and gave none. Of those no more is due than there is."""
@@ -123,7 +125,7 @@ def _due(params: Params, store: Store) -> tuple[dict[Key, int], dict[Key, int], 
     totals = jobs.expected(params, n)
     there: Counter[Key] = Counter()
     codes: dict[str, set[str | None]] = {}
-    for row in store.counts():
+    for row in store.counts(since):  # read once with what is asked of them next
         there[row["job"], row["policy"]] += row["n"]
         if row["job"] == LOGPROBS:
             codes.setdefault(row["policy"], set()).add(row["code"])
@@ -221,10 +223,11 @@ def frame(status: dict[str, Any]) -> pd.DataFrame:
 
 
 def missing_responses(store: Store) -> dict[str, float]:
-    """The share of each policy's responses, of those that were asked for, that ended in an error."""
+    """The share of each policy's responses, of those that were asked for, that ended in an error. What an import has no
+    text of is not among them: there was a response."""
     asked, failed = Counter[str](), Counter[str]()
     for row in store.counts():
         if row["job"] == RESPONSES:
             asked[row["policy"]] += row["n"]
-            failed[row["policy"]] += row["n"] * (row["status"] == "error")
+            failed[row["policy"]] += row["n"] * (row["status"] == "error" and row["code"] != "missing")
     return {policy: failed[policy] / n for policy, n in asked.items()}

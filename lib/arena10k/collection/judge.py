@@ -328,10 +328,10 @@ def summary(params: Params, store: Store) -> pd.DataFrame:
     continuous score is how an invalid key once looked."""
     rows: list[dict[str, Any]] = []
     for job in judging(params):
-        records = pd.DataFrame(store.rows(job), columns=["status", "value"])
-        scores = records.value[records.status == "ok"].astype(float)
+        (values,) = store.columns(job, ["value"])  # an error has none
+        scores = pd.Series(values, dtype=float).dropna()
         n, counts = len(scores), scores.value_counts().sort_index(kind="stable")
-        rows.append({"judge": job.removeprefix(JUDGE), "ok": n, "failed": len(records) - n})
+        rows.append({"judge": job.removeprefix(JUDGE), "ok": n, "failed": len(values) - n})
         rows[-1] |= {"mean": scores.mean() if n else None, "distinct": len(counts)}
         rows[-1] |= {"most_frequent": counts.idxmax() if n else None, "its_share": counts.max() / n if n else None}
     return pd.DataFrame(rows)

@@ -21,7 +21,7 @@ COLUMNS = {
 LATER = ("quarantine", "payload", "model")
 ATTEMPT = f"job, prompt_id, request_hash, status, value, code, detail, created, {', '.join(LATER)}"
 INDEXES = {
-    "by_cell": "records (job, policy, context, status, code, quarantine, model, attempts, created, "
+    "by_definition": "records (job, policy, fingerprint, context, status, code, quarantine, model, attempts, created, "
     "prompt_tokens, completion_tokens)",
     "by_prompt": "records (prompt_id, job, policy, context, status, quarantine, draw)",
     "attempts_by_key": "attempts (job, prompt_id, request_hash)",

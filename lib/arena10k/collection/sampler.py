@@ -98,8 +98,8 @@ def audits(params: Params, store: Store) -> dict[str, SamplerAudit | None]:
     The embedded model draws from what it reports, and of imported responses nobody can tell."""
     asked = {name: p for name, p in policies(params).items() if params.providers[p.params.provider].kind == "openai"}
     payloads: dict[str, list[dict[str, Any]]] = {name: [] for name in asked}
-    for row in store.rows(RESPONSES) if asked else ():
-        if row["status"] == "ok" and row["policy"] in payloads and "candidates" in row["payload"]:
+    for row in store.rows(RESPONSES, holding="candidates") if asked else ():
+        if row["status"] == "ok" and row["policy"] in payloads:
             payloads[row["policy"]].append(row["payload"])
     # What the params say of the sampler is no surprise: the mismatch is declared.
     return {name: of_responses(payloads[name]) for name, policy in asked.items() if not policy.temperature_mismatch}

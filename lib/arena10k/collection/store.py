@@ -11,10 +11,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -23,6 +24,7 @@ from arena10k.collection.ledger import Ledger
 from arena10k.collection.records import ATTEMPT, COLUMNS, INDEXES, KEY, LATER, SCHEMA, UPSERT, Record, Row
 from arena10k.errors import ArenaError
 
+T = TypeVar("T")
 #: Rows that are read at once.
 _PAGE = 256
 #: The outcome of a row that has a value which is quarantined.
@@ -40,6 +42,8 @@ class Store:
         self._db.execute("CREATE TEMP TABLE current (context TEXT PRIMARY KEY)")
         self._db.execute("CREATE TEMP TABLE some (prompt_id TEXT PRIMARY KEY)")
         self._live = "records"
+        self._kept: dict[Any, Any] = {}
+        self._kept_at: tuple[int, int] | None = None
         self.batches = Ledger(connection)
 
     @classmethod
@@ -53,6 +57,7 @@ class Store:
         there = {row[1] for row in db.execute("PRAGMA table_info(attempts)")}
         for column in (column for column in LATER if column not in there):
             db.execute(f"ALTER TABLE attempts ADD COLUMN {column} TEXT")
+        db.execute("DROP INDEX IF EXISTS by_cell")  # of an older version, without fingerprints
         return cls(db)
 
     @classmethod
@@ -89,6 +94,7 @@ class Store:
     def only(self, prompt_ids: Iterable[str]) -> Store:
         """A view of the same records that sees those of the given prompts only; one such view at a time."""
         view = copy.copy(self)
+        view._kept = {}
         self._fill("some", prompt_ids)
         view._live = f"(SELECT * FROM {self._live} WHERE prompt_id IN (SELECT prompt_id FROM temp.some))"
         return view
@@ -100,6 +106,15 @@ class Store:
             self._db.executemany(f"INSERT OR IGNORE INTO temp.{table} VALUES (?)", [(value,) for value in values])
 
     # Writing
+
+    def once(self, what: Any, make: Callable[[], T]) -> T:
+        """What `make()` reads, kept under the name `what` until the records change, whoever changes them."""
+        now = self._db.execute("PRAGMA data_version").fetchone()[0], self._db.total_changes
+        if self._kept_at != now:
+            self._kept, self._kept_at = {}, now
+        if what not in self._kept:
+            self._kept[what] = make()
+        return self._kept[what]  # type: ignore[no-any-return]
 
     def put(self, record: Record) -> bool:
         """Store one record and commit. Returns False where the row that is there stands: see `put_all`."""
@@ -121,8 +136,7 @@ class Store:
         return stored
 
     def _upsert(self, record: Record) -> bool:
-        row = {name: getattr(record, name) for name in COLUMNS}
-        row["payload"] = orjson.dumps(record.payload).decode()
+        row = vars(record) | {"payload": orjson.dumps(record.payload).decode()}
         return self._db.execute(UPSERT, row).rowcount == 1
 
     def _keep_attempt(self, record: Record) -> None:
@@ -162,12 +176,16 @@ class Store:
             return self._db.executemany(f"DELETE FROM records WHERE {KEY}", keys).rowcount
 
     def set_quarantine(self, rows: list[tuple[str, str, str, str]]) -> None:
-        """Quarantine exactly the given (job, prompt_id, request_hash, reason); all other rows are released."""
+        """Quarantine exactly the given (job, prompt_id, request_hash, reason); all other rows are released. What is as
+        it should be is not written, so that what was read of it stays valid."""
+        wanted = {(job, prompt_id, key): reason for job, prompt_id, key, reason in rows}
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute("UPDATE records SET quarantine = NULL WHERE quarantine IS NOT NULL")
+            aside = "SELECT job, prompt_id, request_hash, quarantine FROM records WHERE quarantine IS NOT NULL"
+            there = {tuple(key): reason for *key, reason in self._db.execute(aside)}
+            changes = dict.fromkeys(there.keys() - wanted.keys()) | dict(wanted.items() - there.items())
             quarantine = f"UPDATE records SET quarantine = ? WHERE {KEY} AND status = 'ok'"
-            self._db.executemany(quarantine, [(reason, *key) for *key, reason in rows])
+            self._db.executemany(quarantine, [(reason, *key) for key, reason in changes.items()])
 
     # Reading
 
@@ -191,30 +209,45 @@ class Store:
         row = self._db.execute(query, (QUARANTINED, job, prompt_id, request_hash)).fetchone()
         return row[0] if row else None
 
-    def rows(self, job: str | None = None) -> Iterator[dict[str, Any]]:
-        """Records as dicts with the payload decoded, ordered by job and prompt; one job or all. Streams, page by page:
-        a query that stays open would keep the write-ahead log from being emptied for as long as a run collects."""
-        # A bound on the job within the row value would be a filter, not a place to start from: every page would read
-        # the job from its beginning.
-        key = ("prompt_id", "request_hash") if job else ("job", "prompt_id", "request_hash")
-        names, fixed = ", ".join(key), ("job = ? AND" if job else "")
-        query = f"""SELECT * FROM {self._live} WHERE {fixed} ({names}) > ({", ".join("?" * len(key))})
-                    ORDER BY {names} LIMIT {_PAGE}"""
-        last = ("",) * len(key)
-        while page := self._query(query, (*([job] if job else []), *last)):
-            last = tuple(page[-1][name] for name in key)
-            yield from map(_decoded, page)
+    def rows(self, job: str | None = None, policy: str = "", holding: str = "") -> Iterator[dict[str, Any]]:
+        """Records as dicts with the payload decoded, ordered by job and prompt; of one job or all, and where it is
+        given of a `policy` alone, of those alone whose payload has a key `holding`. Streams."""
+        where = {"AND policy = ?": policy, "AND instr(payload, ?)": holding and f'"{holding}":'}
+        jobs = [job] if job else [row["job"] for row in self._query("SELECT DISTINCT job FROM records ORDER BY job")]
+        for page in (page for name in jobs for page in self._pages(name, list(COLUMNS), _PAGE, where)):
+            yield from (_decoded(dict(zip(COLUMNS, row, strict=True))) for row in page)
+
+    def columns(self, job: str, names: list[str]) -> list[tuple[Any, ...]]:
+        """These columns of a job's records, as they are stored, in the order of `rows`; empty ones without records."""
+        pages = self._pages(job, [*names, "prompt_id", "request_hash"], 16 * _PAGE)
+        parts = [list(zip(*page, strict=True))[: len(names)] for page in pages]
+        return [tuple(chain.from_iterable(part)) for part in zip(*parts, strict=True)] or [()] * len(names)
+
+    def _pages(
+        self, job: str, names: list[str], size: int, where: Mapping[str, str] | None = None
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """Columns of a job's records, page by page: a query that stays open would keep the write-ahead log from being
+        emptied for as long as a run collects."""
+        also = {condition: value for condition, value in (where or {}).items() if value}
+        query = f"""SELECT {", ".join(names)} FROM {self._live} WHERE job = ? AND (prompt_id, request_hash) > (?, ?)
+                    {" ".join(also)} ORDER BY prompt_id, request_hash LIMIT {size}"""
+        at, last = (names.index("prompt_id"), names.index("request_hash")), ("", "")
+        cursor = self._db.cursor()
+        cursor.row_factory = None
+        while page := cursor.execute(query, (job, *last, *also.values())).fetchall():
+            yield page
+            last = page[-1][at[0]], page[-1][at[1]]
 
     def counts(self, since: float = float("inf")) -> list[dict[str, Any]]:
         """Number of records by job, policy, status, code, quarantine reason and the model that answered, with the
         newest time stamp, how many were made after `since` (seconds since the epoch), and their tokens."""
-        # Grouping by context too follows the index; a job and policy have one current context.
+        # Grouping by fingerprint and context too follows the index; a job and policy have one current context.
         query = f"""SELECT job, policy, status, code, quarantine, model, COUNT(*) AS n, SUM(attempts) AS attempts,
                     MIN(created) AS oldest, MAX(created) AS newest, SUM(created > ?) AS recent,
                     SUM(prompt_tokens) AS prompt_tokens, SUM(completion_tokens) AS completion_tokens FROM {self._live}
-                    GROUP BY job, policy, context, status, code, quarantine, model
+                    GROUP BY job, policy, fingerprint, context, status, code, quarantine, model
                     ORDER BY job, policy, status, code"""
-        return self._query(query, (since,))
+        return self.once(("counts", since), lambda: self._query(query, (since,)))
 
     def failed(self) -> list[dict[str, Any]]:
         """The records that hold an error, without payload, ordered by job and prompt."""
@@ -241,16 +274,23 @@ class Store:
         """
         if not wanted:
             return 0, 0
-        sizes = " ".join("WHEN ? THEN ?" for _ in wanted)
+        sizes: dict[str, str] = {}
+        for name, _ in wanted:
+            sizes[name] = sizes.get(name, "") + " WHEN ? THEN ?"
+        case = " ".join(f"WHEN ? THEN CASE policy {of_job} END" for of_job in sizes.values())
+        aside = f"""SELECT prompt_id, draw FROM {self._live}
+                    WHERE job = 'responses' AND policy = ? AND quarantine IS NOT NULL"""
+        gone = (logging_policy,) if self._query(f"{aside} LIMIT 1", (logging_policy,)) else ()
         query = f"""SELECT COALESCE(SUM(n = ?), 0), COALESCE(SUM(of_job = ?), 0) FROM (
                       SELECT COUNT(*) AS n, SUM(job = ?) AS of_job FROM {self._live}
-                      WHERE status = 'ok' AND quarantine IS NULL AND draw < CASE job || ' ' || policy {sizes} END
-                      AND NOT (job = 'logprobs' AND (prompt_id, draw) IN (SELECT prompt_id, draw FROM {self._live}
-                               WHERE job = 'responses' AND policy = ? AND quarantine IS NOT NULL))
+                      WHERE status = 'ok' AND quarantine IS NULL AND draw < CASE job {case} END
+                      {f"AND NOT (job = 'logprobs' AND (prompt_id, draw) IN ({aside}))" if gone else ""}
                       GROUP BY prompt_id)"""
-        cells = [part for (name, policy), size in wanted.items() for part in (f"{name} {policy}", size)]
+        cells: list[str | int] = []
+        for name in sizes:
+            cells += [name, *(part for (own, policy), size in wanted.items() if own == name for part in (policy, size))]
         all_of_job = sum(size for (name, _), size in wanted.items() if name == job)
-        row = self._db.execute(query, [sum(wanted.values()), all_of_job or -1, job, *cells, logging_policy]).fetchone()
+        row = self._db.execute(query, [sum(wanted.values()), all_of_job or -1, job, *cells, *gone]).fetchone()
         return row[0], row[1]
 
     def rescored(self) -> dict[tuple[str, str], tuple[int, int]]:
@@ -274,17 +314,23 @@ class Store:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows = self._query("SELECT * FROM records ORDER BY job, prompt_id, request_hash")
-        for row in (row for row in rows if row["value"] is not None):
-            row["value"] = orjson.dumps(row["value"]).decode()
+        cursor = self._db.cursor()
+        cursor.row_factory = None
+        rows = cursor.execute(f"SELECT {', '.join(COLUMNS)} FROM records ORDER BY job, prompt_id, request_hash")
         text, number = pa.string(), {"INTEGER": pa.int64(), "REAL": pa.float64()}
         schema = pa.schema([(c, number.get(kind.split(" ")[0], text)) for c, kind in COLUMNS.items()])
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+        parts = [pa.table({c: [] for c in COLUMNS}, schema=schema)]
+        while page := rows.fetchmany(16 * _PAGE):
+            columns = dict(zip(COLUMNS, zip(*page, strict=True), strict=True))
+            columns["value"] = tuple(None if v is None else orjson.dumps(v).decode() for v in columns["value"])
+            parts.append(pa.table({name: pa.array(c, schema.field(name).type) for name, c in columns.items()}))
+        temporary, table = path.with_suffix(".tmp"), pa.concat_tables(parts)
+        pq.write_table(table, temporary, compression="zstd")
         temporary.replace(path)
-        return len(rows)
+        return len(table)
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:
     """A row with its payload decoded: None where an older store did not keep it."""
-    return row | {"payload": orjson.loads(row["payload"]) if row["payload"] else None}
+    row["payload"] = orjson.loads(row["payload"]) if row["payload"] else None
+    return row

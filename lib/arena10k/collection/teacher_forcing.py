@@ -14,6 +14,7 @@ Ids for text that P0 gave are never made up: `config` refuses such params.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain, groupby
@@ -56,13 +57,11 @@ def control_tasks(params: Params, store: Store) -> Iterator[Task]:
         return
     policy = policies(params)[params.logging_policy]
 
-    def first_draws() -> Iterator[dict[str, Any]]:
-        return (r for r in _usable(store) if r["policy"] == policy.name and r["draw"] == 0)
-
     # Of ten thousand responses with their log-probs, a hundred are held.
-    able = (r["prompt_id"] for r in first_draws())
-    chosen = sorted(able, key=lambda prompt_id: unit_hash(params.seed, SHUFFLED, prompt_id))[:SHUFFLED_ROWS]
-    logged = {r["prompt_id"]: r for r in first_draws() if r["prompt_id"] in chosen}
+    able = (r for r in _usable(store, policy.name) if r["draw"] == 0)
+    rows = heapq.nsmallest(SHUFFLED_ROWS, able, key=lambda r: unit_hash(params.seed, SHUFFLED, r["prompt_id"]))
+    logged = {row["prompt_id"]: row for row in rows}
+    chosen = list(logged)
     context = contexts(params)[SHUFFLED, policy.name]
     if len(chosen) > 1:
         groups = [chosen[i : i + SHUFFLED_GROUP] for i in range(0, len(chosen), SHUFFLED_GROUP)]
@@ -71,8 +70,8 @@ def control_tasks(params: Params, store: Store) -> Iterator[Task]:
             yield _task(params, SHUFFLED, context, policy, _prompt(logged[other]), logged[prompt_id])
 
 
-def _usable(store: Store) -> Iterator[dict[str, Any]]:
-    return (r for r in store.rows(RESPONSES) if r["status"] == "ok" and _prompt(r) is not None)
+def _usable(store: Store, policy: str = "") -> Iterator[dict[str, Any]]:
+    return (r for r in store.rows(RESPONSES, policy) if r["status"] == "ok" and _prompt(r) is not None)
 
 
 def _prompt(row: dict[str, Any]) -> Any:

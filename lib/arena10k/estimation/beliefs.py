@@ -272,11 +272,15 @@ def residual_score(prep: Prepared) -> Score:
 def residual_limits(prep: Prepared, confidence: float) -> tuple[float, float, float]:
     """Mean of Y - f(S') over the target's labelled draws, and its limits: clustered jackknife with what training f
     adds, t quantile, never narrower than a bounded mean."""
-    score = residual_score(prep)
-    se, df = standard_error(prep, score)
+
+    def make(p: Prepared) -> tuple[float, float, float]:
+        score = residual_score(p)
+        return score.value, *standard_error(p, score)
+
+    value, se, df = prep.once("residual", make)
     half = student(confidence, df) * se
     (down, up), (below, above) = label_radii(prep, "fresh", confidence), extrapolation(prep, "fresh")
-    return score.value, score.value - max(half, down) - below, score.value + max(half, up) + above
+    return value, value - max(half, down) - below, value + max(half, up) + above
 
 
 def label_clusters(prep: Prepared) -> int:

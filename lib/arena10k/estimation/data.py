@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from arena10k.analysis import Analysis
 from arena10k.estimation.calibration import level_codes
@@ -69,6 +69,7 @@ class Rows:
             raise ValueError("log_weight: +inf is not a log-weight")
         for name in ("judge", "label", "label_propensity"):
             value, chance = getattr(self, name), name == "label_propensity"
+            value = value[:1] if value.strides == (0,) else value  # one number
             if ((value < 0) | (value > 1) | (chance & (value == 0))).any():
                 raise ValueError(f"{name}: values must lie in {'(' if chance else '['}0, 1]")
 
@@ -202,7 +203,7 @@ def randomness_p_value(rows: Rows) -> float:
     if not positive.any():
         return float("nan")
     distance = ((vectors.T @ u.sum(0))[positive] ** 2 / values[positive]).sum()
-    return float(stats.chi2.sf(distance, positive.sum()))
+    return float(special.chdtrc(positive.sum(), distance))
 
 
 def score_propensity(judge: np.ndarray, labelled: np.ndarray) -> np.ndarray:

@@ -150,9 +150,10 @@ def stacking_weights(influence: np.ndarray) -> np.ndarray:
     cov = cov / np.trace(cov) + 1e-6 * np.eye(p)
     for mask in range(1, 2**p):
         active = [j for j in range(p) if mask >> j & 1]
-        a = np.linalg.solve(cov[np.ix_(active, active)], np.ones(len(active)))
+        own = cov[np.ix_(active, active)] if len(active) < p else cov
+        a = np.linalg.solve(own, np.ones(len(active))) if len(active) > 1 else np.ones(1)
         a = a / a.sum()
-        value = a @ cov[np.ix_(active, active)] @ a
+        value = a @ own @ a
         if (a >= 0).all() and value < best_value:
             best, best_value = np.zeros(p), value
             best[active] = a

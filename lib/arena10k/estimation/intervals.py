@@ -208,7 +208,9 @@ def score_interval(prep: Prepared, score: Score, confidence: float = 0.95) -> In
     """Interval of a score: clustered jackknife, calibration and judge variance, t quantile (Satterthwaite); centred on
     the value plus the score's correction, always around the value, and never narrower than the bounded mean of the
     labels (or scores) that the estimate rests on."""
-    se, df = standard_error(prep, score)
+    if not score.memo:  # at every confidence the same
+        score.memo["error"] = standard_error(prep, score)
+    se, df = score.memo["error"]
     if not np.isfinite(se):
         return Interval(0.0, 1.0, se, "jackknife")
     term = label_term(prep, score)

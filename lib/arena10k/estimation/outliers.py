@@ -292,6 +292,6 @@ def repeats(values: np.ndarray, prompt: np.ndarray, text: np.ndarray, base: int)
     surprising = stats.poisson.sf(equal.sum() - 1, float(chance[again].sum())) < FALSE_ALARM
     twice[usable[equal & (surprising | (chance * max(again.sum(), 1) < FALSE_ALARM))]] = True
     unlikely = keys[chance < FALSE_ALARM / max(len(values), 1)]
-    for _, group in unlikely.groupby(response, dropna=False):
+    for _, group in unlikely[unlikely.duplicated(response, keep=False)].groupby(response, dropna=False):
         replayed[group.row] = group.prompt.nunique() > 1
     return twice, replayed & ~twice

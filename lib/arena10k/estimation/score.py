@@ -7,6 +7,7 @@ most the terms of its own sample; rows of one cluster of prompts, logged or fres
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,6 +58,7 @@ class Score:
     correction: tuple[Term, ...] = ()
     models: Mapping[str, Fit] = field(default_factory=dict)
     per_prompt: bool = False
+    memo: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def by_prompt(self, prep: Prepared) -> Score:
         """The same for the mean over prompts of the mean over a prompt's rows, where prompts have rows in different
@@ -70,11 +72,11 @@ class Score:
         )
         return Score(terms, correction, self.models, True)
 
-    @property
+    @cached_property
     def value(self) -> float:
         return sum(t.value for t in self.terms)
 
-    @property
+    @cached_property
     def shift(self) -> float:
         """Value of the correction: where the interval is centred, relative to the value."""
         return sum(t.value for t in self.correction)
@@ -100,23 +102,23 @@ def deviations(prep: Prepared, score: Score, method: str = "jackknife") -> tuple
         return np.bincount(prep.samples[sample].cluster, weights=values, minlength=prep.n_clusters)
 
     total, smallest = np.zeros(prep.n_clusters), prep.n_clusters
-    for term in score.all_terms:
-        den = sums(term.sample, term.den)
-        inside = den != 0
-        groups = int(np.count_nonzero(inside))
-        smallest = min(smallest, groups)
-        if groups == 0:
-            continue
-        with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
+        for term in score.all_terms:
+            den = sums(term.sample, term.den)
+            inside = den != 0
+            groups = int(np.count_nonzero(inside))
+            smallest = min(smallest, groups)
+            if groups == 0:
+                continue
             dev = den * -term.value
             dev += sums(term.sample, term.num)
             dev /= term.total if method == "influence" else term.total - den
             if method == "jackknife":
                 np.subtract(dev, dev.sum() / groups, out=dev, where=inside)
-                dev *= np.sqrt((groups - 1) / groups)
+                dev *= math.sqrt((groups - 1) / groups)
             else:
-                dev *= np.sqrt(groups / max(groups - 1, 1))
-        total += dev
+                dev *= math.sqrt(groups / max(groups - 1, 1))
+            total += dev
     return total, smallest
 
 

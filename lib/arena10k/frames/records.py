@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import orjson
 import pandas as pd
 
 from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, TRUTH, judging
@@ -30,17 +32,48 @@ _TYPES |= dict.fromkeys(("logp", "raw_logp", "score", "sd", "label"), "float64")
 
 
 def read(store: Store, *jobs: str) -> pd.DataFrame:
-    """One row per record of these jobs, in the order of the store.
+    """One row per record of these jobs, in the order of the store; of each job read once, until its records change.
 
-    Columns ``job``, those of `KEY`, ``request_hash``, ``value`` (as stored; missing where there is none), ``payload``,
-    ``status`` (`OK`, `FAILED`: there is no value, `QUARANTINED`: there is one that is not to be used) and ``reason``.
+    Columns ``job``, those of `KEY`, ``request_hash``, ``value`` (as stored; missing where there is none), ``status``
+    (`OK`, `FAILED`: there is no value, `QUARANTINED`: there is one that is not to be used), ``reason``, and of what the
+    value was read from: ``tokens`` (how many), ``sd`` (of a judge score), ``token_logprobs`` (an array, nats),
+    ``generation_logp`` (their sum), ``finish_reason``, ``end_scored``, ``end_tokens``, ``response_tokens``,
+    ``propensity`` (the chance of a label); None where it has none.
     """
-    names, statuses = ["job", *KEY, "request_hash", "value", "payload"], {"ok": OK, "error": FAILED}
-    rows = []
-    for row in (row for job in jobs for row in store.rows(job)):
-        status = statuses[row["status"]] if row["quarantine"] is None else QUARANTINED
-        rows.append((*(row[name] for name in names), status, row["quarantine"] or row["code"]))
-    return pd.DataFrame(rows, columns=[*names, "status", "reason"])
+    parts = [store.once(("frame", job), lambda job=job: _of_job(store, job)) for job in jobs]  # type: ignore[misc]
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def _of_job(store: Store, job: str) -> pd.DataFrame:
+    names = [*KEY, "request_hash", "value", "status", "code", "quarantine", "payload"]
+    columns = dict(zip(names, store.columns(job, names), strict=True))
+    payloads = columns.pop("payload")
+    codes, aside = (pd.Series(columns.pop(name), dtype="str") for name in ("code", "quarantine"))
+    frame = pd.DataFrame({name: list(values) for name, values in columns.items()})
+    frame = frame.astype(dict.fromkeys(["policy", "prompt_id", "request_hash"], "str"))
+    frame.insert(0, "job", pd.Series(job, frame.index, dtype="str"))
+    frame["status"] = np.where(aside.notna(), QUARANTINED, np.where(frame.status == "ok", OK, FAILED))
+    of_payload = [_of_payload(payload) for payload in payloads]
+    read_from = pd.DataFrame(of_payload, columns=list(_PAYLOAD), dtype=object)
+    return frame.assign(reason=aside.fillna(codes), **{name: read_from[name] for name in _PAYLOAD})
+
+
+#: What `read` takes of a payload.
+_PAYLOAD = (
+    *("tokens", "sd", "token_logprobs", "generation_logp"),
+    *("finish_reason", "end_scored", "end_tokens", "response_tokens", "propensity"),
+)
+
+
+def _of_payload(text: str | None) -> tuple[Any, ...]:
+    p = orjson.loads(text) if text else {}
+    nats, variance = p.get("token_logprobs"), p.get("variance")
+    n = len(p.get("token_ids") or nats or ()) or None
+    return (
+        n, None if variance is None else variance**0.5, None if nats is None else np.array(nats, dtype=float),
+        None if nats is None else sum(nats), p.get("finish_reason"), p.get("end_scored"), p.get("end_tokens"),
+        p.get("response_tokens"), p.get("propensity"),
+    )  # fmt: skip
 
 
 def usable(records: pd.DataFrame) -> pd.DataFrame:
@@ -56,8 +89,7 @@ def tidy(name: str, params: Params, store: Store, prompt_ids: Iterable[str]) -> 
     columns = {"response": values, "raw_logp": values, "judge": rows.job.str.removeprefix(JUDGE), "kind": rows.job}
     columns |= dict.fromkeys(("logp", "score", "label"), values.where(ok))
     columns["chars"] = [len(value) if isinstance(value, str) else None for value in values]
-    columns["finish_reason"] = [payload.get("finish_reason") for payload in rows.payload]
-    columns |= {"tokens": tokens(rows.payload), "sd": pd.Series(deviation(rows.payload), dtype=float).where(ok)}
+    columns["sd"] = rows.sd.astype(float).where(ok)
     return _finished(name, rows.assign(**columns), params.policies, prompt_ids)
 
 
@@ -95,13 +127,3 @@ def in_order(rows: pd.DataFrame, policies: Iterable[str], prompt_ids: Iterable[s
     for column, names in (("policy", policies), ("prompt_id", prompt_ids)):
         ranks[column] = rows[column].map({name: rank for rank, name in enumerate(names)})
     return rows.loc[ranks.sort_values(by, kind="stable").index].reset_index(drop=True)
-
-
-def tokens(payloads: Iterable[dict[str, Any]]) -> list[int | None]:
-    """How many tokens each payload has, None where it has none."""
-    return [len(p.get("token_ids") or p.get("token_logprobs") or ()) or None for p in payloads]
-
-
-def deviation(payloads: Iterable[dict[str, Any]]) -> list[float | None]:
-    """The standard deviation of each judge score, where it has one."""
-    return [None if (variance := p.get("variance")) is None else variance**0.5 for p in payloads]

@@ -11,7 +11,7 @@ import pandas as pd
 from arena10k.collection.jobs import JUDGE, LOGPROBS, ORACLE, RESPONSES, TRUTH, compares, judging
 from arena10k.collection.store import Store
 from arena10k.estimation.data import log_weights
-from arena10k.frames.records import FAILED, KEY, OK, QUARANTINED, deviation, in_order, read, tokens, usable
+from arena10k.frames.records import FAILED, KEY, OK, QUARANTINED, in_order, read, usable
 from arena10k.params.config import Params
 
 _ROW = ["prompt_id", "draw"]
@@ -98,7 +98,9 @@ def without_log_ratio(logged: pd.DataFrame, policies: Iterable[str], logging_pol
 def build(params: Params, prompts: pd.DataFrame, store: Store) -> Table:
     """Join the records of a run; what is not there stays NaN."""
     p0, answers, logprobs = params.logging_policy, read(store, RESPONSES), read(store, LOGPROBS)
-    responses = rows = in_order(_responses(usable(answers), prompts), params.policies, prompts.prompt_id)
+    # Of a response whose text the source did not have there are scores all the same.
+    there = answers[(answers.status == OK) | ((answers.status == FAILED) & (answers.reason == "missing"))]
+    responses = rows = in_order(_responses(there, prompts), params.policies, prompts.prompt_id)
     beside = responses.prompt_id[(responses.policy == p0) & (responses.draw == 0)]
     for job in (*judging(params), ORACLE):
         values = _values(store, job, "label" if job == ORACLE else job)
@@ -130,14 +132,12 @@ def _quarantined(records: pd.DataFrame) -> set[tuple[str, int]]:
 
 
 def _responses(records: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
-    payloads = list(records.payload)
     frame = records[KEY].assign(response=records["value"].astype("string"))
     frame["response_chars"] = frame.response.str.len()
-    frame["response_tokens"] = tokens(payloads)
-    frame["generation_logp"] = [sum(p["token_logprobs"]) if "token_logprobs" in p else None for p in payloads]
-    frame["end_scored"] = [bool(p.get("end_scored", True)) for p in payloads]
-    frame["finish_reason"] = [p.get("finish_reason") for p in payloads]
-    frame = frame.astype({"generation_logp": float})
+    frame["response_tokens"] = records.tokens.tolist()
+    frame["generation_logp"] = records.generation_logp.astype(float)
+    frame["end_scored"] = (records.end_scored != False).to_numpy(bool)  # noqa: E712 (None where it is not said)
+    frame["finish_reason"] = records.finish_reason.tolist()
     return frame.merge(prompts[["prompt_id", "prompt", "category"]], on="prompt_id", how="inner")
 
 
@@ -146,7 +146,9 @@ def _values(store: Store, job: str, column: str) -> pd.DataFrame:
     records = usable(read(store, job))
     values = records[KEY].assign(**{column: records["value"].astype(float)})
     if job.startswith(JUDGE):
-        values[f"{column}_sd"] = pd.Series(deviation(records.payload), records.index, dtype=float)
+        values[f"{column}_sd"] = records.sd.astype(float)
+    if records.propensity.notna().any():
+        values[f"{column}_propensity"] = records.propensity.astype(float)
     return values
 
 
@@ -164,8 +166,8 @@ def _with_logprobs(params: Params, logged: pd.DataFrame, logprobs: pd.DataFrame)
             # The end of the turn is scored, and not every endpoint tells its log-prob where it generates.
             unseen = np.zeros(len(logged))
             for row in np.flatnonzero(is_ok & ~logged.end_scored):
-                ends = own.payload[row].get("end_tokens", 0)
-                unseen[row] = sum(own.payload[row]["token_logprobs"][-ends:]) if ends else 0.0
+                ends = own.end_tokens[row] or 0
+                unseen[row] = sum(own.token_logprobs[row][-ends:]) if ends else 0.0
             logged["generation_forced"] = logged[f"logp_{policy}"] - unseen
     return logged
 

@@ -72,6 +72,7 @@ def _measured(found: Evaluated) -> Parts:
 
 
 def _estimates(found: Evaluated, shown: dict[str, Any]) -> Parts:
+    plots.colour(found.of_judge(found.judge))
     best, every = findings.headline_frame(shown), findings.estimates_frame(shown["rows"])
     doubts = [
         {"policy": row["policy"], "verdict": row["verdict"], "why": reasons.sentence(reason, ctx, found.scale)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -79,7 +80,7 @@ class Policy:
         """Whether its records were imported: what the policy is, is not known, and it is not asked."""
         return self.endpoint == imported.PROVIDER
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Digest of everything that decides the distribution of responses; the name is not part of it, unless nothing
         else is known of the policy."""

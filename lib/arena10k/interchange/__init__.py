@@ -1,4 +1,4 @@
-"""Runs made of what others have: CJE's layout, JSON lines and Parquet."""
+"""Runs made of what others have: tables with named columns, logs of the tools people use, CJE's layout."""
 
 from arena10k.interchange.account import lines, origin
 from arena10k.interchange.importer import import_cje, import_tables

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arena10k.collection.jobs import RESPONSES
+from arena10k.collection.jobs import ORACLE, RESPONSES
 from arena10k.params import imported
 from arena10k.params.config import Params
 
@@ -25,7 +25,12 @@ def lines(account: dict[str, Any]) -> list[str]:
     for file in files:
         taken = f"{file['taken']:,} of {file['rows']:,} rows taken" if file["rows"] else "is empty"
         values = f", {file['values_left_out']:,} of their values left out" if file["values_left_out"] else ""
-        out.append(f"  {file['file']}: {taken}{values}")
+        other = f", {file['passed_over']:,} not asked for" if file.get("passed_over") else ""
+        out.append(f"  {file['file']}: {taken}{values}{other}")
+    if no_text := sum(outcomes.get("missing", 0) for outcomes in account["records"].get(RESPONSES, {}).values()):
+        out.append(f"  {no_text:,} of the responses are without their text: their scores and labels are taken")
+    if account["form"] == "files" and not account["records"].get(ORACLE):
+        out.append("  no labels: if the scores compare with known answers, --set exact=true says so")
     rows = sum(file["taken"] for file in files)
     if again := rows - responses:
         out.append(f"  {again:,} of the {rows:,} rows taken are responses that a file before has too: counted once")
@@ -51,7 +56,8 @@ def fault_words(fault: dict[str, Any]) -> str:
     """One fault in words, without its file."""
     field = f"{fault['field']}: " if fault["field"] else ""
     left_out = "value" if fault["row_taken"] else "row"
-    return f"line {fault['line']}: {field}{fault['fault']}: the {left_out} is left out"
+    do = f" ({fault['do']})" if fault.get("do") else ""
+    return f"{fault.get('unit', 'line')} {fault['line']}: {field}{fault['fault']}: the {left_out} is left out{do}"
 
 
 def origin(params: Params) -> list[str]:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from arena10k import paths
-from arena10k.collection.jobs import DETERMINISTIC, UNCERTAINTY
+from arena10k.collection.jobs import DETERMINISTIC, RESPONSES, UNCERTAINTY
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.inputs.policies import digest
 from arena10k.interchange import layouts
 from arena10k.interchange.account import fault_words
-from arena10k.interchange.layouts import Source
-from arena10k.interchange.rows import Range, digest_of, plain_names
+from arena10k.interchange.rows import MISSING, Range, plain_names
+from arena10k.interchange.source import Source
 from arena10k.interchange.staging import Prompts, staged
 from arena10k.interchange.writer import FileAccount, Writer
 from arena10k.params import config, imported
@@ -25,7 +25,7 @@ from arena10k.params.imported import PROVIDER, ImportedParams
 from arena10k.report.files import write_text
 
 #: Changes when the same files would give other records: an import made before is then not identical.
-VERSION = 1
+VERSION = 2
 UNIT: Range = (0.0, 1.0)
 _SCALES = ("judge_scale", "oracle_scale")
 
@@ -51,21 +51,24 @@ def import_cje(
     return _import(run, "cje", folder.resolve().name, declared, sources, not_read)
 
 
-def import_tables(run: str, params: ImportedParams, logging_policy: str = "base") -> dict[str, Any]:
-    """Import the tables a params file describes; as `import_cje` otherwise."""
+def import_tables(
+    run: str, params: ImportedParams, logging_policy: str | None = "base", form: str = "table"
+) -> dict[str, Any]:
+    """Import the tables a params file describes (`form` "files": a command line); as `import_cje` otherwise. Where no
+    logging policy is said it is the first that the files name."""
     if not params.tables:
         raise ArenaError("imported.tables: names no table")
-    scales = {key: getattr(params, key) or UNIT for key in _SCALES}
-    tables = [table.model_dump(exclude_none=True) for table in params.tables]
     sources: dict[str, Source] = {}
     for number, table in enumerate(params.tables, start=1):
         path = paths.home() / table.path
         if not path.is_file():
             raise ArenaError(f"imported.tables: no file {table.path!r}: relative paths start at the folder of data/")
         name = path.name if path.name not in sources else f"{path.name} (table {number})"
-        sources[name] = layouts.table(path, name, table, logging_policy)
-    declared = scales | {"logging_policy": logging_policy, "tables": tables}
-    return _import(run, "table", ", ".join(sources), declared, list(sources.values()), [])
+        sources[name] = layouts.table(path, name, table, logging_policy or "base")
+    tables = [table.model_dump(exclude_defaults=True) for table in params.tables]
+    declared = {key: getattr(params, key) or UNIT for key in _SCALES}
+    declared |= {"logging_policy": logging_policy, "tables": tables}
+    return _import(run, form, ", ".join(sources), declared, list(sources.values()), [])
 
 
 def _import(
@@ -74,22 +77,25 @@ def _import(
     for key in _SCALES:
         if not declared[key][0] < declared[key][1]:
             raise ArenaError(f"{key.replace('_', '-')}: {declared[key][0]:g} to {declared[key][1]:g} does not rise")
-    contents = {source.name: digest_of(source.path, source.name) for source in sources}
+    contents = {source.name: source.file.digest() for source in sources}
     identity = digest([VERSION, form, declared, contents])
     if (before := _before(run, identity)) is not None:
         return before | {"new": False}
-    logging_policy = declared["logging_policy"]
     with staged(run) as folder:
         # What is logged comes first: fresh draws of the logging policy may repeat it.
         sources.sort(key=lambda source: not source.logged)
-        names = plain_names([logging_policy, *(policy for source in sources for policy in source.survey())])
+        found = [policy for source in sources for policy in source.survey()]
+        logging_policy = declared["logging_policy"] or next(iter(found), "base")
+        names = plain_names([logging_policy, *found])
+        declared |= {"logging_policy": logging_policy}
         store, prompts = Store.open(folder / "store.sqlite"), Prompts(folder)
         try:
             with store.filling() as add:
-                writer = Writer(store, add, prompts, names, declared, created=time.time())
+                has_logged = any(source.logged for source in sources)
+                writer = Writer(store, add, prompts, names, declared, time.time(), has_logged)
                 files = [_write(writer, source) for source in sources]
-            for file in files:
-                _check_scales(file, form, declared)
+            for file, source in zip(files, sources, strict=True):
+                _check_scales(file, source, form, declared)
             if not writer.records:
                 faults = [f"{f.file}: {fault_words(f.malformed[0]) if f.malformed else 'has no rows'}" for f in files]
                 raise ArenaError(f"nothing can be imported: {'; '.join(faults[:5])}")
@@ -97,9 +103,10 @@ def _import(
         finally:
             prompts.close()
             store.close()
-        keys = ("file", "rows", "taken", "left_out", "values_left_out", "faults")
-        # Labels of the logging policy are in its logged data.
-        patterns = [(p, name) for p in (layouts.CJE if form == "cje" else ()) for name in names]
+        keys = ("file", "unit", "rows", "taken", "left_out", "passed_over", "values_left_out", "faults")
+        # Labels of the logging policy are in its logged data. Older and newer CJE have a name for fresh draws each.
+        is_one = form == "cje" and any(source.name in layouts.CJE[:1] or "/" in source.name for source in sources)
+        patterns = [(p, name) for p in (layouts.CJE[:3] if is_one else ()) for name in names]
         could = [p.replace("*", name) for p, name in patterns if name != logging_policy or not p.startswith("probe_")]
         account = {
             "run": run, "form": form, "source": origin, "prompts": n_prompts, "policies": names,
@@ -135,23 +142,26 @@ def _write(writer: Writer, source: Source) -> FileAccount:
 
     with tqdm(desc=source.name, unit=" rows", mininterval=1.0, file=sys.stderr, ascii=True, disable=None) as bar:
         file = writer.source(source, bar.update)
-    if source.columns.declared and file.taken:
-        for column in source.needed():
-            if column not in source.met:
-                raise ArenaError(f"{source.name}: {column}: no row has this column: mend imported.tables")
+    source.check()
+    file.passed_over = source.passed_over
     return file
 
 
-def _check_scales(file: FileAccount, form: str, declared: dict[str, Any]) -> None:
-    """Refuse a scale that most values of a column lie outside of: those within it would be a biased rest."""
+def _check_scales(file: FileAccount, source: Source, form: str, declared: dict[str, Any]) -> None:
+    """Refuse a scale that most values of a column lie outside of: those within it would be a biased rest; and one on
+    which true and false have no place."""
     for (key, column), (within, outside, low, high) in file.spreads.items():
+        scale = f"the declared scale {declared[key][0]:g} to {declared[key][1]:g}"
         if outside > within:
-            option = f"--{key.replace('_', '-')} LOW HIGH" if form == "cje" else f"imported.{key} in the params"
+            option = f"imported.{key} in the params" if form == "table" else f"--{key.replace('_', '-')} LOW HIGH"
             raise ArenaError(
-                f"{file.file}: {column}: {outside:,} of {outside + within:,} values are outside of the declared "
-                f"scale {declared[key][0]:g} to {declared[key][1]:g}, they range from {low:g} to {high:g}: declare "
-                f"their scale with {option}"
+                f"{file.file}: {column}: {outside:,} of {outside + within:,} values are outside of {scale}, "
+                f"they range from {low:g} to {high:g}: declare their scale with {option}"
             )
+        name = "judge" if key == "judge_scale" else "label"
+        if name in source.booleans and tuple(declared[key]) != UNIT:
+            words = f"values: {{{name}: {{true: {declared[key][1]:g}, false: {declared[key][0]:g}}}}}"
+            raise ArenaError(f"{file.file}: {column}: is true or false, on {scale}: say what they stand for, {words}")
 
 
 def _params(
@@ -159,7 +169,10 @@ def _params(
 ) -> dict[str, Any]:
     """What `config.load` takes from the import: policies, draws, scales, clones, and what is due."""
     records, logging_policy = writer.records, declared["logging_policy"]
+    # A text that the source does not have is not due.
+    no_text = {policy: n[MISSING] for policy, n in records[RESPONSES].items()}
     due = {job: {policy: sum(n.values()) for policy, n in policies.items()} for job, policies in records.items()}
+    due[RESPONSES] = {policy: n - no_text[policy] for policy, n in due[RESPONSES].items()}
     own = {key: value for key, value in declared.items() if key != "logging_policy"} | {"digest": identity, "due": due}
     if form == "cje" and layouts.CLONE in names and logging_policy != layouts.CLONE:
         own["clones"] = [names[layouts.CLONE]]

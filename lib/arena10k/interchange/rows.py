@@ -1,151 +1,82 @@
-"""Files as rows, one at a time and whatever they hold: JSON lines and Parquet; and the values of a row, checked.
+"""The values of a row, checked: what can be used as it is, what is wrong with it, or that it is not there.
 
-A line that is no row is a `Fault` of that line and reading goes on; a file that cannot be read at all is an ArenaError.
 Nothing is guessed and nothing is filled in.
 """
 
 from __future__ import annotations
 
-import codecs
-import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from io import BufferedReader
-from pathlib import Path
 from typing import Any
 
 from arena10k.errors import ArenaError
-from arena10k.inputs.sources import parquet_rows
+from arena10k.inputs.faults import Fault, shown, text, text_or_none
 
-#: No row is longer than this many bytes; a longer line is passed over without being held.
-LINE_LIMIT = 1 << 24
-_UTF16 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 #: More draws of one prompt, or more policies, than this are taken for a mistake in the column or the keys.
 MAX_DRAWS, MAX_POLICIES = 1000, 64
 MISSING, NOT_FINITE, NOT_A_NUMBER, OUT_OF_RANGE = "missing", "not_finite", "not_a_number", "out_of_range"
+_BOOLEANS = {"true": 1.0, "false": 0.0}
 
 Range = tuple[float, float]
-
-
-class Fault(Exception):
-    """What is wrong with a row (`field` empty) or with one of its fields. Raised where the row cannot be taken; in the
-    place of a value, with the code of its record, where the row can be taken without it."""
-
-    def __init__(self, field: str, what: str, code: str = "malformed"):
-        super().__init__(f"{field}: {what}" if field else what)
-        self.field, self.what, self.code = field, what, code
-
-
 #: A number, what is wrong with it, or None where the source has none.
 Value = float | Fault | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One response of a source: `draw` counts from 0; `logprobs` (nats) by policy as the source names it; `judge`,
-    `judge_variance` and `label` are on the scale of the source."""
+    """One response of a source: `response` is None where the source has only numbers of it; `draw` counts from 0, None
+    where the source does not number them; `logprobs` (nats) by policy as the source names it; `judge`,
+    `judge_variance` and `label` are on the scale of the source; `label_propensity` is the chance of the label."""
 
     prompt_id: str
-    response: str
     logprobs: dict[str, Value]
+    response: str | None = None
     prompt: str | None = None
-    draw: int = 0
+    draw: int | None = None
     policy: str | None = None
     judge: Value = None
     judge_variance: Value = None
     label: Value = None
+    label_propensity: Value = None
     category: str | None = None
     language: str | None = None
-
-
-@contextmanager
-def _opened(path: Path, name: str) -> Iterator[BufferedReader]:
-    try:
-        with path.open("rb") as stream:
-            yield stream
-    except OSError as error:
-        why = f"cannot be read ({error.strerror or error})"
-        raise ArenaError(f"{name}: {why}: check the file and its permissions") from error
-
-
-def digest_of(path: Path, name: str) -> str:
-    """SHA-256 of a file's content. Raises ArenaError where it cannot be read."""
-    with _opened(path, name) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def read(path: Path, name: str, choose: Callable[[list[str]], list[str]]) -> Iterator[tuple[int, Any]]:
-    """(line, object or Fault) of a file; lines (rows of Parquet) count from 1, blank lines are counted and not given.
-
-    `choose` says which of a Parquet file's columns are read. Raises ArenaError for a file that cannot be read, is not
-    Parquet, or is UTF-16 or UTF-32.
-    """
-    if name.lower().endswith(".parquet"):
-        yield from parquet_rows(path, name, choose)
-        return
-    with _opened(path, name) as stream:
-        start, number = stream.read(4), 0
-        if start.startswith(_UTF16):
-            raise ArenaError(f"{name}: is UTF-16 or UTF-32: save it as UTF-8")
-        stream.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
-        while line := stream.readline(LINE_LIMIT):
-            number += 1
-            if len(line) == LINE_LIMIT and not line.endswith(b"\n"):
-                while (rest := stream.readline(LINE_LIMIT)) and not rest.endswith(b"\n"):
-                    pass
-                yield number, Fault("", f"longer than {LINE_LIMIT:,} bytes: that is no row")
-            elif line.strip():
-                yield number, _object(line)
-
-
-def _object(line: bytes) -> Any:
-    try:
-        row = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        return Fault("", f"not UTF-8 at byte {error.start + 1}")
-    except RecursionError:
-        return Fault("", "not usable: nested too deeply")
-    except ValueError as error:
-        return Fault("", f"not valid JSON: {getattr(error, 'msg', str(error)):.80}")
-    return row if isinstance(row, dict) else Fault("", f"{shown(row)} is not an object")
-
-
-def shown(value: Any) -> str:
-    """A value of a source in a message: short, whatever it is."""
-    if isinstance(value, str):
-        return repr(value[:60])
-    if isinstance(value, dict | list | tuple | bytes):
-        return {dict: "an object", bytes: "bytes"}.get(type(value), "a list")
-    return "a huge number" if isinstance(value, int) and value.bit_length() >= 200 else repr(value)[:60]
 
 
 # The values of a row: what cannot be used is raised, and a number that cannot be used is given as a Fault
 
 
-def text(field: str, value: Any) -> str:
-    """A text that can be stored."""
-    if value is None:
-        raise Fault(field, "is missing")
-    if not isinstance(value, str):
-        raise Fault(field, f"{shown(value)} is not a text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise Fault(field, f"is not Unicode text at character {error.start + 1}") from error
-    return value
+def is_unicode(value: str) -> bool:
+    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def text_or_none(field: str, value: Any) -> str | None:
-    return None if value is None else text(field, value)
+def said(field: str, value: Any) -> str:
+    """An answer: a text, or a list of parts that are texts."""
+    if isinstance(value, list) and value and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in value):
+        return text(field, "".join(part["text"] for part in value))
+    return text(field, value)
+
+
+def asked(field: str, value: Any) -> str | None:
+    """A prompt: a text; the one turn of a user, or all turns with who takes them; else an object, key by key."""
+    listed = value if isinstance(value, list) else []
+    if listed and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in listed):
+        turns = [(str(turn["role"]), said(f"{field}: {turn['role']}", turn["content"])) for turn in listed]
+        alone = len(turns) == 1 and turns[0][0] == "user"
+        value = turns[0][1] if alone else "\n\n".join(f"{role}: {content}" for role, content in turns)
+    elif isinstance(value, dict) and value:
+        texts = {str(k): v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in value.items()}
+        value = next(iter(texts.values())) if len(texts) == 1 else "\n".join(f"{k}: {v}" for k, v in texts.items())
+    return text_or_none(field, value)
 
 
 def prompt_id(field: str, value: Any) -> str:
     """A text that is not blank, or a whole number."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64:
         return str(value)
     if not text(field, value).strip():
@@ -153,10 +84,12 @@ def prompt_id(field: str, value: Any) -> str:
     return str(value)
 
 
-def draw(field: str, value: Any) -> int:
-    """The number of a draw, 0 where there is none."""
+def draw(field: str, value: Any) -> int | None:
+    """The number of a draw, None where there is none."""
     if value is None:
-        return 0
+        return None
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value[:9])
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_DRAWS:
@@ -164,23 +97,43 @@ def draw(field: str, value: Any) -> int:
     return value
 
 
-def number(field: str, value: Any) -> Value:
-    """A finite number as it stands, None where there is none, else what is wrong with it."""
-    if value is None:
-        return None
+def number(
+    field: str,
+    value: Any,
+    words: Mapping[str, float | None] | None = None,
+    as_text: bool = False,
+    booleans: bool = False,
+) -> Value:
+    """A finite number as it stands, None where there is none, else what is wrong with it. `words` stand for numbers (or
+    for none); where all of a column's numbers are written as texts `as_text` takes them, `booleans` true and false."""
+    if value is None or (type(value) is float and math.isfinite(value)):
+        return value
+    key = str(value).lower() if isinstance(value, bool) else value
+    if words and isinstance(key, str) and (key in words or key.casefold() in words):
+        return words.get(key, words.get(key.casefold()))
+    if booleans and isinstance(key, str) and (as_text or key is not value) and key.casefold() in _BOOLEANS:
+        return _BOOLEANS[key.casefold()]
     is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-    finite = True
+    finite, made = True, None
     try:
-        if is_number or isinstance(value, str):
-            finite = math.isfinite(float(value))  # texts such as "NaN" too
+        if is_number or (isinstance(value, str) and "_" not in value):
+            made = float(value)  # texts such as "NaN" too
+            finite = math.isfinite(made)
     except OverflowError:
         finite = False
     except ValueError:
         pass
-    if is_number and finite:
-        return float(value)
-    what = f"{shown(value)} is not a {'' if finite else 'finite '}number"
-    return Fault(field, what, NOT_A_NUMBER if finite else NOT_FINITE)
+    if made is not None and finite and (is_number or as_text):
+        return made
+    what, do = f"{shown(value)} is not a {'' if finite else 'finite '}number", "write a number, or nothing"
+    if isinstance(value, str) and made is not None and finite:
+        do = "write it without quotes: other values of the column are no texts"
+    return Fault(field, what, NOT_A_NUMBER if finite else NOT_FINITE, do)
+
+
+def is_number(value: str, words: Mapping[str, float | None]) -> bool:
+    """Whether a text stands for a number, in a column of such texts."""
+    return not isinstance(number("", value, words, as_text=True, booleans=True), Fault)
 
 
 def on_scale(field: str, value: Value, scale: Range) -> Value:
@@ -189,7 +142,8 @@ def on_scale(field: str, value: Value, scale: Range) -> Value:
     if not isinstance(value, float):
         return value
     if not low <= value <= high:
-        return Fault(field, f"{value:g} is outside of the declared scale {low:g} to {high:g}", OUT_OF_RANGE)
+        what = f"{value:g} is outside of the declared scale {low:g} to {high:g}"
+        return Fault(field, what, OUT_OF_RANGE, "mend it, or declare the scale")
     return (value - low) / (high - low)
 
 

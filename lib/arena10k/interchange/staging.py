@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 
 from arena10k import paths
 from arena10k.errors import ArenaError
+from arena10k.inputs.faults import Fault
 from arena10k.inputs.policies import unit_hash
 from arena10k.inputs.sources import COLUMNS
-from arena10k.interchange.rows import Fault, Row
+from arena10k.interchange.rows import Row
 
 _BATCH = 10_000
 
@@ -74,18 +75,19 @@ class Prompts:
         self._db.execute("BEGIN")
 
     def add(self, row: Row, column: str) -> None:
-        """Note a row's prompt. Raises Fault of its column where the id has another text, or none is known."""
+        """Note a row's prompt; none may be known. Raises Fault of its column where the id has another text."""
         prompt_id, prompt = row.prompt_id, row.prompt
         before = self._db.execute("SELECT prompt FROM prompts WHERE prompt_id = ?", (prompt_id,)).fetchone()
-        if before is None and prompt is None:
-            raise Fault(column, "is missing, and no row before gives the text of this prompt_id")
         if before is None:
             values = (prompt_id, unit_hash("order", prompt_id), prompt, row.category, row.language)
             self._db.execute(
                 "INSERT INTO prompts (prompt_id, place, prompt, category, language) VALUES (?, ?, ?, ?, ?)", values
             )
+        elif before[0] is None and prompt is not None:
+            self._db.execute("UPDATE prompts SET prompt = ? WHERE prompt_id = ?", (prompt, prompt_id))
         elif prompt not in (None, before[0]):
-            raise Fault(column, "is another text than an earlier row gives under the same prompt_id")
+            do = "give another question another prompt_id"
+            raise Fault(column, "is another text than an earlier row gives under the same prompt_id", do=do)
 
     def write(self, path: Path) -> int:
         """Write the run's prompts file in its order, and drop what it was made from. Returns how many there are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 from arena10k.collection.jobs import DETERMINISTIC, LOGPROBS, ORACLE, RESPONSES, UNCERTAINTY, imported_context
 from arena10k.collection.records import Record
 from arena10k.collection.store import Store
+from arena10k.inputs.faults import Fault
 from arena10k.inputs.policies import digest
-from arena10k.interchange.layouts import Source
-from arena10k.interchange.rows import MISSING, Fault, Range, Row, Value, on_scale, variance_on_scale
+from arena10k.interchange.rows import MAX_DRAWS, MISSING, Range, Row, Value, on_scale, variance_on_scale
+from arena10k.interchange.source import Source
 from arena10k.interchange.staging import Prompts
 from arena10k.params.imported import PROVIDER
 
@@ -28,9 +29,11 @@ class FileAccount:
     by scale and column its numbers: how many lie within the scale and outside of it, and their range."""
 
     file: str
+    unit: str
     rows: int = 0
     taken: int = 0
     left_out: int = 0
+    passed_over: int = 0
     values_left_out: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     malformed: list[dict[str, Any]] = field(default_factory=list)
@@ -39,8 +42,8 @@ class FileAccount:
     def note(self, line: int, fault: Fault, row_taken: bool) -> None:
         self.faults[f"{fault.field or 'row'}: {fault.code}"] += 1
         if len(self.malformed) < LISTED:
-            where = {"file": self.file, "line": line, "field": fault.field}
-            self.malformed.append(where | {"fault": fault.what, "code": fault.code, "row_taken": row_taken})
+            where = {"file": self.file, "unit": self.unit, "line": line, "field": fault.field, "fault": fault.what}
+            self.malformed.append(where | {"do": fault.do, "code": fault.code, "row_taken": row_taken})
 
     def spread(self, scale: str, bounds: Range, column: str, value: Value) -> None:
         """Count a number of a column that has a declared scale."""
@@ -59,21 +62,24 @@ class Writer:
 
     def __init__(
         self, store: Store, add: Callable[[Record], bool], prompts: Prompts, names: dict[str, str],
-        declared: dict[str, Any], created: float,
+        declared: dict[str, Any], created: float, has_logged: bool,
     ):  # fmt: skip
         self._store, self._add, self._prompts, self._names, self._declared = store, add, prompts, names, declared
         self._logging = names[declared["logging_policy"]]
-        self._created = created
+        self._created, self._has_logged = created, has_logged
         #: How many records there are by job, policy and outcome (the word ok, or the code).
         self.records: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
         self.logged_draws = self.draws = 0
         self._logged_before = 0
+        #: By policy and prompt the draw up to which a file's rows without text and number are placed.
+        self._next: dict[tuple[str, str], int] = {}
 
     def source(self, source: Source, step: Callable[[], Any]) -> FileAccount:
         """Write one file; says what became of it. `step` is called for every row."""
-        account = FileAccount(source.name)
-        if not source.logged:
+        account = FileAccount(source.name, source.file.unit)
+        if not source.logged and self._has_logged:
             self._logged_before = self.logged_draws
+        self._next = {}
         for line, raw in source.read(source.needed()):
             account.rows += 1
             step()
@@ -96,14 +102,17 @@ class Writer:
 
     def _row(self, source: Source, line: int, row: Row) -> list[Fault]:
         """Store a row; gives the faults of values that were left out. Raises Fault where it cannot be taken."""
-        policy = self._names[str(row.policy if source.policy is None else source.policy)]
+        name = source.policy if row.policy is None else row.policy
+        if name not in self._names:
+            raise Fault(source.called("policy"), "is missing")
+        policy = self._names[str(name)]
         self._prompts.add(row, source.called("prompt"))
         draw, is_there = self._place(source, line, row, policy)
+        text = row.response if row.response is not None else Fault("", "is not in the source", MISSING)
+        self._keep(RESPONSES, row.prompt_id, policy, draw, is_there, text, {"file": source.name, "line": line})
         if not is_there:
-            payload = {"file": source.name, "line": line}
-            self._keep(RESPONSES, row.prompt_id, policy, draw, False, row.response, payload)
             self.draws = max(self.draws, draw + 1)
-            if source.logged:
+            if source.logged or (policy == self._logging and not self._has_logged):
                 self.logged_draws = max(self.logged_draws, draw + 1)
         faults = {}
         for job, whose, value, payload in self._values(source, row, policy):
@@ -115,22 +124,36 @@ class Writer:
     def _place(self, source: Source, line: int, row: Row, policy: str) -> tuple[int, bool]:
         """The draw that a response is kept as, and whether it is there already, from another file.
 
-        Fresh draws of the logging policy may be its logged responses; those that are not come after them.
+        Fresh draws of the logging policy may be its logged responses; those that are not come after them. Responses
+        without a number are numbered as they stand; one that another file has too is that one.
         """
-        after_logged = policy == self._logging and not source.logged and self._logged_before
-        draw, before = row.draw, None
-        for draw in [row.draw, self._logged_before + row.draw] if after_logged else [row.draw]:
+        after = self._logged_before if policy == self._logging and not source.logged else 0
+        draws: Sequence[int] = range(self._next.get((policy, row.prompt_id), 0), MAX_DRAWS)
+        if row.draw is not None:
+            draws = [row.draw, after + row.draw] if after else [row.draw]
+        other: dict[str, Any] | None = None
+        for draw in draws:
             before = self._store.get(RESPONSES, row.prompt_id, _cell(RESPONSES, policy, draw)[0])
-            if before and before["value"] == row.response and before["payload"]["file"] != source.name:
+            alike = before and (before["value"] is None or row.response in (None, before["value"]))
+            if before and alike and before["payload"]["file"] != source.name:
+                if row.response is None:
+                    self._next[policy, row.prompt_id] = draw + 1
                 return draw, True
-        if before is None:
-            return draw, False
-        where = before["payload"]
+            may_be = row.draw is None or draw == draws[-1]
+            if before is None and draw >= after and may_be and (other is None or other["draw"] < after):
+                return draw, False
+            if before is None and row.draw is None and draw >= after:
+                break
+            other = before if before and (row.draw is not None or before["payload"]["file"] != source.name) else other
+        if other is None:
+            raise Fault(source.called("draw"), f"{row.prompt_id[:60]!r} has more than {MAX_DRAWS:,} draws")
+        where = other["payload"]
         if where["file"] == source.name:
             same = f"{row.prompt_id[:60]!r} draw {row.draw} is also that of line {where['line']}"
-            raise Fault(source.called("prompt_id"), same)
-        other = f"{where['file']} line {where['line']}, which has the same prompt_id and draw"
-        raise Fault(source.called("response"), f"is another one than that of {other}")
+            raise Fault(source.called("prompt_id"), same, do="number the draws, or leave their column out")
+        what = f"{where['file']} line {where['line']}, which has the same prompt_id, draw and policy"
+        do = "number further draws in a column draw, or give each file its policy"
+        raise Fault(source.called("response"), f"is another one than that of {what}", do=do)
 
     def _values(self, source: Source, row: Row, policy: str) -> Iterator[tuple[str, str, Value, dict[str, Any]]]:
         """Job, policy, value and payload of what is measured of a row."""
@@ -144,7 +167,14 @@ class Writer:
             variance = Fault(spread, "is missing", MISSING) if variance is None else variance
             fails = isinstance(judge, float) and isinstance(variance, Fault)
             yield UNCERTAINTY, policy, variance if fails else judge, {"variance": variance}
-        yield ORACLE, policy, on_scale(source.called("label"), row.label, self._declared["oracle_scale"]), {}
+        label, chance = (
+            on_scale(source.called("label"), row.label, self._declared["oracle_scale"]),
+            row.label_propensity,
+        )
+        if isinstance(label, float) and "label_propensity" in source.expected and not _is_chance(chance):
+            what = "is missing" if chance is None else f"{chance} is no chance, above 0 and at most 1"
+            label = Fault(source.called("label_propensity"), what, "no_chance", "give every label its chance")
+        yield ORACLE, policy, label, {"propensity": chance} if _is_chance(chance) else {}
         for name in source.scored:
             logprob = row.logprobs.get(name)
             yield LOGPROBS, self._names[name], Fault(name, "is missing", MISSING) if logprob is None else logprob, {}
@@ -168,11 +198,16 @@ class Writer:
         outcome: dict[str, Any] = {"status": "ok", "value": value, "payload": payload}
         if isinstance(value, Fault):
             outcome = {"status": "error", "code": value.code, "detail": value.what}
+            outcome |= {"payload": payload} if job == RESPONSES else {}
         cell = (job, prompt_id, key, policy, draw, fingerprint, context)
         if not self._add(Record(*cell, **outcome, attempts=1, created=self._created)):
             raise AssertionError(f"{job} of {policy} for {prompt_id!r} is there already")
         self.records[job][policy][outcome.get("code", "ok")] += 1
         return fault
+
+
+def _is_chance(value: Value) -> bool:
+    return isinstance(value, float) and 0 < value <= 1
 
 
 @cache

@@ -216,14 +216,14 @@ def opened(name: str | Path, run: str | None = None) -> tuple[Path, str | None]:
     """The params file that `name` stands for, and the run where the file does not say it. Raises ArenaError where there
     is neither.
 
-    A run in CJE's layout needs no params of its own: its name stands for `params/imported.yaml`. One of tables was made
-    with a file of the user's, which is the one to name.
+    An imported run needs no params of its own: its name stands for `params/imported.yaml`. One of tables was made with
+    a file of the user's, which is the one to name.
     """
     try:
         return paths.params_file(name), run
     except ArenaError:
         account = imported.account(str(name)) if str(name) in paths.made_runs() else None
-        if account is None or account["form"] != "cje":
+        if account is None or account["form"] == "table":
             raise
         return paths.source_root() / "params" / "imported.yaml", run or str(name)
 

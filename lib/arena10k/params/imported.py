@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from arena10k import paths
 from arena10k.errors import ParamsError
@@ -22,42 +22,99 @@ Scale = Annotated[tuple[Score, Score], Field(strict=False)]
 PROVIDER = "imported"
 
 
+def _words(values: Any) -> Any:
+    """YAML reads `yes: 1` as `true: 1`: what the file has is any of the words that it reads so."""
+    if not isinstance(values, dict):
+        return values
+    spelled = {True: ("true", "yes", "on"), False: ("false", "no", "off")}
+    keys = {key: spelled[key] if isinstance(key, bool) else (str(key),) for key in values}
+    return {word: values[key] for key, words in keys.items() for word in words}
+
+
+#: Where in a row a value stands; of several places any may hold it, and where more do they agree.
+Path = str | Annotated[tuple[str, ...], Field(strict=False)]
+#: Numbers by the words that stand for them; None says that there is no value.
+Words = Annotated[dict[str, Annotated[float, Field(strict=False)] | None], BeforeValidator(_words)]
+
+
 class Columns(Section):
-    """Which column holds what; `a.b` is the key `b` within `a`. What has no column is not there."""
+    """Which column holds what, by path: `a.b` is the key `b` within `a`, `messages[-1].content` that of the last item,
+    `scores.*.value` the one of whatever key is alone there, `task + id` two of them. What has no column is not there;
+    without one for `prompt_id` the text of the prompt is its id."""
 
-    prompt_id: str
-    response: str
-    prompt: str | None = None
-    draw: str | None = None
-    policy: str | None = None
-    judge: str | None = None
-    judge_variance: str | None = Field(None, description="variance of the judge's score, in squared units of its scale")
-    label: str | None = None
-    category: str | None = None
-    language: str | None = None
-    logprobs: dict[Name, str] = Field({}, description="nats of the whole response, by policy")
+    prompt_id: Path | None = None
+    response: Path | None = None
+    prompt: Path | None = None
+    draw: Path | None = Field(None, description="from 0; without it draws of a prompt are numbered as they stand")
+    policy: Path | None = None
+    judge: Path | None = None
+    judge_variance: Path | None = Field(
+        None, description="variance of the judge's score, in squared units of its scale"
+    )
+    label: Path | None = None
+    label_propensity: Path | None = Field(None, description="the chance of a label, where labels are not at random")
+    category: Path | None = None
+    language: Path | None = None
+    logprobs: dict[Name, Path] = Field({}, description="of the whole response, by policy")
 
 
-class TableParams(Section):
+class Reading(Section):
+    """How the rows of a file are read: what a table of a params file and a shipped map say alike."""
+
+    columns: Columns = Columns()
+    rows: str | None = Field(
+        None, description="of one JSON object the key that holds the rows, of a zip file the folder"
+    )
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(None, description="of the cells of CSV")
+    where: dict[str, str | int | float | bool] = Field({}, description="only rows that have these values, by path")
+    values: dict[str, Words] = Field({}, description="what words of a column of numbers stand for: {label: {good: 1}}")
+    exact: bool = Field(False, description="the judge compared with known answers: its scores are the labels")
+    label_design: Literal["representative", "known_propensity", "targeted_unknown"] | None = None
+    logprob_unit: Literal["nats", "bits", "log10"] = "nats"
+    per_token: Path | None = Field(None, description="log-probs are means per token: the column of their tokens")
+    allow_missing: tuple[str, ...] = Field((), strict=False, description="columns that most rows may lack")
+
+    def faults(self) -> Iterator[str]:
+        numeric = ("judge", "judge_variance", "label", "label_propensity", "logprobs")
+        for key, names, may in (
+            ("values", self.values, numeric), ("allow_missing", self.allow_missing, Columns.model_fields)
+        ):  # fmt: skip
+            for name in names:
+                if name not in may:
+                    yield f"{key}: {name!r} is not among {', '.join(sorted(may))}"
+        if self.columns.judge_variance and not self.columns.judge:
+            yield "columns.judge_variance goes with columns.judge"
+        if self.columns.label_propensity and not self.columns.label:
+            yield "columns.label_propensity goes with columns.label"
+        if self.label_design == "targeted_unknown":
+            yield "label_design: labels chosen by an unknown rule say nothing of other rows: leave out columns.label"
+        if self.label_design == "known_propensity" and not self.columns.label_propensity:
+            yield "label_design: known_propensity goes with columns.label_propensity, the chance of each label"
+        if self.exact and self.columns.label:
+            yield "exact says that the judge's scores are the labels: leave it out, or columns.label"
+
+
+class TableParams(Reading):
     """One file of rows: logged responses of the logging policy, or fresh draws of `policy` (or `columns.policy`)."""
 
     path: str
-    columns: Columns
     policy: Name | None = None
+    map: str | None = Field(
+        None, description="a shipped map (arena10k import --list): what is said here goes before it"
+    )
 
     @property
     def is_fresh(self) -> bool:
         return bool(self.policy or self.columns.policy)
 
     def faults(self) -> Iterator[str]:
-        if not self.path.lower().endswith((".jsonl", ".ndjson", ".parquet")):
-            yield f"path {self.path!r}: tables end in .jsonl, .ndjson or .parquet"
+        yield from super().faults()
+        if not (self.map or self.columns.prompt_id or self.columns.prompt):
+            yield "columns: name prompt_id or prompt"
         if self.policy and self.columns.policy:
             yield "policy and columns.policy both say whose responses these are: leave out one"
         if self.is_fresh and self.columns.logprobs:
             yield "columns.logprobs goes with logged responses: leave it out, or leave out the policy"
-        if self.columns.judge_variance and not self.columns.judge:
-            yield "columns.judge_variance goes with columns.judge"
 
 
 class ImportedParams(Section):

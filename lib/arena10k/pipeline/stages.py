@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from arena10k import paths
 from arena10k.collection.jobs import judging
@@ -197,10 +198,9 @@ def is_current(params: Params, stage: Stage, again: bool = False) -> bool:
 def _made_of(params: Params, stage: Stage) -> str:
     """A digest of all that a stage depends on."""
     files = [Path(file).read_bytes() for file in (*sources(stage.notebook), *given(params))]
-    needed = []
-    for need in stage.needs:
-        stamp = json.loads(stamp_file(params.run, need).read_text(encoding="utf-8"))
-        needed.append({key: value for key, value in stamp.items() if key != "made_of"})
+    stamps = [stamp_file(params.run, need) for need in stage.needs]
+    read = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in stamps]
+    needed = [{key: value for key, value in stamp.items() if key != "made_of"} for stamp in read]
     return digest([reads(params)[stage.name], needed, *(hashlib.sha256(file).hexdigest() for file in files)])
 
 
@@ -261,7 +261,18 @@ def _render(params: Params, name: str) -> None:
     executed, page = executed_file(params.run, name), page_file(params.run, name)
     page.parent.mkdir(parents=True, exist_ok=True)
     home = Path(os.path.relpath(paths.reports_dir(params.run) / "index.html", page.parent)).as_posix()
-    report.render(executed, page, {"run": params.run, "stage": name} | provenance(params), home=home)
+    names = [None, *of(params), None]
+    at = names.index(name)
+    beside = [_neighbour(params, other, page.parent) for other in (names[at - 1], names[at + 1])]
+    report.render(executed, page, {"run": params.run, "stage": name} | provenance(params), home, beside)
+
+
+def _neighbour(params: Params, name: str | None, folder: Path) -> tuple[str, str] | None:
+    """Address of a stage's page as seen from a folder, and its name."""
+    if name is None:
+        return None
+    address = Path(os.path.relpath(page_file(params.run, name), folder)).as_posix()
+    return quote(address), name.replace("_", " ")
 
 
 def provenance(params: Params) -> dict[str, str | None]:

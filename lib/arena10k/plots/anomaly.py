@@ -11,12 +11,27 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from arena10k.attribution.game import CAUSE_WORDS
-from arena10k.plots.style import BAND, INK, SOFT, beside, drawn, empty, gallery, looks, name_rows, panels, styled
+from arena10k.plots.style import (
+    ACCENT,
+    BAND,
+    INK,
+    SOFT,
+    beside,
+    drawn,
+    empty,
+    gallery,
+    is_narrow,
+    key,
+    looks,
+    name_rows,
+    panels,
+    styled,
+)  # fmt: skip
 from arena10k.report.display import Drawn
 from arena10k.wording import JUDGE_SNIPS, level, listed, number, percent
 
 METHOD_NAMES = {"clip": "clipping", "power": "power", "dros": "optimistic shrinkage"}
-_TAKES, _GIVES = "#d55e00", "#0173b2"
+_TAKES, _GIVES = SOFT, ACCENT
 
 Row = Mapping[str, Any]
 
@@ -58,7 +73,7 @@ def waterfall(row: Row, start: float = 0.0) -> Drawn:
         end, value, ci = "own draws by the judge", row.get("on_own_draws"), None
     parts = [p for p in row["parts"] if p["value"] is not None]
     finding = _gap_finding(row, parts, end, value)
-    figure, (axis,) = panels(1, 1, finding, 3.2)
+    figure, (axis,) = panels(1, 1, 4.2 if is_narrow() else 3.2)
     facts = [f"{CAUSE_WORDS[p['cause']]} {p['value']:+.3f} ({p['ci_low']:+.3f} to {p['ci_high']:+.3f})" for p in parts]
     details = f"Parts with {level(row['confidence'])} intervals: {'; '.join(facts) or 'none'}"
     result = drawn(figure, finding, f"Waterfall from {JUDGE_SNIPS} to what is trusted", details)
@@ -73,15 +88,20 @@ def waterfall(row: Row, start: float = 0.0) -> Drawn:
         colour, hatch = (_TAKES, "") if moved > 0 else (_GIVES, "///")
         axis.barh(y, left - at, left=at, height=0.62, color=colour, hatch=hatch)
         axis.plot([left, left], [y + 0.31, y + 0.69], color=SOFT, linewidth=0.8)
-        words = f"{moved:+{form}}" if moved else "0, nothing to repair"
+        words = f"{moved:+{form}}" if moved else "0" + ", nothing to repair" * (not is_narrow())
         if part["ci_low"] is not None:
             span = [at - part["ci_high"], at - part["ci_low"]]
             axis.plot(span, [y, y], color=INK, linewidth=1.4, marker="|", markersize=8)
-            words += f"  ({part['ci_low']:+{form}} to {part['ci_high']:+{form}})" if moved else ""
+            words += f"  ({part['ci_low']:+{form}} to {part['ci_high']:+{form}})" if moved and not is_narrow() else ""
         beside(axis, y, words)
         at = left
     axis.barh(last, value - start, left=start, height=0.62, color=SOFT)
-    beside(axis, last, f"{value:{form}}" + (f"  ({ci[0]:{form}} to {ci[1]:{form}})" if ci else ""), fontweight="bold")
+    beside(
+        axis,
+        last,
+        f"{value:{form}}" + (f"  ({ci[0]:{form}} to {ci[1]:{form}})" if ci and not is_narrow() else ""),
+        fontweight="bold",
+    )
     if ci is not None:
         axis.plot(ci, [last, last], color="white", linewidth=4.2, solid_capstyle="butt")
         axis.plot(ci, [last, last], color=INK, linewidth=1.6, marker="|", markersize=9)
@@ -102,7 +122,7 @@ def shrinkage(policy: str, paths: pd.DataFrame, band: tuple[float, float] | None
     what = f"Self-normalised value of {policy} against effective sample size as the weights are shrunk towards equal"
     if paths.empty:
         finding = f"{policy} has no usable log-weight to shrink"
-        figure, (axis,) = panels(1, 1, finding, 3.0)
+        figure, (axis,) = panels(1, 1, 3.0)
         empty(axis, "no usable log-weight")
         return drawn(figure, finding, what)
     span, inside = f"{paths.value.min():.2f} to {paths.value.max():.2f}", paths[paths.value.between(*band or (0, 0))]
@@ -117,14 +137,15 @@ def shrinkage(policy: str, paths: pd.DataFrame, band: tuple[float, float] | None
     else:
         by = f"part of it, by {listed(list(names[inside.index].unique()))}"
         finding = f"Shrinking the weights of {policy} gives {span}; {by}, meets {band[0]:.2f} to {band[1]:.2f}"
-    figure, (axis,) = panels(1, 1, finding, 3.0)
+    figure, (axis,) = panels(1, 1, 3.0)
     if band is not None:
         axis.axhspan(*band, color=BAND, zorder=0)
         beside(axis, float(np.mean(band)), "trusted", x=0.99)
     shown = looks(METHOD_NAMES)
     for method, path in paths.groupby("method", sort=False):
         look = shown.get(method, shown["clip"])
-        axis.plot(path.ess_share, path.value, color=look.colour, linestyle=look.line, linewidth=2, marker=look.marker,
+        own = looks([policy])[policy].colour
+        axis.plot(path.ess_share, path.value, color=own, linestyle=look.line, linewidth=2, marker=look.marker,
                   markevery=max(1, len(path) // 8), markersize=5, label=METHOD_NAMES.get(method, method))  # fmt: skip
     raw, equal = paths.loc[paths.ess_share.idxmin()], paths.loc[paths.ess_share.idxmax()]
     apart = equal.ess_share > 2 * raw.ess_share
@@ -133,13 +154,13 @@ def shrinkage(policy: str, paths: pd.DataFrame, band: tuple[float, float] | None
     axis.annotate(first, (raw.ess_share, raw.value), xytext=(4, 9), **words)
     if apart:
         axis.annotate("equal weights", (equal.ess_share, equal.value), xytext=(0, 9), ha="right", **words)
-    axis.set(xlabel="effective sample size, share of rows", ylabel="self-normalised value", xscale="log")
+    axis.set(xlabel="effective sample size, share of rows (logarithmic)", ylabel="self-normalised value", xscale="log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.4g}"))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_ylim(min(0.0, paths.value.min()), max(1.0, paths.value.max()))
     axis.grid(axis="y")
-    axis.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, handlelength=3)
+    key(axis)
     ranges = [f"{name} {values.min():.3f} to {values.max():.3f}" for name, values in paths.value.groupby(names)]
     return drawn(figure, finding, what, f"Ranges: {'; '.join(ranges)}")
 
@@ -162,7 +183,7 @@ def length_weights(strata: Mapping[str, pd.DataFrame]) -> Drawn:
         finding += f"{percent(most.weight_share)} of the weight of {worst}"
     columns = 3 if max(map(len, strata), default=0) <= 18 else 2
     words = "share of weight (bar) and of rows (upright mark)", "response length in characters"
-    figure, shown = gallery(strata, columns, finding, 2.2, *words, sharex=True)
+    figure, shown = gallery(strata, columns, 2.2, *words, sharex=True)
     shares = []
     for axis, policy, s, look in shown:
         if s.empty:
@@ -172,7 +193,7 @@ def length_weights(strata: Mapping[str, pd.DataFrame]) -> Drawn:
         axis.barh(s.index, s.weight_share, height=0.72, color=look.colour, hatch=look.hatch)
         axis.plot(s.row_share, s.index, linestyle="", marker="|", markersize=13, markeredgewidth=2.2, color=INK)
         name_rows(axis, s.span)
-        axis.tick_params(axis="y", labelsize=8)
+        axis.tick_params(axis="y", labelsize=9)
         axis.set(xlim=(0, 1.02), xlabel="")
         axis.tick_params(labelbottom=True)
         axis.grid(axis="x")
@@ -193,7 +214,7 @@ def permutation(nulls: Mapping[str, Any]) -> Drawn:
         names = "every policy" if len(blind) == len(usable) else listed(blind)
         finding = f"Shuffled weights give values as far off for {names}: the weights add no visible information"
     across = "self-normalised value; solid: observed, dashed: mean of the logged rewards"
-    figure, shown = gallery(nulls, 3, finding, 1.9, across)
+    figure, shown = gallery(nulls, 3, 1.9, across)
     for axis, policy, n, look in shown:
         axis.set_yticks([])
         axis.spines["left"].set_visible(False)
@@ -233,7 +254,7 @@ def profiles(profiles: Mapping[str, Any]) -> Drawn:
         finding += f"({low:,.0f} to {high:,.0f} characters, {base} {usual:,.0f})"
         if off:
             finding = f"Unlike {base} ({usual:,.0f} characters) in length: {listed(off)}"
-    figure, axes = panels(2, 2, finding, 0.8 + 0.33 * len(profiles), sharey=True)
+    figure, axes = panels(2, 2, 0.8 + 0.33 * len(profiles), sharey=True)
     for axis, quantiles in zip(axes, spread.values(), strict=True):
         for y, (policy, look) in enumerate(looks(profiles).items()):
             if policy not in quantiles:

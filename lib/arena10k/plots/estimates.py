@@ -13,14 +13,31 @@ from matplotlib.figure import Figure
 from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.scale import UNIT, Scale
 from arena10k.estimation.verdicts import NOT_ASKED, NOT_ON_ORACLE_SCALE
-from arena10k.plots.style import BAND, GRID, INK, SOFT, beside, drawn, gallery, looks, panels, styled, verdict_mark
+from arena10k.plots.style import (
+    ACCENT,
+    BAND,
+    GRID,
+    INK,
+    SOFT,
+    beside,
+    drawn,
+    folded,
+    gallery,
+    is_narrow,
+    key,
+    looks,
+    name_rows,
+    panels,
+    styled,
+    verdict_mark,
+)  # fmt: skip
 from arena10k.report.display import Drawn
-from arena10k.wording import JUDGE_SNIPS, VERDICTS, listed, number
+from arena10k.wording import JUDGE_SNIPS, VERDICTS, level, listed, number
 
 #: How far from [0, 1] a value is still drawn where it is: beyond, it would leave no room for the others.
 EDGES = np.array([-0.25, 1.25])
 #: Words in the place of a value.
-_INSTEAD: dict[str, Any] = {"x": 0.01, "ha": "left", "fontsize": 8.5, "color": SOFT}
+_INSTEAD: dict[str, Any] = {"x": 0.01, "ha": "left", "fontsize": 9, "color": SOFT}
 
 
 def _forest_finding(frame: pd.DataFrame, truth: Mapping[str, float]) -> str:
@@ -36,22 +53,28 @@ def _forest_finding(frame: pd.DataFrame, truth: Mapping[str, float]) -> str:
     if frame.empty and uncounted.any():
         return "No estimate is on the oracle's scale"
     is_refused = frame.verdict == "REFUSE"
-    first = f"{is_refused.sum()} of {len(frame)} estimates are refused"
+    first = f"{is_refused.sum() or 'None'} of {len(frame)} estimates are refused"
     first += f" ({listed(list(frame.policy[is_refused].unique()))})" if is_refused.any() else ""
     judged = frame[~is_refused & frame.policy.isin(list(truth)) & frame.ci_low.notna() & frame.ci_high.notna()]
     if judged.empty:
         return first
     held = judged.policy.map(truth).astype(float).between(judged.ci_low, judged.ci_high).sum()
     apart = " (those on the judge's scale are not counted)" if uncounted.any() else ""
-    return f"{first}; {held} of the {len(judged)} other intervals hold the measured value{apart}"
+    return (
+        f"{first}; {held} of {len(judged)} {'other ' * bool(is_refused.any())}intervals hold the measured value{apart}"
+    )
 
 
 @styled
 def forest(
-    rows: pd.DataFrame | Sequence[Mapping[str, Any]], truth: Mapping[str, float] | None = None, scale: Scale = UNIT
+    rows: pd.DataFrame | Sequence[Mapping[str, Any]],
+    truth: Mapping[str, float] | None = None,
+    scale: Scale = UNIT,
+    headlines: Mapping[str, str] | None = None,
 ) -> Drawn:
     """Estimates with intervals, grouped by policy, and `truth`, measured values by policy, as an upright line through
-    the policy's group.
+    the policy's group. One row for each policy has the policy's colour; of more, the estimator that `headlines` names
+    for the policy has the accent, others are grey.
 
     `rows` are rows of estimates.json: `policy`, `estimator`, `value`, `ci_low`, `ci_high`, `verdict` (and `judge`,
     shown where it varies). Filled marks are REPORT, half-filled CAUTION, hollow with a dotted interval REFUSE. A value
@@ -64,18 +87,20 @@ def forest(
     elif "judge" in frame and len(frame):
         judge = f", judge {frame.judge.iloc[0]}"
     finding = _forest_finding(frame, truth)
-    figure, axis, at = _by_policy(finding, frame, labels, 0.04)
-    shown = looks(frame.estimator.unique())
+    alone, chosen = len(frame) > 0 and frame.policy.is_unique, frame.policy.map(headlines or {}) == frame.estimator
+    figure, axis, at = _by_policy(frame, frame.policy if alone else labels, 0.04, 0 if alone else 1.2)
+    shown = looks(frame.policy if alone else [])
     for y, r in zip(at, frame.itertuples(), strict=True):
-        refused, look = r.verdict == "REFUSE", shown[r.estimator]
-        colour, line, marker = (SOFT, ":", look.marker) if refused else (look.colour, "-", look.marker)
+        refused = r.verdict == "REFUSE"
+        colour = shown[r.policy].colour if alone else ACCENT if chosen[r.Index] else SOFT
+        line, marker = ":" if refused else "-", shown[r.policy].marker if alone else "o"
         low, high, place = np.clip([r.ci_low, r.ci_high, r.value], *scale.at(EDGES))
         axis.plot([low, high], [y, y], color=colour, linewidth=1.8, linestyle=line, zorder=2)
         if np.isnan(place):
             beside(axis, y, "not collected" if r.verdict == NOT_ASKED else "no value", **_INSTEAD)
         elif place != r.value:
             marker, side = (">", "right") if r.value > place else ("<", "left")
-            axis.text(place, y, f"  {number(r.value)}  ", va="center", ha=side, fontsize=8.5)
+            axis.text(place, y, f"  {number(r.value)}  ", va="center", ha=side, fontsize=9)
         axis.plot(place, y, color=colour, zorder=3, **verdict_mark(r.verdict, marker))
     for policy, own in at.groupby(frame.policy):
         span = [own.min() - 0.55, own.max() + 0.45]
@@ -89,17 +114,20 @@ def forest(
         axis.plot([], [], color=INK, label="measured", **bar)
     # Above the first row: below the last it would be pages away.
     corner: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
-    axis.legend(*axis.get_legend_handles_labels(), ncols=4, handlelength=2.6, columnspacing=1.6, **corner)
+    axis.legend(*axis.get_legend_handles_labels(), ncols=4, handlelength=1.6, columnspacing=0.9, **corner)
     return drawn(figure, finding, f"Estimates and intervals of {listed(list(frame.policy.unique()))}{judge}")
 
 
-def _by_policy(finding: str, rows: pd.DataFrame, labels: pd.Series, margin: float) -> tuple[Figure, Axes, pd.Series]:
-    """A figure with a line for each of the rows, from the top down, grouped under the names of their policies, values
-    along the bottom; and where each row is."""
+def _by_policy(rows: pd.DataFrame, labels: pd.Series, margin: float, gap: float) -> tuple[Figure, Axes, pd.Series]:
+    """A figure with a line for each of the rows, from the top down, grouped under the names of their policies (which
+    take a `gap`), values along the bottom; and where each row is."""
     group, policies = pd.factorize(rows.policy)
-    at, tall = pd.Series(group).rank(method="first") + 1.2 * group, len(rows) + 1.2 * len(policies)
-    figure, (axis,) = panels(1, 1, finding, 0.235 * tall + 1.0)
+    at, tall = pd.Series(group).rank(method="first") + gap * group, len(rows) + gap * len(policies)
+    tall = tall if gap else tall + 1
+    figure, (axis,) = panels(1, 1, (0.235 if gap else 0.3) * tall + 0.75)
     for policy, top in zip(policies, at.groupby(group).min() - 1, strict=True):
+        if not gap:
+            continue
         beside(axis, top, policy, x=0, ha="left", fontweight="bold", fontsize=10)
         axis.axhline(top - 0.62, color=GRID, linewidth=0.8)
     axis.set(ylim=(tall - 0.4, -0.7), xlabel="policy value")
@@ -109,6 +137,27 @@ def _by_policy(finding: str, rows: pd.DataFrame, labels: pd.Series, margin: floa
     axis.grid(axis="x")
     axis.margins(x=margin)
     return figure, axis, at
+
+
+@styled
+def differences(baseline: str, rows: Sequence[Mapping[str, Any]], confidence: float = 0.95) -> Drawn:
+    """Each policy's value minus that of the `baseline`, with simultaneous intervals; rows of `report.differences`."""
+    apart = [f"{r['policy']} is {r['result']}" for r in rows if r["result"] in ("better", "worse")]
+    finding = f"No policy differs from {baseline} by more than chance"
+    if apart:
+        finding = f"Against {baseline}: {listed(apart)}" + ("; no other differs" * (len(apart) < len(rows)))
+    figure, (axis,) = panels(1, 1, 0.3 * len(rows) + 0.75)
+    shown = looks([r["policy"] for r in rows])
+    for y, r in enumerate(rows):
+        look = shown[r["policy"]]
+        axis.plot([r["low"], r["high"]], [y, y], color=look.colour, linewidth=1.8)
+        axis.plot(r["value"], y, color=look.colour, marker=look.marker, markersize=7)
+    axis.axvline(0, color=INK, linewidth=1.2)
+    name_rows(axis, [r["policy"] for r in rows])
+    axis.set_xlabel(folded(f"value minus that of {baseline}, {level(confidence)} intervals", 32))
+    axis.grid(axis="x")
+    facts = [f"{r['policy']} {r['value']:+.2f} ({r['low']:+.2f} to {r['high']:+.2f})" for r in rows]
+    return drawn(figure, finding, f"Differences to {baseline}", "; ".join(facts))
 
 
 @styled
@@ -124,7 +173,7 @@ def then_and_now(both: pd.DataFrame) -> Drawn:
         verb = "verdict" if len(changed) == 1 else "verdicts"
         finding += f"; {len(changed)} {verb} changed ({listed(list(changed.policy.unique()))})"
     both = both.reset_index(drop=True)
-    figure, axis, at = _by_policy(finding, both, both.estimator, 0.1)
+    figure, axis, at = _by_policy(both, both.estimator, 0.1, 1.2)
     axis.hlines(at, both.ci_low_before, both.ci_high_before, color=GRID, linewidth=5, zorder=1, label="interval then")
     axis.hlines(at, both.value_before, both.value_after, color=INK, linewidth=1.4, zorder=2)
     then: dict[str, Any] = {"marker": "|", "markersize": 9, "markeredgewidth": 1.8, "linestyle": ""}
@@ -138,7 +187,7 @@ def then_and_now(both: pd.DataFrame) -> Drawn:
         beside(axis, y, "no value now", **_INSTEAD)
     verdicts = both[["verdict_before", "verdict_after"]].fillna("none").agg(" to ".join, axis=1)
     for y, words in zip(at[both.verdict_changed], verdicts[both.verdict_changed], strict=True):
-        beside(axis, y, words, fontsize=8.5)
+        beside(axis, y, words, fontsize=9)
     figure.legend(loc="outside lower right", ncols=5, handlelength=2.0, columnspacing=1.4)
     return drawn(figure, finding, "Estimates then and now, by policy")
 
@@ -165,18 +214,20 @@ def incident_steps(paths: Mapping[str, pd.DataFrame]) -> Drawn:
         ends.append(f"{name}, highest to lowest: {', '.join(spans)}")
     steps = [f"{listed(list(dict.fromkeys(names)))} ({step})" for step, names in firsts.items()]
     finding = f"First among the targets: {', then '.join(steps)}" if steps else "No injected value reaches a ranking"
-    figure, shown = gallery(tables, 1, finding, 2.9, up=JUDGE_SNIPS, sharey=True)
+    figure, shown = gallery(tables, 1, 2.9, up=JUDGE_SNIPS, sharey=True)
     for axis, _, table, _ in shown:
-        last, looked = table.shape[1] - 1, looks(sorted(table.index))
+        tilt: dict[str, Any] = {"rotation": 45, "ha": "right"} if is_narrow() else {}
+        last, looked = table.shape[1] - 1, looks(table.index)
         axis.axvspan(0.5, last - 0.5, color=BAND, zorder=0)
-        for policy, values in table.iterrows():
-            look = looked[policy]
-            axis.plot(range(last + 1), values, color=look.colour, linestyle=look.line, marker=look.marker,
-                      markersize=6.5, linewidth=1.6, label=policy)  # fmt: skip
-        axis.set_xticks(range(last + 1), list(table.columns))
+        for i, (policy, values) in enumerate(table.iterrows()):
+            look, shift = looked[policy], 0.05 * (i - (len(table) - 1) / 2)
+            axis.plot(np.arange(last + 1) + shift, values, color=look.colour, linestyle=look.line,
+                      marker=look.marker, markersize=6.5, linewidth=1.6, label=policy)  # fmt: skip
+        axis.set_xticks(range(last + 1), list(table.columns), **tilt)
         axis.set_xlim(-0.25, last + 0.25)
         axis.grid(axis="y")
         axis.text(0.55, 0.98, "injected values in place", transform=axis.get_xaxis_transform(), va="top")
-        axis.margins(y=0.14)
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3)
+        # The whole scale: a part of it would make noise look large.
+        axis.set_ylim(min(0.0, table.min(axis=None)), max(1.0, table.max(axis=None)))
+    key(shown[0][0])
     return drawn(figure, finding, f"{JUDGE_SNIPS} of every policy at every step", *ends)

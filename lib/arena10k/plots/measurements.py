@@ -10,7 +10,21 @@ import numpy as np
 import pandas as pd
 
 from arena10k.estimation.diagnostics import reliability_curve
-from arena10k.plots.style import BAND, SOFT, cells, drawn, looks, panels, styled
+from arena10k.plots.style import (
+    ACCENT,
+    BAD,
+    BAND,
+    INK,
+    MANY,
+    SHADES,
+    SOFT,
+    cells,
+    drawn,
+    is_narrow,
+    name_rows,
+    panels,
+    styled,
+)
 from arena10k.report.display import Drawn
 from arena10k.wording import listed, number, percent
 
@@ -52,13 +66,12 @@ def missing_heatmap(jobs: pd.DataFrame) -> Drawn:
         finding += f", most of them in {where} ({percent(most / worst.total.iloc[0])} of its rows)"
     else:
         finding += f"; the largest number in one job and policy is {most:,}, in {where}"
-    words = [f"{k:,}\nof {n:,}" for k, n in zip(lost, counts.total, strict=True)]
+    words = [f"{k:,}" if is_narrow() else f"{k:,}\nof {n:,}" for k, n in zip(lost, counts.total, strict=True)]
     grid = counts.assign(share=lost / counts.total, words=words).pivot(index="job", columns="policy")
     grid = grid.reindex(counts.job.unique())
-    figure, (axis,) = panels(1, 1, finding, 0.9 + 0.5 * len(grid))
+    figure, (axis,) = panels(1, 1, 0.9 + 0.5 * len(grid))
     share, words = (grid[name][counts.policy.unique()] for name in ("share", "words"))
-    image = cells(axis, share, words.fillna(""), cmap="cividis_r", vmin=0, vmax=max(0.1, np.nanmax(share)))
-    figure.colorbar(image, label="share missing", format=lambda v, _: f"{v:.0%}")
+    cells(axis, share, words.fillna(""), cmap=SHADES, vmin=0, vmax=max(0.1, np.nanmax(share)))
     return drawn(figure, finding, "Share of missing measurements by job and policy")
 
 
@@ -71,10 +84,10 @@ def progress(jobs: pd.DataFrame) -> Drawn:
     if len(behind):
         shares = [f"{r.Index} {percent(r.ok / r.total)}" for r in behind.itertuples()]
         finding = f"{len(by_job) - len(behind)} of {len(by_job)} jobs are complete; {listed(shares)}"
-    figure, (axis,) = panels(1, 1, finding, 0.9 + 0.34 * len(by_job))
+    figure, (axis,) = panels(1, 1, 0.9 + 0.34 * len(by_job))
     rows, start, due = np.arange(len(by_job))[::-1], np.zeros(len(by_job)), by_job.total.clip(lower=1)
-    (done, bad), names = looks("ab").values(), ("done", "failed or quarantined", "to do")
-    fills = [(done.colour, done.hatch), (bad.colour, bad.hatch), ("#eceeee", None)]
+    names = ("done", "failed or quarantined", "to do")
+    fills = [(ACCENT, ""), (BAD, "///"), ("#eceeee", None)]
     for name, column, (colour, hatch) in zip(names, ("ok", "bad", "open"), fills, strict=True):
         part = (by_job[column] / due).to_numpy(float)
         axis.barh(rows, part, left=start, height=0.62, label=name, color=colour, hatch=hatch)
@@ -87,7 +100,7 @@ def progress(jobs: pd.DataFrame) -> Drawn:
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"], color=SOFT)
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
-    figure.legend(loc="outside lower left", ncols=3)
+    figure.legend(loc="outside lower left", ncols=2 if is_narrow() else 3)
     return drawn(figure, finding, "Bars of finished records by job")
 
 
@@ -104,14 +117,13 @@ def missing_by_length(strata: pd.DataFrame) -> Drawn:
             f"{percent(strata.share.iloc[worst])} of measurements of responses of {spans[worst]} characters are bad, "
             f"{percent(strata.share.iloc[best])} at {spans[best]}"
         )
-    figure, (axis,) = panels(1, 1, finding, 2.2)
-    axis.bar(range(len(strata)), strata.share.astype(float), color=looks("a")["a"].colour, width=0.7)
-    for x, (share, words) in enumerate(zip(strata.share, counts, strict=True)):
-        axis.annotate(words, (x, share), (0, 3), textcoords="offset points", ha="center")
-    axis.set_xticks(range(len(strata)), spans)
-    axis.set(xlabel="length of the response (characters)", ylabel="bad measurements")
-    axis.set_ylim(0, max([0.05, *1.15 * strata.share]))
-    axis.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    figure, (axis,) = panels(1, 1, 2.2)
+    axis.barh(range(len(strata)), strata.share.astype(float), color=ACCENT, height=0.62)
+    for y, (share, words) in enumerate(zip(strata.share, counts, strict=True)):
+        axis.annotate(words, (share, y), (4, 0), textcoords="offset points", va="center")
+    name_rows(axis, spans)
+    axis.set(xlabel="bad measurements", ylabel="characters", xlim=(0, max([0.05, *1.3 * strata.share])))
+    axis.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     details = "; ".join(f"{span}: {words}" for span, words in zip(spans, counts, strict=True))
     return drawn(figure, finding, "Bad measurements by length of the response in characters", details)
 
@@ -139,17 +151,16 @@ def reliability(score: np.ndarray, label: np.ndarray, curve: tuple[np.ndarray, n
         at = f"is furthest off, {abs(gap[worst]):.2f} too {way} at scores near {groups.judge[worst]:.2f}"
         at = at if abs(gap[worst]) >= 0.05 else "agrees with the oracle within 0.05 at every score"
         finding = f"On {x.size:,} labelled logged responses the judge {at}"
-    figure, (axis, below) = panels(2, 1, finding, 2.35, sharex=True, height_ratios=[3.4, 1])
-    labels, line = looks(["labels", "curve"]).values()
+    figure, (axis, below) = panels(2, 1, 2.35, sharex=True, height_ratios=[3.4, 1])
     axis.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle="--", label="judge = oracle")
     if curve is not None:
-        axis.plot(*curve, color=line.colour, linewidth=2.2, drawstyle="steps-mid", label="calibration")
+        axis.plot(*curve, color=ACCENT, linewidth=2.2, drawstyle="steps-mid", label="calibration")
     if x.size:
         near = (groups.label * groups.n + 2) / (groups.n + 4)
         radius = 1.96 * np.sqrt(near * (1 - near) / (groups.n + 4))
-        axis.errorbar(groups.judge, groups.label, radius, color=labels.colour, marker="o", linestyle="", capsize=3,
+        axis.errorbar(groups.judge, groups.label, radius, color=INK, marker="o", linestyle="", capsize=3,
                       linewidth=1.6, label="mean label, 95% interval")  # fmt: skip
-        below.hist(x, list(np.linspace(0, 1, 41)), color=labels.colour, linewidth=0.2)
+        below.hist(x, list(np.linspace(0, 1, 41)), color=SOFT, linewidth=0.2)
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), ylabel="oracle label")
     below.set(xlabel="judge score", ylabel="labels")
     axis.grid()
@@ -170,11 +181,11 @@ def self_consistency(generation: np.ndarray, teacher_forced: np.ndarray) -> Draw
     elif beyond:
         finding = f"Teacher forcing departs from generation by more than {number(_TOLERANCE)} nats on {beyond:,} of "
         finding += f"{x.size:,} rows (largest difference {number(largest)})"
-    figure, (left, right) = panels(2, 2, finding, 2.9)
+    figure, (left, right) = panels(2, 2, 2.9)
     if x.size:
         ends = [min(x.min(), y.min()), max(x.max(), y.max())]
         left.plot(ends, ends, color=SOFT, linewidth=1, linestyle="--")
-    dots: dict[str, Any] = {"s": 14, "color": looks(["rows"])["rows"].colour, "alpha": 0.5, "linewidth": 0}
+    dots: dict[str, Any] = {"s": 14, "color": ACCENT, "alpha": 0.5, "linewidth": 0}
     left.scatter(x, y, **dots)
     left.set(xlabel="generation log-prob (nats)", ylabel="teacher-forced log-prob (nats)")
     right.axhspan(-_TOLERANCE, _TOLERANCE, color=BAND, zorder=0)
@@ -186,4 +197,5 @@ def self_consistency(generation: np.ndarray, teacher_forced: np.ndarray) -> Draw
     right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
     for axis in (left, right):
         axis.grid()
-    return drawn(figure, finding, "Teacher-forced against generation log-probs")
+    kind = "png" if x.size > MANY else "svg"
+    return drawn(figure, finding, "Teacher-forced against generation log-probs", kind=kind)

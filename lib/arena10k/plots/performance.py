@@ -6,14 +6,29 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.colors import to_rgba
 from pandas.api.types import is_numeric_dtype
+from scipy import stats
 
 from arena10k.estimation.planning import ASSURANCE, Pilot, labels_needed, ppi_width
-from arena10k.plots.style import INK, SOFT, cells, drawn, gallery, looks, name_rows, panels, styled, verdict_mark
+from arena10k.estimation.verdicts import CAUTION, REPORT
+from arena10k.plots.style import (
+    ACCENT,
+    INK,
+    SHADES,
+    SOFT,
+    cells,
+    drawn,
+    folded,
+    key,
+    looks,
+    name_rows,
+    panels,
+    styled,
+    verdict_mark,
+)  # fmt: skip
 from arena10k.report.display import Drawn
-from arena10k.simulation.coverage import DISTINCT, judged
-from arena10k.simulation.simulate import PLAIN
+from arena10k.simulation.coverage import judged
+from arena10k.simulation.simulate import HEADLINE, PLAIN
 from arena10k.wording import listed, number, percent
 
 _BETWEEN = " · "
@@ -76,13 +91,13 @@ def heat(scores: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], valu
             at = f"{', '.join(words[: len(rows)])}; {', '.join(words[len(rows) :])}"
             ends.append(f"{number(known[row, column])} ({at})")
         finding = f"The {name} goes from {' to '.join(ends)}"
-    figure, (axis,) = panels(1, 1, finding, 0.26 * len(grid) + 1.1)
+    figure, (axis,) = panels(1, 1, 0.26 * len(grid) + 1.1)
     shown, (low, top) = grid.abs() if value == "bias" else grid, (0.0, 1.0)
     if value not in _SHARES and len(known):
         # Outliers would leave all other cells in one colour.
         top = max(1e-9, min(np.nanmax(shown), 3 * np.nanmedian(np.abs(shown))))
         low = min(0.0, np.nanmin(shown))
-    cells(axis, shown, grid.map(number), cmap="cividis" if high else "cividis_r", vmin=low, vmax=top)
+    cells(axis, shown, grid.map(number), cmap=SHADES, vmin=low, vmax=top)
     axis.set_xlabel(" by ".join(columns))
     axis.set_ylabel(" by ".join(factor for factor in rows if is_numeric_dtype(scores[factor])))
     return drawn(figure, finding, f"Heat map of {name} by {listed([*rows, *columns])}")
@@ -103,7 +118,7 @@ def planning(
         labels = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         most = "" if low == high else f", most for {max(need, key=need.__getitem__)}"
         finding = f"A PPI++ interval of width {width:g} takes {labels} labels (assurance {ASSURANCE:.0%}){most}"
-    figure, (axis,) = panels(1, 1, finding, 3.3)
+    figure, (axis,) = panels(1, 1, 3.3)
     widest = max((labels_needed(p, width / 4, confidence) for p in pilots.values()), default=10_000)
     grid = np.unique(np.geomspace(5, max(widest, 50), 120).round())
     marked = direct is not None and len(direct) > 0
@@ -116,14 +131,15 @@ def planning(
     axis.axhline(width, color=INK, linewidth=1, linestyle="--")
     if marked:
         axis.plot([], [], color=SOFT, marker="o", linestyle="", label="direct")
-    also = "; marks: direct method, labels and draws growing together" if marked else ""
-    axis.set(xscale="log", yscale="log", xlabel=f"oracle labels (lines: PPI++{also})", ylabel="width of the interval")
+    also = ", marks: direct" if marked else ""
+    labels = folded(f"oracle labels, logarithmic (lines: PPI++{also})", 36)
+    axis.set(xscale="log", yscale="log", xlabel=labels, ylabel="width of the interval (logarithmic)")
     ticks = [t for t in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if axis.get_ylim()[0] <= t <= axis.get_ylim()[1]]
     axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
     axis.minorticks_off()
     axis.grid()
     if pilots:
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3)
+        key(axis)
     counts = "; ".join(f"{policy} {n:,}" for policy, n in need.items())
     return drawn(figure, finding, "Width of the PPI++ interval against labels", counts)
 
@@ -145,38 +161,60 @@ def _coverage_finding(claims: pd.DataFrame, settings: int) -> str:
 
 @styled
 def coverage(table: pd.DataFrame, confidence: float = 0.95) -> Drawn:
-    """Coverage of accepted intervals with its binomial interval, one panel per case, one mark per population and
-    verdict: filled for REPORT, half filled for CAUTION, of which less is wanted (dotted line). One under-covers where
-    the whole of its mark's interval lies left of its line.
-
-    Estimators are `DISTINCT` and those that under-cover. What is always refused has no mark. `table` as from
-    `coverage.simulated`.
+    """Coverage of accepted intervals over all populations and cases, with its exact 95% binomial interval, one mark per
+    estimator and verdict: filled for REPORT, half filled for CAUTION, of which less is wanted (dotted line). What is
+    always refused has no mark. `table` as from `coverage.simulated`; the finding is of its settings one by one.
     """
-    claims = judged(table, confidence)
-    finding = _coverage_finding(claims, len(table[["population", "case"]].drop_duplicates()))
-    listed_ones = {*DISTINCT, *claims.estimator[claims.under]}
-    names = [name for name in dict.fromkeys(table.estimator) if name in listed_ones]
-    claims = claims[claims.estimator.isin(names)]
-    of_case = {_CASES[case]: claims[claims.case == case] for case in dict.fromkeys(table.case)}
-    figure, shown = gallery(of_case, 3, finding, 0.27 * len(names) + 1.0, sharey=True)
-    marks = looks(dict.fromkeys(table.population))
-    for axis, _, given, _ in shown:
-        axis.axvline(confidence, color=INK, linewidth=1, linestyle="--")
-        axis.axvline(2 * confidence - 1, color=SOFT, linewidth=1, linestyle=":")
-        for i, (population, part) in enumerate(given.groupby("population", sort=False)):
-            look, shift = marks[population], (i + 0.5) / given.population.nunique() * 0.7 - 0.35
-            y = part.estimator.map(names.index) + shift
-            faint = [to_rgba(look.colour, 1 if under else 0.35) for under in part.under]
-            axis.hlines(y, part.low, part.high, colors=faint, linewidth=0.9)
-            for verdict, rows in part.groupby("verdict", sort=False):
-                mark = verdict_mark(verdict, look.marker, size=5)
-                axis.plot(rows.held / rows.n, y[rows.index], linestyle="", color=look.colour, **mark)
-        axis.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1])
-        name_rows(axis, names)
+    cells = judged(table, confidence)
+    finding = _coverage_finding(cells, len(table[["population", "case"]].drop_duplicates()))
+    names = list(dict.fromkeys(table.estimator))
+    pooled = cells.groupby(["estimator", "verdict"], sort=False)[["held", "n"]].sum().reset_index()
+    figure, (axis,) = panels(1, 1, 0.34 * len(names) + 0.9)
+    axis.axvline(confidence, color=INK, linewidth=1, linestyle="--")
+    axis.axvline(2 * confidence - 1, color=SOFT, linewidth=1, linestyle=":")
+    facts = []
+    for r in pooled.itertuples():
+        low, high = stats.binomtest(int(r.held), int(r.n)).proportion_ci()
+        y = names.index(r.estimator) + (0.15 if r.verdict == CAUTION else -0.15)
+        colour = ACCENT if r.estimator == HEADLINE else SOFT
+        axis.plot([low, high], [y, y], color=colour, linewidth=1.4)
+        axis.plot(r.held / r.n, y, linestyle="", color=colour, **verdict_mark(r.verdict, size=6))
+        facts.append(f"{r.estimator} {r.verdict} {r.held / r.n:.1%} of {r.n:,.0f}")
+    for verdict in (REPORT, CAUTION):
+        axis.plot([], [], color=SOFT, linestyle="", label=verdict, **verdict_mark(verdict, size=6))
+    axis.set(xlim=(0, 1.02), xlabel=folded("share of accepted intervals that hold the truth, with its interval", 46))
+    axis.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    name_rows(axis, names)
+    axis.grid(axis="x")
+    figure.legend(loc="outside lower left", ncols=2)
+    return drawn(figure, finding, "Share of accepted intervals that hold the truth, by estimator", "; ".join(facts))
+
+
+@styled
+def accuracy(table: pd.DataFrame) -> Drawn:
+    """Error against refusals: the share of estimates that are refused and the root mean squared error of all of them,
+    per estimator, a mark for each judge; `table` as from `ablations.summary.accuracy`."""
+    best, names = table.iloc[0], list(dict.fromkeys(table.estimator))
+    finding = f"{best.estimator} is closest to the truth (RMSE {best.rmse:.2f}, {percent(best.refused)} refused)"
+    figure, axes = panels(2, 2, 0.33 * len(names) + 0.95, sharey=True)
+    judges = list(dict.fromkeys(table.judge))
+    for i, judge in enumerate(judges):
+        part = table[table.judge == judge]
+        y = part.estimator.map(names.index) + 0.56 * ((i + 0.5) / len(judges) - 0.5)
+        colours = [ACCENT if name == best.estimator else SOFT for name in part.estimator]
+        for axis, values in zip(axes, (part.refused, part.rmse), strict=True):
+            axis.hlines(y, 0, values, colors=colours, linewidth=1)
+            axis.scatter(values, y, s=26, c=colours if i == 0 else "white", edgecolors=colours, marker="osD^v"[i % 5])
+    for i, judge in enumerate(judges):
+        fill = SOFT if i == 0 else "white"
+        axes[0].plot([], [], linestyle="", color=SOFT, label=judge, marker="osD^v"[i % 5], markerfacecolor=fill)
+    for axis in axes:
+        axis.set_xlim(left=0)
         axis.grid(axis="x")
-    for population, look in marks.items():
-        shown[0][0].plot([], [], linestyle="", marker=look.marker, color=look.colour, label=population)
-    note = "accepted intervals that hold the truth (half filled: CAUTION), binomial intervals over all marks"
-    figure.legend(loc="outside lower center", ncols=min(len(marks), 4), handletextpad=0.3, columnspacing=1.2,
-                  title=note)  # fmt: skip
-    return drawn(figure, finding, "Share of accepted intervals that hold the truth, by case, estimator and population")
+        name_rows(axis, names)
+    axes[0].set(xlabel="refused", xlim=(-0.03, 1.03))
+    axes[0].xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    axes[1].set_xlabel("root mean squared error")
+    figure.legend(loc="outside lower left", ncols=2)
+    facts = [f"{r.estimator} by {r.judge} {percent(r.refused)} refused, error {r.rmse:.2f}" for r in table.itertuples()]
+    return drawn(figure, finding, "Refusals and errors by estimator and judge", "; ".join(facts))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.textpath import text_to_path
 
 from arena10k.report.display import Drawn
 
@@ -24,20 +25,27 @@ if TYPE_CHECKING:
     from matplotlib.typing import LineStyleType
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
-#: Inches; at 96 pixels per inch the width of a report's text column.
-WIDTH = 7.6
-INK, SOFT, GRID, BAND = "#1b2126", "#56616b", "#dfe3e4", "#dceee6"
-#: seaborn's colour-blind palette; what had under 3:1 against white (WCAG 1.4.11) is darkened, its hue kept.
-COLOURS = ("#0173b2", "#ca8205", "#029e73", "#cb74ba", "#d55e00", "#c4844e", "#919191", "#1d99e0")
+#: Inches; at 96 pixels per inch the width of a report's text column, and of a phone's.
+WIDTH, NARROW = 7.6, 3.5
+#: What is a headline, and all that is no policy, has the accent or is grey.
+INK, SOFT, GRID, BAND, ACCENT, BAD = "#1b2126", "#56616b", "#dfe3e4", "#dceee6", "#0b5a75", "#9c1f2e"
+#: Of policies: those of Okabe and Ito, then two of Tol; what had under 3:1 against white (WCAG 1.4.11) is darkened.
+COLOURS = ("#0173b2", "#ca8205", "#029e73", "#cb74ba", "#d55e00", "#882255", "#332288", "#1d99e0")
+#: Zero is paper.
+SHADES = LinearSegmentedColormap.from_list("shades", ["white", ACCENT])
 _MARKERS = "osD^vPX*"
 #: Lines only: dots and circles make an SVG ten times as large.
 _HATCHES = ("", "///", "\\\\\\", "xxx", "|||", "---", "+++", "//")
 _LINES: Sequence[LineStyleType] = "-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 1, 2))
-_TITLE = FontProperties(family="DejaVu Sans", weight="bold", size=11.5)
+#: Points of a panel, beyond which a PNG is smaller than an SVG.
+MANY = 2000
+_policies: list[str] = []
+_width = ContextVar("width", default=WIDTH)
 
-#: Draws with the project's style, and leaves matplotlib's settings as they were.
-styled = rc_context(
+#: Leaves matplotlib's settings as they were.
+_style = rc_context(
     {
         **sns.axes_style("ticks"),
         **sns.plotting_context("notebook"),
@@ -61,6 +69,32 @@ styled = rc_context(
 )
 
 
+def styled(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
+    """Draw in the project's style, once for a page and once for a phone; matplotlib's settings stay as they were."""
+
+    once = _style(draw)
+
+    @wraps(draw)
+    def both(*args: P.args, **options: P.kwargs) -> Drawn:
+        wide, token = once(*args, **options), _width.set(NARROW)
+        try:
+            return replace(wide, narrow=once(*args, **options).figure)
+        finally:
+            _width.reset(token)
+
+    return both
+
+
+def is_narrow() -> bool:
+    """Whether what is drawn is for a phone: little room beside it, much below."""
+    return _width.get() == NARROW
+
+
+def colour(policies: Iterable[str]) -> None:
+    """From here on each of a run's policies, the logging policy first, has the look of its place in every figure."""
+    _policies[:] = policies
+
+
 @dataclass(frozen=True)
 class Look:
     """How one series is drawn, told apart by colour and by one of marker, hatch or line."""
@@ -72,9 +106,12 @@ class Look:
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look per name, by order; after eight the looks repeat with shifted shapes."""
-    shown = {}
-    for i, name in enumerate(names):
+    """A look per name: of a policy that which `colour` gave it, else by order. After eight, the looks repeat with
+    shifted shapes."""
+    shown, names = {}, list(dict.fromkeys(names))
+    known = _policies if set(names) & set(_policies) else []
+    for name in names:
+        i = [*known, *(other for other in names if other not in known)].index(name)
         shape = (i + i // 8) % 8
         shown[name] = Look(COLOURS[i % 8], _MARKERS[shape], _HATCHES[shape], _LINES[shape])
     return shown
@@ -94,25 +131,13 @@ def contrast(one: Any, other: Any) -> float:
     return float((light + 0.05) / (dark + 0.05))
 
 
-def panels(n: int, columns: int, title: str, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure with `n` axes in rows of `columns`, each row `height` inches, and its finding as a left-aligned title,
-    whose lines come on top. A single word of it is never broken."""
-    columns = min(columns, max(n, 1))
+def panels(n: int, columns: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure with `n` axes in rows of `columns`, on a phone below each other, each row `height` inches."""
+    columns = 1 if is_narrow() else min(columns, max(n, 1))
     rows = -(-max(n, 1) // columns)
-    lines = [""]
-    for word in title.split():
-        longer = f"{lines[-1]} {word}".strip()
-        points, _, _ = text_to_path.get_text_width_height_descent(longer, _TITLE, ismath=False)
-        if points / 72 <= WIDTH - 0.24 or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    band = 0.24 * len(lines) + 0.14
     # Not through pyplot: no global list of open figures, and no second display in a notebook.
-    tall = round(rows * height + band, 2)
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, rect=(0, 0, 1, 1 - band / tall))
-    figure = Figure(figsize=(WIDTH, tall), layout=layout)
-    figure.text(0.012, 1 - 0.09 / tall, "\n".join(lines), va="top", font=_TITLE, linespacing=1.25)
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
+    figure = Figure(figsize=(_width.get(), round(rows * height, 2)), layout=layout)
     axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
     for spare in axes[n:]:
         spare.remove()
@@ -120,13 +145,13 @@ def panels(n: int, columns: int, title: str, height: float, **options: Any) -> t
 
 
 def gallery(
-    items: Mapping[str, T], columns: int, title: str, height: float, across: str = "", up: str = "", **options: Any
+    items: Mapping[str, T], columns: int, height: float, across: str = "", up: str = "", **options: Any
 ) -> tuple[Figure, list[tuple[Axes, str, T, Look]]]:
     """`panels` with one panel, its name and a look for each of the items; words for all axes `across` and `up`."""
-    figure, axes = panels(len(items), columns, title, height, **options)
+    figure, axes = panels(len(items), columns, height, **options)
     for words, place in ((across, figure.supxlabel), (up, figure.supylabel)):
         if words:
-            place(words)
+            place(folded(words, 52))
     for axis, name in zip(axes, items, strict=True):
         axis.set_title(name)
     return figure, list(zip(axes, items, items.values(), looks(items).values(), strict=True))
@@ -150,9 +175,22 @@ def beside(axis: Axes, at: float, words: str, x: float = 1.0, **options: Any) ->
     axis.text(x, at, words, transform=axis.get_yaxis_transform(), va="center", **{"ha": "right"} | options)
 
 
+def folded(words: str, width: int) -> str:
+    """The words in lines of so many characters, where there is little room."""
+    return "\n".join(textwrap.wrap(words, width, break_long_words=False)) if is_narrow() else words
+
+
+def key(axis: Axes, columns: int = 2) -> None:
+    """The legend of a figure's only axes, beside them or, on a phone, below."""
+    if is_narrow():
+        axis.figure.legend(*axis.get_legend_handles_labels(), loc="outside lower left", ncols=columns)
+    else:
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3)
+
+
 def name_rows(axis: Axes, names: Iterable[str]) -> None:
     """Names of rows at 0, 1, ... from the top down."""
-    names = list(names)
+    names = [folded(name, 20) for name in names]
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
@@ -165,10 +203,10 @@ def cells(axis: Axes, values: pd.DataFrame, words: pd.DataFrame, **colours: Any)
     for (i, j), value in np.ndenumerate(values.to_numpy(float)):
         ground = tuple(image.to_rgba(np.array([value]))[0])
         ink = max(("black", "white"), key=lambda ink: contrast(ink, ground)) if np.isfinite(value) else SOFT
-        axis.text(j, i, words.iat[i, j], ha="center", va="center", fontsize=8, color=ink)
-    tilt: dict[str, Any] = {"rotation": 45, "ha": "right"} if values.shape[1] > 6 else {}
+        axis.text(j, i, words.iat[i, j], ha="center", va="center", fontsize=9, color=ink)
+    tilt: dict[str, Any] = {"rotation": 45, "ha": "right"} if values.shape[1] > 6 or is_narrow() else {}
     axis.set_xticks(range(values.shape[1]), list(values.columns), **tilt)
-    axis.set_yticks(range(values.shape[0]), list(values.index))
+    axis.set_yticks(range(values.shape[0]), [folded(str(name), 15) for name in values.index])
     axis.tick_params(length=0)
     return image
 

@@ -12,7 +12,21 @@ import pandas as pd
 from arena10k.estimation.diagnostics import top_shares
 from arena10k.estimation.pareto import audit_weights, tail_fit
 from arena10k.estimation.thresholds import MAX_KHAT, MEAN_WEIGHT_RANGE, MIN_ESS_FRACTION
-from arena10k.plots.style import BAND, INK, SOFT, drawn, empty, gallery, looks, note, panels, styled
+from arena10k.plots.style import (
+    BAND,
+    INK,
+    MANY,
+    SOFT,
+    drawn,
+    gallery,
+    is_narrow,
+    key,
+    looks,
+    name_rows,
+    note,
+    panels,
+    styled,
+)
 from arena10k.report.display import Drawn
 from arena10k.wording import listed, number, percent
 
@@ -20,8 +34,8 @@ from arena10k.wording import listed, number, percent
 LogWeights = Mapping[str, np.ndarray]
 #: How many of the heaviest rows are told apart.
 TOP = 10
-#: Points of a curve, at most: more cannot be seen and make a page large. Of a panel, beyond which PNG is smaller.
-_POINTS, _MANY = 400, 2000
+#: Points of a curve, at most: more cannot be seen and make a page large.
+_POINTS = 400
 _NONE = "No policy has a usable log-weight"
 
 
@@ -55,7 +69,7 @@ def log_weights(log_weight: LogWeights) -> Drawn:
     everything = np.concatenate([*finite.values(), [0.0]])
     low, high = np.floor(everything.min()), np.ceil(everything.max())
     bins, across = list(np.linspace(low, max(high, low + 1), 41)), "log-weight (nats); dashed: weight one"
-    figure, shown = gallery(finite, 3, finding, 2.0, across, "rows", sharex=True)
+    figure, shown = gallery(finite, 3, 2.0, across, "rows", sharex=True)
     for axis, policy, values, look in shown:
         if values.size:
             axis.hist(values, bins, color=look.colour, hatch=look.hatch, linewidth=0.2)
@@ -94,7 +108,7 @@ def reward_by_weight(log_weight: LogWeights, reward: Mapping[str, np.ndarray]) -
         most = ", the most of any policy" if len(held) > 1 else ""
         finding = f"The {TOP} heaviest rows hold {percent(held[worst])} of the weight of {worst}{most}"
     words = f"log-weight (nats); circled: the {TOP} heaviest rows", "reward" + " (spread a little)" * some_spread
-    figure, shown = gallery(pairs, 3, finding, 2.1, *words, sharey=True)
+    figure, shown = gallery(pairs, 3, 2.1, *words, sharey=True)
     for axis, policy, (x, y), look in shown:
         heavy = np.argsort(x, kind="stable")[::-1][:TOP]
         axis.scatter(x, y, s=11, color=look.colour, marker=look.marker, alpha=0.45, linewidth=0)
@@ -103,7 +117,7 @@ def reward_by_weight(log_weight: LogWeights, reward: Mapping[str, np.ndarray]) -
         axis.grid(axis="y")
         axis.margins(x=0.06)
         axis.locator_params(axis="x", nbins=4)
-    kind = "png" if max((x.size for x, _ in pairs.values()), default=0) > _MANY else "svg"
+    kind = "png" if max((x.size for x, _ in pairs.values()), default=0) > MANY else "svg"
     return drawn(figure, finding, "Judge score against log-weight", kind=kind)
 
 
@@ -120,7 +134,7 @@ def overlap(log_weight: LogWeights) -> Drawn:
         finding = f"{'Every' if len(good) else 'No'} policy passes {checks}"
     else:
         finding = f"Only {listed(list(good.index))} {'passes' if len(good) == 1 else 'pass'} {checks}"
-    figure, (left, right) = panels(2, 2, finding, 0.75 + 0.36 * len(summary), sharey=True)
+    figure, (left, right) = panels(2, 2, 0.75 + 0.36 * len(summary), sharey=True)
     rows, shown = np.arange(len(summary))[::-1], looks(summary.index)
     text: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
     for row, (name, n, mean, ess, *_) in zip(rows, summary.itertuples(), strict=True):
@@ -168,7 +182,7 @@ def ccdf(log_weight: LogWeights) -> Drawn:
         shape = fits[heavy].shape
         limit = "above" if shape >= MAX_KHAT else "below"
         finding += f"; the heaviest fitted tail is that of {heavy}, k-hat {shape:.2f}, {limit} {MAX_KHAT:g}"
-    figure, (axis,) = panels(1, 1, finding, 3.3)
+    figure, (axis,) = panels(1, 1, 3.3)
     for policy, values in usable.items():
         look, x = shown[policy], np.sort(values[np.isfinite(values)])
         # All of the heaviest rows and fewer of the others.
@@ -184,18 +198,18 @@ def ccdf(log_weight: LogWeights) -> Drawn:
             grid, share = grid[share > 0] / np.log(10), share[share > 0]
             axis.plot(grid, share, color=look.colour, linewidth=4.5, alpha=0.35, solid_capstyle="butt")
     axis.axvline(0, color=SOFT, linewidth=1)
-    axis.set(xlabel="log10 of the weight w", ylabel="share of rows of weight w or more")
+    axis.set(xlabel="log10 of the weight w", ylabel="share of rows above w (logarithmic)")
     axis.grid()
     if usable:
         axis.plot([], [], color=SOFT, linewidth=4, alpha=0.35, label="fitted tail")
         axis.set_yscale("log")
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3)
+        key(axis)
     return drawn(figure, finding, "Tail of the weights on logarithmic axes, with fitted tails")
 
 
 @styled
 def ceiling(audit: pd.DataFrame) -> Drawn:
-    """Effective sample size against total weight / largest weight (`attribution.ceiling_audit`): equal on the diagonal.
+    """Effective sample size and total weight / largest weight (`attribution.ceiling_audit`), a row for each policy.
 
     Filled marks: more than one row tied at the largest weight and ESS within 10 % of their number.
     """
@@ -208,26 +222,21 @@ def ceiling(audit: pd.DataFrame) -> Drawn:
         equal = list(audit.policy[(audit.tied > 1) & ((audit.ess / audit.tied - 1).abs() <= 0.1)])
         finding = "No policy's effective sample size is the number of rows tied at its largest weight"
         finding += f", but for {listed(equal)}, whose weights are all equal" if equal else ""
-    figure, (axis,) = panels(1, 1, finding, 3.4)
-    known, shown = audit[audit.rows > 0], looks(audit.policy)
-    if known.empty:
-        empty(axis, "no usable log-weight")
-        return drawn(figure, finding, "Effective sample size: nothing to show")
-    high = 1.6 * max(known.ess.max(), known.ceiling.max())
-    diagonal = "equal: only the ceiling counts"
-    axis.plot([0.8, high], [0.8, high], color=SOFT, linewidth=1, linestyle="--", label=diagonal)
-    # Marks at one place are drawn inside each other.
-    place = known.ess.round(3).astype(str) + known.ceiling.round(3).astype(str)
-    sizes = 10 + 5 * place.groupby(place).cumcount(ascending=False)
-    for r, size in zip(known.itertuples(), sizes, strict=True):
+    known, shown = audit[audit.rows > 0].reset_index(drop=True), looks(audit.policy)
+    figure, (axis,) = panels(1, 1, 1.0 + 0.3 * max(len(known), 1))
+    # A row for each policy: marks in one field would hide each other.
+    for y, r in enumerate(known.itertuples()):
         look = shown[r.policy]
-        fill = look.colour if r.clip_dominated else "white"
-        axis.plot(r.ceiling, r.ess, linestyle="", color=look.colour, marker=look.marker, markersize=size,
-                  markeredgewidth=1.8, markerfacecolor=fill, label=r.policy)  # fmt: skip
-    axis.set(xscale="log", yscale="log", xlim=(0.8, high), ylim=(0.8, high))
-    axis.set(xlabel="total weight / largest weight (rows at a ceiling)", ylabel="effective sample size (rows)")
-    axis.grid(True)
-    axis.legend(loc="upper left")
+        axis.plot([r.ess, r.ceiling], [y, y], color=look.colour, linewidth=1.4)
+        axis.plot(r.ceiling, y, linestyle="", color=look.colour, marker="|", markersize=15, markeredgewidth=2)
+        axis.plot(r.ess, y, linestyle="", color=look.colour, marker=look.marker, markersize=7, markeredgewidth=1.6,
+                  markerfacecolor=look.colour if r.clip_dominated else "white")  # fmt: skip
+    name_rows(axis, known.policy)
+    if len(known):
+        axis.set(xscale="log", xlim=(0.8, 1.6 * max(known.ess.max(), known.ceiling.max())))
+    under = "\n" if is_narrow() else " "
+    axis.set_xlabel(f"rows (logarithmic); mark: effective sample size,{under}upright: total weight / largest weight")
+    axis.grid(axis="x")
     facts = [(r.policy, number(r.ess), number(r.ceiling), r.tied) for r in audit.itertuples()]
     details = "; ".join("{} ESS {}, ceiling count {}, tied {}".format(*fact) for fact in facts)
     return drawn(figure, finding, "Effective sample size against rows at the ceiling, on log axes", details)

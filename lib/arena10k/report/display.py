@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ class Drawn:
 
     `finding` is its title, the sentence, without its full stop, that the data bear out; `alt` says in words what it
     shows, for those who cannot see it (ValueError where it is empty); `kind` is ``svg`` for lines and bars or ``png``
-    for thousands of points (ValueError for another); `caption` is plain text under it.
+    for thousands of points (ValueError for another); `caption` is plain text under it; `narrow` the same for phones.
     """
 
     figure: Figure
@@ -45,6 +45,7 @@ class Drawn:
     alt: str
     kind: str = "svg"
     caption: str = ""
+    narrow: Figure | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.alt, str) or not self.alt.strip():
@@ -60,18 +61,25 @@ class Drawn:
         return "\n".join(map(visible, filter(None, (f"[Figure: {self.alt.strip()}]", self.caption))))
 
     def _repr_html_(self) -> str:
+        # The page's style chooses between the two; Jupyter shows the first.
+        images = self._image(self.figure, "wide" if self.narrow else "")
+        if self.narrow:
+            images += self._image(self.narrow, "narrow").replace("<img", '<img style="display:none"', 1)
+        title = f"<figcaption><strong>{escape(visible(self.finding))}</strong></figcaption>" if self.finding else ""
+        note = f'<p class="note">{escape(visible(self.caption))}</p>' if self.caption else ""
+        # White behind the figure: its ink is dark in every theme of Jupyter and of the report.
+        return f'<figure>{title}<div class="plate" style="background:#fff">{images}</div>{note}</figure>'
+
+    def _image(self, figure: Figure, name: str) -> str:
         if self.kind == "svg":
-            source = f"data:image/svg+xml,{svg_text(self.figure).translate(_QUOTED)}"
+            source = f"data:image/svg+xml,{svg_text(figure).translate(_QUOTED)}"
         else:
             stream = io.BytesIO()
-            self.figure.savefig(stream, format="png", dpi=2 * CSS_DPI, metadata={"Software": None}, facecolor="white")
+            figure.savefig(stream, format="png", dpi=2 * CSS_DPI, metadata={"Software": None}, facecolor="white")
             source = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
-        width, height = (round(inches * CSS_DPI) for inches in self.figure.get_size_inches())
+        width, height = (round(inches * CSS_DPI) for inches in figure.get_size_inches())
         words = escape(visible(" ".join(self.alt.split())))
-        image = f'<img src="{source}" alt="{words}" width="{width}" height="{height}">'
-        legend = f"<figcaption>{escape(visible(self.caption))}</figcaption>" if self.caption else ""
-        # White behind the figure: its ink is dark in every theme of Jupyter and of the report.
-        return f'<figure><div class="plate" style="background:#fff">{image}</div>{legend}</figure>'
+        return f'<img{_class(name)} src="{source}" alt="{words}" width="{width}" height="{height}">'
 
 
 def svg_text(fig: Figure) -> str:
@@ -91,6 +99,8 @@ def svg_text(fig: Figure) -> str:
     svg = _REFERENCE.sub(lambda match: match[1] + ids[match[2]], svg)
     svg = re.sub(r' id="([^"]+)"', lambda match: f' id="{ids[match[1]]}"' if match[1] in ids else "", svg)
     svg = re.sub(r'(<use [^>]*)transform="translate\((\S+) 0\)"', r'\1x="\2"', svg)
+    # Between a letter of a path and a number no space is needed.
+    svg = re.sub(r' d="[^"]*"', lambda match: ' d="' + re.sub(r"\s*([A-Za-z])\s*", r"\1", match[0][4:]), svg)
     return re.sub(r"\s+", " ", svg).replace("> <", "><").strip()
 
 
@@ -204,16 +214,21 @@ class Table:
 
 @dataclass(frozen=True)
 class Folded:
-    """A table behind a summary line, which opens it on a page; plain text has only the line."""
+    """Tables and figures behind a summary line, which opens them on a page; plain text has only the line."""
 
     summary: str
-    content: Table
+    content: Sequence[Table | Drawn]
+
+    def __init__(self, summary: str, *content: Table | Drawn):
+        object.__setattr__(self, "summary", summary)
+        object.__setattr__(self, "content", content)
 
     def __repr__(self) -> str:
         return self.summary
 
     def _repr_html_(self) -> str:
-        return f"<details><summary>{escape(visible(self.summary))}</summary>{self.content._repr_html_()}</details>"
+        inner = "\n".join(part._repr_html_() for part in self.content)
+        return f"<details><summary>{escape(visible(self.summary))}</summary>{inner}</details>"
 
 
 def table(

@@ -21,7 +21,7 @@ from arena10k.inputs.prompts import FILTERS
 from arena10k.report.display import badge
 from arena10k.report.files import write_text
 from arena10k.report.page import Outline, environment, footer_facts
-from arena10k.report.summary import LOGGED_ONLY, Row, headline, headline_rows, is_refused, remarks, verdict
+from arena10k.report.summary import LOGGED_ONLY, Row, differences, headline, headline_rows, is_refused, remarks, verdict
 from arena10k.wording import (
     ESTIMATOR_WORDS,
     MISSING,
@@ -184,7 +184,8 @@ def index(
             alarms=[*([f"Failed, and not up to date: {listed(failed)}."] if failed else []), *alarms],
             notes=[*(remarks(estimates, width) if estimates else ()), *notes],
             level=level(confidence),
-            differences=_differences(estimates),
+            differences=differences(estimates),
+            difference_axis=Axis.over([0.0, *_ends(differences(estimates)[1])]),
             rows=rows,
             axis=Axis.over([scale.low, scale.high, *_ends(rows)]),
             policies=policies or {},
@@ -231,25 +232,6 @@ class Axis:
 
 def _ends(rows: Sequence[Row]) -> list[float]:
     return [row[key] for row in rows for key in ("low", "value", "high", "truth") if not is_missing(row[key])]
-
-
-def _differences(estimates: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Every policy minus the logging policy, or, without that, minus the first; the best first. None without a pair."""
-    contrasts = estimates.get("contrasts") or ()
-    named = {c[side] for c in contrasts for side in "ab"}
-    if not named:
-        return None
-    own = estimates.get("logging_policy")
-    baseline = own if own in named else next(r["policy"] for r in reversed(headline(estimates)) if r["policy"] in named)
-    rows = []
-    for c in contrasts:
-        if baseline in (c["a"], c["b"]):
-            sign, policy = (1, c["a"]) if c["b"] == baseline else (-1, c["b"])
-            low, value, high = sorted((sign * c["low"], sign * c["difference"], sign * c["high"]))
-            result = ("better" if value > 0 else "worse") if c["significant"] else "not distinguishable"
-            rows.append({"policy": policy, "value": value, "low": low, "high": high, "truth": None, "result": result})
-    rows.sort(key=lambda row: -row["value"])
-    return {"baseline": baseline, "rows": rows, "axis": Axis.over([0.0, *_ends(rows)])}
 
 
 def _values(estimates: Mapping[str, Any], truth: Mapping[str, float], scale: Scale) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from html import escape, unescape
@@ -22,6 +22,7 @@ from markupsafe import Markup
 from arena10k import __version__
 from arena10k.report.display import SEARCHABLE, badge
 from arena10k.report.files import write_text
+from arena10k.report.glossary import explained
 from arena10k.wording import MISSING, format_value, is_missing, rounded, signed, visible
 
 if TYPE_CHECKING:
@@ -41,11 +42,13 @@ def render(
     html_path: str | os.PathLike[str],
     provenance: Mapping[str, Any] | None = None,
     home: str = "index.html",
+    neighbours: Sequence[tuple[str, str] | None] = (None, None),
 ) -> Path:
     """Write the page of an executed notebook. OSError or nbformat.reader.NotJSONError where it cannot be read.
 
     `provenance` is shown in the footer: `run` (which also names the way back to the run's index, `home` as seen from
-    the page), `stage`, `created`, `revision` or whatever else the caller knows; empty values are left out.
+    the page), `stage`, `created`, `revision` or whatever else the caller knows; empty values are left out. `neighbours`
+    are address and name of the previous and the next page, where there is one.
     """
     import nbformat
 
@@ -63,6 +66,7 @@ def render(
             provenance=footer_facts(provenance or {}),
             run=(provenance or {}).get("run"),
             home=home,
+            neighbours=neighbours,
             error=visible(_ANSI.sub("", errors[0])) if errors else None,
         )
     )
@@ -158,6 +162,8 @@ def _address(mime: str, data: bytes) -> str:
 
 
 _VOID = {"br", "hr", "img", "col"}
+#: Where the words of the glossary are explained, and where not, inside these.
+_PROSE, _NOT_PROSE = {"p", "li", "figcaption"}, {"a", "code", "pre", "summary", "table", "h1", "h2", "h3", "h4", "abbr"}
 _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 _TAGS = frozenset(_VOID | _HEADINGS | {
     "a", "abbr", "b", "bdi", "blockquote", "caption", "cite", "code", "colgroup", "dd", "del", "details", "div", "dl",
@@ -189,6 +195,7 @@ class Outline:
     title: str = ""
     headings: list[tuple[int, str, str]] = field(default_factory=list)
     regions: Counter[str] = field(default_factory=Counter)
+    explained: set[str] = field(default_factory=set)
 
     def add(self, level: int, text: str) -> tuple[int, str]:
         """Note a heading. Its level, below the title and at most one deeper than the heading before it, and its id."""
@@ -261,7 +268,9 @@ class _Cleaner(HTMLParser):
                 pass
 
     def handle_data(self, data: str) -> None:
-        self.parts.append(escape(visible(data), quote=False))
+        text = visible(data)
+        plain = self.open and _PROSE.intersection(self.open) and not _NOT_PROSE.intersection(self.open)
+        self.parts.append(explained(text, self._outline.explained) if plain else escape(text, quote=False))
 
     def close_tag(self) -> str:
         tag = self.open.pop()

@@ -38,6 +38,26 @@ def headline(estimates: Mapping[str, Any]) -> list[Row]:
     return sorted(best, key=lambda r: (not accepted(r), 1e300 if is_missing(r["value"]) else -r["value"]))
 
 
+def differences(estimates: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+    """The logging policy, or, without that, the first, and every policy's value minus its: the best first. No rows
+    without a pair."""
+    contrasts = estimates.get("contrasts") or ()
+    named = {c[side] for c in contrasts for side in "ab"}
+    if not named:
+        return "", []
+    own = str(estimates.get("logging_policy"))
+    others = (row["policy"] for row in reversed(headline(estimates)) if row["policy"] in named)
+    baseline: str = own if own in named else next(others)
+    rows = []
+    for c in contrasts:
+        if baseline in (c["a"], c["b"]):
+            sign, policy = (1, c["a"]) if c["b"] == baseline else (-1, c["b"])
+            low, value, high = sorted((sign * c["low"], sign * c["difference"], sign * c["high"]))
+            result = ("better" if value > 0 else "worse") if c["significant"] else "not distinguishable"
+            rows.append({"policy": policy, "value": value, "low": low, "high": high, "truth": None, "result": result})
+    return baseline, sorted(rows, key=lambda row: -row["value"])
+
+
 def headline_rows(estimates: Mapping[str, Any]) -> list[Row]:
     """The rows of `estimates.json` in the judge that headlines use."""
     judge = estimates.get("judge")

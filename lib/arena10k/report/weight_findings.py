@@ -190,6 +190,13 @@ def calibration_sentence(ctx: PolicyContext) -> str:
     )
 
 
+def plan_frame(plans: pd.DataFrame) -> pd.DataFrame:
+    """Labels that PPI++ takes in all, by policy and width of the interval."""
+    own = plans[plans.estimator == "ppi_pp"]
+    labels = own.pivot_table("labels", "policy", "width", sort=False).reindex(columns=sorted(set(own.width))[::-1])
+    return labels.rename(columns=lambda width: f"width {width:g}").reset_index()
+
+
 def plan_sentence(plans: pd.DataFrame, width: float, priced: bool, prompts: int) -> str:
     """What the wanted width takes, and what it costs; `prompts` that the run has."""
     wanted = plans[(plans.estimator == "ppi_pp") & np.isclose(plans.width, width)]

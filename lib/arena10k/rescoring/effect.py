@@ -15,7 +15,7 @@ from arena10k.frames.records import FAILED, OK, QUARANTINED, read
 from arena10k.frames.table import Table
 from arena10k.report.files import plain
 from arena10k.run import Run
-from arena10k.wording import number
+from arena10k.wording import listed, number
 
 #: Estimators that rest on weights alone, and on weights and fresh draws.
 SHOWN = ("snips", "dr_cpo")
@@ -32,7 +32,7 @@ def failures(run: Run) -> pd.DataFrame:
     itself quarantined is bad.
     """
     jobs = [LOGPROBS, *judging(run.params), ORACLE]
-    answers, rows = read(run.store, RESPONSES), read(run.store, *jobs)
+    answers, rows = read(run.source.reading, RESPONSES), read(run.source.reading, *jobs)
     answers = answers[answers.status != FAILED].rename(columns={"policy": "measured"})
     answers["response_chars"] = answers["value"].str.len().astype(float)
     rows = rows[rows.policy.isin(run.params.policies)]
@@ -92,10 +92,13 @@ def randomness_sentence(missing: dict[str, Any]) -> str:
     """Whether measurements are missing at random, as far as length, language and the other policies tell."""
     if not any(t["bad"] for t in missing["tests"]):
         return "No log-prob, score or label failed or was quarantined: nothing is missing."
-    causes = [f"{t['job']} of {t['policy']} on {WHAT[x]} (p {number(t[x])})" for t, x in dependent(missing["tests"])]
+    found: dict[tuple[str, str], list[str]] = {}
+    for t, x in dependent(missing["tests"]):
+        found.setdefault((t["job"], WHAT[x]), []).append(t["policy"])
+    causes = [f"{job} of {listed(policies)} on {what}" for (job, what), policies in found.items()]
     text = "No dependence of failures on response length, prompt length or language shows."
     if causes:
-        text = f"Measurements are not missing at random: failures depend on what is measured: {', '.join(causes)}."
+        text = f"Measurements are not missing at random: failures depend on what is measured: {'; '.join(causes)}."
     return text if missing["shared"]["p_value"] is None else f"{text} {shared_sentence(missing['shared'])}"
 
 

@@ -1,0 +1,62 @@
+"""Tables as a command line describes them: files, each with a policy, a map and what goes before it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from arena10k import paths
+from arena10k.errors import ArenaError, one_line
+from arena10k.inputs.files import File
+from arena10k.interchange import maps
+from arena10k.interchange.rows import Range, plain_names
+from arena10k.params.imported import ImportedParams
+
+
+def files(
+    given: tuple[str, ...], run: str, map_name: str, settings: list[str], scales: dict[str, Range]
+) -> tuple[str, ImportedParams, list[str]]:
+    """The run and what is imported into it, and which maps were taken. `given` are files, or POLICY=FILE; `settings`
+    are KEY=VALUE of a table, `a.b` being the key `b` within `a`. Raises ArenaError."""
+    own = _mapping(settings)
+    tables, said = [], []
+    for entry in given:
+        policy, _, name = entry.rpartition("=") if not Path(entry).exists() else ("", "", entry)
+        path = Path(name).resolve()
+        if not path.is_file():
+            raise ArenaError(f"no file {name!r}")
+        stem = re.split(r"\.", path.name)[0] or path.name
+        table: dict[str, Any] = own | {"path": str(path)}
+        # A file whose columns are all named needs no map.
+        if map_name or not {"prompt", "prompt_id"} & own.get("columns", {}).keys():
+            table["map"] = map_name or maps.guess(File(path, path.name, own.get("rows"), own.get("delimiter")))
+            said.append(f"{path.name} is read as {table['map']}: {maps.read(table['map']).about}")
+        taken = maps.read(table["map"]).columns if "map" in table else None
+        if policy or not ({"policy", "logprobs"} & own.get("columns", {}).keys() or (taken and taken.policy)):
+            table["policy"] = plain_names([policy or stem])[policy or stem]
+        tables.append(table)
+        run = run or re.sub(r"[^A-Za-z0-9_-]", "-", stem)[:64].lstrip("-_") or "imported"
+    try:
+        declared = ImportedParams.model_validate({"tables": tables} | scales)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc'][2:]))}: {fault['msg']}" for fault in error.errors()]
+        raise ArenaError("; ".join(map(one_line, faults))) from error
+    return paths.check_run_name(run), declared, said
+
+
+def _mapping(settings: list[str]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for setting in settings:
+        key, mark, value = setting.partition("=")
+        *above, last = key.split(".")
+        if not mark or not last:
+            raise ArenaError(f"{setting!r}: write KEY=VALUE, such as columns.judge=score")
+        within = made
+        for part in above:
+            within = within.setdefault(part, {})
+        within[last] = value if above[:1] == ["columns"] else yaml.safe_load(value)
+    return made
