@@ -37,7 +37,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 MOST_LINKS = 5
 #: The committed report of the sample, its results that are kept with it, and all of it with its picture, bytes.
 REPORT = ROOT / "reports" / "sample"
-RESULTS = ("estimates", "quality", "truth")
+RESULTS = ("estimates", "examples", "quality", "truth")
 MOST_BYTES = 3_000_000
 
 
