@@ -136,10 +136,13 @@ def _shifts(logprobs: dict[str, Any], sent: list[int], entries: int) -> set[int]
     own = next((said for said in (ids, tokens) if isinstance(said, list) and len(said) == entries), [])
 
     def fits(shift: int) -> bool:
-        known: dict[int, Any] = {i: i for i in sent} if own is ids else {}
-        pairs = ((i, own[at + shift]) for at, i in enumerate(sent) if 0 <= at + shift < entries)
+        first, last = max(0, -shift), min(len(sent), entries - shift)
+        there = own[first + shift : last + shift]
+        if own is ids:
+            return there == sent[first:last]
         # The text of a part of a character may depend on what stands before it (vLLM).
-        return all(known.setdefault(i, t) == t for i, t in pairs if own is ids or (t and t.isascii()))
+        pairs = [(i, t) for i, t in set(zip(sent[first:last], there, strict=True)) if t and t.isascii()]
+        return len(dict(pairs)) == len(pairs)
 
     found = {shift for shift in (-1, 0, 1) if fits(shift)} if own else None
     return found if own is ids else found or None
