@@ -247,3 +247,16 @@ def test_arguments_without_sense_are_named(name, value):
 def test_frames_without_sense_are_named(message):
     with pytest.raises(DataError, match=message):
         evaluate(*FRAMES[message](*population(SEEDED(0), n=60, k0=30)[0]))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_stand_ins_in_both_columns_are_no_weights_of_one(share):
+    rng = np.random.default_rng(0)
+    style, failed = rng.standard_normal(600), rng.random(600) < share
+    frame = pd.DataFrame({"prompt_id": np.arange(600), "judge": 0.5 + 0.1 * style.clip(-3, 3)})
+    frame["label"] = frame.judge.where(rng.random(600) < 0.5)
+    frame["logp_p0"] = -30 - 5 * rng.random(600)
+    frame["logp_terse"] = frame.logp_p0 + 0.8 * style - 0.32
+    frame.loc[failed, ["logp_p0", "logp_terse"]] = -50.0
+    left = evaluate(frame).contexts["terse", "judge"].data.logged.log_weight
+    assert np.isfinite(left).sum() == (~failed).sum()

@@ -54,7 +54,10 @@ def measured(values: np.ndarray, chars: np.ndarray, base: int) -> np.ndarray:
     values are different ones, and what a policy has in common with the logging policy to the last digit."""
     rows, lengths = np.arange(len(values)), np.nan_to_num(chars, nan=0.0)
     wrong = outliers.zeros(values, lengths, rows < 0) | outliers.repeated(values, rows)
-    wrong &= _continuous(values)
+    # Where stand-ins are most of the values, the others tell: enough of them, and different ones.
+    others = np.where(wrong, np.nan, values)
+    enough = np.isfinite(others).sum(axis=0) >= max(20, 0.05 * len(values))
+    wrong &= _continuous(values) | (_continuous(others) & enough)
     left = np.where(wrong, np.nan, values)
     for k in range(values.shape[1]):
         if k != base:
