@@ -234,7 +234,8 @@ def _edge(text: str, stops: list[int], offsets: list[int] | None) -> int:
 
 def _measured(logprobs: dict[str, Any], n: int, stop: int, **more: int) -> Measurement:
     tokens, tops = check_logprobs(logprobs["token_logprobs"][n:stop]), logprobs.get("top_logprobs") or []
-    if any(isinstance(top, dict) and mass(top) > FULL for top in tops[n:stop]):
+    # One alone is within `FULL`, as it is at most `CEILING`.
+    if any(isinstance(top, dict) and len(top) > 1 and mass(top) > FULL for top in tops[n:stop]):
         raise invalid("positive", "the candidates of one token hold more than all of the probability")
     total = math.fsum(tokens)
     check_structure(tokens, total)

@@ -95,7 +95,7 @@ class Policy:
             parts |= {"end_of_turn": self.template.end_of_turn}
         return digest(parts)
 
-    @property
+    @cached_property
     def temperature_mismatch(self) -> bool:
         """Whether log-probs, which are of temperature 1, are of another distribution than the sampled one."""
         sampler = {"temperature": self.params.temperature, "top_p": self.params.top_p, **self.asked}

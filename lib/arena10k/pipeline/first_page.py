@@ -50,8 +50,7 @@ def _examples(found: dict[str, Any]) -> dict[str, list[Any]]:
 def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:
     """By term what the numbers of the first page are of; of what is not known nothing."""
     oracle, imported = params.oracle, params.imported
-    exact = "the share of answers that an exact checker of the prompt calls right: 0 is none, 1 is all"
-    value = {"exact": exact, "model": ""}[oracle.kind]
+    value = "the share of answers that an exact checker of the prompt calls right: 0 is none, 1 is all"
     if isinstance(oracle.grader, PairGrader):
         value = f"the win rate against {params.logging_policy}, by {oracle.grader.model}; a tie is a half"
     elif oracle.grader:

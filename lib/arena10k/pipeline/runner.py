@@ -49,7 +49,7 @@ def profile_options(name: str) -> list[str]:
 
 
 def plan(command: list[str]) -> list[str]:
-    """The last lines Snakemake says of a plan that it cannot make; the quiet profile hides them."""
+    """The last lines Snakemake says of a plan that it cannot make; `--quiet` hides them."""
     at = command.index("--quiet")
     command = [*command[:at], *command[at + 2 :], "--dry-run"]
     planned = subprocess.run(command, check=False, capture_output=True, text=True)
