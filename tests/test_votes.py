@@ -315,7 +315,7 @@ TABLES = {
     "label goes not with columns.winner": {"columns": HOT["columns"] | {"label": "wa"}},
     "exact goes not with columns.winner": {"exact": True},
     "or three of 1 and 0": {"columns": HOT["columns"] | {"winner": ["wa", "wb"]}},
-    "a share of a win": {"values": {"winner": {"x": 2}}},
+    "1 of 1 values are outside of": {"columns": WORDS["columns"], "values": {"winner": {"first": 2}}},
     "go with sides": {"sides": None},
     "without a policy": {"columns": HOT["columns"] | {"policy": None}, "policy": "x"},
     "gone: is not a column|gone: no row": {"columns": HOT["columns"] | {"winner": "gone"}},
@@ -325,7 +325,7 @@ TABLES = {
 @pytest.mark.parametrize("says", TABLES)
 def test_tables_of_votes_that_cannot_be_meant_are_refused(home, says):
     with pytest.raises((ArenaError, ValueError), match=says):
-        taken(home, [PAIR], HOT | TABLES[says])
+        taken(home, [PAIR | {"w": "first"}], HOT | TABLES[says])
     assert not paths.data_dir("mine").exists()
 
 

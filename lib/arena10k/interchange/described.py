@@ -37,9 +37,9 @@ def files(
         if map_name or not {"prompt", "prompt_id"} & own.get("columns", {}).keys():
             table["map"] = map_name or maps.guess(File(path, path.name, own.get("rows"), own.get("delimiter")))
             said.append(f"{path.name} is read as {table['map']}: {maps.read(table['map']).about}")
-        taken = maps.read(table["map"]).columns if "map" in table else None
-        says_whose = "sides" in own or {"policy", "logprobs"} & own.get("columns", {}).keys()
-        if policy or not (says_whose or (taken and taken.policy)):
+        reading = maps.read(table["map"]) if "map" in table else None
+        says_whose = own.keys() & {"sides"} or own.get("columns", {}).keys() & {"policy", "logprobs"}
+        if policy or not (says_whose or (reading and (reading.columns.policy or reading.sides))):
             table["policy"] = plain_names([policy or stem])[policy or stem]
         tables.append(table)
         run = run or re.sub(r"[^A-Za-z0-9_-]", "-", stem)[:64].lstrip("-_") or "imported"

@@ -14,6 +14,7 @@ from arena10k.interchange import rows
 from arena10k.interchange.rows import Row
 from arena10k.interchange.source import Source
 from arena10k.params.imported import Reading
+from arena10k.wording import listed
 
 _UNDECLARED = "undeclared"
 
@@ -68,14 +69,12 @@ class Votes(Sides):
                 self._share(raw, names)
             except Fault as fault:
                 if fault.code == _UNDECLARED:
-                    where = f"{self.name}: {self.file.unit} {number}"
-                    raise ArenaError(f"{where}: {fault}: {fault.do}") from fault
+                    raise ArenaError(f"{self.name}: {self.file.unit} {number}: {fault}: {fault.do}") from fault
         if met and self.policy not in met:
             has = f"no row is of {self.policy!r}." if self.policy else "against which policy?"
-            counts = ", ".join(f"{name!r} in {rows:,}" for name, rows in met.most_common(MOST_LISTED))
-            more = f" and {len(met) - MOST_LISTED:,} more" if len(met) > MOST_LISTED else ""
+            counts = listed([f"{name!r} in {rows:,}" for name, rows in met.most_common()], MOST_LISTED)
             do = "write --logging-policy NAME (in a params file logging_policy: NAME)"
-            raise ArenaError(f"{self.name}: {has} The rows hold {counts}{more}: {do}")
+            raise ArenaError(f"{self.name}: {has} The rows hold {counts}: {do}")
         return list(dict.fromkeys([str(self.policy), *rivals]))
 
     def rows(self, raw: dict[str, Any]) -> list[tuple[Source, Row]]:
@@ -91,10 +90,10 @@ class Votes(Sides):
         self.beside["without a vote"] += share is None
         row = part.row(raw, policy=names[1 - base], label=share if base or share is None else 1 - share)
         texts = {name: other._checked(raw, name) for name in ("prompt", "response") if name in other.fields}
-        key, before = hash((row.prompt_id, texts.get("response"))), len(self._seen)
-        self._seen.add(key)
+        met = len(self._seen)
+        self._seen.add(hash((row.prompt_id, texts.get("response"))))
         beside = Row(row.prompt_id, {}, policy=self.policy, **texts)
-        return [(part, row), (self, beside)][: 1 + len(self._seen) - before]
+        return [(part, row), (self, beside)] if len(self._seen) > met else [(part, row)]
 
     def _names(self, raw: dict[str, Any]) -> list[str]:
         """Whose answers a row compares."""

@@ -98,8 +98,6 @@ class Reading(Section):
             yield "label_design: known_propensity goes with columns.label_propensity, the chance of each label"
         if self.sides and self.sides[0] == self.sides[1]:
             yield f"sides: both are {self.sides[0]!r}"
-        if any(not 0 <= share <= 1 for share in self.values.get("winner", {}).values() if share is not None):
-            yield "values.winner: a share of a win is from 0 to 1"
         if winner := self.columns.winner:
             others = [name for name in ("label", "label_propensity", "draw") if getattr(self.columns, name)]
             for name in [*others, *["exact"] * self.exact]:
