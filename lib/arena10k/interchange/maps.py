@@ -13,6 +13,7 @@ from arena10k.errors import ArenaError, unknown
 from arena10k.inputs.faults import Fault
 from arena10k.inputs.files import File
 from arena10k.interchange import columns
+from arena10k.params import config
 from arena10k.params.imported import Reading, TableParams
 
 #: Rows at the beginning of a file that are looked at.
@@ -45,7 +46,7 @@ def read(name: str) -> Map:
 
 def merged(params: TableParams) -> tuple[Reading, str | None, tuple[str, ...]]:
     """How the rows of a table are read, what goes before its map's; the view to be chosen, and what rows may lack.
-    A column that is named "" is none."""
+    A column that is named "" is none. Raises ArenaError."""
     keys = set(Reading.model_fields)
     given = params.model_dump(exclude_unset=True, include=keys)
     base: dict[str, Any] = {}
@@ -59,7 +60,7 @@ def merged(params: TableParams) -> tuple[Reading, str | None, tuple[str, ...]]:
     base["columns"] = {name: path for name, path in base.get("columns", {}).items() if path not in ("", None)}
     if params.policy:
         base["columns"].pop("policy", None)
-    return Reading.model_validate(base), choose, optional
+    return config.validated(Reading, params.path, base), choose, optional
 
 
 def guess(file: File) -> str:

@@ -187,8 +187,8 @@ def _keys_beside(steps: list[Any]) -> list[str]:
     return list(dict.fromkeys(key for model in beside for key in model.model_fields))
 
 
-def _validated(schema: type[S], path: Path, raw: dict[str, Any]) -> S:
-    """Raises ParamsError: one line per fault, each with file, key, what is wrong and what was given."""
+def validated(schema: type[S], where: str, raw: dict[str, Any]) -> S:
+    """Raises ParamsError: one line per fault, each with where, key, what is wrong and what was given."""
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
@@ -208,7 +208,7 @@ def _validated(schema: type[S], path: Path, raw: dict[str, Any]) -> S:
                 choices = re.findall(r"'([^']*)'", message) if fault["type"] == "literal_error" else []
                 message += "" if isinstance(given, dict | BaseModel) else f" (got {given!r:.80})"
                 message += meant(given, choices)
-            lines.append(f"{path.name}: {'.'.join(map(str, steps)) or '(top)'}: {message}")
+            lines.append(f"{where}: {'.'.join(map(str, steps)) or '(top)'}: {message}")
         raise ParamsError("\n".join(lines)) from error
 
 
@@ -242,7 +242,7 @@ def load(name: str | Path, run: str | None = None) -> Params:
     path, raw = _of_run(name, run)
     if "imported" in raw:
         raw = _merge(imported.of_data(path.name, raw), {key: value for key, value in raw.items() if value is not None})
-    return _validated(Params, path, raw)
+    return validated(Params, path.name, raw)
 
 
 class _Importing(Section):
@@ -257,5 +257,5 @@ def load_import(name: str | Path, run: str | None = None) -> tuple[str, str | No
     path, raw = _of_run(name, run)
     if "imported" not in raw or "run" not in raw:
         raise ParamsError(f"{path.name}: a file that describes an import has `run` and `imported`")
-    declared = _validated(_Importing, path, {key: raw[key] for key in _Importing.model_fields if key in raw})
+    declared = validated(_Importing, path.name, {key: raw[key] for key in _Importing.model_fields if key in raw})
     return paths.check_run_name(declared.run), declared.logging_policy, declared.imported or ImportedParams()
