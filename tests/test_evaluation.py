@@ -219,9 +219,9 @@ def test_chances_of_labelled_rows_are_there_and_a_row_that_had_none_is_no_error(
 
 ARGUMENTS = {
     "confidence": [0, 1.0, 95, float("nan"), "high"],
-    "width": [0, -1, 2.0, "a"],
+    "width": [0, -1, 2.0, "a", "0.1"],
     "judge_shift": [-0.1, 2, float("nan")],
-    "label_scale": [1, (0, 0), (1, 0), (0, float("nan")), ("a", "b")],
+    "label_scale": [1, (0, 0), (1, 0), (0, float("nan")), ("a", "b"), ("0", "1")],
     "judge_scale": [(1, 1), ("a", "b")],
     "logging_policy": [None, ""],
     "belief": ["hope"],
@@ -245,6 +245,11 @@ FRAMES = {
         a.assign(judge=[0.5, *[7.0] * 59]).set_axis(list("ab") * 30),
         b,
     ),
+    "logged.*'judge', row 0 .index .*: 7 ": lambda a, b: (
+        a.assign(judge=7.0, n=a.index).set_index(["n", "prompt_id"], drop=False),
+        b,
+    ),
+    "logged.*'policy' names 2": lambda a, b: (a.assign(policy=a.index % 2), b),
     "logged.*'judge' holds datetime64": lambda a, b: (a.assign(judge=pd.Timestamp("2026-01-01")), b),
     "prompt_id.*row 3: missing": lambda a, b: (a.assign(prompt_id=a.prompt_id.astype(str).where(a.index != 3, " ")), b),
     "complex": lambda a, b: (a.assign(judge=a.judge + 0j), b),

@@ -96,9 +96,10 @@ def test_the_same_rows_in_any_file_are_the_same_records(home, name):
 
 def test_line_numbers_are_those_of_the_file_also_behind_texts_of_several_lines(home):
     rows = [*ROWS, ROWS[0] | {"id": "bad", "score": "good"}, ROWS[1] | {"id": ""}]
-    places = {"t.csv": [10, 11], "t.jsonl": [7, 8], "t.json": [7, 8]}
+    places = {"t.csv": [12, 13], "t.jsonl": [9, 10], "t.json": [7, 8]}
     for number, (name, lines) in enumerate(places.items()):
-        written(home, name, rows)
+        path = written(home, name, rows)
+        path.write_bytes(b"\n\n" + path.read_bytes())
         _, account = brought(home, {"path": name, "columns": COLUMNS}, run=f"r{number}")
         unit = "row" if name == "t.json" else "line"
         assert [(f["unit"], f["line"], f["field"]) for f in account["malformed"]] == [
@@ -301,6 +302,7 @@ def test_true_and_false_have_no_place_on_another_scale(home):
         ("t.json", json.dumps({"data": ROWS}, indent=1).encode(), r"is one object.*rows: KEY.*data"),
         ("t.json", json.dumps({"data": ROWS}).encode(), "no row has this column.*--set rows=data"),
         ("t.json", json.dumps({"a": [1], "b": {"c": ROWS}}).encode(), "--set rows=b.c"),
+        ("t.csv", as_cells([row | {"answer": "@"} for row in ROWS], ",").replace(b"@", b"\xe9"), "answer: .*as UTF-8"),
         ("t.csv", b"id,question,answer\rq,a,b\r", "line 1: .*end in LF"),
         ("t.csv", b'"id"x,question\nid,question,answer,score,right,lp\n', "line 1: not valid CSV"),
         ("object.json", json.dumps({"data": {}}, indent=1).encode(), "data.rows holds no array"),

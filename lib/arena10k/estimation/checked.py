@@ -59,7 +59,7 @@ def _refuse(
     rows = np.flatnonzero(bad)
     if len(rows):
         what = f"{problem.format(values[rows[0]])} ({len(rows)} of {len(bad)} rows)"
-        raise DataError(f"{_place(which, frame, column, rows[0])}: {what}{advice}")
+        raise DataError(f"{_place(which, frame, column, int(rows[0]))}: {what}{advice}")
 
 
 def _place(which: str, frame: pd.DataFrame, column: Any, row: int) -> str:
@@ -83,7 +83,7 @@ def _numbers(which: str, frame: pd.DataFrame, column: Any) -> np.ndarray:
         return numbers(frame, column)
     except (TypeError, ValueError):
         row = next(i for i, v in enumerate(frame[column]) if not _is_number(v))
-        given = f"{frame[column].iloc[row]!r} is no number; leave empty what is not there (NaN)"
+        given = f"{frame[column].iloc[row]!r} is no number; write NaN where there is none"
         raise DataError(f"{_place(which, frame, column, row)}: {given}") from None
 
 
@@ -123,6 +123,8 @@ def _table(
     logps = [c for c in given if c.startswith("logp_")] if which == "logged" else []
     base = [f"logp_{logging_policy}"] if set(logps) - {f"logp_{logging_policy}"} else []
     check_columns(which, frame, ["prompt_id", *["policy"] * (which == "fresh"), *([cluster] if cluster else []), *base])
+    if which == "logged" and "policy" in frame and frame["policy"].nunique() > 1:
+        raise DataError(f"logged: column 'policy' names {frame['policy'].nunique()}: give others' rows as `fresh`")
     called = {"judge": f"judge_{MODE}", "judge_variance": f"judge_{MODE}_sd"}
     made: dict[str, Any] = {"prompt_id": names(which, frame, "prompt_id")}
     made |= {called.get(c.key, c.key): c.of(which, frame) for c in columns if c.name}
@@ -229,10 +231,10 @@ def check_scale(name: str, given: Any) -> Scale:
 def _finite(value: Any) -> np.ndarray:
     """As float64, NaN where it is no finite number."""
     try:
-        number = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+        number = np.asarray(value)
+    except ValueError:
         return np.asarray(np.nan)
-    return np.where(np.isfinite(number), number, np.nan)
+    return np.where(np.isfinite(number), number, np.nan) if number.dtype.kind in "biuf" else np.asarray(np.nan)
 
 
 def targets_of(logged: pd.DataFrame | None, logging_policy: str) -> list[str]:

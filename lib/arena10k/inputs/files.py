@@ -225,6 +225,8 @@ class File:
                     raise ArenaError(f"{self.name}: line {number}: {what}: {do}") from error
                 yield number, Fault("", what, do=do)
                 continue
+            if not cells:
+                continue
             if not head:
                 head = cells
                 if len(head) == 1 and (other := next((m for m in ";\t|" if m in head[0]), "")):
@@ -233,7 +235,7 @@ class File:
                 self._chosen(head, choose, dict.fromkeys(head, False))
             elif len(cells) == len(head):
                 yield number, {name: cell or None for name, cell in zip(head, cells, strict=True)}
-            elif cells:
+            else:
                 do = f"put texts that hold {mark!r} or line breaks in quotes"
                 yield number, Fault("", f"has {len(cells)} cells, the head has {len(head)}", do=do)
 

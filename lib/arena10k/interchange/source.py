@@ -305,6 +305,8 @@ def _advice(field: str, examples: list[Any]) -> str:
     if first := next((v for v in map(columns.opened, examples) if isinstance(v, dict | list)), None):
         inner = columns.shape({"COLUMN": first}, most=1).split(" ")[0]
         return f"name the path to the value within, such as {field}: {inner}"
+    if any(isinstance(value, str) and not rows.is_unicode(value) for value in examples):
+        return "save the file as UTF-8"
     if field not in _NUMBERS:
         return "write a text there, or name the column that has it"
     if all(isinstance(value, str) and re.fullmatch(r"[-+]?[\d.,]+ ?%?", value) for value in examples):
