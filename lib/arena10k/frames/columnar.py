@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from arena10k.analysis import NOISE
 from arena10k.collection.echo import CEILING, SENTINELS
 from arena10k.collection.jobs import DETERMINISTIC, JUDGE
 from arena10k.errors import ArenaError, one_line
@@ -101,9 +102,11 @@ def _load(path: Path, needed: str, why: str) -> Columns:
     _refuse(path, unnamed, "prompt_id is missing", "every row needs one")
     for name in [name for name in ("label", *scores) if name in columns]:
         values = columns[name].to_numpy()
-        outside = (values < 0) | (values > 1)
-        first = f"{values[outside.argmax()]:g}" if outside.any() else ""
+        near = np.clip(values, 0, 1)
+        outside = np.abs(values - near) > NOISE
+        first = f"{values[outside.argmax()]:.15g}" if outside.any() else ""
         _refuse(path, outside, f"{name} is {first}, outside [0, 1]", "divide by the scale's end")
+        columns[name] = pa.chunked_array([near])
     kinds = dict.fromkeys(_NUMBERS, pa.float64()) | dict.fromkeys(_TEXTS, pa.string())
     return {n: pa.chunked_array([pa.nulls(len(table), kind)]) for n, kind in kinds.items()} | columns
 

@@ -144,21 +144,20 @@ def compare(
     if not measures or old == new:
         lacks = f"`old` and `new` are both {old!r}" if measures else "give `judge`, `label` or both (or `winner`)"
         raise DataError(f"compare: {lacks}")
-    frame = df.reset_index(drop=True)
-    sides, parts = _sides(frame, (old, new), measures, policy), []
-    by = next((name for name in ("prompt_id", "prompt") if name in frame), None)
-    if by is None and old not in frame:
-        check_columns("df", frame, ["prompt_id"])
-    check_columns("df", frame, [cluster] if cluster else [])
-    same = {"prompt_id": names("df", frame, by) if by else frame.index}
-    same |= {"cluster": frame[cluster]} if cluster else {}
+    sides, parts = _sides(df, (old, new), measures, policy), []
+    by = next((name for name in ("prompt_id", "prompt") if name in df), None)
+    if by is None and old not in df:
+        check_columns("df", df, ["prompt_id"])
+    check_columns("df", df, [cluster] if cluster else [])
+    same: dict[str, Any] = {"prompt_id": names("df", df, by) if by else np.arange(len(df))}
+    same |= {"cluster": names("df", df, cluster)} if cluster else {}
     # The new ones first: a difference is the first minus the second.
     for side, rows, columns in reversed(sides):
         if not rows.any():
             raise DataError(f"df: no row has an answer, a score or a label of {side!r}")
         for key, name in columns.items():
-            Column(key, name, *scales[key]).of("df", frame)
-        own = pd.DataFrame({"policy": side, **same, **{key: frame[name] for key, name in columns.items()}})
+            Column(key, name, *scales[key]).of("df", df)
+        own = pd.DataFrame({"policy": side, **same, **{key: df[name] for key, name in columns.items()}})
         parts.append(own[rows])
     options |= {f"{key}_scale": ends for key, ends in scales.items()}
     options["cluster"] = "cluster" if cluster else None
@@ -182,26 +181,28 @@ def _voted(frame: pd.DataFrame, winner: str, old: str, new: str) -> tuple[pd.Dat
 
 def _sides(
     frame: pd.DataFrame, pair: tuple[str, str], measures: dict[str, Named], policy: str
-) -> list[tuple[str, pd.Series[bool], dict[str, str]]]:
+) -> list[tuple[str, Any, dict[str, Any]]]:
     """Of both sides its name, its rows, and by argument its column."""
     if not set(pair) & set(frame):
         if policy not in frame:
             hint = f"; of a long frame name the column that has {pair[0]!r} and {pair[1]!r}, policy=..."
             check_columns("df", frame, pair, hint)
-        which, one = names("df", frame, policy), {key: str(given) for key, given in measures.items()}
+        which, given = names("df", frame, policy), pd.DataFrame({"old and new": pair})
+        pair = tuple(names("compare", given, "old and new"))
         if missing := [name for name in pair if name not in set(which)]:
             raise DataError(f"df: column {policy!r}: {unknown('policy', missing[0], which.unique())}")
-        check_columns("df", frame, one.values())
-        return [(name, which == name, one) for name in pair]
+        check_columns("df", frame, measures.values())
+        return [(name, which == name, measures) for name in pair]
     check_columns("df", frame, pair)
-    _, mark, sides = told_apart(*pair)
+    _, mark, sides = told_apart(*map(str, pair))
     made = []
     for k, (answer, side) in enumerate(zip(pair, sides, strict=True)):
         columns = {}
         for key, given in measures.items():
-            if not isinstance(given, str) and len(given) != 2:
+            pair_given = isinstance(given, list | tuple)
+            if pair_given and len(given) != 2:
                 raise DataError(f"{key}: {given!r} is no pair of columns, old and new")
-            columns[key] = f"{given}{mark}{side}" if isinstance(given, str) else given[k]
+            columns[key] = given[k] if pair_given else f"{given}{mark}{side}"
             check_columns("df", frame, [columns[key]], f"; or give a pair, {key}=(old, new)")
         made.append((side, frame[[answer, *columns.values()]].notna().any(axis=1), columns))
     return made

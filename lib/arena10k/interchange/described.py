@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from arena10k import paths
 from arena10k.errors import ArenaError
@@ -25,6 +26,8 @@ def files(
     are KEY=VALUE of a table, `a.b` being the key `b` within `a`; `old` and `new` the columns of two answers. Raises
     ArenaError."""
     own = _two_sided(_mapping(settings))
+    if "path" in own:
+        raise ArenaError("path: the files are named by themselves: leave it out")
     tables, said = [], []
     for entry in given:
         policy, _, name = entry.rpartition("=") if not Path(entry).exists() else ("", "", entry)
@@ -38,12 +41,16 @@ def files(
             table["map"] = map_name or maps.guess(File(path, path.name, own.get("rows"), own.get("delimiter")))
             said.append(f"{path.name} is read as {table['map']}: {maps.read(table['map']).about}")
         reading = maps.read(table["map"]) if "map" in table else None
-        says_whose = own.keys() & {"sides"} or own.get("columns", {}).keys() & {"policy", "logprobs"}
+        says_whose = own.keys() & {"sides", "policy"} or own.get("columns", {}).keys() & {"policy", "logprobs"}
         if policy or not (says_whose or (reading and (reading.columns.policy or reading.sides))):
             table["policy"] = plain_names([policy or stem])[policy or stem]
         tables.append(table)
         run = run or re.sub(r"[^A-Za-z0-9_-]", "-", stem)[:64].lstrip("-_") or "imported"
-    declared = config.validated(ImportedParams, ", ".join(given), {"tables": tables} | scales)
+    try:
+        declared = ImportedParams.model_validate({"tables": tables} | scales)
+    except ValidationError as error:
+        lines = (re.sub(r"^tables\.\d+(\.|: )", "", line) for line in config.faults(error, ImportedParams))
+        raise ArenaError("\n".join(dict.fromkeys(lines))) from error
     return paths.check_run_name(run), declared, said
 
 
@@ -70,5 +77,12 @@ def _mapping(settings: list[str]) -> dict[str, Any]:
         within = made
         for part in above:
             within = within.setdefault(part, {})
-        within[last] = value if above[:1] == ["columns"] else yaml.safe_load(value)
+            if not isinstance(within, dict):
+                raise ArenaError(f"{setting!r}: {part} has a value, {within!r:.80}, and no keys")
+        if last in within:
+            raise ArenaError(f"{setting!r}: {key} is said twice, also as {within[last]!r:.80}: keep one")
+        try:
+            within[last] = value if above[:1] == ["columns"] else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ArenaError(f"{setting!r}: not valid YAML: put the value in quotes") from error
     return made

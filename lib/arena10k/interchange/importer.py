@@ -162,7 +162,7 @@ def _check_scales(file: FileAccount, source: Source, form: str, declared: dict[s
             option = f"imported.{key} in the params" if form == "table" else f"--{key.replace('_', '-')} LOW HIGH"
             raise ArenaError(
                 f"{file.file}: {column}: {outside:,} of {outside + within:,} values are outside of {scale}, "
-                f"they range from {low:g} to {high:g}: declare their scale with {option}"
+                f"they range from {low:.15g} to {high:.15g}: declare their scale with {option}"
             )
         name = "judge" if key == "judge_scale" else "label"
         booleans = source.booleans.union(*(part.booleans for part in source.parts))

@@ -72,9 +72,13 @@ def guess(file: File) -> str:
         try:
             some = [row for _, (_, row) in zip(range(_FIRST), tried.read(), strict=False) if isinstance(row, dict)]
         except ArenaError as error:
-            seen = seen or ("" if own.rows else str(error))
+            seen = seen or ("" if own.rows else str(error).removeprefix(f"{file.name}: "))
             continue
-        seen = columns.shape(some[0]) if some and not own.rows else seen
+        seen = (
+            "its rows have " + columns.shape(some[0]) + file.is_json * columns.rows_within(some[0])
+            if some and not own.rows
+            else seen
+        )
         if any(all(_has(row, path) for path in own.has) for row in some):
             fits.append(name)
     fits = [name for name in fits if not shipped()[name].general] or fits
@@ -83,7 +87,7 @@ def guess(file: File) -> str:
     which = f"the maps {', '.join(fits)} fit" if fits else "no map fits"
     do = "say which column holds what: --column prompt=A --column response=B --column judge=C (or a params file)"
     do = "name one with --map" if fits else do
-    raise ArenaError(f"{file.name}: {which}; its rows have {seen or 'nothing'}: {do}")
+    raise ArenaError(f"{file.name}: {which}; {seen or 'it has no rows'}: {do}")
 
 
 def _has(row: dict[str, Any], path: str) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from arena10k.analysis import NOISE
 from arena10k.errors import ArenaError
 from arena10k.inputs.faults import Fault, shown, text
 
@@ -145,10 +146,11 @@ def on_scale(field: str, value: Value, scale: Range) -> Value:
     low, high = scale
     if not isinstance(value, float):
         return value
-    if not low <= value <= high:
-        what = f"{value:g} is outside of the declared scale {low:g} to {high:g}"
+    near = min(max(value, low), high)
+    if abs(value - near) > NOISE * (high - low):
+        what = f"{value:.15g} is outside of the declared scale {low:g} to {high:g}"
         return Fault(field, what, OUT_OF_RANGE, "mend it, or declare the scale")
-    return (value - low) / (high - low)
+    return (near - low) / (high - low)
 
 
 def variance_on_scale(field: str, value: Value, scale: Range) -> Value:
@@ -169,8 +171,7 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     for name in dict.fromkeys(names):
         plain = re.sub(r"[^A-Za-z0-9_]", "_", name)[:41]
         plain = plain if plain[:1].isalpha() else f"p_{plain}"[:41]
-        if plain in out.values():
-            other = next(n for n, p in out.items() if p == plain)
+        if other := next((n for n, p in out.items() if p.casefold() == plain.casefold()), None):
             raise ArenaError(f"policies {other[:60]!r} and {name[:60]!r} would both be named {plain!r}: rename one")
         out[name] = plain
     if len(out) > MAX_POLICIES:

@@ -288,7 +288,9 @@ class Source:
                 if fault := next((self.unclear[path] for path in paths if path in self.unclear), None):
                     raise ArenaError(f"{self.name}: {fault}: {fault.do}")
                 what = f"no row has this column{meant(paths[0], self.first)}; rows have {columns.shape(self.first)}"
-                raise ArenaError(f"{self.name}: {paths[0]}: {what}")
+                raise ArenaError(
+                    f"{self.name}: {paths[0]}: {what}{self.file.is_json * columns.rows_within(self.first)}"
+                )
 
 
 def _of(name: str) -> str:
@@ -305,13 +307,14 @@ def _kind_of_number(value: Any, words: dict[str, float | None]) -> str:
 
 def _advice(field: str, examples: list[Any]) -> str:
     """What to write where values of a field cannot be read."""
-    first = next(iter(examples), None)
-    if isinstance(first, dict | list):
+    if first := next((v for v in map(columns.opened, examples) if isinstance(v, dict | list)), None):
         inner = columns.shape({"COLUMN": first}, most=1).split(" ")[0]
         return f"name the path to the value within, such as {field}: {inner}"
+    if any(isinstance(value, str) and not rows.is_unicode(value) for value in examples):
+        return "save the file as UTF-8"
     if field not in _NUMBERS:
         return "write a text there, or name the column that has it"
-    if all(isinstance(value, str) and re.fullmatch(r"-?\d+,\d+", value) for value in examples):
-        return "write numbers with a point"
+    if all(isinstance(value, str) and re.fullmatch(r"[-+]?[\d.,]+ ?%?", value) for value in examples):
+        return "write plain numbers, such as 0.8 or 1000: with a point, no commas and no %"
     words = ", ".join(f"{json.dumps(value)}: NUMBER" for value in examples if isinstance(value, str))
     return f"say what the words stand for, values: {{{field}: {{{words[:200]}}}}}" if words else "write numbers there"

@@ -50,7 +50,7 @@ class FileAccount:
     def spread(self, scale: str, bounds: Range, column: str, value: Value) -> None:
         """Count a number of a column that has a declared scale."""
         if isinstance(value, float):
-            inside = bounds[0] <= value <= bounds[1]
+            inside = not isinstance(on_scale(column, value, bounds), Fault)
             within, outside, low, high = self.spreads.get((scale, column), (0, 0, math.inf, -math.inf))
             self.spreads[scale, column] = (within + inside, outside + (not inside), min(low, value), max(high, value))
 
