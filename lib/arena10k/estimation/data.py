@@ -308,7 +308,7 @@ def policies_data(
     n, modes, made = len(logged), list(judge_modes), {}
     prompt, ids = codes("prompt_id")
     cluster, ids = codes("cluster") if "cluster" in logged and "cluster" in fresh else (prompt, ids)
-    fold = np.fromiter((prompt_fold(name, n_folds) for name in ids), dtype=np.int64, count=len(ids))[cluster]
+    fold = np.array([prompt_fold(name, n_folds) for name in ids.tolist()], dtype=np.int64)[cluster]
     code = {"prompt": prompt, "cluster": cluster, "fold": fold}
     base = _Columns(logged, {name: values[:n] for name, values in code.items()})
     drawn = _Columns(fresh, {name: values[n:] for name, values in code.items()})
