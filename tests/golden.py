@@ -38,7 +38,7 @@ def _quality(run: Run) -> Any:
 
 def _simulation(run: Run) -> Any:
     estimation = run.params.estimation.model_copy(update={"replicates": 5})
-    few = Run.of(run.params.model_copy(update={"estimation": estimation}))
+    few = Run(run.params.model_copy(update={"estimation": estimation}))
     return {"rows": few.simulate(few.table())}
 
 

@@ -204,7 +204,7 @@ def test_measures_of_a_diagnosis_are_those_of_its_rows(run, table):
     found = run.diagnose("pi_bad")
     judged = table.logged.dropna(subset=[f"judge_{found.judge}"])
     weight = np.exp((judged.logp_pi_bad - judged.logp_p0).to_numpy())
-    told = {name.split(" (")[0]: value for name, value in found.facts.items()}
+    told = {name.split(" (")[0]: value for name, value in found.measures.items()}
     assert told["mean weight"] == pytest.approx(weight.mean())
     assert told["effective sample size"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
     assert told["weight of the ten heaviest rows"] == pytest.approx(np.sort(weight)[-10:].sum() / weight.sum())

@@ -223,7 +223,7 @@ def rescore(run: str, params_file: str | None, policy: str | None, code: str | N
     with runner.only_one(params.run):
         before = again.read(params.run)
         try:
-            entry = again.rescore(Run.of(params), policy, code)
+            entry = again.rescore(Run(params), policy, code)
         finally:
             if again.read(params.run) != before:
                 names = (stage.name for stage in stages.STAGES.values() if stage.jobs)
@@ -247,7 +247,7 @@ def snapshot(run: str, name: str, params_file: str | None) -> None:
     from arena10k.run import Run
 
     params = config.load(params_file or run, run)
-    path, new = snapshots.take(Run.of(params), name)
+    path, new = snapshots.take(Run(params), name)
     if new:
         stages.out_of_date(params.run, "09_ablation_summary")
     click.echo(f"Snapshot {name}{'' if new else ' is there already, with the same content'}: {path}")

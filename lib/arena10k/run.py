@@ -50,9 +50,9 @@ class Run:
     Looking writes nothing and may be done while the run collects; frames are read once, and a new `Run` sees what was
     measured since. Examples are of `run = Run("sample")`.
 
-    `name` is a params file (`sample`, `params/local.yaml`), `run` the data folder, where it is not the one the params
-    file names. Raises ArenaError for a params file that is not there, and, once data are asked for, for a run that has
-    none; ParamsError for a params file that does not fit the schema.
+    `name` is a params file (`sample`, `params/local.yaml`) or params that are loaded already, `run` the data folder,
+    where it is not the one the params name. Raises ArenaError for a params file that is not there, and, once data are
+    asked for, for a run that has none; ParamsError for a params file that does not fit the schema.
     """
 
     def __init__(self, name: str | Path | Params = "sample", run: str | None = None):
@@ -60,11 +60,6 @@ class Run:
         self.name = self.params.run
         self.source: Recorded | Given = Given(self.params) if self.params.table else Recorded(self.params)
         plots.colour([*filter(None, [self.params.logging_policy]), *self.params.targets])
-
-    @classmethod
-    def of(cls, params: Params) -> Run:
-        """The run of params that are loaded already."""
-        return cls(params)
 
     def __dir__(self) -> list[str]:
         """What there is to ask, for autocompletion; what only stages use is there too, but not listed."""
@@ -180,9 +175,9 @@ class Run:
         return Estimates(study, chosen, judges)
 
     def diagnose(self, policy: str, judge: str | None = None, where: Where = None) -> Diagnosis:
-        """What is wrong with a policy's weights or its judge, in words, with the measures behind them: `.problems`,
-        `.facts`, `.verdicts`, and `.figure(name)` for a name in `.figures`. Parameters and errors as for `estimate`, of
-        one policy and judge.
+        """What is wrong with a policy's weights or its judge, in words, with what is behind them: `.problems`,
+        `.measures`, `.verdicts`, and `.figure(name)` for a name in `.figures`. Parameters and errors as for `estimate`,
+        of one policy and judge.
 
         >>> found = run.diagnose("pi_bad")
         >>> "off_support" in set(found.problems.reason)
@@ -292,9 +287,9 @@ class Run:
         return self.source.store
 
     @property
-    def flags(self) -> dict[str, list[str]]:
+    def facts(self) -> dict[str, list[str]]:
         """What is known of policies and shows in no array: see `estimation.context`."""
-        return self.source.flags
+        return self.source.facts
 
     @property
     def created(self) -> str | None:
@@ -307,7 +302,7 @@ class Run:
 
     def labelled_judgments(self) -> pd.DataFrame:
         """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `label`, `judge_*`."""
-        rows = answers.scored(self._frames())
+        rows = answers.with_scores(self._frames())
         rows = rows[rows.status == "ok"].dropna(subset="label")
         judges = [JUDGE + name for name in self._whole.table.judges]
         rows = rows.reindex(columns=[*KEY, "label", *judges]).dropna(subset=judges, how="all")
@@ -336,7 +331,7 @@ class Run:
         names = list(arrays) if policies is None else list(policies)
         chosen = {p: {m: data for m, data in arrays[p].items() if modes is None or m in modes} for p in names}
         clones = self.source.clones(table)
-        known = (table.quarantined, self.flags, estimators)
+        known = (table.quarantined, self.facts, estimators)
         return evaluation.study(chosen, e.analysis, *known, clones=clones, judge=e.judge)
 
     def estimates(self, table: Table, study: Evaluation | None = None) -> dict[str, Any]:
@@ -378,7 +373,7 @@ class Run:
             lacks = f"has log-probs of a target and of {table.logging_policy}, so there are no weights to investigate"
         if lacks:
             raise NothingToShow(f"run {self.name!r}: no logged response {lacks}")
-        return attribution.investigate_table(table, e.judge, analysis=e.analysis, flags=self.flags)
+        return attribution.investigate_table(table, e.judge, analysis=e.analysis, facts=self.facts)
 
     @property
     def records_file(self) -> Path:

@@ -180,7 +180,7 @@ def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
         raise NothingToShow(f"run {run.name!r}: no response has a score of the judge {cell.judge}")
     arrays = {p: modes[cell.judge] for p, modes in run.arrays(seen).items() if p != seen.logging_policy}
     arrays = treat(arrays, cell.treatment, a.corrupted)
-    settings = Settings(e.analysis, run.params.seed, run.flags)
+    settings = Settings(e.analysis, run.params.seed, run.facts)
     rows, contexts = complete(arrays, cell, settings)
     levels = {name: [None if level == "all" else level for level in some] for name, some in a.sweep.items()}
     variant = Variant(cell.estimator, cell.calibration)

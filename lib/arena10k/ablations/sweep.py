@@ -57,16 +57,16 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What all cells of a sweep share; the calibration is the variant's. `flags`: facts about policies that arrays do
-    not show."""
+    """What all cells of a sweep share; the calibration is the variant's. `facts`: what is known of policies and
+    shows in no array."""
 
     analysis: Analysis = DEFAULT
     seed: int = 1
-    flags: Mapping[str, Sequence[str]] | None = None
+    facts: Mapping[str, Sequence[str]] | None = None
 
     def of(self, policy: str, calibration: str) -> tuple[Analysis, Sequence[str]]:
         """The analysis and the facts of one policy."""
-        return replace(self.analysis, calibration=calibration), (self.flags or {}).get(policy, ())
+        return replace(self.analysis, calibration=calibration), (self.facts or {}).get(policy, ())
 
 
 def sweep(

@@ -35,7 +35,7 @@ class Rows:
     deterministic); `label_propensity` the chance in (0, 1] with which the row was labelled, NaN where labels are at
     random; `prompt` code of the prompt, `cluster` of the group of prompts that are not independent, both the same for
     logged rows and draws; `fold` by cluster; `length` in characters. Of logged rows `log_weight` = log p_target -
-    log p_P0, NaN when missing, and `logp_target`, in nats. `scored` is 0.0 where the judge gave no score and another
+    log p_P0, NaN when missing, and `logp_target`, in nats. `has_score` is 0.0 where the judge gave no score and another
     stands in for it. What is left out is: no label, variance 0, every row its own cluster, prompt = cluster, fold =
     cluster mod 5. ValueError for another shape, and for values outside of their range.
     """
@@ -50,7 +50,7 @@ class Rows:
     length: np.ndarray = LEFT_OUT
     log_weight: np.ndarray = LEFT_OUT
     logp_target: np.ndarray = LEFT_OUT
-    scored: np.ndarray = LEFT_OUT
+    has_score: np.ndarray = LEFT_OUT
 
     def __post_init__(self) -> None:
         n = len(self.judge)
@@ -59,7 +59,7 @@ class Rows:
         for name in (f.name for f in fields(self)):
             value = numbered.get(name) if getattr(self, name) is None else getattr(self, name)
             if value is None:  # one number, seen n times: a column takes 8 MB a million rows
-                value = np.broadcast_to({"judge_var": 0.0, "scored": 1.0}.get(name, np.nan), n)
+                value = np.broadcast_to({"judge_var": 0.0, "has_score": 1.0}.get(name, np.nan), n)
             else:
                 value = np.ascontiguousarray(value, dtype=np.int64 if name in numbered else np.float64)
             if value.shape != (n,):

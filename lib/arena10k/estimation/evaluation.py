@@ -135,7 +135,7 @@ def study(
     policies: Mapping[str, Mapping[str, PolicyData]],
     analysis: Analysis = DEFAULT,
     n_quarantined: Mapping[str, int] | None = None,
-    flags: Mapping[str, Iterable[str]] | None = None,
+    facts: Mapping[str, Iterable[str]] | None = None,
     estimators: Iterable[str] | None = None,
     clones: Iterable[str] = (),
     judge: str = MODE,
@@ -143,7 +143,7 @@ def study(
     """All `estimators` for every policy and judge, `{policy: {judge_mode: PolicyData}}`, among them the logging
     policy (log-weights 0); numbers in rows are floats, ints or None, never NaN.
 
-    `n_quarantined`: logged rows quarantined per policy; `flags`: facts per policy that arrays do not show
+    `n_quarantined`: logged rows quarantined per policy; `facts`: by policy those that arrays do not show
     (`context.WRONG_WEIGHTS`); `clones`: policies identical to the logging policy, which measure the noise floor of the
     log-probs; `judge`: the mode of headlines.
     """
@@ -151,9 +151,9 @@ def study(
     rows, contexts = [], {}
     for policy, modes in policies.items():
         quarantined = int((n_quarantined or {}).get(policy, 0))
-        facts = [*(flags or {}).get(policy, ()), *[LOGPROBS_ASKED] * (quarantined > 0)]
+        known = [*(facts or {}).get(policy, ()), *[LOGPROBS_ASKED] * (quarantined > 0)]
         for mode, data in modes.items():
-            ctx = context(data, analysis, facts, policy=policy, judge=mode, clone=policy in clones)
+            ctx = context(data, analysis, known, policy=policy, judge=mode, clone=policy in clones)
             own = []
             for name in names:
                 own.append(estimate_row(ctx, ESTIMATORS[name]))

@@ -64,7 +64,7 @@ class Diagnosis(View):
     """What `run.diagnose(policy)` answers.
 
     `verdicts`: the policy's rows of `run.estimate()`. `problems`: what speaks against them, one row per reason, in
-    words, with the estimators it concerns. `facts`: the measures behind them by name. `context`: the
+    words, with the estimators it concerns. `measures`: what is behind them, by name. `context`: the
     diagnostics as the library's functions take them.
     """
 
@@ -77,7 +77,7 @@ class Diagnosis(View):
             concerned.setdefault(reason, []).append(estimator)
         problems = [(r, reasons.sentence(r, self.context), ", ".join(names)) for r, names in concerned.items()]
         self.problems = pd.DataFrame(problems, columns=["reason", "what is wrong", "concerns"])
-        self.facts = self._facts(rows)
+        self.measures = self._measures(rows)
         sentences = [*part.sentences, self._verdicts(rows)]
         missing, quarantined = part.table.missing.get(policy, 0), part.table.quarantined.get(policy, 0)
         if policy == part.table.logging_policy:
@@ -88,7 +88,7 @@ class Diagnosis(View):
         super().__init__(
             sentences,
             *([report.table(self.problems, text=["what is wrong"])] if len(self.problems) else []),
-            report.table([{"measure": name, "value": report.format_value(fact)} for name, fact in self.facts.items()]),
+            report.table([{"measure": name, "value": report.format_value(x)} for name, x in self.measures.items()]),
             report.Folded("The estimates are in .verdicts", report.table(self.verdicts, columns=findings.ESTIMATE)),
             figures=self._drawings(part),
         )
@@ -108,7 +108,7 @@ class Diagnosis(View):
             parts.append(f"{listed(by['REFUSE'])} {'is' if len(by['REFUSE']) == 1 else 'are'} refused")
         return f"Of {len(rows)} estimates of {self.policy}, {'; '.join(parts)}."
 
-    def _facts(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def _measures(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         ctx, audit, transport = self.context, self.context.audit, self.context.transport
         needed = next((row["labels_needed"] for row in rows if row["labels_needed"] is not None), None)
         weights = {
@@ -158,14 +158,14 @@ class Explanation(View):
     """
 
     def __init__(self, policy: str, inv: Investigation, part: Slice, top: int = 10):
-        finding = inv.findings[policy]
+        of_policy = inv.policies[policy]
         self.policy, self.investigation = policy, inv
-        self.row: dict[str, Any] = attribution.anomaly_row(finding, inv)
+        self.row: dict[str, Any] = attribution.anomaly_row(of_policy, inv)
         self.sentence: str = self.row["sentence"]
         self.parts = attribution.parts_frame(self.row)
         score = f"judge_{inv.judge_mode}"
         judged = part.table.logged.dropna(subset=[score])
-        self.heavy = attribution.heavy_rows(judged, finding.log_weight, judged[score].to_numpy(float), top)
+        self.heavy = attribution.heavy_rows(judged, of_policy.log_weight, judged[score].to_numpy(float), top)
         sentences = [*part.sentences, self.sentence]
         if inv.flip is not None and policy in (inv.flip.winner, inv.flip.rival):
             sentences.append(attribution.flip_sentence(inv))
@@ -173,20 +173,20 @@ class Explanation(View):
             sentences.append(attribution.mass_sentence(inv))
         shown: list[report.Table | report.Drawn] = []
         figures: dict[str, Any] = {}
-        if finding.trusted is not None:
-            intervals = f"{level(finding.confidence)} intervals"
+        if of_policy.trusted is not None:
+            intervals = f"{level(of_policy.confidence)} intervals"
             caption = f"What the gap between published and trusted value is made of (Shapley values, {intervals})"
             figures["waterfall"] = lambda: plots.waterfall(self.row)
-            shown += [report.table(self.parts, caption=caption), *([figures["waterfall"]()] * bool(finding.anomaly))]
+            shown += [report.table(self.parts, caption=caption), *([figures["waterfall"]()] * bool(of_policy.anomaly))]
         if len(self.heavy):
-            figures["overlap"] = lambda: plots.overlap({policy: finding.log_weight})
+            figures["overlap"] = lambda: plots.overlap({policy: of_policy.log_weight})
             figures["shrinkage"] = self._shrinkage
         if len(self.heavy) and policy != inv.logging_policy:
             shown.append(_heavy_table(self.heavy, f"The heaviest of {len(judged):,} judged responses for {policy}"))
         super().__init__(sentences, *shown, figures=figures)
 
     def _shrinkage(self) -> report.Drawn:
-        game = self.investigation.findings[self.policy].game
+        game = self.investigation.policies[self.policy].game
         paths = attribution.shrinkage_paths(game.published_log_weight, game.prep.logged.judge)
         return plots.shrinkage(self.policy, paths, self.row["trusted_ci"])
 
@@ -202,7 +202,7 @@ class PromptView(View):
             raise unknown("prompt", prompt_id, prompts.prompt_id)
         prompt = self.prompt = asked.iloc[0]
         own = {name: frame[frame.prompt_id == str(prompt_id)] for name, frame in frames.items()}
-        self.responses = scored(own).drop(columns="prompt_id")
+        self.responses = with_scores(own).drop(columns="prompt_id")
         logged = self.logged = own["logprobs"][["policy", "draw", "logp", "status", "reason"]].reset_index(drop=True)
         log_weight = logged.logp - logged.draw.map(logged[logged.policy == logging_policy].set_index("draw").logp)
         logged.insert(3, "log_weight", log_weight)
@@ -220,7 +220,7 @@ class PromptView(View):
         )
 
 
-def scored(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def with_scores(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The responses of a run's tidy frames with `judge_<name>` for each judge that was asked, and `label`."""
     rows, labels = frames["responses"], frames["labels"].dropna(subset="label").drop_duplicates(KEY)
     for judge, scores in frames["judgments"].groupby("judge", sort=False):
@@ -263,7 +263,7 @@ def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Rows:
 def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Rows:
     """The prompts on whose first answers the policies differ most in the judge's score. Raises `NothingToShow` where no
     prompt has scored answers of two policies."""
-    rows = scored(frames).rename(columns={f"judge_{judge}": "score"}).reindex(columns=[*KEY, *EXAMPLE[2:]])
+    rows = with_scores(frames).rename(columns={f"judge_{judge}": "score"}).reindex(columns=[*KEY, *EXAMPLE[2:]])
     rows = rows[rows.draw == 0].dropna(subset=["score", "response"])
     by_prompt = rows.groupby("prompt_id", sort=False).score
     apart = (by_prompt.max() - by_prompt.min())[by_prompt.size() > 1].sort_values(ascending=False, kind="stable")
@@ -293,7 +293,7 @@ def examples_table(rows: Iterable[dict[str, Any]]) -> report.Table:
 def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Rows:
     """Responses with a judge score and an oracle label, those that differ most first. Raises `NothingToShow` where no
     response has both."""
-    both = scored(frames).rename(columns={f"judge_{judge}": "score"})
+    both = with_scores(frames).rename(columns={f"judge_{judge}": "score"})
     both = both.reindex(columns=[*KEY, "response", "score", "label"]).dropna(subset=["score", "label"])
     if both.empty:
         raise NothingToShow("no response has both a judge score and an oracle label: the judge is untested")

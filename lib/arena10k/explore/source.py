@@ -81,21 +81,21 @@ class Recorded:
         return str(status.coverage(self.params, self.reading)["sentence"])
 
     @cached_property
-    def flags(self) -> dict[str, list[str]]:
+    def facts(self) -> dict[str, list[str]]:
         """What is known of policies and shows in no array, by `estimation.context`; read once, as frames are."""
-        facts, defined = consistency.facts(self.params, self.reading, self.prompts), policies(self.params)
+        of_logprobs, defined = consistency.facts(self.params, self.reading, self.prompts), policies(self.params)
         # A weight is a ratio: where the logging policy's half is of another distribution, every weight is wrong.
         everywhere = defined[self.params.logging_policy].temperature_mismatch
         drawn = sampler.facts(sampler.audits(self.params, self.reading), self.params.logging_policy)
         missing = status.missing_responses(self.reading)
-        flags = {
+        facts = {
             name: ["temperature_mismatch"] * (everywhere or policy.temperature_mismatch)
             + drawn.get(name, [])
             + ["responses_missing"] * (missing.get(name, 0) > MISSING_SHARE)
-            + facts.get(name, [])
+            + of_logprobs.get(name, [])
             for name, policy in defined.items()
         }
-        return {name: of_policy for name, of_policy in flags.items() if of_policy}
+        return {name: of_policy for name, of_policy in facts.items() if of_policy}
 
     def clones(self, table: Table) -> list[str]:
         """Targets that are the logging policy by another name."""
@@ -145,7 +145,7 @@ class Given:
         return f"The analysis table was given, with {len(self._whole.logged):,} logged rows."
 
     @cached_property
-    def flags(self) -> dict[str, list[str]]:
+    def facts(self) -> dict[str, list[str]]:
         return consistency.facts_of_table(self._whole)
 
     def clones(self, table: Table) -> list[str]:

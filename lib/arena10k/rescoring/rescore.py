@@ -39,9 +39,6 @@ from arena10k.rescoring.snapshots import changes, changes_sentence
 from arena10k.run import Run
 
 FILE = "rescore.json"
-#: The jobs that ask models; exact labels are computed, not asked for.
-
-
 #: Where a quarantine reason would stand: the response that this row measured has been replaced.
 REPLACED = "response_replaced"
 #: Texts in the audit end here; the store keeps them whole.
