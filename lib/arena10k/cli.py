@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import os
-import re
 import shlex
 import signal
 import sys
@@ -117,9 +115,10 @@ def _report(
         if index.is_file():
             click.echo(f"Pages that could be made: {index}", err=True)
         sys.exit(1)
+    from arena10k.pipeline import first_page  # loads pandas, which planning does without
+
     failures.forget(params.run)
-    if lead := re.search(r'<p class="lead">(.*?)</p>', index.read_text(encoding="utf-8"), re.DOTALL):
-        click.echo(html.unescape(lead[1]))
+    click.echo(first_page.answer(params))
     click.echo(f"Report: {index}")
     if show:
         click.launch(str(index))

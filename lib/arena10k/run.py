@@ -23,9 +23,10 @@ from arena10k.collection.jobs import JUDGE, ORACLE, compares, judging
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, NothingToShow, unknown
 from arena10k.estimation import ESTIMATORS, PolicyData, evaluation, planning, policies_data
+from arena10k.estimation.data import Rows as Arrays
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.explore import answers
-from arena10k.explore.answers import Diagnosis, Estimates, Explanation, PromptView
+from arena10k.explore.answers import Diagnosis, Estimates, Examples, Explanation, PromptView
 from arena10k.explore.judges import Judges
 from arena10k.explore.source import Given, Recorded, Slice, Where, part
 from arena10k.explore.view import Rows, View
@@ -230,7 +231,7 @@ class Run:
         """
         return answers.disagreements(self._frames(), self.prompts, self._judge(judge, self._whole.table), top)
 
-    def examples(self, judge: str | None = None, top: int = 3) -> Rows:
+    def examples(self, judge: str | None = None, top: int = 3) -> Examples:
         """Answers of all policies to the same prompt side by side, prompts on which their scores differ most first:
         `.frame` has all with `prompt`, `policy`, `response`, `score` and `label`; those of `top` prompts are shown.
 
@@ -316,7 +317,8 @@ class Run:
         made = policies_data(table.logged, table.fresh, table.policies, judges, table.logging_policy, folds)
         # A win over the logging policy's response is no property of a response that could be weighted.
         paired = [j for j in judges if compares(self.params, JUDGE + j) or compares(self.params, ORACLE)]
-        return {policy: own | {j: own[j].without_logged() for j in paired} for policy, own in made.items()}
+        none = Arrays(np.empty(0))
+        return {p: own | {j: dataclasses.replace(own[j], logged=none) for j in paired} for p, own in made.items()}
 
     def study(
         self,
@@ -330,9 +332,8 @@ class Run:
         e, modes, arrays = self.params.estimation, None if judges is None else list(judges), self.arrays(table)
         names = list(arrays) if policies is None else list(policies)
         chosen = {p: {m: data for m, data in arrays[p].items() if modes is None or m in modes} for p in names}
-        clones = self.source.clones(table)
         known = (table.quarantined, self.facts, estimators)
-        return evaluation.study(chosen, e.analysis, *known, clones=clones, judge=e.judge)
+        return evaluation.study(chosen, e.analysis, *known, clones=self.source.clones(), judge=e.judge)
 
     def estimates(self, table: Table, study: Evaluation | None = None) -> dict[str, Any]:
         """The content of `estimates.json`: one row per policy, estimator and judge; who ranks where (policies
@@ -347,7 +348,7 @@ class Run:
         e = self.params.estimation
         widths, rows = [w for w in (2 * e.width, e.width, e.width / 2, e.width / 4) if w <= 1], []
         for policy, ctx in study.of_judge(e.judge).items():
-            price = self.source.unit_costs(policy, e.label_cost)
+            price = self.source.unit_costs(policy)
             plans = planning.plan(ctx.pilot, widths, price, e.confidence)
             plans += planning.direct_plan(ctx.prep, widths, price, e.confidence)
             rows += [{"policy": policy} | row for row in plans]
@@ -374,11 +375,6 @@ class Run:
         if lacks:
             raise NothingToShow(f"run {self.name!r}: no logged response {lacks}")
         return attribution.investigate_table(table, e.judge, analysis=e.analysis, facts=self.facts)
-
-    @property
-    def records_file(self) -> Path:
-        """Where the store is exported to."""
-        return paths.records_file(self.name)
 
     def write_result(self, name: str, content: dict[str, Any]) -> None:
         """Write a machine-readable result such as `estimates.json` to the run's report folder."""

@@ -24,6 +24,7 @@ from arena10k.analysis import DEFAULT, Analysis
 from arena10k.attribution import weights
 from arena10k.attribution.game import CAUSES, Case, Game, bootstrap, make_game, missing_mass, self_normalised
 from arena10k.estimation import ESTIMATORS, Score, Term, deviations, policies_data
+from arena10k.estimation.compare import aligned
 from arena10k.estimation.context import context
 from arena10k.estimation.data import numbers
 from arena10k.estimation.headline import headline
@@ -106,9 +107,7 @@ def _inversions(games: Mapping[str, Game], pub: Mapping[str, Published], logging
         radius = float(np.hypot(interval[above].high - trusted[above], trusted[below] - interval[below].low))
         if ahead <= 1e-12 or fall <= radius:
             continue
-        spread = np.zeros(max(len(first.deviation), len(second.deviation)))
-        spread[: len(first.deviation)] += first.deviation
-        spread[: len(second.deviation)] -= second.deviation
+        spread = np.subtract(*aligned(first.deviation, second.deviation))
         beyond = ahead + fall > _margin(spread, level, first.audit, second.audit)
         wrong = below if base - excess[below] > excess[above] - base else above
         rows.append((above, below, ahead, fall, radius, beyond, wrong))

@@ -82,14 +82,6 @@ def _needs(f: Attribution) -> str:
     return f"{labels} on the policy's own draws{existing}{more}"
 
 
-def _refused(f: Attribution) -> str:
-    """That the weights are refused. The verdict is that of SNIPS (calibrated), whose value is another."""
-    if f.estimate["verdict"] != "REFUSE":
-        return ""
-    why = f": {listed(_reasons(f.estimate))}" if f.estimate["reasons"] else ""
-    return f" Its weights are not accepted: {ESTIMATOR_WORDS['snips']} is refused{why}."
-
-
 def sentence(f: Attribution, inv: Investigation) -> str:
     """What is known about one policy."""
     return " ".join(filter(None, _what_and_why(f, inv)))
@@ -104,7 +96,10 @@ def _what_and_why(f: Attribution, inv: Investigation) -> tuple[str, str]:
         truth = f" Its true value, measured, is {value:.3f}{f' (standard error {se:.3f})' if np.isfinite(se) else ''}."
     if not np.isfinite(f.published.value):
         return f"{f.policy} has no SNIPS value: no logged row carries a usable log-weight.{truth}", ""
-    known = f"{_refused(f)}{truth}"
+    known = truth
+    if f.estimate["verdict"] == "REFUSE":  # that of SNIPS (calibrated), whose value is another
+        why = f": {listed(_reasons(f.estimate))}" if f.estimate["reasons"] else ""
+        known = f" Its weights are not accepted: {ESTIMATOR_WORDS['snips']} is refused{why}.{truth}"
     start = f"{f.policy} ranks {_place(f.rank, len(inv.policies))} by {JUDGE_SNIPS}, at {rounded(f.published.value)}"
     if f.anomaly is None:
         start += "; whether that is right cannot be told without a trusted value, which takes"

@@ -102,7 +102,7 @@ class Difference:
         return high
 
 
-def _aligned(*arrays: np.ndarray) -> list[np.ndarray]:
+def aligned(*arrays: np.ndarray) -> list[np.ndarray]:
     """Arrays by prompt code in one length, 0 where a policy has none."""
     size = max(map(len, arrays))
     return [np.pad(x, (0, size - len(x))) for x in arrays]
@@ -113,7 +113,7 @@ def paired(a: PreparedScore, b: PreparedScore) -> Difference:
     (prompts, P0 labels) cancels. Prompt codes must mean the same in both. Never narrower than the mean of a bounded
     difference of labels."""
     (dev_a, groups_a), (dev_b, groups_b) = deviations(*a), deviations(*b)
-    dev = np.subtract(*_aligned(dev_a, dev_b))
+    dev = np.subtract(*aligned(dev_a, dev_b))
     folds_a, folds_b = calibration_folds(*a), calibration_folds(*b)
     alike = len(folds_a) == len(folds_b)
     cal = fold_variance(folds_a - folds_b) if alike else fold_variance(folds_a) + fold_variance(folds_b)
@@ -129,7 +129,7 @@ def _label_guard(a: PreparedScore, b: PreparedScore) -> Callable[[float], Sides]
     """By level the radii that no difference of label means may undercut: a bounded mean of differences over the prompts
     that both policies have labelled, or, where they share few, of both policies in quadrature."""
     (f_a, *of_a), (f_b, *of_b) = _cluster_residuals(*a), _cluster_residuals(*b)
-    mean_a, has_a, mean_b, has_b = _aligned(*of_a, *of_b)
+    mean_a, has_a, mean_b, has_b = aligned(*of_a, *of_b)
     both = has_a & has_b
     if 2 * both.sum() >= min(has_a.sum(), has_b.sum()):
         return lambda level: bounded_mean_radii(mean_a[both] - mean_b[both], -1 - f_a + f_b, 1 - f_a + f_b, level)
@@ -181,7 +181,7 @@ def _by_intervals(a: Estimated, b: Estimated) -> Difference:
     """From the intervals of both: what their beliefs leave open added up, for it may be off in opposite directions, and
     only what is chance in quadrature (MOVER, Zou & Donner 2008). What they share makes it wider than need be; a
     negative correlation of their deviations is counted."""
-    dev_a, dev_b = _aligned(*(deviations(*_score_behind(*one))[0] for one in (a, b)))
+    dev_a, dev_b = aligned(*(deviations(*_score_behind(*one))[0] for one in (a, b)))
     norm = float(np.sqrt((dev_a @ dev_a) * (dev_b @ dev_b)))
     correlation = min(0.0, float(dev_a @ dev_b) / norm) if norm > 0 and np.isfinite(norm) else 0.0
     z = normal(a[0].analysis.confidence)

@@ -239,10 +239,6 @@ class PolicyData:
         """The same with other arrays of the logged rows."""
         return replace(self, logged=replace(self.logged, **columns))
 
-    def without_logged(self) -> PolicyData:
-        """The same of scores or labels for which weights have no meaning."""
-        return replace(self, logged=Rows(np.empty(0)))
-
 
 def prompt_fold(prompt_id: str, n_folds: int = N_FOLDS) -> int:
     """The fold of a prompt: SHA-256 of its id, modulo `n_folds`; the same in every run and for every statistic."""

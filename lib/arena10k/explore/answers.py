@@ -260,7 +260,15 @@ def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Rows:
     return Rows(first, [sentence], _heavy_table(first, f"The {len(first)} heaviest for {policy}"))
 
 
-def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Rows:
+class Examples(Rows):
+    """What `run.examples()` answers. `result`: what is shown of it, the content of `examples.json`."""
+
+    def __init__(self, frame: pd.DataFrame, sentence: str, shown: pd.DataFrame):
+        super().__init__(frame, [sentence], examples_table(shown.to_dict("records")))
+        self.result = {"sentence": sentence, "rows": shown}
+
+
+def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Examples:
     """The prompts on whose first answers the policies differ most in the judge's score. Raises `NothingToShow` where no
     prompt has scored answers of two policies."""
     rows = with_scores(frames).rename(columns={f"judge_{judge}": "score"}).reindex(columns=[*KEY, *EXAMPLE[2:]])
@@ -275,8 +283,7 @@ def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str,
         f"On {len(apart):,} prompts with scored answers of several policies the scores lie {apart.mean():.2f} apart on "
         f"average. These are the {min(top, len(apart))} prompts where they differ most."
     )
-    shown = rows[rows.prompt_id.isin(apart.index[:top])]
-    return Rows(rows, [sentence], examples_table(shown.to_dict("records")))
+    return Examples(rows, sentence, rows[rows.prompt_id.isin(apart.index[:top])])
 
 
 #: Columns of answers that are set side by side.

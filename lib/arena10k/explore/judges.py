@@ -47,11 +47,14 @@ class Judges(View):
         places = [(judge, place) for judge, own in by_judge.items() for place in compare.ranking(own)]
         ranks = {(place.policy, judge): place.rank for judge, place in places}
         widths = {(r["policy"], r["judge"]): width_of(r) for r in study.rows if r["estimator"] == "ppi_pp"}
-        self.policies = pd.DataFrame(
-            {"policy": policy, "judge": judge, **_off(both[both.policy == policy], judge, confidence)}
-            | {**_saved(ctx, widths[policy, judge]), "rank": ranks.get((policy, judge))}
-            for (policy, judge), ctx in study.contexts.items()
-        ).astype(dict.fromkeys(("rank", "labels", "alone", "direct"), "Int64"))
+        rows = []
+        for (policy, judge), ctx in study.contexts.items():
+            own = both[both.policy == policy]
+            gaps = (own[JUDGE + judge] - own.label).groupby(own.prompt_id).mean().dropna()
+            off = zip(("off", "off_low", "off_high"), mean_interval(gaps.to_numpy(float), confidence), strict=True)
+            row: Row = {"policy": policy, "judge": judge, **dict(off), **_saved(ctx, widths[policy, judge])}
+            rows.append(row | {"rank": ranks.get((policy, judge))})
+        self.policies = pd.DataFrame(rows).astype(dict.fromkeys(("rank", "labels", "alone", "direct"), "Int64"))
         self.judges = pd.DataFrame([_of_judge(params, judge, both, counts) for judge in by_judge])
         self.positions = _positions(pairs, confidence)
         agreement = "AUC against labels (over all policies it is flattered by those easy to tell apart), and cost"
@@ -66,11 +69,6 @@ class Judges(View):
             report.table(self.policies, columns=_COLUMNS | _SAVED | {"rank": "rank"}, caption=caption),
             *([report.table(self.positions, caption=bias)] if len(self.positions) else []),
         )
-
-
-def _off(both: pd.DataFrame, judge: str, confidence: float) -> dict[str, float]:
-    gaps = (both[JUDGE + judge] - both.label).groupby(both.prompt_id).mean().dropna()
-    return dict(zip(("off", "off_low", "off_high"), mean_interval(gaps.to_numpy(float), confidence), strict=True))
 
 
 def _saved(ctx: PolicyContext, width: float) -> dict[str, float | None]:

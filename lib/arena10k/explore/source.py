@@ -97,11 +97,11 @@ class Recorded:
         }
         return {name: of_policy for name, of_policy in facts.items() if of_policy}
 
-    def clones(self, table: Table) -> list[str]:
+    def clones(self) -> list[str]:
         """Targets that are the logging policy by another name."""
         return checks.clones(self.params)
 
-    def unit_costs(self, policy: str, label_cost: float | None) -> UnitCosts:
+    def unit_costs(self, policy: str) -> UnitCosts:
         """What one more label and one more draw of a policy cost, in US dollars."""
         return UnitCosts(**costs.unit_costs(self.params, self.prompts, policy))
 
@@ -148,14 +148,14 @@ class Given:
     def facts(self) -> dict[str, list[str]]:
         return consistency.facts_of_table(self._whole)
 
-    def clones(self, table: Table) -> list[str]:
+    def clones(self) -> list[str]:
         for name in self.given.clones:
-            if name not in table.targets:
-                raise ParamsError(f"table.clones: {name!r} is not among the targets: {', '.join(table.targets)}")
+            if name not in self._whole.targets:
+                raise ParamsError(f"table.clones: {name!r} is not among the targets: {', '.join(self._whole.targets)}")
         return list(self.given.clones)
 
-    def unit_costs(self, policy: str, label_cost: float | None) -> UnitCosts:
-        return UnitCosts(label_cost)
+    def unit_costs(self, policy: str) -> UnitCosts:
+        return UnitCosts(self.params.estimation.label_cost)
 
 
 @dataclass(frozen=True, eq=False)
