@@ -23,13 +23,13 @@ from arena10k.collection.jobs import JUDGE, ORACLE, compares, judging
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, NothingToShow, unknown
 from arena10k.estimation import ESTIMATORS, PolicyData, evaluation, planning, policies_data
-from arena10k.estimation.data import Rows as Arrays
+from arena10k.estimation.data import Rows
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.explore import answers
 from arena10k.explore.answers import Diagnosis, Estimates, Examples, Explanation, PromptView
 from arena10k.explore.judges import Judges
-from arena10k.explore.source import Given, Recorded, Slice, Where, part
-from arena10k.explore.view import Rows, View
+from arena10k.explore.source import Chosen, Given, Recorded, Where, part
+from arena10k.explore.view import Listing, View
 from arena10k.frames.records import COLUMNS, KEY, read
 from arena10k.frames.table import Table
 from arena10k.inputs.policies import Policy, policies
@@ -210,9 +210,9 @@ class Run:
         """
         return PromptView(prompt_id, self.prompts, self._frames(), self.params.logging_policy)
 
-    def heavy_rows(self, policy: str, judge: str | None = None, top: int = 10) -> Rows:
+    def heavy_rows(self, policy: str, judge: str | None = None, top: int = 10) -> Listing:
         """The logged responses that carry most of a target's weight, heaviest first: `.frame` has prompt, response,
-        `log_weight` (nats), `weight`, `share` of the weight, `cumulative` share and `reward` (judge score).
+        `log_weight` (nats), `weight`, `share` of the weight, `cumulative` share and `score` (of the judge).
 
         >>> rows = run.heavy_rows("pi_bad", top=5).frame
         >>> len(rows), bool(rows.share.is_monotonic_decreasing)
@@ -221,7 +221,7 @@ class Run:
         table = self._whole.table
         return answers.heavy_rows(table, policy, self._judge(judge, table), top)
 
-    def disagreements(self, judge: str | None = None, top: int = 10) -> Rows:
+    def disagreements(self, judge: str | None = None, top: int = 10) -> Listing:
         """Responses where judge and oracle differ, most first: `.frame` has all of them with `score`, `label` and
         `gap` (score minus label); `top` are shown.
 
@@ -261,14 +261,14 @@ class Run:
         return {name: getattr(self, name) for name in COLUMNS}
 
     @cached_property
-    def _whole(self) -> Slice:
-        return Slice(self.table(), len(self.prompts))
+    def _whole(self) -> Chosen:
+        return Chosen(self.table(), len(self.prompts))
 
     @cached_property
     def _investigation(self) -> Investigation:
         return self.investigate(self._whole.table)
 
-    def _part(self, where: Where) -> Slice:
+    def _part(self, where: Where) -> Chosen:
         return self._whole if where is None else part(self.source, where)
 
     def _judges(self, table: Table) -> list[str]:
@@ -317,7 +317,7 @@ class Run:
         made = policies_data(table.logged, table.fresh, table.policies, judges, table.logging_policy, folds)
         # A win over the logging policy's response is no property of a response that could be weighted.
         paired = [j for j in judges if compares(self.params, JUDGE + j) or compares(self.params, ORACLE)]
-        none = Arrays(np.empty(0))
+        none = Rows(np.empty(0))
         return {p: own | {j: dataclasses.replace(own[j], logged=none) for j in paired} for p, own in made.items()}
 
     def study(

@@ -24,7 +24,7 @@ NOT_ASKED = "NOT_ASKED"
 #: The reason of a number that no label puts on the oracle's scale: it is no policy value.
 NOT_ON_ORACLE_SCALE = "not_on_oracle_scale"
 #: A verdict and its reasons.
-Judged = tuple[str, list[str]]
+Verdict = tuple[str, list[str]]
 
 
 def _worst(*verdicts: str) -> str:
@@ -49,13 +49,13 @@ def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
     return [reason for reason, absent in checks.items() if absent]
 
 
-def _by_number(n: float, reason: str = "few_labels") -> Judged:
+def _by_number(n: float, reason: str = "few_labels") -> Verdict:
     """By the number of labels, or of rows in effect, that an estimate rests on."""
     verdict = REFUSE if n < MIN_LABELS else CAUTION if n < FEW_LABELS else REPORT
     return verdict, [reason] * int(n < FEW_LABELS)
 
 
-def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
+def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Verdict:
     """From the labels: how many, how chosen, and whether they put the number on their scale."""
     prep = ctx.prep
     if estimator.judge_scale:
@@ -88,7 +88,7 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
     return verdict, reasons
 
 
-def _weight_reasons(ctx: PolicyContext, label_residual: bool) -> Judged:
+def _weight_reasons(ctx: PolicyContext, label_residual: bool) -> Verdict:
     """Of what rests on the belief that weights are right."""
     if ctx.wrong_weights or ctx.audit.clip_dominated:
         return REFUSE, [*ctx.wrong_weights, *["clip_dominated"] * ctx.audit.clip_dominated]
@@ -109,7 +109,7 @@ def _weight_reasons(ctx: PolicyContext, label_residual: bool) -> Judged:
     return verdict, reasons
 
 
-def _judge_reasons(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> Judged:
+def _judge_reasons(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> Verdict:
     """Of what rests on the belief that the judge errs on the target as it does on P0."""
     status, labelled = ctx.transport.status, ctx.transport.n_labels >= MIN_LABELS
     if estimator.uses_weights and ctx.wrong_weights:
@@ -150,7 +150,7 @@ def _too_wide(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> b
     return n == 0 or not (estimator.uses_target_labels and z / np.sqrt(n + z * z) <= MAX_WIDTH)
 
 
-def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> Judged:
+def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> Verdict:
     """REPORT, CAUTION or REFUSE for one estimate, and why; NOT_ASKED where what it takes was not collected."""
     missing = missing_inputs(ctx, estimator)
     if missing:

@@ -16,8 +16,8 @@ from arena10k.errors import ArenaError, NothingToShow, unknown
 from arena10k.estimation import diagnostics
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.estimation.verdicts import accepted
-from arena10k.explore.source import Slice
-from arena10k.explore.view import Rows, View
+from arena10k.explore.source import Chosen
+from arena10k.explore.view import Listing, View
 from arena10k.frames.records import KEY
 from arena10k.frames.table import Table
 from arena10k.report import findings, reasons
@@ -29,7 +29,7 @@ _ALL_SHOWN = 12
 FAR_OFF = 0.5
 
 
-class Estimates(Rows):
+class Estimates(Listing):
     """What `run.estimate()` answers.
 
     `frame`: one row per policy, judge and estimator with the fields of `estimates.json`, reasons as one text.
@@ -38,7 +38,7 @@ class Estimates(Rows):
     `n`: prompts used.
     """
 
-    def __init__(self, study: Evaluation, part: Slice, judges: Sequence[str]):
+    def __init__(self, study: Evaluation, part: Chosen, judges: Sequence[str]):
         self.study, self.rows, self.n = study, study.rows, part.n
         study = dataclasses.replace(study, judge=judges[0])
         self.ranking, contrasts = study.ranking, study.result["contrasts"]
@@ -68,7 +68,7 @@ class Diagnosis(View):
     diagnostics as the library's functions take them.
     """
 
-    def __init__(self, policy: str, judge: str, study: Evaluation, part: Slice):
+    def __init__(self, policy: str, judge: str, study: Evaluation, part: Chosen):
         self.policy, self.judge, self.context = policy, judge, study.contexts[policy, judge]
         self.verdicts = findings.estimates_frame(study.rows)
         rows = findings.counted(study.rows)
@@ -131,7 +131,7 @@ class Diagnosis(View):
         }
         return judging if ctx.is_logging else weights | judging
 
-    def _drawings(self, part: Slice) -> dict[str, Any]:
+    def _drawings(self, part: Chosen) -> dict[str, Any]:
         """Figures of the rows that the measures beside them are of."""
         policy, column = self.policy, f"judge_{self.judge}"
         judged = dataclasses.replace(part.table, logged=part.table.logged.dropna(subset=[column]))
@@ -157,7 +157,7 @@ class Explanation(View):
     the published weight. `sentence`: the verdict. `investigation`: of all policies, for the library's functions.
     """
 
-    def __init__(self, policy: str, inv: Investigation, part: Slice, top: int = 10):
+    def __init__(self, policy: str, inv: Investigation, part: Chosen, top: int = 10):
         of_policy = inv.policies[policy]
         self.policy, self.investigation = policy, inv
         self.row: dict[str, Any] = attribution.anomaly_row(of_policy, inv)
@@ -231,14 +231,14 @@ def with_scores(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _heavy_table(rows: pd.DataFrame, caption: str) -> report.Table:
     names = {"prompt_id": "prompt", "response": "response", "log_weight": "log-weight", "share": "weight"}
-    names |= {"cumulative": "total", "reward": "score", "label": "label"}
+    names |= {"cumulative": "total", "score": "score", "label": "label"}
     columns = {column: name for column, name in names.items() if column in rows}
     formats = {"share": ".1%", "cumulative": ".1%", "log_weight": ".2f"}
     caption = f"{caption}: share of the weight, total of the shares, judge score"
     return report.table(rows, columns=columns, text=["response"], formats=formats, caption=caption)
 
 
-def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Rows:
+def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Listing:
     """The judged logged rows with the largest usable weight of a target. Raises ArenaError for a policy that is no
     target, `NothingToShow` where no row has both a weight and a judge score."""
     score = f"judge_{judge}"
@@ -257,10 +257,10 @@ def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Rows:
         f"carries {percent(every.share.iloc[0])}."
     )
     first = every.head(top)
-    return Rows(first, [sentence], _heavy_table(first, f"The {len(first)} heaviest for {policy}"))
+    return Listing(first, [sentence], _heavy_table(first, f"The {len(first)} heaviest for {policy}"))
 
 
-class Examples(Rows):
+class Examples(Listing):
     """What `run.examples()` answers. `result`: what is shown of it, the content of `examples.json`."""
 
     def __init__(self, frame: pd.DataFrame, sentence: str, shown: pd.DataFrame):
@@ -297,7 +297,7 @@ def examples_table(rows: Iterable[dict[str, Any]]) -> report.Table:
     return report.table(frame, columns=EXAMPLE, text=["prompt", "response"])
 
 
-def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Rows:
+def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Listing:
     """Responses with a judge score and an oracle label, those that differ most first. Raises `NothingToShow` where no
     response has both."""
     both = with_scores(frames).rename(columns={f"judge_{judge}": "score"})
@@ -324,7 +324,7 @@ def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge:
     )
     columns = ["policy", *(c for c in ("prompt", "answer") if c in of_prompt), "response", "score", "label"]
     caption = f"Where the judge {judge} is furthest from the oracle"
-    return Rows(
+    return Listing(
         rows,
         [sentence],
         report.table(per_policy, caption="By policy: mean score and label, AUC, responses far off"),

@@ -159,7 +159,7 @@ class Given:
 
 
 @dataclass(frozen=True, eq=False)
-class Slice:
+class Chosen:
     """The analysis table of some prompts: `n` of the run's, and the `sentences` that a reader of numbers of a part has
     to know."""
 
@@ -168,7 +168,7 @@ class Slice:
     sentences: tuple[str, ...] = ()
 
 
-def part(source: Recorded | Given, where: Where) -> Slice:
+def part(source: Recorded | Given, where: Where) -> Chosen:
     """The analysis table of the prompts that `where` chooses, in their order.
 
     Responses are no part of the choice: what a policy happened to say decides its log-probs and scores, and among rows
@@ -187,7 +187,7 @@ def part(source: Recorded | Given, where: Where) -> Slice:
         f"On {chosen.sum():,} of the {len(prompts):,} prompts alone ({words}). Intervals hold for a part that was "
         "chosen before looking: of many parts looked at, some miss by chance."
     )
-    return Slice(source.table(prompts.prompt_id[chosen.to_numpy()]), int(chosen.sum()), (sentence,))
+    return Chosen(source.table(prompts.prompt_id[chosen.to_numpy()]), int(chosen.sum()), (sentence,))
 
 
 def _queried(frame: pd.DataFrame, query: str) -> pd.Series:
