@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arena10k import attribution, paths, plots, report
-from arena10k.attribution import Investigation
+from arena10k import paths, plots, report
+from arena10k.attribution.investigation import Investigation, investigate_table
 from arena10k.collection import generate
-from arena10k.collection.jobs import JUDGE, ORACLE, compares, judging
+from arena10k.collection.jobs import JUDGE, ORACLE, compares
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, NothingToShow, unknown
 from arena10k.estimation import ESTIMATORS, PolicyData, evaluation, planning, policies_data
@@ -27,10 +27,10 @@ from arena10k.estimation.data import Rows
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.explore import answers
 from arena10k.explore.answers import Diagnosis, Estimates, Examples, Explanation, PromptView
-from arena10k.explore.judges import Judges
+from arena10k.explore.judges import Judges, labelled
 from arena10k.explore.source import Chosen, Given, Recorded, Where, part
 from arena10k.explore.view import Listing, View
-from arena10k.frames.records import COLUMNS, KEY, read
+from arena10k.frames.records import COLUMNS, read
 from arena10k.frames.table import Table
 from arena10k.inputs.policies import Policy, policies
 from arena10k.params import config
@@ -252,10 +252,7 @@ class Run:
         table, e = self._whole.table, self.params.estimation
         own = table.logged.drop(columns=[column for column in table.logged if column.startswith("logp_")])
         found = evaluation.study(self.arrays(dataclasses.replace(table, logged=own)), e.analysis, judge=e.judge)
-        pairs = [job for job in (*judging(self.params), ORACLE) if compares(self.params, job)]
-        rows = [row for job in pairs for row in self.source.reading.rows(job)]
-        counts = [] if self.params.table else self.source.reading.counts()
-        return Judges(self.params, found, self.labelled_judgments(), rows, counts)
+        return Judges(found, self.source, labelled(self._frames(), table.judges))
 
     def _frames(self) -> dict[str, pd.DataFrame]:
         return {name: getattr(self, name) for name in COLUMNS}
@@ -300,14 +297,6 @@ class Run:
     def records(self, *jobs: str) -> pd.DataFrame:
         """Records of jobs as a frame, failed and quarantined ones included: see `frames.records.read`."""
         return read(self.source.reading, *jobs)
-
-    def labelled_judgments(self) -> pd.DataFrame:
-        """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `label`, `judge_*`."""
-        rows = answers.with_scores(self._frames())
-        rows = rows[rows.status == "ok"].dropna(subset="label")
-        judges = [JUDGE + name for name in self._whole.table.judges]
-        rows = rows.reindex(columns=[*KEY, "label", *judges]).dropna(subset=judges, how="all")
-        return rows.reset_index(drop=True)
 
     def arrays(self, table: Table) -> dict[str, dict[str, PolicyData]]:
         """What the statistics take: per policy (the logging policy first) and judge, the arrays of one policy.
@@ -374,7 +363,7 @@ class Run:
             lacks = f"has log-probs of a target and of {table.logging_policy}, so there are no weights to investigate"
         if lacks:
             raise NothingToShow(f"run {self.name!r}: no logged response {lacks}")
-        return attribution.investigate_table(table, e.judge, analysis=e.analysis, facts=self.facts)
+        return investigate_table(table, e.judge, analysis=e.analysis, facts=self.facts)
 
     def write_result(self, name: str, content: dict[str, Any]) -> None:
         """Write a machine-readable result such as `estimates.json` to the run's report folder."""

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arena10k import attribution, plots, report
-from arena10k.attribution import Investigation
+from arena10k import plots, report
+from arena10k.attribution import weights, words
+from arena10k.attribution.investigation import Investigation
 from arena10k.errors import ArenaError, NothingToShow, unknown
 from arena10k.estimation import diagnostics
 from arena10k.estimation.evaluation import Evaluation
@@ -111,7 +112,7 @@ class Diagnosis(View):
     def _measures(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         ctx, audit, transport = self.context, self.context.audit, self.context.transport
         needed = next((row["labels_needed"] for row in rows if row["labels_needed"] is not None), None)
-        weights = {
+        of_weights = {
             "judged rows with a weight": audit.n,
             "mean weight (1 where the log represents the policy)": audit.mean_weight,
             "effective sample size": audit.ess if audit.n else None,
@@ -129,7 +130,7 @@ class Diagnosis(View):
             "labels on the policy's own draws": transport.n_labels,
             f"labels there that a width of {ctx.analysis.width:g} takes (PPI++)": needed,
         }
-        return judging if ctx.is_logging else weights | judging
+        return judging if ctx.is_logging else of_weights | judging
 
     def _drawings(self, part: Chosen) -> dict[str, Any]:
         """Figures of the rows that the measures beside them are of."""
@@ -139,12 +140,12 @@ class Diagnosis(View):
         figures: dict[str, Any] = {"forest": lambda: plots.forest(self.verdicts)}
         if np.isfinite(score + label).any():
             figures["reliability"] = lambda: plots.reliability(score, label)
-        weights = {p: w for p, w in judged.log_weights().items() if p == policy and np.isfinite(w).any()}
-        if weights:
-            figures["log_weights"] = lambda: plots.log_weights(weights)
-            figures["overlap"] = lambda: plots.overlap(weights)
-            figures["ccdf"] = lambda: plots.ccdf(weights)
-            figures["reward_by_weight"] = lambda: plots.reward_by_weight(weights, {policy: score})
+        own = {p: w for p, w in judged.log_weights().items() if p == policy and np.isfinite(w).any()}
+        if own:
+            figures["log_weights"] = lambda: plots.log_weights(own)
+            figures["overlap"] = lambda: plots.overlap(own)
+            figures["ccdf"] = lambda: plots.ccdf(own)
+            figures["reward_by_weight"] = lambda: plots.reward_by_weight(own, {policy: score})
             figures["permutation"] = lambda: plots.permutation({policy: self.context.permutation})
         return figures
 
@@ -160,17 +161,17 @@ class Explanation(View):
     def __init__(self, policy: str, inv: Investigation, part: Chosen, top: int = 10):
         of_policy = inv.policies[policy]
         self.policy, self.investigation = policy, inv
-        self.row: dict[str, Any] = attribution.anomaly_row(of_policy, inv)
+        self.row: dict[str, Any] = words.anomaly_row(of_policy, inv)
         self.sentence: str = self.row["sentence"]
-        self.parts = attribution.parts_frame(self.row)
+        self.parts = words.parts_frame(self.row)
         score = f"judge_{inv.judge_mode}"
         judged = part.table.logged.dropna(subset=[score])
-        self.heavy = attribution.heavy_rows(judged, of_policy.log_weight, judged[score].to_numpy(float), top)
+        self.heavy = weights.heavy_rows(judged, of_policy.log_weight, judged[score].to_numpy(float), top)
         sentences = [*part.sentences, self.sentence]
         if inv.flip is not None and policy in (inv.flip.winner, inv.flip.rival):
-            sentences.append(attribution.flip_sentence(inv))
+            sentences.append(words.flip_sentence(inv))
         if policy == inv.focus.policy:
-            sentences.append(attribution.mass_sentence(inv))
+            sentences.append(words.mass_sentence(inv))
         shown: list[report.Table | report.Drawn] = []
         figures: dict[str, Any] = {}
         if of_policy.trusted is not None:
@@ -187,7 +188,7 @@ class Explanation(View):
 
     def _shrinkage(self) -> report.Drawn:
         game = self.investigation.policies[self.policy].game
-        paths = attribution.shrinkage_paths(game.published_log_weight, game.prep.logged.judge)
+        paths = weights.shrinkage_paths(game.published_log_weight, game.prep.logged.judge)
         return plots.shrinkage(self.policy, paths, self.row["trusted_ci"])
 
 
@@ -248,7 +249,7 @@ def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Listing:
         raise unknown("target", policy, table.targets)
     judged = table.logged.assign(log_weight=table.log_weights()[policy]).dropna(subset=[score])
     log_weight = judged.pop("log_weight").to_numpy(float)
-    every = attribution.heavy_rows(judged, log_weight, judged[score].to_numpy(float), len(judged))
+    every = weights.heavy_rows(judged, log_weight, judged[score].to_numpy(float), len(judged))
     if every.empty:
         raise NothingToShow(f"no logged response has a judge score and a weight of {policy}: no row carries anything")
     half = int((every.cumulative < 0.5).sum()) + 1

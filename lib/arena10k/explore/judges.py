@@ -11,14 +11,17 @@ import pandas as pd
 
 from arena10k import report
 from arena10k.collection.costs import spent
-from arena10k.collection.jobs import JUDGE
+from arena10k.collection.jobs import JUDGE, ORACLE, compares, judging
 from arena10k.estimation import compare, planning
 from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.diagnostics import judge_auc
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.estimation.intervals import mean_interval
 from arena10k.estimation.verdicts import width_of
+from arena10k.explore.answers import with_scores
+from arena10k.explore.source import Given, Recorded
 from arena10k.explore.view import View
+from arena10k.frames.records import KEY
 from arena10k.params.config import Params
 from arena10k.report.findings import agreement_sentence
 from arena10k.wording import level, listed
@@ -41,8 +44,10 @@ class Judges(View):
     `positions`: of judges that compare, by policy, how much more often the first of two answers wins.
     """
 
-    def __init__(self, params: Params, study: Evaluation, both: pd.DataFrame, pairs: list[Row], counts: list[Row]):
-        confidence = study.analysis.confidence
+    def __init__(self, study: Evaluation, source: Recorded | Given, both: pd.DataFrame):
+        params, confidence = source.params, study.analysis.confidence
+        pairs = [job for job in (*judging(params), ORACLE) if compares(params, job)]
+        counts = [] if params.table else source.reading.counts()
         by_judge = {judge: study.of_judge(judge) for _, judge in study.contexts}
         places = [(judge, place) for judge, own in by_judge.items() for place in compare.ranking(own)]
         ranks = {(place.policy, judge): place.rank for judge, place in places}
@@ -56,7 +61,7 @@ class Judges(View):
             rows.append(row | {"rank": ranks.get((policy, judge))})
         self.policies = pd.DataFrame(rows).astype(dict.fromkeys(("rank", "labels", "alone", "direct"), "Int64"))
         self.judges = pd.DataFrame([_of_judge(params, judge, both, counts) for judge in by_judge])
-        self.positions = _positions(pairs, confidence)
+        self.positions = _positions([row for job in pairs for row in source.reading.rows(job)], confidence)
         agreement = "AUC against labels (over all policies it is flattered by those easy to tell apart), and cost"
         caption = f"How far each judge is off ({level(confidence)} intervals), what its scores save in labels of the "
         caption += "policy's own draws, and where it ranks the policy (equal ranks are ties)"
@@ -69,6 +74,13 @@ class Judges(View):
             report.table(self.policies, columns=_COLUMNS | _SAVED | {"rank": "rank"}, caption=caption),
             *([report.table(self.positions, caption=bias)] if len(self.positions) else []),
         )
+
+
+def labelled(frames: dict[str, pd.DataFrame], judges: list[str]) -> pd.DataFrame:
+    """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `label`, `judge_*`."""
+    rows, columns = with_scores(frames), [JUDGE + name for name in judges]
+    rows = rows[rows.status == "ok"].dropna(subset="label")
+    return rows.reindex(columns=[*KEY, "label", *columns]).dropna(subset=columns, how="all").reset_index(drop=True)
 
 
 def _saved(ctx: PolicyContext, width: float) -> dict[str, float | None]:

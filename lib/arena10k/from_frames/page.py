@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from arena10k import attribution, plots, report
+from arena10k import plots, report
 from arena10k.attribution import words
 from arena10k.attribution.game import Case
 from arena10k.attribution.investigation import investigate
@@ -110,7 +110,7 @@ def _anomaly(found: Evaluated, contexts: dict[str, PolicyContext]) -> Parts:
     logging_policy, *_ = [p for p, ctx in contexts.items() if ctx.is_logging]
     facts = {p: ctx.facts for p, ctx in contexts.items()}
     inv = investigate(cases, logging_policy, None, facts, found.judge, found.analysis, scale=found.scale)
-    result = attribution.anomaly_json(inv)
+    result = words.anomaly_json(inv)
     rows = {row["policy"]: row for row in result["policies"]}
     return [
         *words.lead(inv),
