@@ -83,7 +83,9 @@ def _load(path: Path, needed: str, why: str) -> pd.DataFrame:
         outside = (values < 0) | (values > 1)
         first = f"{values[outside.argmax()]:g}" if outside.any() else ""
         _refuse(path, outside, f"{name} is {first}, outside [0, 1]", "divide by the scale's end")
-    return frame.reindex(columns=list(dict.fromkeys([*_NUMBERS, *_TEXTS, *frame]))).astype(_TEXTS)
+    frame = frame.reindex(columns=list(dict.fromkeys([*_NUMBERS, *_TEXTS, *frame]))).astype(_TEXTS)
+    frame["response_chars"] = frame.response_chars.fillna(frame.response.str.len())
+    return frame
 
 
 def _refuse(path: Path, rows: np.ndarray, what: str, advice: str) -> None:
@@ -98,7 +100,7 @@ def _quarantine(rows: pd.DataFrame, names: list[str]) -> dict[str, int]:
     columns = [_LOGP + name for name in names]
     values = rows[columns].to_numpy(copy=True)
     # 0 where nothing tells, so that no zero is taken for one of a long text.
-    chars = rows.response_chars.fillna(rows.response.str.len()).fillna(0.0).to_numpy(float)
+    chars = rows.response_chars.fillna(0.0).to_numpy()
     copied = (values == 0).any(axis=1)  # of other rows nobody asks it
     texts = (rows[name][copied].fillna("") for name in ("prompt", "response"))
     copied[copied] = [bool(r.strip()) and r.strip() in p for p, r in zip(*texts, strict=True)]
