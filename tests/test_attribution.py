@@ -246,8 +246,8 @@ def test_pi_bad_of_the_recording_is_explained_and_a_gap_that_counts_is_not_calle
 def test_each_snips_has_its_own_value_and_the_verdict_is_that_of_the_calibrated_one(recorded):
     table, inv = recorded.table, recorded.inv
     every = recorded.run.estimates(table)["rows"]
-    rows = {r["policy"]: r for r in every if (r["estimator"], r["judge"]) == ("snips", inv.judge_mode)}
-    judge = table.logged[f"judge_{inv.judge_mode}"].to_numpy(float)
+    rows = {r["policy"]: r for r in every if (r["estimator"], r["judge"]) == ("snips", inv.judge)}
+    judge = table.logged[f"judge_{inv.judge}"].to_numpy(float)
     for policy, row in rows_of(inv).items():
         assert (row["calibrated"], row["verdict"]) == (rows[policy]["value"], rows[policy]["verdict"])
         lw = {**table.log_weights(), "p0": np.zeros(len(table.logged))}[policy]

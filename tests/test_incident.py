@@ -74,7 +74,7 @@ def test_numbers_of_every_step_are_those_of_a_naive_computation(runs, failed, in
     table, rows, steps = failed["table"], failed[incident.GEOMETRIES[index]], runs[index]
     assert steps[0].raw is None
     assert steps[0].table.logged.equals(table.logged)
-    judge = table.logged[f"judge_{steps[0].inv.judge_mode}"].to_numpy(float)
+    judge = table.logged[f"judge_{steps[0].inv.judge}"].to_numpy(float)
     judged, clipped = ~np.isnan(judge), steps[3]
     held = judge[rows["p0"] & judged]
     for target in table.targets:

@@ -147,7 +147,7 @@ def frame(steps: Iterable[Step]) -> pd.DataFrame:
     """
     rows = []
     for step in steps:
-        judged = step.table.logged[f"judge_{step.inv.judge_mode}"].notna()
+        judged = step.table.logged[f"judge_{step.inv.judge}"].notna()
         for f in step.inv.order:
             gate, halves = step.gates[f.policy], [f"logp_{p}" for p in {f.policy, step.inv.logging_policy}]
             caught = 0

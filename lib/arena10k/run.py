@@ -318,9 +318,9 @@ class Run:
     ) -> Evaluation:
         """Every estimator, interval and verdict, with the diagnostics, for every policy and judge, or for those named
         alone."""
-        e, modes, arrays = self.params.estimation, None if judges is None else list(judges), self.arrays(table)
+        e, wanted, arrays = self.params.estimation, None if judges is None else list(judges), self.arrays(table)
         names = list(arrays) if policies is None else list(policies)
-        chosen = {p: {m: data for m, data in arrays[p].items() if modes is None or m in modes} for p in names}
+        chosen = {p: {j: data for j, data in arrays[p].items() if wanted is None or j in wanted} for p in names}
         known = (table.quarantined, self.facts, estimators)
         return evaluation.study(chosen, e.analysis, *known, clones=self.source.clones(), judge=e.judge)
 
@@ -347,7 +347,7 @@ class Run:
         """Whether intervals would have covered on data like this run's, and where they are known to fail: see
         `coverage.simulated`."""
         e = self.params.estimation
-        data = {policy: modes[e.judge] for policy, modes in self.arrays(table).items()}
+        data = {policy: judges[e.judge] for policy, judges in self.arrays(table).items()}
         if len(data) < 2:
             raise NothingToShow(f"run {self.name!r} has one policy: there is no other whose data could be simulated")
         return coverage.simulated(data, e.replicates, self.params.seed, e.analysis, e.replicate_rows)

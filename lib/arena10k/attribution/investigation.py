@@ -199,7 +199,7 @@ class Investigation:
     flip: weights.Flip | None
     logging_policy: str
     truth: dict[str, tuple[float, float]]
-    judge_mode: str
+    judge: str
 
     @property
     def order(self) -> list[Attribution]:
@@ -225,7 +225,7 @@ def investigate(
     logging_policy: str,
     truth: Mapping[str, tuple[float, float]] | None = None,
     facts: Mapping[str, Iterable[str]] | None = None,
-    judge_mode: str = "deterministic",
+    judge: str = "deterministic",
     analysis: Analysis = DEFAULT,
     replicates: int = 500,
     mismatch: Mapping[str, bool] | None = None,
@@ -281,7 +281,7 @@ def investigate(
     shared = len(usable) > 1 and all(np.array_equal(rewards[0], r) for r in rewards[1:])
     flip = weights.rows_to_flip({p: games[p].published_log_weight for p in usable}, rewards[0]) if shared else None
     inversions[INVERSION[2:5]] *= scale.size
-    return Investigation(found, inversions, flip, logging_policy, dict(truth or {}), judge_mode)
+    return Investigation(found, inversions, flip, logging_policy, dict(truth or {}), judge)
 
 
 def _percentile_interval(draws: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -295,7 +295,7 @@ def _percentile_interval(draws: np.ndarray, confidence: float) -> tuple[np.ndarr
 
 def investigate_table(
     table: Table,
-    judge_mode: str = "deterministic",
+    judge: str = "deterministic",
     raw_logp: pd.DataFrame | None = None,
     clip: float | None = None,
     analysis: Analysis = DEFAULT,
@@ -312,11 +312,11 @@ def investigate_table(
     if raw_logp is not None:
         stored |= {c: raw_logp[c].array for c in (f"logp_{p}" for p in policies) if c in raw_logp}
     as_stored = table.logged.assign(**stored)
-    arrays = policies_data(table.logged, table.fresh, policies, [judge_mode], base, analysis.folds)
+    arrays = policies_data(table.logged, table.fresh, policies, [judge], base, analysis.folds)
     cases = {}
     for policy in policies:
         differs = policy != base and stored.keys() & {f"logp_{policy}", f"logp_{base}"}
         raw = numbers(as_stored, f"logp_{policy}") - numbers(as_stored, f"logp_{base}") if differs else None
-        cases[policy] = Case(arrays[policy][judge_mode], raw, clip)
+        cases[policy] = Case(arrays[policy][judge], raw, clip)
     truth = {r.policy: (float(r.value), float(r.se)) for r in table.truth.itertuples()}
-    return investigate(cases, base, truth, judge_mode=judge_mode, analysis=analysis, **options)
+    return investigate(cases, base, truth, judge=judge, analysis=analysis, **options)

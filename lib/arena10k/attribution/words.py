@@ -257,7 +257,7 @@ def anomaly_json(inv: Investigation) -> dict[str, Any]:
     rows = flip and {"winner": flip.winner, "rival": flip.rival, "rows": len(flip.rows), "exact": flip.exact}
     pairs = inv.inversions[["above", "below", "trusted_difference", "beyond_noise"]].rename(columns=named)
     return {
-        "judge": inv.judge_mode,
+        "judge": inv.judge,
         "false_alarm_rate": FALSE_ALARM_RATE,
         "tolerance": TOLERANCE,
         "paragraph": " ".join(lead(inv)),

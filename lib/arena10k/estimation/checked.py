@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: The chance of a label of a row that had none.
 NEVER = 1e-300
 #: The judge of data that has one alone.
-MODE = "judge"
+ONLY_JUDGE = "judge"
 #: The most a number may be that is a log-prob but for rounding.
 _ROUNDED_UP = 1e-4
 
@@ -110,7 +110,7 @@ def _table(
     logps = [c for c in given if c.startswith("logp_")] if which == "logged" else []
     base = [f"logp_{logging_policy}"] if set(logps) - {f"logp_{logging_policy}"} else []
     check_columns(which, frame, ["prompt_id", *["policy"] * (which == "fresh"), *([cluster] if cluster else []), *base])
-    called = {"judge": f"judge_{MODE}", "judge_variance": f"judge_{MODE}_sd"}
+    called = {"judge": f"judge_{ONLY_JUDGE}", "judge_variance": f"judge_{ONLY_JUDGE}_sd"}
     made: dict[str, Any] = {"prompt_id": names(which, frame, "prompt_id")}
     made |= {called.get(c.key, c.key): c.of(which, frame) for c in columns if c.name}
     if cluster:
@@ -162,7 +162,7 @@ def tables_of(
             there = dict.fromkeys(str(c) for frame in frames.values() for c in frame.columns)
             raise DataError(f"{column.key}: {unknown('column', column.name, there)}")
         if column.key == "judge":
-            tables = {name: table.assign(**{f"judge_{MODE}": 0.5}) for name, table in tables.items()}
+            tables = {name: table.assign(**{f"judge_{ONLY_JUDGE}": 0.5}) for name, table in tables.items()}
     return tables
 
 
@@ -237,4 +237,4 @@ def arrays(
         fresh = tables["logged"].head(0).assign(policy="")
     if logged is None:
         logged, logging_policy = fresh.head(0), ""
-    return policies_data(logged, fresh, dict.fromkeys(policies), [MODE], logging_policy, complete=True)
+    return policies_data(logged, fresh, dict.fromkeys(policies), [ONLY_JUDGE], logging_policy, complete=True)

@@ -148,12 +148,6 @@ class Rows:
         return Labelling(self.labelled, "random")
 
     @property
-    def equal_chances(self) -> bool:
-        """Whether all rows that declare the chance of a label, labelled or not, declare the same."""
-        chances = self.label_propensity[~np.isnan(self.label_propensity)]
-        return bool(not len(chances) or chances.min() == chances.max())
-
-    @property
     def label_weight(self) -> np.ndarray:
         """1 where there is a label, times 1 / its chance of having one where labels are not at random, scaled to mean
         one over the labelled rows; else 0."""
@@ -272,9 +266,9 @@ class _Columns(dict[str, np.ndarray]):
         self[name] = np.nan_to_num(values, nan=0.0) ** 2 if name.endswith("_sd") else values
         return self[name]
 
-    def rows(self, mode: str, some: np.ndarray | slice = slice(None), **weights: np.ndarray) -> Rows:
+    def rows(self, judge: str, some: np.ndarray | slice = slice(None), **weights: np.ndarray) -> Rows:
         names = {name: name for name in ("label", "label_propensity", "cluster", "prompt", "fold")}
-        names |= {"judge": f"judge_{mode}", "judge_var": f"judge_{mode}_sd", "length": "response_chars"}
+        names |= {"judge": f"judge_{judge}", "judge_var": f"judge_{judge}_sd", "length": "response_chars"}
         return Rows(**{name: self[column][some] for name, column in names.items()}, **weights)
 
 
@@ -282,13 +276,13 @@ def policies_data(
     logged: pd.DataFrame,
     fresh: pd.DataFrame,
     policies: Iterable[str],
-    judge_modes: Iterable[str],
+    judges: Iterable[str],
     logging_policy: str = "p0",
     n_folds: int = N_FOLDS,
     complete: bool = False,
 ) -> dict[str, dict[str, PolicyData]]:
-    """`{policy: {judge_mode: arrays}}` from the two frames of the analysis table: `prompt_id`, per mode
-    (the name of a judge) `judge_<mode>` and, where present, `judge_<mode>_sd`, `label`, `label_propensity`,
+    """`{policy: {judge: arrays}}` from the two frames of the analysis table: `prompt_id`, per
+    judge `judge_<name>` and, where present, `judge_<name>_sd`, `label`, `label_propensity`,
     `cluster`, `response_chars`; `logged` with what `log_weights` takes, `fresh` with `policy`.
 
     The logging policy has log-weight 0 on every row with a log-prob (rows without one stay missing), and its own logged
@@ -301,7 +295,7 @@ def policies_data(
         code, ids = pd.factorize(both.astype("string"))
         return code, ids
 
-    n, modes, made = len(logged), list(judge_modes), {}
+    n, judges, made = len(logged), list(judges), {}
     prompt, ids = codes("prompt_id")
     cluster, ids = codes("cluster") if "cluster" in logged and "cluster" in fresh else (prompt, ids)
     fold = np.fromiter((prompt_fold(name, n_folds) for name in ids), dtype=np.int64, count=len(ids))[cluster]
@@ -318,7 +312,7 @@ def policies_data(
             draws = _Columns(pd.concat([logged, fresh], ignore_index=True), code) if len(own) else base
             own = np.append(np.arange(n), n + own)
         made[policy] = {
-            mode: PolicyData(base.rows(mode, **weights), draws.rows(mode, own), policy == logging_policy, complete)
-            for mode in modes
+            judge: PolicyData(base.rows(judge, **weights), draws.rows(judge, own), policy == logging_policy, complete)
+            for judge in judges
         }
     return made

@@ -79,7 +79,8 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Verdict:
     # is what rare failures or rare successes look like, and the interval carries the unseen one.
     if len(label) >= FEW_LABELS and 0 < label.min() == label.max() < 1 and np.ptp(judge) > 0:
         verdict, reasons = _worst(verdict, CAUTION), [*reasons, "constant_labels"]
-    if estimator.belief == "judge" and rows.labelling.kind == "declared" and not rows.equal_chances:
+    chances = rows.label_propensity
+    if estimator.belief == "judge" and rows.labelling.kind == "declared" and np.nanmin(chances) < np.nanmax(chances):
         # f is trained on labels as they came: what their chances say of the others is in no residual of it.
         return REFUSE, [*reasons, "unequal_chances"]
     if rows.labelling.kind == "by_score":

@@ -164,7 +164,7 @@ class Explanation(View):
         self.row: dict[str, Any] = words.anomaly_row(of_policy, inv)
         self.sentence: str = self.row["sentence"]
         self.parts = words.parts_frame(self.row)
-        score = f"judge_{inv.judge_mode}"
+        score = f"judge_{inv.judge}"
         judged = part.table.logged.dropna(subset=[score])
         self.heavy = weights.heavy_rows(judged, of_policy.log_weight, judged[score].to_numpy(float), top)
         sentences = [*part.sentences, self.sentence]
@@ -181,15 +181,12 @@ class Explanation(View):
             shown += [report.table(self.parts, caption=caption), *([figures["waterfall"]()] * bool(of_policy.anomaly))]
         if len(self.heavy):
             figures["overlap"] = lambda: plots.overlap({policy: of_policy.log_weight})
-            figures["shrinkage"] = self._shrinkage
+            game, band = of_policy.game, self.row["trusted_ci"]
+            paths = (game.published_log_weight, game.prep.logged.judge)
+            figures["shrinkage"] = lambda: plots.shrinkage(policy, weights.shrinkage_paths(*paths), band)
         if len(self.heavy) and policy != inv.logging_policy:
             shown.append(_heavy_table(self.heavy, f"The heaviest of {len(judged):,} judged responses for {policy}"))
         super().__init__(sentences, *shown, figures=figures)
-
-    def _shrinkage(self) -> report.Drawn:
-        game = self.investigation.policies[self.policy].game
-        paths = weights.shrinkage_paths(game.published_log_weight, game.prep.logged.judge)
-        return plots.shrinkage(self.policy, paths, self.row["trusted_ci"])
 
 
 class PromptView(View):

@@ -102,7 +102,7 @@ def of(params: Params) -> dict[str, Stage]:
         return STAGES
     from arena10k.ablations import matrix
 
-    cells = {matrix.stage_name(cell): cell.name for cell in matrix.cells(params)}
+    cells = {cell.stage: cell.name for cell in matrix.cells(params)}
     made = {
         name: Stage(name, ("05_data_quality",), results=(f"ablations/{cell}/estimates.json",), cell=cell)
         for name, cell in cells.items()
