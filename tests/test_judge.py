@@ -328,7 +328,7 @@ def test_judges_against_labels_and_each_other():
     both = pd.concat([logged, fresh]).assign(label=lambda f: f.truth)
     arrays = run.arrays(replace(table, logged=logged.drop(columns="policy"), fresh=fresh))
     study = evaluation.study(arrays, judge="deterministic")
-    found = Judges(run.params, study, both, [], run.store.counts()).policies.set_index(["judge", "policy"])
+    found = Judges(study, run.source, both).policies.set_index(["judge", "policy"])
     good, bad = found.loc["deterministic"], found.loc["uncertainty"]
     for policy, rows in both.groupby("policy"):
         gap = rows.judge_deterministic - rows.label
