@@ -222,7 +222,11 @@ def _varied(row: dict[str, Any], i: int) -> dict[str, Any]:
         if isinstance(value, dict):
             return {k: other(key if "logprob" in key else k, v) for k, v in value.items()}
         if isinstance(value, str):
-            return value if key == "policy" else f"{value} {i}" if key in ("prompt", "response") else f"{value}-{i}"
+            as_it_is, mark = (
+                key.startswith(("policy", "winner", "model")),
+                " " if key in ("prompt", "response") else "-",
+            )
+            return value if as_it_is else f"{value}{mark}{i}"
         if "logprob" in key or "logp" in key:
             return value - 0.37 * i - (0.011 * i * len(key)) % 0.5
         return round(value * (1 + i % 7) / 7, 3) if isinstance(value, float) else value

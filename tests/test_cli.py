@@ -13,6 +13,8 @@ from in_process import arena
 from stub_run import make_params
 
 NO_KEY = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key_env": "NO_SUCH"}
+#: A file whose columns are named is read once all that is said of it can be meant.
+IMPORT = ["import", __file__, "--column", "prompt=q"]
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,15 @@ NO_KEY = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key_env": 
         (["report", "--params", "local", "--run", "../x"], ["run name '../x'"]),
         (["report", "--params", "sample", "--profile", "slurn"], ["profiles/ has slurm"]),
         (["stage", "02_response", "--params", "sample"], ["no stage '02_response'", "'02_responses'"]),
+        ([*IMPORT, "--column", "lable=x"], ["columns.lable: unknown key; did you mean 'label'?"]),
+        ([*IMPORT, "--column", "judge.x=1", "--column", "judge=s"], ["'columns.judge=s'", "'x'"]),
+        ([*IMPORT, "--column", "judge=s", "--column", "judge.x=1"], ["'columns.judge.x=1'", "'s'"]),
+        ([*IMPORT, "--column", "logprobs.a b=l"], ["columns.logprobs.a b: is no name"]),
+        ([*IMPORT, "--set", "delimeter=;"], ["error: delimeter: unknown key; did you mean 'delimiter'?"]),
+        ([*IMPORT, "--set", "rows=["], ["'rows=['", "YAML"]),
+        ([*IMPORT, "--set", "policy=a b"], ["error: policy: is no name", "'a b'"]),
+        ([*IMPORT, "--set", "path=other.csv"], ["error: path: "]),
+        ([*IMPORT, "--judge-scale", "5", "0"], ["error: judge_scale: [5, 0] "]),
     ],
 )
 def test_what_cannot_be_meant_is_one_line_and_no_work(home, words, names):

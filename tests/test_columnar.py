@@ -149,6 +149,7 @@ FAULTS = {
     "logged.parquet: no column prompt_id": lambda c: c["logged"].pop("prompt_id"),
     "logged.parquet: no column judge_<name>": lambda c: c["logged"].pop("judge_deterministic"),
     "logged.parquet: row 8: label is 7, outside": lambda c: c["logged"]["label"].__setitem__(7, 7.0),
+    "logged.parquet: row 8: label is 1.000001, outside": lambda c: c["logged"]["label"].__setitem__(7, 1.000001),
     "logged.parquet: row 4: prompt_id is missing (2 such rows)": lambda c: c["logged"].update(
         prompt_id=[None if n in (3, 5) else n for n in range(N)]
     ),

@@ -67,13 +67,17 @@ def test_the_difference_is_that_of_evaluate_whatever_the_form_of_the_frame():
         compare(named, "gpt-old", "gpt-new", **STARS),
         compare(frame.rename(columns=lambda c: c.replace("_", ".")), "answer.old", "answer.new", **STARS),
         compare(frame, judge=("judge_old", "judge_new"), label=["label_old", "label_new"], scale=(1, 5)),
+        compare(frame.rename(columns={"answer_old": 0, "answer_new": 1, "judge_old": 2, "judge_new": 3}), 0, 1,
+                judge=(2, 3), label=("label_old", "label_new"), scale=(1, 5)),
+        *(compare(named.assign(policy=[kind(name == "gpt-new") for name in named.policy]).rename(columns={"judge": 3}),
+                  kind(0), kind(1), judge=3, label="label", scale=(1, 5)) for kind in (int, float, bool, np.int8)),
         compare(frame.drop(columns="prompt").rename(columns={"judge_old": "judge_v1", "judge_new": "judge_v2"})
                 .assign(label_v1=frame.label_old, label_v2=frame.label_new), "judge_v1", "judge_v2", **STARS),
     ]  # fmt: skip
-    for other in others[:3]:
+    for other in others[:-1]:
         assert (other.difference, other.ci_low) == pytest.approx((wide.difference, wide.ci_low))
     # Without a column of prompts each row is one; folds of the calibration go by their names.
-    assert others[3].difference == pytest.approx(wide.difference, abs=0.05)
+    assert others[-1].difference == pytest.approx(wide.difference, abs=0.05)
     swapped = compare(frame, "answer_new", "answer_old", **STARS)
     assert (swapped.difference, swapped.ci_high) == pytest.approx((-wide.difference, -wide.ci_low))
 
@@ -147,6 +151,18 @@ WRONG = {
     "no pair of columns": lambda d: compare(d, judge=("judge_old",), scale=(1, 5)),
     "no column 'topic'": lambda d: compare(d, **STARS, cluster="topic"),
     "dict is no DataFrame": lambda d: compare(d.to_dict(), **STARS),
+    "df: column 'topic', row 2: missing .1 of 40": lambda d: compare(
+        d.assign(topic=d.prompt.where(d.index != 2)), **STARS, cluster="topic"
+    ),
+    "df: column 'topic', row 45 .index 5.: missing .1 of 80": lambda d: compare(
+        long_of(d).assign(topic=[*range(45), " ", *range(34)]), "old", "new", **STARS, cluster="topic"
+    ),
+    "no policy '0': there is .*True": lambda d: compare(
+        long_of(d).assign(policy=lambda f: f.policy == "new"), 0, 1, **STARS
+    ),
+    "judge: of 'old' .*parts of 1, of 'new' .*whole": lambda d: compare(
+        d.assign(judge_old=np.linspace(0, 1, len(d)), judge_new=d.judge_new.round()), **STARS | {"scale": (0, 5)}
+    ),
     "several columns 'judge_old'": lambda d: compare(pd.concat([d, d[["judge_old"]]], axis=1), **STARS),
     "'prompt', row 2: missing": lambda d: compare(d.assign(prompt=d.prompt.where(d.index != 2)), **STARS),
     "no row has.*'new'": lambda d: compare(

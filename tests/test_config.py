@@ -47,6 +47,8 @@ FAULTS = [
     ("policies.p0.max_tokens", "many", "policies.p0.max_tokens: "),
     ("policies.p0.max_tokens", 0, "policies.p0.max_tokens: "),
     ("policies.p0.provider", "nowhere", "policies.p0.provider 'nowhere'"),
+    ("policies.P0", {"provider": "local", "model": "m"}, "rename one"),
+    ("policies.pi a", {"provider": "local", "model": "m"}, "policies.pi a: is no name"),
     ("logging_policy", "p9", "logging_policy 'p9'"),
     ("seed", "12", "seed: "),
     ("providers.local.kind", "openai", "base_url"),

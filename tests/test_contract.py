@@ -57,10 +57,8 @@ def asked(entry, ask):
         endpoint = Endpoint("p", Provider(base_url="http://p/v1", max_attempts=1), "http://p/v1", asyncio.Event())
         await endpoint.client.close()
         served = httpx2.MockTransport(lambda _: httpx2.Response(entry["status"], json=entry["answer"]))
-        async with httpx2.AsyncClient(transport=served) as client:
-            endpoint.client = openai.AsyncOpenAI(
-                api_key="none", base_url="http://p/v1", max_retries=0, http_client=client
-            )
+        async with httpx2.AsyncClient(transport=served) as endpoint.http:
+            endpoint.client = endpoint.client.copy(http_client=endpoint.http)
             return await ask(endpoint)
 
     return asyncio.run(ask_it())
@@ -288,3 +286,35 @@ def test_the_pilot_of_the_full_experiment_at_each_provider(provider, stops_at, h
         score = next(e for e in PROVIDERS[provider]["answers"] if e["what"] == "echo_ids")["expected"]["nats"]
         assert (stopped, list(scores)) == ("", [pytest.approx(score)])
         assert {row["status"] for job in (*judging(params), ORACLE) for row in store.rows(job)} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"NOT HTTP AT ALL\r\n\r\n", "connection"),
+        (b"", "connection"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}", "connection"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", "connection"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "connection"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nabcde", "connection"),
+        (b"HTTP/1.1 307 Go\r\nLocation: /v1/completions\r\nContent-Length: 0\r\n\r\n", "connection"),
+        (b"HTTP/1.1 204 No\r\n\r\n", "malformed_json"),
+        (b"HTTP/1.1 502 Bad\r\nContent-Length: 6\r\n\r\n<html>", "http_502"),
+    ],
+)
+def test_what_is_no_answer_is_asked_again(sent, code):
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(sent)
+        writer.close()
+
+    async def ask():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        endpoint = Endpoint("p", Provider(base_url=url, max_attempts=1), url, asyncio.Event())
+        async with server, endpoint.client:
+            await endpoint.send(Request("/completions", {"model": "m"}))
+
+    with pytest.raises(CallError) as told:
+        asyncio.run(ask())
+    assert (told.value.kind, told.value.code) == ("retry", code)

@@ -169,10 +169,21 @@ def test_draws_of_the_logging_policy_are_its_own_beside_its_log():
     assert both.value["ppi_pp"] == pytest.approx(np.nanmean(np.append(logged.label, fresh.label)), abs=0.05)
 
 
-def test_prompts_are_the_same_however_their_numbers_are_stored():
+@pytest.mark.parametrize(
+    "stored",
+    [
+        lambda f: f.assign(prompt_id=f.prompt_id.astype(float)),
+        lambda f: f.assign(prompt_id=f.prompt_id.astype("category"), label=f.label.astype("Int64")),
+        lambda f: f.assign(label=f.label * (1 + 1e-12), judge=f.judge.astype("string[pyarrow]")),
+        lambda f: f.set_axis(f.index % 7),
+    ],
+)
+def test_values_are_the_same_however_they_are_stored(stored):
     (logged, fresh), _ = population(SEEDED(0), kt=30)
-    as_float = fresh.assign(prompt_id=fresh.prompt_id.astype(float))
-    pd.testing.assert_frame_equal(evaluate(logged, fresh).estimates, evaluate(logged, as_float).estimates)
+    given = [frame.assign(label=frame.label.round()) for frame in (logged, fresh)]
+    pd.testing.assert_frame_equal(evaluate(*given).estimates, evaluate(*map(stored, given)).estimates)
+    number = [frame.rename(columns={"judge": 3}) for frame in given]
+    pd.testing.assert_frame_equal(evaluate(*given).estimates, evaluate(*number, judge=3).estimates)
 
 
 def test_lengths_are_those_of_responses_where_they_are_not_told():
@@ -208,13 +219,15 @@ def test_chances_of_labelled_rows_are_there_and_a_row_that_had_none_is_no_error(
 
 ARGUMENTS = {
     "confidence": [0, 1.0, 95, float("nan"), "high"],
-    "width": [0, -1, 2.0, "a"],
+    "width": [0, -1, 2.0, "a", "0.1"],
     "judge_shift": [-0.1, 2, float("nan")],
-    "label_scale": [1, (0, 0), (1, 0), (0, float("nan")), ("a", "b")],
+    "label_scale": [1, (0, 0), (1, 0), (0, float("nan")), ("a", "b"), ("0", "1")],
     "judge_scale": [(1, 1), ("a", "b")],
     "logging_policy": [None, ""],
     "belief": ["hope"],
     "cluster": ["topic"],
+    "judge": [None, ["judge"]],
+    "label": [None],
 }
 #: Words of the message -> what becomes of the two frames.
 FRAMES = {
@@ -227,6 +240,18 @@ FRAMES = {
     "no column 'prompt_id'": lambda a, b: (a.drop(columns="prompt_id"), b),
     "policy.*row 0: missing": lambda a, b: (a, b.assign(policy=b.policy.where(b.index > 3))),
     "several columns 'judge'": lambda a, b: (pd.concat([a, a[["judge"]]], axis=1), b),
+    "logged.*'judge', row 0: 1.000001 is": lambda a, b: (a.assign(judge=1.000001), b),
+    "logged.*'judge', row 1 .index b.: 7 ": lambda a, b: (
+        a.assign(judge=[0.5, *[7.0] * 59]).set_axis(list("ab") * 30),
+        b,
+    ),
+    "logged.*'judge', row 0 .index .*: 7 ": lambda a, b: (
+        a.assign(judge=7.0, n=a.index).set_index(["n", "prompt_id"], drop=False),
+        b,
+    ),
+    "logged.*'policy' names 2": lambda a, b: (a.assign(policy=a.index % 2), b),
+    "logged.*'judge' holds datetime64": lambda a, b: (a.assign(judge=pd.Timestamp("2026-01-01")), b),
+    "prompt_id.*row 3: missing": lambda a, b: (a.assign(prompt_id=a.prompt_id.astype(str).where(a.index != 3, " ")), b),
     "complex": lambda a, b: (a.assign(judge=a.judge + 0j), b),
     "log_weight_t.*says it too": lambda a, b: (a.assign(logp_t=-5.0, logp_p0=-5.0), b),
     "log_weight_p0": lambda a, b: (a.assign(log_weight_p0=1.0), b),
@@ -249,7 +274,7 @@ def test_frames_without_sense_are_named(message):
         evaluate(*FRAMES[message](*population(SEEDED(0), n=60, k0=30)[0]))
 
 
-@pytest.mark.parametrize("share", [0.5, 0.9])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.98, 1.0])
 def test_stand_ins_in_both_columns_are_no_weights_of_one(share):
     rng = np.random.default_rng(0)
     style, failed = rng.standard_normal(600), rng.random(600) < share

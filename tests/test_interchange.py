@@ -344,6 +344,7 @@ def test_any_policy_name_is_in_a_form_that_params_can_hold_and_the_logging_polic
     ("changed", "run", "says"),
     [
         ({"target_policy_logprobs": {"a-b": -1.0, "a b": -1.0}}, "mine", r"'a-b' .*'a b' .*'a_b'"),
+        ({"target_policy_logprobs": {"gpt": -1.0, "GPT": -1.0}}, "mine", r"'gpt' .*'GPT' "),
         ({}, "local", r"run 'local' .*local\.yaml.*--run"),
     ],
 )

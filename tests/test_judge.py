@@ -236,6 +236,11 @@ WRONG = [
         ({"judges": {"v1": CHAT | {"mode": "uncertain"}}}, "judges.v1.mode: "),
         ({"judges": {"v1": CHAT | {"provider": "nowhere"}}}, "judges.v1.provider 'nowhere'"),
         ({"judges": {"v_sd": CHAT}}, "judges.v_sd: "),
+        ({"judges": {"v 1": CHAT}}, "judges.v 1: is no name"),
+        ({"judges": {"v1": CHAT, "V1": CHAT}}, "rename one"),
+        ({"judges": {"v1": "chat"}}, "judges.v1: Input should be a mapping with form"),
+        ({"judges": {"v1": CHAT | {"samples": 3}}}, "judges.v1.samples: goes with mode: uncertainty"),
+        ({"judges": {"v1": GRADER}}, "judges.v1.ratings: missing; form: chat or pair needs none"),
         ({"judges": {"ver1": CHAT}, "estimation": {"judge": "ver2"}}, "estimation.judge: 'ver2' is not among"),
         ({"judges": {"ver1": CHAT}, "estimation": {"judge": "ver2"}}, "did you mean 'ver1'?"),
         ({"estimation": {"judge": "determinstic"}}, "did you mean 'deterministic'?"),
@@ -273,7 +278,7 @@ def test_another_judge_is_asked_alone_about_the_same_responses(home, stub):
     there = {row["request_hash"]: row["value"] for job in judging(run.params) for row in run.store.rows(job)}
     other = {"base_url": stub.url, "capabilities": {}}
     providers = {"stub": run.params.providers["stub"].model_dump(mode="json"), "other": other}
-    named = {"uncertainty": asked | {"mode": "uncertainty"}, "deterministic": asked}
+    named = {mode: asked | {"mode": mode} for mode in ("uncertainty", "deterministic")}
     named |= {"v2": CHAT | {"provider": "other", "scale": [0, 100]}, "short": COMPLETION | {"draws": 1}}
     more = Run(make_params(home, stub.url, n_prompts=6, judge=None, judges=named, providers=providers))
     assert more.params.estimation.judge == "uncertainty"

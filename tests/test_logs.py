@@ -17,6 +17,7 @@ from arena10k.interchange import maps
 from arena10k.pipeline import stages
 from arena10k.run import Run
 from in_process import arena, run_cells
+from test_votes import PUBLIC
 
 LOGS = Path(__file__).parent / "logs"
 #: By file what is said beside it, the map, the policies, a prompt with its answer, and the scores, sorted.
@@ -156,7 +157,7 @@ def test_where_two_maps_fit_both_are_named(tmp_path):
 def test_every_map_is_listed_and_tells_its_files_from_the_others_but_for_general_ones():
     listed = arena("import", "--list").stdout
     assert [line.split()[0] for line in listed.splitlines()] == list(maps.shipped())
-    assert {taken for _, taken, *_ in FILES.values()} == set(maps.shipped())
+    assert {taken for _, taken, *_ in FILES.values()} | {taken for taken, *_ in PUBLIC.values()} == set(maps.shipped())
     for name, (_, taken, *_) in FILES.items():
         assert maps.guess(File(LOGS / name, name)) == taken
 

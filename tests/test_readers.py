@@ -96,9 +96,10 @@ def test_the_same_rows_in_any_file_are_the_same_records(home, name):
 
 def test_line_numbers_are_those_of_the_file_also_behind_texts_of_several_lines(home):
     rows = [*ROWS, ROWS[0] | {"id": "bad", "score": "good"}, ROWS[1] | {"id": ""}]
-    places = {"t.csv": [10, 11], "t.jsonl": [7, 8], "t.json": [7, 8]}
+    places = {"t.csv": [12, 13], "t.jsonl": [9, 10], "t.json": [7, 8]}
     for number, (name, lines) in enumerate(places.items()):
-        written(home, name, rows)
+        path = written(home, name, rows)
+        path.write_bytes(b"\n\n" + path.read_bytes())
         _, account = brought(home, {"path": name, "columns": COLUMNS}, run=f"r{number}")
         unit = "row" if name == "t.json" else "line"
         assert [(f["unit"], f["line"], f["field"]) for f in account["malformed"]] == [
@@ -153,6 +154,7 @@ def test_what_is_no_path_is_refused(path):
         ([True, False, None], {}, [1, 0, None]),
         (["true", "False", None], {}, [1, 0, None]),
         (["0.25", "1e-1", "1"], {}, [0.25, 0.1, 1]),
+        ([1 + 2e-16, -1e-12, 0.5], {}, [1, 0, 0.5]),
         (["C", "I", "P"], {"values": {"label": {"C": 1, "I": 0, "P": 0.5}}}, [1, 0, 0.5]),
         (["model_a", "tie", "NA"], {"values": {"label": {"model_a": 1, "tie": 0.5, "NA": None}}}, [1, 0.5, None]),
         (["yes", "No", 0.5], {"values": {"label": {True: 1, False: 0}}}, [1, 0, 0.5]),
@@ -241,6 +243,8 @@ def test_chances_of_labels_are_those_of_the_estimates(home):
         ("right", "good", ("none of 6", "'good' (text)", 'values: {label: {"good": NUMBER}}')),
         ("lp", "n/a", ("none of 6", "'n/a'", "values: {logprobs: ")),
         ("score", "0,5", ("none of 6", "'0,5'", "point")),
+        ("score", "80%", ("none of 6", "'80%'", "no %")),
+        ("score", '{"mean": 1}', ("none of 6", "judge: COLUMN.mean")),
         ("answer", None, ("answer: ",)),
     ],
 )
@@ -268,6 +272,12 @@ def test_values_within_an_object_are_named_by_their_path(home):
     written(home, "t.jsonl", [row | {"answer": {"text": row["answer"], "n": 1}} for row in ROWS])
     with pytest.raises(ArenaError, match=r"answer: none .*response: COLUMN\.text"):
         brought(home, {"path": "t.jsonl", "columns": COLUMNS})
+    for number, form in enumerate((dict, lambda value: json.dumps(dict(value)))):
+        rows = [row | {"score": form(v=row["score"]) if n and form is dict else form({"v": 1}) if n else "n/a"}
+                for n, row in enumerate(ROWS)]  # fmt: skip
+        written(home, "t.jsonl", rows)
+        with pytest.raises(ArenaError, match=r"score: none .*'n/a'.*judge: COLUMN\.v"):
+            brought(home, {"path": "t.jsonl", "columns": COLUMNS}, run=f"r{number}")
     written(home, "t.jsonl", [row | {"score": [row["score"]]} for row in ROWS])
     with pytest.raises(ArenaError, match=r"score: none .*a list"):
         brought(home, {"path": "t.jsonl", "columns": COLUMNS})
@@ -290,6 +300,11 @@ def test_true_and_false_have_no_place_on_another_scale(home):
         ("t.csv", b"id,question\n", "score: is not a column: it has id, question"),
         ("t.csv", b"", "t.csv has no rows|t.csv: has no rows"),
         ("t.json", json.dumps({"data": ROWS}, indent=1).encode(), r"is one object.*rows: KEY.*data"),
+        ("t.json", json.dumps({"data": ROWS}).encode(), "no row has this column.*--set rows=data"),
+        ("t.json", json.dumps({"a": [1], "b": {"c": ROWS}}).encode(), "--set rows=b.c"),
+        ("t.csv", as_cells([row | {"answer": "@"} for row in ROWS], ",").replace(b"@", b"\xe9"), "answer: .*as UTF-8"),
+        ("t.csv", b"id,question,answer\rq,a,b\r", "line 1: .*end in LF"),
+        ("t.csv", b'"id"x,question\nid,question,answer,score,right,lp\n', "line 1: not valid CSV"),
         ("object.json", json.dumps({"data": {}}, indent=1).encode(), "data.rows holds no array"),
         ("t.json", b'{"a": 1', "cut off"),
         ("t.json", b"[1,", "row 2: .*cut off"),

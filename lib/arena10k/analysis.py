@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: Of a scale's width: what is no further beyond an end is that end, and rounding.
+NOISE = 1e-9
+
 
 @dataclass(frozen=True)
 class Analysis:

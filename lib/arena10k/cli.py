@@ -284,6 +284,9 @@ def import_(context: click.Context, listed: bool) -> None:
 )
 @click.option("--column", "columns", multiple=True, metavar="FIELD=PATH", help="Which column holds a field, such as "
               "judge=scores.match.value (prompt_id, prompt, response, policy, judge, label, ...).")  # fmt: skip
+@click.option("--old", default="", metavar="COLUMN", help="Where a row has two answers the old ones; "
+              "--column judge=score is then score_old and score_new, as the columns of the answers end.")  # fmt: skip
+@click.option("--new", default="", metavar="COLUMN", help="The new ones.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="More of a table, as docs/data.md has it, "
               "such as where.filter=none or exact=true.")  # fmt: skip
 @click.option("--judge-scale", nargs=2, type=float, default=(0, 1), show_default=True, help="Range of judge scores.")
@@ -291,13 +294,14 @@ def import_(context: click.Context, listed: bool) -> None:
 @click.option("--logging-policy", default="", help="The policy that others are compared with (default: the first).")
 def import_file(
     files: tuple[str, ...], run: str, map_: str, columns: tuple[str, ...], settings: tuple[str, ...],
-    logging_policy: str, **scales: tuple[float, float],
+    logging_policy: str, old: str, new: str, **scales: tuple[float, float],
 ) -> None:  # fmt: skip
     """Import FILE as it is: the log of a tool, or rows whose columns are named with --column."""
     from arena10k import interchange
     from arena10k.interchange import described
 
     keys = [f"columns.{pair}" for pair in columns] + list(settings)
+    keys += [f"{key}={column}" for key, column in (("old", old), ("new", new)) if column]
     name, declared, said = described.files(files, run, map_, keys, scales)
     for line in said:
         click.echo(line)

@@ -303,7 +303,12 @@ class Run:
 
         A judge without a score is left out, unless it is the one that headlines use."""
         folds, judges = self.params.estimation.folds, self._judges(table)
-        made = policies_data(table.logged, table.fresh, table.policies, judges, table.logging_policy, folds)
+        logged, fresh = table.logged, table.fresh
+        if self.params.imported and not any(map(table.is_judged, judges)):
+            # Labels without any score speak alone: one that is the same everywhere says nothing.
+            same = {JUDGE + judges[0]: 0.5}
+            logged, fresh = (part.assign(**same) if part.label.notna().any() else part for part in (logged, fresh))
+        made = policies_data(logged, fresh, table.policies, judges, table.logging_policy, folds)
         # A win over the logging policy's response is no property of a response that could be weighted.
         paired = [j for j in judges if compares(self.params, JUDGE + j) or compares(self.params, ORACLE)]
         none = Rows(np.empty(0))

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -113,6 +114,13 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     if len(first) >= most:
         return f"{', '.join(first[: most - 1])} and {len(names) - most + 1} others"
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def told_apart(first: str, second: str) -> tuple[str, str, tuple[str, str]]:
+    """What two names begin with, up to a sign that separates words; that sign; and the rest of each."""
+    shared = re.match(r"(.*[\W_]|)[^\0]*\0\1", f"{first}\0{second}")
+    start = shared[1] if shared else ""
+    return start, start[-1:] or "_", (first[len(start) :] or first, second[len(start) :] or second)
 
 
 def visible(text: str) -> str:

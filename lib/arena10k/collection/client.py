@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import functools
 import re
 import sys
 import time
@@ -12,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import aiohttp
 import httpx2
 import openai
 import orjson
@@ -28,6 +30,8 @@ from arena10k.params.config import Params
 from arena10k.params.sections import OMITTABLE, Provider
 
 T = TypeVar("T")
+#: What a connection that cannot be made or breaks off raises, by the layer that notices.
+_BROKEN = (openai.APIConnectionError, httpx2.RequestError, aiohttp.ClientError, OSError)
 _OVERLOAD = {"http_429", "http_503", "timeout"}
 #: Seconds: more is not waited at once, and of more than a minute the user is told.
 _LONGEST_WAIT, _SHORT_WAIT = 86_400.0, 60.0
@@ -36,7 +40,6 @@ _LONGEST = 300
 #: What is said of the value of a field that the endpoint takes.
 _OUT_OF_RANGE = re.compile(r"too (large|high|big|many|small|low)|at (most|least)|exceed|range|(er|less) than|must|<|>")
 _GOES_ON = "nothing was spent by that refusal, and the same command goes on from here"
-_JSON = openai.RequestOptions(headers={"Content-Type": "application/json"})
 #: Fields that are sent because a capability is declared.
 _CAPABILITY = {"return_token_ids": "token_ids", "response_format": "json_schema", "echo": "echo_logprobs"}
 #: Fields of a request that an endpoint may refuse, as their names stand in what it says.
@@ -44,18 +47,15 @@ _FIELD = re.compile(rf"\b({'|'.join((*OMITTABLE, 'max_completion_tokens', *_CAPA
 
 
 def classify(error: Exception) -> CallError:
-    """Turn an SDK exception into a typed outcome; what is one already stays."""
-    # The aiohttp transport reports a refused connection as a connect time-out.
-    if isinstance(error, openai.APITimeoutError) and type(error.__cause__).__name__ == "ConnectTimeout":
-        return CallError("retry", "connection", one_line(error.__cause__))
-    if isinstance(error, openai.APITimeoutError):
-        return CallError("retry", "timeout", "no answer within the time limit")
-    if isinstance(error, openai.APIConnectionError):
-        return CallError("retry", "connection", one_line(error.__cause__ or error))
+    """Turn an exception of the SDK or its transport into a typed outcome; what is one already stays."""
     if isinstance(error, openai.APIStatusError):
-        return classify_status(error.status_code, error.body, error.message, _retry_after(error))
-    if isinstance(error, httpx2.TransportError):  # a download that breaks off is not wrapped by the SDK
-        return CallError("retry", "connection", one_line(error))
+        return _refused(error.response)
+    cause = error.__cause__ or error if isinstance(error, openai.APIConnectionError) else error
+    # The aiohttp transport reports a refused connection as a connect time-out.
+    if isinstance(cause, httpx2.TimeoutException) and not isinstance(cause, httpx2.ConnectTimeout):
+        return CallError("retry", "timeout", "no answer within the time limit")
+    if isinstance(cause, _BROKEN):
+        return CallError("retry", "connection", one_line(cause))
     if isinstance(error, orjson.JSONDecodeError):
         return CallError("retry", "malformed_json", one_line(error))
     if isinstance(error, CallError):
@@ -63,9 +63,16 @@ def classify(error: Exception) -> CallError:
     raise error
 
 
-def _retry_after(error: openai.APIStatusError) -> float | None:
+def _refused(answer: httpx2.Response) -> CallError:
+    try:
+        body = orjson.loads(answer.content)
+    except orjson.JSONDecodeError:
+        body = None
+    return classify_status(answer.status_code, body, answer.text, _retry_after(answer.headers.get("retry-after", "")))
+
+
+def _retry_after(header: str) -> float | None:
     """Seconds to wait: the header holds them, or a date (RFC 9110, section 10.2.3)."""
-    header = error.response.headers.get("retry-after", "")
     for seconds in (float, lambda date: email.utils.parsedate_to_datetime(date).timestamp() - time.time()):
         with suppress(ValueError):
             return min(max(seconds(header), 0.0), _LONGEST_WAIT)
@@ -82,9 +89,9 @@ def _wait(state: tenacity.RetryCallState) -> float:
 class Endpoint:
     """One provider: shared connections, pace, retries, decoded answers.
 
-    Methods return the answer as a plain dict (building the SDK's request and answer objects costs most of the time of
-    a scoring call) and raise `CallError`; kinds ``permanent``, ``invalid`` and an exhausted ``retry`` become error
-    rows.
+    Methods return the answer as a plain dict and raise `CallError`; kinds ``permanent``, ``invalid`` and an exhausted
+    ``retry`` become error rows. Measurements go through the SDK's transport: building its request and answer objects
+    costs most of the time of a scoring call.
     """
 
     def __init__(self, name: str, provider: Provider, base_url: str, stopped: asyncio.Event):
@@ -99,6 +106,7 @@ class Endpoint:
         self._secrets |= {provider.api_key_env: key} if provider.api_key_env else {}
         host = urlsplit(base_url).hostname or ""
         loopback = host == "localhost" or host.startswith("127.") or host == "::1"
+        self.http = openai.DefaultAioHttpClient(timeout=provider.timeout_seconds, trust_env=not loopback)
         self.client = openai.AsyncOpenAI(
             api_key=key,
             base_url=base_url,
@@ -106,18 +114,25 @@ class Endpoint:
             timeout=provider.timeout_seconds,
             default_headers=provider.headers | hidden,
             # A proxy of the environment does not know this machine.
-            http_client=openai.DefaultAioHttpClient(timeout=provider.timeout_seconds, trust_env=not loopback),
+            http_client=self.http,
         )
         # The SDK takes them from its own environment variables: they go to whom the params name.
         self.client.organization = self.client.project = None
+        self._headers = httpx2.Headers({**self.http.headers, "Authorization": f"Bearer {key}"})
+        self._headers.update({key: said for key, said in self.client.default_headers.items() if isinstance(said, str)})
+        self._timeout = {"timeout": httpx2.Timeout(provider.timeout_seconds).as_dict()}
+        self._url = functools.cache(lambda path: httpx2.URL(base_url.rstrip("/") + path))
 
     async def send(self, request: Request) -> dict[str, Any]:
         """The checked answer to a request: an object, from the model that was asked."""
 
         async def post() -> dict[str, Any]:
             await self.limits.pace(request)
-            content = orjson.dumps(request.body)
-            answer = await self.client.post(request.path, cast_to=httpx2.Response, content=content, options=_JSON)
+            url, content = self._url(request.path), orjson.dumps(request.body)
+            asked = httpx2.Request("POST", url, headers=self._headers, content=content, extensions=self._timeout)
+            answer = await self.http.send(asked)
+            if not answer.is_success:
+                raise _refused(answer)
             return checked(orjson.loads(answer.content))
 
         answer = await self.retrying(post)
@@ -166,7 +181,7 @@ class Endpoint:
     async def _typed(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
         try:
             result = await call(*args)
-        except (openai.APIError, orjson.JSONDecodeError, httpx2.TransportError, CallError) as problem:
+        except (openai.APIError, orjson.JSONDecodeError, CallError, *_BROKEN) as problem:
             error = self.without_key(classify(problem))
             if error.code in _OVERLOAD:
                 self.limits.overloaded(error.retry_after)

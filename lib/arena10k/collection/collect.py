@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sqlite3
 import sys
@@ -92,6 +93,7 @@ class Engine:
 
     def run(self, pilot: bool = False) -> None:
         """Run to the end, also inside Jupyter, whose own event loop is already running in this thread."""
+        gc.freeze()  # answers are many small objects: what is loaded already is not gone through for each few of them
         running = False
         with contextlib.suppress(RuntimeError):
             running = asyncio.get_running_loop() is not None

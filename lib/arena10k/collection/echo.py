@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -109,15 +109,15 @@ def read_ids(
     (answer,) = answers
     logprobs, values, generated = _of_echo(answer)
     echoed = answer["choices"][0].get("prompt_token_ids") or answer.get("prompt_token_ids")
-    shifts = _shifts(logprobs, prompt_ids + response_ids, len(values))
+    places = _Places(logprobs, prompt_ids + response_ids, len(values))
     if generated is None and echoed is not None:
         generated = 1  # nothing stands in front of the ids: one entry more is that of the token that was asked for
-    counted = _check_counts(answer, values, n + m, generated, placed=shifts == {0})
-    if echoed is None and counted is None and shifts != {0}:
+    counted = _check_counts(answer, values, n + m, generated, places.told)
+    if echoed is None and counted is None and not places.told():
         raise invalid("length_mismatch", "neither usage nor echoed ids say which entries are the prompt's")
     if echoed is not None and list(echoed) != prompt_ids + response_ids:
         raise invalid("ids_mismatch", "the echoed token ids are not the ones that were sent")
-    if shifts is not None and 0 not in shifts:
+    if places.off():
         raise invalid("ids_mismatch", "the tokens of the log-probs are not those that were sent, one for one")
     measured = _measured(logprobs, n, n + m)
     # Exactly 0 may be certainty or a buffer that nothing was written to: what was drawn tells them apart.
@@ -129,23 +129,33 @@ def read_ids(
     return measured
 
 
-def _shifts(logprobs: dict[str, Any], sent: list[int], entries: int) -> set[int] | None:
-    """By how many places entries may stand off from what was sent (-1: the first is missing, 1: one is in front), as
-    their ids say or, as one id has one text, their tokens; None where neither tells."""
-    ids, tokens = logprobs.get("token_ids"), logprobs.get("tokens")
-    own = next((said for said in (ids, tokens) if isinstance(said, list) and len(said) == entries), [])
+class _Places:
+    """Where entries of an echo stand to what was sent: as their ids say or, as one id has one text, their tokens."""
 
-    def fits(shift: int) -> bool:
-        first, last = max(0, -shift), min(len(sent), entries - shift)
-        there = own[first + shift : last + shift]
-        if own is ids:
-            return there == sent[first:last]
-        # The text of a part of a character may depend on what stands before it (vLLM).
-        pairs = [(i, t) for i, t in set(zip(sent[first:last], there, strict=True)) if t and t.isascii()]
+    def __init__(self, logprobs: dict[str, Any], sent: list[int], entries: int):
+        self.ids, tokens = logprobs.get("token_ids"), logprobs.get("tokens")
+        said = (own for own in (self.ids, tokens) if isinstance(own, list) and len(own) == entries)
+        self.own, self.sent, self.entries = next(said, None), sent, entries
+
+    def fit(self, shift: int) -> bool:
+        """Whether they may stand off by so many places (-1: the first is missing, 1: one is in front)."""
+        first, last = max(0, -shift), min(len(self.sent), self.entries - shift)
+        sent, there = self.sent[first:last], (self.own or [])[first + shift : last + shift]
+        if self.own is self.ids:
+            return there == sent
+        pairs = set(zip(sent, there, strict=True))
+        if len(dict(pairs)) < len(pairs):
+            # The text of a part of a character may depend on what stands before it (vLLM).
+            pairs = {(i, token) for i, token in pairs if token and token.isascii()}
         return len(dict(pairs)) == len(pairs)
 
-    found = {shift for shift in (-1, 0, 1) if fits(shift)} if own else None
-    return found if own is ids else found or None
+    def told(self) -> bool:
+        """Whether they can stand in no other place than theirs."""
+        return self.own is not None and self.fit(0) and not (self.fit(-1) or self.fit(1))
+
+    def off(self) -> bool:
+        """Whether they stand somewhere else."""
+        return self.own is not None and not self.fit(0) and (self.own is self.ids or self.fit(-1) or self.fit(1))
 
 
 def read_text(answers: list[dict[str, Any]], prompt: str, response: str, end: str) -> Measurement:
@@ -181,7 +191,7 @@ def read_text(answers: list[dict[str, Any]], prompt: str, response: str, end: st
     if len(sent) not in stops:
         raise invalid("ids_mismatch", "the last token that was sent reaches into what was generated")
     count = stops.index(len(sent))
-    _check_counts(answer, values, first + count, generated, placed=True)
+    _check_counts(answer, values, first + count, generated, lambda: True)
     behind = None if offsets is None else offsets[first:]
     edges = [_edge(text, stops[: count + 1], behind) for text in (prompt, prompt + response)]
     end_tokens = count - edges[1] if end else 0
@@ -205,7 +215,9 @@ def _whole(spelled: list[bytes], sent: bytes, edges: list[int]) -> list[bytes]:
     return next(([*one.groups(), *spelled[len(one.groups()) :]] for one in found if one), spelled)
 
 
-def _check_counts(answer: dict[str, Any], values: list[Any], sent: int, generated: int | None, placed: bool) -> Any:
+def _check_counts(
+    answer: dict[str, Any], values: list[Any], sent: int, generated: int | None, placed: Callable[[], bool]
+) -> Any:
     """How many tokens of the prompt the endpoint counted (None: it does not say). One entry more than was sent is the
     generated token, or a BOS in front that shifts all others; as many may lack the first and hold the generated one,
     unless the entries are `placed` by their tokens."""
@@ -214,7 +226,7 @@ def _check_counts(answer: dict[str, Any], values: list[Any], sent: int, generate
         raise invalid("length_mismatch", f"{len(values)} log-probs where {sent} were expected")
     if counted not in (None, sent):
         raise invalid("length_mismatch", f"the endpoint counted {counted} prompt tokens where {sent} were sent")
-    if not placed and generated != more and (more or values[0] is not None):
+    if generated != more and (more or values[0] is not None) and not placed():
         said = "an unknown number" if generated is None else generated
         raise invalid("length_mismatch", f"{len(values)} log-probs for {sent} tokens sent and {said} generated")
     return counted

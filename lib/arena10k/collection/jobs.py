@@ -40,7 +40,8 @@ def grader_of(params: Params, job: str) -> AnyGrader | None:
 
 def compares(params: Params, job: str) -> bool:
     """Whether the scores or labels of a job compare a response with the logging policy's."""
-    return isinstance(grader_of(params, job), PairGrader)
+    is_vote = job == ORACLE and params.imported and params.imported.votes and params.oracle.grader is None
+    return bool(is_vote) or isinstance(grader_of(params, job), PairGrader)
 
 
 def contexts(params: Params) -> dict[Key, str]:

@@ -3,12 +3,13 @@ frame, column and row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arena10k.analysis import NOISE
 from arena10k.errors import DataError, unknown
 from arena10k.estimation import logprobs
 from arena10k.estimation.data import PolicyData, log_weights, numbers, policies_data
@@ -16,6 +17,7 @@ from arena10k.estimation.scale import Scale
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pandas.api.extensions import ExtensionArray
 
 #: The chance of a label of a row that had none.
 NEVER = 1e-300
@@ -23,6 +25,8 @@ NEVER = 1e-300
 ONLY_JUDGE = "judge"
 #: The most a number may be that is a log-prob but for rounding.
 _ROUNDED_UP = 1e-4
+#: Values of a policy that say on which scale they are.
+_ENOUGH = 10
 
 
 @dataclass(frozen=True)
@@ -36,23 +40,32 @@ class Column:
 
     def of(self, which: str, frame: pd.DataFrame) -> np.ndarray:
         """The values on [0, 1], checked."""
-        values, (low, high), hint = _numbers(which, frame, str(self.name)), (self.low, self.high), ""
+        values, (low, high), hint = _numbers(which, frame, self.name), (self.low, self.high), ""
+        size = high - low
         if self.key == "judge_variance":
-            low, high = 0.0, float("inf")
+            low, high = 0.0, size**2 / 2  # no scores have a larger one
         elif self.key != "label_propensity":
             hint = f"; declare the scale, {self.key}_scale=(low, high)"
-        outside = (values < low) | (values > high)
-        _refuse(f"{which}: column {self.name!r}", outside, values, f"{{:g}} is outside of {low:g} to {high:g}", hint)
-        size = self.high - self.low
-        return np.asarray(np.sqrt(values) / size if self.key == "judge_variance" else (values - self.low) / size)
+        near = np.clip(values, low, high)
+        outside = np.abs(values - near) > NOISE * size
+        _refuse(which, frame, self.name, outside, values, f"{{:.15g}} is outside of {low:g} to {high:g}", hint)
+        return np.asarray(np.sqrt(near) / size if self.key == "judge_variance" else (near - low) / size)
 
 
-def _refuse(where: str, bad: np.ndarray, values: Any, problem: str, advice: str = "") -> None:
+def _refuse(
+    which: str, frame: pd.DataFrame, column: Any, bad: np.ndarray, values: Any, problem: str, advice: str = ""
+) -> None:
     """DataError for the first of the `bad` rows (a mask), if there is one: what is the `problem` with its value."""
     rows = np.flatnonzero(bad)
     if len(rows):
-        what = problem.format(values[rows[0]])
-        raise DataError(f"{where}, row {rows[0]}: {what} ({len(rows)} of {len(bad)} rows){advice}")
+        what = f"{problem.format(values[rows[0]])} ({len(rows)} of {len(bad)} rows)"
+        raise DataError(f"{_place(which, frame, column, int(rows[0]))}: {what}{advice}")
+
+
+def _place(which: str, frame: pd.DataFrame, column: Any, row: int) -> str:
+    """Where a value stands; rows are counted from 0, and called as their index does where that says otherwise."""
+    label = frame.index[row]
+    return f"{which}: column {column!r}, row {row}" + ("" if label == row else f" (index {label})")
 
 
 def _is_number(value: Any) -> bool:
@@ -63,25 +76,25 @@ def _is_number(value: Any) -> bool:
     return True
 
 
-def _numbers(which: str, frame: pd.DataFrame, column: str) -> np.ndarray:
-    if column in frame and frame[column].dtype.kind == "c":
-        raise DataError(f"{which}: column {column!r} holds complex numbers: give real ones")
+def _numbers(which: str, frame: pd.DataFrame, column: Any) -> np.ndarray:
+    if column in frame and frame[column].dtype.kind in "cmM":
+        raise DataError(f"{which}: column {column!r} holds {frame[column].dtype}: give real numbers")
     try:
         return numbers(frame, column)
     except (TypeError, ValueError):
         row = next(i for i, v in enumerate(frame[column]) if not _is_number(v))
-        raise DataError(f"{which}: column {column!r}, row {row}: {frame[column][row]!r} is no number") from None
+        given = f"{frame[column].iloc[row]!r} is no number; write NaN where there is none"
+        raise DataError(f"{_place(which, frame, column, row)}: {given}") from None
 
 
-def names(which: str, frame: pd.DataFrame, column: str) -> pd.Series[str]:
-    """A column of names as text, whole numbers alike however they are stored; none may be missing."""
+def names(which: str, frame: pd.DataFrame, column: str) -> ExtensionArray:
+    """A column of names as text, whole numbers alike however they are stored; none may be missing or blank."""
     values = frame[column]
-    _refuse(
-        f"{which}: column {column!r}", values.isna().to_numpy(), values, "missing", "; name it or leave the row out"
-    )
+    missing = (values.isna() | (values.astype(str).str.strip() == "")).to_numpy(dtype=bool)
+    _refuse(which, frame, column, missing, missing, "missing", "; name it or leave the row out")
     if values.dtype.kind == "f" and (values % 1 == 0).all():
         values = values.astype(np.int64)
-    return values.astype(str)
+    return values.astype(str).array
 
 
 def check_frame(which: str, frame: Any) -> None:
@@ -94,9 +107,9 @@ def check_frame(which: str, frame: Any) -> None:
         raise DataError(f"{which}: there are several columns {twice[0]!r}: keep one")
 
 
-def check_columns(which: str, frame: pd.DataFrame, columns: Iterable[str], hint: str = "") -> None:
+def check_columns(which: str, frame: pd.DataFrame, columns: Iterable[Any], hint: str = "") -> None:
     for column in columns:
-        if column not in frame:
+        if not isinstance(column, Hashable) or column not in frame:
             raise DataError(f"{which}: {unknown('column', column, map(str, frame.columns))}{hint}")
 
 
@@ -110,6 +123,8 @@ def _table(
     logps = [c for c in given if c.startswith("logp_")] if which == "logged" else []
     base = [f"logp_{logging_policy}"] if set(logps) - {f"logp_{logging_policy}"} else []
     check_columns(which, frame, ["prompt_id", *["policy"] * (which == "fresh"), *([cluster] if cluster else []), *base])
+    if which == "logged" and "policy" in frame and frame["policy"].nunique() > 1:
+        raise DataError(f"logged: column 'policy' names {frame['policy'].nunique()}: give others' rows as `fresh`")
     called = {"judge": f"judge_{ONLY_JUDGE}", "judge_variance": f"judge_{ONLY_JUDGE}_sd"}
     made: dict[str, Any] = {"prompt_id": names(which, frame, "prompt_id")}
     made |= {called.get(c.key, c.key): c.of(which, frame) for c in columns if c.name}
@@ -120,13 +135,15 @@ def _table(
         made["label_propensity"] = np.where(~has & (chance == 0), NEVER, chance)
         if not np.isnan(chance).all():
             problem = "a row with a label has a chance above 0, not {:g}"
-            _refuse(f"{which}: label_propensity", has & ~(chance > 0), chance, problem)
+            _refuse(which, frame, "label_propensity", has & ~(chance > 0), chance, problem)
     if which == "fresh":
         return pd.DataFrame(made | {"policy": names(which, frame, "policy")})
     for column in logps:
         made[column] = _numbers(which, frame, column)
         _refuse(
-            f"logged: column {column!r}",
+            which,
+            frame,
+            column,
             made[column] > _ROUNDED_UP,
             made[column],
             "{:g} is no log-prob, which is at most 0",
@@ -151,10 +168,10 @@ def tables_of(
 ) -> dict[str, pd.DataFrame]:
     """The frames by name as tables; every column that was named is in one of them. Without any judge's scores labels
     and weights speak alone: a score that is the same everywhere says nothing."""
-    tables = {
-        name: _table(name, frame.reset_index(drop=True), columns, cluster, logging_policy)
-        for name, frame in frames.items()
-    }
+    for column in columns:
+        if column.key in ("judge", "label") and (column.name is None or not isinstance(column.name, Hashable)):
+            raise DataError(f"{column.key}: {column.name!r} is no name of a column")
+    tables = {name: _table(name, frame, columns, cluster, logging_policy) for name, frame in frames.items()}
     for column in columns:
         if column.name is None or any(column.name in frame for frame in frames.values()):
             continue
@@ -164,6 +181,25 @@ def tables_of(
         if column.key == "judge":
             tables = {name: table.assign(**{f"judge_{ONLY_JUDGE}": 0.5}) for name, table in tables.items()}
     return tables
+
+
+def check_one_scale(tables: Mapping[str, pd.DataFrame], column: Column, logging_policy: str) -> None:
+    """DataError where values of one policy are shares of 1 and those of another whole numbers beyond it: no judge and
+    no oracle answers so on one scale."""
+    import pandas as pd
+
+    name, shares, whole = f"judge_{ONLY_JUDGE}" if column.key == "judge" else column.key, "", ""
+    rows = [table.assign(policy=table.get("policy", logging_policy))[["policy", name]] for table in tables.values()]
+    for policy, own in pd.concat(rows).dropna().groupby("policy")[name]:
+        values = column.low + (column.high - column.low) * own.to_numpy()
+        is_whole = np.abs(values - values.round()) < NOISE * (column.high - column.low)
+        if len(values) >= _ENOUGH and is_whole.all() and values.max() > 1:
+            whole = str(policy)
+        elif len(values) >= _ENOUGH and is_whole.mean() < 0.5 and values.min() >= 0 and values.max() <= 1:
+            shares = str(policy)
+    if shares and whole:
+        what = f"of {shares!r} values are parts of 1, of {whole!r} they are whole numbers beyond 1"
+        raise DataError(f"{column.name}: {what}: these are two scales, give both on one")
 
 
 def check_arguments(given: Mapping[str, Any], logging_policy: str, **numbers: Any) -> None:
@@ -195,10 +231,10 @@ def check_scale(name: str, given: Any) -> Scale:
 def _finite(value: Any) -> np.ndarray:
     """As float64, NaN where it is no finite number."""
     try:
-        number = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+        number = np.asarray(value)
+    except ValueError:
         return np.asarray(np.nan)
-    return np.where(np.isfinite(number), number, np.nan)
+    return np.where(np.isfinite(number), number, np.nan) if number.dtype.kind in "biuf" else np.asarray(np.nan)
 
 
 def targets_of(logged: pd.DataFrame | None, logging_policy: str) -> list[str]:

@@ -17,6 +17,8 @@ LEVEL = 0.001
 ENOUGH = 200
 #: Rows that are compared at most: evenly taken, they show all that is to be seen.
 AT_MOST = 20_000
+#: A number on more than this share of rows, of both policies, is not made up for by the others.
+ALONE = 0.95
 #: Nats. A response of some length is less likely than this by itself.
 FEW_TOKENS = 8.0
 
@@ -51,17 +53,21 @@ def weight_facts(values: np.ndarray, chars: np.ndarray, names: list[str], base: 
 
 def measured(values: np.ndarray, chars: np.ndarray, base: int) -> np.ndarray:
     """The values, NaN in place of what is no measurement: zeros and numbers that rows share beyond chance, where most
-    values are different ones, and what a policy has in common with the logging policy to the last digit."""
+    values are different ones; what a policy has in common with the logging policy to the last digit; and one number
+    that both have in all rows or nearly all."""
     rows, lengths = np.arange(len(values)), np.nan_to_num(chars, nan=0.0)
-    wrong = outliers.zeros(values, lengths, rows < 0) | outliers.repeated(values, rows)
+    suspect = outliers.zeros(values, lengths, rows < 0) | outliers.repeated(values, rows)
     # Where stand-ins are most of the values, the others tell: enough of them, and different ones.
-    others = np.where(wrong, np.nan, values)
-    enough = np.isfinite(others).sum(axis=0) >= max(20, 0.05 * len(values))
-    wrong &= _continuous(values) | (_continuous(others) & enough)
+    others = np.where(suspect, np.nan, values)
+    enough = np.isfinite(others).sum(axis=0) >= max(20, (1 - ALONE) * len(values))
+    wrong = suspect & (_continuous(values) | (_continuous(others) & enough))
     left = np.where(wrong, np.nan, values)
     for k in range(values.shape[1]):
         if k != base:
             wrong[:, k] |= outliers.copied_values(left[:, [base, k]], chars)[:, 1]
+            both = suspect[:, k] & suspect[:, base] & (values[:, k] == values[:, base])
+            if both.sum() > ALONE * np.isfinite(values[:, k]).sum() and np.ptp(values[both, k]) == 0:
+                wrong[:, k] |= both
     return np.where(wrong, np.nan, values)
 
 

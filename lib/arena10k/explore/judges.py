@@ -108,7 +108,8 @@ def _of_judge(params: Params, judge: str, both: pd.DataFrame, counts: list[Row])
 
 def _positions(pairs: list[Row], confidence: float) -> pd.DataFrame:
     """Position bias by judge (or oracle) and policy, from the records of pairs."""
-    ok = [row for row in pairs if row["status"] == "ok"]
+    # Votes that were imported do not say which answer was shown first.
+    ok = [row for row in pairs if row["status"] == "ok" and "first_leads" in row["payload"]]
     leads = [(r["job"].removeprefix(JUDGE), r["policy"], r["prompt_id"], r["payload"]["first_leads"]) for r in ok]
     frame = pd.DataFrame(leads, columns=["judge", "policy", "prompt_id", "lead"])
     by_prompt = frame.groupby(["judge", "policy", "prompt_id"], sort=False).lead.mean()

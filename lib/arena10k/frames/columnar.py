@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from arena10k.analysis import NOISE
 from arena10k.collection.echo import CEILING, SENTINELS
 from arena10k.collection.jobs import DETERMINISTIC, JUDGE
 from arena10k.errors import ArenaError, one_line
@@ -79,10 +80,11 @@ def _load(path: Path, needed: str, why: str) -> pd.DataFrame:
     table = table.cast(pa.schema(fields))
     frame = table.to_pandas(ignore_metadata=True, split_blocks=True, types_mapper={pa.string(): _TEXTS["prompt"]}.get)
     for name in [name for name in ("label", *scores) if name in frame]:
-        values = frame[name].to_numpy()
-        outside = (values < 0) | (values > 1)
-        first = f"{values[outside.argmax()]:g}" if outside.any() else ""
+        values, near = frame[name], frame[name].clip(0, 1)
+        outside = ((values - near).abs() > NOISE).to_numpy()
+        first = f"{values[outside.argmax()]:.15g}" if outside.any() else ""
         _refuse(path, outside, f"{name} is {first}, outside [0, 1]", "divide by the scale's end")
+        frame[name] = near
     frame = frame.reindex(columns=list(dict.fromkeys([*_NUMBERS, *_TEXTS, *frame]))).astype(_TEXTS)
     frame["response_chars"] = frame.response_chars.fillna(frame.response.str.len())
     return frame

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT, accepted
 from arena10k.explore.view import View
 from arena10k.from_frames.values import Evaluated, evaluate
 from arena10k.report import headline, reasons, table
-from arena10k.wording import level, rounded
+from arena10k.wording import level, percent, rounded, told_apart
 
 #: A column in both forms of a frame, or one per side.
 Named = str | Sequence[str]
@@ -28,10 +27,11 @@ Named = str | Sequence[str]
 
 class Comparison(View):
     """What `compare` answers: `difference` (*new - old*, on the label's scale) with `ci_low` and `ci_high`, NaN where
-    it is refused; `verdict` and `reasons`; `sentence` and `notes` in words; `evaluation` of both, `old` and `new`."""
+    it is refused; `verdict` and `reasons`; `sentence` and `notes` in words; `evaluation` of both, `old` and `new`. Of
+    `votes` the value of each side is its win rate."""
 
-    def __init__(self, evaluation: Evaluated, old: str, new: str):
-        self.evaluation, self.old, self.new = evaluation, old, new
+    def __init__(self, evaluation: Evaluated, old: str, new: str, votes: bool = False):
+        self.evaluation, self.old, self.new, self.votes = evaluation, old, new, votes
         self._pair: dict[str, Any] = next(iter(evaluation.result["contrasts"]), {})
         ends = (self._pair.get(name, np.nan) for name in ("difference", "low", "high"))
         self.difference, self.ci_low, self.ci_high = ends
@@ -57,14 +57,21 @@ class Comparison(View):
         shown = [self.difference, *ends] if not apart else [abs(self.difference), *sorted(map(abs, ends))]
         size, low, high = (rounded(x, *ends) for x in shown)
         by = f"{size} points on a scale of {scale.low:g} to {scale.high:g} ({level(level_)} interval {low} to {high})"
+        by = f" by {by}" if apart else f"the difference is {by}"
+        if self.votes:
+            rate, low, high = (percent((1 + x) / 2) for x in (self.difference, *ends))
+            wins = f"win {rate} of the votes, a tie being a half ({level(level_)} interval {low} to {high})"
+            by = f": they {wins}" if apart else f"the {self.new} ones {wins}"
         if apart:
             way = "better" if self.difference > 0 else "worse"
-            return f"The {self.new} answers are {way} than the {self.old} answers by {by}."
-        # Two intervals of this width tell a difference of that size with the chance that plans have.
-        width = np.sqrt(2) * abs(self.difference) / (1 + special.ndtri(planning.ASSURANCE) / normal(level_))
+            return f"The {self.new} answers are {way} than the {self.old} answers{by}."
+        # Two intervals of this width tell a difference of that size with the chance that plans have; what one side wins
+        # of votes the other loses.
+        several = 1.0 if self.votes else np.sqrt(2)
+        width = several * abs(self.difference) / (1 + special.ndtri(planning.ASSURANCE) / normal(level_))
         more = self._labels(width, "would settle it, if it is as large as it looks")
         text = f"The {self.new} and the {self.old} answers cannot be told apart from these"
-        return f"{text} {self.evaluation.prompts():,} prompts: the difference is {by}.{more}"
+        return f"{text} {self.evaluation.prompts():,} prompts: {by}.{more}"
 
     def _refusal(self) -> str:
         width = self.evaluation.analysis.width * self.evaluation.scale.size
@@ -79,7 +86,8 @@ class Comparison(View):
         if more <= 0 or labels >= planning.MAX_LABELS:
             return ""
         where = f", on more prompts than these {n:,}," if labels > n else ""
-        return f" About {float(f'{more:.2g}'):,.0f} more labels per side{where} {what}."
+        kind = "votes" if self.votes else "labels per side"
+        return f" About {float(f'{more:.2g}'):,.0f} more {kind}{where} {what}."
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained HTML file: the answer, and behind it what `Evaluated.report` has."""
@@ -96,6 +104,7 @@ def compare(
     *,
     judge: Named | None = None,
     label: Named | None = None,
+    winner: str | None = None,
     scale: tuple[float, float] = (0.0, 1.0),
     judge_scale: tuple[float, float] | None = None,
     label_scale: tuple[float, float] | None = None,
@@ -114,6 +123,8 @@ def compare(
     judge, label : columns of the judge's scores and of the oracle's labels (True and False are 1 and 0); NaN is "not
         there". One of both may be left out. In a wide frame `judge="judge"` is `judge_old` and `judge_new`, by the
         ends in which `old` and `new` differ; or give a pair of names.
+    winner : in place of `label` the column of a wide frame with votes on which answer is better: the end of its column
+        ("old", "new"), the column, or "tie", which is a half for both. NaN is no vote.
     scale : the ends of both scales; `judge_scale` and `label_scale` where they differ. Declared, never guessed.
     cluster : as of `evaluate`; so are `options`: `width`, `confidence`, `judge_shift`, `belief`.
 
@@ -125,54 +136,73 @@ def compare(
         "label": check_scale("label_scale", scale if label_scale is None else label_scale),
     }
     measures = {key: given for key, given in (("judge", judge), ("label", label)) if given is not None}
+    if winner is not None:
+        if label is not None:
+            raise DataError("compare: give `winner` or `label`: a vote is the label of both answers")
+        df, measures["label"] = _voted(df, winner, old, new)
+        scales["label"] = check_scale("label_scale", (0, 1))
     if not measures or old == new:
-        lacks = f"`old` and `new` are both {old!r}" if measures else "give `judge`, `label` or both"
+        lacks = f"`old` and `new` are both {old!r}" if measures else "give `judge`, `label` or both (or `winner`)"
         raise DataError(f"compare: {lacks}")
-    frame = df.reset_index(drop=True)
-    sides, parts = _sides(frame, (old, new), measures, policy), []
-    by = next((name for name in ("prompt_id", "prompt") if name in frame), None)
-    if by is None and old not in frame:
-        check_columns("df", frame, ["prompt_id"])
-    check_columns("df", frame, [cluster] if cluster else [])
-    same = {"prompt_id": names("df", frame, by) if by else frame.index}
-    same |= {"cluster": frame[cluster]} if cluster else {}
+    sides, parts = _sides(df, (old, new), measures, policy), []
+    by = next((name for name in ("prompt_id", "prompt") if name in df), None)
+    if by is None and old not in df:
+        check_columns("df", df, ["prompt_id"])
+    check_columns("df", df, [cluster] if cluster else [])
+    same: dict[str, Any] = {"prompt_id": names("df", df, by) if by else np.arange(len(df))}
+    same |= {"cluster": names("df", df, cluster)} if cluster else {}
     # The new ones first: a difference is the first minus the second.
     for side, rows, columns in reversed(sides):
         if not rows.any():
             raise DataError(f"df: no row has an answer, a score or a label of {side!r}")
         for key, name in columns.items():
-            Column(key, name, *scales[key]).of("df", frame)
-        own = pd.DataFrame({"policy": side, **same, **{key: frame[name] for key, name in columns.items()}})
+            Column(key, name, *scales[key]).of("df", df)
+        own = pd.DataFrame({"policy": side, **same, **{key: df[name] for key, name in columns.items()}})
         parts.append(own[rows])
     options |= {f"{key}_scale": ends for key, ends in scales.items()}
     options["cluster"] = "cluster" if cluster else None
     found = evaluate(fresh=pd.concat(parts, ignore_index=True), **options)
-    return Comparison(found, *(side for side, *_ in sides))
+    (first, *_), (second, *_) = sides
+    return Comparison(found, first, second, winner is not None)
+
+
+def _voted(frame: pd.DataFrame, winner: str, old: str, new: str) -> tuple[pd.DataFrame, list[str]]:
+    """The frame with what either side has of each vote, and the columns of that."""
+    check_columns("df", frame, [winner, old, new], "; votes stand in rows that hold both answers")
+    sides, votes = told_apart(old, new)[2], frame[winner].reset_index(drop=True)
+    shares = {"tie": 0.5, old: 0.0, new: 1.0, sides[0]: 0.0, sides[1]: 1.0}
+    for row in np.flatnonzero(votes.notna() & ~votes.isin(list(shares)))[:1]:
+        words = ", ".join(map(repr, (*sides, "tie")))
+        raise DataError(f"df: column {winner!r}, row {row}: {votes[row]!r} is none of {words}: replace it")
+    share = votes.map(shares).to_numpy(dtype=np.float64)
+    columns = [f"{winner}: {side}" for side in sides]
+    return frame.assign(**dict(zip(columns, (1 - share, share), strict=True))), columns
 
 
 def _sides(
     frame: pd.DataFrame, pair: tuple[str, str], measures: dict[str, Named], policy: str
-) -> list[tuple[str, pd.Series[bool], dict[str, str]]]:
+) -> list[tuple[str, Any, dict[str, Any]]]:
     """Of both sides its name, its rows, and by argument its column."""
     if not set(pair) & set(frame):
         if policy not in frame:
             hint = f"; of a long frame name the column that has {pair[0]!r} and {pair[1]!r}, policy=..."
             check_columns("df", frame, pair, hint)
-        which, one = names("df", frame, policy), {key: str(given) for key, given in measures.items()}
+        which, given = names("df", frame, policy), pd.DataFrame({"old and new": pair})
+        pair = tuple(names("compare", given, "old and new"))
         if missing := [name for name in pair if name not in set(which)]:
             raise DataError(f"df: column {policy!r}: {unknown('policy', missing[0], which.unique())}")
-        check_columns("df", frame, one.values())
-        return [(name, which == name, one) for name in pair]
+        check_columns("df", frame, measures.values())
+        return [(name, which == name, measures) for name in pair]
     check_columns("df", frame, pair)
-    # What both begin with, up to a sign that separates words.
-    shared = re.match(r"(.*[\W_]|)[^\0]*\0\1", "\0".join(pair))
-    start, made = shared[1] if shared else "", []
-    for k, answer in enumerate(pair):
-        side, columns = answer[len(start) :] or answer, {}
+    _, mark, sides = told_apart(*map(str, pair))
+    made = []
+    for k, (answer, side) in enumerate(zip(pair, sides, strict=True)):
+        columns = {}
         for key, given in measures.items():
-            if not isinstance(given, str) and len(given) != 2:
+            pair_given = isinstance(given, list | tuple)
+            if pair_given and len(given) != 2:
                 raise DataError(f"{key}: {given!r} is no pair of columns, old and new")
-            columns[key] = f"{given}{start[-1:] or '_'}{side}" if isinstance(given, str) else given[k]
+            columns[key] = given[k] if pair_given else f"{given}{mark}{side}"
             check_columns("df", frame, [columns[key]], f"; or give a pair, {key}=(old, new)")
         made.append((side, frame[[answer, *columns.values()]].notna().any(axis=1), columns))
     return made

@@ -12,7 +12,15 @@ import numpy as np
 
 from arena10k.analysis import Analysis
 from arena10k.errors import DataError
-from arena10k.estimation.checked import Column, arrays, check_arguments, judged_logprobs, tables_of, targets_of
+from arena10k.estimation.checked import (
+    Column,
+    arrays,
+    check_arguments,
+    check_one_scale,
+    judged_logprobs,
+    tables_of,
+    targets_of,
+)
 from arena10k.estimation.context import LOGPROBS_ASKED
 from arena10k.estimation.data import log_weights
 from arena10k.estimation.evaluation import Evaluation, study
@@ -69,7 +77,8 @@ def evaluate(
     Parameters
     ----------
     logged : one row per response of the logging policy: `prompt_id`, the columns `judge` and `label`, and log-probs
-        of the same response in nats, `logp_<policy>` (the logging policy's included) or `log_weight_<policy>`. With
+        of the same response in nats, `logp_<policy>` (the logging policy's included) or `log_weight_<policy>`: nothing
+        in the numbers tells bits and log10, which are to be multiplied by ln 2 and ln 10. With
         `response` or `response_chars` log-probs are tested against lengths. A missing weight is lost, and counts as
         unseen: leave out rows that were not asked for one.
     fresh : one row per response of a policy: `policy`, `prompt_id`, `judge`, `label`.
@@ -83,7 +92,8 @@ def evaluate(
         tenth of it where None.
     belief : the most a headline takes to be believed: "labels", "weights" or "judge".
 
-    A DataError names frame, row and column of a value that is outside its scale or is no log-prob.
+    A DataError names frame, row and column of a value that is outside its scale or is no log-prob, and policies whose
+    values are on two scales. Rows are counted from 0, with their index beside it where that is another.
     """
     if belief not in BELIEFS:
         raise DataError(f"belief: {belief!r} is none of {', '.join(BELIEFS)}")
@@ -95,6 +105,8 @@ def evaluate(
     columns = [Column("judge", judge, *judge_scale), Column("label", label, *label_scale)]
     columns += [Column("judge_variance", judge_variance, *judge_scale), Column("label_propensity", label_propensity)]
     tables, scale = tables_of(given, columns, cluster, logging_policy), Scale(*label_scale)
+    for column in columns[:2]:
+        check_one_scale(tables, column, logging_policy)
     analysis = Analysis(
         width=Analysis.width if width is None else width / scale.size,
         confidence=confidence,

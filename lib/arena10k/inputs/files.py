@@ -76,6 +76,11 @@ class File:
             return not isinstance(_parsed(line + stream.read()), dict)
 
     @property
+    def is_json(self) -> bool:
+        """Whether it may be one object that holds the rows."""
+        return self._ending == "json"
+
+    @property
     def unit(self) -> str:
         """What a number of `read` counts."""
         return "line" if self.form == "lines" or self.form in _CSV else "row"
@@ -212,8 +217,15 @@ class File:
             except StopIteration:
                 return
             except csv.Error as error:
+                what = f"not valid CSV: {error}"
                 do = "put texts with quotes or line breaks in quotes, and double the quotes within them"
-                yield number, Fault("", f"not valid CSV: {error}", do=do)
+                if "new-line" in str(error):
+                    what, do = "holds a CR alone, which ends no line", "save the file with lines that end in LF"
+                if not head:
+                    raise ArenaError(f"{self.name}: line {number}: {what}: {do}") from error
+                yield number, Fault("", what, do=do)
+                continue
+            if not cells:
                 continue
             if not head:
                 head = cells
@@ -223,7 +235,7 @@ class File:
                 self._chosen(head, choose, dict.fromkeys(head, False))
             elif len(cells) == len(head):
                 yield number, {name: cell or None for name, cell in zip(head, cells, strict=True)}
-            elif cells:
+            else:
                 do = f"put texts that hold {mark!r} or line breaks in quotes"
                 yield number, Fault("", f"has {len(cells)} cells, the head has {len(head)}", do=do)
 

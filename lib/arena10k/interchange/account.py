@@ -25,15 +25,15 @@ def lines(account: dict[str, Any]) -> list[str]:
     for file in files:
         taken = f"{file['taken']:,} of {file['rows']:,} rows taken" if file["rows"] else "is empty"
         values = f", {file['values_left_out']:,} of their values left out" if file["values_left_out"] else ""
-        other = f", {file['passed_over']:,} not asked for" if file.get("passed_over") else ""
-        out.append(f"  {file['file']}: {taken}{values}{other}")
+        other = [f", {rows:,} {what}" for what, rows in file.get("beside", {}).items() if rows]
+        out.append(f"  {file['file']}: {taken}{values}{''.join(other)}")
     if no_text := sum(outcomes.get("missing", 0) for outcomes in account["records"].get(RESPONSES, {}).values()):
         out.append(f"  {no_text:,} of the responses are without their text: their scores and labels are taken")
     if account["form"] == "files" and not account["records"].get(ORACLE):
         out.append("  no labels: if the scores compare with known answers, --set exact=true says so")
-    rows = sum(file["taken"] for file in files)
-    if again := rows - responses:
-        out.append(f"  {again:,} of the {rows:,} rows taken are responses that a file before has too: counted once")
+    if again := sum(file.get("again", 0) for file in files):
+        of = f"{responses + again:,} responses of these files"
+        out.append(f"  {again:,} of the {of} are in a file before too: counted once")
     out += [f"  policy {name!r} is called {plain} here" for name, plain in account["policies"].items() if name != plain]
     listed = {
         "taken for the logging policy again, the control of the log-probs": account["params"]["imported"].get("clones"),

@@ -56,18 +56,18 @@ def at(row: dict[str, Any], path: str) -> tuple[bool, Any]:
         return at(row, str(named)) if is_there else (False, None)
     value: Any = row
     for step in steps(path):
-        if isinstance(value, str) and value[:1] in ("{", "["):
-            value = _json(value)
-        is_there, value = _step(value, step, path)
+        is_there, value = _step(opened(value), step, path)
         if not is_there:
             return False, None
     return True, value
 
 
-def _json(text: str) -> Any:
-    """JSON within a text, as tables have it."""
+def opened(value: Any) -> Any:
+    """A value; of JSON within a text, as tables have it, what it says."""
+    if not isinstance(value, str) or value[:1] not in ("{", "["):
+        return value
     try:
-        return json.loads(text)
+        return json.loads(value)
     except (ValueError, RecursionError):
         return None
 
@@ -110,6 +110,12 @@ def shape(row: dict[str, Any], most: int = 12) -> str:
     below(row, "")
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return ", ".join(found[:most])[:600] + more
+
+
+def rows_within(row: dict[str, Any]) -> str:
+    """What to write where a row is one object that holds the rows; empty where it holds none."""
+    found = re.search(r"(?:^|, )([^\[\], ]+)\[-1\]\.", shape(row))
+    return f"; if its rows are in {found[1]}: --set rows={found[1]}" if found else ""
 
 
 def kind(value: Any) -> str:

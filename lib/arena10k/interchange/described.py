@@ -10,19 +10,24 @@ import yaml
 from pydantic import ValidationError
 
 from arena10k import paths
-from arena10k.errors import ArenaError, one_line
+from arena10k.errors import ArenaError
 from arena10k.inputs.files import File
 from arena10k.interchange import maps
 from arena10k.interchange.rows import Range, plain_names
+from arena10k.params import config
 from arena10k.params.imported import ImportedParams
+from arena10k.wording import told_apart
 
 
 def files(
     given: tuple[str, ...], run: str, map_name: str, settings: list[str], scales: dict[str, Range]
 ) -> tuple[str, ImportedParams, list[str]]:
     """The run and what is imported into it, and which maps were taken. `given` are files, or POLICY=FILE; `settings`
-    are KEY=VALUE of a table, `a.b` being the key `b` within `a`. Raises ArenaError."""
-    own = _mapping(settings)
+    are KEY=VALUE of a table, `a.b` being the key `b` within `a`; `old` and `new` the columns of two answers. Raises
+    ArenaError."""
+    own = _two_sided(_mapping(settings))
+    if "path" in own:
+        raise ArenaError("path: the files are named by themselves: leave it out")
     tables, said = [], []
     for entry in given:
         policy, _, name = entry.rpartition("=") if not Path(entry).exists() else ("", "", entry)
@@ -35,17 +40,31 @@ def files(
         if map_name or not {"prompt", "prompt_id"} & own.get("columns", {}).keys():
             table["map"] = map_name or maps.guess(File(path, path.name, own.get("rows"), own.get("delimiter")))
             said.append(f"{path.name} is read as {table['map']}: {maps.read(table['map']).about}")
-        taken = maps.read(table["map"]).columns if "map" in table else None
-        if policy or not ({"policy", "logprobs"} & own.get("columns", {}).keys() or (taken and taken.policy)):
+        reading = maps.read(table["map"]) if "map" in table else None
+        says_whose = own.keys() & {"sides", "policy"} or own.get("columns", {}).keys() & {"policy", "logprobs"}
+        if policy or not (says_whose or (reading and (reading.columns.policy or reading.sides))):
             table["policy"] = plain_names([policy or stem])[policy or stem]
         tables.append(table)
         run = run or re.sub(r"[^A-Za-z0-9_-]", "-", stem)[:64].lstrip("-_") or "imported"
     try:
         declared = ImportedParams.model_validate({"tables": tables} | scales)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc'][2:]))}: {fault['msg']}" for fault in error.errors()]
-        raise ArenaError("; ".join(map(one_line, faults))) from error
+        lines = (re.sub(r"^tables\.\d+(\.|: )", "", line) for line in config.faults(error, ImportedParams))
+        raise ArenaError("\n".join(dict.fromkeys(lines))) from error
     return paths.check_run_name(run), declared, said
+
+
+def _two_sided(own: dict[str, Any]) -> dict[str, Any]:
+    """A table in whose rows are two answers: scores and labels end as their columns do."""
+    old, new, columns = own.pop("old", ""), own.pop("new", ""), own.get("columns", {})
+    if old == new == "":
+        return own
+    start, mark, sides = told_apart(old, new)
+    if not old or not new or old == new:
+        raise ArenaError("--old and --new go together: write the columns of both answers")
+    for name in {"judge", "judge_variance", "label", "label_propensity"} & columns.keys():
+        columns[name] += "" if "{side}" in columns[name] else f"{mark}{{side}}"
+    return own | {"sides": sides, "columns": columns | {"response": f"{start}{{side}}"}}
 
 
 def _mapping(settings: list[str]) -> dict[str, Any]:
@@ -58,5 +77,12 @@ def _mapping(settings: list[str]) -> dict[str, Any]:
         within = made
         for part in above:
             within = within.setdefault(part, {})
-        within[last] = value if above[:1] == ["columns"] else yaml.safe_load(value)
+            if not isinstance(within, dict):
+                raise ArenaError(f"{setting!r}: {part} has a value, {within!r:.80}, and no keys")
+        if last in within:
+            raise ArenaError(f"{setting!r}: {key} is said twice, also as {within[last]!r:.80}: keep one")
+        try:
+            within[last] = value if above[:1] == ["columns"] else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ArenaError(f"{setting!r}: not valid YAML: put the value in quotes") from error
     return made

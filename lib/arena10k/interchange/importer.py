@@ -17,6 +17,7 @@ from arena10k.inputs.policies import digest
 from arena10k.interchange import layouts
 from arena10k.interchange.account import fault_words
 from arena10k.interchange.rows import MISSING, Range, plain_names
+from arena10k.interchange.sides import Votes
 from arena10k.interchange.source import Source
 from arena10k.interchange.staging import Prompts, staged
 from arena10k.interchange.writer import FileAccount, Writer
@@ -25,7 +26,7 @@ from arena10k.params.imported import PROVIDER, ImportedParams
 from arena10k.report.files import write_text
 
 #: Changes when the same files would give other records: an import made before is then not identical.
-VERSION = 2
+VERSION = 3
 UNIT: Range = (0.0, 1.0)
 _SCALES = ("judge_scale", "oracle_scale")
 
@@ -64,10 +65,15 @@ def import_tables(
         if not path.is_file():
             raise ArenaError(f"imported.tables: no file {table.path!r}: relative paths start at the folder of data/")
         name = path.name if path.name not in sources else f"{path.name} (table {number})"
-        sources[name] = layouts.table(path, name, table, logging_policy or "base")
+        sources[name] = layouts.table(path, name, table, logging_policy)
     tables = [table.model_dump(exclude_defaults=True) for table in params.tables]
     declared = {key: getattr(params, key) or UNIT for key in _SCALES}
     declared |= {"logging_policy": logging_policy, "tables": tables}
+    if votes := [source.name for source in sources.values() if isinstance(source, Votes)]:
+        parts = (part for source in sources.values() for part in (source, *source.parts))
+        if declared["oracle_scale"] != UNIT or any("label" in part.fields for part in parts):
+            raise ArenaError(f"{votes[0]}: votes are the labels, from 0 to 1: leave out other labels and their scale")
+        declared |= {"votes": True}
     return _import(run, form, ", ".join(sources), declared, list(sources.values()), [])
 
 
@@ -103,7 +109,7 @@ def _import(
         finally:
             prompts.close()
             store.close()
-        keys = ("file", "unit", "rows", "taken", "left_out", "passed_over", "values_left_out", "faults")
+        keys = ("file", "unit", "rows", "taken", "left_out", "again", "beside", "values_left_out", "faults")
         # Labels of the logging policy are in its logged data. Older and newer CJE have a name for fresh draws each.
         is_one = form == "cje" and any(source.name in layouts.CJE[:1] or "/" in source.name for source in sources)
         patterns = [(p, name) for p in (layouts.CJE[:3] if is_one else ()) for name in names]
@@ -143,7 +149,7 @@ def _write(writer: Writer, source: Source) -> FileAccount:
     with tqdm(desc=source.name, unit=" rows", mininterval=1.0, file=sys.stderr, ascii=True, disable=None) as bar:
         file = writer.source(source, bar.update)
     source.check()
-    file.passed_over = source.passed_over
+    file.beside = dict(source.beside)
     return file
 
 
@@ -156,10 +162,11 @@ def _check_scales(file: FileAccount, source: Source, form: str, declared: dict[s
             option = f"imported.{key} in the params" if form == "table" else f"--{key.replace('_', '-')} LOW HIGH"
             raise ArenaError(
                 f"{file.file}: {column}: {outside:,} of {outside + within:,} values are outside of {scale}, "
-                f"they range from {low:g} to {high:g}: declare their scale with {option}"
+                f"they range from {low:.15g} to {high:.15g}: declare their scale with {option}"
             )
         name = "judge" if key == "judge_scale" else "label"
-        if name in source.booleans and tuple(declared[key]) != UNIT:
+        booleans = source.booleans.union(*(part.booleans for part in source.parts))
+        if name in booleans and tuple(declared[key]) != UNIT:
             words = f"values: {{{name}: {{true: {declared[key][1]:g}, false: {declared[key][0]:g}}}}}"
             raise ArenaError(f"{file.file}: {column}: is true or false, on {scale}: say what they stand for, {words}")
 

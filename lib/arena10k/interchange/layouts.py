@@ -8,6 +8,7 @@ from pathlib import Path
 from arena10k.errors import ArenaError
 from arena10k.inputs.files import File
 from arena10k.interchange import columns, maps
+from arena10k.interchange.sides import two_sides
 from arena10k.interchange.source import Source
 from arena10k.params.imported import Columns, Reading, TableParams
 
@@ -48,7 +49,7 @@ def cje(folder: Path, logging_policy: str) -> tuple[list[Source], list[str]]:
     return sources, sorted(others)
 
 
-def table(path: Path, name: str, params: TableParams, logging_policy: str) -> Source:
+def table(path: Path, name: str, params: TableParams, logging_policy: str | None) -> Source:
     """A file whose columns the params name, or a shipped map. Raises ArenaError."""
     reading, choose, optional = maps.merged(params)
     try:
@@ -56,10 +57,14 @@ def table(path: Path, name: str, params: TableParams, logging_policy: str) -> So
     except ValueError as error:
         raise ArenaError(f"imported.tables: {path.name}: {error}") from error
     may_lack = frozenset({*reading.allow_missing, *optional})
+    file = File(path, name, reading.rows, reading.delimiter)
+    if reading.sides or "winner" in fields:
+        if params.policy or not reading.sides:
+            raise ArenaError(f"{name}: votes, and answers of two sides, go with sides: [old, new] and without a policy")
+        return two_sides(file, reading, fields, may_lack, logging_policy)
     is_fresh = bool(params.policy or "policy" in fields)
     by_file = path.name.split(".")[0] if "policy" in may_lack else None
-    policy = params.policy or (by_file if is_fresh else logging_policy)
-    file = File(path, name, reading.rows, reading.delimiter)
+    policy = params.policy or (by_file if is_fresh else logging_policy or "base")
     return Source(file, reading, fields, may_lack, policy, logged=not is_fresh, choose=choose)
 
 

@@ -13,6 +13,7 @@ from arena10k.errors import ArenaError, unknown
 from arena10k.inputs.faults import Fault
 from arena10k.inputs.files import File
 from arena10k.interchange import columns
+from arena10k.params import config
 from arena10k.params.imported import Reading, TableParams
 
 #: Rows at the beginning of a file that are looked at.
@@ -45,7 +46,7 @@ def read(name: str) -> Map:
 
 def merged(params: TableParams) -> tuple[Reading, str | None, tuple[str, ...]]:
     """How the rows of a table are read, what goes before its map's; the view to be chosen, and what rows may lack.
-    A column that is named "" is none."""
+    A column that is named "" is none. Raises ArenaError."""
     keys = set(Reading.model_fields)
     given = params.model_dump(exclude_unset=True, include=keys)
     base: dict[str, Any] = {}
@@ -59,7 +60,7 @@ def merged(params: TableParams) -> tuple[Reading, str | None, tuple[str, ...]]:
     base["columns"] = {name: path for name, path in base.get("columns", {}).items() if path not in ("", None)}
     if params.policy:
         base["columns"].pop("policy", None)
-    return Reading.model_validate(base), choose, optional
+    return config.validated(Reading, params.path, base), choose, optional
 
 
 def guess(file: File) -> str:
@@ -71,9 +72,13 @@ def guess(file: File) -> str:
         try:
             some = [row for _, (_, row) in zip(range(_FIRST), tried.read(), strict=False) if isinstance(row, dict)]
         except ArenaError as error:
-            seen = seen or ("" if own.rows else str(error))
+            seen = seen or ("" if own.rows else str(error).removeprefix(f"{file.name}: "))
             continue
-        seen = columns.shape(some[0]) if some and not own.rows else seen
+        seen = (
+            "its rows have " + columns.shape(some[0]) + file.is_json * columns.rows_within(some[0])
+            if some and not own.rows
+            else seen
+        )
         if any(all(_has(row, path) for path in own.has) for row in some):
             fits.append(name)
     fits = [name for name in fits if not shipped()[name].general] or fits
@@ -82,7 +87,7 @@ def guess(file: File) -> str:
     which = f"the maps {', '.join(fits)} fit" if fits else "no map fits"
     do = "say which column holds what: --column prompt=A --column response=B --column judge=C (or a params file)"
     do = "name one with --map" if fits else do
-    raise ArenaError(f"{file.name}: {which}; its rows have {seen or 'nothing'}: {do}")
+    raise ArenaError(f"{file.name}: {which}; {seen or 'it has no rows'}: {do}")
 
 
 def _has(row: dict[str, Any], path: str) -> bool:

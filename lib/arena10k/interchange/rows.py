@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from arena10k.analysis import NOISE
 from arena10k.errors import ArenaError
-from arena10k.inputs.faults import Fault, shown, text, text_or_none
+from arena10k.inputs.faults import Fault, shown, text
 
 #: More draws of one prompt, or more policies, than this are taken for a mistake in the column or the keys.
 MAX_DRAWS, MAX_POLICIES = 1000, 64
@@ -53,24 +54,28 @@ def is_unicode(value: str) -> bool:
     return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def said(field: str, value: Any) -> str:
-    """An answer: a text, or a list of parts that are texts."""
-    if isinstance(value, list) and value and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in value):
-        return text(field, "".join(part["text"] for part in value))
+def said(field: str, value: Any, alone: str = "assistant") -> str:
+    """An answer: a text, or a list of texts, or of parts that are texts; the one turn of who is `alone`, or all turns
+    with who takes them."""
+    listed = value if isinstance(value, list) else []
+    objects = all(isinstance(item, dict) for item in listed)
+    if listed and objects and all({"role", "content"} <= turn.keys() for turn in listed):
+        turns = [(str(turn["role"]), said(f"{field}: {turn['role']}", turn["content"])) for turn in listed]
+        only = len(turns) == 1 and turns[0][0] == alone
+        return turns[0][1] if only else "\n\n".join(f"{role}: {content}" for role, content in turns)
+    if listed and objects and all(isinstance(part.get("text"), str) for part in listed):
+        return text(field, "".join(part["text"] for part in listed))
+    if listed and all(isinstance(item, str) for item in listed):
+        value = "\n\n".join(listed)
     return text(field, value)
 
 
 def asked(field: str, value: Any) -> str | None:
-    """A prompt: a text; the one turn of a user, or all turns with who takes them; else an object, key by key."""
-    listed = value if isinstance(value, list) else []
-    if listed and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in listed):
-        turns = [(str(turn["role"]), said(f"{field}: {turn['role']}", turn["content"])) for turn in listed]
-        alone = len(turns) == 1 and turns[0][0] == "user"
-        value = turns[0][1] if alone else "\n\n".join(f"{role}: {content}" for role, content in turns)
-    elif isinstance(value, dict) and value:
+    """A prompt: as an answer, with the user's turn alone; or an object, key by key."""
+    if isinstance(value, dict) and value:
         texts = {str(k): v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in value.items()}
         value = next(iter(texts.values())) if len(texts) == 1 else "\n".join(f"{k}: {v}" for k, v in texts.items())
-    return text_or_none(field, value)
+    return None if value is None else said(field, value, "user")
 
 
 def prompt_id(field: str, value: Any) -> str:
@@ -141,10 +146,11 @@ def on_scale(field: str, value: Value, scale: Range) -> Value:
     low, high = scale
     if not isinstance(value, float):
         return value
-    if not low <= value <= high:
-        what = f"{value:g} is outside of the declared scale {low:g} to {high:g}"
+    near = min(max(value, low), high)
+    if abs(value - near) > NOISE * (high - low):
+        what = f"{value:.15g} is outside of the declared scale {low:g} to {high:g}"
         return Fault(field, what, OUT_OF_RANGE, "mend it, or declare the scale")
-    return (value - low) / (high - low)
+    return (near - low) / (high - low)
 
 
 def variance_on_scale(field: str, value: Value, scale: Range) -> Value:
@@ -165,8 +171,7 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     for name in dict.fromkeys(names):
         plain = re.sub(r"[^A-Za-z0-9_]", "_", name)[:41]
         plain = plain if plain[:1].isalpha() else f"p_{plain}"[:41]
-        if plain in out.values():
-            other = next(n for n, p in out.items() if p == plain)
+        if other := next((n for n, p in out.items() if p.casefold() == plain.casefold()), None):
             raise ArenaError(f"policies {other[:60]!r} and {name[:60]!r} would both be named {plain!r}: rename one")
         out[name] = plain
     if len(out) > MAX_POLICIES:

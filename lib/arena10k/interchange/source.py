@@ -37,12 +37,12 @@ class Source:
 
     `fields`: by field of `Row` (and `logprobs.<policy>`) the columns that may hold it, as paths (see `columns`); where
     several do they must agree. `optional`: those that rows may lack. `by_policy`: the column of an object of log-probs
-    by policy. Of the views that the column `choose` tells apart one is to be named.
+    by policy. Of the views that the column `choose` tells apart one is to be named; `parts` are those of two sides.
 
     What is met: `expected` are the fields, and `scored` the policies with a log-prob, that every row should have;
     `met` the columns that were there so far, `as_text` the fields whose numbers are all texts, `used` how many values
     of a field could be used and `unused` how many not, with the first of them; `unclear` the paths that led to several
-    values; `first` is a row.
+    values; `first` is a row; `beside` how many rows are neither taken nor left out, in words.
     """
 
     file: File
@@ -53,6 +53,7 @@ class Source:
     logged: bool
     by_policy: str | None = None
     choose: str | None = None
+    parts: tuple[Source, ...] = ()
     expected: set[str] = field(default_factory=set)
     scored: dict[str, None] = field(default_factory=dict)
     met: set[str] = field(default_factory=set)
@@ -62,7 +63,7 @@ class Source:
     examples: dict[str, list[Any]] = field(default_factory=dict)
     booleans: set[str] = field(default_factory=set)
     unclear: dict[str, Fault] = field(default_factory=dict)
-    passed_over: int = 0
+    beside: Counter[str] = field(default_factory=Counter)
     first: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -87,7 +88,7 @@ class Source:
     def read(self, paths: Iterable[str], typed: Iterable[str] = ()) -> Iterator[tuple[int, Any]]:
         """(number, object or Fault) of the rows that are asked for; of a table only the columns of `paths`, and of
         those in `typed` only what is of another type than numbers."""
-        wanted, self.passed_over = self.reading.where, 0
+        wanted, self.beside = self.reading.where, Counter()
 
         def choose(names: dict[str, bool]) -> list[str]:
             every = [path for path in (*paths, *wanted) if not (path in typed and names.get(path))]
@@ -97,8 +98,8 @@ class Source:
 
         for number, raw in self.file.read(choose):
             row = raw if isinstance(raw, dict) and wanted else {}
-            if row and any(self._peek(row, path) not in (value, str(value)) for path, value in wanted.items()):
-                self.passed_over += 1
+            if row and any(self.peek(row, path) not in (value, str(value)) for path, value in wanted.items()):
+                self.beside["not asked for"] += 1
             else:
                 yield number, raw
 
@@ -127,15 +128,15 @@ class Source:
         for _, raw in self.read([*open_, *typed], typed):
             if isinstance(raw, Fault):
                 continue
-            if isinstance(name := self._peek(raw, "policy"), str) and rows.is_unicode(name):
+            if isinstance(name := self.peek(raw, "policy"), str) and rows.is_unicode(name):
                 policies[name] = None
             for name in numeric:
-                kinds[name].add(_kind_of_number(self._peek(raw, name), self.words(name)))
-            self.expected |= {name for name in may_lack - self.expected if self._peek(raw, name) is not None}
-            targets = self._peek(raw, self.by_policy) if self.by_policy else None
+                kinds[name].add(_kind_of_number(self.peek(raw, name), self.words(name)))
+            self.expected |= {name for name in may_lack - self.expected if self.peek(raw, name) is not None}
+            targets = self.peek(raw, self.by_policy) if self.by_policy else None
             self.scored |= {policy: None for policy, name in self._logprobs.items() if name in self.expected}
             self.scored |= dict.fromkeys(filter(rows.is_unicode, targets if isinstance(targets, dict) else ()))
-            views |= {str(self._peek(raw, self.choose)): None} if self.choose else {}
+            views |= {str(self.peek(raw, self.choose)): None} if self.choose else {}
             if len(policies) + len(self.scored) > rows.MAX_POLICIES:
                 rows.plain_names([*policies, *self.scored])
         if len(views) > 1:
@@ -145,17 +146,21 @@ class Source:
         self.as_text = set(numeric) if self.file.form in ("csv", "tsv") else texts
         return [*self.scored, *(policies or ([self.policy] if self.policy is not None else []))]
 
-    def _peek(self, raw: dict[str, Any], name: str) -> Any:
+    def peek(self, raw: dict[str, Any], name: str) -> Any:
         """The value of a field or a path; None where it is not clear."""
         with suppress(Fault, RecursionError):
             return self._value(raw, name)
         return None
 
-    def row(self, raw: dict[str, Any]) -> Row:
-        """What an object of the file says. Raises Fault."""
+    def rows(self, raw: dict[str, Any]) -> list[tuple[Source, Row]]:
+        """The responses of an object of the file, with what its columns are. Raises Fault."""
+        return [(self, self.row(raw))]
+
+    def row(self, raw: dict[str, Any], **known: Any) -> Row:
+        """What an object of the file says, beside what is `known` of it. Raises Fault."""
         self.first = self.first or raw
         try:
-            values: dict[str, Any] = {name: self._checked(raw, name) for name in self.fields}
+            values: dict[str, Any] = {name: self._checked(raw, name) for name in self.fields} | known
             logprobs = {policy: values.pop(name) for policy, name in self._logprobs.items()}
             logprobs = self._in_nats(raw, self._by_policy(raw, logprobs) if self.by_policy else logprobs)
         except RecursionError as error:
@@ -283,7 +288,9 @@ class Source:
                 if fault := next((self.unclear[path] for path in paths if path in self.unclear), None):
                     raise ArenaError(f"{self.name}: {fault}: {fault.do}")
                 what = f"no row has this column{meant(paths[0], self.first)}; rows have {columns.shape(self.first)}"
-                raise ArenaError(f"{self.name}: {paths[0]}: {what}")
+                raise ArenaError(
+                    f"{self.name}: {paths[0]}: {what}{self.file.is_json * columns.rows_within(self.first)}"
+                )
 
 
 def _of(name: str) -> str:
@@ -300,13 +307,14 @@ def _kind_of_number(value: Any, words: dict[str, float | None]) -> str:
 
 def _advice(field: str, examples: list[Any]) -> str:
     """What to write where values of a field cannot be read."""
-    first = next(iter(examples), None)
-    if isinstance(first, dict | list):
+    if first := next((v for v in map(columns.opened, examples) if isinstance(v, dict | list)), None):
         inner = columns.shape({"COLUMN": first}, most=1).split(" ")[0]
         return f"name the path to the value within, such as {field}: {inner}"
+    if any(isinstance(value, str) and not rows.is_unicode(value) for value in examples):
+        return "save the file as UTF-8"
     if field not in _NUMBERS:
         return "write a text there, or name the column that has it"
-    if all(isinstance(value, str) and re.fullmatch(r"-?\d+,\d+", value) for value in examples):
-        return "write numbers with a point"
+    if all(isinstance(value, str) and re.fullmatch(r"[-+]?[\d.,]+ ?%?", value) for value in examples):
+        return "write plain numbers, such as 0.8 or 1000: with a point, no commas and no %"
     words = ", ".join(f"{json.dumps(value)}: NUMBER" for value in examples if isinstance(value, str))
     return f"say what the words stand for, values: {{{field}: {{{words[:200]}}}}}" if words else "write numbers there"

@@ -25,15 +25,17 @@ LISTED = 1000
 
 @dataclass
 class FileAccount:
-    """What became of one file: rows read, taken, left out; how many faults there are by field, and the first of them;
-    by scale and column its numbers: how many lie within the scale and outside of it, and their range."""
+    """What became of one file: rows read, taken, left out; how many responses another file has `again`, what other rows
+    are `beside` these; how many faults there are by field, and the first of them; by scale and column its numbers: how
+    many lie within the scale and outside of it, and their range."""
 
     file: str
     unit: str
     rows: int = 0
     taken: int = 0
     left_out: int = 0
-    passed_over: int = 0
+    again: int = 0
+    beside: dict[str, int] = field(default_factory=dict)
     values_left_out: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     malformed: list[dict[str, Any]] = field(default_factory=list)
@@ -48,7 +50,7 @@ class FileAccount:
     def spread(self, scale: str, bounds: Range, column: str, value: Value) -> None:
         """Count a number of a column that has a declared scale."""
         if isinstance(value, float):
-            inside = bounds[0] <= value <= bounds[1]
+            inside = not isinstance(on_scale(column, value, bounds), Fault)
             within, outside, low, high = self.spreads.get((scale, column), (0, 0, math.inf, -math.inf))
             self.spreads[scale, column] = (within + inside, outside + (not inside), min(low, value), max(high, value))
 
@@ -83,25 +85,22 @@ class Writer:
         for line, raw in source.read(source.needed()):
             account.rows += 1
             step()
+            taken = False
             try:
                 if isinstance(raw, Fault):
                     raise raw
-                row = source.row(raw)
-                faults = self._row(source, line, row)
+                for part, row in source.rows(raw):
+                    self._row(account, part, line, row)
+                    taken = True
             except Fault as error:
-                account.left_out += 1
-                account.note(line, error, row_taken=False)
-                continue
-            account.taken += 1
-            for scale, name, number in (("judge_scale", "judge", row.judge), ("oracle_scale", "label", row.label)):
-                account.spread(scale, self._declared[scale], source.called(name), number)
-            account.values_left_out += len(faults)
-            for fault in faults:
-                account.note(line, fault, row_taken=True)
+                account.left_out += not taken
+                account.values_left_out += taken
+                account.note(line, error, row_taken=taken)
+            account.taken += taken
         return account
 
-    def _row(self, source: Source, line: int, row: Row) -> list[Fault]:
-        """Store a row; gives the faults of values that were left out. Raises Fault where it cannot be taken."""
+    def _row(self, account: FileAccount, source: Source, line: int, row: Row) -> None:
+        """Store a response. Raises Fault where it cannot be taken."""
         name = source.policy if row.policy is None else row.policy
         if name not in self._names:
             raise Fault(source.called("policy"), "is missing")
@@ -110,6 +109,7 @@ class Writer:
         draw, is_there = self._place(source, line, row, policy)
         text = row.response if row.response is not None else Fault("", "is not in the source", MISSING)
         self._keep(RESPONSES, row.prompt_id, policy, draw, is_there, text, {"file": source.name, "line": line})
+        account.again += is_there
         if not is_there:
             self.draws = max(self.draws, draw + 1)
             if source.logged or (policy == self._logging and not self._has_logged):
@@ -119,7 +119,11 @@ class Writer:
             fault = value is not None and self._keep(job, row.prompt_id, whose, draw, is_there, value, payload)
             if fault:
                 faults[fault.field] = fault  # two modes of the judge may share one
-        return list(faults.values())
+        for scale, name, number in (("judge_scale", "judge", row.judge), ("oracle_scale", "label", row.label)):
+            account.spread(scale, self._declared[scale], source.called(name), number)
+        account.values_left_out += len(faults)
+        for fault in faults.values():
+            account.note(line, fault, row_taken=True)
 
     def _place(self, source: Source, line: int, row: Row, policy: str) -> tuple[int, bool]:
         """The draw that a response is kept as, and whether it is there already, from another file.

@@ -18,7 +18,17 @@ from arena10k import paths
 from arena10k.errors import ArenaError, ParamsError, meant, one_line
 from arena10k.params import imported, sections
 from arena10k.params.imported import ImportedParams
-from arena10k.params.judge import FORMS, MODES, AnyGrader, BothModes, JudgeParams, OracleParams
+from arena10k.params.judge import (
+    FORMS,
+    MODES,
+    AnyGrader,
+    BothModes,
+    ChatGrader,
+    ChatJudge,
+    JudgeParams,
+    OracleParams,
+    PairGrader,
+)
 from arena10k.params.sections import Name, PolicyParams, Provider, Section
 
 S = TypeVar("S", bound=Section)
@@ -60,7 +70,8 @@ class Params(Section):
         raw = {key: value for key, value in raw.items() if key != "judges" or value is not None}
         judges, estimation = raw.get("judges"), raw.get("estimation", {})
         if judges and isinstance(judges, dict) and isinstance(estimation, dict):
-            raw["estimation"] = {"judge": next(iter(judges)), **estimation}
+            first = next(iter(judges))
+            raw["estimation"] = ({"judge": first} if re.match(sections.NAME, str(first)) else {}) | estimation
         return raw
 
     @property
@@ -121,14 +132,26 @@ class Params(Section):
 
     def _judge_faults(self) -> Iterator[str]:
         if self.judge and "judges" in self.model_fields_set:
-            yield "judge: it stands for two judges, beside judges: leave it out (judge: null where it is extended)"
+            yield "judge: it stands for two judges and does not go with judges: leave out one (judge: null if extended)"
         if self.judge and "mode" in self.judge.model_fields_set:
             yield "judge.mode: judge is asked in both modes; a judge of one mode stands in judges, under a name"
         for name in (name for name in self.judges if name.endswith("_sd")):
             yield f"judges.{name}: columns that end in _sd are standard deviations: choose another name"
-        given, names = self.estimation.judge, self.judge_names
-        if not self.table and given not in names:
-            yield f"estimation.judge: {given!r} is not among the judges: {', '.join(names)}{meant(given, names)}"
+        for key, names in (("policies", self.policies), ("judges", self.judges)):
+            alike = {name.casefold(): name for name in names}
+            for name in (name for name in names if alike[name.casefold()] != name):
+                yield f"{key}.{name}: files and columns cannot tell it from {alike[name.casefold()]}: rename one"
+        unused = ChatJudge.model_fields.keys() - ChatGrader.model_fields.keys() - {"form", "mode", "draws"}
+        for name, judge in self.judges.items() if "judges" in self.model_fields_set else ():
+            if isinstance(judge, ChatJudge) and "mode" not in judge.model_fields_set:
+                for key in sorted(unused & judge.model_fields_set):
+                    yield f"judges.{name}.{key}: goes with mode: uncertainty: write the mode"
+        for key, grader in self.users.items():
+            if isinstance(grader, PairGrader) and not (self.targets or self.table):
+                yield f"{key}: form: pair compares policies with {self.logging_policy}: name another in policies"
+        given = self.estimation.judge
+        if not self.table and given not in (judges := self.judge_names):
+            yield f"estimation.judge: {given!r} is not among the judges: {', '.join(judges)}{meant(given, judges)}"
 
 
 class _OnceEach(yaml.SafeLoader):
@@ -172,44 +195,65 @@ def contents(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     return _merge(contents((path.parent / parent).resolve(), (*seen, path)), raw)
 
 
-def _keys_beside(steps: list[Any]) -> list[str]:
-    """The keys that the section may have in which a key stands, whatever the form of the section."""
+def _beside(schema: type[BaseModel], steps: list[Any]) -> list[type[BaseModel]]:
+    """What the section in which a key stands may be, in all its forms."""
 
     def models(hint: Any) -> list[type[BaseModel]]:
         if isinstance(hint, type) and issubclass(hint, BaseModel):
             return [hint]
         return [section for part in get_args(hint) for section in models(part)]
 
-    beside: list[Any] = [Params]
+    beside: list[Any] = [schema]
     for step in steps[:-1]:
         hints = [model.model_fields[step].annotation for model in beside if step in model.model_fields]
         beside = [section for hint in hints for section in models(hint)] or beside  # a name or number is no field
-    return list(dict.fromkeys(key for model in beside for key in model.model_fields))
+    return list(dict.fromkeys(beside))
 
 
-def _validated(schema: type[S], path: Path, raw: dict[str, Any]) -> S:
-    """Raises ParamsError: one line per fault, each with file, key, what is wrong and what was given."""
+def _forms(beside: list[type[BaseModel]], key: Any, has: bool) -> str:
+    """The forms of a section that have a key, or have it not."""
+    fields = [model.model_fields for model in beside]
+    return " or ".join(get_args(own["form"].annotation)[0] for own in fields if "form" in own and (key in own) is has)
+
+
+def _said(fault: Any, schema: type[BaseModel], steps: list[Any]) -> str:
+    """What is wrong with a key, and what was given."""
+    message, given, kind = str(fault["msg"]).removeprefix("Value error, "), fault["input"], fault["type"]
+    if kind in ("extra_forbidden", "missing"):
+        beside, key = _beside(schema, steps), steps[-1]
+        forms = _forms(beside, key, has=kind == "extra_forbidden")
+        if kind == "missing":
+            return f"missing{f'; form: {forms} needs none' if forms else ''}"
+        keys = {key for model in beside for key in model.model_fields}
+        return f"unknown key{f'; it goes with form: {forms}' if forms else meant(key, keys - {key})}"
+    choices = re.findall(r"'([^']*)'", message) if kind == "literal_error" else []
+    if kind == "string_pattern_mismatch" and fault["ctx"]["pattern"] == sections.NAME:
+        message = "is no name: write a letter, then letters, digits or _, 41 of them at most"
+    if kind == "form" and isinstance(given, dict):
+        given, choices = given.get("form"), list(FORMS)
+    message += "" if isinstance(given, dict | BaseModel) else f" (got {given!r:.80})"
+    return message + meant(given, [choice for choice in choices if choice != given])
+
+
+def faults(error: ValidationError, schema: type[BaseModel]) -> list[str]:
+    """One line per fault: the key, what is wrong and what was given."""
+    lines = []
+    for fault in error.errors():
+        if fault["type"] == "default_factory_not_called":  # `judges`, where another section is at fault
+            continue
+        # The form of a judge is a step of the schema, not of the file.
+        form = {"judge": 1, "judges": 2, "oracle": 2}.get(str(next(iter(fault["loc"]), "")))
+        steps = [s for i, s in enumerate(fault["loc"]) if (i != form or s not in FORMS) and s != "[key]"]
+        lines.append(": ".join(filter(None, [".".join(map(str, steps)), _said(fault, schema, steps)])))
+    return lines
+
+
+def validated(schema: type[S], where: str, raw: dict[str, Any]) -> S:
+    """Raises ParamsError: one line per fault, each with where, key, what is wrong and what was given."""
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
-        lines = []
-        for fault in error.errors():
-            if fault["type"] == "default_factory_not_called":  # `judges`, where another section is at fault
-                continue
-            # The form of a judge is a step of the schema, not of the file.
-            form = {"judge": 1, "judges": 2, "oracle": 2}.get(str(next(iter(fault["loc"]), "")))
-            steps = [s for i, s in enumerate(fault["loc"]) if i != form or s not in FORMS]
-            message, given = fault["msg"].removeprefix("Value error, "), fault["input"]
-            if fault["type"] == "extra_forbidden":
-                message = f"unknown key{meant(steps[-1], _keys_beside(steps))}"
-            elif fault["type"] == "missing":
-                message = "missing"
-            else:
-                choices = re.findall(r"'([^']*)'", message) if fault["type"] == "literal_error" else []
-                message += "" if isinstance(given, dict | BaseModel) else f" (got {given!r:.80})"
-                message += meant(given, choices)
-            lines.append(f"{path.name}: {'.'.join(map(str, steps)) or '(top)'}: {message}")
-        raise ParamsError("\n".join(lines)) from error
+        raise ParamsError("\n".join(f"{where}: {line}" for line in faults(error, schema))) from error
 
 
 def opened(name: str | Path, run: str | None = None) -> tuple[Path, str | None]:
@@ -242,7 +286,7 @@ def load(name: str | Path, run: str | None = None) -> Params:
     path, raw = _of_run(name, run)
     if "imported" in raw:
         raw = _merge(imported.of_data(path.name, raw), {key: value for key, value in raw.items() if value is not None})
-    return _validated(Params, path, raw)
+    return validated(Params, path.name, raw)
 
 
 class _Importing(Section):
@@ -257,5 +301,5 @@ def load_import(name: str | Path, run: str | None = None) -> tuple[str, str | No
     path, raw = _of_run(name, run)
     if "imported" not in raw or "run" not in raw:
         raise ParamsError(f"{path.name}: a file that describes an import has `run` and `imported`")
-    declared = _validated(_Importing, path, {key: raw[key] for key in _Importing.model_fields if key in raw})
+    declared = validated(_Importing, path.name, {key: raw[key] for key in _Importing.model_fields if key in raw})
     return paths.check_run_name(declared.run), declared.logging_policy, declared.imported or ImportedParams()

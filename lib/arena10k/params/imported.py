@@ -53,6 +53,9 @@ class Columns(Section):
     )
     label: Path | None = None
     label_propensity: Path | None = Field(None, description="the chance of a label, where labels are not at random")
+    winner: Path | None = Field(
+        None, description="of two sides whose answer a vote is for; or columns of 1 and 0 of the first, second and none"
+    )
     category: Path | None = None
     language: Path | None = None
     logprobs: dict[Name, Path] = Field({}, description="of the whole response, by policy")
@@ -66,6 +69,9 @@ class Reading(Section):
         None, description="of one JSON object the key that holds the rows, of a zip file the folder"
     )
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(None, description="of the cells of CSV")
+    sides: tuple[str, str] | None = Field(
+        None, strict=False, description="of rows with two answers what stands for {side} in the columns of each"
+    )
     where: dict[str, str | int | float | bool] = Field({}, description="only rows that have these values, by path")
     values: dict[str, Words] = Field({}, description="what words of a column of numbers stand for: {label: {good: 1}}")
     exact: bool = Field(False, description="the judge compared with known answers: its scores are the labels")
@@ -75,7 +81,7 @@ class Reading(Section):
     allow_missing: tuple[str, ...] = Field((), strict=False, description="columns that most rows may lack")
 
     def faults(self) -> Iterator[str]:
-        numeric = ("judge", "judge_variance", "label", "label_propensity", "logprobs")
+        numeric = ("judge", "judge_variance", "label", "label_propensity", "logprobs", "winner")
         for key, names, may in (
             ("values", self.values, numeric), ("allow_missing", self.allow_missing, Columns.model_fields)
         ):  # fmt: skip
@@ -90,6 +96,14 @@ class Reading(Section):
             yield "label_design: labels chosen by an unknown rule say nothing of other rows: leave out columns.label"
         if self.label_design == "known_propensity" and not self.columns.label_propensity:
             yield "label_design: known_propensity goes with columns.label_propensity, the chance of each label"
+        if self.sides and self.sides[0] == self.sides[1]:
+            yield f"sides: both are {self.sides[0]!r}"
+        if winner := self.columns.winner:
+            others = [name for name in ("label", "label_propensity", "draw") if getattr(self.columns, name)]
+            for name in [*others, *["exact"] * self.exact]:
+                yield f"{name} goes not with columns.winner: a vote is the label of an answer of its own"
+            if isinstance(winner, tuple) and len(winner) != 3:
+                yield "columns.winner: name one column, or three of 1 and 0: the first side's, the second's, a tie's"
         if self.exact and self.columns.label:
             yield "exact says that the judge's scores are the labels: leave it out, or columns.label"
 
@@ -105,7 +119,7 @@ class TableParams(Reading):
 
     @property
     def is_fresh(self) -> bool:
-        return bool(self.policy or self.columns.policy)
+        return bool(self.policy or self.columns.policy or self.sides)
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
@@ -125,6 +139,7 @@ class ImportedParams(Section):
     oracle_scale: Scale | None = None
     clones: tuple[Name, ...] = Field((), strict=False, description="policies that are the logging policy again")
     tables: tuple[TableParams, ...] = Field((), strict=False)
+    votes: bool = Field(False, description="the import's: labels are votes against the logging policy's answers")
     digest: str = ""
     due: dict[str, dict[Name, int]] = Field({}, description="records by job and policy")
 

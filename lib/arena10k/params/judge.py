@@ -49,12 +49,17 @@ class Grader(Asker):
         fields = ("prompt", *cls.shown, "reference")
         for name, spec, how in parts:
             if name not in fields or spec or how:
-                raise ValueError(f"{{{name}}} is not among {', '.join(fields)}; a literal brace is written twice")
+                other = "; {other} goes with form: pair" if name == "other" else ""
+                raise ValueError(
+                    f"{{{name}}} is not among {', '.join(fields)}; a literal brace is written twice{other}"
+                )
         names = list(dict.fromkeys(name for name, _, _ in parts if name in cls.shown))
         for name in (name for name in cls.shown if name not in names):
             raise ValueError(f"{{{name}}} is not in it: the grader would not see what it grades")
         if names != [*cls.shown]:
             raise ValueError("{response} has to stand before {other}: answers call them A and B in this order")
+        if "other" in names and not {"prompt", "reference"} & {name for name, _, _ in parts}:
+            raise ValueError("{prompt} is not in it, nor {reference}: the grader would not see what was asked")
         return case
 
 
@@ -231,7 +236,7 @@ def _one_of(default: str, *forms: str) -> Discriminator:
     """The form of a grader, by which its keys are known; `default` where it names none."""
 
     def form(grader: Any) -> str | None:
-        return grader.get("form", default) if isinstance(grader, dict) else getattr(grader, "form", default)
+        return grader.get("form", default) if isinstance(grader, dict) else getattr(grader, "form", None)
 
     message = f"Input should be a mapping with form: {' or '.join(forms)}"
     return Discriminator(form, custom_error_type="form", custom_error_message=message)

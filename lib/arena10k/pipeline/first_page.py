@@ -54,6 +54,8 @@ def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:
     if imported or params.table:
         low, high = (imported and imported.oracle_scale) or (0.0, 1.0)
         value = f"the mean label of the data, from {low:g} to {high:g}, as a share of that scale"
+    if imported and imported.votes:
+        value = f"the win rate against {params.logging_policy}, by the votes of the data; a tie is a half"
     said = {"A value is": value, "Judge": ", ".join(f"{judge.model} ({name})" for name, judge in params.judges.items())}
     said["Prompts"] = f"{estimates['n']:,}" if estimates.get("n") else ""
     said["Labels"] = f"{sum(row['labels'] for row in estimates.get('policies', ())):,}" if estimates else ""
