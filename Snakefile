@@ -5,13 +5,13 @@ import sys
 from arena10k import paths
 from arena10k.inputs.policies import digest
 from arena10k.params import config as arena_config
-from arena10k.pipeline import stages
+from arena10k.pipeline import stages, warm
 
 PARAMS_FILE = config.get("params") or "local"
 PARAMS = arena_config.load(PARAMS_FILE, config.get("run") or None)
 RUN = PARAMS.run
 INDEX = paths.reports_dir(RUN) / "index.html"
-ARENA = shlex.join([sys.executable, "-m", "arena10k"])
+ARENA = shlex.join(warm.command([sys.executable, "-m", "arena10k"]))
 STAGES = stages.of(PARAMS)
 READS = stages.reads(PARAMS)
 CELLS = sum(bool(stage.cell) for stage in STAGES.values())

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from jupyter_client.manager import KernelManager
 
-import warm_kernels
+from arena10k.pipeline import warm
 from browser import browser
 
 #: Files that take longest, of tests and of notebooks: they begin first, so that all workers are busy to the end.
@@ -34,8 +35,18 @@ LONGEST = (
 )
 
 
+#: Kernels of notebooks are forked, as those of stages are.
+POOL = warm.pool()
+
+
 def pytest_configure():
-    warm_kernels.keep_warm()
+    POOL.__enter__()
+    started = KernelManager.format_kernel_cmd
+    KernelManager.format_kernel_cmd = lambda *told, **named: warm.command(started(*told, **named))
+
+
+def pytest_unconfigure():
+    POOL.__exit__(None, None, None)
 
 
 def pytest_collection_modifyitems(items):

@@ -113,11 +113,13 @@ def _interrupt(number: int, _: object) -> None:
 def main() -> None:
     from snakemake.cli import main as snakemake
 
+    from arena10k.pipeline import warm
     from arena10k.pipeline.stopping import STOP
 
     try:
         signal.signal(STOP, _interrupt)  # before this the signal ends the process, which has begun nothing
-        snakemake()
+        with warm.pool():
+            snakemake()
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -129,7 +129,14 @@ def run_notebook(source: Path, executed: Path, parameters: dict[str, str], colle
     """Run a stage's notebook with these parameters. `collects`: whether it asks models. Raises StoppedOnRequest where
     it was told to stop, however that ended it; else what papermill raises."""
     import papermill
+    from jupyter_client.manager import AsyncKernelManager
     from traitlets.config import Config
+
+    from arena10k.pipeline import warm
+
+    class Kernels(AsyncKernelManager):
+        def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+            return warm.command(super().format_kernel_cmd(extra_arguments))
 
     answer = Interrupting(collects)
     # In a thread of its own: in the main one nbclient would answer signals, by killing the kernel.
@@ -143,6 +150,7 @@ def run_notebook(source: Path, executed: Path, parameters: dict[str, str], colle
             kernel_name="python3",
             progress_bar=False,
             stderr_file=answer,
+            kernel_manager_class=Kernels,
             config=Config(KernelManager={"transport": "ipc", "connection_file": f"{folder}/kernel.json"}),
             on_cell_start=answer.check,
         )
