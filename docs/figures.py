@@ -14,7 +14,8 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from arena10k import Run, attribution, paths, plots
+from arena10k import Run, paths, plots
+from arena10k.attribution import words
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.frames.table import Table
 from arena10k.report import findings, weight_findings
@@ -37,7 +38,7 @@ def drawn(run: Run, table: Table, study: Evaluation) -> dict[str, Drawn]:
     pilots = {policy: ctx.pilot for policy, ctx in contexts.items()}
     width = run.params.estimation.width
     inv = run.investigate(table)
-    worst = attribution.anomaly_row(inv.focus, inv)
+    worst = words.anomaly_row(inv.focus, inv)
     curve = weight_findings.calibration_curve(base)
     return {
         "weights": plots.log_weights(weights),

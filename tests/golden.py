@@ -9,7 +9,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from arena10k import Run, attribution, incident
+from arena10k import Run, incident
+from arena10k.attribution import words
 from arena10k.audit import checks, consistency, quality, screening
 from arena10k.report.files import plain
 from arena10k.rescoring import effect
@@ -38,7 +39,7 @@ def _quality(run: Run) -> Any:
 
 def _simulation(run: Run) -> Any:
     estimation = run.params.estimation.model_copy(update={"replicates": 5})
-    few = Run.of(run.params.model_copy(update={"estimation": estimation}))
+    few = Run(run.params.model_copy(update={"estimation": estimation}))
     return {"rows": few.simulate(few.table())}
 
 
@@ -51,7 +52,7 @@ def _incident(_: Run) -> Any:
 RESULTS = {
     "estimates": lambda run: run.estimates(run.table()),
     "quality": _quality,
-    "anomaly": lambda run: attribution.anomaly_json(run.investigate(run.table())),
+    "anomaly": lambda run: words.anomaly_json(run.investigate(run.table())),
     "simulation": _simulation,
     "incident": _incident,
 }

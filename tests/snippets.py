@@ -210,7 +210,7 @@ class Machine:
         params = config.load(options["params_file"], options["run"] or None)
         assert stages.of(params)
         if params.imported or params.table:
-            run = Run.of(params)
+            run = Run(params)
             made = study(run.arrays(run.table()), estimators=["snips", "direct"]).rows
             assert any(row["value"] is not None for row in made)
         elif not params.recording and any(params.providers[name].kind == "openai" for name in params.asked):
@@ -239,7 +239,7 @@ def _collected(params: config.Params) -> None:
     """Stages 01 to 04 on the endpoint of the params; every measurement succeeds."""
     frame, _ = prompts.load(params)
     prompts.write(params, frame)
-    store = Run.of(params).store
+    store = Run(params).store
     pilot.run(params, store, frame)
     for tasks in (
         partial(generate.tasks, params, frame),

@@ -190,7 +190,7 @@ def test_the_cause_that_was_put_in_is_named_and_no_part_contradicts_the_sentence
     causes = []
     for seed in range(6):
         inv = investigate(make(seed), "p0", replicates=60, mismatch={"t": mismatch})
-        finding, told, part = inv.findings["t"], words.mass_sentence(inv), inv.focus.parts[OFF_SUPPORT]
+        finding, told, part = inv.policies["t"], words.mass_sentence(inv), inv.focus.parts[OFF_SUPPORT]
         causes.append(finding.main_cause)
         assert abs(finding.parts.sum() - finding.gap) < 1e-12
         assert finding.anomaly
@@ -204,7 +204,7 @@ def test_the_cause_that_was_put_in_is_named_and_no_part_contradicts_the_sentence
 
 def test_weights_that_no_test_calls_wrong_are_not_called_wrong():
     cases = [investigate(permuted(seed), "p0", replicates=30, mismatch={"t": False}) for seed in range(4)]
-    causes = [inv.findings["t"].main_cause for inv in cases]
+    causes = [inv.policies["t"].main_cause for inv in cases]
     assert "weights_do_not_match_draws" not in causes
     assert causes.count("off_support") <= 1
 
@@ -213,11 +213,11 @@ def test_a_gap_to_the_trusted_value_is_an_anomaly_where_the_judge_agrees_with_it
     """The judge overrates the target in the log and in its own draws alike: SNIPS and the mean score of the draws
     agree, and both are far from the labels. Without labels nothing is found."""
     cases = shifted(0, 0.5, overrated=0.8)
-    found = investigate(cases, "p0", replicates=50).findings["t"]
+    found = investigate(cases, "p0", replicates=50).policies["t"]
     assert abs(found.published.value - found.own_draws) < 0.05
     assert found.gap > 0.15
     assert (found.anomaly, found.main_cause) == (True, "judge_bias")
-    blind = investigate({p: unlabelled(case) for p, case in cases.items()}, "p0", replicates=20).findings["t"]
+    blind = investigate({p: unlabelled(case) for p, case in cases.items()}, "p0", replicates=20).policies["t"]
     assert (blind.trusted, blind.anomaly, blind.main_cause) == (None, False, None)
 
 
@@ -231,7 +231,7 @@ def recorded():
 
 def test_pi_bad_of_the_recording_is_explained_and_a_gap_that_counts_is_not_called_right(recorded):
     inv = recorded.inv
-    found, terse = inv.findings["pi_bad"], inv.findings["pi_terse"]
+    found, terse = inv.policies["pi_bad"], inv.policies["pi_terse"]
     assert [f.policy for f in inv.anomalies] == ["pi_bad"]
     assert (found.rank, found.main_cause, found.estimate["verdict"]) == (1, "off_support", "REFUSE")
     assert found.parts[0] == found.parts[1] == 0
@@ -246,8 +246,8 @@ def test_pi_bad_of_the_recording_is_explained_and_a_gap_that_counts_is_not_calle
 def test_each_snips_has_its_own_value_and_the_verdict_is_that_of_the_calibrated_one(recorded):
     table, inv = recorded.table, recorded.inv
     every = recorded.run.estimates(table)["rows"]
-    rows = {r["policy"]: r for r in every if (r["estimator"], r["judge"]) == ("snips", inv.judge_mode)}
-    judge = table.logged[f"judge_{inv.judge_mode}"].to_numpy(float)
+    rows = {r["policy"]: r for r in every if (r["estimator"], r["judge"]) == ("snips", inv.judge)}
+    judge = table.logged[f"judge_{inv.judge}"].to_numpy(float)
     for policy, row in rows_of(inv).items():
         assert (row["calibrated"], row["verdict"]) == (rows[policy]["value"], rows[policy]["verdict"])
         lw = {**table.log_weights(), "p0": np.zeros(len(table.logged))}[policy]
@@ -274,7 +274,7 @@ def test_resampled_values_equal_those_of_the_resampled_rows():
         expected = snips(np.clip(case.raw_log_weight, -3, 3)[rows], d.logged.judge[rows])
         assert value == pytest.approx(expected, abs=1e-12)
         assert parts.sum() == pytest.approx(value - same.fresh_reward.mean(), abs=1e-12)
-    assert np.abs(games.calibration_shift(game.prep, as_is(game))).max() < 1e-12
+    assert np.abs(games.calibration_change(game.prep, as_is(game))).max() < 1e-12
 
 
 def test_bootstrap_spread_is_the_jackknife_standard_error_where_both_hold():
@@ -390,7 +390,7 @@ def test_the_ranking_in_tables_and_sentences(wrong):
     assert set(wrong.inversions.above) == {"t0"}
     assert f"{len(wrong.inversions)} of the 3 pairs" in words.inversions_sentence(wrong)
     mass = words.mass_frame(wrong).set_index("policy").loc["t0"]
-    assert (mass.off, mass.trusted) == (wrong.findings["t0"].mass["off"], wrong.findings["t0"].trusted["value"])
+    assert (mass.off, mass.trusted) == (wrong.policies["t0"].mass["off"], wrong.policies["t0"].trusted["value"])
     assert "unseen responses would be worth" in words.mass_sentence(wrong)
     assert wrong.flip.rival in words.flip_sentence(wrong)
 
@@ -409,7 +409,7 @@ def test_no_anomaly_reads_as_such_and_names_play_no_part():
 def test_what_nothing_checks_is_not_told_to_be_right():
     cases = {policy: unlabelled(case) for policy, case in run(9).items()}
     inv = investigate(cases, "p0", replicates=20)
-    assert all(f.trusted is None for f in inv.findings.values())
+    assert all(f.trusted is None for f in inv.policies.values())
     assert words.lead(inv)[0].startswith("No anomaly")
     assert "order" not in words.lead(inv)[0]
     assert "no order can be checked" in words.inversions_sentence(inv)
@@ -422,7 +422,7 @@ def test_log_weights_without_a_usable_row_do_not_break_the_run():
     cases["t1"] = Case(changed(cases["t1"].data, log_weight=np.full(300, np.nan)))
     inv = investigate(cases, "p0", replicates=20)
     assert "no SNIPS value" in rows_of(inv)["t1"]["sentence"]
-    assert sum(f.rank_first for p, f in inv.findings.items() if p != "t1") == pytest.approx(1)
+    assert sum(f.rank_first for p, f in inv.policies.items() if p != "t1") == pytest.approx(1)
 
 
 def test_mismatch_finds_what_a_policy_prefers():
@@ -463,14 +463,14 @@ def test_a_stored_sentinel_that_was_quarantined_still_reaches_the_attribution(ho
         )
     flags = screening.scan(sample.params, sample.store)
     assert {f.prompt_id for f in flags if f.policy == "p0"} == set(short)
-    stored = sample.investigate(sample.table()).findings["pi_bad"]
+    stored = sample.investigate(sample.table()).policies["pi_bad"]
     screening.quarantine(sample.store, flags)
     table = sample.table()
     quarantined = table.logged[table.logged.prompt_id.isin(short)]
     assert quarantined.logp_p0.isna().all()
     assert (quarantined.raw_logp_p0 == -50).all()
     assert table.logged.raw_logp_p0.notna().all()
-    found = sample.investigate(table).findings["pi_bad"]
+    found = sample.investigate(table).policies["pi_bad"]
     # What was published does not change by finding out that it was wrong; what is known of it does.
     assert found.published.value == stored.published.value
     assert (stored.corrupted, stored.main_cause) != (found.corrupted, found.main_cause)

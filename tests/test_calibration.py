@@ -87,7 +87,7 @@ def test_the_score_that_stands_in_for_lost_ones_is_that_of_like_labels(missing, 
     label = np.r_[np.repeat([0.1, 0.5, 0.9], 20), np.full(10, missing)]
     prep = prepare(arrays(judge=judge, label=label, complete=True))
     assert set(prep.logged.judge[60:]) == {stand_in}
-    assert prep.logged.scored.sum() == 60
+    assert prep.logged.has_score.sum() == 60
     nothing = prepare(arrays(judge=judge * np.nan, label=np.full(70, 0.5), complete=True))
     assert set(nothing.logged.judge) == {0.5}
 

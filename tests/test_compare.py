@@ -235,7 +235,7 @@ def test_the_page_of_an_evaluation_shows_weights_and_the_anomaly_on_the_labels_s
         investigate({p: Case(ctx.data) for (p, _), ctx in e.contexts.items()}, "p0", analysis=e.analysis, scale=e.scale)
         for e in (plain, scaled)
     )
-    a, b = unit.findings["t"], wide.findings["t"]
+    a, b = unit.policies["t"], wide.policies["t"]
     assert b.anomaly
     assert b.published.value == pytest.approx(10 + 10 * a.published.value)
     assert (b.gap, b.own_draws) == pytest.approx((10 * a.gap, 10 + 10 * a.own_draws))

@@ -22,7 +22,7 @@ import yaml
 from aiohttp import web
 
 from arena10k import paths
-from arena10k.collection import batch, judge, pilot
+from arena10k.collection import answers, judge, pilot
 from arena10k.collection.answers import chat_response, text_response
 from arena10k.collection.client import Endpoint, classify
 from arena10k.collection.echo import read_ids, read_text
@@ -198,7 +198,7 @@ def test_an_error_is_what_it_says_wherever_it_says_it(status, answer, code, tell
 )
 def test_an_error_in_a_line_of_a_batch_is_what_it_says(line, code):
     with pytest.raises(CallError) as caught:
-        batch._answer(line)
+        answers.batch_line(line)
     assert caught.value.code == code
 
 

@@ -153,7 +153,7 @@ def analysed(sample, planted, run):
     """The run of a planted sample after quarantine."""
     params, store, prompts = suite.build(sample, planted, run, scores=True)
     screening.quarantine(store, screening.scan(params, store, prompts))
-    made = Run.of(params)
+    made = Run(params)
     vars(made.source).update(store=store, prompts=prompts)
     return made
 

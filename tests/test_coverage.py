@@ -141,5 +141,5 @@ def test_title_and_marks_tell_of_the_same_settings(table):
 def test_calibration_and_folds_of_the_params_are_those_that_are_simulated(monkeypatch):
     run, seen = Run("sample"), two_stage_folds(monkeypatch)
     wanted = run.params.estimation.model_copy(update={"calibration": "two_stage", "folds": 3, "replicates": 1})
-    Run.of(run.params.model_copy(update={"estimation": wanted})).simulate(run.table())
+    Run(run.params.model_copy(update={"estimation": wanted})).simulate(run.table())
     assert set(seen) == {3}

@@ -120,8 +120,8 @@ def test_clone_control():
     )
 
 
-def transported(data, margin=0.2, flags=()):
-    return context(data, Analysis(judge_shift=margin), flags).transport
+def transported(data, margin=0.2, facts=()):
+    return context(data, Analysis(judge_shift=margin), facts).transport
 
 
 def test_transport_by_target_labels():
@@ -144,5 +144,5 @@ def test_transport_by_weights_finds_a_judge_that_the_target_fools():
     assert fooled.status == "failed"
     assert fooled.residual < -0.05
     assert transported(example(3000, target_labels=0, sigma=3.0)).status == "weak"
-    assert transported(data, flags=["temperature_mismatch"]).status == "none"
+    assert transported(data, facts=["temperature_mismatch"]).status == "none"
     assert transported(example(300, label=None, target_labels=60)).status == "own"

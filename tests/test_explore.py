@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from arena10k import attribution, paths
+from arena10k import paths
+from arena10k.attribution import words
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError
 from arena10k.estimation import context, diagnostics, evaluation, verdicts
 from arena10k.explore import source
+from arena10k.explore.judges import labelled
 from arena10k.explore.view import View
 from arena10k.frames import records
 from arena10k.params.judge import MODES
@@ -204,7 +206,7 @@ def test_measures_of_a_diagnosis_are_those_of_its_rows(run, table):
     found = run.diagnose("pi_bad")
     judged = table.logged.dropna(subset=[f"judge_{found.judge}"])
     weight = np.exp((judged.logp_pi_bad - judged.logp_p0).to_numpy())
-    told = {name.split(" (")[0]: value for name, value in found.facts.items()}
+    told = {name.split(" (")[0]: value for name, value in found.measures.items()}
     assert told["mean weight"] == pytest.approx(weight.mean())
     assert told["effective sample size"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
     assert told["weight of the ten heaviest rows"] == pytest.approx(np.sort(weight)[-10:].sum() / weight.sum())
@@ -254,7 +256,7 @@ def test_every_figure_that_is_offered_can_be_drawn(run):
 
 
 def test_explanations_are_the_rows_of_anomaly_json(run, table):
-    rows = {row["policy"]: row for row in attribution.anomaly_json(run.investigate(table))["policies"]}
+    rows = {row["policy"]: row for row in words.anomaly_json(run.investigate(table))["policies"]}
     found = [run.explain(policy) for policy in run.policies]
     assert json.dumps([view.row for view in found]) == json.dumps([rows[view.policy] for view in found])
     assert all(rows[view.policy]["sentence"] in repr(view) for view in found)
@@ -271,8 +273,8 @@ def test_heavy_rows_are_those_with_the_largest_weights(run, table):
     np.testing.assert_array_equal(found.label, labels.loc[found.prompt_id])
 
 
-def test_disagreements_are_all_labelled_scores_the_furthest_first(run):
-    both = run.labelled_judgments().dropna(subset=["judge_uncertainty"])
+def test_disagreements_are_all_labelled_scores_the_furthest_first(run, table):
+    both = labelled(run._frames(), table.judges).dropna(subset=["judge_uncertainty"])
     found = run.disagreements(top=3)
     key = ["policy", "prompt_id", "draw"]
     merged = both.merge(found.frame, on=key, suffixes=("", "_told"))

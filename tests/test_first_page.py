@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arena10k import Run, attribution, paths, plots, report
+from arena10k import Run, paths, plots, report
 from arena10k.ablations.scores import Truth
 from arena10k.ablations.scores import summary as scores
+from arena10k.attribution import words
 from arena10k.audit import checks
 from arena10k.estimation.context import context
 from arena10k.estimation.headline import headline as of_context
@@ -327,7 +328,7 @@ def test_every_page_names_the_same_headline_of_every_policy():
         "page 06": findings.headline_frame(result)[["policy", "estimator", "value"]].itertuples(index=False, name=None),
         "page 07": [
             (r["policy"], r["trusted_estimator"], r["trusted"])
-            for r in attribution.anomaly_json(run.investigate(table))["policies"]
+            for r in words.anomaly_json(run.investigate(table))["policies"]
         ],
         "ablations and figures": [
             (p, *itemgetter("estimator", "value")(of_context(ctx)))

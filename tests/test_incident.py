@@ -74,7 +74,7 @@ def test_numbers_of_every_step_are_those_of_a_naive_computation(runs, failed, in
     table, rows, steps = failed["table"], failed[incident.GEOMETRIES[index]], runs[index]
     assert steps[0].raw is None
     assert steps[0].table.logged.equals(table.logged)
-    judge = table.logged[f"judge_{steps[0].inv.judge_mode}"].to_numpy(float)
+    judge = table.logged[f"judge_{steps[0].inv.judge}"].to_numpy(float)
     judged, clipped = ~np.isnan(judge), steps[3]
     held = judge[rows["p0"] & judged]
     for target in table.targets:
@@ -84,10 +84,10 @@ def test_numbers_of_every_step_are_those_of_a_naive_computation(runs, failed, in
         keep = judged & ~rows[target] & ~rows["p0"]
         expected = [snips(lw[judged], judge[judged]) for lw in (clean, *stored.values(), np.clip(stored[-50], -20, 20))]
         expected.append(snips(clean[keep], judge[keep]))
-        assert [o.inv.findings[target].published.value for o in steps] == pytest.approx(expected, abs=1e-12)
-        found, gate = clipped.inv.findings[target], clipped.gates[target]
+        assert [o.inv.policies[target].published.value for o in steps] == pytest.approx(expected, abs=1e-12)
+        found, gate = clipped.inv.policies[target], clipped.gates[target]
         assert found.published.value == pytest.approx(held.mean(), abs=1e-6)
-        assert found.rank == clipped.inv.findings["pi_clone"].rank
+        assert found.rank == clipped.inv.policies["pi_clone"].rank
         assert (gate["tied"], gate["ess"]) == (len(held), pytest.approx(len(held), abs=1e-4))
         assert (gate["clip_dominated"], gate["verdict"]) == (True, "REFUSE")
 
@@ -98,15 +98,15 @@ def test_the_cause_is_named_and_the_weights_are_refused_while_injected_rows_carr
             assert (o.inv.focus.policy, o.inv.focus.main_cause) == ("pi_bad", "off_support")
             assert o.inv.focus.parts[0] == 0
         for o in during:
-            heavy = [f for f in o.inv.findings.values() if f.corrupted_share > 0.5]
+            heavy = [f for f in o.inv.policies.values() if f.corrupted_share > 0.5]
             assert "pi_bad" in {f.policy for f in heavy}
             assert all(o.gates[f.policy]["verdict"] == "REFUSE" for f in heavy)
             assert all(f.main_cause == "corrupted_logprobs" for f in heavy if f.anomaly)
-            assert o.inv.findings["pi_bad"].anomaly
+            assert o.inv.policies["pi_bad"].anomaly
     for o in outcomes:
-        assert max(abs(f.parts.sum() - f.gap) for f in o.inv.findings.values() if f.trusted is not None) < 1e-12
+        assert max(abs(f.parts.sum() - f.gap) for f in o.inv.policies.values() if f.trusted is not None) < 1e-12
         # Policies whose numbers print alike share a place.
-        places = {p: (float(f"{f.published.value:.3f}"), f.rank) for p, f in o.inv.findings.items()}
+        places = {p: (float(f"{f.published.value:.3f}"), f.rank) for p, f in o.inv.policies.items()}
         for printed, place in places.values():
             assert place == 1 + sum(other > printed for other, _ in places.values())
 
@@ -124,7 +124,7 @@ def test_what_is_told_is_computed_and_marked_as_made_up(run, runs, outcomes):
     result = plain(incident.incident_json(run, runs))
     json.dumps(result, allow_nan=False)
     assert {row["geometry"] for row in result["rows"]} == set(incident.GEOMETRIES)
-    assert len(result["rows"]) == 2 * 5 * len(runs[0][0].inv.findings)
+    assert len(result["rows"]) == 2 * 5 * len(runs[0][0].inv.policies)
     text = result["paragraph"]
     assert text.startswith("Every injected value")
     assert re.search(r"\b9 of 120 .* p0 and 10 ", text)
@@ -146,7 +146,7 @@ def test_what_is_told_is_computed_and_marked_as_made_up(run, runs, outcomes):
 def test_calibration_and_folds_of_the_params_are_those_of_every_step(run, monkeypatch):
     seen = two_stage_folds(monkeypatch)
     wanted = run.params.estimation.model_copy(update={"calibration": "two_stage", "folds": 3})
-    incident.play(Run.of(run.params.model_copy(update={"estimation": wanted})), "shared", 2)
+    incident.play(Run(run.params.model_copy(update={"estimation": wanted})), "shared", 2)
     assert set(seen) == {3}
 
 

@@ -62,7 +62,7 @@ def make_params(folder, url, n_prompts=40, **sections):
 
 def respond(params):
     """The run with its responses collected."""
-    run = Run.of(params)
+    run = Run(params)
     frame, _ = prompts.load(params)
     prompts.write(params, frame)
     collect(params, run.store, partial(generate.tasks, params, frame), "responses")
@@ -264,7 +264,7 @@ def test_a_grader_that_cannot_be_is_said_in_one_line(tmp_path, sections, says):
 def test_a_copy_that_the_params_no_longer_have_is_not_graded(home, stub):
     respond(make_params(home, stub.url, n_prompts=3))
     alone = make_params(home, stub.url, n_prompts=3, policies={"p0": {"provider": "stub", "model": MODEL}})
-    assert grade(Run.of(alone)).ok == 3 * len(judging(alone))
+    assert grade(Run(alone)).ok == 3 * len(judging(alone))
 
 
 COMPLETION = {"provider": "stub", "model": JUDGE_MODEL, "case": "{response}:", "ratings": {"1": 1, "0": 0}}
@@ -280,7 +280,7 @@ def test_another_judge_is_asked_alone_about_the_same_responses(home, stub):
     providers = {"stub": run.params.providers["stub"].model_dump(mode="json"), "other": other}
     named = {mode: asked | {"mode": mode} for mode in ("uncertainty", "deterministic")}
     named |= {"v2": CHAT | {"provider": "other", "scale": [0, 100]}, "short": COMPLETION | {"draws": 1}}
-    more = Run.of(make_params(home, stub.url, n_prompts=6, judge=None, judges=named, providers=providers))
+    more = Run(make_params(home, stub.url, n_prompts=6, judge=None, judges=named, providers=providers))
     assert more.params.estimation.judge == "uncertainty"
     before, stub.fault = stub.requests, judge_in_one_token
     outcome = grade(more)
@@ -333,7 +333,7 @@ def test_judges_against_labels_and_each_other():
     both = pd.concat([logged, fresh]).assign(label=lambda f: f.truth)
     arrays = run.arrays(replace(table, logged=logged.drop(columns="policy"), fresh=fresh))
     study = evaluation.study(arrays, judge="deterministic")
-    found = Judges(run.params, study, both, [], run.store.counts()).policies.set_index(["judge", "policy"])
+    found = Judges(study, run.source, both).policies.set_index(["judge", "policy"])
     good, bad = found.loc["deterministic"], found.loc["uncertainty"]
     for policy, rows in both.groupby("policy"):
         gap = rows.judge_deterministic - rows.label

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from arena10k.estimation import missingness, outliers
+from arena10k.estimation import outliers
 from arena10k.rescoring import effect
 
 
@@ -17,41 +17,45 @@ def test_the_expected_count_under_independence_is_that_of_all_outcomes():
     rng = np.random.default_rng(0)
     bad = (rng.random((500, 3)) < [0.1, 0.2, 0.05]).astype(float)
     rate, outcomes = bad.mean(axis=0), [o for o in product([0, 1], repeat=3) if sum(o) >= 2]
-    got = missingness.shared(bad)
-    assert got.expected == pytest.approx(500 * sum(np.prod(np.where(o, rate, 1 - rate)) for o in outcomes))
-    assert got.observed == (bad.sum(axis=1) >= 2).sum()
-    assert got.p_value > 0.01
-    together = missingness.shared(np.repeat(bad[:, :1], 3, axis=1))
-    assert (together.observed, together.p_value < 1e-6) == (int(bad[:, 0].sum()), True)
-    clean = missingness.shared(np.zeros((5, 2)))
-    assert re.findall(r"\d+", effect.shared_sentence(dataclasses.asdict(clean))) == ["5"]
-    assert np.isnan(missingness.shared(np.empty((0, 1))).p_value)
+    got = effect.shared(bad)
+    assert got["expected"] == pytest.approx(500 * sum(np.prod(np.where(o, rate, 1 - rate)) for o in outcomes))
+    assert got["observed"] == (bad.sum(axis=1) >= 2).sum()
+    assert got["p_value"] > 0.01
+    together = effect.shared(np.repeat(bad[:, :1], 3, axis=1))
+    assert (together["observed"], together["p_value"] < 1e-6) == (int(bad[:, 0].sum()), True)
+    clean = effect.shared(np.zeros((5, 2)))
+    assert re.findall(r"\d+", effect.shared_sentence(clean)) == ["5"]
+    assert np.isnan(effect.shared(np.empty((0, 1)))["p_value"])
 
 
 def test_a_policy_that_was_never_asked_does_not_hide_what_the_others_share():
     bad = np.zeros((500, 3))
     bad[:100, :2], bad[:, 2] = 1.0, np.nan
-    got = missingness.shared(bad)
-    assert (got.rows, got.observed) == (500, 100)
-    assert got.p_value < 1e-6
-    assert np.isnan(missingness.shared(bad[:, 1:]).p_value), "one policy alone shares nothing"
+    got = effect.shared(bad)
+    assert (got["rows"], got["observed"]) == (500, 100)
+    assert got["p_value"] < 1e-6
+    assert np.isnan(effect.shared(bad[:, 1:])["p_value"]), "one policy alone shares nothing"
 
 
 def test_p_values_are_uniform_where_failures_are_random_and_small_where_they_are_not(monkeypatch):
-    monkeypatch.setattr(missingness, "RESAMPLES", 99)
+    monkeypatch.setattr(effect, "RESAMPLES", 99)
     rng = np.random.default_rng(1)
     length, language = rng.gamma(2, 300, 400), rng.choice(["English", "German", "Dutch"], 400).astype(object)
     random = [(rng.random(400) < 0.1).astype(float) for _ in range(200)]
-    by_length = np.array([missingness.depends_on_number(bad, length) for bad in random])
+    by_length = np.array([effect.depends_on_number(bad, length) for bad in random])
     assert 0.01 < np.mean(by_length < 0.05) < 0.1
-    by_class = np.array([missingness.depends_on_class(bad, language) for bad in random[:30]])
+    by_class = np.array([effect.depends_on_class(bad, language) for bad in random[:30]])
     assert np.mean(by_class < 0.05) < 0.2
     short = (length < np.quantile(length, 0.1)).astype(float)
-    assert missingness.depends_on_number(short, length) < 1e-9
-    assert missingness.depends_on_class((language == "Dutch").astype(float), language) <= 1 / missingness.RESAMPLES
-    assert np.isnan(missingness.depends_on_class(np.zeros(400), language))
-    assert list(missingness.strata(short[:, None], length).bad) == [40, 0, 0, 0, 0]
-    assert missingness.strata(short[:, None], length * np.nan).empty
+    assert effect.depends_on_number(short, length) < 1e-9
+    assert effect.depends_on_class((language == "Dutch").astype(float), language) <= 1 / effect.RESAMPLES
+    assert np.isnan(effect.depends_on_class(np.zeros(400), language))
+    assert list(effect.by_length(pd.DataFrame({"bad": short, "response_chars": length})).bad) == [40, 0, 0, 0, 0]
+    assert effect.by_length(pd.DataFrame({"bad": short, "response_chars": np.nan})).empty
+
+
+def bounds(*given):
+    return tuple(effect.bounds(*given).values())
 
 
 def test_bounds_hold_the_value_whatever_the_missing_rows_are_worth():
@@ -60,13 +64,13 @@ def test_bounds_hold_the_value_whatever_the_missing_rows_are_worth():
     weight, clean = weight / weight.mean(), ~aside
     for w in (weight, np.ones(1000)):
         value = np.average(reward[clean], weights=w[clean])
-        limits = missingness.bounds(value, clean.sum(), aside.sum(), w[clean].mean())
+        by_share, by_weight = bounds(value, clean.sum(), aside.sum(), w[clean].mean())
         worst, best = (w @ np.where(aside, worth, reward) / 1000 for worth in (0.0, 1.0))
-        assert limits.by_weight[0] - 1e-12 <= worst <= best <= limits.by_weight[1] + 1e-12
-    assert limits.by_share == pytest.approx((worst, best))
-    assert missingness.bounds(0.5, 50, 50, 1.0).by_weight == (0.25, 0.75)
-    assert missingness.bounds(0.5, 90, 10, 1.28).by_weight is None
-    assert np.isnan(missingness.bounds(np.nan, 90, 10, 1.0).by_share).all()
+        assert by_weight[0] - 1e-12 <= worst <= best <= by_weight[1] + 1e-12
+    assert by_share == pytest.approx((worst, best))
+    assert bounds(0.5, 50, 50, 1.0)[1] == (0.25, 0.75)
+    assert bounds(0.5, 90, 10, 1.28)[1] is None
+    assert bounds(np.nan, 90, 10, 1.0) == (None, None)
 
 
 def test_values_on_a_grid_repeat_as_they_must_and_a_sentinel_beyond_that():

@@ -177,8 +177,8 @@ def test_scores_go_with_either_of_the_two_answers_that_is_replaced(home, server)
         )
         db.execute("UPDATE records SET request_hash = 'of the replay ' || policy, created = created - 60 "
                    "WHERE job = 'judge_wins' AND prompt_id = 'p0002'")  # fmt: skip
-    rescore.rescore(Run.of(run.params))
-    rows = list(Run.of(run.params).store.rows("judge_wins"))
+    rescore.rescore(Run(run.params))
+    rows = list(Run(run.params).store.rows("judge_wins"))
     assert {(r["policy"], r["prompt_id"]): r["value"] for r in rows} == right
     assert not any(r["request_hash"].startswith("of the replay") for r in rows)
     assert len(rows) == 12

@@ -213,7 +213,7 @@ def edited(home, section, **keys):
 
 
 def test_another_definition_and_rows_that_cannot_be_asked_for_are_refused(home, stub):
-    for nothing in (Run("sample"), Run.of(make_params(home, stub.url, run="none"))):
+    for nothing in (Run("sample"), Run(make_params(home, stub.url, run="none"))):
         with pytest.raises(ArenaError, match=f"run '{nothing.name}'"):
             rescore(nothing)
     run = collected(home, stub)

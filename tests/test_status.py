@@ -96,7 +96,7 @@ def collected(params, *kinds):
     """The params and the store of a run after these kinds of tasks were collected."""
     frame, own = prepared(params)
     own.close()
-    store = Run.of(params).store
+    store = Run(params).store
     tasks = {"responses": partial(generate.tasks, params, frame), "logprobs": partial(forced.tasks, params, store)}
     for kind in kinds:
         collect(params, store, tasks[kind], "asked")
@@ -212,4 +212,4 @@ def test_responses_that_are_lost_are_a_fact_of_the_policy(home, every, said):
         store, outcome = run_responses(params)
     assert set(outcome.errors) == {"reasoning_only"}
     assert status.missing_responses(store)["p0"] == pytest.approx(len(range(0, 30, every)) / 30)
-    assert ("responses_missing" in Recorded(params).flags["p0"]) is said
+    assert ("responses_missing" in Recorded(params).facts["p0"]) is said

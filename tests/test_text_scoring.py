@@ -112,7 +112,7 @@ def test_text_is_scored_after_the_rendered_prompt_with_its_end_for_all_policies_
     one = said["p0", "p0003", 1]
     assert one["payload"]["prompt_text"] == "<|im_start|>user\nquestion 3<|im_end|>\n<|im_start|>assistant\n"
     assert one["value"].startswith(" w"), "a response is never stripped"
-    made = table.build(params, Run.of(params).prompts, store).logged
+    made = table.build(params, Run(params).prompts, store).logged
     assert (made.generation_forced - made.generation_logp).abs().max() < 1e-9
     assert (made.logp_p0 - made.generation_logp).max() < -0.005, "generation did not tell the end of the turn"
 

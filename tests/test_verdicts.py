@@ -112,7 +112,7 @@ def lucky(n=400):
 
 
 NO_SCALE = {"not_on_oracle_scale"}
-MISMATCH = {"flags": {"target": ["temperature_mismatch"]}}
+MISMATCH = {"facts": {"target": ["temperature_mismatch"]}}
 #: What the data are like -> the data, options, and by estimators the verdicts they may have and reasons among theirs.
 VERDICTS = {
     "healthy with labels": (lambda: example(1000, target_labels=200), {}, {

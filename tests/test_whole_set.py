@@ -81,9 +81,9 @@ def weighted(run):
 
 def test_sums_are_reported_by_both_ways_in_and_means_where_no_lengths_are_told(home, monkeypatch):
     for run in (imported(home, monkeypatch, "sums"), given(home, "sums")):
-        assert run.flags == {}
+        assert run.facts == {}
         assert weighted(run)["snips"]["verdict"] == REPORT
-    assert given(home, "means", category="any").flags == {}
+    assert given(home, "means", category="any").facts == {}
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,11 @@ def test_sums_are_reported_by_both_ways_in_and_means_where_no_lengths_are_told(h
 )
 def test_what_the_whole_set_shows_refuses_all_that_rests_on_weights(home, monkeypatch, kind, reason):
     for run in (imported(home, monkeypatch, kind), given(home, kind)):
-        assert reason in run.flags["pi"]
+        assert reason in run.facts["pi"]
         for row in weighted(run).values():
             assert row["verdict"] in (REFUSE, "NOT_ASKED")
             assert reason in row["reasons"] or row["verdict"] == "NOT_ASKED"
-        finding = run.investigate(run.table()).findings["pi"]
+        finding = run.investigate(run.table()).policies["pi"]
         assert finding.trusted is None
         assert reason in finding.estimate["reasons"]
         assert run.estimate("pi", "snips").frame.verdict.tolist() == [REFUSE]

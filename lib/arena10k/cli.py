@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import os
-import re
 import shlex
 import signal
 import sys
@@ -117,9 +115,10 @@ def _report(
         if index.is_file():
             click.echo(f"Pages that could be made: {index}", err=True)
         sys.exit(1)
+    from arena10k.pipeline import first_page  # loads pandas, which planning does without
+
     failures.forget(params.run)
-    if lead := re.search(r'<p class="lead">(.*?)</p>', index.read_text(encoding="utf-8"), re.DOTALL):
-        click.echo(html.unescape(lead[1]))
+    click.echo(first_page.answer(params))
     click.echo(f"Report: {index}")
     if show:
         click.launch(str(index))
@@ -223,7 +222,7 @@ def rescore(run: str, params_file: str | None, policy: str | None, code: str | N
     with runner.only_one(params.run):
         before = again.read(params.run)
         try:
-            entry = again.rescore(Run.of(params), policy, code)
+            entry = again.rescore(Run(params), policy, code)
         finally:
             if again.read(params.run) != before:
                 names = (stage.name for stage in stages.STAGES.values() if stage.jobs)
@@ -247,7 +246,7 @@ def snapshot(run: str, name: str, params_file: str | None) -> None:
     from arena10k.run import Run
 
     params = config.load(params_file or run, run)
-    path, new = snapshots.take(Run.of(params), name)
+    path, new = snapshots.take(Run(params), name)
     if new:
         stages.out_of_date(params.run, "09_ablation_summary")
     click.echo(f"Snapshot {name}{'' if new else ' is there already, with the same content'}: {path}")

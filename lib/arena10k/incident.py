@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from arena10k.attribution.game import CAUSE_WORDS
-from arena10k.attribution.investigation import Finding, Investigation, investigate_table
+from arena10k.attribution.investigation import Attribution, Investigation, investigate_table
 from arena10k.collection.echo import check_logprobs, check_structure
 from arena10k.errors import ArenaError, CallError, section
 from arena10k.estimation import ESTIMATORS
@@ -81,7 +81,7 @@ class Step:
     gates: dict[str, dict[str, Any]]
 
     @property
-    def targets(self) -> list[Finding]:
+    def targets(self) -> list[Attribution]:
         """Targets by published number, best first."""
         return [f for f in self.inv.order if f.policy != self.inv.logging_policy]
 
@@ -120,7 +120,7 @@ def play(run: Run, geometry: str, replicates: int = 300) -> list[Step]:
     steps = []
     for name, seen, raw, clip in states:
         inv, gates = investigate_table(seen, e.judge, raw, clip, e.analysis, replicates=replicates), {}
-        for policy, f in inv.findings.items():
+        for policy, f in inv.policies.items():
             case = f.game.case
             ctx = context(case.data.with_logged(log_weight=case.published_log_weight), e.analysis)
             ceiling = {"tied": ctx.audit.ceiling, "clip_dominated": ctx.audit.clip_dominated}
@@ -147,7 +147,7 @@ def frame(steps: Iterable[Step]) -> pd.DataFrame:
     """
     rows = []
     for step in steps:
-        judged = step.table.logged[f"judge_{step.inv.judge_mode}"].notna()
+        judged = step.table.logged[f"judge_{step.inv.judge}"].notna()
         for f in step.inv.order:
             gate, halves = step.gates[f.policy], [f"logp_{p}" for p in {f.policy, step.inv.logging_policy}]
             caught = 0
@@ -168,7 +168,7 @@ def ranking_frame(steps: Sequence[Step]) -> pd.DataFrame:
     columns = {
         step.name: {
             f.policy: f"{f.published.value:.3f} ({f.rank})" if np.isfinite(f.published.value) else "no value"
-            for f in step.inv.findings.values()
+            for f in step.inv.policies.values()
         }
         for step in steps
     }
@@ -187,7 +187,7 @@ def gates_frame(steps: Sequence[Step]) -> pd.DataFrame:
     )
 
 
-def _cause(f: Finding) -> str:
+def _cause(f: Attribution) -> str:
     return CAUSE_WORDS.get(f.main_cause or "", "cause unclear") if f.anomaly else "no anomaly"
 
 

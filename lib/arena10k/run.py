@@ -16,20 +16,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arena10k import attribution, paths, plots, report
-from arena10k.attribution import Investigation
+from arena10k import paths, plots, report
+from arena10k.attribution.investigation import Investigation, investigate_table
 from arena10k.collection import generate
-from arena10k.collection.jobs import JUDGE, ORACLE, compares, judging
+from arena10k.collection.jobs import JUDGE, ORACLE, compares
 from arena10k.collection.store import Store
 from arena10k.errors import ArenaError, NothingToShow, unknown
 from arena10k.estimation import ESTIMATORS, PolicyData, evaluation, planning, policies_data
+from arena10k.estimation.data import Rows
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.explore import answers
-from arena10k.explore.answers import Diagnosis, Estimates, Explanation, PromptView
-from arena10k.explore.judges import Judges
-from arena10k.explore.source import Given, Recorded, Slice, Where, part
-from arena10k.explore.view import Rows, View
-from arena10k.frames.records import COLUMNS, KEY, read
+from arena10k.explore.answers import Diagnosis, Estimates, Examples, Explanation, PromptView
+from arena10k.explore.judges import Judges, labelled
+from arena10k.explore.source import Chosen, Given, Recorded, Where, part
+from arena10k.explore.view import Listing, View
+from arena10k.frames.records import COLUMNS, read
 from arena10k.frames.table import Table
 from arena10k.inputs.policies import Policy, policies
 from arena10k.params import config
@@ -50,9 +51,9 @@ class Run:
     Looking writes nothing and may be done while the run collects; frames are read once, and a new `Run` sees what was
     measured since. Examples are of `run = Run("sample")`.
 
-    `name` is a params file (`sample`, `params/local.yaml`), `run` the data folder, where it is not the one the params
-    file names. Raises ArenaError for a params file that is not there, and, once data are asked for, for a run that has
-    none; ParamsError for a params file that does not fit the schema.
+    `name` is a params file (`sample`, `params/local.yaml`) or params that are loaded already, `run` the data folder,
+    where it is not the one the params name. Raises ArenaError for a params file that is not there, and, once data are
+    asked for, for a run that has none; ParamsError for a params file that does not fit the schema.
     """
 
     def __init__(self, name: str | Path | Params = "sample", run: str | None = None):
@@ -60,11 +61,6 @@ class Run:
         self.name = self.params.run
         self.source: Recorded | Given = Given(self.params) if self.params.table else Recorded(self.params)
         plots.colour([*filter(None, [self.params.logging_policy]), *self.params.targets])
-
-    @classmethod
-    def of(cls, params: Params) -> Run:
-        """The run of params that are loaded already."""
-        return cls(params)
 
     def __dir__(self) -> list[str]:
         """What there is to ask, for autocompletion; what only stages use is there too, but not listed."""
@@ -180,9 +176,9 @@ class Run:
         return Estimates(study, chosen, judges)
 
     def diagnose(self, policy: str, judge: str | None = None, where: Where = None) -> Diagnosis:
-        """What is wrong with a policy's weights or its judge, in words, with the measures behind them: `.problems`,
-        `.facts`, `.verdicts`, and `.figure(name)` for a name in `.figures`. Parameters and errors as for `estimate`, of
-        one policy and judge.
+        """What is wrong with a policy's weights or its judge, in words, with what is behind them: `.problems`,
+        `.measures`, `.verdicts`, and `.figure(name)` for a name in `.figures`. Parameters and errors as for `estimate`,
+        of one policy and judge.
 
         >>> found = run.diagnose("pi_bad")
         >>> "off_support" in set(found.problems.reason)
@@ -214,9 +210,9 @@ class Run:
         """
         return PromptView(prompt_id, self.prompts, self._frames(), self.params.logging_policy)
 
-    def heavy_rows(self, policy: str, judge: str | None = None, top: int = 10) -> Rows:
+    def heavy_rows(self, policy: str, judge: str | None = None, top: int = 10) -> Listing:
         """The logged responses that carry most of a target's weight, heaviest first: `.frame` has prompt, response,
-        `log_weight` (nats), `weight`, `share` of the weight, `cumulative` share and `reward` (judge score).
+        `log_weight` (nats), `weight`, `share` of the weight, `cumulative` share and `score` (of the judge).
 
         >>> rows = run.heavy_rows("pi_bad", top=5).frame
         >>> len(rows), bool(rows.share.is_monotonic_decreasing)
@@ -225,7 +221,7 @@ class Run:
         table = self._whole.table
         return answers.heavy_rows(table, policy, self._judge(judge, table), top)
 
-    def disagreements(self, judge: str | None = None, top: int = 10) -> Rows:
+    def disagreements(self, judge: str | None = None, top: int = 10) -> Listing:
         """Responses where judge and oracle differ, most first: `.frame` has all of them with `score`, `label` and
         `gap` (score minus label); `top` are shown.
 
@@ -235,7 +231,7 @@ class Run:
         """
         return answers.disagreements(self._frames(), self.prompts, self._judge(judge, self._whole.table), top)
 
-    def examples(self, judge: str | None = None, top: int = 3) -> Rows:
+    def examples(self, judge: str | None = None, top: int = 3) -> Examples:
         """Answers of all policies to the same prompt side by side, prompts on which their scores differ most first:
         `.frame` has all with `prompt`, `policy`, `response`, `score` and `label`; those of `top` prompts are shown.
 
@@ -256,23 +252,20 @@ class Run:
         table, e = self._whole.table, self.params.estimation
         own = table.logged.drop(columns=[column for column in table.logged if column.startswith("logp_")])
         found = evaluation.study(self.arrays(dataclasses.replace(table, logged=own)), e.analysis, judge=e.judge)
-        pairs = [job for job in (*judging(self.params), ORACLE) if compares(self.params, job)]
-        rows = [row for job in pairs for row in self.source.reading.rows(job)]
-        counts = [] if self.params.table else self.source.reading.counts()
-        return Judges(self.params, found, self.labelled_judgments(), rows, counts)
+        return Judges(found, self.source, labelled(self._frames(), table.judges))
 
     def _frames(self) -> dict[str, pd.DataFrame]:
         return {name: getattr(self, name) for name in COLUMNS}
 
     @cached_property
-    def _whole(self) -> Slice:
-        return Slice(self.table(), len(self.prompts))
+    def _whole(self) -> Chosen:
+        return Chosen(self.table(), len(self.prompts))
 
     @cached_property
     def _investigation(self) -> Investigation:
         return self.investigate(self._whole.table)
 
-    def _part(self, where: Where) -> Slice:
+    def _part(self, where: Where) -> Chosen:
         return self._whole if where is None else part(self.source, where)
 
     def _judges(self, table: Table) -> list[str]:
@@ -292,9 +285,9 @@ class Run:
         return self.source.store
 
     @property
-    def flags(self) -> dict[str, list[str]]:
+    def facts(self) -> dict[str, list[str]]:
         """What is known of policies and shows in no array: see `estimation.context`."""
-        return self.source.flags
+        return self.source.facts
 
     @property
     def created(self) -> str | None:
@@ -304,14 +297,6 @@ class Run:
     def records(self, *jobs: str) -> pd.DataFrame:
         """Records of jobs as a frame, failed and quarantined ones included: see `frames.records.read`."""
         return read(self.source.reading, *jobs)
-
-    def labelled_judgments(self) -> pd.DataFrame:
-        """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `label`, `judge_*`."""
-        rows = answers.scored(self._frames())
-        rows = rows[rows.status == "ok"].dropna(subset="label")
-        judges = [JUDGE + name for name in self._whole.table.judges]
-        rows = rows.reindex(columns=[*KEY, "label", *judges]).dropna(subset=judges, how="all")
-        return rows.reset_index(drop=True)
 
     def arrays(self, table: Table) -> dict[str, dict[str, PolicyData]]:
         """What the statistics take: per policy (the logging policy first) and judge, the arrays of one policy.
@@ -326,7 +311,8 @@ class Run:
         made = policies_data(logged, fresh, table.policies, judges, table.logging_policy, folds)
         # A win over the logging policy's response is no property of a response that could be weighted.
         paired = [j for j in judges if compares(self.params, JUDGE + j) or compares(self.params, ORACLE)]
-        return {policy: own | {j: own[j].without_logged() for j in paired} for policy, own in made.items()}
+        none = Rows(np.empty(0))
+        return {p: own | {j: dataclasses.replace(own[j], logged=none) for j in paired} for p, own in made.items()}
 
     def study(
         self,
@@ -337,12 +323,11 @@ class Run:
     ) -> Evaluation:
         """Every estimator, interval and verdict, with the diagnostics, for every policy and judge, or for those named
         alone."""
-        e, modes, arrays = self.params.estimation, None if judges is None else list(judges), self.arrays(table)
+        e, wanted, arrays = self.params.estimation, None if judges is None else list(judges), self.arrays(table)
         names = list(arrays) if policies is None else list(policies)
-        chosen = {p: {m: data for m, data in arrays[p].items() if modes is None or m in modes} for p in names}
-        clones = self.source.clones(table)
-        known = (table.quarantined, self.flags, estimators)
-        return evaluation.study(chosen, e.analysis, *known, clones=clones, judge=e.judge)
+        chosen = {p: {j: data for j, data in arrays[p].items() if wanted is None or j in wanted} for p in names}
+        known = (table.quarantined, self.facts, estimators)
+        return evaluation.study(chosen, e.analysis, *known, clones=self.source.clones(), judge=e.judge)
 
     def estimates(self, table: Table, study: Evaluation | None = None) -> dict[str, Any]:
         """The content of `estimates.json`: one row per policy, estimator and judge; who ranks where (policies
@@ -357,7 +342,7 @@ class Run:
         e = self.params.estimation
         widths, rows = [w for w in (2 * e.width, e.width, e.width / 2, e.width / 4) if w <= 1], []
         for policy, ctx in study.of_judge(e.judge).items():
-            price = self.source.unit_costs(policy, e.label_cost)
+            price = self.source.unit_costs(policy)
             plans = planning.plan(ctx.pilot, widths, price, e.confidence)
             plans += planning.direct_plan(ctx.prep, widths, price, e.confidence)
             rows += [{"policy": policy} | row for row in plans]
@@ -367,7 +352,7 @@ class Run:
         """Whether intervals would have covered on data like this run's, and where they are known to fail: see
         `coverage.simulated`."""
         e = self.params.estimation
-        data = {policy: modes[e.judge] for policy, modes in self.arrays(table).items()}
+        data = {policy: judges[e.judge] for policy, judges in self.arrays(table).items()}
         if len(data) < 2:
             raise NothingToShow(f"run {self.name!r} has one policy: there is no other whose data could be simulated")
         return coverage.simulated(data, e.replicates, self.params.seed, e.analysis, e.replicate_rows)
@@ -383,12 +368,7 @@ class Run:
             lacks = f"has log-probs of a target and of {table.logging_policy}, so there are no weights to investigate"
         if lacks:
             raise NothingToShow(f"run {self.name!r}: no logged response {lacks}")
-        return attribution.investigate_table(table, e.judge, analysis=e.analysis, flags=self.flags)
-
-    @property
-    def records_file(self) -> Path:
-        """Where the store is exported to."""
-        return paths.records_file(self.name)
+        return investigate_table(table, e.judge, analysis=e.analysis, facts=self.facts)
 
     def write_result(self, name: str, content: dict[str, Any]) -> None:
         """Write a machine-readable result such as `estimates.json` to the run's report folder."""

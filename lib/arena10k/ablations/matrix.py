@@ -44,10 +44,10 @@ class Cell:
         """Safe as a folder's name; the parts in the order of the fields."""
         return ".".join((self.judge, self.estimator, self.calibration, self.treatment))
 
-
-def stage_name(cell: Cell) -> str:
-    """The name of a cell's run of its notebook in the pipeline."""
-    return f"{NOTEBOOK}@{cell.name}"
+    @property
+    def stage(self) -> str:
+        """What the run of its notebook in the pipeline is called."""
+        return f"{NOTEBOOK}@{self.name}"
 
 
 def folder(run: str, cell: str) -> Path:
@@ -178,9 +178,9 @@ def measure(run: Run, cell: Cell, table: Table | None = None) -> CellResult:
     seen, truth = held_out(run.table() if table is None else table, a.worst)
     if not seen.is_judged(cell.judge):
         raise NothingToShow(f"run {run.name!r}: no response has a score of the judge {cell.judge}")
-    arrays = {p: modes[cell.judge] for p, modes in run.arrays(seen).items() if p != seen.logging_policy}
+    arrays = {p: judges[cell.judge] for p, judges in run.arrays(seen).items() if p != seen.logging_policy}
     arrays = treat(arrays, cell.treatment, a.corrupted)
-    settings = Settings(e.analysis, run.params.seed, run.flags)
+    settings = Settings(e.analysis, run.params.seed, run.facts)
     rows, contexts = complete(arrays, cell, settings)
     levels = {name: [None if level == "all" else level for level in some] for name, some in a.sweep.items()}
     variant = Variant(cell.estimator, cell.calibration)

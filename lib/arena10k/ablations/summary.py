@@ -138,17 +138,3 @@ def accuracy_sentence(table: pd.DataFrame) -> str:
         return f"{start}; no estimator would have put a worse policy first."
     after = f"{listed(still)} even after refusals" if still else "are refused there"
     return f"{start}; {listed(wrong)} would have put a worse policy first, and {after}."
-
-
-def partial_sentence(both: pd.DataFrame) -> str:
-    """Where more data changed a verdict and where it moved a value most; `both` as of `snapshots.changes`, a part of
-    the data before and all of it after."""
-    moved = both.dropna(subset=["change"])
-    if moved.empty:
-        return "No estimate has a value both on the part of the data and on all of it."
-    changed, most = both[both.verdict_changed], moved.loc[moved.change.abs().idxmax()]
-    eased = int((changed.verdict_before == "REFUSE").sum())
-    return (
-        f"With all of the data {len(changed)} of {len(both)} verdicts differ from those on the part ({eased} are "
-        f"no longer refused); the largest change of a value is {most.change:+.3f} ({most.estimator} for {most.policy})."
-    )

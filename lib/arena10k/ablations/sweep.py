@@ -45,7 +45,7 @@ _LIBRARY = Path(__file__).parents[1]
 #: A level per factor (None: all of the data), and a seed.
 Point = tuple[tuple[float | None, ...], int]
 #: Policy and `MEASURES` of every policy, and what that took on one core in seconds.
-Rows = tuple[list[list[Any]], float]
+Measured = tuple[list[list[Any]], float]
 
 
 class Variant(NamedTuple):
@@ -57,16 +57,16 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What all cells of a sweep share; the calibration is the variant's. `flags`: facts about policies that arrays do
-    not show."""
+    """What all cells of a sweep share; the calibration is the variant's. `facts`: what is known of policies and
+    shows in no array."""
 
     analysis: Analysis = DEFAULT
     seed: int = 1
-    flags: Mapping[str, Sequence[str]] | None = None
+    facts: Mapping[str, Sequence[str]] | None = None
 
     def of(self, policy: str, calibration: str) -> tuple[Analysis, Sequence[str]]:
         """The analysis and the facts of one policy."""
-        return replace(self.analysis, calibration=calibration), (self.flags or {}).get(policy, ())
+        return replace(self.analysis, calibration=calibration), (self.facts or {}).get(policy, ())
 
 
 def sweep(
@@ -96,7 +96,7 @@ def sweep(
     points = [(some, seed) for some in itertools.product(*levels.values()) for seed in range(seeds)]
     wanted = list(itertools.product(variants, points))
     keep = _memory(folder, data, variants, levels, settings).cache(_kept, ignore=["rows"])
-    done, due, failed = dict[Any, Rows](), dict[Point, list[Variant]](), dict[tuple[Variant, str], list[Point]]()
+    done, due, failed = dict[Any, Measured](), dict[Point, list[Variant]](), dict[tuple[Variant, str], list[Point]]()
     for variant, point in wanted:
         try:
             done[variant, point] = keep(variant, point)
@@ -126,7 +126,7 @@ def sweep(
     return frame
 
 
-def _kept(variant: Variant, point: Point, rows: Rows | None = None) -> Rows:
+def _kept(variant: Variant, point: Point, rows: Measured | None = None) -> Measured:
     """What joblib keeps by variant and point: the rows, once they are known."""
     if rows is None:
         raise LookupError(point)
@@ -165,7 +165,7 @@ def code_digest() -> str:
 
 def _measured(
     data: Data, due: Mapping[Point, Sequence[Variant]], levels: Mapping[str, Any], settings: Settings, jobs: int
-) -> Iterator[tuple[Variant, Point, Rows, str]]:
+) -> Iterator[tuple[Variant, Point, Measured, str]]:
     """The cells that are due as `measure` has them, in the order they end."""
     from joblib import Parallel, delayed, parallel_config
 
@@ -191,7 +191,7 @@ def measure(
     data: Data,
     registered: Sequence[dict[str, Any]],
     settings: Settings,
-) -> list[tuple[Variant, Point, Rows, str]]:
+) -> list[tuple[Variant, Point, Measured, str]]:
     """What a worker does: the cells of some points, each with its variant, point, rows, and what went wrong. A cell
     that fails says so, and the others are done. `registered`: the estimators, calibrations and factors it needs."""
     _compute_on_one_thread()
@@ -213,7 +213,7 @@ def _compute_on_one_thread() -> None:
 
 def _at(
     point: Point, variants: Sequence[Variant], data: Data, names: Sequence[str], settings: Settings
-) -> Iterator[tuple[Variant, Point, Rows, str]]:
+) -> Iterator[tuple[Variant, Point, Measured, str]]:
     """The cells of one point, which share its part of the data and what is prepared of that."""
 
     @cache

@@ -126,7 +126,7 @@ def make_game(case: Case, prep: Prepared, trusted: Score | None = None, mismatch
 def normalised(counts: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
     """Self-normalised weights (b, n) of b resamples in which row i occurs `counts[b, i]` times; NaN without any weight.
 
-    Each resample is shifted by its own maximum where the common one would underflow.
+    Each resample is divided by its own maximum where the common one would underflow.
     """
     top = log_weight.max(initial=-np.inf)
     if not np.isfinite(top):
@@ -136,8 +136,8 @@ def normalised(counts: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
     low = np.flatnonzero(total < 1e-200)
     if len(low):
         inside = np.where(counts[low] > 0, log_weight, -np.inf)
-        shift = inside.max(axis=1, keepdims=True)
-        mass[low] = counts[low] * np.exp(inside - np.where(np.isfinite(shift), shift, 0.0))
+        own = inside.max(axis=1, keepdims=True)
+        mass[low] = counts[low] * np.exp(inside - np.where(np.isfinite(own), own, 0.0))
         total[low] = mass[low].sum(axis=1)
     with np.errstate(invalid="ignore"):
         return np.asarray(mass / total[:, None])
@@ -162,23 +162,23 @@ def missing_mass(game: Game, counts: np.ndarray) -> np.ndarray:
         return np.asarray(np.clip(1 - times @ weights / (times @ game.prep.has_weight), 0, 1))
 
 
-def calibration_shift(prep: Prepared, counts: np.ndarray) -> np.ndarray:
+def calibration_change(prep: Prepared, counts: np.ndarray) -> np.ndarray:
     """f of every resample minus f of the data, at each place of f: (b, P).
 
     f is refitted by isotonic regression on the resampled labels. It stays where it is no function of the score trained
     on labels, and in a resample that holds no label.
     """
-    shift = np.zeros((len(counts), prep.fit.values.shape[1]))
+    change = np.zeros((len(counts), prep.fit.values.shape[1]))
     if prep.source is None or not isinstance(prep.fit, LevelFit):
-        return shift
+        return change
     rows = prep.sample(prep.source)
     labelled = np.flatnonzero(rows.labelled)
     code, label, cluster = prep.fit.code[prep.source][labelled], rows.label[labelled], rows.cluster[labelled]
     for b, drawn in enumerate(counts):
         weight = drawn[cluster]
-        total, count = (np.bincount(code, weights=w, minlength=shift.shape[1]) for w in (weight * label, weight))
-        shift[b] = np.nan_to_num(pava(prep.fit.levels, total, count) - prep.fit.values[-1], nan=0.0)
-    return shift
+        total, count = (np.bincount(code, weights=w, minlength=change.shape[1]) for w in (weight * label, weight))
+        change[b] = np.nan_to_num(pava(prep.fit.levels, total, count) - prep.fit.values[-1], nan=0.0)
+    return change
 
 
 def state_values(game: Game, counts: np.ndarray) -> np.ndarray:
@@ -193,13 +193,13 @@ def state_values(game: Game, counts: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
         trusted = own_draws = drawn @ prep.fresh.judge / drawn.sum(axis=1)
     if game.trusted is not None:
-        shift = calibration_shift(prep, counts)
-        calibrated, trusted = prep.reward + shift[:, prep.fit.code["logged"]], np.zeros(len(counts))
+        change = calibration_change(prep, counts)
+        calibrated, trusted = prep.reward + change[:, prep.fit.code["logged"]], np.zeros(len(counts))
         for term in game.trusted.terms:
             times = logged if term.sample == "logged" else drawn
             total = times @ term.num
             if "f" in term.slopes:
-                total = total + (times * shift[:, prep.fit.code[term.sample]]) @ term.slopes["f"]
+                total = total + (times * change[:, prep.fit.code[term.sample]]) @ term.slopes["f"]
             with np.errstate(all="ignore"):
                 trusted = trusted + total / (times @ term.den)
     for k, log_weight in enumerate(game.log_weight):

@@ -24,6 +24,7 @@ from arena10k.analysis import DEFAULT, Analysis
 from arena10k.attribution import weights
 from arena10k.attribution.game import CAUSES, Case, Game, bootstrap, make_game, missing_mass, self_normalised
 from arena10k.estimation import ESTIMATORS, Score, Term, deviations, policies_data
+from arena10k.estimation.compare import aligned
 from arena10k.estimation.context import context
 from arena10k.estimation.data import numbers
 from arena10k.estimation.headline import headline
@@ -106,9 +107,7 @@ def _inversions(games: Mapping[str, Game], pub: Mapping[str, Published], logging
         radius = float(np.hypot(interval[above].high - trusted[above], trusted[below] - interval[below].low))
         if ahead <= 1e-12 or fall <= radius:
             continue
-        spread = np.zeros(max(len(first.deviation), len(second.deviation)))
-        spread[: len(first.deviation)] += first.deviation
-        spread[: len(second.deviation)] -= second.deviation
+        spread = np.subtract(*aligned(first.deviation, second.deviation))
         beyond = ahead + fall > _margin(spread, level, first.audit, second.audit)
         wrong = below if base - excess[below] > excess[above] - base else above
         rows.append((above, below, ahead, fall, radius, beyond, wrong))
@@ -116,7 +115,7 @@ def _inversions(games: Mapping[str, Game], pub: Mapping[str, Published], logging
 
 
 @dataclass(frozen=True, eq=False)
-class Finding:
+class Attribution:
     """One policy.
 
     `parts`, `part_low`, `part_high` (6,) follow `CAUSES` and are contributions to `gap`. `trusted` is a row of
@@ -195,29 +194,29 @@ class Investigation:
     """All policies of a run; `inversions` as in `INVERSION`, `flip` as from `weights.rows_to_flip`, `truth` maps
     policies to (value, standard error) where the true value was measured."""
 
-    findings: dict[str, Finding]
+    policies: dict[str, Attribution]
     inversions: pd.DataFrame
     flip: weights.Flip | None
     logging_policy: str
     truth: dict[str, tuple[float, float]]
-    judge_mode: str
+    judge: str
 
     @property
-    def order(self) -> list[Finding]:
+    def order(self) -> list[Attribution]:
         """Policies by published number, best first, those without one last."""
-        return sorted(self.findings.values(), key=lambda f: -np.nan_to_num(f.published.value, nan=-1))
+        return sorted(self.policies.values(), key=lambda f: -np.nan_to_num(f.published.value, nan=-1))
 
     @property
-    def anomalies(self) -> list[Finding]:
+    def anomalies(self) -> list[Attribution]:
         """Policies with an anomaly, the highest published number first."""
         return [f for f in self.order if f.anomaly]
 
     @property
-    def focus(self) -> Finding:
+    def focus(self) -> Attribution:
         """The policy to look at closely: the target with an anomaly and the highest published number, else the one
         whose published number is furthest from its trusted value."""
         wrong = [f for f in self.anomalies if f.policy != self.logging_policy] or self.anomalies
-        targets = [f for f in self.findings.values() if f.policy != self.logging_policy]
+        targets = [f for f in self.policies.values() if f.policy != self.logging_policy]
         return wrong[0] if wrong else max(targets, key=lambda f: abs(np.nan_to_num(f.gap)))
 
 
@@ -225,8 +224,8 @@ def investigate(
     cases: Mapping[str, Case],
     logging_policy: str,
     truth: Mapping[str, tuple[float, float]] | None = None,
-    flags: Mapping[str, Iterable[str]] | None = None,
-    judge_mode: str = "deterministic",
+    facts: Mapping[str, Iterable[str]] | None = None,
+    judge: str = "deterministic",
     analysis: Analysis = DEFAULT,
     replicates: int = 500,
     mismatch: Mapping[str, bool] | None = None,
@@ -234,11 +233,11 @@ def investigate(
 ) -> Investigation:
     """Investigate the policies of a run; prompt codes (`cluster`) must mean the same prompt in every case.
 
-    `truth` are measured values, stated but never used; `flags` as for `evaluation.study`; `replicates` bootstrap
+    `truth` are measured values, stated but never used; `facts` as for `evaluation.study`; `replicates` bootstrap
     resamples, the same prompts for every policy; `mismatch` by policy whether weights and draws are of different
     policies, by its own test where left out; `scale` the label's, on which values come back.
     """
-    contexts = {p: context(c.data, analysis, (flags or {}).get(p, ())) for p, c in cases.items()}
+    contexts = {p: context(c.data, analysis, (facts or {}).get(p, ())) for p, c in cases.items()}
     trusted = {p: headline(ctx) for p, ctx in contexts.items()}
     games = {}
     for p, ctx in contexts.items():
@@ -252,14 +251,14 @@ def investigate(
     drawn = {p: bootstrap(g, counts) for p, g in games.items()}
     usable = [p for p in games if np.isfinite(pub[p].value)]
     first = dict(zip(usable, weights.rank_first(np.column_stack([drawn[p][0] for p in usable])), strict=True))
-    findings = {}
+    found = {}
     for p, game in games.items():
         row, as_is = trusted[p], np.ones((1, game.prep.n_clusters))
         low, high = _percentile_interval(drawn[p][1], analysis.confidence)
         on = float(self_normalised(game.log_weight[2]) @ game.prep.reward)
         covered = 1 - float(missing_mass(game, as_is)[0])
         mass = weights.mass_identity(covered, on, float("nan") if row is None else row["value"])
-        findings[p] = Finding(
+        found[p] = Attribution(
             policy=p,
             game=game,
             published=replace(pub[p], value=scale.at(pub[p].value)),
@@ -282,7 +281,7 @@ def investigate(
     shared = len(usable) > 1 and all(np.array_equal(rewards[0], r) for r in rewards[1:])
     flip = weights.rows_to_flip({p: games[p].published_log_weight for p in usable}, rewards[0]) if shared else None
     inversions[INVERSION[2:5]] *= scale.size
-    return Investigation(findings, inversions, flip, logging_policy, dict(truth or {}), judge_mode)
+    return Investigation(found, inversions, flip, logging_policy, dict(truth or {}), judge)
 
 
 def _percentile_interval(draws: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -296,7 +295,7 @@ def _percentile_interval(draws: np.ndarray, confidence: float) -> tuple[np.ndarr
 
 def investigate_table(
     table: Table,
-    judge_mode: str = "deterministic",
+    judge: str = "deterministic",
     raw_logp: pd.DataFrame | None = None,
     clip: float | None = None,
     analysis: Analysis = DEFAULT,
@@ -313,11 +312,11 @@ def investigate_table(
     if raw_logp is not None:
         stored |= {c: raw_logp[c].array for c in (f"logp_{p}" for p in policies) if c in raw_logp}
     as_stored = table.logged.assign(**stored)
-    arrays = policies_data(table.logged, table.fresh, policies, [judge_mode], base, analysis.folds)
+    arrays = policies_data(table.logged, table.fresh, policies, [judge], base, analysis.folds)
     cases = {}
     for policy in policies:
         differs = policy != base and stored.keys() & {f"logp_{policy}", f"logp_{base}"}
         raw = numbers(as_stored, f"logp_{policy}") - numbers(as_stored, f"logp_{base}") if differs else None
-        cases[policy] = Case(arrays[policy][judge_mode], raw, clip)
+        cases[policy] = Case(arrays[policy][judge], raw, clip)
     truth = {r.policy: (float(r.value), float(r.se)) for r in table.truth.itertuples()}
-    return investigate(cases, base, truth, judge_mode=judge_mode, analysis=analysis, **options)
+    return investigate(cases, base, truth, judge=judge, analysis=analysis, **options)

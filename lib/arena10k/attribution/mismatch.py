@@ -45,7 +45,7 @@ def profiles(table: Table) -> dict[str, Profile]:
     return {p: Profile(numbers(own[p], "response_chars"), logp[p] / size, logp[p] - logp[base], unit) for p in own}
 
 
-def mismatch(table: Table, judge_mode: str = "deterministic") -> pd.DataFrame:
+def mismatch(table: Table, judge: str = "deterministic") -> pd.DataFrame:
     """One row per policy, the logging policy first.
 
     Columns: `chars` median length of its own responses; `length_distance` Kolmogorov-Smirnov distance of their lengths
@@ -56,7 +56,7 @@ def mismatch(table: Table, judge_mode: str = "deterministic") -> pd.DataFrame:
     """
     profile, logged = profiles(table), table.logged
     base = profile[table.logging_policy]
-    traits = {"by_length": base.chars, "by_judge": numbers(logged, f"judge_{judge_mode}"), "by_surprise": -base.nats}
+    traits = {"by_length": base.chars, "by_judge": numbers(logged, f"judge_{judge}"), "by_surprise": -base.nats}
     rows = []
     for policy, own in profile.items():
         a, b = own.chars[np.isfinite(own.chars)], base.chars[np.isfinite(base.chars)]

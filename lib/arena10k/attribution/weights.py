@@ -31,9 +31,9 @@ def mass_identity(mean_weight: float, on: float, value: float) -> dict[str, floa
     return {"covered": covered, "on": on, "off": off, "low": low, "high": high}
 
 
-def heavy_rows(logged: pd.DataFrame, log_weight: np.ndarray, reward: np.ndarray, top: int = 10) -> pd.DataFrame:
+def heavy_rows(logged: pd.DataFrame, log_weight: np.ndarray, score: np.ndarray, top: int = 10) -> pd.DataFrame:
     """The `top` rows by weight: `prompt_id`, `prompt`, `response`, `log_weight`, `weight`, `share`, `cumulative`,
-    `reward`. `log_weight` and `reward` (n,) are aligned with `logged`; text is as the model wrote it and must be
+    `score`. `log_weight` and `score` (n,) are aligned with `logged`; text is as the model wrote it and must be
     escaped when shown."""
     lw = np.where(np.isnan(log_weight), -np.inf, log_weight)
     rows = [i for i in np.argsort(-lw, kind="stable")[:top] if np.isfinite(lw[i])]
@@ -42,7 +42,7 @@ def heavy_rows(logged: pd.DataFrame, log_weight: np.ndarray, reward: np.ndarray,
     heaviest = logged.iloc[rows][[c for c in columns if c in logged]].reset_index(drop=True)
     with np.errstate(over="ignore"):
         numbers = {"log_weight": lw[rows], "weight": np.exp(lw[rows]), "share": share}
-    return heaviest.assign(**numbers, cumulative=np.cumsum(share), reward=np.asarray(reward)[rows])
+    return heaviest.assign(**numbers, cumulative=np.cumsum(share), score=np.asarray(score)[rows])
 
 
 def length_strata(log_weight: np.ndarray, length: np.ndarray) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from arena10k.attribution.game import CAUSE_WORDS, CAUSES
-from arena10k.attribution.investigation import FALSE_ALARM_RATE, TOLERANCE, Finding, Investigation
+from arena10k.attribution.investigation import FALSE_ALARM_RATE, TOLERANCE, Attribution, Investigation
 from arena10k.attribution.weights import rank
 from arena10k.wording import ESTIMATOR_WORDS, JUDGE_SNIPS, listed, number, percent, rounded, with_interval
 
@@ -29,7 +29,7 @@ def _reasons(row: Mapping[str, Any]) -> list[str]:
     return [reason.replace("_", " ") for reason in row["reasons"]]
 
 
-def _trusted(f: Finding) -> str:
+def _trusted(f: Attribution) -> str:
     """The trusted value with interval and origin; nothing where there is none."""
     if (row := f.trusted) is None:
         return ""
@@ -39,7 +39,7 @@ def _trusted(f: Finding) -> str:
     return f"{value}, from {_ORIGIN.get(row['estimator'], row['estimator'])}{caution})"
 
 
-def _cause(f: Finding) -> str:
+def _cause(f: Attribution) -> str:
     """The main cause in plain words, with the fact behind it, and what it contributes to the gap."""
     rows = f"{f.corrupted} logged rows" if f.corrupted != 1 else "one logged row"
     covered, own_draws = f.mass["covered"], f"the judge gives the policy's own draws {rounded(f.own_draws)}"
@@ -71,7 +71,7 @@ def _cause(f: Finding) -> str:
     )
 
 
-def _needs(f: Finding) -> str:
+def _needs(f: Attribution) -> str:
     """What would settle the policy's value."""
     labels = f"{f.labels_needed:,} oracle labels" if f.labels_needed else "oracle labels"
     if not len(f.game.prep.fresh):
@@ -82,20 +82,12 @@ def _needs(f: Finding) -> str:
     return f"{labels} on the policy's own draws{existing}{more}"
 
 
-def _refused(f: Finding) -> str:
-    """That the weights are refused. The verdict is that of SNIPS (calibrated), whose value is another."""
-    if f.estimate["verdict"] != "REFUSE":
-        return ""
-    why = f": {listed(_reasons(f.estimate))}" if f.estimate["reasons"] else ""
-    return f" Its weights are not accepted: {ESTIMATOR_WORDS['snips']} is refused{why}."
-
-
-def sentence(f: Finding, inv: Investigation) -> str:
+def sentence(f: Attribution, inv: Investigation) -> str:
     """What is known about one policy."""
     return " ".join(filter(None, _what_and_why(f, inv)))
 
 
-def _what_and_why(f: Finding, inv: Investigation) -> tuple[str, str]:
+def _what_and_why(f: Attribution, inv: Investigation) -> tuple[str, str]:
     """What is known of the number of a policy, and the cause where it is an anomaly; empty where no cause is clear and
     none can be."""
     truth = ""
@@ -104,8 +96,11 @@ def _what_and_why(f: Finding, inv: Investigation) -> tuple[str, str]:
         truth = f" Its true value, measured, is {value:.3f}{f' (standard error {se:.3f})' if np.isfinite(se) else ''}."
     if not np.isfinite(f.published.value):
         return f"{f.policy} has no SNIPS value: no logged row carries a usable log-weight.{truth}", ""
-    known = f"{_refused(f)}{truth}"
-    start = f"{f.policy} ranks {_place(f.rank, len(inv.findings))} by {JUDGE_SNIPS}, at {rounded(f.published.value)}"
+    known = truth
+    if f.estimate["verdict"] == "REFUSE":  # that of SNIPS (calibrated), whose value is another
+        why = f": {listed(_reasons(f.estimate))}" if f.estimate["reasons"] else ""
+        known = f" Its weights are not accepted: {ESTIMATOR_WORDS['snips']} is refused{why}.{truth}"
+    start = f"{f.policy} ranks {_place(f.rank, len(inv.policies))} by {JUDGE_SNIPS}, at {rounded(f.published.value)}"
     if f.anomaly is None:
         start += "; whether that is right cannot be told without a trusted value, which takes"
         return f"{start} {_needs(f)}.{known}", ""
@@ -114,7 +109,7 @@ def _what_and_why(f: Finding, inv: Investigation) -> tuple[str, str]:
         takes = f"A value on the oracle's scale takes {_needs(f)}."
         return what, f"{_cause(f)} {takes}" if f.main_cause else takes
     if f.anomaly and f.trusted is not None:
-        values = [g.trusted["value"] for g in inv.findings.values() if g.trusted is not None]
+        values = [g.trusted["value"] for g in inv.policies.values() if g.trusted is not None]
         at = rank(f.trusted["value"], values)
         last = f"last of {at}" if at == len(values) else _place(at, len(values))
         what = f"{start}. Its trusted value is {_trusted(f)}{f', {last}' if len(values) > 1 else ''}.{known}"
@@ -154,7 +149,7 @@ def lead(inv: Investigation) -> list[str]:
             f"{TOLERANCE * inv.focus.scale.size:g} and chance{order_too} (a false alarm in at most "
             f"{percent(FALSE_ALARM_RATE)} of such runs).",
             unsettled,
-            f"The highest trusted value is that of {best}: {_trusted(inv.findings[best])}." if best else "",
+            f"The highest trusted value is that of {best}: {_trusted(inv.policies[best])}." if best else "",
             f"{ESTIMATOR_WORDS['snips']} is refused all the same for {listed(refused)}." if refused else "",
             unchecked,
         ]
@@ -164,7 +159,7 @@ def lead(inv: Investigation) -> list[str]:
     return [text for text in (*texts, f"The ranking by {JUDGE_SNIPS} is {ranking}.") if text]
 
 
-def _advice(anomalies: list[Finding]) -> str:
+def _advice(anomalies: list[Attribution]) -> str:
     worst, these = anomalies[0], "this number" if len(anomalies) == 1 else "these numbers"
     corrupted = any(f.main_cause == "corrupted_logprobs" for f in anomalies)
     steps = ["quarantine the corrupted rows and score them again"] * corrupted
@@ -177,7 +172,7 @@ def flip_sentence(inv: Investigation) -> str:
     """How few logged rows decide who is first."""
     if inv.flip is None:
         return f"No small set of logged rows decides which policy {JUDGE_SNIPS} ranks first."
-    flip, n = inv.flip, len(next(iter(inv.findings.values())).game.prep.logged)
+    flip, n = inv.flip, len(next(iter(inv.policies.values())).game.prep.logged)
     dropping = f"Dropping {'one' if flip.exact else len(flip.rows)} of {n:,} judged rows"
     least = "" if flip.exact else "; no single row does, fewer than these might"
     return f"{dropping} puts {flip.rival} above {flip.winner} by {JUDGE_SNIPS}{least}."
@@ -185,7 +180,7 @@ def flip_sentence(inv: Investigation) -> str:
 
 def inversions_sentence(inv: Investigation) -> str:
     """How many pairs of policies are in the wrong order."""
-    both = sum(f.trusted is not None and np.isfinite(f.published.value) for f in inv.findings.values())
+    both = sum(f.trusted is not None and np.isfinite(f.published.value) for f in inv.policies.values())
     pairs, inverted = both * (both - 1) // 2, len(inv.inversions)
     if not pairs:
         return f"No two policies have both {JUDGE_SNIPS} and a trusted value, so no order can be checked."
@@ -223,7 +218,7 @@ def mass_sentence(inv: Investigation) -> str:
     )
 
 
-def anomaly_row(f: Finding, inv: Investigation) -> dict[str, Any]:
+def anomaly_row(f: Attribution, inv: Investigation) -> dict[str, Any]:
     """The row of one policy in anomaly.json; numbers are numbers or None. `published` is SNIPS on judge scores;
     `calibrated` and `verdict` are those of SNIPS (calibrated)."""
 
@@ -262,13 +257,13 @@ def anomaly_json(inv: Investigation) -> dict[str, Any]:
     rows = flip and {"winner": flip.winner, "rival": flip.rival, "rows": len(flip.rows), "exact": flip.exact}
     pairs = inv.inversions[["above", "below", "trusted_difference", "beyond_noise"]].rename(columns=named)
     return {
-        "judge": inv.judge_mode,
+        "judge": inv.judge,
         "false_alarm_rate": FALSE_ALARM_RATE,
         "tolerance": TOLERANCE,
         "paragraph": " ".join(lead(inv)),
         "rows_to_change_winner": rows,
         "inversions": pairs.to_dict("records"),
-        "policies": [anomaly_row(f, inv) for f in inv.findings.values()],
+        "policies": [anomaly_row(f, inv) for f in inv.policies.values()],
     }
 
 
@@ -307,7 +302,7 @@ def mass_frame(inv: Investigation) -> pd.DataFrame:
     """Per target whose mass the log misses: the fields of `mass_identity` and the `trusted` value."""
     rows = [
         {"policy": p, **f.mass, "trusted": f.trusted["value"] if f.trusted else float("nan")}
-        for p, f in inv.findings.items()
+        for p, f in inv.policies.items()
         if p != inv.logging_policy and np.isfinite(f.mass["on"]) and f.mass["covered"] < 1
     ]
     return pd.DataFrame(rows)

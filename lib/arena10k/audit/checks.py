@@ -130,14 +130,13 @@ def measure(params: Params, table: Table, store: Store) -> list[dict[str, Any]]:
             mean, p = mean_weight(log_weight.to_numpy(), table.logged.prompt_id[log_weight.index].to_numpy())
             check = _check("mean_weight", target, mean, None, p, HOLDS if p >= WRONG else FAILED)
             out.append(check | ({"n": len(log_weight)} if len(log_weight) else {}))
-    return out + [_of_sampler(policy, audited) for policy, audited in sampler.audits(params, store).items()]
-
-
-def _of_sampler(policy: str, audited: sampler.SamplerAudit | None) -> dict[str, Any]:
-    if audited is None:
-        return _check("sampler", policy, np.nan, None, None)
-    outcome = FAILED if audited.mismatch else HOLDS if audited.settled else NOT_SETTLED
-    return _check("sampler", policy, audited.p_value, None, audited.p_value, outcome) | {"best": audited.best}
+    for policy, audited in sampler.audits(params, store).items():
+        if audited is None:
+            out.append(_check("sampler", policy, np.nan, None, None))
+        else:
+            p, outcome = audited.p_value, FAILED if audited.mismatch else HOLDS if audited.settled else NOT_SETTLED
+            out.append(_check("sampler", policy, p, None, p, outcome) | {"best": audited.best})
+    return out
 
 
 def _check(

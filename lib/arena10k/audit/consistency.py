@@ -129,8 +129,6 @@ def facts(params: Params, store: Store, prompts: pd.DataFrame) -> dict[str, list
 def facts_of_table(table: Table) -> dict[str, list[str]]:
     """The same of a table that was given; nothing where it does not tell how long its responses are."""
     chars = table.logged.response_chars.to_numpy(float)
-    if not np.isfinite(chars).any():
-        chars = table.logged.response.str.len().to_numpy(float, na_value=np.nan)
     values = np.column_stack([table.logged[f"logp_{name}"].to_numpy(float) for name in table.policies])
     return weight_facts(values, chars, table.policies, 0)
 

@@ -34,7 +34,7 @@ WORDS = {
     jobs.TRUTH: "labels of the truth",
 }
 #: The jobs that need an endpoint which scores given text.
-_SCORED = (LOGPROBS, SHUFFLED)
+_TEACHER_FORCED = (LOGPROBS, SHUFFLED)
 #: What `progress` keeps of the counts of a job and policy.
 _COUNTED = ("total", "ok", "errors", "attempts", "prompt_tokens", "completion_tokens", "models")
 
@@ -137,9 +137,9 @@ def _due(
         elif codes.get(policy) == {IGNORED}:
             unable[policy] = f"every answer of providers.{p.provider} so far was without them"
         if policy in unable or not declared:
-            totals |= {(job, policy): there[job, policy] for job in _SCORED}
+            totals |= {(job, policy): there[job, policy] for job in _TEACHER_FORCED}
     totals = {key: total for key, total in totals.items() if total}
-    measurable = {(job, p): total for (job, p), total in totals.items() if job not in _SCORED or p not in unable}
+    measurable = {key: n for key, n in totals.items() if key[0] not in _TEACHER_FORCED or key[1] not in unable}
     # Labels of a slice and the control are not due for every prompt.
     everywhere = {key: total // n for key, total in measurable.items() if total >= n and key[0] != SHUFFLED}
     if params.imported:

@@ -272,3 +272,17 @@ def _candidates(tokens: list[str], values: list[float], tops: list[dict[str, flo
         rows.append([place, [round(nats, 4) for _, nats in likeliest], seen])
         said.add(token)
     return {"candidates": rows} if rows else {}
+
+
+def batch_line(line: dict[str, Any]) -> dict[str, Any]:
+    """The answer in a line of a batch's files, as a single request would have given it. Raises CallError."""
+    response, error = line.get("response"), line.get("error")
+    filled = {key: value for key, value in error.items() if value} if isinstance(error, dict) else {}
+    if not isinstance(response, dict):
+        raise classify_status(400, {"code": "batch_error"} | filled, str(error))
+    body, status = response.get("body"), response.get("status_code", 200)
+    if type(status) is not int:
+        raise invalid("malformed_answer", f"status_code is {status!r}")
+    if status != 200 or filled:
+        raise classify_status(400 if status == 200 else status, filled if status == 200 else body or error, str(error))
+    return checked(body)

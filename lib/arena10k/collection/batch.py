@@ -21,13 +21,13 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast
 import orjson
 from openai.types import Batch
 
-from arena10k.collection.answers import check_model, checked, classify_status
+from arena10k.collection.answers import batch_line, check_model
 from arena10k.collection.client import Endpoint
 from arena10k.collection.ledger import CREATING, Entry
 from arena10k.collection.limits import happens_within
 from arena10k.collection.records import Row
 from arena10k.collection.tasks import Request, Task
-from arena10k.errors import ArenaError, CallError, Stopped, invalid
+from arena10k.errors import ArenaError, CallError, Stopped
 
 if TYPE_CHECKING:
     from arena10k.collection.collect import Engine
@@ -140,27 +140,13 @@ class Answers:
                 raise CallError("permanent", "missing_in_batch", lost)
             self._file.seek(at)
             try:
-                answer = _answer(orjson.loads(self._file.readline()))
+                answer = batch_line(orjson.loads(self._file.readline()))
             except CallError as error:
                 raise self._without_key(error) from None
             check_model(request.answering, answer)
             return answer
 
         return send
-
-
-def _answer(line: dict[str, Any]) -> dict[str, Any]:
-    """The answer in a line of a batch's files, as a single request would have given it. Raises CallError."""
-    response, error = line.get("response"), line.get("error")
-    filled = {key: value for key, value in error.items() if value} if isinstance(error, dict) else {}
-    if not isinstance(response, dict):
-        raise classify_status(400, {"code": "batch_error"} | filled, str(error))
-    body, status = response.get("body"), response.get("status_code", 200)
-    if type(status) is not int:
-        raise invalid("malformed_answer", f"status_code is {status!r}")
-    if status != 200 or filled:
-        raise classify_status(400 if status == 200 else status, filled if status == 200 else body or error, str(error))
-    return checked(body)
 
 
 class Batches:

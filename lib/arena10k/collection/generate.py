@@ -11,7 +11,6 @@ import pandas as pd
 
 from arena10k.collection.answers import chat_response, text_response
 from arena10k.collection.jobs import RESPONSES, contexts
-from arena10k.collection.store import Store
 from arena10k.collection.tasks import CHAT, COMPLETIONS, Measurement, Reader, Request, Task, refuse
 from arena10k.errors import invalid
 from arena10k.inputs.policies import Policy, digest, policies
@@ -100,27 +99,16 @@ class Replays:
         return measured
 
 
-def frame(params: Params, store: Store) -> pd.DataFrame:
-    """Every response record: `policy`, `prompt_id`, `draw`, `response`, `status`, `code`, `tokens`, `finish_reason`."""
-    columns = ["policy", "prompt_id", "draw", "status", "code", "value", "payload"]
-    rows = pd.DataFrame((row for row in store.rows(RESPONSES) if row["policy"] in params.policies), columns=columns)
-    rows["tokens"] = [len(payload.get("token_logprobs") or ()) or None for payload in rows.payload]
-    rows["finish_reason"] = [payload.get("finish_reason") for payload in rows.payload]
-    rank = {name: i for i, name in enumerate(params.policies)}
-    rows = rows.drop(columns="payload").rename(columns={"value": "response"})
-    return rows.sort_values(["policy", "prompt_id", "draw"], key=lambda c: c.map(rank) if c.name == "policy" else c)
-
-
 def summary(responses: pd.DataFrame) -> pd.DataFrame:
-    """Per policy: records ok and failed, mean length, share cut off at the token limit, share empty."""
-    ok = responses[responses.status == "ok"].assign(
-        characters=lambda rows: rows.response.str.len(),
+    """Per policy of `run.responses`: how many there are (``ok``) and failed, mean length, share cut off at the token
+    limit, share empty."""
+    ok = responses[responses.status != "failed"].assign(
         truncated=lambda rows: rows.finish_reason == "length",
         empty=lambda rows: rows.response == "",
     )
-    measures = {"ok": ("status", "size"), "mean_tokens": ("tokens", "mean"), "mean_characters": ("characters", "mean")}
+    measures = {"ok": ("status", "size"), "mean_tokens": ("tokens", "mean"), "mean_characters": ("chars", "mean")}
     measures |= {"truncated": ("truncated", "mean"), "empty": ("empty", "mean"), "distinct": ("response", "nunique")}
-    failed = (responses.status == "error").groupby(responses.policy, sort=False).sum()
+    failed = (responses.status == "failed").groupby(responses.policy, sort=False).sum()
     out = ok.groupby("policy", sort=False).agg(**measures).reindex(failed.index)
     return out.assign(failed=failed).fillna({"ok": 0}).reset_index()
 

@@ -35,7 +35,7 @@ BY_LABELS, ASSUMED = "labels_limit_bias", "bias_assumed"
 
 
 def unseen_label_radii(prep: Prepared, confidence: float) -> Sides:
-    """Reach of the weighted label residual E[w (Y - f)] because of an outcome that no labelled row shows: such a one
+    """Radii of the weighted label residual E[w (Y - f)] because of an outcome that no labelled row shows: such a one
     has a chance of at most -log(1 - confidence) / k under P0, k clusters, and at most the weight of the heaviest such
     share of the logged rows (all of them, labelled or not): the rule of three with weights."""
     k, w = prep.logged.clusters(prep.weighted_labels), prep.counted_weight
@@ -63,7 +63,7 @@ def success_interval(rows: Rows, confidence: float) -> tuple[float, float] | Non
 
 
 def extrapolation(prep: Prepared, sample: str) -> Sides:
-    """Reach of the value because labels of `sample`, not at random, hardly reach the ends of the policy's scores or the
+    """Bias left open because labels of `sample`, not at random, hardly reach the ends of the policy's scores or the
     rows of the smallest chances. Beyond the ends the outcome is between 0 and f below, between f and 1 above; of rows
     that hardly had a chance it may be either."""
     rows = prep.sample(sample)
@@ -114,8 +114,8 @@ def _weighted(
     the log does not show, is inside of EL's: there the interval is never inside of `value` with that and any of
     `radii`."""
     middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
-    reach = float(np.hypot(half, normal(confidence) * np.sqrt(extra))) if np.isfinite(extra) else 1.0
-    low, high = middle - reach, middle + reach
+    radius = float(np.hypot(half, normal(confidence) * np.sqrt(extra))) if np.isfinite(extra) else 1.0
+    low, high = middle - radius, middle + radius
     unseen, *more = left_open
     if np.isfinite(value):
         low = min([low, *(value - unseen[0] - down for down, _ in radii)])
@@ -154,20 +154,19 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
             mean = float(np.nanmean(prep.logged.label))
             radii.append((mean - exact[0], exact[1] - mean))
     low, high = el_interval(prep.counted_log_weight, reward[prep.counted], confidence, by_cluster=prep.by_cluster)
-    extra, shift = calibration_variance(prep, base) + judge_variance(prep, base), base.shift
+    extra, centre = calibration_variance(prep, base) + judge_variance(prep, base), base.centre
     if prep.source == "fresh":
         # The target's own labels trained f: what f leaves out is their residual.
         residual = residual_score(prep)
         radii.append(label_radii(prep, "fresh", confidence))
-        extra, shift = extra + variance_of(prep, residual)[0], residual.value
-        low, high = low + shift, high + shift
-    share, value = _unseen_mass(prep), base.value + shift
-    inside = min(max(value, 0.0), 1.0)
+        extra, centre = extra + variance_of(prep, residual)[0], base.value + residual.value
+        low, high = low + residual.value, high + residual.value
+    share, inside = _unseen_mass(prep), min(max(centre, 0.0), 1.0)
     left_open = [(share * inside, share * (1 - inside))]
     if prep.source is not None:
         more = _unlabelled(prep, confidence) if prep.source == "logged" else _unscored(prep)
         left_open += [extrapolation(prep, prep.source), more]
-    return _weighted((low, high), extra, value, radii, left_open, confidence)
+    return _weighted((low, high), extra, centre, radii, left_open, confidence)
 
 
 def _spread_residual(prep: Prepared) -> np.ndarray:
@@ -178,7 +177,7 @@ def _spread_residual(prep: Prepared) -> np.ndarray:
 
 
 def _unlabelled(prep: Prepared, confidence: float) -> Sides:
-    """Reach of the value because the mean weight of the labelled logged rows falls short of that of all of them, beyond
+    """Bias left open because the mean weight of the labelled logged rows falls short of that of all of them, beyond
     chance: no label says what that part of the target is worth, though the log shows it."""
     has = prep.logged.labelled * prep.counted > 0
     if has.sum() < 2 or not np.isfinite(prep.counted_weight).all():
@@ -193,7 +192,7 @@ def _unlabelled(prep: Prepared, confidence: float) -> Sides:
 def _unscored(prep: Prepared) -> Sides:
     """Reach of the value where f on the draws meets f on logged rows, because the judge gave some no score, and need
     not have failed on both for the same reason."""
-    logged, fresh = 1 - prep.logged.scored[prep.counted], 1 - prep.fresh.scored
+    logged, fresh = 1 - prep.logged.has_score[prep.counted], 1 - prep.fresh.has_score
     if not (logged.any() or fresh.any()):
         return 0.0, 0.0
     f = np.concatenate([prep.fresh_oof, prep.reward_oof[prep.counted]])
@@ -202,7 +201,7 @@ def _unscored(prep: Prepared) -> Sides:
 
 
 def _of_residuals(prep: Prepared, share: float) -> Sides:
-    """Reach of the value because Y - f(S), in [-max f, 1 - min f], is unknown on a share of the target."""
+    """Bias that is left open because Y - f(S), in [-max f, 1 - min f], is unknown on a share of the target."""
     f = np.concatenate([prep.fresh_oof, prep.reward_oof[prep.weighted]])
     return share * float(f.max()), share * (1 - float(f.min()))
 
@@ -236,7 +235,7 @@ def el_residual_interval(prep: Prepared, score: Score, confidence: float = 0.95)
 
 
 @dataclass(frozen=True)
-class Reach:
+class BiasLimits:
     """What the belief in the judge leaves open for a policy: `low`, `high` how far Y - f(S) may be from zero on average
     there, and `unseen`, the share of the policy the log may not show, of which nothing is believed. `labels`: the
     limits are those of labels, at half the level."""
@@ -247,17 +246,17 @@ class Reach:
     labels: bool = False
 
 
-def transported_interval(prep: Prepared, score: Score, reaches: Iterable[Reach], confidence: float) -> Interval:
+def transported_interval(prep: Prepared, score: Score, limits: Iterable[BiasLimits], confidence: float) -> Interval:
     """Under the belief that the judge transports: the interval of the score, widened by what may be left open, the
-    narrowest of `reaches` (bias-aware, Armstrong & Kolesar 2018; a limit that is itself uncertain takes half of the
+    narrowest of `limits` (bias-aware, Armstrong & Kolesar 2018; a limit that is itself uncertain takes half of the
     level)."""
     f = prep.fresh_oof if len(prep.fresh) else prep.reward_oof
     intervals = []
-    for reach in reaches:
-        base = score_interval(prep, score, (1 + confidence) / 2 if reach.labels else confidence)
-        below = reach.unseen * float(f.max()) - min(reach.low, 0.0)
-        above = reach.unseen * (1 - float(f.min())) + max(reach.high, 0.0)
-        low, high, method = base.low - below, base.high + above, BY_LABELS if reach.labels else ASSUMED
+    for limit in limits:
+        base = score_interval(prep, score, (1 + confidence) / 2 if limit.labels else confidence)
+        below = limit.unseen * float(f.max()) - min(limit.low, 0.0)
+        above = limit.unseen * (1 - float(f.min())) + max(limit.high, 0.0)
+        low, high, method = base.low - below, base.high + above, BY_LABELS if limit.labels else ASSUMED
         intervals.append(_spanning(low, high, confidence, method, df=base.df, bias=(below, above)))
     return min(intervals, key=lambda i: i.width)
 

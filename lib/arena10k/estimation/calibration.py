@@ -27,11 +27,8 @@ def level_codes(*scores: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     allowed."""
     import pandas as pd
 
-    codes, levels = pd.factorize(np.concatenate(scores))
-    order = np.argsort(levels)
-    rank = np.empty(len(levels), dtype=np.intp)
-    rank[order] = np.arange(len(levels))
-    return levels[order], np.split(rank[codes], np.cumsum([len(s) for s in scores])[:-1])
+    codes, levels = pd.factorize(np.concatenate(scores), sort=True)
+    return levels, np.split(codes, np.cumsum([len(s) for s in scores])[:-1])
 
 
 def levels_of(samples: Mapping[str, Rows]) -> Levels:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: The chance of a label of a row that had none.
 NEVER = 1e-300
 #: The judge of data that has one alone.
-MODE = "judge"
+ONLY_JUDGE = "judge"
 #: The most a number may be that is a log-prob but for rounding.
 _ROUNDED_UP = 1e-4
 #: Values of a policy that say on which scale they are.
@@ -125,7 +125,7 @@ def _table(
     check_columns(which, frame, ["prompt_id", *["policy"] * (which == "fresh"), *([cluster] if cluster else []), *base])
     if which == "logged" and "policy" in frame and frame["policy"].nunique() > 1:
         raise DataError(f"logged: column 'policy' names {frame['policy'].nunique()}: give others' rows as `fresh`")
-    called = {"judge": f"judge_{MODE}", "judge_variance": f"judge_{MODE}_sd"}
+    called = {"judge": f"judge_{ONLY_JUDGE}", "judge_variance": f"judge_{ONLY_JUDGE}_sd"}
     made: dict[str, Any] = {"prompt_id": names(which, frame, "prompt_id")}
     made |= {called.get(c.key, c.key): c.of(which, frame) for c in columns if c.name}
     if cluster:
@@ -179,7 +179,7 @@ def tables_of(
             there = dict.fromkeys(str(c) for frame in frames.values() for c in frame.columns)
             raise DataError(f"{column.key}: {unknown('column', column.name, there)}")
         if column.key == "judge":
-            tables = {name: table.assign(**{f"judge_{MODE}": 0.5}) for name, table in tables.items()}
+            tables = {name: table.assign(**{f"judge_{ONLY_JUDGE}": 0.5}) for name, table in tables.items()}
     return tables
 
 
@@ -188,7 +188,7 @@ def check_one_scale(tables: Mapping[str, pd.DataFrame], column: Column, logging_
     no oracle answers so on one scale."""
     import pandas as pd
 
-    name, shares, whole = f"judge_{MODE}" if column.key == "judge" else column.key, "", ""
+    name, shares, whole = f"judge_{ONLY_JUDGE}" if column.key == "judge" else column.key, "", ""
     rows = [table.assign(policy=table.get("policy", logging_policy))[["policy", name]] for table in tables.values()]
     for policy, own in pd.concat(rows).dropna().groupby("policy")[name]:
         values = column.low + (column.high - column.low) * own.to_numpy()
@@ -273,4 +273,4 @@ def arrays(
         fresh = tables["logged"].head(0).assign(policy="")
     if logged is None:
         logged, logging_policy = fresh.head(0), ""
-    return policies_data(logged, fresh, dict.fromkeys(policies), [MODE], logging_policy, complete=True)
+    return policies_data(logged, fresh, dict.fromkeys(policies), [ONLY_JUDGE], logging_policy, complete=True)

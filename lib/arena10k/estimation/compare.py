@@ -19,8 +19,8 @@ from arena10k.estimation.prepare import Prepared
 from arena10k.estimation.score import Score, calibration_folds, deviations, fold_variance, judge_variance
 from arena10k.estimation.verdicts import interval_of, own_estimate
 
-#: A score with what it was made from.
-Scored = tuple[Prepared, Score]
+#: What a score was made from, and the score.
+PreparedScore = tuple[Prepared, Score]
 #: A policy and its row of estimates.json.
 Estimated = tuple[PolicyContext, Mapping[str, Any]]
 
@@ -84,36 +84,36 @@ class Difference:
     guard: Callable[[float], Sides] | None = None
     bias: Sides = (0.0, 0.0)
 
-    def reach(self, level: float) -> Sides:
-        """How far below and above the value the interval reaches at confidence `level`."""
+    def radii(self, level: float) -> Sides:
+        """How far below and above the value the interval goes at confidence `level`."""
         t = student(level, self.df)
         low, high = self.guard(level) if self.guard is not None else (0.0, 0.0)
         return self.bias[0] + max(t * self.down, low), self.bias[1] + max(t * self.up, high)
 
     def p_value(self) -> float:
-        """The level at which the interval just holds 0, by bisection of its monotone reach."""
+        """The level at which the interval just holds 0, by bisection: radii grow with the level."""
         side, size = (0, self.value) if self.value > 0 else (1, -self.value)
         low, high = 0.0, 1.0
         if not np.isfinite(self.se) or size <= 0:
             return 1.0
         for _ in range(40):
             middle = (low + high) / 2
-            low, high = (middle, high) if self.reach(1 - middle)[side] > size else (low, middle)
+            low, high = (middle, high) if self.radii(1 - middle)[side] > size else (low, middle)
         return high
 
 
-def _aligned(*arrays: np.ndarray) -> list[np.ndarray]:
+def aligned(*arrays: np.ndarray) -> list[np.ndarray]:
     """Arrays by prompt code in one length, 0 where a policy has none."""
     size = max(map(len, arrays))
     return [np.pad(x, (0, size - len(x))) for x in arrays]
 
 
-def paired(a: Scored, b: Scored) -> Difference:
+def paired(a: PreparedScore, b: PreparedScore) -> Difference:
     """Deviations and fold estimates are subtracted prompt by prompt and fold by fold, so that what the policies share
     (prompts, P0 labels) cancels. Prompt codes must mean the same in both. Never narrower than the mean of a bounded
     difference of labels."""
     (dev_a, groups_a), (dev_b, groups_b) = deviations(*a), deviations(*b)
-    dev = np.subtract(*_aligned(dev_a, dev_b))
+    dev = np.subtract(*aligned(dev_a, dev_b))
     folds_a, folds_b = calibration_folds(*a), calibration_folds(*b)
     alike = len(folds_a) == len(folds_b)
     cal = fold_variance(folds_a - folds_b) if alike else fold_variance(folds_a) + fold_variance(folds_b)
@@ -125,11 +125,11 @@ def paired(a: Scored, b: Scored) -> Difference:
     return Difference(value, se, se, se, groups - 1, _label_guard(a, b))
 
 
-def _label_guard(a: Scored, b: Scored) -> Callable[[float], Sides]:
+def _label_guard(a: PreparedScore, b: PreparedScore) -> Callable[[float], Sides]:
     """By level the radii that no difference of label means may undercut: a bounded mean of differences over the prompts
     that both policies have labelled, or, where they share few, of both policies in quadrature."""
     (f_a, *of_a), (f_b, *of_b) = _cluster_residuals(*a), _cluster_residuals(*b)
-    mean_a, has_a, mean_b, has_b = _aligned(*of_a, *of_b)
+    mean_a, has_a, mean_b, has_b = aligned(*of_a, *of_b)
     both = has_a & has_b
     if 2 * both.sum() >= min(has_a.sum(), has_b.sum()):
         return lambda level: bounded_mean_radii(mean_a[both] - mean_b[both], -1 - f_a + f_b, 1 - f_a + f_b, level)
@@ -154,19 +154,19 @@ def _cluster_residuals(prep: Prepared, score: Score) -> tuple[float, np.ndarray,
     return float((rows.label[has] - residual[has]).mean()), total / np.maximum(count, 1), count > 0
 
 
-def _scored(ctx: PolicyContext, row: Mapping[str, Any]) -> Scored:
+def _score_behind(ctx: PolicyContext, row: Mapping[str, Any]) -> PreparedScore:
     """The score behind a row of estimates.json, with what it was made from."""
     return ctx.prep, ctx.prep.once(row["estimator"], ESTIMATORS[row["estimator"]].score)
 
 
 def _parts(ctx: PolicyContext, row: Mapping[str, Any]) -> tuple[Sides, Sides]:
-    """How much of a row's reach below and above its value is bias, and how much is chance; once for all pairs."""
+    """How much of a row's radii, below and above its value, is bias, and how much is chance; once for all pairs."""
 
     def make(_: Prepared) -> tuple[Sides, Sides]:
-        left_open = interval_of(ctx, ESTIMATORS[row["estimator"]], _scored(ctx, row)[1]).bias
-        reach = max(0.0, row["value"] - row["ci_low"]), max(0.0, row["ci_high"] - row["value"])
-        bias = min(left_open[0], reach[0]), min(left_open[1], reach[1])
-        return bias, (reach[0] - bias[0], reach[1] - bias[1])
+        left_open = interval_of(ctx, ESTIMATORS[row["estimator"]], _score_behind(ctx, row)[1]).bias
+        radii = max(0.0, row["value"] - row["ci_low"]), max(0.0, row["ci_high"] - row["value"])
+        bias = min(left_open[0], radii[0]), min(left_open[1], radii[1])
+        return bias, (radii[0] - bias[0], radii[1] - bias[1])
 
     return ctx.prep.once(("parts", row["estimator"]), make)
 
@@ -181,16 +181,16 @@ def _by_intervals(a: Estimated, b: Estimated) -> Difference:
     """From the intervals of both: what their beliefs leave open added up, for it may be off in opposite directions, and
     only what is chance in quadrature (MOVER, Zou & Donner 2008). What they share makes it wider than need be; a
     negative correlation of their deviations is counted."""
-    dev_a, dev_b = _aligned(*(deviations(*_scored(*one))[0] for one in (a, b)))
+    dev_a, dev_b = aligned(*(deviations(*_score_behind(*one))[0] for one in (a, b)))
     norm = float(np.sqrt((dev_a @ dev_a) * (dev_b @ dev_b)))
     correlation = min(0.0, float(dev_a @ dev_b) / norm) if norm > 0 and np.isfinite(norm) else 0.0
     z = normal(a[0].analysis.confidence)
 
-    def reach(first: float, second: float) -> float:
+    def radius(first: float, second: float) -> float:
         return float(np.sqrt(first**2 + second**2 - 2 * correlation * first * second)) / z
 
     (_, chance_a), (_, chance_b) = _parts(*a), _parts(*b)
-    down, up = reach(chance_a[0], chance_b[1]), reach(chance_a[1], chance_b[0])
+    down, up = radius(chance_a[0], chance_b[1]), radius(chance_a[1], chance_b[0])
     value = a[1]["value"] - b[1]["value"]
     return Difference(value, max(down, up), down, up, float("inf"), bias=_left_open(a, b))
 
@@ -205,8 +205,8 @@ def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> Difference | None:
     own_a, own_b = own_estimate(ctx_a), own_estimate(ctx_b)
     if own_a is not None and own_b is not None:
         bias = _left_open((ctx_a, own_a), (ctx_b, own_b))
-        differences.append(replace(paired(_scored(ctx_a, own_a), _scored(ctx_b, own_b)), bias=bias))
-    return min(differences, key=lambda d: sum(d.reach(ctx_a.analysis.confidence)))
+        differences.append(replace(paired(_score_behind(ctx_a, own_a), _score_behind(ctx_b, own_b)), bias=bias))
+    return min(differences, key=lambda d: sum(d.radii(ctx_a.analysis.confidence)))
 
 
 def contrasts(contexts: Mapping[str, PolicyContext]) -> list[Contrast]:
@@ -219,7 +219,7 @@ def contrasts(contexts: Mapping[str, PolicyContext]) -> list[Contrast]:
         if rejecting:
             level = alpha / (len(pairs) - place)
             rejecting = p < level
-        down, up = d.reach(1 - level)
+        down, up = d.radii(1 - level)
         low, high = max(d.value - down, -1.0), min(d.value + up, 1.0)
         found[pair] = Contrast(*pair, d.value, d.se, low, high, low > 0 or high < 0, p)
     return [found[pair] for pair in pairs]

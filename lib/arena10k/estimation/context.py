@@ -58,7 +58,7 @@ class PolicyContext:
     data: PolicyData
     prep: Prepared
     analysis: Analysis = DEFAULT
-    flags: frozenset[str] = frozenset()
+    facts: frozenset[str] = frozenset()
     policy: str = ""
     judge: str = ""
     clone: bool = False
@@ -92,7 +92,7 @@ class PolicyContext:
         """Why the weights are not those of the target's draws; empty where nothing says so."""
         if not len(self.data.logged):  # and none is asked for
             return []
-        reasons = [flag for flag in WRONG_WEIGHTS if flag in self.flags and not self.is_logging]
+        reasons = [fact for fact in WRONG_WEIGHTS if fact in self.facts and not self.is_logging]
         # E[w] = 1 is what every interval rests on; significantly more cannot come from two real policies.
         reasons += ["mean_weight_impossible"] * int(self.mean_weight_p < WRONG)
         return reasons + ["weights_do_not_match_draws"] * int(self.match_p < WRONG)
@@ -100,7 +100,7 @@ class PolicyContext:
     @cached_property
     def doubtful_weights(self) -> list[str]:
         """Why the weights may not be those of the target, where nothing says that they are not."""
-        return [flag for flag in DOUBTFUL_WEIGHTS if flag in self.flags and not self.is_logging]
+        return [fact for fact in DOUBTFUL_WEIGHTS if fact in self.facts and not self.is_logging]
 
     @cached_property
     def unseen(self) -> bool:
@@ -128,8 +128,8 @@ class PolicyContext:
             return Transport("none", n)
         # Of labels not at random f carries the choice, so that its residual has to be looked at.
         own = (prep.is_logging or prep.source == "fresh") and prep.sample(prep.source).labelling.at_random
-        # Not `wrong_weights`: a mean of 1 that flags contradict says as much of the logging policy.
-        wrong = self.mean_weight_p < WRONG or self.match_p < WRONG or bool(self.flags & set(WRONG_WEIGHTS))
+        # Not `wrong_weights`: a mean of 1 that facts contradict says as much of the logging policy.
+        wrong = self.mean_weight_p < WRONG or self.match_p < WRONG or bool(self.facts & set(WRONG_WEIGHTS))
         if n >= MIN_LABELS:
             evidence, limits = "target_labels", residual_limits
         elif prep.source == "logged" and not wrong and len(prep.fresh) and prep.n_weighted and not own:
@@ -208,7 +208,7 @@ class PolicyContext:
         return diagnostics.clone_noise_floor(self.prep.raw_log_weight) if self.clone else None
 
 
-def context(data: PolicyData, analysis: Analysis = DEFAULT, flags: Iterable[str] = (), **named: Any) -> PolicyContext:
-    """Prepare one policy. `flags` are facts about it that the arrays do not show: `WRONG_WEIGHTS`, `DOUBTFUL_WEIGHTS`,
+def context(data: PolicyData, analysis: Analysis = DEFAULT, facts: Iterable[str] = (), **named: Any) -> PolicyContext:
+    """Prepare one policy. `facts`: what is known of it and shows in no array, of `WRONG_WEIGHTS`, `DOUBTFUL_WEIGHTS`,
     `DOUBTFUL_DRAWS`, `LOGPROBS_ASKED`; `named` the other fields of a context."""
-    return PolicyContext(data, prepare(data, analysis.calibration), analysis, frozenset(flags), **named)
+    return PolicyContext(data, prepare(data, analysis.calibration), analysis, frozenset(facts), **named)

@@ -35,7 +35,7 @@ class Rows:
     deterministic); `label_propensity` the chance in (0, 1] with which the row was labelled, NaN where labels are at
     random; `prompt` code of the prompt, `cluster` of the group of prompts that are not independent, both the same for
     logged rows and draws; `fold` by cluster; `length` in characters. Of logged rows `log_weight` = log p_target -
-    log p_P0, NaN when missing, and `logp_target`, in nats. `scored` is 0.0 where the judge gave no score and another
+    log p_P0, NaN when missing, and `logp_target`, in nats. `has_score` is 0.0 where the judge gave no score and another
     stands in for it. What is left out is: no label, variance 0, every row its own cluster, prompt = cluster, fold =
     cluster mod 5. ValueError for another shape, and for values outside of their range.
     """
@@ -50,7 +50,7 @@ class Rows:
     length: np.ndarray = LEFT_OUT
     log_weight: np.ndarray = LEFT_OUT
     logp_target: np.ndarray = LEFT_OUT
-    scored: np.ndarray = LEFT_OUT
+    has_score: np.ndarray = LEFT_OUT
 
     def __post_init__(self) -> None:
         n = len(self.judge)
@@ -59,7 +59,7 @@ class Rows:
         for name in (f.name for f in fields(self)):
             value = numbered.get(name) if getattr(self, name) is None else getattr(self, name)
             if value is None:  # one number, seen n times: a column takes 8 MB a million rows
-                value = np.broadcast_to({"judge_var": 0.0, "scored": 1.0}.get(name, np.nan), n)
+                value = np.broadcast_to({"judge_var": 0.0, "has_score": 1.0}.get(name, np.nan), n)
             else:
                 value = np.ascontiguousarray(value, dtype=np.int64 if name in numbered else np.float64)
             if value.shape != (n,):
@@ -148,12 +148,6 @@ class Rows:
         return Labelling(self.labelled, "random")
 
     @property
-    def equal_chances(self) -> bool:
-        """Whether all rows that declare the chance of a label, labelled or not, declare the same."""
-        chances = self.label_propensity[~np.isnan(self.label_propensity)]
-        return bool(not len(chances) or chances.min() == chances.max())
-
-    @property
     def label_weight(self) -> np.ndarray:
         """1 where there is a label, times 1 / its chance of having one where labels are not at random, scaled to mean
         one over the labelled rows; else 0."""
@@ -239,10 +233,6 @@ class PolicyData:
         """The same with other arrays of the logged rows."""
         return replace(self, logged=replace(self.logged, **columns))
 
-    def without_logged(self) -> PolicyData:
-        """The same of scores or labels for which weights have no meaning."""
-        return replace(self, logged=Rows(np.empty(0)))
-
 
 def prompt_fold(prompt_id: str, n_folds: int = N_FOLDS) -> int:
     """The fold of a prompt: SHA-256 of its id, modulo `n_folds`; the same in every run and for every statistic."""
@@ -276,9 +266,9 @@ class _Columns(dict[str, np.ndarray]):
         self[name] = np.nan_to_num(values, nan=0.0) ** 2 if name.endswith("_sd") else values
         return self[name]
 
-    def rows(self, mode: str, some: np.ndarray | slice = slice(None), **weights: np.ndarray) -> Rows:
+    def rows(self, judge: str, some: np.ndarray | slice = slice(None), **weights: np.ndarray) -> Rows:
         names = {name: name for name in ("label", "label_propensity", "cluster", "prompt", "fold")}
-        names |= {"judge": f"judge_{mode}", "judge_var": f"judge_{mode}_sd", "length": "response_chars"}
+        names |= {"judge": f"judge_{judge}", "judge_var": f"judge_{judge}_sd", "length": "response_chars"}
         return Rows(**{name: self[column][some] for name, column in names.items()}, **weights)
 
 
@@ -286,13 +276,13 @@ def policies_data(
     logged: pd.DataFrame,
     fresh: pd.DataFrame,
     policies: Iterable[str],
-    judge_modes: Iterable[str],
+    judges: Iterable[str],
     logging_policy: str = "p0",
     n_folds: int = N_FOLDS,
     complete: bool = False,
 ) -> dict[str, dict[str, PolicyData]]:
-    """`{policy: {judge_mode: arrays}}` from the two frames of the analysis table: `prompt_id`, per mode
-    (the name of a judge) `judge_<mode>` and, where present, `judge_<mode>_sd`, `label`, `label_propensity`,
+    """`{policy: {judge: arrays}}` from the two frames of the analysis table: `prompt_id`, per
+    judge `judge_<name>` and, where present, `judge_<name>_sd`, `label`, `label_propensity`,
     `cluster`, `response_chars`; `logged` with what `log_weights` takes, `fresh` with `policy`.
 
     The logging policy has log-weight 0 on every row with a log-prob (rows without one stay missing), and its own logged
@@ -305,7 +295,7 @@ def policies_data(
         code, ids = pd.factorize(both.astype("string"))
         return code, ids
 
-    n, modes, made = len(logged), list(judge_modes), {}
+    n, judges, made = len(logged), list(judges), {}
     prompt, ids = codes("prompt_id")
     cluster, ids = codes("cluster") if "cluster" in logged and "cluster" in fresh else (prompt, ids)
     fold = np.array([prompt_fold(name, n_folds) for name in ids.tolist()], dtype=np.int64)[cluster]
@@ -322,7 +312,7 @@ def policies_data(
             draws = _Columns(pd.concat([logged, fresh], ignore_index=True), code) if len(own) else base
             own = np.append(np.arange(n), n + own)
         made[policy] = {
-            mode: PolicyData(base.rows(mode, **weights), draws.rows(mode, own), policy == logging_policy, complete)
-            for mode in modes
+            judge: PolicyData(base.rows(judge, **weights), draws.rows(judge, own), policy == logging_policy, complete)
+            for judge in judges
         }
     return made

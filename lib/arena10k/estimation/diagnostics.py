@@ -87,12 +87,12 @@ def match_p_value(prep: Prepared) -> float:
     draws without one may have any.
     """
     w, logged, fresh = prep.counted_weight, prep.logged.judge[prep.counted], prep.fresh.judge
-    scored, drawn = prep.logged.scored[prep.counted], prep.fresh.scored
+    has_score, drawn = prep.logged.has_score[prep.counted], prep.fresh.has_score
     if prep.is_logging or not len(fresh) or not _summable(w):
         return float("nan")
     powers, scores = range(3), prep.levels[0]
     scores = scores if len(scores) <= _GRID else np.quantile(scores, np.linspace(0, 1, _GRID))
-    a = np.stack([prep.by_cluster(w * scored * logged**k) for k in powers], 1)
+    a = np.stack([prep.by_cluster(w * has_score * logged**k) for k in powers], 1)
     b = np.stack([prep.fresh.by_cluster(drawn * fresh**k) for k in powers], 1)
     if min(len(a), len(b)) < MIN_MATCHED:
         return float("nan")
@@ -108,8 +108,8 @@ def match_p_value(prep: Prepared) -> float:
 
 
 def overlap(log_weight: np.ndarray) -> float:
-    """E[sqrt w], the Hellinger affinity of the two policies, on the true scale of the weights: 1 for equal policies;
-    scaled to mean one it would hide that E[w] is off its identity."""
+    """E[sqrt w], the Hellinger affinity (Bhattacharyya 1943) of the two policies, on the true scale of the weights: 1
+    for equal policies; scaled to mean one it would hide that E[w] is off its identity."""
     if len(log_weight) == 0:
         return float("nan")
     with np.errstate(over="ignore"):
@@ -166,7 +166,8 @@ class PermutationNull:
 def permutation_null(
     log_weight: np.ndarray, reward: np.ndarray, seed: int = 0, replicates: int = 999
 ) -> PermutationNull:
-    """Two-sided permutation test that weights and rewards are unrelated; statistic |SNIPS - mean reward|."""
+    """Two-sided permutation test that weights and rewards are unrelated; statistic |SNIPS - mean reward|, p-value never
+    0 (Phipson & Smyth 2010)."""
     if len(log_weight) == 0 or not np.isfinite(log_weight.max()):
         return PermutationNull(float("nan"), float("nan"), float("nan"), np.empty(0))
     w = np.exp(log_weight - log_weight.max())
@@ -179,8 +180,8 @@ def permutation_null(
 
 def judge_auc(judge: np.ndarray, label: np.ndarray) -> float:
     """Probability that of two labelled responses with different labels the judge scores the better one higher, ties
-    half: for 0/1 labels the area under the ROC curve, for graded labels Somers' D, rescaled to [0, 1]. NaN when all
-    labels are equal."""
+    half: for 0/1 labels the area under the ROC curve, for graded labels Somers' D (1962), rescaled to [0, 1]. NaN when
+    all labels are equal."""
     has = ~np.isnan(label) & ~np.isnan(judge)
     s, y = judge[has], label[has]
     counts = [np.unique(x, return_counts=True)[1].astype(np.float64) for x in (y, s)]

@@ -8,6 +8,7 @@ through their own judge scores only, and targeting uses the weights as observati
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import nnls
 from scipy.special import expit, logit
 
 from arena10k.estimation import pareto
@@ -25,12 +26,12 @@ def naive(prep: Prepared) -> Score:
     the judge's scale."""
     name = "logged" if prep.is_logging and not len(prep.fresh) else "fresh"
     rows = prep.sample(name)
-    return Score((Term(name, rows.scored * rows.judge, rows.scored, {"judge": rows.scored}),))
+    return Score((Term(name, rows.has_score * rows.judge, rows.has_score, {"judge": rows.has_score}),))
 
 
 @register("direct", belief="judge")
 def direct(prep: Prepared) -> Score:
-    """Mean of f(S') over fresh draws."""
+    """Mean of f(S') over fresh draws: the direct method (Dudik, Langford & Li 2011)."""
     one = np.ones(len(prep.fresh))
     return Score((Term("fresh", prep.fresh_reward, one, {"f": one}),))
 
@@ -77,8 +78,8 @@ def doubly_robust(
 
 @register("dr_cpo", belief="judge", uses_weights=True, doubly_robust=True)
 def dr_cpo(prep: Prepared) -> Score:
-    """mean f(S') + sum w~ (R - f(S)), cross-fitted: R = f(S) trained on all labels, the outcome model without the
-    row's fold.
+    """mean f(S') + sum w~ (R - f(S)), doubly robust (Dudik, Langford & Li 2011) and cross-fitted (Chernozhukov et al.
+    2018): R = f(S) trained on all labels, the outcome model without the row's fold.
 
     The two differ only by cross-fitting, so the augmentation is small: with judged fresh draws the published form is
     nearly the direct method. `dr_oracle` is the one that uses label residuals.
@@ -133,7 +134,8 @@ def tmle(prep: Prepared) -> Score:
 
 @register("dr_oracle", uses_weights=True, doubly_robust=True, label_residual=True)
 def dr_oracle(prep: Prepared) -> Score:
-    """mean f(S') + mean over labelled logged rows of w (Y - f(S)), f out of fold, w on its true scale."""
+    """mean f(S') + mean over labelled logged rows of w (Y - f(S)), f out of fold, w on its true scale: AIPW
+    (Robins, Rotnitzky & Zhao 1994) with f for the outcome model."""
     has = prep.logged.label_weight * prep.has_weight
     weight, one = prep.weight * has, np.ones(len(prep.fresh))
     residual = Term("logged", weight * prep.label_residual, prep.unit(has), {"f": -weight})
@@ -141,28 +143,19 @@ def dr_oracle(prep: Prepared) -> Score:
 
 
 def stacking_weights(influence: np.ndarray) -> np.ndarray:
-    """Convex weights (p,) that minimise the variance of sum_j a_j psi_j, `influence` (p, n); exact over all active
-    sets."""
+    """Convex weights (p,) that minimise the variance of sum_j a_j psi_j, `influence` (p, n)."""
     p, cov = len(influence), influence @ influence.T
-    best, best_value = np.full(p, 1 / p), np.inf
     if np.trace(cov) == 0:
-        return best
-    cov = cov / np.trace(cov) + 1e-6 * np.eye(p)
-    for mask in range(1, 2**p):
-        active = [j for j in range(p) if mask >> j & 1]
-        own = cov[np.ix_(active, active)] if len(active) < p else cov
-        a = np.linalg.solve(own, np.ones(len(active))) if len(active) > 1 else np.ones(1)
-        a = a / a.sum()
-        value = a @ own @ a
-        if (a >= 0).all() and value < best_value:
-            best, best_value = np.zeros(p), value
-            best[active] = a
-    return best
+        return np.full(p, 1 / p)
+    # Without the condition on their sum, the minimum of a'Ca / 2 - sum(a) over a >= 0 is a multiple of them.
+    root = np.linalg.cholesky(cov / np.trace(cov) + 1e-6 * np.eye(p))
+    a = nnls(root.T, np.linalg.solve(root, np.ones(p)))[0]
+    return np.asarray(a / a.sum())
 
 
 @register("stacked_dr", belief="judge", uses_weights=True, doubly_robust=True)
 def stacked_dr(prep: Prepared) -> Score:
-    """Convex combination of dr_cpo, mrdr and tmle with the smallest influence-function variance."""
+    """Convex combination of dr_cpo, mrdr and tmle with the smallest influence-function variance, as of CJE (2025)."""
     members = {name: prep.once(name, ESTIMATORS[name].score) for name in ("dr_cpo", "mrdr", "tmle")}
     influence = np.vstack([deviations(prep, s, "influence")[0] for s in members.values()])
     if not np.isfinite(influence).all():
@@ -191,7 +184,7 @@ def _self_normalised(prep: Prepared, weight: np.ndarray) -> Score:
 
 @register("ips", uses_weights=True)
 def ips(prep: Prepared) -> Score:
-    """mean(w R), on the true scale of the weights: not normalised, may be infinite."""
+    """mean(w R), Horvitz & Thompson 1952, on the true scale of the weights: not normalised, may be infinite."""
     has = prep.has_weight * prep.logged.label_weight
     return _reweighted(prep, prep.weight, prep.unit(prep.has_weight), prep.weight * has, prep.unit(has))
 

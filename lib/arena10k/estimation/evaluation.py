@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimation import compare, planning
-from arena10k.estimation.checked import MODE
+from arena10k.estimation.checked import ONLY_JUDGE
 from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext, context
 from arena10k.estimation.data import PolicyData
 from arena10k.estimation.headline import headline, headline_row
@@ -30,12 +30,12 @@ class Evaluation:
     rows: list[dict[str, Any]]
     contexts: dict[tuple[str, str], PolicyContext]
     analysis: Analysis = DEFAULT
-    judge: str = MODE
+    judge: str = ONLY_JUDGE
     scale: Scale = UNIT
 
     def of_judge(self, judge: str) -> dict[str, PolicyContext]:
         """By policy the contexts of one judge, as `compare.ranking` and `compare.contrasts` take them."""
-        return {policy: ctx for (policy, mode), ctx in self.contexts.items() if mode == judge}
+        return {policy: ctx for (policy, name), ctx in self.contexts.items() if name == judge}
 
     @cached_property
     def estimates(self) -> pd.DataFrame:
@@ -67,7 +67,7 @@ class Evaluation:
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        """What pages and `estimates.json` say of it, on the label's scale: `rows` of every judge mode; `ranking`,
+        """What pages and `estimates.json` say of it, on the label's scale: `rows` of every judge; `ranking`,
         `contrasts` and `breakdown` as lists of rows; `policies`, how many draws and labels of its own each has;
         `judge`, `belief`, and the `logging_policy` where there is one."""
         contexts = self.of_judge(self.judge)
@@ -135,36 +135,36 @@ def study(
     policies: Mapping[str, Mapping[str, PolicyData]],
     analysis: Analysis = DEFAULT,
     n_quarantined: Mapping[str, int] | None = None,
-    flags: Mapping[str, Iterable[str]] | None = None,
+    facts: Mapping[str, Iterable[str]] | None = None,
     estimators: Iterable[str] | None = None,
     clones: Iterable[str] = (),
-    judge: str = MODE,
+    judge: str = ONLY_JUDGE,
 ) -> Evaluation:
-    """All `estimators` for every policy and judge, `{policy: {judge_mode: PolicyData}}`, among them the logging
+    """All `estimators` for every policy and judge, `{policy: {judge: PolicyData}}`, among them the logging
     policy (log-weights 0); numbers in rows are floats, ints or None, never NaN.
 
-    `n_quarantined`: logged rows quarantined per policy; `flags`: facts per policy that arrays do not show
+    `n_quarantined`: logged rows quarantined per policy; `facts`: by policy those that arrays do not show
     (`context.WRONG_WEIGHTS`); `clones`: policies identical to the logging policy, which measure the noise floor of the
-    log-probs; `judge`: the mode of headlines.
+    log-probs; `judge`: that of headlines.
     """
     names, clones = list(ESTIMATORS if estimators is None else estimators), set(clones)
     rows, contexts = [], {}
-    for policy, modes in policies.items():
+    for policy, judges in policies.items():
         quarantined = int((n_quarantined or {}).get(policy, 0))
-        facts = [*(flags or {}).get(policy, ()), *[LOGPROBS_ASKED] * (quarantined > 0)]
-        for mode, data in modes.items():
-            ctx = context(data, analysis, facts, policy=policy, judge=mode, clone=policy in clones)
+        known = [*(facts or {}).get(policy, ()), *[LOGPROBS_ASKED] * (quarantined > 0)]
+        for name, data in judges.items():
+            ctx = context(data, analysis, known, policy=policy, judge=name, clone=policy in clones)
             own = []
-            for name in names:
-                own.append(estimate_row(ctx, ESTIMATORS[name]))
-                if ESTIMATORS[name].belief == "weights":  # no other estimator is made of these
-                    ctx.prep.memo.pop(name, None)
-            rows += [{"policy": policy, "judge": mode, "n_quarantined": quarantined, **row} for row in own]
+            for estimator in names:
+                own.append(estimate_row(ctx, ESTIMATORS[estimator]))
+                if ESTIMATORS[estimator].belief == "weights":  # no other estimator is made of these
+                    ctx.prep.memo.pop(estimator, None)
+            rows += [{"policy": policy, "judge": name, "n_quarantined": quarantined, **row} for row in own]
             # What estimators shared takes more memory than all that is asked for later.
             ctx.prep.memo.clear()
             if estimators is None:
                 ctx.prep.memo["headline"] = headline_row(own, analysis.belief, ctx.is_logging)
-            if mode != judge:
+            if name != judge:
                 ctx.prep.forget()
-            contexts[policy, mode] = ctx
+            contexts[policy, name] = ctx
     return Evaluation(rows, contexts, analysis, judge)

@@ -19,7 +19,7 @@ EMPIRICAL_LIKELIHOOD = "empirical_likelihood"
 
 
 def normal(confidence: float) -> float:
-    """z with P(|N(0, 1)| <= z) = `confidence`. This and the next two are scipy's special functions, a hundredth of the
+    """z with P(|N(0, 1)| <= z) = `confidence`. This and the next are scipy's special functions, a hundredth of the
     time of its distributions."""
     return float(special.ndtri((1 + confidence) / 2))
 
@@ -29,16 +29,11 @@ def student(confidence: float, df: float) -> float:
     return normal(confidence) if np.isinf(df) else float(special.stdtrit(df, (1 + confidence) / 2))
 
 
-def fisher(confidence: float, n: float) -> float:
-    """q with P(F(1, n) <= q) = `confidence`: the square of Student's t."""
-    return float(special.stdtrit(n, (1 + confidence) / 2)) ** 2
-
-
 @dataclass(frozen=True)
 class Interval:
     """A confidence interval. `method`: "jackknife", "exact" (0/1 labels), `EMPIRICAL_LIKELIHOOD`, `beliefs.BY_LABELS`
-    or `beliefs.ASSUMED`; `df` of the t quantile (NaN for empirical likelihood); `bias` how much of its reach below and
-    above a value is not chance but what a belief leaves open, the same at any confidence."""
+    or `beliefs.ASSUMED`; `df` of the t quantile (NaN for empirical likelihood); `bias` how much of its radii below
+    and above a value is not chance but what a belief leaves open, the same at any confidence."""
 
     low: float
     high: float
@@ -94,10 +89,10 @@ def el_interval(
     """Empirical-likelihood interval of the policy value that uses E[w] = 1.
 
     The values of E[w r] over distributions on the observed rows and one unseen row, weight in [0, `w_max`] and reward
-    within `ends`, with E[w] = 1 and Cressie-Read (Euclidean) divergence within the F(1, n) radius. Closed form, O(n).
-    Karampatziakis, Langford & Mineiro 2020, "Empirical likelihood for contextual bandits". `by_cluster` makes values
-    independent first (see `Rows.by_cluster`). Weights beyond 1e15, beside which float64 cannot tell an ordinary one,
-    give `ends`: nothing is known.
+    within `ends`, with E[w] = 1 and Cressie-Read (Euclidean) divergence within the F(1, n) radius, the square of
+    Student's t. Closed form, O(n). Karampatziakis, Langford & Mineiro 2020, "Empirical likelihood for contextual
+    bandits". `by_cluster` makes values independent first (see `Rows.by_cluster`). Weights beyond 1e15, beside which
+    float64 cannot tell an ordinary one, give `ends`: nothing is known.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         w = np.exp(log_weight)
@@ -115,7 +110,7 @@ def el_interval(
             mean_w = (free + sw) / (n + 1)
             var_w = (free**2 + sww) / (n + 1) - mean_w**2
             best = (n + 1) * (mean_w - 1) ** 2 / var_w if var_w > 0 else 0.0
-    phi = (-best - fisher(confidence, n)) / (2 * (n + 1))
+    phi = (-best - student(confidence, n) ** 2) / (2 * (n + 1))
     bounds = []
     for end, sign in ((ends[0], 1), (ends[1], -1)):
         extremes = [b for b in (_el_bound(w, wr, unseen, end, sign, phi) for unseen in (0.0, top)) if not np.isnan(b)]
@@ -124,8 +119,8 @@ def el_interval(
 
 
 def missing_mass_interval(mean_weight: float, v_on: float) -> tuple[float, float]:
-    """[c V_on, c V_on + 1 - c] with c = min(1, E[w]): the part of the target that the logs never show may be worth 0
-    or 1."""
+    """[c V_on, c V_on + 1 - c] with c = min(1, E[w]) (Manski 1990): the part of the target that the logs never show may
+    be worth 0 or 1."""
     c = min(1.0, mean_weight)
     return c * v_on, c * v_on + 1 - c
 
@@ -134,12 +129,13 @@ def bounded_mean_radii(values: np.ndarray, low: float, high: float, confidence: 
     """How far below and above its average the mean of a variable in [low, high] may lie; `values` (n,) independent.
 
     The empirical-likelihood interval with one unseen row at either end (the w = 1 case of `el_interval`). A sample
-    without any variation still gets a radius of about 3 / n times the distance to the end, as the rule of three says.
+    without any variation still gets a radius of about 3 / n times the distance to the end, as the rule of three says
+    (Hanley & Lippman-Hand 1983).
     """
     n = len(values)
     if n == 0:
         return high - low, high - low
-    f = fisher(confidence, n)
+    f = student(confidence, n) ** 2
     total, square = values.sum(), values @ values
 
     def radius(end: float) -> float:
@@ -197,7 +193,7 @@ def standard_error(prep: Prepared, score: Score) -> tuple[float, float]:
     """Standard error of a score, calibration and judge included, and the degrees of freedom of its t quantile
     (Satterthwaite); infinite and 1 where there is no telling."""
     sampling, cal, groups = variance_of(prep, score)
-    if groups < 2 or not np.isfinite(sampling + cal) or not np.isfinite(score.value + score.shift):
+    if groups < 2 or not np.isfinite(sampling + cal) or not np.isfinite(score.centre):
         return float("inf"), 1.0
     parts = sampling**2 / (groups - 1) + cal**2 / (prep.fit.n_folds - 1)
     df = min((sampling + cal) ** 2 / parts, 1e9) if parts > 0 else float(groups - 1)
@@ -225,7 +221,7 @@ def score_interval(prep: Prepared, score: Score, confidence: float = 0.95) -> In
         rows = prep.sample(name := score.terms[0].sample)
         every = np.ones(len(rows), dtype=bool)
         guard = prep.once(("guard", name, confidence), lambda _: _radii(rows, every, rows.judge, 0.0, confidence))
-    centre, t = score.value + score.shift, student(confidence, df)
+    centre, t = score.centre, student(confidence, df)
     down, up = (max(t * se, g) for g in guard)
     low, high = np.clip((min(centre - down, score.value), max(centre + up, score.value)), 0, 1)
     return Interval(float(low), float(high), max(se, max(down, up) / t), "jackknife", df)

@@ -20,11 +20,11 @@ AT_MOST = 20_000
 #: A number on more than this share of rows, of both policies, is not made up for by the others.
 ALONE = 0.95
 #: Nats. A response of some length is less likely than this by itself.
-SUMS_REACH = 8.0
+FEW_TOKENS = 8.0
 
 
 def set_tests(values: np.ndarray, chars: np.ndarray, base: int) -> dict[tuple[int, str], float]:
-    """By policy's column and finding the p-values of what does not hold of log-probs (rows, policies)."""
+    """By policy's column and test the p-values of what does not hold of log-probs (rows, policies)."""
     step = -(-len(values) // AT_MOST) or 1
     values, chars = values[::step], chars[::step]
     same = outliers.one_policy(values)
@@ -36,7 +36,7 @@ def set_tests(values: np.ndarray, chars: np.ndarray, base: int) -> dict[tuple[in
         if k != base:
             against["likelier_than_p0"] = outliers.likelier_p(column - values[:, base])
         out |= {(k, test): p for test, p in against.items() if p < LEVEL}
-        # Absence of a relation is a finding where there is enough to show one.
+        # Absence of a relation tells something where there is enough to show one.
         p = outliers.length_p(column, chars)
         if p > LEVEL and np.isfinite(column).sum() >= ENOUGH and (k, "logprobs_not_summed") not in out:
             out[k, "no_length_relation"] = p
@@ -44,7 +44,7 @@ def set_tests(values: np.ndarray, chars: np.ndarray, base: int) -> dict[tuple[in
 
 
 def weight_facts(values: np.ndarray, chars: np.ndarray, names: list[str], base: int) -> dict[str, list[str]]:
-    """By policy the findings that say its weights are wrong or may be. What is wrong with the logging policy's half of
+    """By policy the facts that say its weights are wrong or may be. What is wrong with the logging policy's half of
     a weight is wrong with every weight."""
     failed = [(k, test) for k, test in set_tests(values, chars, base) if test in (*WRONG_WEIGHTS, *DOUBTFUL_WEIGHTS)]
     per_policy = {name: [test for at, test in failed if at in (k, base)] for k, name in enumerate(names)}
@@ -80,5 +80,5 @@ def _continuous(values: np.ndarray) -> np.ndarray:
 def may_be_means(values: np.ndarray, chars: np.ndarray) -> bool:
     """Whether nothing tells log-probs from means per token: lengths are not known, and no value is further from 0 than
     a token or two takes it."""
-    near = np.isfinite(values).any() and bool(np.nanmin(values) > -SUMS_REACH)
+    near = np.isfinite(values).any() and bool(np.nanmin(values) > -FEW_TOKENS)
     return near and not np.isfinite(chars).any() and bool(_continuous(values).any())

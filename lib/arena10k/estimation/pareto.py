@@ -107,7 +107,8 @@ def smooth(log_weight: np.ndarray) -> np.ndarray:
 
 
 def hill(log_weight: np.ndarray, size: int = 50) -> float:
-    """Hill's tail index alpha from the top `size` weights; E[w^2] is infinite for alpha <= 2, E[w] for alpha <= 1.
+    """Hill's (1975) tail index alpha from the top `size` weights; E[w^2] is infinite for alpha <= 2, E[w] for alpha <=
+    1.
 
     NaN with fewer than `size` + 1 positive weights or when the top weights are all equal.
     """
@@ -121,8 +122,8 @@ def hill(log_weight: np.ndarray, size: int = 50) -> float:
 
 @dataclass(frozen=True)
 class WeightAudit:
-    """Health of *raw* weights: E[w] (an identity: 1), effective sample size (rows), k-hat (NaN = undefined), rows at
-    the `ceiling`, the largest weight."""
+    """Health of *raw* weights: E[w] (an identity: 1), effective sample size (Kish 1965; rows), k-hat (NaN = undefined),
+    rows at the `ceiling`, the largest weight."""
 
     n: int
     mean_weight: float

@@ -12,7 +12,7 @@ from scipy import special
 
 from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.estimators import power_tuning
-from arena10k.estimation.intervals import fisher, score_interval, student
+from arena10k.estimation.intervals import score_interval, student
 from arena10k.estimation.prepare import Prepared
 
 MAX_LABELS = 10_000_000
@@ -70,7 +70,7 @@ def ppi_width(p: Pilot, labels: int, confidence: float = 0.95) -> float:
 
     residual, label = limit(p.residual_var, p.residual_spread), limit(p.label_var, p.label_spread)
     variance = min(residual / n + p.score_var / max(p.n_fresh, n), label / n)
-    f, mean = fisher(confidence, n), p.label_mean
+    f, mean = student(confidence, n) ** 2, p.label_mean
     guard = sum(
         end / (n + 1) + np.sqrt(f * (n * min(residual, label) + end**2 * n / (n + 1))) / (n + 1)
         for end in (mean, 1 - mean)

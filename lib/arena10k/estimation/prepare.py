@@ -101,20 +101,20 @@ class Prepared:
         return self.log_weight if self.weighted.all() else self.log_weight[self.weighted]
 
     @cached_property
-    def shift(self) -> float:
+    def top(self) -> float:
         """The largest log-weight, 0 where none is finite."""
-        top = float(self.log_weight.max(initial=-np.inf))
-        return top if np.isfinite(top) else 0.0
+        largest = float(self.log_weight.max(initial=-np.inf))
+        return largest if np.isfinite(largest) else 0.0
 
     @cached_property
     def weight(self) -> np.ndarray:
-        """exp(log_weight - shift) (n,)."""
-        return np.asarray(np.exp(self.log_weight - self.shift))
+        """exp(log_weight - top) (n,)."""
+        return np.asarray(np.exp(self.log_weight - self.top))
 
     def unit(self, rows: np.ndarray) -> np.ndarray:
-        """`rows` on the scale of `weight`: times exp(-shift), 0 where 0; infinite on overflow."""
+        """`rows` on the scale of `weight`: times exp(-top), 0 where 0; infinite on overflow."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.where(rows > 0, rows * np.exp(-self.shift), 0.0)
+            return np.where(rows > 0, rows * np.exp(-self.top), 0.0)
 
     @cached_property
     def counted(self) -> np.ndarray:
@@ -208,6 +208,6 @@ def _usable(samples: dict[str, Rows], complete: bool) -> dict[str, Rows]:
     def usable(name: str, rows: Rows) -> Rows:
         if not complete or not (judged[name].any() or rows.labelled.any()):
             return rows.take(judged[name])
-        return replace(rows, judge=np.where(judged[name], rows.judge, stand_in), scored=judged[name])
+        return replace(rows, judge=np.where(judged[name], rows.judge, stand_in), has_score=judged[name])
 
     return {name: usable(name, rows) for name, rows in samples.items()}

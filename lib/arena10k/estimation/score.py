@@ -77,9 +77,9 @@ class Score:
         return sum(t.value for t in self.terms)
 
     @cached_property
-    def shift(self) -> float:
-        """Value of the correction: where the interval is centred, relative to the value."""
-        return sum(t.value for t in self.correction)
+    def centre(self) -> float:
+        """Where the interval is centred: the value and that of the correction."""
+        return self.value + sum(t.value for t in self.correction)
 
     @property
     def all_terms(self) -> tuple[Term, ...]:
@@ -136,7 +136,8 @@ def calibration_folds(prep: Prepared, score: Score) -> np.ndarray:
 
 
 def fold_variance(folds: np.ndarray) -> float:
-    """(K-1)/K sum_k (theta^(-k) - mean)^2: what training f on few labels adds to the variance."""
+    """(K-1)/K sum_k (theta^(-k) - mean)^2: what training f on few labels adds to the variance, by the jackknife that
+    leaves out a fold at a time (Shao & Tu 1995)."""
     if not np.isfinite(folds).all():
         return float("inf")
     return float((len(folds) - 1) / len(folds) * ((folds - folds.mean()) ** 2).sum())
@@ -148,7 +149,8 @@ def calibration_variance(prep: Prepared, score: Score) -> float:
 
 
 def judge_variance(prep: Prepared, score: Score) -> float:
-    """Variance that the judge's own uncertainty adds: sum_i (d theta / d f_i)^2 Var f(S_i), prompts independent.
+    """Variance that the judge's own uncertainty adds (delta method): sum_i (d theta / d f_i)^2 Var f(S_i), prompts
+    independent.
 
     Slopes under "judge" are with respect to the score itself, whose variance is the judge's.
     """

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from arena10k.estimation import ESTIMATORS, Estimator, Score, beliefs, diagnostics, pareto, planning, thresholds
-from arena10k.estimation.beliefs import Reach, residual_limits
+from arena10k.estimation.beliefs import BiasLimits, residual_limits
 from arena10k.estimation.calibration import enough_labels
 from arena10k.estimation.context import DOUBTFUL_DRAWS, LOGPROBS_ASKED, PolicyContext
 from arena10k.estimation.intervals import EMPIRICAL_LIKELIHOOD, NO_INTERVAL, Interval, normal, score_interval
@@ -24,7 +24,7 @@ NOT_ASKED = "NOT_ASKED"
 #: The reason of a number that no label puts on the oracle's scale: it is no policy value.
 NOT_ON_ORACLE_SCALE = "not_on_oracle_scale"
 #: A verdict and its reasons.
-Judged = tuple[str, list[str]]
+Verdict = tuple[str, list[str]]
 
 
 def _worst(*verdicts: str) -> str:
@@ -37,7 +37,7 @@ def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
     if not len(prep.fresh) + len(prep.logged):  # rows without a score are left out: of those nothing is known to lack
         return ["no_judge_scores"]
     checks = {
-        "no_judge_scores": estimator.belief == "judge" and len(prep.fresh) > 0 and not prep.fresh.scored.any(),
+        "no_judge_scores": estimator.belief == "judge" and len(prep.fresh) > 0 and not prep.fresh.has_score.any(),
         "no_log_weights": estimator.uses_weights and prep.n_weighted == 0,
         "no_fresh_draws": (not estimator.uses_weights or estimator.doubly_robust)
         and len(prep.fresh) == 0
@@ -49,13 +49,13 @@ def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
     return [reason for reason, absent in checks.items() if absent]
 
 
-def _by_number(n: float, reason: str = "few_labels") -> Judged:
+def _by_number(n: float, reason: str = "few_labels") -> Verdict:
     """By the number of labels, or of rows in effect, that an estimate rests on."""
     verdict = REFUSE if n < MIN_LABELS else CAUTION if n < FEW_LABELS else REPORT
     return verdict, [reason] * int(n < FEW_LABELS)
 
 
-def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
+def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Verdict:
     """From the labels: how many, how chosen, and whether they put the number on their scale."""
     prep = ctx.prep
     if estimator.judge_scale:
@@ -79,7 +79,8 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
     # is what rare failures or rare successes look like, and the interval carries the unseen one.
     if len(label) >= FEW_LABELS and 0 < label.min() == label.max() < 1 and np.ptp(judge) > 0:
         verdict, reasons = _worst(verdict, CAUTION), [*reasons, "constant_labels"]
-    if estimator.belief == "judge" and rows.labelling.kind == "declared" and not rows.equal_chances:
+    chances = rows.label_propensity
+    if estimator.belief == "judge" and rows.labelling.kind == "declared" and np.nanmin(chances) < np.nanmax(chances):
         # f is trained on labels as they came: what their chances say of the others is in no residual of it.
         return REFUSE, [*reasons, "unequal_chances"]
     if rows.labelling.kind == "by_score":
@@ -88,7 +89,7 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Judged:
     return verdict, reasons
 
 
-def _weight_reasons(ctx: PolicyContext, label_residual: bool) -> Judged:
+def _weight_reasons(ctx: PolicyContext, label_residual: bool) -> Verdict:
     """Of what rests on the belief that weights are right."""
     if ctx.wrong_weights or ctx.audit.clip_dominated:
         return REFUSE, [*ctx.wrong_weights, *["clip_dominated"] * ctx.audit.clip_dominated]
@@ -109,7 +110,7 @@ def _weight_reasons(ctx: PolicyContext, label_residual: bool) -> Judged:
     return verdict, reasons
 
 
-def _judge_reasons(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> Judged:
+def _judge_reasons(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> Verdict:
     """Of what rests on the belief that the judge errs on the target as it does on P0."""
     status, labelled = ctx.transport.status, ctx.transport.n_labels >= MIN_LABELS
     if estimator.uses_weights and ctx.wrong_weights:
@@ -150,11 +151,11 @@ def _too_wide(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> b
     return n == 0 or not (estimator.uses_target_labels and z / np.sqrt(n + z * z) <= MAX_WIDTH)
 
 
-def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> Judged:
+def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> Verdict:
     """REPORT, CAUTION or REFUSE for one estimate, and why; NOT_ASKED where what it takes was not collected."""
     missing = missing_inputs(ctx, estimator)
     if missing:
-        failed = "no_log_weights" in missing and LOGPROBS_ASKED in ctx.flags and len(ctx.data.logged) > 0
+        failed = "no_log_weights" in missing and LOGPROBS_ASKED in ctx.facts and len(ctx.data.logged) > 0
         return REFUSE if failed else NOT_ASKED, missing
     result, reasons = _label_reasons(ctx, estimator)
     by_weights = estimator.belief == "weights"
@@ -168,7 +169,7 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
         result, reasons = _worst(result, by_belief), [*more, *reasons]
     if estimator.biased:
         result, reasons = _worst(result, CAUTION), [*reasons, "projected_weights"]
-    if doubts := [flag for flag in DOUBTFUL_DRAWS if flag in ctx.flags and flag not in reasons]:
+    if doubts := [fact for fact in DOUBTFUL_DRAWS if fact in ctx.facts and fact not in reasons]:
         result, reasons = _worst(result, CAUTION), [*reasons, *doubts]
     if not np.isfinite(value):
         return REFUSE, [*reasons, "not_finite"]
@@ -185,23 +186,23 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
     return result, reasons
 
 
-def _reaches(ctx: PolicyContext) -> list[Reach]:
+def _bias_limits(ctx: PolicyContext) -> list[BiasLimits]:
     """What may be left open under the belief in the judge: the limits that labels give, and a stated budget where they
     are few and do not put the judge beyond it."""
     if ctx.transport.status == "own" or ctx.prep.source is None:
-        return [Reach(0.0, 0.0)]
-    reaches, budget, beyond = [], ctx.analysis.judge_shift, False
+        return [BiasLimits(0.0, 0.0)]
+    limits, budget, beyond = [], ctx.analysis.judge_shift, False
     if ctx.transport.n_labels >= MIN_LABELS:
         _, low, high = residual_limits(ctx.prep, (1 + ctx.analysis.confidence) / 2)
-        reaches.append(Reach(low, high, labels=True))
+        limits.append(BiasLimits(low, high, labels=True))
         _, low, high = residual_limits(ctx.prep, DOUBT)
         beyond = ctx.transport.status == "failed" or low > budget or high < -budget
         beyond |= ctx.transport.n_labels >= FEW_LABELS or ctx.prep.source == "fresh"
     if not beyond:
         unseen = 1 - ctx.mean_weight[0] if ctx.audit.n and not ctx.wrong_weights else 0.0
-        unscored = 1 - ctx.prep.fresh.scored.mean() if len(ctx.prep.fresh) else 0.0
-        reaches.append(Reach(-budget, budget, max(0.0, unseen, unscored)))
-    return reaches
+        unscored = 1 - ctx.prep.fresh.has_score.mean() if len(ctx.prep.fresh) else 0.0
+        limits.append(BiasLimits(-budget, budget, max(0.0, unseen, unscored)))
+    return limits
 
 
 def interval_of(ctx: PolicyContext, estimator: Estimator, score: Score) -> Interval:
@@ -215,7 +216,8 @@ def interval_of(ctx: PolicyContext, estimator: Estimator, score: Score) -> Inter
         return beliefs.el_residual_interval(ctx.prep, score, confidence)
     if estimator.belief == "weights":
         return ctx.el
-    return beliefs.transported_interval(ctx.prep, score, ctx.prep.once("reaches", lambda _: _reaches(ctx)), confidence)
+    limits = ctx.prep.once("bias limits", lambda _: _bias_limits(ctx))
+    return beliefs.transported_interval(ctx.prep, score, limits, confidence)
 
 
 def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) -> dict[str, Any]:

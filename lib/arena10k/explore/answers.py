@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arena10k import attribution, plots, report
-from arena10k.attribution import Investigation
+from arena10k import plots, report
+from arena10k.attribution import weights, words
+from arena10k.attribution.investigation import Investigation
 from arena10k.errors import ArenaError, NothingToShow, unknown
 from arena10k.estimation import diagnostics
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.estimation.verdicts import accepted
-from arena10k.explore.source import Slice
-from arena10k.explore.view import Rows, View
+from arena10k.explore.source import Chosen
+from arena10k.explore.view import Listing, View
 from arena10k.frames.records import KEY
 from arena10k.frames.table import Table
 from arena10k.report import findings, reasons
@@ -29,7 +30,7 @@ _ALL_SHOWN = 12
 FAR_OFF = 0.5
 
 
-class Estimates(Rows):
+class Estimates(Listing):
     """What `run.estimate()` answers.
 
     `frame`: one row per policy, judge and estimator with the fields of `estimates.json`, reasons as one text.
@@ -38,7 +39,7 @@ class Estimates(Rows):
     `n`: prompts used.
     """
 
-    def __init__(self, study: Evaluation, part: Slice, judges: Sequence[str]):
+    def __init__(self, study: Evaluation, part: Chosen, judges: Sequence[str]):
         self.study, self.rows, self.n = study, study.rows, part.n
         study = dataclasses.replace(study, judge=judges[0])
         self.ranking, contrasts = study.ranking, study.result["contrasts"]
@@ -64,11 +65,11 @@ class Diagnosis(View):
     """What `run.diagnose(policy)` answers.
 
     `verdicts`: the policy's rows of `run.estimate()`. `problems`: what speaks against them, one row per reason, in
-    words, with the estimators it concerns. `facts`: the measures behind them by name. `context`: the
+    words, with the estimators it concerns. `measures`: what is behind them, by name. `context`: the
     diagnostics as the library's functions take them.
     """
 
-    def __init__(self, policy: str, judge: str, study: Evaluation, part: Slice):
+    def __init__(self, policy: str, judge: str, study: Evaluation, part: Chosen):
         self.policy, self.judge, self.context = policy, judge, study.contexts[policy, judge]
         self.verdicts = findings.estimates_frame(study.rows)
         rows = findings.counted(study.rows)
@@ -77,7 +78,7 @@ class Diagnosis(View):
             concerned.setdefault(reason, []).append(estimator)
         problems = [(r, reasons.sentence(r, self.context), ", ".join(names)) for r, names in concerned.items()]
         self.problems = pd.DataFrame(problems, columns=["reason", "what is wrong", "concerns"])
-        self.facts = self._facts(rows)
+        self.measures = self._measures(rows)
         sentences = [*part.sentences, self._verdicts(rows)]
         missing, quarantined = part.table.missing.get(policy, 0), part.table.quarantined.get(policy, 0)
         if policy == part.table.logging_policy:
@@ -88,7 +89,7 @@ class Diagnosis(View):
         super().__init__(
             sentences,
             *([report.table(self.problems, text=["what is wrong"])] if len(self.problems) else []),
-            report.table([{"measure": name, "value": report.format_value(fact)} for name, fact in self.facts.items()]),
+            report.table([{"measure": name, "value": report.format_value(x)} for name, x in self.measures.items()]),
             report.Folded("The estimates are in .verdicts", report.table(self.verdicts, columns=findings.ESTIMATE)),
             figures=self._drawings(part),
         )
@@ -108,10 +109,10 @@ class Diagnosis(View):
             parts.append(f"{listed(by['REFUSE'])} {'is' if len(by['REFUSE']) == 1 else 'are'} refused")
         return f"Of {len(rows)} estimates of {self.policy}, {'; '.join(parts)}."
 
-    def _facts(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def _measures(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         ctx, audit, transport = self.context, self.context.audit, self.context.transport
         needed = next((row["labels_needed"] for row in rows if row["labels_needed"] is not None), None)
-        weights = {
+        of_weights = {
             "judged rows with a weight": audit.n,
             "mean weight (1 where the log represents the policy)": audit.mean_weight,
             "effective sample size": audit.ess if audit.n else None,
@@ -129,9 +130,9 @@ class Diagnosis(View):
             "labels on the policy's own draws": transport.n_labels,
             f"labels there that a width of {ctx.analysis.width:g} takes (PPI++)": needed,
         }
-        return judging if ctx.is_logging else weights | judging
+        return judging if ctx.is_logging else of_weights | judging
 
-    def _drawings(self, part: Slice) -> dict[str, Any]:
+    def _drawings(self, part: Chosen) -> dict[str, Any]:
         """Figures of the rows that the measures beside them are of."""
         policy, column = self.policy, f"judge_{self.judge}"
         judged = dataclasses.replace(part.table, logged=part.table.logged.dropna(subset=[column]))
@@ -139,12 +140,12 @@ class Diagnosis(View):
         figures: dict[str, Any] = {"forest": lambda: plots.forest(self.verdicts)}
         if np.isfinite(score + label).any():
             figures["reliability"] = lambda: plots.reliability(score, label)
-        weights = {p: w for p, w in judged.log_weights().items() if p == policy and np.isfinite(w).any()}
-        if weights:
-            figures["log_weights"] = lambda: plots.log_weights(weights)
-            figures["overlap"] = lambda: plots.overlap(weights)
-            figures["ccdf"] = lambda: plots.ccdf(weights)
-            figures["reward_by_weight"] = lambda: plots.reward_by_weight(weights, {policy: score})
+        own = {p: w for p, w in judged.log_weights().items() if p == policy and np.isfinite(w).any()}
+        if own:
+            figures["log_weights"] = lambda: plots.log_weights(own)
+            figures["overlap"] = lambda: plots.overlap(own)
+            figures["ccdf"] = lambda: plots.ccdf(own)
+            figures["reward_by_weight"] = lambda: plots.reward_by_weight(own, {policy: score})
             figures["permutation"] = lambda: plots.permutation({policy: self.context.permutation})
         return figures
 
@@ -157,38 +158,35 @@ class Explanation(View):
     the published weight. `sentence`: the verdict. `investigation`: of all policies, for the library's functions.
     """
 
-    def __init__(self, policy: str, inv: Investigation, part: Slice, top: int = 10):
-        finding = inv.findings[policy]
+    def __init__(self, policy: str, inv: Investigation, part: Chosen, top: int = 10):
+        of_policy = inv.policies[policy]
         self.policy, self.investigation = policy, inv
-        self.row: dict[str, Any] = attribution.anomaly_row(finding, inv)
+        self.row: dict[str, Any] = words.anomaly_row(of_policy, inv)
         self.sentence: str = self.row["sentence"]
-        self.parts = attribution.parts_frame(self.row)
-        score = f"judge_{inv.judge_mode}"
+        self.parts = words.parts_frame(self.row)
+        score = f"judge_{inv.judge}"
         judged = part.table.logged.dropna(subset=[score])
-        self.heavy = attribution.heavy_rows(judged, finding.log_weight, judged[score].to_numpy(float), top)
+        self.heavy = weights.heavy_rows(judged, of_policy.log_weight, judged[score].to_numpy(float), top)
         sentences = [*part.sentences, self.sentence]
         if inv.flip is not None and policy in (inv.flip.winner, inv.flip.rival):
-            sentences.append(attribution.flip_sentence(inv))
+            sentences.append(words.flip_sentence(inv))
         if policy == inv.focus.policy:
-            sentences.append(attribution.mass_sentence(inv))
+            sentences.append(words.mass_sentence(inv))
         shown: list[report.Table | report.Drawn] = []
         figures: dict[str, Any] = {}
-        if finding.trusted is not None:
-            intervals = f"{level(finding.confidence)} intervals"
+        if of_policy.trusted is not None:
+            intervals = f"{level(of_policy.confidence)} intervals"
             caption = f"What the gap between published and trusted value is made of (Shapley values, {intervals})"
             figures["waterfall"] = lambda: plots.waterfall(self.row)
-            shown += [report.table(self.parts, caption=caption), *([figures["waterfall"]()] * bool(finding.anomaly))]
+            shown += [report.table(self.parts, caption=caption), *([figures["waterfall"]()] * bool(of_policy.anomaly))]
         if len(self.heavy):
-            figures["overlap"] = lambda: plots.overlap({policy: finding.log_weight})
-            figures["shrinkage"] = self._shrinkage
+            figures["overlap"] = lambda: plots.overlap({policy: of_policy.log_weight})
+            game, band = of_policy.game, self.row["trusted_ci"]
+            paths = (game.published_log_weight, game.prep.logged.judge)
+            figures["shrinkage"] = lambda: plots.shrinkage(policy, weights.shrinkage_paths(*paths), band)
         if len(self.heavy) and policy != inv.logging_policy:
             shown.append(_heavy_table(self.heavy, f"The heaviest of {len(judged):,} judged responses for {policy}"))
         super().__init__(sentences, *shown, figures=figures)
-
-    def _shrinkage(self) -> report.Drawn:
-        game = self.investigation.findings[self.policy].game
-        paths = attribution.shrinkage_paths(game.published_log_weight, game.prep.logged.judge)
-        return plots.shrinkage(self.policy, paths, self.row["trusted_ci"])
 
 
 class PromptView(View):
@@ -202,7 +200,7 @@ class PromptView(View):
             raise unknown("prompt", prompt_id, prompts.prompt_id)
         prompt = self.prompt = asked.iloc[0]
         own = {name: frame[frame.prompt_id == str(prompt_id)] for name, frame in frames.items()}
-        self.responses = scored(own).drop(columns="prompt_id")
+        self.responses = with_scores(own).drop(columns="prompt_id")
         logged = self.logged = own["logprobs"][["policy", "draw", "logp", "status", "reason"]].reset_index(drop=True)
         log_weight = logged.logp - logged.draw.map(logged[logged.policy == logging_policy].set_index("draw").logp)
         logged.insert(3, "log_weight", log_weight)
@@ -220,7 +218,7 @@ class PromptView(View):
         )
 
 
-def scored(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def with_scores(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The responses of a run's tidy frames with `judge_<name>` for each judge that was asked, and `label`."""
     rows, labels = frames["responses"], frames["labels"].dropna(subset="label").drop_duplicates(KEY)
     for judge, scores in frames["judgments"].groupby("judge", sort=False):
@@ -231,14 +229,14 @@ def scored(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _heavy_table(rows: pd.DataFrame, caption: str) -> report.Table:
     names = {"prompt_id": "prompt", "response": "response", "log_weight": "log-weight", "share": "weight"}
-    names |= {"cumulative": "total", "reward": "score", "label": "label"}
+    names |= {"cumulative": "total", "score": "score", "label": "label"}
     columns = {column: name for column, name in names.items() if column in rows}
     formats = {"share": ".1%", "cumulative": ".1%", "log_weight": ".2f"}
     caption = f"{caption}: share of the weight, total of the shares, judge score"
     return report.table(rows, columns=columns, text=["response"], formats=formats, caption=caption)
 
 
-def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Rows:
+def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Listing:
     """The judged logged rows with the largest usable weight of a target. Raises ArenaError for a policy that is no
     target, `NothingToShow` where no row has both a weight and a judge score."""
     score = f"judge_{judge}"
@@ -248,7 +246,7 @@ def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Rows:
         raise unknown("target", policy, table.targets)
     judged = table.logged.assign(log_weight=table.log_weights()[policy]).dropna(subset=[score])
     log_weight = judged.pop("log_weight").to_numpy(float)
-    every = attribution.heavy_rows(judged, log_weight, judged[score].to_numpy(float), len(judged))
+    every = weights.heavy_rows(judged, log_weight, judged[score].to_numpy(float), len(judged))
     if every.empty:
         raise NothingToShow(f"no logged response has a judge score and a weight of {policy}: no row carries anything")
     half = int((every.cumulative < 0.5).sum()) + 1
@@ -257,13 +255,21 @@ def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Rows:
         f"carries {percent(every.share.iloc[0])}."
     )
     first = every.head(top)
-    return Rows(first, [sentence], _heavy_table(first, f"The {len(first)} heaviest for {policy}"))
+    return Listing(first, [sentence], _heavy_table(first, f"The {len(first)} heaviest for {policy}"))
 
 
-def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Rows:
+class Examples(Listing):
+    """What `run.examples()` answers. `result`: what is shown of it, the content of `examples.json`."""
+
+    def __init__(self, frame: pd.DataFrame, sentence: str, shown: pd.DataFrame):
+        super().__init__(frame, [sentence], examples_table(shown.to_dict("records")))
+        self.result = {"sentence": sentence, "rows": shown}
+
+
+def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Examples:
     """The prompts on whose first answers the policies differ most in the judge's score. Raises `NothingToShow` where no
     prompt has scored answers of two policies."""
-    rows = scored(frames).rename(columns={f"judge_{judge}": "score"}).reindex(columns=[*KEY, *EXAMPLE[2:]])
+    rows = with_scores(frames).rename(columns={f"judge_{judge}": "score"}).reindex(columns=[*KEY, *EXAMPLE[2:]])
     rows = rows[rows.draw == 0].dropna(subset=["score", "response"])
     by_prompt = rows.groupby("prompt_id", sort=False).score
     apart = (by_prompt.max() - by_prompt.min())[by_prompt.size() > 1].sort_values(ascending=False, kind="stable")
@@ -275,8 +281,7 @@ def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str,
         f"On {len(apart):,} prompts with scored answers of several policies the scores lie {apart.mean():.2f} apart on "
         f"average. These are the {min(top, len(apart))} prompts where they differ most."
     )
-    shown = rows[rows.prompt_id.isin(apart.index[:top])]
-    return Rows(rows, [sentence], examples_table(shown.to_dict("records")))
+    return Examples(rows, sentence, rows[rows.prompt_id.isin(apart.index[:top])])
 
 
 #: Columns of answers that are set side by side.
@@ -290,10 +295,10 @@ def examples_table(rows: Iterable[dict[str, Any]]) -> report.Table:
     return report.table(frame, columns=EXAMPLE, text=["prompt", "response"])
 
 
-def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Rows:
+def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Listing:
     """Responses with a judge score and an oracle label, those that differ most first. Raises `NothingToShow` where no
     response has both."""
-    both = scored(frames).rename(columns={f"judge_{judge}": "score"})
+    both = with_scores(frames).rename(columns={f"judge_{judge}": "score"})
     both = both.reindex(columns=[*KEY, "response", "score", "label"]).dropna(subset=["score", "label"])
     if both.empty:
         raise NothingToShow("no response has both a judge score and an oracle label: the judge is untested")
@@ -317,7 +322,7 @@ def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge:
     )
     columns = ["policy", *(c for c in ("prompt", "answer") if c in of_prompt), "response", "score", "label"]
     caption = f"Where the judge {judge} is furthest from the oracle"
-    return Rows(
+    return Listing(
         rows,
         [sentence],
         report.table(per_policy, caption="By policy: mean score and label, AUC, responses far off"),

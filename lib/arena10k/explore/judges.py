@@ -11,14 +11,17 @@ import pandas as pd
 
 from arena10k import report
 from arena10k.collection.costs import spent
-from arena10k.collection.jobs import JUDGE
+from arena10k.collection.jobs import JUDGE, ORACLE, compares, judging
 from arena10k.estimation import compare, planning
 from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.diagnostics import judge_auc
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.estimation.intervals import mean_interval
 from arena10k.estimation.verdicts import width_of
+from arena10k.explore.answers import with_scores
+from arena10k.explore.source import Given, Recorded
 from arena10k.explore.view import View
+from arena10k.frames.records import KEY
 from arena10k.params.config import Params
 from arena10k.report.findings import agreement_sentence
 from arena10k.wording import level, listed
@@ -41,19 +44,24 @@ class Judges(View):
     `positions`: of judges that compare, by policy, how much more often the first of two answers wins.
     """
 
-    def __init__(self, params: Params, study: Evaluation, both: pd.DataFrame, pairs: list[Row], counts: list[Row]):
-        confidence = study.analysis.confidence
+    def __init__(self, study: Evaluation, source: Recorded | Given, both: pd.DataFrame):
+        params, confidence = source.params, study.analysis.confidence
+        pairs = [job for job in (*judging(params), ORACLE) if compares(params, job)]
+        counts = [] if params.table else source.reading.counts()
         by_judge = {judge: study.of_judge(judge) for _, judge in study.contexts}
         places = [(judge, place) for judge, own in by_judge.items() for place in compare.ranking(own)]
         ranks = {(place.policy, judge): place.rank for judge, place in places}
         widths = {(r["policy"], r["judge"]): width_of(r) for r in study.rows if r["estimator"] == "ppi_pp"}
-        self.policies = pd.DataFrame(
-            {"policy": policy, "judge": judge, **_off(both[both.policy == policy], judge, confidence)}
-            | {**_saved(ctx, widths[policy, judge]), "rank": ranks.get((policy, judge))}
-            for (policy, judge), ctx in study.contexts.items()
-        ).astype(dict.fromkeys(("rank", "labels", "alone", "direct"), "Int64"))
+        rows = []
+        for (policy, judge), ctx in study.contexts.items():
+            own = both[both.policy == policy]
+            gaps = (own[JUDGE + judge] - own.label).groupby(own.prompt_id).mean().dropna()
+            off = zip(("off", "off_low", "off_high"), mean_interval(gaps.to_numpy(float), confidence), strict=True)
+            row: Row = {"policy": policy, "judge": judge, **dict(off), **_saved(ctx, widths[policy, judge])}
+            rows.append(row | {"rank": ranks.get((policy, judge))})
+        self.policies = pd.DataFrame(rows).astype(dict.fromkeys(("rank", "labels", "alone", "direct"), "Int64"))
         self.judges = pd.DataFrame([_of_judge(params, judge, both, counts) for judge in by_judge])
-        self.positions = _positions(pairs, confidence)
+        self.positions = _positions([row for job in pairs for row in source.reading.rows(job)], confidence)
         agreement = "AUC against labels (over all policies it is flattered by those easy to tell apart), and cost"
         caption = f"How far each judge is off ({level(confidence)} intervals), what its scores save in labels of the "
         caption += "policy's own draws, and where it ranks the policy (equal ranks are ties)"
@@ -68,9 +76,11 @@ class Judges(View):
         )
 
 
-def _off(both: pd.DataFrame, judge: str, confidence: float) -> dict[str, float]:
-    gaps = (both[JUDGE + judge] - both.label).groupby(both.prompt_id).mean().dropna()
-    return dict(zip(("off", "off_low", "off_high"), mean_interval(gaps.to_numpy(float), confidence), strict=True))
+def labelled(frames: dict[str, pd.DataFrame], judges: list[str]) -> pd.DataFrame:
+    """Judge scores beside oracle labels, wherever both exist: `policy`, `prompt_id`, `draw`, `label`, `judge_*`."""
+    rows, columns = with_scores(frames), [JUDGE + name for name in judges]
+    rows = rows[rows.status == "ok"].dropna(subset="label")
+    return rows.reindex(columns=[*KEY, "label", *columns]).dropna(subset=columns, how="all").reset_index(drop=True)
 
 
 def _saved(ctx: PolicyContext, width: float) -> dict[str, float | None]:

@@ -81,27 +81,27 @@ class Recorded:
         return str(status.coverage(self.params, self.reading)["sentence"])
 
     @cached_property
-    def flags(self) -> dict[str, list[str]]:
+    def facts(self) -> dict[str, list[str]]:
         """What is known of policies and shows in no array, by `estimation.context`; read once, as frames are."""
-        facts, defined = consistency.facts(self.params, self.reading, self.prompts), policies(self.params)
+        of_logprobs, defined = consistency.facts(self.params, self.reading, self.prompts), policies(self.params)
         # A weight is a ratio: where the logging policy's half is of another distribution, every weight is wrong.
         everywhere = defined[self.params.logging_policy].temperature_mismatch
         drawn = sampler.facts(sampler.audits(self.params, self.reading), self.params.logging_policy)
         missing = status.missing_responses(self.reading)
-        flags = {
+        facts = {
             name: ["temperature_mismatch"] * (everywhere or policy.temperature_mismatch)
             + drawn.get(name, [])
             + ["responses_missing"] * (missing.get(name, 0) > MISSING_SHARE)
-            + facts.get(name, [])
+            + of_logprobs.get(name, [])
             for name, policy in defined.items()
         }
-        return {name: of_policy for name, of_policy in flags.items() if of_policy}
+        return {name: of_policy for name, of_policy in facts.items() if of_policy}
 
-    def clones(self, table: Table) -> list[str]:
+    def clones(self) -> list[str]:
         """Targets that are the logging policy by another name."""
         return checks.clones(self.params)
 
-    def unit_costs(self, policy: str, label_cost: float | None) -> UnitCosts:
+    def unit_costs(self, policy: str) -> UnitCosts:
         """What one more label and one more draw of a policy cost, in US dollars."""
         return UnitCosts(**costs.unit_costs(self.params, self.prompts, policy))
 
@@ -145,21 +145,21 @@ class Given:
         return f"The analysis table was given, with {len(self._whole.logged):,} logged rows."
 
     @cached_property
-    def flags(self) -> dict[str, list[str]]:
+    def facts(self) -> dict[str, list[str]]:
         return consistency.facts_of_table(self._whole)
 
-    def clones(self, table: Table) -> list[str]:
+    def clones(self) -> list[str]:
         for name in self.given.clones:
-            if name not in table.targets:
-                raise ParamsError(f"table.clones: {name!r} is not among the targets: {', '.join(table.targets)}")
+            if name not in self._whole.targets:
+                raise ParamsError(f"table.clones: {name!r} is not among the targets: {', '.join(self._whole.targets)}")
         return list(self.given.clones)
 
-    def unit_costs(self, policy: str, label_cost: float | None) -> UnitCosts:
-        return UnitCosts(label_cost)
+    def unit_costs(self, policy: str) -> UnitCosts:
+        return UnitCosts(self.params.estimation.label_cost)
 
 
 @dataclass(frozen=True, eq=False)
-class Slice:
+class Chosen:
     """The analysis table of some prompts: `n` of the run's, and the `sentences` that a reader of numbers of a part has
     to know."""
 
@@ -168,7 +168,7 @@ class Slice:
     sentences: tuple[str, ...] = ()
 
 
-def part(source: Recorded | Given, where: Where) -> Slice:
+def part(source: Recorded | Given, where: Where) -> Chosen:
     """The analysis table of the prompts that `where` chooses, in their order.
 
     Responses are no part of the choice: what a policy happened to say decides its log-probs and scores, and among rows
@@ -187,7 +187,7 @@ def part(source: Recorded | Given, where: Where) -> Slice:
         f"On {chosen.sum():,} of the {len(prompts):,} prompts alone ({words}). Intervals hold for a part that was "
         "chosen before looking: of many parts looked at, some miss by chance."
     )
-    return Slice(source.table(prompts.prompt_id[chosen.to_numpy()]), int(chosen.sum()), (sentence,))
+    return Chosen(source.table(prompts.prompt_id[chosen.to_numpy()]), int(chosen.sum()), (sentence,))
 
 
 def _queried(frame: pd.DataFrame, query: str) -> pd.Series:

@@ -55,7 +55,7 @@ class View:
         return html + (f'<p class="note"><code>.figure(name)</code> draws {figures}</p>' if figures else "")
 
 
-class Rows(View):
+class Listing(View):
     """An answer that is rows: `frame` has all of them, the table shows the first."""
 
     def __init__(self, frame: pd.DataFrame, sentences: Iterable[str], *parts: Part, figures: Figures | None = None):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from arena10k import attribution, plots, report
+from arena10k import plots, report
 from arena10k.attribution import words
 from arena10k.attribution.game import Case
 from arena10k.attribution.investigation import investigate
@@ -108,9 +108,9 @@ def _weights(found: Evaluated) -> dict[str, Parts]:
 def _anomaly(found: Evaluated, contexts: dict[str, PolicyContext]) -> Parts:
     cases = {p: Case(ctx.data, found.as_given.get(p)) for p, ctx in contexts.items()}
     logging_policy, *_ = [p for p, ctx in contexts.items() if ctx.is_logging]
-    flags = {p: ctx.flags for p, ctx in contexts.items()}
-    inv = investigate(cases, logging_policy, None, flags, found.judge, found.analysis, scale=found.scale)
-    result = attribution.anomaly_json(inv)
+    facts = {p: ctx.facts for p, ctx in contexts.items()}
+    inv = investigate(cases, logging_policy, None, facts, found.judge, found.analysis, scale=found.scale)
+    result = words.anomaly_json(inv)
     rows = {row["policy"]: row for row in result["policies"]}
     return [
         *words.lead(inv),

@@ -117,6 +117,6 @@ def evaluate(
     as_given = {target: log_weights(tables["logged"], target, logging_policy) for target in targets}
     facts = judged_logprobs(tables["logged"], targets, logging_policy) if targets else {}
     flags = {target: [LOGPROBS_ASKED, *facts.get(target, [])] for target in targets}
-    found = study(arrays(tables, targets, logging_policy), analysis, flags=flags)
+    found = study(arrays(tables, targets, logging_policy), analysis, facts=flags)
     judged = Scale(*judge_scale) if any(judge in frame for frame in given.values()) else None
     return Evaluated(found.rows, found.contexts, analysis, scale=scale, judge_scale=judged, as_given=as_given)

@@ -246,7 +246,7 @@ class EstimationParams(Section):
 
 
 class TableParams(Section):
-    """The analysis table as Parquet, for data that is there already: see `arena10k.frames.columnar` for the columns.
+    """The analysis table as Parquet, for data that is there already: docs/data.md has the columns.
     Paths are relative to the folder that holds `data/`. Nothing is asked and nothing is stored."""
 
     logged: str

@@ -12,6 +12,7 @@ from arena10k.explore import answers
 from arena10k.params.config import Params
 from arena10k.params.judge import PairGrader
 from arena10k.pipeline import failures, stages
+from arena10k.report import summary
 from arena10k.rescoring import effect
 
 
@@ -19,7 +20,8 @@ def write_index(params: Params) -> Path:
     """Write the run's `index.html` from the pages and results that are there."""
     run = params.run
     estimates, quality = _result(run, "estimates.json"), _result(run, "quality.json")
-    lost = quality.get("missing") or {}
+    lost, examples = quality.get("missing") or {}, _result(run, "examples.json")
+    beside = [examples["sentence"], answers.examples_table(examples["rows"])] if examples else []
     text, alarm = report.controls(quality.get("checks", []), estimates, params.logging_policy)
     return report.index(
         run,
@@ -36,15 +38,8 @@ def write_index(params: Params) -> Path:
         notes=[*filter(None, ["" if alarm else text, report.missing(lost, effect.dependent(lost.get("tests", [])))])],
         policies={name: f"{policy.description} ({policy.model})" for name, policy in params.policies.items()},
         measured=_measured(params, estimates),
-        sections=_examples(_result(run, "examples.json")),
+        sections={"Answers side by side": beside} if beside else {},
     )
-
-
-def _examples(found: dict[str, Any]) -> dict[str, list[Any]]:
-    """Some answers side by side; nothing where page 04 had none."""
-    if not found:
-        return {}
-    return {"Answers side by side": [found["sentence"], answers.examples_table(found["rows"])]}
 
 
 def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:
@@ -67,6 +62,11 @@ def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:
     spent = sum(job["dollars"] for job in _result(params.run, "status.json").get("jobs", ()))
     said["Cost"] = f"${spent:,.2f} so far" if params.is_priced and not params.recording else ""
     return {term: text for term, text in said.items() if text}
+
+
+def answer(params: Params) -> str:
+    """What the first page says first, in words."""
+    return about(params) or summary.verdict(_result(params.run, "estimates.json"), params.estimation.confidence)
 
 
 def about(params: Params) -> str:

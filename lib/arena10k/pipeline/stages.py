@@ -46,18 +46,18 @@ class Stage:
         return self.name.split(_CELL)[0]
 
 
-_SCORED = ("03_teacher_forcing", "04_judge")
+_SCORING = ("03_teacher_forcing", "04_judge")
 #: Stands for the jobs of all judges of a run.
 _JUDGES = "judges"
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("00_status", _SCORED, results=("status.json",)),
+        Stage("00_status", _SCORING, results=("status.json",)),
         Stage("01_prompts"),
         Stage("02_responses", ("01_prompts",), ("responses",), True),
         Stage("03_teacher_forcing", ("02_responses",), ("logprobs", "logprobs_shuffled"), True),
         Stage("04_judge", ("02_responses",), (_JUDGES, "oracle", "truth"), True, ("examples.json",)),
-        Stage("05_data_quality", _SCORED, ("responses", "logprobs"), results=("quality.json",)),
+        Stage("05_data_quality", _SCORING, ("responses", "logprobs"), results=("quality.json",)),
         Stage("06_estimates", ("05_data_quality",), results=("estimates.json", "truth.json")),
         Stage("07_pi_bad_anomaly", ("06_estimates",), results=("anomaly.json",)),
         Stage("09_ablation_summary", ("06_estimates",)),
@@ -102,7 +102,7 @@ def of(params: Params) -> dict[str, Stage]:
         return STAGES
     from arena10k.ablations import matrix
 
-    cells = {matrix.stage_name(cell): cell.name for cell in matrix.cells(params)}
+    cells = {cell.stage: cell.name for cell in matrix.cells(params)}
     made = {
         name: Stage(name, ("05_data_quality",), results=(f"ablations/{cell}/estimates.json",), cell=cell)
         for name, cell in cells.items()
@@ -288,7 +288,7 @@ def provenance(params: Params) -> dict[str, str | None]:
         revision = None
     if params.run in paths.RESERVED:
         revision = None  # of a run that is part of the repository, the pages are too, and cannot name their own commit
-    return {"created": Run.of(params).created if started else None, "revision": revision}
+    return {"created": Run(params).created if started else None, "revision": revision}
 
 
 def _stamp(params: Params, stage: Stage) -> None:

@@ -117,7 +117,7 @@ def waterfall(row: Row, start: float = 0.0) -> Drawn:
 
 @styled
 def shrinkage(policy: str, paths: pd.DataFrame, band: tuple[float, float] | None = None) -> Drawn:
-    """Value along shrinkage paths (`attribution.shrinkage_paths`) against the `band` that holds the trusted value, and
+    """Value along shrinkage paths (`weights.shrinkage_paths`) against the `band` that holds the trusted value, and
     whether any way of shrinking the weights reaches it."""
     what = f"Self-normalised value of {policy} against effective sample size as the weights are shrunk towards equal"
     if paths.empty:
@@ -167,7 +167,7 @@ def shrinkage(policy: str, paths: pd.DataFrame, band: tuple[float, float] | None
 
 @styled
 def length_weights(strata: Mapping[str, pd.DataFrame]) -> Drawn:
-    """Share of rows and of weight by response length (`attribution.length_strata`), one panel per policy. The finding
+    """Share of rows and of weight by response length (`weights.length_strata`), one panel per policy. The finding
     is of the policy for which they are furthest apart."""
     strata = {p: s.assign(span=[f"{r.low:,.0f} to {r.high:,.0f}" for r in s.itertuples()]) for p, s in strata.items()}
     apart = {p: (s.weight_share - s.row_share).abs() for p, s in strata.items() if len(s)}
@@ -234,7 +234,7 @@ def permutation(nulls: Mapping[str, Any]) -> Drawn:
 @styled
 def profiles(profiles: Mapping[str, Any]) -> Drawn:
     """Length of own responses (left) and log-prob of the logged responses (right) by policy: median, half of the
-    responses (thick), four fifths (thin). By policy `chars` and `nats` per `unit`, as in `attribution.Profile`; the
+    responses (thick), four fifths (thin). By policy `chars` and `nats` per `unit`, as in `mismatch.Profile`; the
     logging policy first. The finding names those of other lengths than it, by their medians."""
     base, unit = next(iter(profiles)), next(iter(profiles.values())).unit
     spread: dict[str, dict[str, np.ndarray]] = {"chars": {}, "nats": {}}

@@ -107,7 +107,7 @@ def progress(jobs: pd.DataFrame) -> Drawn:
 @styled
 def missing_by_length(strata: pd.DataFrame) -> Drawn:
     """Share of measurements that failed or were quarantined, by length of the response; `strata` as from
-    `missingness.strata`: `lowest`, `highest` (characters), `rows`, `bad`, `share`."""
+    `effect.by_length`: `lowest`, `highest` (characters), `rows`, `bad`, `share`."""
     spans = [f"{r.lowest:,.0f} to {r.highest:,.0f}" for r in strata.itertuples()]
     counts = [f"{r.bad:,.0f} of {r.rows:,.0f}" for r in strata.itertuples()]
     finding = "No measurement of a response failed or was quarantined, whatever its length"

@@ -209,7 +209,7 @@ def ccdf(log_weight: LogWeights) -> Drawn:
 
 @styled
 def ceiling(audit: pd.DataFrame) -> Drawn:
-    """Effective sample size and total weight / largest weight (`attribution.ceiling_audit`), a row for each policy.
+    """Effective sample size and total weight / largest weight (`weights.ceiling_audit`), a row for each policy.
 
     Filled marks: more than one row tied at the largest weight and ESS within 10 % of their number.
     """

@@ -1,16 +1,20 @@
-"""What quarantine does: are measurements missing at random, and what do estimates say with and without them."""
+"""What quarantine does: are measurements missing at random, and what do estimates say with and without them.
+
+`bad` (rows, policies): 1.0 where a measurement failed or was quarantined, 0.0 where it can be used, NaN where it was
+never asked for.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from arena10k.collection.jobs import LOGPROBS, ORACLE, RESPONSES, judging
-from arena10k.estimation import missingness
+from arena10k.estimation.intervals import missing_mass_interval
 from arena10k.frames.records import FAILED, OK, QUARANTINED, read
 from arena10k.frames.table import Table
 from arena10k.report.files import plain
@@ -20,6 +24,8 @@ from arena10k.wording import listed, number
 #: Estimators that rest on weights alone, and on weights and fresh draws.
 SHOWN = ("snips", "dr_cpo")
 _FIELDS = ("value", "ci_low", "ci_high", "verdict", "mean_weight")
+#: The chance of calling random failures dependent, over all tests of a run; permutations of a test.
+DEPENDS, RESAMPLES = 0.05, 1999
 #: What failures may depend on, as sentences say it.
 WHAT = {"response_chars": "response length", "prompt_chars": "prompt length", "language": "language"}
 
@@ -57,23 +63,79 @@ def _bad_logprobs(failed: pd.DataFrame, policies: list[str]) -> np.ndarray:
 
 
 def randomness(failed: pd.DataFrame, policies: list[str]) -> dict[str, Any]:
-    """Tests of missing at random on `failures`: `shared` (see `missingness.Shared`; log-probs), `tests` (p-values per
+    """Tests of missing at random on `failures`: `shared` (see `shared`; log-probs), `tests` (p-values per
     job, policy and covariate of `WHAT`, None where there is nothing to compare), `by_length` (see `by_length`)."""
     tests = []
     for (job, policy), rows in failed.groupby(["job", "policy"], sort=False):
         bad = rows.bad.to_numpy()
         test = {"job": job, "policy": policy, "bad": int(bad.sum()), "rows": len(rows)}
         for covariate in ("response_chars", "prompt_chars"):
-            test[covariate] = missingness.depends_on_number(bad, rows[covariate].to_numpy(float))
-        tests.append(test | {"language": missingness.depends_on_class(bad, rows.language.to_numpy(object))})
-    shared = dataclasses.asdict(missingness.shared(_bad_logprobs(failed, policies)))
-    missing: dict[str, Any] = plain({"shared": shared, "tests": tests, "by_length": by_length(failed)})
+            test[covariate] = depends_on_number(bad, rows[covariate].to_numpy(float))
+        tests.append(test | {"language": depends_on_class(bad, rows.language.to_numpy(object))})
+    together = shared(_bad_logprobs(failed, policies))
+    missing: dict[str, Any] = plain({"shared": together, "tests": tests, "by_length": by_length(failed)})
     return missing
 
 
+def shared(bad: np.ndarray) -> dict[str, float]:
+    """`rows`, those `observed` to be bad for two or more policies, how many are `expected` of independent failures
+    (each policy fails at its own rate, rows are alike), and the chance of as many or more (`p_value`)."""
+    asked = bad[:, np.isfinite(bad).any(axis=0)]
+    complete = asked[np.isfinite(asked).all(axis=1)]
+    n = len(complete)
+    if not n or complete.shape[1] < 2:
+        return {"rows": 0, "observed": 0, "expected": 0.0, "p_value": float("nan")}
+    rate, observed = complete.mean(axis=0), int((complete.sum(axis=1) >= 2).sum())
+    one = sum(rate[k] * np.prod(np.delete(1 - rate, k)) for k in range(len(rate)))
+    chance = float(np.clip(1 - np.prod(1 - rate) - one, 0, 1))
+    p = float(stats.binom.sf(observed - 1, n, chance))
+    return {"rows": n, "observed": observed, "expected": n * chance, "p_value": p}
+
+
+def depends_on_number(bad: np.ndarray, x: np.ndarray) -> float:
+    """p-value of bad and good rows (rows,) having the same `x` (Mann-Whitney, two-sided); NaN where there is nothing to
+    compare."""
+    failed, good = (x[np.isfinite(x) & (bad == is_bad)] for is_bad in (1, 0))
+    return float(stats.mannwhitneyu(failed, good).pvalue) if len(failed) and len(good) else float("nan")
+
+
+def depends_on_class(bad: np.ndarray, group: np.ndarray) -> float:
+    """p-value of bad rows being spread over the classes of `group` (rows,) like good ones (chi-squared statistic,
+    permutations, seeded); NaN where there is nothing to compare."""
+    usable = np.isfinite(bad) & pd.notna(group)
+    table = pd.crosstab(group[usable], bad[usable]).to_numpy()
+    if min(table.shape, default=0) < 2:
+        return float("nan")
+    method = stats.PermutationMethod(n_resamples=RESAMPLES, rng=np.random.default_rng(0))
+    return float(stats.chi2_contingency(table, correction=False, method=method).pvalue)
+
+
 def by_length(failed: pd.DataFrame) -> pd.DataFrame:
-    """Bad measurements in fifths of the length of what they measure: see `missingness.strata`."""
-    return missingness.strata(failed.bad.to_numpy()[:, None], failed.response_chars.to_numpy(float))
+    """Bad measurements in fifths of the length of what they measure: `lowest`, `highest` (characters), `rows`, `bad`,
+    `share`."""
+    known = failed[np.isfinite(failed.response_chars)]
+    if known.empty:
+        return pd.DataFrame(columns=["lowest", "highest", "rows", "bad", "share"])
+    by = known.groupby(pd.qcut(known.response_chars, 5, labels=False, duplicates="drop").fillna(0))
+    chars, bad = by.response_chars, by.bad.sum().astype(int)
+    out = pd.DataFrame({"lowest": chars.min(), "highest": chars.max(), "rows": by.size(), "bad": bad})
+    return out.assign(share=out.bad / out.rows).reset_index(drop=True)
+
+
+def bounds(value: float, n_used: int, n_aside: int, mean_weight: float) -> dict[str, tuple[float, float] | None]:
+    """Where the policy value may lie whatever the `n_aside` rows are worth, from the estimate `value` on the `n_used`
+    clean rows; rewards in [0, 1].
+
+    `bounds_by_share` (Manski 1990): the target says these rows as often as P0 does; they are worth 0 or 1.
+    `bounds_by_weight` assumes no share: since E_P0[w] = 1, what the clean rows do not carry of all n, 1 - sum(w) / n
+    (`mean_weight` is theirs), may be worth 0 or 1, what the logs never show included; None where they carry all of it.
+    """
+    n = n_used + n_aside
+    if not n or not np.isfinite(value):
+        return {"bounds_by_share": None, "bounds_by_weight": None}
+    carried = mean_weight * n_used / n if n_used else 0.0
+    by_weight = missing_mass_interval(carried, value) if carried < 1 else None
+    return {"bounds_by_share": missing_mass_interval(n_used / n, value), "bounds_by_weight": by_weight}
 
 
 def tests_frame(missing: dict[str, Any]) -> pd.DataFrame:
@@ -85,7 +147,7 @@ def tests_frame(missing: dict[str, Any]) -> pd.DataFrame:
 def dependent(tests: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
     """The tests that show a dependence, with the covariate; Bonferroni over all that were made."""
     made = [(t, key) for t in tests for key in WHAT if t[key] is not None]
-    return [(t, key) for t, key in made if t[key] * len(made) < missingness.DEPENDS]
+    return [(t, key) for t, key in made if t[key] * len(made) < DEPENDS]
 
 
 def randomness_sentence(missing: dict[str, Any]) -> str:
@@ -102,25 +164,23 @@ def randomness_sentence(missing: dict[str, Any]) -> str:
     return text if missing["shared"]["p_value"] is None else f"{text} {shared_sentence(missing['shared'])}"
 
 
-def shared_sentence(shared: dict[str, Any]) -> str:
-    """Whether log-probs fail on the same rows for several policies: see `missingness.Shared`."""
-    p = shared["p_value"]
+def shared_sentence(together: dict[str, Any]) -> str:
+    """Whether log-probs fail on the same rows for several policies: see `shared`."""
+    p = together["p_value"]
     if p is None:
         return "Fewer than two policies were scored on the same rows: whether failures come together is not known."
-    if not shared["observed"]:
-        return f"No row of {shared['rows']:,} failed for more than one policy."
+    if not together["observed"]:
+        return f"No row of {together['rows']:,} failed for more than one policy."
     return (
-        f"{shared['observed']:,} of {shared['rows']:,} rows failed for more than one policy; independent failures give "
-        f"{shared['expected']:.1f} (p {number(p)})"
-        + (": they have a common cause." if p < missingness.DEPENDS else ".")
+        f"{together['observed']:,} of {together['rows']:,} rows failed for more than one policy; independent failures "
+        f"give {together['expected']:.1f} (p {number(p)})" + (": they have a common cause." if p < DEPENDS else ".")
     )
 
 
 def measure(run: Run, failed: pd.DataFrame) -> list[dict[str, Any]]:
     """Per target, judge and estimator of `SHOWN`, `failed` being `failures`: `n_set_aside` (rows that were asked
     for and have no usable weight); `value`, `ci_low`, `ci_high`, `verdict`, `mean_weight` on clean rows; `all`, the
-    same on all finite rows; `bounds_by_share` and `bounds_by_weight`, worst-case bounds for SNIPS (see
-    `missingness.bounds`)."""
+    same on all finite rows; `bounds_by_share` and `bounds_by_weight`, worst-case bounds for SNIPS (see `bounds`)."""
 
     def estimates(table: Table) -> dict[tuple[str, str, str], dict[str, Any]]:
         study = run.study(table, table.targets, SHOWN)
@@ -137,14 +197,12 @@ def measure(run: Run, failed: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for (policy, judge, estimator), row in on_clean.items():
         n_out = int((bad[policy] | bad[clean.logging_policy]).sum())
-        limits = missingness.Bounds((np.nan, np.nan), None)
-        if estimator == "snips" and row["value"] is not None and row["mean_weight"] is not None:
-            limits = missingness.bounds(row["value"], row["n_used"], n_out, row["mean_weight"])
-        by_share = None if np.isnan(limits.by_share[0]) else list(limits.by_share)
+        bounded = estimator == "snips" and row["value"] is not None and row["mean_weight"] is not None
+        value, mean = (row["value"], row["mean_weight"]) if bounded else (np.nan, np.nan)
         rows.append(
             {"policy": policy, "judge": judge, "estimator": estimator, "n_used": row["n_used"], "n_set_aside": n_out}
             | {k: row[k] for k in _FIELDS}
-            | {"bounds_by_share": by_share, "bounds_by_weight": list(limits.by_weight) if limits.by_weight else None}
+            | bounds(value, row["n_used"], n_out, mean)
             | {"all": {k: on_all[policy, judge, estimator][k] for k in ("n_used", *_FIELDS)}}
         )
     return rows

@@ -25,13 +25,13 @@ import pandas as pd
 
 from arena10k import paths
 from arena10k.audit import screening
-from arena10k.collection import generate, judge, labels, teacher_forcing
+from arena10k.collection import labels, pilot
 from arena10k.collection.answers import answered_by
 from arena10k.collection.collect import collect
 from arena10k.collection.jobs import LOGPROBS, ORACLE, RESPONSES, SHUFFLED, TRUTH, Key, compares, contexts, judging
 from arena10k.collection.records import Row, key_of
 from arena10k.collection.store import Store
-from arena10k.collection.tasks import Reader, Task, Tasks, Watch
+from arena10k.collection.tasks import Reader, Task, Tasks
 from arena10k.errors import ArenaError, CallError
 from arena10k.inputs.policies import policies
 from arena10k.params.config import Params
@@ -39,15 +39,10 @@ from arena10k.rescoring.snapshots import changes, changes_sentence
 from arena10k.run import Run
 
 FILE = "rescore.json"
-#: The jobs that ask models; exact labels are computed, not asked for.
-
-
 #: Where a quarantine reason would stand: the response that this row measured has been replaced.
 REPLACED = "response_replaced"
 #: Texts in the audit end here; the store keeps them whole.
 TEXT = 200
-#: The tasks of one kind: what they are called, their jobs, what makes them, and what sees every measurement.
-_Step = tuple[str, tuple[str, ...], Tasks, Watch | None]
 #: What may come of a row.
 OUTCOMES = ("restored", "failed again", "quarantined again", "still quarantined", "released", "not asked", "replaced")
 
@@ -78,9 +73,9 @@ def rescore(run: Run, policy: str | None = None, code: str | None = None) -> dic
     _check_definition(run, policy, chosen)
     if not chosen:
         return None
-    steps, rows = _steps(run), {key_of(row) for row in chosen}
-    due = (tasks for _, jobs, tasks, _ in steps if any(row[0] in jobs for row in rows))
-    if not any(task.row in rows and task.requests for tasks in due for task in tasks()):
+    steps, rows = pilot.steps(params, run.store, run.prompts), {key_of(row) for row in chosen}
+    due = (step for step in steps if any(row[0] in step.jobs for row in rows))
+    if not any(task.row in rows and task.requests for step in due for task in step.tasks()):
         why = "the responses they belong to are missing, or the params no longer ask for them"
         if paths.import_file(run.name).is_file():
             why = "it was imported, and what was asked for these rows is not known"
@@ -123,28 +118,15 @@ def asked(params: Params) -> list[str]:
     return [RESPONSES, LOGPROBS, SHUFFLED, *judging(params), ORACLE]
 
 
-def _steps(run: Run) -> list[_Step]:
-    """All tasks, in the order in which they depend on each other."""
-    params, store, prompts = run.params, run.store, run.prompts
-    steps: list[_Step] = [
-        ("responses", (RESPONSES,), partial(generate.tasks, params, prompts), None),
-        ("teacher forcing", (LOGPROBS,), partial(teacher_forcing.tasks, params, store), None),
-        ("shuffled-prompt control", (SHUFFLED,), partial(teacher_forcing.control_tasks, params, store), None),
-        ("judge", tuple(judging(params)), partial(judge.tasks, params, prompts, store), judge.watch(params)),
-        ("oracle", (ORACLE,), partial(labels.tasks, params, prompts, store), judge.watch(params)),
-    ]
-    return steps if params.oracle.grader else steps[:-1]
-
-
-def _measure(run: Run, steps: list[_Step], rows: set[Row]) -> None:
+def _measure(run: Run, steps: list[pilot.Step], rows: set[Row]) -> None:
     models = _models(run.store)
     renewed: set[str] = set()
-    for label, jobs, every, watch in steps:
-        chosen = {row for row in rows if row[0] in jobs}
-        if chosen or (renewed and SHUFFLED not in jobs):
-            tasks = partial(_wanted, run.store, every, chosen, renewed, models)
-            collect(run.params, run.store, tasks, label, retry_errors=True, watch=watch, quarantined=True)
-        if RESPONSES in jobs and chosen:
+    for step in steps:
+        chosen = {row for row in rows if row[0] in step.jobs}
+        if chosen or (renewed and SHUFFLED not in step.jobs):
+            tasks = partial(_wanted, run.store, step.tasks, chosen, renewed, models)
+            collect(run.params, run.store, tasks, step.label, retry_errors=True, watch=step.watch, quarantined=True)
+        if RESPONSES in step.jobs and chosen:
             renewed = {row[1] for row in chosen if run.store.outcome(*row) == "ok"}
             _retire_replaced(run)
     if renewed and run.params.oracle.grader is None:

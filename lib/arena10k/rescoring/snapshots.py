@@ -24,7 +24,7 @@ _NUMBERS = ["value", "ci_low", "ci_high"]
 #: What a table of the comparison shows.
 COLUMNS = [*_KEY, *(f"{x}_{side}" for side in ("before", "after") for x in (*_NUMBERS, "verdict", "rank")), "change"]
 
-Rows = Sequence[Mapping[str, Any]]
+Estimates = Sequence[Mapping[str, Any]]
 
 
 def take(run: Run, name: str) -> tuple[Path, bool]:
@@ -57,7 +57,7 @@ def load(run: str, name: str = "") -> dict[str, Any] | None:
     return by_name[name or list(by_name)[-1]] if by_name else None
 
 
-def changes(before: Rows, after: Rows) -> pd.DataFrame:
+def changes(before: Estimates, after: Estimates) -> pd.DataFrame:
     """Rows of `estimates.json` then and now, one row per policy, estimator and judge that is in either, where what
     was not collected is not: `value`, `ci_low`, `ci_high` and `verdict` each with `_before` and `_after` (missing where
     there was none); `change` of the value; `differs`: value, interval or verdict is another; `verdict_changed`;
