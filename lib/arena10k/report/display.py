@@ -91,7 +91,10 @@ def svg_text(fig: Figure) -> str:
         return match[0] if match[0].startswith("scale") else f"{round(float(match[0]), 1) + 0.0:g}"
 
     stream = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "path"}):
+    with mpl.rc_context({"svg.fonttype": "path", "savefig.format": "svg"}):
+        if layout := fig.get_layout_engine():  # `savefig` would draw everything once more for it
+            layout.execute(fig)
+            fig.set_layout_engine("none")
         fig.savefig(stream, format="svg", metadata=_NO_METADATA, facecolor="white")
     svg = stream.getvalue()
     svg = _FLOAT.sub(shortened, _COMMENT.sub("", svg[svg.index("<svg") :]).replace("xlink:href", "href"))
