@@ -38,7 +38,6 @@ UNPACKED = {
     "{name: n for name, n in counts.items() if n}": {"read", "kept", *FILTERS},
     "checks.counts(found)": set(checks.counts([])),
     "coverage.held(cells, wanted.confidence)": set(coverage.CASES),
-    "controls": set(checks.counts([])),
     "findings.verdict_counts(result['rows'], judge)": set(findings.verdict_counts([RAW], RAW["judge"])),
     "result.key_numbers()": {"rmse", "coverage", "refused", "misranked"},
 }

@@ -148,7 +148,9 @@ def partial_sentence(both: pd.DataFrame) -> str:
         return "No estimate has a value both on the part of the data and on all of it."
     changed, most = both[both.verdict_changed], moved.loc[moved.change.abs().idxmax()]
     eased = int((changed.verdict_before == "REFUSE").sum())
+    differ = "differs" if len(changed) == 1 else "differ"
+    no_longer = f"{eased} {'is' if eased == 1 else 'are'} no longer refused"
     return (
-        f"With all of the data {len(changed)} of {len(both)} verdicts differ from those on the part ({eased} are "
-        f"no longer refused); the largest change of a value is {most.change:+.3f} ({most.estimator} for {most.policy})."
+        f"With all of the data {len(changed)} of {len(both)} verdicts {differ} from those on the part ({no_longer}); "
+        f"the largest change of a value is {most.change:+.3f} ({most.estimator} for {most.policy})."
     )

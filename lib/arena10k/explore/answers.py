@@ -276,18 +276,17 @@ def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str,
         f"average. These are the {min(top, len(apart))} prompts where they differ most."
     )
     shown = rows[rows.prompt_id.isin(apart.index[:top])]
-    return Rows(rows, [sentence], examples_table(shown.to_dict("records")))
+    return Rows(rows, [sentence], *examples_tables(shown.to_dict("records")))
 
 
 #: Columns of answers that are set side by side.
 EXAMPLE = ["prompt", "policy", "response", "score", "label"]
 
 
-def examples_table(rows: Iterable[dict[str, Any]]) -> report.Table:
-    """Answers to the same prompts side by side, each prompt once."""
-    frame = pd.DataFrame(list(rows))
-    frame["prompt"] = frame.prompt.where(~frame.prompt.duplicated(), "")
-    return report.table(frame, columns=EXAMPLE, text=["prompt", "response"])
+def examples_tables(rows: Iterable[dict[str, Any]]) -> list[report.Table]:
+    """Answers side by side, a table for each prompt."""
+    by_prompt = pd.DataFrame(list(rows)).groupby("prompt", sort=False)
+    return [report.table(own, columns=EXAMPLE[1:], text=["response"], caption=prompt) for prompt, own in by_prompt]
 
 
 def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Rows:
@@ -312,7 +311,7 @@ def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge:
     high, low = int((rows.gap > FAR_OFF).sum()), int((rows.gap < -FAR_OFF).sum())
     sentence = (
         f"On {len(rows):,} judged responses with a known outcome the judge {judge} is off by "
-        f"{rows.gap.abs().mean():.2f} on average, AUC {measures(rows)['AUC']:.2f} (.5 is guessing). {high + low:,} "
+        f"{rows.gap.abs().mean():.2f} on average, AUC {measures(rows)['AUC']:.2f} (0.5 is guessing). {high + low:,} "
         f"are off by more than {FAR_OFF:g}: {high:,} scored too high, {low:,} too low."
     )
     columns = ["policy", *(c for c in ("prompt", "answer") if c in of_prompt), "response", "score", "label"]

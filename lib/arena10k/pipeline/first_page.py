@@ -34,7 +34,10 @@ def write_index(params: Params) -> Path:
         about=about(params),
         alarms=[text] if alarm else [],
         notes=[*filter(None, ["" if alarm else text, report.missing(lost, effect.dependent(lost.get("tests", [])))])],
-        policies={name: f"{policy.description} ({policy.model})" for name, policy in params.policies.items()},
+        policies={
+            name: f"{policy.description} ({policy.model})" if _model(params) is None else policy.description
+            for name, policy in params.policies.items()
+        },
         measured=_measured(params, estimates),
         sections=_examples(_result(run, "examples.json")),
     )
@@ -44,7 +47,13 @@ def _examples(found: dict[str, Any]) -> dict[str, list[Any]]:
     """Some answers side by side; nothing where page 04 had none."""
     if not found:
         return {}
-    return {"Answers side by side": [found["sentence"], answers.examples_table(found["rows"])]}
+    return {"Answers side by side": [found["sentence"], *answers.examples_tables(found["rows"])]}
+
+
+def _model(params: Params) -> str | None:
+    """The model of all policies; None where they have several."""
+    models = {policy.model for policy in params.policies.values()}
+    return models.pop() if len(models) == 1 else None
 
 
 def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:
@@ -59,7 +68,11 @@ def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:
     if imported or params.table:
         low, high = (imported and imported.oracle_scale) or (0.0, 1.0)
         value = f"the mean label of the data, from {low:g} to {high:g}, as a share of that scale"
-    said = {"A value is": value, "Judge": ", ".join(f"{judge.model} ({name})" for name, judge in params.judges.items())}
+    said = {
+        "A value is": value,
+        "Policies": _model(params) or "",
+        "Judge": ", ".join(f"{judge.model} ({name})" for name, judge in params.judges.items()),
+    }
     said["Prompts"] = f"{estimates['n']:,}" if estimates.get("n") else ""
     said["Labels"] = f"{sum(row['labels'] for row in estimates.get('policies', ())):,}" if estimates else ""
     spent = sum(job["dollars"] for job in _result(params.run, "status.json").get("jobs", ()))
