@@ -66,7 +66,7 @@ def photograph() -> None:
     subprocess.run([chromium, *options, f"--screenshot={PICTURE}", INDEX.as_uri()], check=True, capture_output=True)
     source = PngImagePlugin.PngInfo()
     source.add_text("Source", digest(INDEX))
-    Image.open(PICTURE).convert("RGB").quantize(64).save(PICTURE, pnginfo=source, optimize=True)
+    Image.open(PICTURE).convert("RGB").quantize(256).save(PICTURE, pnginfo=source, optimize=True)
 
 
 def main() -> None:

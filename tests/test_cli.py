@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
 from arena10k import paths
-from arena10k.pipeline import failures
+from arena10k.pipeline import failures, runner
 from in_process import arena
 from stub_run import make_params
 
@@ -51,6 +52,33 @@ def test_what_cannot_be_meant_is_one_line_and_no_work(home, words, names):
     assert line.startswith("error: ")
     assert all(name in line for name in names)
     assert not (home / "data").exists()
+
+
+def test_a_place_that_cannot_hold_a_report_is_named_in_one_line(home):
+    (home / "reports").write_text("a file where a folder should be")
+    result = arena("report", "--params", "sample")
+    (line,) = result.stderr.splitlines()
+    assert result.returncode == 2
+    assert line.startswith(f"error: {home / 'reports'}")
+
+
+def test_a_stage_whose_reason_could_not_be_written_says_that_the_disk_is_full(home):
+    file = paths.result_file("stub", "stages/06_estimates.failed")
+    file.parent.mkdir(parents=True)
+    file.touch()  # as a full disk leaves it
+    (line,) = failures.lines("stub")
+    assert line.startswith("06_estimates: ")
+    assert "full" in line
+
+
+def test_a_home_that_cannot_be_made_leaves_caches_with_the_pages(home, monkeypatch):
+    monkeypatch.setenv("HOME", "/proc/none")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    found = runner.cache("stub")
+    assert set(found) == {"XDG_CACHE_HOME", "MPLCONFIGDIR", "IPYTHONDIR"}
+    assert all(Path(folder).is_relative_to(paths.reports_dir("stub")) for folder in found.values())
+    monkeypatch.setenv("HOME", str(home))
+    assert runner.cache("stub") == {"XDG_CACHE_HOME": str(home / ".cache")}
 
 
 def test_a_pipeline_that_cannot_be_planned_says_why_and_no_fault_of_the_run_before(home):

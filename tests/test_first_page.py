@@ -24,6 +24,7 @@ from arena10k.estimation.verdicts import NOT_ASKED, accepted
 from arena10k.inputs.prompts import FILTERS
 from arena10k.params import config
 from arena10k.pipeline import first_page, stages
+from arena10k.plots import style
 from arena10k.report import findings, headline, index
 from arena10k.report.overview import Axis
 from arena10k.report.summary import remarks, verdict
@@ -39,7 +40,6 @@ UNPACKED = {
     "{name: n for name, n in counts.items() if n}": {"read", "kept", *FILTERS},
     "checks.counts(found)": set(checks.counts([])),
     "coverage.held(cells, wanted.confidence)": set(coverage.CASES),
-    "controls": set(checks.counts([])),
     "findings.verdict_counts(result['rows'], judge)": set(findings.verdict_counts([RAW], RAW["judge"])),
     "result.key_numbers()": {"rmse", "coverage", "refused", "misranked"},
 }
@@ -62,6 +62,16 @@ def test_every_number_a_notebook_notes_has_words():
     numbers = {path.stem: noted(path) for path in books if "run.note(" in path.read_text(encoding="utf-8")}
     assert numbers == {notebook: set(labels) for notebook, labels in report.LABELS.items()}
     assert not any("_" in label for labels in report.LABELS.values() for label in labels.values())
+
+
+def test_a_policy_has_the_colour_of_its_figures_on_the_first_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(style, "_policies", [])
+    plots.colour(["p0", "pi_bad", "pi_cot"])
+    found = {"rows": ROWS, "ranking": [], "logging_policy": "p0"}
+    found["policies"] = [{"policy": p, "draws": 9, "labels": 9} for p in ("pi_bad", "p0", "pi_cot")]
+    page = index("local", [], found, tmp_path / "index.html").read_text(encoding="utf-8")
+    hues = dict(reversed(pair) for pair in re.findall(r'--hue:(#\w+)"><th scope="row">(\w+)<', page.replace("\n", "")))
+    assert hues == {policy: style.looks([policy])[policy].colour for policy in ("pi_bad", "pi_cot")}
 
 
 def test_numbers_come_in_the_order_of_reading_and_words_in_place_of_names():

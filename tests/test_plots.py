@@ -234,6 +234,21 @@ def test_words_have_9_pt_on_a_phone_and_a_policy_keeps_its_colour(every):
         assert style.looks(["x"])["x"].colour == style.COLOURS[0]
 
 
+def test_no_word_is_cut_off_at_the_edge_of_a_figure(every):
+    for name, shown in every.items():
+        for figure in (shown.figure, shown.narrow):
+            figure.set_dpi(72)
+            figure.draw_without_rendering()
+            ticks = {
+                label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels()
+            }
+            for text in figure.findobj(lambda x: isinstance(x, Text) and x.get_visible() and x.get_text().strip()):
+                box = text.get_window_extent()
+                if text not in ticks and "\\mathdefault" not in text.get_text():
+                    inside = box.x0 > -1 and box.y0 > -1 and box.x1 < figure.bbox.x1 + 1 and box.y1 < figure.bbox.y1 + 1
+                    assert inside, (name, text.get_text())
+
+
 def test_differences_are_told_apart_from_chance(every):
     assert re.findall(r"pi_\w+ is \w+", every["differences"].finding) == ["pi_b is worse"]
     tie = plots.differences("p0", [compared()[0]])

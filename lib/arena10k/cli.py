@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -26,6 +27,15 @@ _params_of_run = click.option(
 )
 
 
+#: A disk that is full, read-only or not there.
+_NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.ENOENT}
+
+
+def _no_place(error: OSError) -> str:
+    where = error.filename or paths.home()
+    return f"{where}: {error.strerror}; ARENA10K_HOME names the folder that holds data/ and reports/"
+
+
 class _Commands(click.Group):
     """Shows the errors that are the user's to mend as one line each, without a traceback."""
 
@@ -35,6 +45,11 @@ class _Commands(click.Group):
         except ArenaError as error:
             for line in str(error).splitlines():
                 click.echo(f"error: {line}", err=True)
+            ctx.exit(2)
+        except OSError as error:
+            if error.errno not in _NO_PLACE:
+                raise
+            click.echo(f"error: {_no_place(error)}", err=True)
             ctx.exit(2)
 
 
@@ -131,7 +146,7 @@ def _report(
 @click.option("--quietly", is_flag=True, help="Leave telling of a failure to the pipeline.")
 def stage(name: str, params_file: str, run: str, quietly: bool) -> None:
     """Run one stage's notebook and render its page (what the pipeline calls)."""
-    from arena10k.pipeline import stages
+    from arena10k.pipeline import failures, stages
 
     params = config.load(params_file, run or None)
     if (asked := stages.of(params).get(name)) is None:
@@ -144,9 +159,11 @@ def stage(name: str, params_file: str, run: str, quietly: bool) -> None:
         click.echo(where, err=True)
     try:
         stages.execute(name, params_file, run or None)
-    except ArenaError:
+    except (ArenaError, OSError) as error:
         if not quietly:
             raise
+        if isinstance(error, OSError):
+            failures.note(params.run, name, f"{name}: {_no_place(error)}")
         sys.exit(1)
     if quietly:
         click.echo(f"{where}: {time.monotonic() - started:.0f} s", err=True)

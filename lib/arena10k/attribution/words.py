@@ -67,7 +67,7 @@ def _cause(f: Attribution) -> str:
     others = [f"{CAUSE_WORDS[CAUSES[i]]} {f.parts[i]:+.2f}" for i in np.argsort(-size, kind="stable") if clear[i]]
     return (
         f"The main cause is {cause}. It contributes {part} to the gap of {rounded(f.gap)} between {JUDGE_SNIPS} and "
-        f"{against}{f'; also {listed(others)}' if others else ''}."
+        f"{against}{f'; also in the gap: {listed(others)}' if others else ''}."
     )
 
 
@@ -80,6 +80,14 @@ def _needs(f: Attribution) -> str:
     existing = f" in total, {there:,} existing ones included" if there else ""
     more = f", and more draws than the {draws:,} there are" if (f.labels_needed or 0) > draws else ""
     return f"{labels} on the policy's own draws{existing}{more}"
+
+
+def _refused(f: Attribution) -> str:
+    """That the weights are refused. The verdict is that of SNIPS (calibrated), whose value is another."""
+    if f.estimate["verdict"] != "REFUSE":
+        return ""
+    why = f" ({listed(_reasons(f.estimate))})" if f.estimate["reasons"] else ""
+    return f" {ESTIMATOR_WORDS['snips']} is refused for it{why}."
 
 
 def sentence(f: Attribution, inv: Investigation) -> str:
@@ -189,7 +197,7 @@ def inversions_sentence(inv: Investigation) -> str:
         still = f"; the number of {wrong} is wrong all the same" if wrong else ""
         return f"None of the {pairs} pairs of policies is in the wrong order beyond chance{still}."
     above = listed(list(inv.inversions.above.unique()))
-    return f"{inverted} of the {pairs} pairs of policies are in the wrong order beyond chance, with {above} on top."
+    return f"{inverted} of the {pairs} pairs of policies are in the wrong order beyond chance: {above} ranks too high."
 
 
 def mass_sentence(inv: Investigation) -> str:
@@ -213,7 +221,7 @@ def mass_sentence(inv: Investigation) -> str:
     possible = f.scale.low <= f.mass["off"] <= f.scale.high
     impossible = "" if possible else ", which nothing is: missing mass alone does not explain the gap"
     return (
-        f"{start} For the trusted {rounded(f.trusted['value'])} the unseen responses would be worth {mass['off']}"
+        f"{start} At the trusted {rounded(f.trusted['value'])} the unseen responses would be worth {mass['off']}"
         f"{impossible}. Of the gap of {rounded(f.gap)}, {rounded(f.parts[_MASS])} is put down to them."
     )
 

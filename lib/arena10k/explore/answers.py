@@ -262,7 +262,7 @@ class Examples(Listing):
     """What `run.examples()` answers. `result`: what is shown of it, the content of `examples.json`."""
 
     def __init__(self, frame: pd.DataFrame, sentence: str, shown: pd.DataFrame):
-        super().__init__(frame, [sentence], examples_table(shown.to_dict("records")))
+        super().__init__(frame, [sentence], *examples_tables(shown.to_dict("records")))
         self.result = {"sentence": sentence, "rows": shown}
 
 
@@ -288,11 +288,10 @@ def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str,
 EXAMPLE = ["prompt", "policy", "response", "score", "label"]
 
 
-def examples_table(rows: Iterable[dict[str, Any]]) -> report.Table:
-    """Answers to the same prompts side by side, each prompt once."""
-    frame = pd.DataFrame(list(rows))
-    frame["prompt"] = frame.prompt.where(~frame.prompt.duplicated(), "")
-    return report.table(frame, columns=EXAMPLE, text=["prompt", "response"])
+def examples_tables(rows: Iterable[dict[str, Any]]) -> list[report.Table]:
+    """Answers side by side, a table for each prompt."""
+    by_prompt = pd.DataFrame(list(rows)).groupby("prompt", sort=False)
+    return [report.table(own, columns=EXAMPLE[1:], text=["response"], caption=prompt) for prompt, own in by_prompt]
 
 
 def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Listing:
@@ -317,7 +316,7 @@ def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge:
     high, low = int((rows.gap > FAR_OFF).sum()), int((rows.gap < -FAR_OFF).sum())
     sentence = (
         f"On {len(rows):,} judged responses with a known outcome the judge {judge} is off by "
-        f"{rows.gap.abs().mean():.2f} on average, AUC {measures(rows)['AUC']:.2f} (.5 is guessing). {high + low:,} "
+        f"{rows.gap.abs().mean():.2f} on average, AUC {measures(rows)['AUC']:.2f} (0.5 is guessing). {high + low:,} "
         f"are off by more than {FAR_OFF:g}: {high:,} scored too high, {low:,} too low."
     )
     columns = ["policy", *(c for c in ("prompt", "answer") if c in of_prompt), "response", "score", "label"]

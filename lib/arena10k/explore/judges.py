@@ -62,7 +62,7 @@ class Judges(View):
         self.policies = pd.DataFrame(rows).astype(dict.fromkeys(("rank", "labels", "alone", "direct"), "Int64"))
         self.judges = pd.DataFrame([_of_judge(params, judge, both, counts) for judge in by_judge])
         self.positions = _positions([row for job in pairs for row in source.reading.rows(job)], confidence)
-        agreement = "AUC against labels (over all policies it is flattered by those easy to tell apart), and cost"
+        agreement = "AUC against labels, and cost (over all policies, those that are easy to tell apart raise the AUC)"
         caption = f"How far each judge is off ({level(confidence)} intervals), what its scores save in labels of the "
         caption += "policy's own draws, and where it ranks the policy (equal ranks are ties)"
         bias = "How much more often the first of two answers wins than the second; both orders are asked, so that it "

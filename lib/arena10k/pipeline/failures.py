@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from arena10k import paths
@@ -23,7 +24,12 @@ def _by_age(run: str) -> list[tuple[int, Path]]:
 
 
 def note(run: str, stage: str, line: str) -> None:
-    _file(run, stage).write_text(line, encoding="utf-8")
+    with suppress(OSError):  # of a full disk, where the file is there and empty; `_read` says so
+        _file(run, stage).write_text(line, encoding="utf-8")
+
+
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8") or f"{file.stem}: the disk is too full to write anything on it"
 
 
 def is_noted(run: str, stage: str) -> bool:
@@ -38,7 +44,7 @@ def forget(run: str, stage: str = "") -> None:
 
 def lines(run: str, since: int = 0) -> list[str]:
     """One line per stage that failed in its last attempt, where that ended after `since` (ns), in the stages' order."""
-    return [file.read_text(encoding="utf-8") for file in sorted(file for at, file in _by_age(run) if at > since)]
+    return [_read(file) for file in sorted(file for at, file in _by_age(run) if at > since)]
 
 
 def latest(run: str) -> int:
@@ -52,7 +58,7 @@ def explained(run: str, command: str, at_work: bool) -> list[str]:
     for nanoseconds, file in _by_age(run):
         at = datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC)
         # A reason that says that the same command goes on has it named, not said twice.
-        reason, goes_on = _GOES_ON.subn("", file.read_text(encoding="utf-8").rstrip("."))
+        reason, goes_on = _GOES_ON.subn("", _read(file).rstrip("."))
         then = "this goes on" if goes_on else "once that is fixed, this goes on"
         then = "it is at work again now" if at_work else f"{then}: {command}"
         then = f" {then[0].upper()}{then[1:]}" if reason.endswith("?") else f"; {then}"

@@ -21,7 +21,7 @@ def write_index(params: Params) -> Path:
     run = params.run
     estimates, quality = _result(run, "estimates.json"), _result(run, "quality.json")
     lost, examples = quality.get("missing") or {}, _result(run, "examples.json")
-    beside = [examples["sentence"], answers.examples_table(examples["rows"])] if examples else []
+    beside = [examples["sentence"], *answers.examples_tables(examples["rows"])] if examples else []
     text, alarm = report.controls(quality.get("checks", []), estimates, params.logging_policy)
     return report.index(
         run,
@@ -36,10 +36,19 @@ def write_index(params: Params) -> Path:
         about=about(params),
         alarms=[text] if alarm else [],
         notes=[*filter(None, ["" if alarm else text, report.missing(lost, effect.dependent(lost.get("tests", [])))])],
-        policies={name: f"{policy.description} ({policy.model})" for name, policy in params.policies.items()},
+        policies={
+            name: f"{policy.description} ({policy.model})" if _model(params) is None else policy.description
+            for name, policy in params.policies.items()
+        },
         measured=_measured(params, estimates),
         sections={"Answers side by side": beside} if beside else {},
     )
+
+
+def _model(params: Params) -> str | None:
+    """The model of all policies; None where they have several."""
+    models = {policy.model for policy in params.policies.values()}
+    return models.pop() if len(models) == 1 else None
 
 
 def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:
@@ -56,7 +65,11 @@ def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:
         value = f"the mean label of the data, from {low:g} to {high:g}, as a share of that scale"
     if imported and imported.votes:
         value = f"the win rate against {params.logging_policy}, by the votes of the data; a tie is a half"
-    said = {"A value is": value, "Judge": ", ".join(f"{judge.model} ({name})" for name, judge in params.judges.items())}
+    said = {
+        "A value is": value,
+        "Policies": _model(params) or "",
+        "Judge": ", ".join(f"{judge.model} ({name})" for name, judge in params.judges.items()),
+    }
     said["Prompts"] = f"{estimates['n']:,}" if estimates.get("n") else ""
     said["Labels"] = f"{sum(row['labels'] for row in estimates.get('policies', ())):,}" if estimates else ""
     spent = sum(job["dollars"] for job in _result(params.run, "status.json").get("jobs", ()))

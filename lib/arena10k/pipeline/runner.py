@@ -57,15 +57,22 @@ def plan(command: list[str]) -> list[str]:
 
 
 def cache(run: str) -> dict[str, str]:
-    """Where Snakemake keeps what it caches, if the home folder cannot hold it: with the run's pages."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    """Where Snakemake, Matplotlib and IPython keep files of their own, if the home folder cannot hold them: with the
+    run's pages."""
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    own = paths.reports_dir(run) / ".cache"
+    places = {"XDG_CACHE_HOME": kept if _holds_files(kept) else own}
+    if not _holds_files(Path("~").expanduser()):
+        places |= {"MPLCONFIGDIR": own / "matplotlib", "IPYTHONDIR": own / "ipython"}
+    return {name: str(folder) for name, folder in places.items()}
+
+
+def _holds_files(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return {"XDG_CACHE_HOME": str(folder)}
     except OSError:
-        pass
-    return {"XDG_CACHE_HOME": str(paths.reports_dir(run) / ".cache")}
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def _lock_file(run: str) -> Path:

@@ -136,7 +136,8 @@ def run_notebook(source: Path, executed: Path, parameters: dict[str, str], colle
 
     class Kernels(AsyncKernelManager):
         def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
-            return warm.command(super().format_kernel_cmd(extra_arguments))
+            # A kernel that ends is interrupted first, and would say so.
+            return warm.command(super().format_kernel_cmd([*(extra_arguments or ()), "--IPKernelApp.log_level=50"]))
 
     answer = Interrupting(collects)
     # In a thread of its own: in the main one nbclient would answer signals, by killing the kernel.

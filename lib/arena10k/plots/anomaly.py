@@ -19,6 +19,7 @@ from arena10k.plots.style import (
     beside,
     drawn,
     empty,
+    folded,
     gallery,
     is_narrow,
     key,
@@ -110,7 +111,7 @@ def waterfall(row: Row, start: float = 0.0) -> Drawn:
     low, high = axis.get_xlim()
     low = min(low, start)
     axis.set_xlim(low, high + 0.55 * (high - low))
-    axis.set_xticks([t for t in axis.get_xticks() if low <= t <= max(1.0, high)])
+    axis.set_xticks([t for t in axis.get_xticks() if low <= t <= high])  # no line runs through the words
     axis.grid(axis="x")
     return result
 
@@ -154,7 +155,8 @@ def shrinkage(policy: str, paths: pd.DataFrame, band: tuple[float, float] | None
     axis.annotate(first, (raw.ess_share, raw.value), xytext=(4, 9), **words)
     if apart:
         axis.annotate("equal weights", (equal.ess_share, equal.value), xytext=(0, 9), ha="right", **words)
-    axis.set(xlabel="effective sample size, share of rows (logarithmic)", ylabel="self-normalised value", xscale="log")
+    across = folded("effective sample size, share of rows (logarithmic)", 34)
+    axis.set(xlabel=across, ylabel="self-normalised value", xscale="log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.4g}"))
     axis.xaxis.set_minor_locator(NullLocator())
@@ -207,12 +209,13 @@ def permutation(nulls: Mapping[str, Any]) -> Drawn:
     which shuffled weights give values as far from the logging policy's mean as their own do."""
     usable = {p: n for p, n in nulls.items() if np.isfinite(n.value)}
     blind = [p for p, n in usable.items() if n.p_value > 0.05]
-    finding = "No policy's value is one that shuffled weights give: every policy's weights add information"
+    finding = "Shuffled weights move the value less than the real ones do: every policy's weights add information"
     if not usable:
         finding = "No policy has weights to shuffle"
     elif blind:
         names = "every policy" if len(blind) == len(usable) else listed(blind)
-        finding = f"Shuffled weights give values as far off for {names}: the weights add no visible information"
+        finding = f"Shuffled weights move the value as far as the real ones do for {names}: "
+        finding += "the weights add no visible information"
     across = "self-normalised value; solid: observed, dashed: mean of the logged rewards"
     figure, shown = gallery(nulls, 3, 1.9, across)
     for axis, policy, n, look in shown:

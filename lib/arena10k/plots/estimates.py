@@ -114,7 +114,9 @@ def forest(
         axis.plot([], [], color=INK, label="measured", **bar)
     # Above the first row: below the last it would be pages away.
     corner: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
-    axis.legend(*axis.get_legend_handles_labels(), ncols=4, handlelength=1.6, columnspacing=0.9, **corner)
+    axis.legend(
+        *axis.get_legend_handles_labels(), ncols=2 if is_narrow() else 4, handlelength=1.6, columnspacing=0.9, **corner
+    )
     return drawn(figure, finding, f"Estimates and intervals of {listed(list(frame.policy.unique()))}{judge}")
 
 
@@ -188,7 +190,7 @@ def then_and_now(both: pd.DataFrame) -> Drawn:
     verdicts = both[["verdict_before", "verdict_after"]].fillna("none").agg(" to ".join, axis=1)
     for y, words in zip(at[both.verdict_changed], verdicts[both.verdict_changed], strict=True):
         beside(axis, y, words, fontsize=9)
-    figure.legend(loc="outside lower right", ncols=5, handlelength=2.0, columnspacing=1.4)
+    figure.legend(loc="outside lower right", ncols=2 if is_narrow() else 5, handlelength=2.0, columnspacing=1.4)
     return drawn(figure, finding, "Estimates then and now, by policy")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from arena10k.estimation.diagnostics import reliability_curve
 from arena10k.plots.style import (
@@ -65,7 +66,7 @@ def missing_heatmap(jobs: pd.DataFrame) -> Drawn:
     elif 2 * most > missing:
         finding += f", most of them in {where} ({percent(most / worst.total.iloc[0])} of its rows)"
     else:
-        finding += f"; the largest number in one job and policy is {most:,}, in {where}"
+        finding += f"; the most in one place are {most:,} ({where})"
     words = [f"{k:,}" if is_narrow() else f"{k:,}\nof {n:,}" for k, n in zip(lost, counts.total, strict=True)]
     grid = counts.assign(share=lost / counts.total, words=words).pivot(index="job", columns="policy")
     grid = grid.reindex(counts.job.unique())
@@ -114,18 +115,18 @@ def missing_by_length(strata: pd.DataFrame) -> Drawn:
     if strata.bad.sum():
         worst, best = (int(k) for k in (strata.share.argmax(), strata.share.argmin()))
         finding = (
-            f"{percent(strata.share.iloc[worst])} of measurements of responses of {spans[worst]} characters are bad, "
-            f"{percent(strata.share.iloc[best])} at {spans[best]}"
+            f"{percent(strata.share.iloc[worst])} of measurements of responses of {spans[worst]} characters are "
+            f"missing, {percent(strata.share.iloc[best])} at {spans[best]}"
         )
     figure, (axis,) = panels(1, 1, 2.2)
     axis.barh(range(len(strata)), strata.share.astype(float), color=ACCENT, height=0.62)
     for y, (share, words) in enumerate(zip(strata.share, counts, strict=True)):
         axis.annotate(words, (share, y), (4, 0), textcoords="offset points", va="center")
     name_rows(axis, spans)
-    axis.set(xlabel="bad measurements", ylabel="characters", xlim=(0, max([0.05, *1.3 * strata.share])))
+    axis.set(xlabel="missing measurements", ylabel="characters", xlim=(0, max([0.05, *1.3 * strata.share])))
     axis.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     details = "; ".join(f"{span}: {words}" for span, words in zip(spans, counts, strict=True))
-    return drawn(figure, finding, "Bad measurements by length of the response in characters", details)
+    return drawn(figure, finding, "Missing measurements by length of the response in characters", details)
 
 
 def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -158,13 +159,18 @@ def reliability(score: np.ndarray, label: np.ndarray, curve: tuple[np.ndarray, n
     if x.size:
         near = (groups.label * groups.n + 2) / (groups.n + 4)
         radius = 1.96 * np.sqrt(near * (1 - near) / (groups.n + 4))
-        axis.errorbar(groups.judge, groups.label, radius, color=INK, marker="o", linestyle="", capsize=3,
-                      linewidth=1.6, label="mean label, 95% interval")  # fmt: skip
+        ends = (near - radius).clip(lower=0), (near + radius).clip(upper=1)
+        reach = pd.DataFrame({"below": groups.label - ends[0], "above": ends[1] - groups.label})
+        axis.errorbar(groups.judge, groups.label, reach.clip(lower=0).T.to_numpy(), color=INK, marker="o",
+                      linestyle="", capsize=3, linewidth=1.6, label="mean label, 95% interval")  # fmt: skip
         below.hist(x, list(np.linspace(0, 1, 41)), color=SOFT, linewidth=0.2)
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), ylabel="oracle label")
     below.set(xlabel="judge score", ylabel="labels")
     axis.grid()
-    axis.legend(loc="upper left")
+    below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    close: dict[str, Any] = {"columnspacing": 1, "handlelength": 1.5} if is_narrow() else {}
+    columns = 2 if is_narrow() else 3
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=columns, **close)
     return drawn(figure, finding, "Logged labels against judge scores")
 
 
@@ -194,7 +200,7 @@ def self_consistency(generation: np.ndarray, teacher_forced: np.ndarray) -> Draw
     reach = 1.35 * max(largest, _TOLERANCE)
     right.set(ylim=(-reach, reach), xlabel="generation log-prob (nats)")
     right.set_ylabel(f"difference (nats; shaded: {number(_TOLERANCE)})")
-    right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
+    right.yaxis.set_major_formatter("{x:g}")
     for axis in (left, right):
         axis.grid()
     kind = "png" if x.size > MANY else "svg"

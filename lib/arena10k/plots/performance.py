@@ -133,7 +133,7 @@ def planning(
         axis.plot([], [], color=SOFT, marker="o", linestyle="", label="direct")
     also = ", marks: direct" if marked else ""
     labels = folded(f"oracle labels, logarithmic (lines: PPI++{also})", 36)
-    axis.set(xscale="log", yscale="log", xlabel=labels, ylabel="width of the interval (logarithmic)")
+    axis.set(xscale="log", yscale="log", xlabel=labels, ylabel=folded("width of the interval (logarithmic)", 24))
     ticks = [t for t in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if axis.get_ylim()[0] <= t <= axis.get_ylim()[1]]
     axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
     axis.minorticks_off()
@@ -182,7 +182,7 @@ def coverage(table: pd.DataFrame, confidence: float = 0.95) -> Drawn:
         facts.append(f"{r.estimator} {r.verdict} {r.held / r.n:.1%} of {r.n:,.0f}")
     for verdict in (REPORT, CAUTION):
         axis.plot([], [], color=SOFT, linestyle="", label=verdict, **verdict_mark(verdict, size=6))
-    axis.set(xlim=(0, 1.02), xlabel=folded("share of accepted intervals that hold the truth, with its interval", 46))
+    axis.set(xlim=(0, 1.02), xlabel=folded("share of accepted intervals that hold the truth, with its interval", 34))
     axis.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     name_rows(axis, names)
     axis.grid(axis="x")

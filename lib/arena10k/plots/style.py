@@ -18,7 +18,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from arena10k.report.display import Drawn
+from arena10k.report.display import COLOURS, Drawn
 
 if TYPE_CHECKING:
     from matplotlib.image import AxesImage
@@ -31,8 +31,6 @@ P = ParamSpec("P")
 WIDTH, NARROW = 7.6, 3.5
 #: What is a headline, and all that is no policy, has the accent or is grey.
 INK, SOFT, GRID, BAND, ACCENT, BAD = "#1b2126", "#56616b", "#dfe3e4", "#dceee6", "#0b5a75", "#9c1f2e"
-#: Of policies: those of Okabe and Ito, then two of Tol; what had under 3:1 against white (WCAG 1.4.11) is darkened.
-COLOURS = ("#0173b2", "#ca8205", "#029e73", "#cb74ba", "#d55e00", "#882255", "#332288", "#1d99e0")
 #: Zero is paper.
 SHADES = LinearSegmentedColormap.from_list("shades", ["white", ACCENT])
 _MARKERS = "osD^vPX*"
@@ -151,7 +149,7 @@ def gallery(
     figure, axes = panels(len(items), columns, height, **options)
     for words, place in ((across, figure.supxlabel), (up, figure.supylabel)):
         if words:
-            place(folded(words, 52))
+            place(folded(words, 42))
     for axis, name in zip(axes, items, strict=True):
         axis.set_title(name)
     return figure, list(zip(axes, items, items.values(), looks(items).values(), strict=True))

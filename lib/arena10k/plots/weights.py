@@ -18,8 +18,8 @@ from arena10k.plots.style import (
     MANY,
     SOFT,
     drawn,
+    folded,
     gallery,
-    is_narrow,
     key,
     looks,
     name_rows,
@@ -155,6 +155,7 @@ def overlap(log_weight: LogWeights) -> Drawn:
     right.set_xscale("log")
     ends = [w for w in summary.mean_weight if 0 < w < np.inf]
     right.set_xlim(min(0.4, *ends, 0.4) / 6, max(2.5, *ends, 2.5) * 6)
+    right.xaxis.set_major_formatter("{x:g}")
     right.axvspan(*MEAN_WEIGHT_RANGE, color=BAND, zorder=0)
     right.axvline(1, color=INK, linewidth=1)
     right.set_xlabel("E[w], logarithmic (shaded: {:g} to {:g})".format(*MEAN_WEIGHT_RANGE))
@@ -198,7 +199,7 @@ def ccdf(log_weight: LogWeights) -> Drawn:
             grid, share = grid[share > 0] / np.log(10), share[share > 0]
             axis.plot(grid, share, color=look.colour, linewidth=4.5, alpha=0.35, solid_capstyle="butt")
     axis.axvline(0, color=SOFT, linewidth=1)
-    axis.set(xlabel="log10 of the weight w", ylabel="share of rows above w (logarithmic)")
+    axis.set(xlabel="log10 of the weight w", ylabel=folded("share of rows above w (logarithmic)", 24))
     axis.grid()
     if usable:
         axis.plot([], [], color=SOFT, linewidth=4, alpha=0.35, label="fitted tail")
@@ -234,8 +235,9 @@ def ceiling(audit: pd.DataFrame) -> Drawn:
     name_rows(axis, known.policy)
     if len(known):
         axis.set(xscale="log", xlim=(0.8, 1.6 * max(known.ess.max(), known.ceiling.max())))
-    under = "\n" if is_narrow() else " "
-    axis.set_xlabel(f"rows (logarithmic); mark: effective sample size,{under}upright: total weight / largest weight")
+        axis.xaxis.set_major_formatter("{x:g}")
+    words = "rows (logarithmic); mark: effective sample size, upright: total weight / largest weight"
+    axis.set_xlabel(folded(words, 34))
     axis.grid(axis="x")
     facts = [(r.policy, number(r.ess), number(r.ceiling), r.tied) for r in audit.itertuples()]
     details = "; ".join("{} ESS {}, ceiling count {}, tied {}".format(*fact) for fact in facts)

@@ -20,6 +20,8 @@ from arena10k.wording import MISSING, VERDICT_WORDS, VERDICTS, format_number, fo
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: Of policies: those of Okabe and Ito, then two of Tol; what had under 3:1 against white (WCAG 1.4.11) is darkened.
+COLOURS = ("#0173b2", "#ca8205", "#029e73", "#cb74ba", "#d55e00", "#882255", "#332288", "#1d99e0")
 #: CSS pixels per inch; PNGs have twice as many, for screens of high resolution.
 CSS_DPI = 96
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}

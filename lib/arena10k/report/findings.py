@@ -24,7 +24,7 @@ def agreement_sentence(found: pd.DataFrame, logging_policy: str) -> str:
     best = found.loc[found.auc.idxmax()]
     within = "" if pd.isna(best.auc_within_p0) else f", {best.auc_within_p0:.2f} within {logging_policy}"
     text = f"The judge {best.judge} agrees best with the oracle: AUC {best.auc:.2f} over all policies"
-    return f"{text}{within} (.5 is guessing)."
+    return f"{text}{within} (0.5 is guessing)."
 
 
 def estimates_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -113,7 +113,7 @@ def contrasts_sentence(contrasts: list[dict[str, Any]], ranking: list[dict[str, 
 
 
 def breakdown_frame(breakdown: list[dict[str, Any]]) -> pd.DataFrame:
-    """What would turn round the order of each two policies, the easiest to turn first."""
+    """What would reverse the order of any two policies, the easiest to reverse first."""
     columns = ["better", "worse", "difference", "judge_error", "unseen_mass", "unseen_of"]
     frame = pd.DataFrame(breakdown, columns=columns).sort_values("unseen_mass", kind="stable", ignore_index=True)
     return frame.assign(worth=(frame.unseen_of == frame.better).map({True: "nothing", False: "everything"}))

@@ -18,9 +18,9 @@ from arena10k.audit import checks
 from arena10k.estimation.scale import UNIT, Scale
 from arena10k.estimation.verdicts import NOT_ASKED, REFUSE
 from arena10k.inputs.prompts import FILTERS
-from arena10k.report.display import badge
+from arena10k.report.display import COLOURS, badge
 from arena10k.report.files import write_text
-from arena10k.report.page import Outline, environment, footer_facts
+from arena10k.report.page import Outline, environment, footer_facts, page_number
 from arena10k.report.summary import LOGGED_ONLY, Row, differences, headline, headline_rows, is_refused, remarks, verdict
 from arena10k.wording import (
     ESTIMATOR_WORDS,
@@ -46,7 +46,7 @@ LABELS: dict[str, dict[str, str]] = {
     | _CONTROLS
     | {"self_consistency_max_nats": "largest difference from generation (nats)"},
     "04_judge": {"graded": "judge scores", "labels": "oracle labels", "auc": "AUC of the judge (0.5 is guessing)"},
-    "05_data_quality": {"failed": "measurements that failed", "set_aside": "values quarantined"} | _CONTROLS,
+    "05_data_quality": {"failed": "measurements that failed", "set_aside": "values quarantined"},
     "06_estimates": {
         "report": "estimates to report",
         "caution": "with caution",
@@ -82,6 +82,8 @@ _WRITTEN: dict[str, Callable[[Any], str]] = {
     "self_consistency_max_nats": number,
     **dict.fromkeys(("coverage", "refused", "misranked"), percent),
 }
+#: Numbers that are left out where they are zero.
+_FEW = {"controls_not_settled", "controls_not_measured"}
 #: What is said of a number that is not there; any other is left out.
 _ABSENT = {"self_consistency_max_nats": "not measured", "misranking": "not known without the truth"}
 #: What a headline may rest on, by the belief asked for.
@@ -98,7 +100,7 @@ def labelled(notebook: str, numbers: Mapping[str, Any]) -> dict[str, str]:
     written = {
         label: _ABSENT.get(key) if numbers[key] is None else _WRITTEN.get(key, format_value)(numbers[key])
         for key, label in LABELS[notebook].items()
-        if key in numbers
+        if key in numbers and (numbers[key] or key not in _FEW)
     }
     return {label: value for label, value in written.items() if value is not None}
 
@@ -122,6 +124,11 @@ class Listed:
     numbers: Mapping[str, str] = field(default_factory=dict)
     failed: bool = False
     verdicts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def number(self) -> str:
+        """By which other pages name it."""
+        return page_number(self.stage)
 
     @property
     def place(self) -> tuple[str, int]:
@@ -187,6 +194,7 @@ def index(
             differences=differences(estimates),
             difference_axis=Axis.over([0.0, *_ends(differences(estimates)[1])]),
             rows=rows,
+            colours=_colours(estimates),
             axis=Axis.over([scale.low, scale.high, *_ends(rows)]),
             policies=policies or {},
             with_logged=any(row["logged"] for row in rows),
@@ -254,6 +262,13 @@ def _values(estimates: Mapping[str, Any], truth: Mapping[str, float], scale: Sca
         }
         for row in headline(estimates)
     ]
+
+
+def _colours(estimates: Mapping[str, Any]) -> dict[str, str]:
+    """The colour of each policy, which it has in every figure: the logging policy first, the others as they come."""
+    own, others = estimates.get("logging_policy"), [row["policy"] for row in estimates.get("policies", ())]
+    names = dict.fromkeys([*([own] if own in others else []), *others])
+    return {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)}
 
 
 def _labels_needed(row: Row, prompts: int | None) -> str:

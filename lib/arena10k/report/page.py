@@ -65,12 +65,18 @@ def render(
             parameters=_parameters(cells),
             provenance=footer_facts(provenance or {}),
             run=(provenance or {}).get("run"),
+            number=page_number((provenance or {}).get("stage")),
             home=home,
             neighbours=neighbours,
             error=visible(_ANSI.sub("", errors[0])) if errors else None,
         )
     )
     return write_text(html_path, html)
+
+
+def page_number(stage: str | None) -> str:
+    """By which other pages name the page of a stage; of an ablation, one of many, empty."""
+    return "" if stage is None or "@" in stage else stage.split("_")[0]
 
 
 def _parameters(cells: list[NotebookNode]) -> list[tuple[str, str]]:

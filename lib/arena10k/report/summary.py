@@ -100,17 +100,14 @@ def remarks(estimates: Mapping[str, Any], width: float = Analysis.width) -> list
         what = "Scores of a judge" if any("no_judge_scores" in own for own in reasons) else "Log-probs"
         out.append(f"{what} were not collected, so nothing is said from the log alone.")
     labels = {row["policy"]: row["labels"] for row in estimates.get("policies", ())}
-    more = {row["policy"]: int(row["labels_needed"] or 0) - labels.get(row["policy"], 0) for row in given}
-    if lacking := {policy: n for policy, n in more.items() if n > 0}:
-        each = listed([f"{visible(policy)} {n:,}" for policy, n in lacking.items()])
-        out.append(
-            f"Intervals of width {width:g} take {sum(lacking.values()):,} more labels of a policy's own: {each}."
-        )
+    needed = {row["policy"]: (labels.get(row["policy"], 0), int(row["labels_needed"] or 0)) for row in given}
+    if lacking := [f"{visible(p)} ({there:,} of {n:,})" for p, (there, n) in needed.items() if n > there]:
+        out.append(f"For intervals of width {width:g}, labels of a policy's own draws are too few: {listed(lacking)}.")
     return [sentence for sentence in out if sentence]
 
 
 def breakdown_sentence(estimates: Mapping[str, Any]) -> str:
-    """What would turn round the order of the first policy and its nearest rival; empty where there is no such order."""
+    """What would reverse the order of the first policy and its nearest rival; empty where there is no such order."""
     leader = next((r["policy"] for r in estimates.get("ranking", ())), None)
     rivals = [r for r in estimates.get("breakdown", ()) if r["better"] == leader]
     if not rivals:
@@ -121,7 +118,7 @@ def breakdown_sentence(estimates: Mapping[str, Any]) -> str:
     turns = [f"{percent(nearest['unseen_mass'])} of {of}'s responses were unlike anything seen and worth {worth}"]
     if not is_missing(nearest["judge_error"]):
         turns.insert(0, f"the judge overrated {better} against {worse} by {rounded(nearest['judge_error'])}")
-    return f"The order of {better} and {worse} would turn if {', or if '.join(turns)}."
+    return f"The order of {better} and {worse} would be reversed if {', or if '.join(turns)}."
 
 
 def _leaders(estimates: Mapping[str, Any], best: Row, confidence: float) -> str:

@@ -74,12 +74,12 @@ def match_sentence(contexts: Contexts, judge: str) -> str:
     untested = [r.policy for r in targets if np.isnan(r.match_p)]
     if len(untested) == len(targets):
         return "Whether weights and draws are of the same policy cannot be tested: it takes both, of ten prompts each."
-    text = "For no policy do the judge's scores contradict that weights and draws are of the same policy"
+    text = "By the judge's scores, no policy's weights contradict its draws"
     if wrong:
         whose = "its" if len(wrong) == 1 else "their"
         text = f"The weights of {listed(wrong)} do not match {whose} draws: policy, temperature or text is another"
     text += f"; not testable: {listed(untested)}" if untested else ""
-    return f"{text}. A judge that scores two policies alike sees no difference between them."
+    return f"{text}. A judge that scores two policies alike cannot tell them apart."
 
 
 def concentration_frame(contexts: Contexts, judge: str) -> pd.DataFrame:
@@ -140,7 +140,7 @@ def transport_sentence(contexts: Contexts, judge: str) -> str:
     """For whom the calibration carries over to the target's own draws."""
     targets = _targets(contexts, judge)
     by = {status: [r.policy for r in targets if r.transport.status == status] for status in _TRANSPORT}
-    text = "; ".join(_TRANSPORT[status].format(", ".join(names)) for status, names in by.items() if names)
+    text = "; ".join(_TRANSPORT[status].format(listed(names)) for status, names in by.items() if names)
     return f"{text[0].upper()}{text[1:]}." if text else "There is nothing to test."
 
 
@@ -158,7 +158,7 @@ def noise_sentence(contexts: Contexts, judge: str) -> str:
     if not parts:
         which = "log-weight of a copy" if floors else "copy"
         return f"No {which} of the logging policy is known: the noise of the log-probs is not measured."
-    return f"Noise of the log-probs, from policies meant as copies of the logging policy: {'; '.join(parts)}."
+    return f"Noise of the log-probs, measured on copies of the logging policy: {'; '.join(parts)}."
 
 
 def calibration_curve(ctx: PolicyContext) -> tuple[np.ndarray, np.ndarray] | None:
@@ -181,12 +181,12 @@ def calibration_sentence(ctx: PolicyContext) -> str:
     remark = ""
     if calibrated >= judge:
         closer = abs(label.mean() - f.mean()) < abs(label.mean() - score.mean())
-        mean = "what it fixes is the mean" if closer else "nor is its mean closer: on these labels it brings nothing"
-        remark = f", which predicts single labels no better than the score; {mean}"
+        mean = "but its mean is closer" if closer else "and its mean is no closer: on these labels it brings nothing"
+        remark = f" The calibration predicts single labels no better than the score, {mean}."
     return (
         f"On {len(label):,} labelled {where} the mean label is {label.mean():.3f}, the judge's mean score "
-        f"{score.mean():.3f} and its calibration's, trained on other folds, {f.mean():.3f}; the mean squared error is "
-        f"{judge:.3f} for the judge and {calibrated:.3f} for the calibration{remark}."
+        f"{score.mean():.3f} and that of its calibration, trained on other folds, {f.mean():.3f}; the mean squared "
+        f"error is {judge:.3f} for the judge and {calibrated:.3f} for the calibration.{remark}"
     )
 
 
@@ -197,12 +197,13 @@ def plan_frame(plans: pd.DataFrame) -> pd.DataFrame:
     return labels.rename(columns=lambda width: f"width {width:g}").reset_index()
 
 
-def plan_sentence(plans: pd.DataFrame, width: float, priced: bool, prompts: int) -> str:
-    """What the wanted width takes, and what it costs; `prompts` that the run has."""
+def plan_sentence(plans: pd.DataFrame, width: float, priced: bool, prompts: int, narrow: Iterable[str] = ()) -> str:
+    """What the wanted width takes, and what it costs; `prompts` that the run has, and the policies whose intervals are
+    as `narrow` as that already."""
     wanted = plans[(plans.estimator == "ppi_pp") & np.isclose(plans.width, width)]
     if wanted.empty:
         return "There is no policy to plan for."
-    short = wanted[wanted.more > 0]
+    short = wanted[(wanted.more > 0) & ~wanted.policy.isin(list(narrow))]
     enough = len(wanted) - len(short)
     have = "has" if enough == 1 else "have"
     text = f"For an interval of width {width:g} by PPI++, {enough} of {len(wanted)} policies {have} enough labels"
@@ -212,6 +213,8 @@ def plan_sentence(plans: pd.DataFrame, width: float, priced: bool, prompts: int)
         if priced and short.cost.notna().all():
             text += f", at most ${short.cost.sum():,.2f} with the draws they are of"
     if plans.draws.max() > prompts:
-        text += f". Plans of more than {prompts:,} draws, the prompts of this run, take more prompts or several draws "
-        text += "of each"
+        text += (
+            f". Plans of more than {prompts:,} draws, one for each prompt of this run, take more prompts or several "
+        )
+        text += "draws of each"
     return f"{text}." + ("" if priced else " The params name no price, so no cost is shown.")

@@ -154,13 +154,16 @@ def randomness_sentence(missing: dict[str, Any]) -> str:
     """Whether measurements are missing at random, as far as length, language and the other policies tell."""
     if not any(t["bad"] for t in missing["tests"]):
         return "No log-prob, score or label failed or was quarantined: nothing is missing."
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[str, dict[str, list[str]]] = {}
     for t, x in dependent(missing["tests"]):
-        found.setdefault((t["job"], WHAT[x]), []).append(t["policy"])
-    causes = [f"{job} of {listed(policies)} on {what}" for (job, what), policies in found.items()]
+        found.setdefault(WHAT[x], {}).setdefault(t["job"], []).append(t["policy"])
+    causes = [
+        f"failures of {listed([f'{job} ({listed(policies)})' for job, policies in jobs.items()])} depend on {what}"
+        for what, jobs in found.items()
+    ]
     text = "No dependence of failures on response length, prompt length or language shows."
     if causes:
-        text = f"Measurements are not missing at random: failures depend on what is measured: {'; '.join(causes)}."
+        text = f"Measurements are not missing at random: {'; '.join(causes)}."
     return text if missing["shared"]["p_value"] is None else f"{text} {shared_sentence(missing['shared'])}"
 
 

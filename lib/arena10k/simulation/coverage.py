@@ -170,12 +170,11 @@ def sentence(table: pd.DataFrame, confidence: float = 0.95) -> str:
     cells, parts = claims(own, confidence), []
     for case, words in CASES.items():
         share, n, wanted = _covered(cells[cells.case == case], confidence)
-        text = f"{share} of the {n:,} accepted intervals" if n else "no interval, for all were refused,"
-        parts.append(f"with {words}, {text} held the truth{wanted}")
+        parts.append(f"with {words}, {f'in {share} of {n:,}' if n else 'never, for all were refused'}{wanted}")
     share, n, _ = _covered(cells[cells.estimator == HEADLINE], confidence)
     head = f"Headlines held it in {share} of {n:,}. " if n else ""
     usual = own[own.estimator == PLAIN].coverage.mean()
     return (
-        f"On data shaped like this run's own: {'; '.join(parts)}. {head}The interval usually printed beside SNIPS, "
-        f"never refused, held it in {percent(usual)}."
+        f"On data shaped like this run's own, accepted intervals held the truth: {'; '.join(parts)}. {head}The "
+        f"interval usually printed beside SNIPS, never refused, held it in {percent(usual)}."
     )
