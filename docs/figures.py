@@ -7,17 +7,20 @@ A test draws them again and compares; their text alternatives in the pages are t
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, PngImagePlugin
 
 from arena10k import Run, paths, plots
 from arena10k.attribution import words
 from arena10k.estimation.evaluation import Evaluation
 from arena10k.frames.table import Table
+from arena10k.plots import style
 from arena10k.report import findings, weight_findings
 from arena10k.report.display import Drawn, svg_text
 
@@ -47,7 +50,26 @@ def drawn(run: Run, table: Table, study: Evaluation) -> dict[str, Drawn]:
         "verdicts": plots.forest(rows, truth),
         "labels": plots.planning(pilots, width),
         "anomaly": plots.waterfall(worst),
+        "growth": growth(),
     }
+
+
+@style.styled
+def growth() -> Drawn:
+    """The cost of `evaluate`, from the table of the page that shows it."""
+    page = (Path(__file__).parent / "data.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE)
+    rows, seconds, memory = np.array([[float(cell.replace(",", "")) for cell in line] for line in lines]).T
+    figure, axes = style.panels(2, 2, 2.6)
+    for axis, values, unit in zip(axes, (seconds, memory), ("seconds", "memory, GB"), strict=True):
+        axis.plot(rows, values, marker="o", color=style.ACCENT)
+        axis.set(xscale="log", yscale="log", xlabel="rows", ylabel=unit)
+        axis.set_xticks(rows, [f"{n:,.0f}" for n in rows])
+        axis.set_yticks(values, [f"{value:.2f}" for value in values])
+        axis.minorticks_off()
+    least, most = seconds[[0, -1]]
+    finding = f"From {rows[0]:,.0f} to {rows[-1]:,.0f} rows the time grows from {least:.2f} to {most:.2f} s"
+    return style.drawn(figure, finding, "Seconds and memory of evaluate against rows")
 
 
 def digest(page: Path) -> str:
@@ -66,7 +88,7 @@ def photograph() -> None:
     subprocess.run([chromium, *options, f"--screenshot={PICTURE}", INDEX.as_uri()], check=True, capture_output=True)
     source = PngImagePlugin.PngInfo()
     source.add_text("Source", digest(INDEX))
-    Image.open(PICTURE).convert("RGB").quantize(256).save(PICTURE, pnginfo=source, optimize=True)
+    Image.open(PICTURE).convert("RGB").quantize(128).save(PICTURE, pnginfo=source, optimize=True)
 
 
 def main() -> None:

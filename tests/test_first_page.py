@@ -160,7 +160,7 @@ def test_no_winner_is_named_by_chance_and_who_is_worse_is_read_off_the_contrasts
     ranking = [{"policy": p, "rank": 1 if p in "ab" else 2} for p in values]
     worse = {("a", "c"), ("a", "d"), ("b", "d")}
     contrasts = [
-        {"a": p, "b": q, "difference": values[p] - values[q], "significant": (p, q) in worse}
+        {"a": p, "b": q, "difference": values[p] - values[q], "low": -1, "high": 1, "significant": (p, q) in worse}
         for p, q in combinations(values, 2)
     ]
     told = told_of(rows, ranking, contrasts=contrasts)
@@ -282,12 +282,16 @@ def test_what_would_turn_the_order_of_the_first_and_its_nearest_rival_is_said():
     told = told_of(rows, ranking, breakdown=breakdown)
     assert "overrated a against b by 0.04," in told
     assert "6.7% of a's responses" in told
-    assert "worth nothing" in told
+    assert "the lowest value" in told
     # Labels alone: no judge that could be wrong.
     alone = report.breakdown_sentence({"ranking": ranking, "breakdown": [breakdown[0] | {"judge_error": None}]})
     assert "overrated" not in alone
     assert "50% of c's responses" in alone
-    assert "worth everything" in alone
+    assert "the highest value" in alone
+    pairs = [{"a": "a", "b": "b", "difference": 0.04, "low": -0.06, "high": 0.14, "significant": False}]
+    told = told_of(rows, ranking, breakdown=breakdown, contrasts=pairs)
+    assert ("against b" in told, "against c by 0.4" in told) == (False, True)
+    assert "about 6 times the prompts and labels" in told  # half the width is 2.5 times the difference
     assert report.breakdown_sentence({"ranking": ranking[:1], "breakdown": []}) == report.breakdown_sentence({}) == ""
 
 

@@ -82,7 +82,7 @@ def test_a_collection_that_is_stopped_keeps_what_was_asked(home, number, group, 
             with report(home / "stub.yaml", deaf) as child:
                 until(lambda: stub.requests >= more, lambda: child.poll() is None)  # noqa: B023
                 family = stop(child, home / "stub.yaml", number, group)
-            assert len(family) == 3, "Snakemake, the stage and its kernel"
+            assert len(family) >= 3, "Snakemake, the stage and its kernel; more where these are forked"
             asked, before, kept = stub.requests, kept, records()
             assert before.items() <= kept.items()
             assert len(kept) >= len(before) + 6

@@ -305,7 +305,7 @@ def test_plan_is_a_table_with_cost():
     assert row["cost"] == row["more"] > 0
     for priced in (True, False):
         cost = planning.UnitCosts(2.0, 0.0) if priced else planning.UnitCosts()
-        plans = pd.DataFrame(planning.plan(p, [0.02], cost))
+        plans = pd.DataFrame(planning.plan(p, [0.02], cost)).assign(policy="a")
         short, enough = (weight_findings.plan_sentence(plans, 0.02, priced, prompts=n) for n in (1, 10**8))
         assert ("$" in short) == priced
         assert ("more prompts" in short, "more prompts" in enough) == (True, False)

@@ -278,8 +278,8 @@ def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str,
     rows = rows.merge(prompts[["prompt_id", "prompt"]], on="prompt_id", how="left")
     rows = rows.set_index("prompt_id").loc[apart.index].reset_index()
     sentence = (
-        f"On {len(apart):,} prompts with scored answers of several policies the scores lie {apart.mean():.2f} apart on "
-        f"average. These are the {min(top, len(apart))} prompts where they differ most."
+        f"The judge's scores of the policies' answers to a prompt lie {apart.mean():.2f} apart on average (of "
+        f"{len(apart):,} prompts). These are the {min(top, len(apart))} prompts where they differ most."
     )
     return Examples(rows, sentence, rows[rows.prompt_id.isin(apart.index[:top])])
 

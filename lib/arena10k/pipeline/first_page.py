@@ -14,6 +14,7 @@ from arena10k.params.judge import PairGrader
 from arena10k.pipeline import failures, stages
 from arena10k.report import summary
 from arena10k.rescoring import effect
+from arena10k.wording import listed
 
 
 def write_index(params: Params) -> Path:
@@ -54,7 +55,7 @@ def _model(params: Params) -> str | None:
 def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:
     """By term what the numbers of the first page are of; of what is not known nothing."""
     oracle, imported = params.oracle, params.imported
-    value = "the share of answers that an exact checker of the prompt calls right: 0 is none, 1 is all"
+    value = "the share of answers that an exact checker calls right, from 0 (none) to 1 (all)"
     if isinstance(oracle.grader, PairGrader):
         value = f"the win rate against {params.logging_policy}, by {oracle.grader.model}; a tie is a half"
     elif oracle.grader:
@@ -67,9 +68,11 @@ def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:
         value = f"the win rate against {params.logging_policy}, by the votes of the data; a tie is a half"
     said = {
         "A value is": value,
-        "Policies": _model(params) or "",
+        "Model": _model(params) or "",
         "Judge": ", ".join(f"{judge.model} ({name})" for name, judge in params.judges.items()),
     }
+    if {judge.model for judge in params.judges.values()} == {_model(params)}:
+        said["Judge"] = f"the same model ({listed(list(params.judges))})"
     said["Prompts"] = f"{estimates['n']:,}" if estimates.get("n") else ""
     said["Labels"] = f"{sum(row['labels'] for row in estimates.get('policies', ())):,}" if estimates else ""
     spent = sum(job["dollars"] for job in _result(params.run, "status.json").get("jobs", ()))

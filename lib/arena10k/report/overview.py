@@ -89,7 +89,7 @@ _ABSENT = {"self_consistency_max_nats": "not measured", "misranking": "not known
 #: What a headline may rest on, by the belief asked for.
 _RESTS = {
     "labels": "labels alone",
-    "weights": "labels or weights, or, where neither answers, on the judge",
+    "weights": "labels or weights (the judge alone where neither answers)",
     "judge": "labels, weights or the judge",
 }
 
@@ -179,7 +179,7 @@ def index(
     sizes = [page.html.stat().st_size for page in pages if page.html.is_file()]
     size = f"{len(sizes)} {'page' if len(sizes) == 1 else 'pages'}, {sum(sizes) / 1e6:.1f} MB" if sizes else ""
     failed = [page.stage for page in pages if page.failed]
-    rows = _values(estimates, truth or {}, scale)
+    rows, measured = _values(estimates, truth or {}, scale), dict(measured or {})
     html = (
         environment()
         .overlay(trim_blocks=True)
@@ -200,7 +200,8 @@ def index(
             with_logged=any(row["logged"] for row in rows),
             rests=_RESTS[estimates.get("belief", Analysis.belief)],
             with_truth=bool(truth),
-            measured=measured or {},
+            meaning=measured.pop("A value is", ""),
+            measured=measured,
             groups=groups,
             sections=sections or {},
             outline=Outline(),

@@ -13,6 +13,12 @@ from arena10k.estimation.headline import BELIEFS, belief_of, headline_row
 from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
 from arena10k.wording import is_missing, listed, percent, rounded, visible, with_interval
 
+#: What a value rests on, by belief.
+_RESTS_ON = {
+    "labels": "labels, which a biased judge cannot move",
+    "weights": "log-probs of the logged responses",
+    "judge": "the judge being off on these policies as on those with labels",
+}
 #: The estimate that uses logged responses alone, shown beside the trusted one.
 LOGGED_ONLY = "snips"
 Row = Mapping[str, Any]
@@ -78,8 +84,8 @@ def verdict(estimates: Mapping[str, Any], confidence: float = 0.95) -> str:
 
 
 def remarks(estimates: Mapping[str, Any], width: float = Analysis.width) -> list[str]:
-    """What belongs to the verdict: what would turn it round, which values are cautious, refused or not there, and what
-    intervals of the wanted `width` take."""
+    """What belongs to the verdict: what it rests on, what would settle or reverse it, which values are cautious,
+    refused or not there, and what intervals of the wanted `width` take."""
     best = headline(estimates)
     given = [row for row in best if accepted(row)]
     refused = [row for row in best if is_refused(row) and row not in given]
@@ -92,7 +98,7 @@ def remarks(estimates: Mapping[str, Any], width: float = Analysis.width) -> list
         "Not collected, so without a value": unasked,
         "Refused": refused,
     }
-    out = [breakdown_sentence(estimates) if given else ""]
+    out = [_resting(given, len(best)), settling(estimates), breakdown_sentence(estimates)] if given else []
     out += [f"{words}: {_names(row['policy'] for row in rows)}." for words, rows in named.items() if rows]
     if blind := [row["policy"] for row in logged if is_refused(row)]:
         out.append(f"The log alone is not enough to judge {_names(blind)}.")
@@ -101,21 +107,49 @@ def remarks(estimates: Mapping[str, Any], width: float = Analysis.width) -> list
         out.append(f"{what} were not collected, so nothing is said from the log alone.")
     labels = {row["policy"]: row["labels"] for row in estimates.get("policies", ())}
     needed = {row["policy"]: (labels.get(row["policy"], 0), int(row["labels_needed"] or 0)) for row in given}
-    if lacking := [f"{visible(p)} ({there:,} of {n:,})" for p, (there, n) in needed.items() if n > there]:
-        out.append(f"For intervals of width {width:g}, labels of a policy's own draws are too few: {listed(lacking)}.")
+    if lacking := [f"{n:,} of {visible(p)} ({there:,} are there)" for p, (there, n) in needed.items() if n > there]:
+        out.append(f"Intervals of width {width:g} take more labels of a policy's own draws: {listed(lacking)}.")
     return [sentence for sentence in out if sentence]
 
 
+def _resting(given: Sequence[Row], n: int) -> str:
+    """How many of `n` values are accepted, and what they rest on."""
+    by_belief = {belief: [row["policy"] for row in given if belief_of(row) == belief] for belief in BELIEFS}
+    on = [(words, by_belief[belief]) for belief, words in _RESTS_ON.items() if by_belief[belief]]
+    parts = [f"{words}{f' ({_names(names)})' if len(on) > 1 else ''}" for words, names in on]
+    many = f"All {n} values are" if 1 < n == len(given) else f"{len(given)} of {n} values {'is' if n == 1 else 'are'}"
+    return f"{many} accepted, resting on {listed(parts)}."
+
+
+def settling(estimates: Mapping[str, Any]) -> str:
+    """How many more data would tell the first policies apart, by the pair of them that is furthest apart; empty where
+    one is first. The width of an interval falls with the root of the data."""
+    first = [r["policy"] for r in estimates.get("ranking", ()) if r["rank"] == 1]
+    pairs = [c for c in estimates.get("contrasts", ()) if {c["a"], c["b"]} <= set(first) and not c["significant"]]
+    if not pairs:
+        return ""
+    widest = max(pairs, key=lambda c: abs(c["difference"]))
+    gap, half = abs(widest["difference"]), (widest["high"] - widest["low"]) / 2
+    if not 0 < gap < half:
+        return ""
+    named, times = _names((widest["a"], widest["b"])), (half / gap) ** 2
+    takes = "more than 1,000 times" if times > 1000 else f"about {max(times, 2):,.0f} times"
+    return f"To tell {named} apart, whose values differ by {rounded(gap)}, would take {takes} the prompts and labels."
+
+
 def breakdown_sentence(estimates: Mapping[str, Any]) -> str:
-    """What would reverse the order of the first policy and its nearest rival; empty where there is no such order."""
+    """What would reverse the order of the first policy and the nearest of the others, unless the two cannot be told
+    apart; empty where there is no such order."""
     leader = next((r["policy"] for r in estimates.get("ranking", ())), None)
-    rivals = [r for r in estimates.get("breakdown", ()) if r["better"] == leader]
+    close = [{c["a"], c["b"]} for c in estimates.get("contrasts", ()) if not c["significant"]]
+    rivals = [r for r in estimates.get("breakdown", ()) if r["better"] == leader and {leader, r["worse"]} not in close]
     if not rivals:
         return ""
     nearest = min(rivals, key=lambda r: float(r["difference"]))
     better, worse = visible(nearest["better"]), visible(nearest["worse"])
-    of, worth = (better, "nothing") if nearest["unseen_of"] == nearest["better"] else (worse, "everything")
-    turns = [f"{percent(nearest['unseen_mass'])} of {of}'s responses were unlike anything seen and worth {worth}"]
+    of, worth = (better, "lowest") if nearest["unseen_of"] == nearest["better"] else (worse, "highest")
+    unseen = f"{percent(nearest['unseen_mass'])} of {of}'s responses"
+    turns = [f"{unseen} were unlike any that were seen and had the {worth} value"]
     if not is_missing(nearest["judge_error"]):
         turns.insert(0, f"the judge overrated {better} against {worse} by {rounded(nearest['judge_error'])}")
     return f"The order of {better} and {worse} would be reversed if {', or if '.join(turns)}."
