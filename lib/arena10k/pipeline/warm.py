@@ -89,7 +89,10 @@ class _Pool:
 
     def __init__(self, listener: int, ends: int):
         import selectors
+        import warnings
 
+        # Libraries have threads of their own, which Python 3.12 warns of; none holds a lock where nothing is computed.
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         self.listener, self.ends = socket.socket(fileno=listener), ends
         self.lines: dict[socket.socket, int] = {}
         self.woken, wake = os.pipe()
