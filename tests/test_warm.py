@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import psutil
@@ -66,3 +67,11 @@ def test_the_pool_ends_what_is_left_of_it(tmp_path):
         while not (tmp_path / "pid").is_file():
             time.sleep(0.01)
     assert process.wait(10) != 0
+
+
+def test_without_a_place_for_it_nothing_is_forked(tmp_path, monkeypatch):
+    (tmp_path / "long" / ("n" * 100)).mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "long" / ("n" * 100)))  # longer than an address may be
+    monkeypatch.delenv(warm.VARIABLE, raising=False)
+    with warm.pool():
+        assert warm.command(COMMAND) == COMMAND

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 #: Where the pool listens.
 VARIABLE = "ARENA10K_WARM"
@@ -47,8 +47,14 @@ def pool() -> Iterator[None]:
     if sys.platform != "linux" or _MEASURED & set(os.environ):  # elsewhere libraries do not survive a fork
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="arena10k-") as folder, socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(place := os.path.join(folder, "pool"))
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="arena10k-"))
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(place := os.path.join(folder, "pool"))
+        except OSError:  # a full disk, or a path that is longer than an address may be
+            yield
+            return
         listener.listen(128)
         ends, alive = os.pipe()
         numbers = [listener.fileno(), ends]
