@@ -76,6 +76,8 @@ def rounded(x: float, low: float | None = None, high: float | None = None) -> st
     """A policy value, or a difference of two: two decimals, three where it has an interval of at most 0.05."""
     if x is None or math.isnan(x):
         return "unknown"
+    if abs(x) >= 1e6:  # no policy value
+        return number(x)
     fine = low is not None and high is not None and high - low <= 0.05
     return f"{x:.3f}" if fine else f"{x:.2f}"
 
