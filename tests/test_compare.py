@@ -326,6 +326,15 @@ def test_the_page_of_an_evaluation_shows_weights_and_the_anomaly_on_the_labels_s
     assert headings(alone)[-1] == "Weights"
 
 
+def test_a_refused_value_far_from_the_scale_does_not_stretch_the_axis(tmp_path):
+    logged = population(SEEDED(0), k0=60)[0][0].assign(logp_p0=-30 - SEEDED(1).random(600))
+    found = evaluate(logged.assign(logp_t=(logged.logp_p0 + logged.pop("log_weight_t")) / 30))
+    assert found.estimates.query("policy == 't'").value.max() > 1e6
+    page = found.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    ticks = [float(tick) for tick in re.findall(r'<i style="left:[\d.]+%">([^<]+)</i>', page)]
+    assert (min(ticks), max(ticks)) == (0, 1)
+
+
 def test_numbers_in_place_of_log_probs_are_the_cause_that_the_page_names(tmp_path):
     (logged, fresh), _ = population(SEEDED(0), n=400, kt=80)
     tokens = SEEDED(1).integers(20, 81, len(logged))

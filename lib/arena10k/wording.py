@@ -2,8 +2,8 @@
 
 >>> number(54.962), number(0.0000312), number(1.28e7), number(1e-13)
 ('55', '0.0000312', '12.8 million', 'under 0.000001')
->>> rounded(0.12345), rounded(0.12345, 0.11, 0.14), percent(0.78), percent(0.9996), listed(["a", "b", "c"])
-('0.12', '0.123', '78%', 'over 99.9%', 'a, b and c')
+>>> rounded(0.12345), rounded(0.12345, 0.11, 0.14), rounded(5e13), percent(0.9996), listed(["a", "b", "c"])
+('0.12', '0.123', '50 trillion', 'over 99.9%', 'a, b and c')
 """
 
 from __future__ import annotations
