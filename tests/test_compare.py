@@ -33,6 +33,10 @@ def pairs(rng, n=200, k=60, gain=0.2):
     return frame
 
 
+def versions(frame):
+    return frame.rename(columns=lambda c: c.replace("answer", "reply").replace("old", "v1").replace("new", "v2"))
+
+
 def long_of(frame):
     sides = [
         frame[["prompt", f"judge_{side}", f"label_{side}"]].set_axis(["prompt_id", "judge", "label"], axis=1)
@@ -41,10 +45,22 @@ def long_of(frame):
     return pd.concat([side.assign(policy=name) for side, name in zip(sides, ("old", "new"), strict=True)])
 
 
-@pytest.mark.parametrize("gain", [0.2, 0.0])
-def test_intervals_hold_the_true_difference(gain):
+@pytest.mark.parametrize(
+    ("gain", "copies"),
+    [
+        (0.2, lambda d: d),
+        (0.0, lambda d: d),
+        (0.0, lambda d: pd.concat([d.rename(columns={"prompt": "question"})] * 4)),
+        (0.0, lambda d: pd.concat([d.assign(prompt="", topic=["a", "b"] * 100, id=d.prompt.str[9:])] * 4)[
+            ["topic", "id", *(c for c in d if c != "prompt")]]),
+        (0.0, lambda d: pd.concat([d.rename(columns={"prompt": "case"}).assign(at=range(k, k + 200), by=str(k))
+                                   for k in range(4)])),
+    ],
+)  # fmt: skip
+def test_intervals_hold_the_true_difference(gain, copies):
     rng, runs = SEEDED(0), 60
-    found = [compare(pairs(rng, gain=gain), **STARS) for _ in range(runs)]
+    frames = [copies(pairs(rng, gain=gain)) for _ in range(runs)]
+    found = [compare(frame, **STARS, prompt="case" if "case" in frame else None) for frame in frames]
     hits = sum(c.ci_low <= 2 * gain <= c.ci_high for c in found)
     assert binom.cdf(hits, runs, 0.95) >= 0.001
     verdicts = [c.verdict for c in found]
@@ -119,6 +135,37 @@ def test_scores_alone_are_refused_and_labels_alone_are_not():
     assert labelled.difference == pytest.approx(mean, abs=1e-9)
 
 
+def test_labels_are_asked_of_the_side_that_lacks_them_and_no_more_than_it_can_take():
+    for k in (30, 60):
+        frame = pairs(SEEDED(3), k=k)
+        both = compare(frame.assign(label_old=np.nan, label_new=np.nan), **STARS)
+        one = compare(frame.assign(label_new=np.nan), **STARS)
+        assert [len(re.findall(f"labels of {side} answers", one.sentence)) for side in ("old", "new")] == [0, 1]
+        most = both.evaluation.plan().set_index("policy")
+        assert set(most.pilot) == {"worst_case"}
+        for found in (both, one):
+            assert numbers_of(found.sentence)[1] == pytest.approx(most.more["new"], rel=0.05)
+            # What the most labels are for is as wide at least with those that are there.
+            given = compare(pairs(SEEDED(3), n=400, k=int(most.labels["new"])), **STARS).evaluation.headline
+            assert (given.ci_high - given.ci_low).max() <= 0.8
+
+
+def test_rows_that_repeat_a_text_are_one_prompt_and_that_is_told():
+    frame = pairs(SEEDED(4)).rename(columns={"prompt": "question"})
+    plain, copied = (compare(d, **STARS) for d in (frame, pd.concat([frame] * 3)))
+    assert copied.evaluation.prompts() == 200
+    assert (copied.difference, copied.ci_low) == pytest.approx((plain.difference, plain.ci_low))
+    assert [numbers_of(note)[:2] for note in copied.notes[1:]] == [[400, 600]]
+    assert len(plain.notes) == 1
+    gone = frame.assign(
+        question=frame.question.where(frame.index >= 20), reason_old="Short.", reason_new=frame.question
+    )
+    assert compare(gone, **STARS).evaluation.prompts() == 200
+    named = compare(long_of(frame.rename(columns={"question": "prompt"})).rename(columns={"prompt_id": "case"}),
+                    "old", "new", **STARS, prompt="case")  # fmt: skip
+    assert named.difference == pytest.approx(plain.difference)
+
+
 def test_booleans_are_labels_and_what_has_no_answer_is_told():
     frame = pairs(SEEDED(4), k=200)
     right = {f"right_{side}": frame[f"label_{side}"] == 5 for side in ("old", "new")}
@@ -169,7 +216,25 @@ WRONG = {
         d.assign(answer_new=None, judge_new=np.nan, label_new=np.nan), **STARS
     ),
     "policy 'newer'.*old, new.*did you mean 'new'": lambda d: compare(long_of(d), "old", "newer", **STARS),
-    "no column 'prompt_id'": lambda d: compare(long_of(d).drop(columns="prompt_id"), "old", "new", **STARS),
+    "write old=\"reply_v1\", new=\"reply_v2\"": lambda d: compare(versions(d), judge="judge", label="label"),
+    "'v1'.*write old=\"reply_v1\", new=\"reply_v2\"": lambda d: compare(versions(d), old="v1", judge="judge"),
+    "argument 'jugde'.*did you mean 'judge'": lambda d: compare(d, jugde="judge", label="label", scale=(1, 5)),
+    "argument 'logging_policy'": lambda d: compare(d, **STARS, logging_policy="old"),
+    "row 3: 7 is outside of 1 to 5 .1 of 40 rows.;(?!.*declare the scale)": lambda d: compare(
+        d.assign(judge_new=d.judge_new.where(d.index != 3, 7)), **STARS
+    ),
+    "'4/5' is no number; write the number": lambda d: compare(d.assign(judge_new="4/5"), **STARS),
+    "no column 'prompt_id'.*prompt=": lambda d: compare(long_of(d).drop(columns="prompt_id"), "old", "new", **STARS),
+    "no column 'quest'.*did you mean 'question'": lambda d: compare(
+        d.rename(columns={"prompt": "question"}), **STARS, prompt="quest"
+    ),
+    "80 of 80 rows are equal.*prompt=": lambda d: compare(pd.concat([d.drop(columns="prompt")] * 2), **STARS),
+    "'B' is none.*replace.*'A': 'old', 'B': 'new'": lambda d: compare(
+        d.assign(winner=["B", "A"] * 20), winner="winner"
+    ),
+    "arena10k import": lambda d: compare(
+        d.assign(winner="model_a", model_a=["x", "y"] * 20, model_b="z"), winner="winner"
+    ),
     "no column": lambda d: compare(long_of(d), "old", "new", judge=("judge", "judge"), scale=(1, 5)),
     "column that has 'old' and 'new'": lambda d: compare(
         long_of(d).rename(columns={"policy": "model"}), "old", "new", **STARS
@@ -185,7 +250,7 @@ def test_frames_without_sense_are_named(message):
 
 def test_topics_that_share_their_luck_widen_the_difference():
     frame = pairs(SEEDED(6), n=40, k=40)
-    repeated = pd.concat([frame] * 5, ignore_index=True).drop(columns="prompt")
+    repeated = pd.concat([frame] * 5, ignore_index=True).assign(prompt=range(200))
     plain, grouped = (
         compare(repeated.assign(topic=repeated.index % 40), **STARS, cluster=cluster) for cluster in (None, "topic")
     )
@@ -213,6 +278,19 @@ def test_the_page_of_a_comparison_is_one_file_that_says_what_it_found(tmp_path):
         compare(pairs(SEEDED(7)), judge="judge", scale=(1, 5)).report(tmp_path / "no.html").read_text(encoding="utf-8")
     )
     assert 'class="alert"' in page
+
+
+def test_the_page_counts_what_it_shows_and_asks_for_no_labels_that_are_there(tmp_path):
+    found = compare(pairs(SEEDED(7), k=90), **STARS)
+    page = found.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    asked = found.evaluation.estimates.query("verdict != 'NOT_ASKED'")
+    (naive, needed), (rows, raw) = (
+        (asked.estimator == "naive", asked.labels_needed.dropna()),
+        map(int, re.search(r"All (\d+) rows, (\d+) ", page).groups()),
+    )
+    assert (rows, raw) == (len(asked), naive.sum())
+    assert 0 < needed.max() < 90
+    assert not re.search(rf"<td[^>]*>{needed.max():.0f}(\.0)?<", page)
 
 
 def test_names_and_texts_on_the_page_are_shown_and_not_interpreted(tmp_path):
@@ -246,6 +324,15 @@ def test_the_page_of_an_evaluation_shows_weights_and_the_anomaly_on_the_labels_s
         evaluate(*(f.drop(columns="judge") for f in given)).report(tmp_path / "alone.html").read_text(encoding="utf-8")
     )
     assert headings(alone)[-1] == "Weights"
+
+
+def test_a_refused_value_far_from_the_scale_does_not_stretch_the_axis(tmp_path):
+    logged = population(SEEDED(0), k0=60)[0][0].assign(logp_p0=-30 - SEEDED(1).random(600))
+    found = evaluate(logged.assign(logp_t=(logged.logp_p0 + logged.pop("log_weight_t")) / 30))
+    assert found.estimates.query("policy == 't'").value.max() > 1e6
+    page = found.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    ticks = [float(tick) for tick in re.findall(r'<i style="left:[\d.]+%">([^<]+)</i>', page)]
+    assert (min(ticks), max(ticks)) == (0, 1)
 
 
 def test_numbers_in_place_of_log_probs_are_the_cause_that_the_page_names(tmp_path):

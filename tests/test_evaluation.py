@@ -143,6 +143,17 @@ def test_what_was_not_collected_is_not_asked():
     assert of_target(logged.assign(log_weight_t=np.nan), fresh).verdict["snips"] == "REFUSE"
 
 
+def test_a_policy_without_a_value_says_why():
+    logged, fresh = population(SEEDED(0), k0=0, kt=0)[0]
+    for given in ((logged, fresh), (logged.assign(log_weight_t=logged.log_weight_t + 5), fresh)):
+        found = evaluate(*given)
+        lines = dict(line.split(": ", 1) for line in repr(found).splitlines())
+        for policy, own in found.estimates.groupby("policy"):
+            assert policy in found.headline.index or any(
+                row and all(reason in lines[policy] for reason in row) for row in own.reasons
+            )
+
+
 def test_belief_bounds_what_a_headline_rests_on():
     (logged, fresh), _ = population(SEEDED(0), kt=30)
     assert evaluate(logged, fresh, belief="labels").headline.estimator["t"] == "ppi_pp"
@@ -237,7 +248,11 @@ FRAMES = {
     "logged.*logp_p0": lambda a, b: (a.assign(logp_t=-0.5), b),
     "logged.*of t.*infinite": lambda a, b: (a.drop(columns="log_weight_t").assign(logp_t=-0.5, logp_p0=-np.inf), b),
     "prompt_id.*row 0: missing": lambda a, b: (a.assign(prompt_id=a.prompt_id.where(a.index > 3)), b),
-    "no column 'prompt_id'": lambda a, b: (a.drop(columns="prompt_id"), b),
+    "no column 'prompt_id'.*df.rename": lambda a, b: (a.drop(columns="prompt_id"), b),
+    "logging_policy='t' or 'prod'$": lambda a, b: (a.assign(logp_t=-5.0, logp_prod=-5.0), b),
+    "logging_policy='prod'$": lambda a, b: (a.assign(logp_prod=-5.0), b),
+    "logp_p0.*of probabilities.*np.log": lambda a, b: (a.assign(logp_p0=np.linspace(1e-15, 1e-12, len(a))), b),
+    "0.5 is no log-prob(?!.*np.log)": lambda a, b: (a.assign(logp_p0=np.where(a.index < 9, 0.5, -5.0)), b),
     "policy.*row 0: missing": lambda a, b: (a, b.assign(policy=b.policy.where(b.index > 3))),
     "several columns 'judge'": lambda a, b: (pd.concat([a, a[["judge"]]], axis=1), b),
     "logged.*'judge', row 0: 1.000001 is": lambda a, b: (a.assign(judge=1.000001), b),

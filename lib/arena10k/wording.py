@@ -2,8 +2,8 @@
 
 >>> number(54.962), number(0.0000312), number(1.28e7), number(1e-13)
 ('55', '0.0000312', '12.8 million', 'under 0.000001')
->>> rounded(0.12345), rounded(0.12345, 0.11, 0.14), percent(0.78), percent(0.9996), listed(["a", "b", "c"])
-('0.12', '0.123', '78%', 'over 99.9%', 'a, b and c')
+>>> rounded(0.12345), rounded(0.12345, 0.11, 0.14), rounded(5e13), percent(0.9996), listed(["a", "b", "c"])
+('0.12', '0.123', '50 trillion', 'over 99.9%', 'a, b and c')
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ def rounded(x: float, low: float | None = None, high: float | None = None) -> st
     """A policy value, or a difference of two: two decimals, three where it has an interval of at most 0.05."""
     if x is None or math.isnan(x):
         return "unknown"
+    if abs(x) >= 1e6:  # no policy value
+        return number(x)
     fine = low is not None and high is not None and high - low <= 0.05
     return f"{x:.3f}" if fine else f"{x:.2f}"
 

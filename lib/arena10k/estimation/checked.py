@@ -13,7 +13,7 @@ from arena10k.analysis import NOISE
 from arena10k.errors import DataError, unknown
 from arena10k.estimation import logprobs
 from arena10k.estimation.data import PolicyData, log_weights, numbers, policies_data
-from arena10k.estimation.scale import Scale
+from arena10k.estimation.scale import UNIT, Scale
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +25,8 @@ NEVER = 1e-300
 ONLY_JUDGE = "judge"
 #: The most a number may be that is a log-prob but for rounding.
 _ROUNDED_UP = 1e-4
+#: What to do where no column says which prompt a row is of.
+WHICH_PROMPT = "; name the column of prompts so, df.rename(columns={...: 'prompt_id'})"
 #: Values of a policy that say on which scale they are.
 _ENOUGH = 10
 
@@ -45,7 +47,9 @@ class Column:
         if self.key == "judge_variance":
             low, high = 0.0, size**2 / 2  # no scores have a larger one
         elif self.key != "label_propensity":
-            hint = f"; declare the scale, {self.key}_scale=(low, high)"
+            declared = (self.low, self.high) != UNIT
+            hint = "; mend it or write NaN, unless the scale is another than was declared" if declared else ""
+            hint = hint or f"; declare the scale, {self.key}_scale=(low, high)"
         near = np.clip(values, low, high)
         outside = np.abs(values - near) > NOISE * size
         _refuse(which, frame, self.name, outside, values, f"{{:.15g}} is outside of {low:g} to {high:g}", hint)
@@ -83,7 +87,7 @@ def _numbers(which: str, frame: pd.DataFrame, column: Any) -> np.ndarray:
         return numbers(frame, column)
     except (TypeError, ValueError):
         row = next(i for i, v in enumerate(frame[column]) if not _is_number(v))
-        given = f"{frame[column].iloc[row]!r} is no number; write NaN where there is none"
+        given = f"{frame[column].iloc[row]!r} is no number; write the number alone, NaN where there is none"
         raise DataError(f"{_place(which, frame, column, row)}: {given}") from None
 
 
@@ -121,8 +125,12 @@ def _table(
 
     given = [str(c) for c in frame.columns]
     logps = [c for c in given if c.startswith("logp_")] if which == "logged" else []
-    base = [f"logp_{logging_policy}"] if set(logps) - {f"logp_{logging_policy}"} else []
-    check_columns(which, frame, ["prompt_id", *["policy"] * (which == "fresh"), *([cluster] if cluster else []), *base])
+    if logps and f"logp_{logging_policy}" not in logps:
+        whose = " or ".join(repr(name.removeprefix("logp_")) for name in logps)
+        who = f"no column 'logp_{logging_policy}': whoever wrote the responses is to be named, logging_policy={whose}"
+        raise DataError(f"{which}: {who}")
+    check_columns(which, frame, ["prompt_id"], WHICH_PROMPT)
+    check_columns(which, frame, [*["policy"] * (which == "fresh"), *([cluster] if cluster else [])])
     if which == "logged" and "policy" in frame and frame["policy"].nunique() > 1:
         raise DataError(f"logged: column 'policy' names {frame['policy'].nunique()}: give others' rows as `fresh`")
     called = {"judge": f"judge_{ONLY_JUDGE}", "judge_variance": f"judge_{ONLY_JUDGE}_sd"}
@@ -139,16 +147,13 @@ def _table(
     if which == "fresh":
         return pd.DataFrame(made | {"policy": names(which, frame, "policy")})
     for column in logps:
-        made[column] = _numbers(which, frame, column)
-        _refuse(
-            which,
-            frame,
-            column,
-            made[column] > _ROUNDED_UP,
-            made[column],
-            "{:g} is no log-prob, which is at most 0",
-            "; log-probs are natural logarithms, summed over a response",
-        )
+        values = made[column] = _numbers(which, frame, column)
+        advice = "; log-probs are natural logarithms, summed over a response"
+        # Probabilities of whole responses are so small that they would pass for log-probs of 0.
+        if chances := not (values < 0).any() and np.nanmax(values, initial=0) <= 1:
+            advice += f": of probabilities they are np.log(df[{column!r}])"
+        above = values > (0 if chances else _ROUNDED_UP)
+        _refuse(which, frame, column, above, values, "{:g} is no log-prob, which is at most 0", advice)
     if "response_chars" in frame or "response" not in frame:
         made["response_chars"] = _numbers("logged", frame, "response_chars")
     else:

@@ -16,7 +16,7 @@ from arena10k.estimation.data import PolicyData
 from arena10k.estimation.headline import headline, headline_row
 from arena10k.estimation.scale import NUMBERS, UNIT, Scale
 from arena10k.estimation.score import ESTIMATORS
-from arena10k.estimation.verdicts import estimate_row
+from arena10k.estimation.verdicts import NOT_ASKED, estimate_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +117,7 @@ class Evaluation:
         lines = []
         for policy, row in self.headline.reindex(dict.fromkeys(self.estimates["policy"])).iterrows():
             if not isinstance(row["estimator"], str):
-                lines.append(f"{policy}: no accepted estimate")
+                lines.append(f"{policy}: no accepted estimate ({', '.join(self._lacking(policy))})")
                 continue
             why = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
             lines.append(
@@ -125,6 +125,13 @@ class Evaluation:
                 f"{row['verdict']}{why}, by {row['estimator']}"
             )
         return "\n".join(lines)
+
+    def _lacking(self, policy: str) -> list[str]:
+        """The fewest reasons for which an estimate of the policy, which has no accepted one, is none."""
+        rows = [r for r in self.rows if (r["policy"], r["judge"]) == (policy, self.judge)]
+        values = [r for r in rows if not ESTIMATORS[r["estimator"]].judge_scale] or rows
+        chosen = min(values, key=lambda r: (r["verdict"] == NOT_ASKED, len(r["reasons"])))
+        return [str(reason) for reason in chosen["reasons"]]
 
     def _repr_html_(self) -> str:
         columns = ["value", "ci_low", "ci_high", "verdict", "estimator", "reasons"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +14,18 @@ from scipy import special
 
 from arena10k.errors import DataError, unknown
 from arena10k.estimation import planning
-from arena10k.estimation.checked import Column, check_columns, check_frame, check_scale, names
+from arena10k.estimation.checked import Column, check_frame, check_scale
 from arena10k.estimation.intervals import normal
+from arena10k.estimation.thresholds import FEW_LABELS
 from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT, accepted
 from arena10k.explore.view import View
+from arena10k.from_frames.frame import Named, check_votes, groups, sides_of, voted
 from arena10k.from_frames.values import Evaluated, evaluate
 from arena10k.report import headline, reasons, table
-from arena10k.wording import level, percent, rounded, told_apart
+from arena10k.wording import level, percent, rounded
 
-#: A column in both forms of a frame, or one per side.
-Named = str | Sequence[str]
+#: Those of `evaluate` that have a sense for a comparison.
+OPTIONS = ("width", "confidence", "judge_shift", "belief")
 
 
 class Comparison(View):
@@ -30,7 +33,7 @@ class Comparison(View):
     it is refused; `verdict` and `reasons`; `sentence` and `notes` in words; `evaluation` of both, `old` and `new`. Of
     `votes` the value of each side is its win rate."""
 
-    def __init__(self, evaluation: Evaluated, old: str, new: str, votes: bool = False):
+    def __init__(self, evaluation: Evaluated, old: str, new: str, votes: bool = False, note: str = ""):
         self.evaluation, self.old, self.new, self.votes = evaluation, old, new, votes
         self._pair: dict[str, Any] = next(iter(evaluation.result["contrasts"]), {})
         ends = (self._pair.get(name, np.nan) for name in ("difference", "low", "high"))
@@ -41,8 +44,8 @@ class Comparison(View):
         why = [(reason, row["policy"]) for row in refused or doubted for reason in row["reasons"]]
         self.reasons, scale, mode = list(dict(why)), evaluation.scale, evaluation.judge
         said = dict.fromkeys(reasons.sentence(reason, evaluation.contexts[p, mode], scale) for reason, p in why)
-        self.sentence = self._refusal() if refused else self._finding()
-        self.notes = [" ".join([f"Verdict: {self.verdict}.", *said])]
+        self.sentence = self._refusal([row["policy"] for row in refused]) if refused else self._finding()
+        self.notes = [" ".join([f"Verdict: {self.verdict}.", *said]), *[note] * bool(note)]
         n = evaluation.prompts()
         for side in (old, new):
             if lost := n - evaluation.prompts(side):
@@ -69,25 +72,30 @@ class Comparison(View):
         # of votes the other loses.
         several = 1.0 if self.votes else np.sqrt(2)
         width = several * abs(self.difference) / (1 + special.ndtri(planning.ASSURANCE) / normal(level_))
-        more = self._labels(width, "would settle it, if it is as large as it looks")
+        more = self._labels(width, (self.old, self.new), "would settle it, if it is as large as it looks")
         text = f"The {self.new} and the {self.old} answers cannot be told apart from these"
         return f"{text} {self.evaluation.prompts():,} prompts: {by}.{more}"
 
-    def _refusal(self) -> str:
+    def _refusal(self, refused: Sequence[str]) -> str:
         width = self.evaluation.analysis.width * self.evaluation.scale.size
-        more = self._labels(width, f"would give each a value with an interval of width {width:g}")
+        whom = "each" if len(refused) == 2 else "them"
+        more = self._labels(width, refused, f"would give {whom} a value with an interval of width {width:g}")
         text = f"Whether the {self.new} answers are better than the {self.old} answers cannot be said from these"
         return f"{text} {self.evaluation.prompts():,} prompts.{more}"
 
-    def _labels(self, width: float, what: str) -> str:
-        """How many more labels would do what; nothing where that is none, or more than can be."""
-        plan, n = self.evaluation.plan([width]), self.evaluation.prompts()
+    def _labels(self, width: float, sides: Sequence[str], what: str) -> str:
+        """How many more labels of those sides would do what; nothing where that is none, or more than can be. Without
+        labels to plan from it is the most that it can take."""
+        plan, n = self.evaluation.plan([width]).set_index("policy").loc[list(sides)], self.evaluation.prompts()
         more, labels = int(plan["more"].max()), int(plan["labels"].max())
         if more <= 0 or labels >= planning.MAX_LABELS:
             return ""
         where = f", on more prompts than these {n:,}," if labels > n else ""
-        kind = "votes" if self.votes else "labels per side"
-        return f" About {float(f'{more:.2g}'):,.0f} more {kind}{where} {what}."
+        kind = "votes" if self.votes else "labels per side" if len(sides) == 2 else f"labels of {sides[0]} answers"
+        blind = (plan["pilot"] == "worst_case").any()
+        less = f", or fewer if the first {FEW_LABELS} of them vary less," if blind and more > FEW_LABELS else ""
+        about = "At most" if blind else "About"
+        return f" {about} {float(f'{more:.2g}'):,.0f} more {kind}{where or less} {what}."
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained HTML file: the answer, and behind it what `Evaluated.report` has."""
@@ -109,6 +117,7 @@ def compare(
     judge_scale: tuple[float, float] | None = None,
     label_scale: tuple[float, float] | None = None,
     policy: str = "policy",
+    prompt: str | None = None,
     cluster: str | None = None,
     **options: Any,
 ) -> Comparison:
@@ -117,9 +126,10 @@ def compare(
     Parameters
     ----------
     df : wide, a row per prompt with columns `old` and `new` of answers; or long, a row per answer with a column
-        `policy`, in which `old` and `new` are names. `prompt_id` (or `prompt`) says which prompt a row is of; without
-        it each row of a wide frame is a prompt. Where a wide frame has neither answer, score nor label of a side,
+        `policy`, in which `old` and `new` are names. Where a wide frame has neither answer, score nor label of a side,
         there is none.
+    prompt : column that says which prompt a row is of; `prompt_id` or `prompt` where None. A wide frame without them
+        has one prompt for all rows whose texts beside the answers are the same; without such texts one for each row.
     judge, label : columns of the judge's scores and of the oracle's labels (True and False are 1 and 0); NaN is "not
         there". One of both may be left out. In a wide frame `judge="judge"` is `judge_old` and `judge_new`, by the
         ends in which `old` and `new` differ; or give a pair of names.
@@ -131,26 +141,25 @@ def compare(
     A DataError names a column that is not there, and frame, row and column of a value that is outside its scale.
     """
     check_frame("df", df)
+    for name in options.keys() - set(OPTIONS):
+        known = [key for key in inspect.signature(compare).parameters if key != "options"]
+        raise DataError(f"compare: {unknown('argument', name, [*known, *OPTIONS])}")
     scales = {
         "judge": check_scale("judge_scale", scale if judge_scale is None else judge_scale),
         "label": check_scale("label_scale", scale if label_scale is None else label_scale),
     }
     measures = {key: given for key, given in (("judge", judge), ("label", label)) if given is not None}
+    check_votes(df)
     if winner is not None:
         if label is not None:
             raise DataError("compare: give `winner` or `label`: a vote is the label of both answers")
-        df, measures["label"] = _voted(df, winner, old, new)
+        df, measures["label"] = voted(df, winner, old, new)
         scales["label"] = check_scale("label_scale", (0, 1))
     if not measures or old == new:
         lacks = f"`old` and `new` are both {old!r}" if measures else "give `judge`, `label` or both (or `winner`)"
         raise DataError(f"compare: {lacks}")
-    sides, parts = _sides(df, (old, new), measures, policy), []
-    by = next((name for name in ("prompt_id", "prompt") if name in df), None)
-    if by is None and old not in df:
-        check_columns("df", df, ["prompt_id"])
-    check_columns("df", df, [cluster] if cluster else [])
-    same: dict[str, Any] = {"prompt_id": names("df", df, by) if by else np.arange(len(df))}
-    same |= {"cluster": names("df", df, cluster)} if cluster else {}
+    sides, parts = sides_of(df, (old, new), measures, policy), []
+    same, note = groups(df, (old, new), prompt, cluster, [winner, *(c for side in sides for c in side[2].values())])
     # The new ones first: a difference is the first minus the second.
     for side, rows, columns in reversed(sides):
         if not rows.any():
@@ -163,46 +172,4 @@ def compare(
     options["cluster"] = "cluster" if cluster else None
     found = evaluate(fresh=pd.concat(parts, ignore_index=True), **options)
     (first, *_), (second, *_) = sides
-    return Comparison(found, first, second, winner is not None)
-
-
-def _voted(frame: pd.DataFrame, winner: str, old: str, new: str) -> tuple[pd.DataFrame, list[str]]:
-    """The frame with what either side has of each vote, and the columns of that."""
-    check_columns("df", frame, [winner, old, new], "; votes stand in rows that hold both answers")
-    sides, votes = told_apart(old, new)[2], frame[winner].reset_index(drop=True)
-    shares = {"tie": 0.5, old: 0.0, new: 1.0, sides[0]: 0.0, sides[1]: 1.0}
-    for row in np.flatnonzero(votes.notna() & ~votes.isin(list(shares)))[:1]:
-        words = ", ".join(map(repr, (*sides, "tie")))
-        raise DataError(f"df: column {winner!r}, row {row}: {votes[row]!r} is none of {words}: replace it")
-    share = votes.map(shares).to_numpy(dtype=np.float64)
-    columns = [f"{winner}: {side}" for side in sides]
-    return frame.assign(**dict(zip(columns, (1 - share, share), strict=True))), columns
-
-
-def _sides(
-    frame: pd.DataFrame, pair: tuple[str, str], measures: dict[str, Named], policy: str
-) -> list[tuple[str, Any, dict[str, Any]]]:
-    """Of both sides its name, its rows, and by argument its column."""
-    if not set(pair) & set(frame):
-        if policy not in frame:
-            hint = f"; of a long frame name the column that has {pair[0]!r} and {pair[1]!r}, policy=..."
-            check_columns("df", frame, pair, hint)
-        which, given = names("df", frame, policy), pd.DataFrame({"old and new": pair})
-        pair = tuple(names("compare", given, "old and new"))
-        if missing := [name for name in pair if name not in set(which)]:
-            raise DataError(f"df: column {policy!r}: {unknown('policy', missing[0], which.unique())}")
-        check_columns("df", frame, measures.values())
-        return [(name, which == name, measures) for name in pair]
-    check_columns("df", frame, pair)
-    _, mark, sides = told_apart(*map(str, pair))
-    made = []
-    for k, (answer, side) in enumerate(zip(pair, sides, strict=True)):
-        columns = {}
-        for key, given in measures.items():
-            pair_given = isinstance(given, list | tuple)
-            if pair_given and len(given) != 2:
-                raise DataError(f"{key}: {given!r} is no pair of columns, old and new")
-            columns[key] = given[k] if pair_given else f"{given}{mark}{side}"
-            check_columns("df", frame, [columns[key]], f"; or give a pair, {key}=(old, new)")
-        made.append((side, frame[[answer, *columns.values()]].notna().any(axis=1), columns))
-    return made
+    return Comparison(found, first, second, winner is not None, note)

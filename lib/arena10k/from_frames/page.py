@@ -81,12 +81,17 @@ def _estimates(found: Evaluated, shown: dict[str, Any]) -> Parts:
         for reason in row["reasons"]
         if row["verdict"] != REPORT
     ]
-    needed = "labels needed: of the policy's own answers in total, those that are there included"
+    there = {row["policy"]: row["labels"] for row in shown["policies"]}
+    every["labels_needed"] = every.labels_needed.where(every.labels_needed > every.policy.map(there))
+    needed = f"labels needed for an interval of width {found.analysis.width * found.scale.size:g}: of the policy's own "
+    needed += "answers in total, those that are there included; nothing where there are as many"
+    raw = sum(row["verdict"] != NOT_ASKED for row in shown["rows"]) - len(findings.counted(shown["rows"]))
+    whole = f"All {len(every)} rows" + f", {raw} of them raw means of the judge, which count as no estimate" * bool(raw)
     return [
         findings.estimates_sentence(shown["rows"]),
         plots.forest(best, scale=found.scale),
         *([report.table(doubts, text=["why"], caption="Why the headline is not simply reported")] if doubts else []),
-        report.Folded(f"All {len(every)} estimates", findings.estimates_table(every, needed.capitalize())),
+        report.Folded(whole, findings.estimates_table(every, needed.capitalize())),
     ]
 
 

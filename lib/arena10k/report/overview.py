@@ -254,7 +254,8 @@ def _values(estimates: Mapping[str, Any], truth: Mapping[str, float], scale: Sca
             "reasons": [r.replace("_", " ") for r in row.get("reasons") or () if row["verdict"] != "REPORT"],
             "labels_needed": _labels_needed(row, estimates.get("n")),
             "low": row["ci_low"],
-            "value": row["value"],
+            # Far from the scale it is none, and an axis that held it would show nothing else.
+            "value": None if abs((row["value"] or 0.0) - scale.at(0.5)) > scale.size else row["value"],
             "high": row["ci_high"],
             "truth": truth.get(row["policy"]),
             "draws": counts.get(row["policy"], {}).get("draws"),
@@ -278,7 +279,7 @@ def _labels_needed(row: Row, prompts: int | None) -> str:
     if labels is None or is_missing(labels) or not is_refused(row):
         return ""
     more = f", of more prompts than these {prompts:,}" if prompts is not None and labels > prompts else ""
-    return f"{int(labels):,} labels would answer it{more}"
+    return f"at most {int(labels):,} labels would answer it{more}"
 
 
 def _shown(row: Row) -> dict[str, Any]:
