@@ -324,7 +324,7 @@ def test_true_and_false_have_no_place_on_another_scale(home):
         ("t.parquet", b"\x00" * 50, "does not begin as"),
         ("t.txt", b'{"id": "q"}', "looks like JSON"),
         ("t.txt", b"q", "ends in none of"),
-        ("t.csv", b"PK,PAR1\nq,a\n", "id: is not a column: it has PK, PAR1"),
+        ("t.csv", b"PK,PAR1\nq,a\n", "is not a column: it has PK, PAR1"),
         ("t.csv", "id,question".encode("utf-16"), "UTF-16"),
     ],
 )
