@@ -347,7 +347,7 @@ def import_table(params_file: str, run: str) -> None:
     from arena10k import interchange
 
     name, logging_policy, declared = config.load_import(params_file, run or None)
-    account = interchange.import_tables(name, declared, logging_policy or "base")
+    account = interchange.import_tables(name, declared, logging_policy)
     _say_imported(account, f"{params_file}{f' RUN={run}' if run else ''}")
 
 

@@ -238,6 +238,13 @@ class Store:
             yield page
             last = page[-1][at[0]], page[-1][at[1]]
 
+    def policies_apart(self, job: str, policy: str) -> list[str]:
+        """The policies that have no prompt in common with one, of what a job has."""
+        own = "SELECT prompt_id FROM records WHERE job = :job AND policy = :policy"
+        every = "SELECT DISTINCT policy FROM records WHERE job = :job"
+        query = f"{every} AND policy != :policy EXCEPT {every} AND prompt_id IN ({own}) ORDER BY policy"
+        return [row[0] for row in self._db.execute(query, {"job": job, "policy": policy})]
+
     def counts(self, since: float = float("inf")) -> list[dict[str, Any]]:
         """Number of records by job, policy, status, code, quarantine reason and the model that answered, with the
         newest time stamp, how many were made after `since` (seconds since the epoch), and their tokens."""

@@ -188,7 +188,7 @@ def judge_auc(judge: np.ndarray, label: np.ndarray) -> float:
     untied_y, untied_s = (float((len(s) ** 2 - (count**2).sum()) / 2) for count in counts)
     if untied_y == 0 or untied_s == 0:
         return float("nan") if untied_y == 0 else 0.5
-    tau = stats.kendalltau(y, s, method="asymptotic").statistic
+    tau = stats.kendalltau(y, s).statistic
     return float((1 + tau * np.sqrt(untied_s / untied_y)) / 2)
 
 

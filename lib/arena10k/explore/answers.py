@@ -22,7 +22,7 @@ from arena10k.explore.view import Listing, View
 from arena10k.frames.records import KEY
 from arena10k.frames.table import Table
 from arena10k.report import findings, reasons
-from arena10k.wording import level, listed, percent
+from arena10k.wording import level, listed, percent, rounded
 
 #: Up to so many estimates are shown at once; of more, each policy's most trusted one.
 _ALL_SHOWN = 12
@@ -316,8 +316,8 @@ def disagreements(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge:
     high, low = int((rows.gap > FAR_OFF).sum()), int((rows.gap < -FAR_OFF).sum())
     sentence = (
         f"On {len(rows):,} judged responses with a known outcome the judge {judge} is off by "
-        f"{rows.gap.abs().mean():.2f} on average, AUC {measures(rows)['AUC']:.2f} (0.5 is guessing). {high + low:,} "
-        f"are off by more than {FAR_OFF:g}: {high:,} scored too high, {low:,} too low."
+        f"{rows.gap.abs().mean():.2f} on average, AUC {rounded(measures(rows)['AUC'])} (0.5 is guessing). "
+        f"{high + low:,} are off by more than {FAR_OFF:g}: {high:,} scored too high, {low:,} too low."
     )
     columns = ["policy", *(c for c in ("prompt", "answer") if c in of_prompt), "response", "score", "label"]
     caption = f"Where the judge {judge} is furthest from the oracle"

@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import tempfile
 import zipfile
@@ -24,6 +25,7 @@ from pathlib import PurePath
 from typing import IO, Any
 
 from arena10k.errors import ArenaError, one_line
+from arena10k.inputs import forms
 from arena10k.inputs.faults import Fault, shown
 
 #: No row is longer than this many bytes; a longer line is passed over without being held. Nor is a member of a zip file
@@ -33,8 +35,6 @@ LINE_LIMIT, MEMBER_LIMIT = 1 << 24, 1 << 28
 _BATCH = 500
 _SPACE = re.compile(r"[ \t\r\n]*")
 _UTF16 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_LINES, _CSV, _ZIP, _PARQUET = ("jsonl", "ndjson"), {"csv": ",", "tsv": "\t"}, ("zip", "eval"), "parquet"
-ENDINGS = (*_LINES, "json", *_CSV, _PARQUET, *_ZIP)
 #: How a member of a zip file is packed that only newer Pythons unpack.
 _ZSTD = 93
 _CUT_OFF = "the file is cut off, download or export it again"
@@ -46,23 +46,26 @@ Choose = Callable[[dict[str, bool]], list[str]]
 @dataclass(frozen=True)
 class File:
     """A file of rows, called `name` in messages. `rows`: of a JSON object the key that holds them (`a.b` is within
-    `a`), of a zip file the folder; `delimiter` of the cells of a CSV file."""
+    `a`), of a zip file the folder; `delimiter` of the cells of a CSV file; `by_command` says that a command line
+    describes it, not a params file."""
 
     path: Any
     name: str
     rows: str | None = None
     delimiter: str | None = None
+    by_command: bool = False
 
     @cached_property
     def form(self) -> str:
-        """An ending of `ENDINGS`; of JSON files "lines", "array" or "object". Raises ArenaError for others."""
+        """An ending of `forms.ENDINGS`; of JSON files "lines", "array" or "object". Raises ArenaError for others."""
         ending = self._ending
-        if ending not in ENDINGS:
-            raise ArenaError(f"{self.name}: ends in none of {', '.join(ENDINGS)} (or these and .gz): rename it")
-        if ending != "json":
-            return "lines" if ending in _LINES else ending
         with self._opened() as stream:
-            start = stream.read(1000).lstrip()
+            start = stream.read(1000)
+        if fault := forms.fault(ending, start):
+            raise ArenaError(f"{self.name}: {fault}")
+        if ending != "json":
+            return "lines" if ending in forms.LINES else ending
+        start = start.lstrip()
         if start[:1] in (b"[", b"{") and (start[:1] == b"[" or self.rows):
             return "array" if start[:1] == b"[" else "object"
         return "lines" if start[:1] != b"{" or self._starts_with_a_row() else "object"
@@ -80,10 +83,17 @@ class File:
         """Whether it may be one object that holds the rows."""
         return self._ending == "json"
 
+    def to_say(self, in_params: str, *settings: str) -> str:
+        """How something is said of the file where its import was described: as it stands in a params file, or as
+        `KEY=VALUE` on a command line."""
+        options = (("--column" if key.startswith("columns.") else "--set", key) for key in settings)
+        on_command = " ".join(f"{option} {shlex.quote(key.removeprefix('columns.'))}" for option, key in options)
+        return on_command if self.by_command else in_params
+
     @property
     def unit(self) -> str:
         """What a number of `read` counts."""
-        return "line" if self.form == "lines" or self.form in _CSV else "row"
+        return "line" if self.form == "lines" or self.form in forms.CSV else "row"
 
     def digest(self) -> str:
         """SHA-256 of the file as it is. Raises ArenaError where it cannot be read."""
@@ -93,13 +103,13 @@ class File:
     def read(self, choose: Choose | None = None) -> Iterator[tuple[int, Any]]:
         """(number, object or Fault), counted from 1; a blank line is counted and not given. Of Parquet only the columns
         are read that `choose` says, and of CSV they must be there. Raises ArenaError."""
-        if self.form == _PARQUET:
+        if self.form == forms.PARQUET:
             yield from self._parquet(choose)
             return
         with self._opened() as stream:
-            if self.form in _CSV:
+            if self.form in forms.CSV:
                 yield from self._cells(stream, choose)
-            elif self.form in _ZIP:
+            elif self.form in forms.ZIP:
                 yield from self._members(stream)
             elif self.form == "lines":
                 for number, line in self._lines(stream):
@@ -115,7 +125,7 @@ class File:
                 is_packed = unpacked and packed.read(2) == b"\x1f\x8b"
                 packed.seek(0)
                 stream: IO[bytes] = gzip.GzipFile(fileobj=packed) if is_packed else packed  # type: ignore[assignment]
-                if unpacked and self._ending not in (_PARQUET, *_ZIP):
+                if unpacked and self._ending not in (forms.PARQUET, *forms.ZIP):
                     start = stream.read(4)
                     if start.startswith(_UTF16):
                         raise ArenaError(f"{self.name}: is UTF-16 or UTF-32: save it as UTF-8")
@@ -181,8 +191,8 @@ class File:
             found = found.get(key) if isinstance(found, dict) else None
         if not isinstance(found, list):
             what = f"{self.rows} holds no array" if self.rows else "is one object"
-            has = ", ".join(map(str, whole))[:200]
-            raise ArenaError(f"{self.name}: {what}: name the key that holds its rows (rows: KEY); it has {has}")
+            has, key = ", ".join(map(str, whole))[:200], self.to_say("rows: KEY", "rows=KEY")
+            raise ArenaError(f"{self.name}: {what}: name the key that holds its rows ({key}); it has {has}")
         yield from enumerate(map(_row, found), start=1)
 
     def _members(self, stream: IO[bytes]) -> Iterator[tuple[int, Any]]:
@@ -206,7 +216,7 @@ class File:
     def _cells(self, stream: IO[bytes], choose: Choose | None) -> Iterator[tuple[int, Any]]:
         """The rows of CSV as objects of texts; a cell with nothing in it is not there."""
         csv.field_size_limit(LINE_LIMIT)
-        mark = self.delimiter or _CSV[self.form]
+        mark = self.delimiter or forms.CSV[self.form]
         lines = iter(lambda: stream.readline(LINE_LIMIT), b"")
         reader = csv.reader(map(_utf8, lines), delimiter=mark, strict=True)
         head: list[str] = []
@@ -231,7 +241,9 @@ class File:
                 head = cells
                 if len(head) == 1 and (other := next((m for m in ";\t|" if m in head[0]), "")):
                     what = f"line {number}: {shown(head[0])} is one column, its cells are divided by {other!r}"
-                    raise ArenaError(f"{self.name}: {what}: write delimiter: {json.dumps(other)}")
+                    mark = json.dumps(other)
+                    do = self.to_say(f"delimiter: {mark}", f"delimiter={mark[1:-1]}")
+                    raise ArenaError(f"{self.name}: {what}: write {do}")
                 self._chosen(head, choose, dict.fromkeys(head, False))
             elif len(cells) == len(head):
                 yield number, {name: cell or None for name, cell in zip(head, cells, strict=True)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arena10k.collection.jobs import ORACLE, RESPONSES
+from arena10k.collection.jobs import DETERMINISTIC, ORACLE, RESPONSES
 from arena10k.params import imported
 from arena10k.params.config import Params
 
@@ -19,8 +19,8 @@ def lines(account: dict[str, Any]) -> list[str]:
         return [f"{run}: the same files are imported already: nothing to do"]
     responses = sum(sum(outcomes.values()) for outcomes in account["records"].get(RESPONSES, {}).values())
     out = [
-        f"{run}: imported {responses:,} responses to {account['prompts']:,} prompts, of {len(account['policies'])} "
-        f"policies ({', '.join(account['policies'].values())})"
+        f"{run}: imported {_counted(responses, 'response')} to {_counted(account['prompts'], 'prompt')}, of "
+        f"{_counted(len(account['policies']), 'policy')} ({', '.join(account['policies'].values())})"
     ]
     for file in files:
         taken = f"{file['taken']:,} of {file['rows']:,} rows taken" if file["rows"] else "is empty"
@@ -30,7 +30,20 @@ def lines(account: dict[str, Any]) -> list[str]:
     if no_text := sum(outcomes.get("missing", 0) for outcomes in account["records"].get(RESPONSES, {}).values()):
         out.append(f"  {no_text:,} of the responses are without their text: their scores and labels are taken")
     if account["form"] == "files" and not account["records"].get(ORACLE):
-        out.append("  no labels: if the scores compare with known answers, --set exact=true says so")
+        scores = "  no labels: if the scores compare with known answers, --set exact=true says so"
+        none = "  no scores and no labels: name their columns with --column judge=COLUMN, --column label=COLUMN, or "
+        none += "describe the file that has them in a params file"
+        out.append(scores if account["records"].get(DETERMINISTIC) else none)
+    logging_policy = account["params"]["logging_policy"]
+    if logging_policy not in account["records"].get(RESPONSES, {}):
+        out.append(f"  no row is of the logging policy {logging_policy!r}: --logging-policy NAME says another")
+    apart = "their values are of different prompts"
+    out += [f"  no prompt of {policy} is one of {logging_policy}: {apart}" for policy in account.get("apart", ())]
+    if account["form"] == "files":
+        for policy in account["policies"].values():
+            own = [file["file"] for file in files if policy in file["policies"]]
+            if len(own) > 1:
+                out.append(f"  {policy} is that of {', '.join(own)}: several answers to a prompt are draws of it")
     if again := sum(file.get("again", 0) for file in files):
         of = f"{responses + again:,} responses of these files"
         out.append(f"  {again:,} of the {of} are in a file before too: counted once")
@@ -50,6 +63,11 @@ def lines(account: dict[str, Any]) -> list[str]:
         out += [f"  {fault['file']}: {fault_words(fault)}" for fault in first]
         out += [f"  and {total - len(first):,} more"] if total > len(first) else []
     return out
+
+
+def _counted(count: int, what: str) -> str:
+    """`1 policy`, `2 policies`."""
+    return f"{count:,} {what if count == 1 else f'{what}s'.replace('ys', 'ies')}"
 
 
 def fault_words(fault: dict[str, Any]) -> str:

@@ -11,6 +11,15 @@ from typing import Any
 
 from arena10k.inputs.faults import Fault, shown
 
+
+class Several(Fault):
+    """A path with * that leads to several members; `one` is the path to the first."""
+
+    def __init__(self, path: str, what: str, one: str):
+        super().__init__(path, what, do=f"name one of them, such as {one}")
+        self.one = one
+
+
 _STEP = re.compile(r'\[(-?\d*):(-?\d*)\]|\[(-?\d+)\]|\["([^"]*)"\]|(?:^|\.)([^.\[\]]+)')
 #: The step to the only member, whatever its name.
 _ONLY = "*"
@@ -52,11 +61,17 @@ def at(row: dict[str, Any], path: str) -> tuple[bool, Any]:
         there = all(is_there and value is not None for is_there, value in parts)
         return there, " ".join(str(value) for _, value in parts) if there else None
     if path.startswith("@"):
-        is_there, named = at(row, path[1:])
+        try:
+            is_there, named = at(row, path[1:])
+        except Several as several:
+            raise Several(path, several.what, str(at(row, several.one)[1])) from several
         return at(row, str(named)) if is_there else (False, None)
     value: Any = row
     for step in steps(path):
-        is_there, value = _step(opened(value), step, path)
+        inner = opened(value)
+        if step == slice(None, None) and isinstance(inner, str):
+            continue  # all of a text is the text
+        is_there, value = _step(inner, step, path)
         if not is_there:
             return False, None
     return True, value
@@ -75,7 +90,9 @@ def opened(value: Any) -> Any:
 def _step(value: Any, step: Step, path: str) -> tuple[bool, Any]:
     if step == _ONLY and isinstance(value, dict | list):
         if len(value) > 1:
-            raise Fault(path, f"* stands for {len(value)} members ({_members(value)})", do="name one of them")
+            first = f".{next(iter(value))}" if isinstance(value, dict) else "[0]"
+            one = path.replace(".*", first, 1) if ".*" in path else path.replace("*", first.strip("."), 1)
+            raise Several(path, f"* stands for {len(value)} members ({_members(value)})", one)
         return bool(value), next(iter(value.values() if isinstance(value, dict) else value), None)
     if isinstance(step, str):
         return (step in value, value.get(step)) if isinstance(value, dict) else (False, None)

@@ -12,7 +12,7 @@ from typing import Any
 from arena10k import paths
 from arena10k.collection.jobs import DETERMINISTIC, RESPONSES, UNCERTAINTY
 from arena10k.collection.store import Store
-from arena10k.errors import ArenaError
+from arena10k.errors import MOST_LISTED, ArenaError
 from arena10k.inputs.policies import digest
 from arena10k.interchange import layouts
 from arena10k.interchange.account import fault_words
@@ -24,9 +24,10 @@ from arena10k.interchange.writer import FileAccount, Writer
 from arena10k.params import config, imported
 from arena10k.params.imported import PROVIDER, ImportedParams
 from arena10k.report.files import write_text
+from arena10k.wording import listed
 
 #: Changes when the same files would give other records: an import made before is then not identical.
-VERSION = 3
+VERSION = 4
 UNIT: Range = (0.0, 1.0)
 _SCALES = ("judge_scale", "oracle_scale")
 
@@ -53,19 +54,21 @@ def import_cje(
 
 
 def import_tables(
-    run: str, params: ImportedParams, logging_policy: str | None = "base", form: str = "table"
+    run: str, params: ImportedParams, logging_policy: str | None = None, form: str = "table"
 ) -> dict[str, Any]:
     """Import the tables a params file describes (`form` "files": a command line); as `import_cje` otherwise. Where no
-    logging policy is said it is the first that the files name."""
+    logging policy is said it is "base" if there are logged rows, else the first that the files name."""
     if not params.tables:
         raise ArenaError("imported.tables: names no table")
     sources: dict[str, Source] = {}
     for number, table in enumerate(params.tables, start=1):
         path = paths.home() / table.path
+        if path.is_dir():
+            raise ArenaError(f"imported.tables: {table.path!r} is a folder: name a file in it")
         if not path.is_file():
             raise ArenaError(f"imported.tables: no file {table.path!r}: relative paths start at the folder of data/")
         name = path.name if path.name not in sources else f"{path.name} (table {number})"
-        sources[name] = layouts.table(path, name, table, logging_policy)
+        sources[name] = layouts.table(path, name, table, logging_policy, form == "files")
     tables = [table.model_dump(exclude_defaults=True) for table in params.tables]
     declared = {key: getattr(params, key) or UNIT for key in _SCALES}
     declared |= {"logging_policy": logging_policy, "tables": tables}
@@ -91,7 +94,7 @@ def _import(
         # What is logged comes first: fresh draws of the logging policy may repeat it.
         sources.sort(key=lambda source: not source.logged)
         found = [policy for source in sources for policy in source.survey()]
-        logging_policy = declared["logging_policy"] or next(iter(found), "base")
+        logging_policy = _logging_policy(declared["logging_policy"], sources, found)
         names = plain_names([logging_policy, *found])
         declared |= {"logging_policy": logging_policy}
         store, prompts = Store.open(folder / "store.sqlite"), Prompts(folder)
@@ -105,6 +108,12 @@ def _import(
             if not writer.records:
                 faults = [f"{f.file}: {fault_words(f.malformed[0]) if f.malformed else 'has no rows'}" for f in files]
                 raise ArenaError(f"nothing can be imported: {'; '.join(faults[:5])}")
+            rows = {policy: sum(outcomes.values()) for policy, outcomes in writer.records[RESPONSES].items()}
+            if form != "cje" and names[logging_policy] not in rows:
+                counts = listed([f"{policy!r} in {n:,}" for policy, n in rows.items()], MOST_LISTED)
+                how = "logging_policy: NAME" if form == "table" else "--logging-policy NAME"
+                raise ArenaError(f"no row is of {logging_policy!r}. The rows hold {counts}: write {how}")
+            apart = store.policies_apart(RESPONSES, names[logging_policy]) if names[logging_policy] in rows else []
             n_prompts = prompts.write(folder / "prompts.parquet")
         finally:
             prompts.close()
@@ -116,7 +125,8 @@ def _import(
         could = [p.replace("*", name) for p, name in patterns if name != logging_policy or not p.startswith("probe_")]
         account = {
             "run": run, "form": form, "source": origin, "prompts": n_prompts, "policies": names,
-            "files": [{key: getattr(file, key) for key in keys} for file in files], "records": writer.records,
+            "files": [{key: getattr(f, key) for key in keys} | {"policies": sorted(f.policies)} for f in files],
+            "records": writer.records, "apart": apart,
             "not_read": not_read, "not_there": [name for name in dict.fromkeys(could) if name not in contents],
             "malformed": [fault for file in files for fault in file.malformed],
             "malformed_count": sum(file.faults.total() for file in files), "digest": identity,
@@ -126,6 +136,14 @@ def _import(
         # Unsorted: the order of the policies is that of the run.
         write_text(folder / "import.json", json.dumps(account, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return account | {"new": True}
+
+
+def _logging_policy(said: str | None, sources: list[Source], found: list[str]) -> str:
+    """The name that the files have for the logging policy, which may be said as the run calls it."""
+    if said is None:
+        return next((str(source.policy) for source in sources if source.logged), None) or next(iter(found), "base")
+    plain = plain_names([said])[said]
+    return said if said in found else next((name for name in found if plain_names([name])[name] == plain), said)
 
 
 def _before(run: str, identity: str) -> dict[str, Any] | None:
@@ -156,19 +174,24 @@ def _write(writer: Writer, source: Source) -> FileAccount:
 def _check_scales(file: FileAccount, source: Source, form: str, declared: dict[str, Any]) -> None:
     """Refuse a scale that most values of a column lie outside of: those within it would be a biased rest; and one on
     which true and false have no place."""
+    wide = dict[str, str]()
     for (key, column), (within, outside, low, high) in file.spreads.items():
         scale = f"the declared scale {declared[key][0]:g} to {declared[key][1]:g}"
-        if outside > within:
+        if outside > within and key not in wide:
             option = f"imported.{key} in the params" if form == "table" else f"--{key.replace('_', '-')} LOW HIGH"
-            raise ArenaError(
-                f"{file.file}: {column}: {outside:,} of {outside + within:,} values are outside of {scale}, "
+            wide[key] = (
+                f"{column}: {outside:,} of {outside + within:,} values are outside of {scale}, "
                 f"they range from {low:.15g} to {high:.15g}: declare their scale with {option}"
             )
         name = "judge" if key == "judge_scale" else "label"
         booleans = source.booleans.union(*(part.booleans for part in source.parts))
         if name in booleans and tuple(declared[key]) != UNIT:
-            words = f"values: {{{name}: {{true: {declared[key][1]:g}, false: {declared[key][0]:g}}}}}"
+            low, high = declared[key]
+            words = source.file.to_say(f"values: {{{name}: {{true: {high:g}, false: {low:g}}}}}",
+                                       f"values.{name}.true={high:g}", f"values.{name}.false={low:g}")  # fmt: skip
             raise ArenaError(f"{file.file}: {column}: is true or false, on {scale}: say what they stand for, {words}")
+    if wide:
+        raise ArenaError(f"{file.file}: {'; '.join(wide.values())}")
 
 
 def _params(

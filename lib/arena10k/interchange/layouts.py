@@ -49,15 +49,15 @@ def cje(folder: Path, logging_policy: str) -> tuple[list[Source], list[str]]:
     return sources, sorted(others)
 
 
-def table(path: Path, name: str, params: TableParams, logging_policy: str | None) -> Source:
-    """A file whose columns the params name, or a shipped map. Raises ArenaError."""
+def table(path: Path, name: str, params: TableParams, logging_policy: str | None, by_command: bool) -> Source:
+    """A file whose columns the params name (or a command line), or a shipped map. Raises ArenaError."""
     reading, choose, optional = maps.merged(params)
     try:
         fields = _fields(reading)
     except ValueError as error:
         raise ArenaError(f"imported.tables: {path.name}: {error}") from error
     may_lack = frozenset({*reading.allow_missing, *optional})
-    file = File(path, name, reading.rows, reading.delimiter)
+    file = File(path, name, reading.rows, reading.delimiter, by_command)
     if reading.sides or "winner" in fields:
         if params.policy or not reading.sides:
             raise ArenaError(f"{name}: votes, and answers of two sides, go with sides: [old, new] and without a policy")

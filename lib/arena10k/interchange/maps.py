@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from functools import cache
 from importlib import resources
+from itertools import combinations, islice
 from typing import Any
 
 import yaml
@@ -15,9 +18,10 @@ from arena10k.inputs.files import File
 from arena10k.interchange import columns
 from arena10k.params import config
 from arena10k.params.imported import Reading, TableParams
+from arena10k.wording import listed, told_apart
 
-#: Rows at the beginning of a file that are looked at.
-_FIRST = 20
+#: Rows at the beginning of a file that are looked at, and columns that a file may lack that is told to be like a map.
+_FIRST, _FEW = 20, 2
 
 
 class Map(Reading):
@@ -44,50 +48,73 @@ def read(name: str) -> Map:
     return shipped()[name]
 
 
-def merged(params: TableParams) -> tuple[Reading, str | None, tuple[str, ...]]:
-    """How the rows of a table are read, what goes before its map's; the view to be chosen, and what rows may lack.
-    A column that is named "" is none. Raises ArenaError."""
+def merged(params: TableParams) -> tuple[Reading, dict[str, str], tuple[str, ...]]:
+    """How the rows of a table are read, what goes before its map's; the columns of the view to be chosen and why, and
+    what rows may lack. A column that is named "" is none. Raises ArenaError."""
     keys = set(Reading.model_fields)
     given = params.model_dump(exclude_unset=True, include=keys)
     base: dict[str, Any] = {}
-    choose, optional = None, tuple[str, ...]()
+    choose, optional = dict[str, str](), tuple[str, ...]()
     if params.map:
         own = read(params.map)
         base = own.model_dump(exclude_unset=True, include=keys)
-        optional, choose = own.optional, own.choose if own.choose not in params.where else None
+        optional = own.optional
+        choose = {own.choose: "of the same responses"} if own.choose and own.choose not in params.where else {}
     for key, value in given.items():
         base[key] = base.get(key, {}) | value if isinstance(value, dict) else value
     base["columns"] = {name: path for name, path in base.get("columns", {}).items() if path not in ("", None)}
-    if params.policy:
-        base["columns"].pop("policy", None)
+    if params.policy and (whose := base["columns"].pop("policy", None)):
+        why = f"and is not of {params.policy!r} alone"
+        choose |= dict.fromkeys([whose] if isinstance(whose, str) else whose, why)
     return config.validated(Reading, params.path, base), choose, optional
 
 
 def guess(file: File) -> str:
     """The one map that a file fits. Raises ArenaError where none does or several do, with what is in the file and what
     to write."""
-    fits, seen = [], ""
-    for name, own in shipped().items():
-        tried = File(file.path, file.name, file.rows or own.rows, file.delimiter)
+    found: dict[str | None, list[Any]] = {}
+    failed: dict[str | None, ArenaError] = {}
+    for key in dict.fromkeys([file.rows, *(file.rows or own.rows for own in shipped().values())]):
         try:
-            some = [row for _, (_, row) in zip(range(_FIRST), tried.read(), strict=False) if isinstance(row, dict)]
+            found[key] = list(islice(replace(file, rows=key).read(), _FIRST))
         except ArenaError as error:
-            seen = seen or ("" if own.rows else str(error).removeprefix(f"{file.name}: "))
-            continue
-        seen = (
-            "its rows have " + columns.shape(some[0]) + file.is_json * columns.rows_within(some[0])
-            if some and not own.rows
-            else seen
-        )
-        if any(all(_has(row, path) for path in own.has) for row in some):
-            fits.append(name)
+            failed[key] = error
+    rows = {key: [row for _, row in some if isinstance(row, dict)] for key, some in found.items()}
+    lacks = {name: _lacks(own, rows.get(file.rows or own.rows, [])) for name, own in shipped().items()}
+    fits = [name for name, missing in lacks.items() if not missing]
     fits = [name for name in fits if not shipped()[name].general] or fits
     if len(fits) == 1:
         return fits[0]
-    which = f"the maps {', '.join(fits)} fit" if fits else "no map fits"
+    if fits:
+        raise ArenaError(f"{file.name}: the maps {', '.join(fits)} fit: name one with --map")
+    if file.rows in failed:
+        raise failed[file.rows]
+    if not (some := rows[file.rows]):
+        number, fault = next(iter(found[file.rows]), (1, Fault("", "has no rows", do="export it again")))
+        where = f"{file.unit} {number}: " if found[file.rows] else ""
+        raise ArenaError(f"{file.name}: {where}{fault}: {fault.do}")
+    near = [
+        f" (like {name}, but {listed(missing)} {'is' if len(missing) == 1 else 'are'} missing)"
+        for name, missing in lacks.items()
+        if 2 * len(missing) < len(shipped()[name].has) and len(missing) <= _FEW
+    ]
+    has = columns.shape(some[0]) + file.is_json * columns.rows_within(some[0])
     do = "say which column holds what: --column prompt=A --column response=B --column judge=C (or a params file)"
-    do = "name one with --map" if fits else do
-    raise ArenaError(f"{file.name}: {which}; {seen or 'it has no rows'}: {do}")
+    raise ArenaError(f"{file.name}: no map fits{''.join(near)}; its rows have {has}: {do}{_two_answers(some)}")
+
+
+def _lacks(own: Map, rows: list[dict[str, Any]]) -> list[str]:
+    """Of what a map's rows have, what is missing in the row that has the most of it."""
+    return min(([path for path in own.has if not _has(row, path)] for row in rows), key=len, default=list(own.has))
+
+
+def _two_answers(rows: list[dict[str, Any]]) -> str:
+    """What to write where two columns of texts are named alike up to their ends; empty where none are."""
+    texts = [n for n in rows[0] if any(isinstance(row[n], str) and " " in row[n] for row in rows if n in row)]
+    for old, new in combinations(texts, 2):
+        if told_apart(old, new)[0]:
+            return f"; where both are answers, --old {shlex.quote(old)} --new {shlex.quote(new)} in place of response"
+    return ""
 
 
 def _has(row: dict[str, Any], path: str) -> bool:

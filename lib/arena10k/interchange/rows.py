@@ -169,7 +169,7 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     underscores. Raises ArenaError where two become one, or there are too many to be policies."""
     out: dict[str, str] = {}
     for name in dict.fromkeys(names):
-        plain = re.sub(r"[^A-Za-z0-9_]", "_", name)[:41]
+        plain = re.sub(r"[^A-Za-z0-9_]+", "_", name)[:41]
         plain = plain if plain[:1].isalpha() else f"p_{plain}"[:41]
         if other := next((n for n, p in out.items() if p.casefold() == plain.casefold()), None):
             raise ArenaError(f"policies {other[:60]!r} and {name[:60]!r} would both be named {plain!r}: rename one")

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from arena10k.errors import ArenaError, meant
+from arena10k.errors import MOST_LISTED, ArenaError, meant
 from arena10k.inputs.faults import Fault, shown, text, text_or_none
 from arena10k.inputs.files import File
 from arena10k.interchange import columns, rows
 from arena10k.interchange.rows import Row, Value
 from arena10k.params.imported import Reading
+from arena10k.wording import listed
 
 #: How the value of each field of a `Row` that has columns is checked.
 _TEXTS = {
@@ -27,8 +28,8 @@ _TEXTS = {
 #: Fields that hold numbers, and whether true and false are two of them.
 _NUMBERS = {"judge": True, "judge_variance": False, "label": True, "label_propensity": False, "logprobs": False}
 _NATS = {"nats": 1.0, "bits": math.log(2), "log10": math.log(10)}
-#: Values that a message shows.
-_EXAMPLES = 3
+#: Values that a message shows, and those of a column that are told apart.
+_EXAMPLES, _VALUES = 3, 100
 
 
 @dataclass
@@ -37,7 +38,8 @@ class Source:
 
     `fields`: by field of `Row` (and `logprobs.<policy>`) the columns that may hold it, as paths (see `columns`); where
     several do they must agree. `optional`: those that rows may lack. `by_policy`: the column of an object of log-probs
-    by policy. Of the views that the column `choose` tells apart one is to be named; `parts` are those of two sides.
+    by policy. Of the views that a column of `choose` tells apart one is to be named (it says why); `parts` are those of
+    two sides.
 
     What is met: `expected` are the fields, and `scored` the policies with a log-prob, that every row should have;
     `met` the columns that were there so far, `as_text` the fields whose numbers are all texts, `used` how many values
@@ -52,7 +54,7 @@ class Source:
     policy: str | None
     logged: bool
     by_policy: str | None = None
-    choose: str | None = None
+    choose: dict[str, str] = field(default_factory=dict)
     parts: tuple[Source, ...] = ()
     expected: set[str] = field(default_factory=set)
     scored: dict[str, None] = field(default_factory=dict)
@@ -65,6 +67,8 @@ class Source:
     unclear: dict[str, Fault] = field(default_factory=dict)
     beside: Counter[str] = field(default_factory=Counter)
     first: dict[str, Any] = field(default_factory=dict)
+    #: By path of `where` the values of rows that are not asked for.
+    _others: dict[str, Counter[str]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -89,6 +93,7 @@ class Source:
         """(number, object or Fault) of the rows that are asked for; of a table only the columns of `paths`, and of
         those in `typed` only what is of another type than numbers."""
         wanted, self.beside = self.reading.where, Counter()
+        self._others = {path: Counter() for path in wanted}
 
         def choose(names: dict[str, bool]) -> list[str]:
             every = [path for path in (*paths, *wanted) if not (path in typed and names.get(path))]
@@ -98,8 +103,12 @@ class Source:
 
         for number, raw in self.file.read(choose):
             row = raw if isinstance(raw, dict) and wanted else {}
-            if row and any(self.peek(row, path) not in (value, str(value)) for path, value in wanted.items()):
+            others = [path for path, value in wanted.items() if self.peek(row, path) not in (value, str(value))]
+            if row and others:
                 self.beside["not asked for"] += 1
+                for path in others:
+                    value, met = shown(self.peek(row, path)), self._others[path]
+                    met[value if value in met or len(met) < _VALUES else "another value"] += 1
             else:
                 yield number, raw
 
@@ -122,12 +131,14 @@ class Source:
         self.expected = self.fields.keys() - may_lack
         self.scored = {policy: None for policy, name in self._logprobs.items() if name in self.expected}
         open_ = [path for name in {*may_lack, "policy"} for path in self.fields.get(name, ())]
-        open_ += [path for path in (self.choose, self.by_policy) if path]
+        open_ += [*self.choose, *filter(None, [self.by_policy])]
         typed = [path for name in numeric for path in self.fields[name] if path not in open_]
-        policies, views, kinds = dict[str, None](), dict[str, None](), {name: set[str]() for name in numeric}
+        policies, kinds, met = dict[str, None](), {name: set[str]() for name in numeric}, False
+        views: dict[str, dict[str, None]] = {path: {} for path in self.choose}
         for _, raw in self.read([*open_, *typed], typed):
             if isinstance(raw, Fault):
                 continue
+            met = True
             if isinstance(name := self.peek(raw, "policy"), str) and rows.is_unicode(name):
                 policies[name] = None
             for name in numeric:
@@ -136,15 +147,32 @@ class Source:
             targets = self.peek(raw, self.by_policy) if self.by_policy else None
             self.scored |= {policy: None for policy, name in self._logprobs.items() if name in self.expected}
             self.scored |= dict.fromkeys(filter(rows.is_unicode, targets if isinstance(targets, dict) else ()))
-            views |= {str(self.peek(raw, self.choose)): None} if self.choose else {}
+            for path, values in views.items():
+                view = self.peek(raw, path)
+                values |= {str(view): None} if view is not None and len(values) < _VALUES else {}
             if len(policies) + len(self.scored) > rows.MAX_POLICIES:
                 rows.plain_names([*policies, *self.scored])
-        if len(views) > 1:
-            names, one = ", ".join(map(repr, views))[:200], f"where.{self.choose}={next(iter(views))}"
-            raise ArenaError(f"{self.name}: {self.choose}: holds {names} of the same responses: say which: --set {one}")
+        self._check_views(views, met)
         texts = {name for name, kind in kinds.items() if "text" in kind and "other" not in kind}
         self.as_text = set(numeric) if self.file.form in ("csv", "tsv") else texts
         return [*self.scored, *(policies or ([self.policy] if self.policy is not None else []))]
+
+    def _check_views(self, views: dict[str, dict[str, None]], met: bool) -> None:
+        """Refuse rows of several views, and a choice that no row is of."""
+        for path, values in views.items():
+            if len(values) > 1:
+                names, first = ", ".join(map(repr, values))[:200], next(iter(values))
+                do = self.file.to_say(f"where: {{{path}: {json.dumps(first)}}}", f"where.{path}={first}")
+                raise ArenaError(f"{self.name}: {path}: holds {names} {self.choose[path]}: say which: {do}")
+        left_out = self.beside["not asked for"]
+        if met or not left_out:
+            return
+        none = {path: others for path, others in self._others.items() if others.total() == left_out}
+        for path, others in none.items():
+            there = listed([f"{value} in {rows:,}" for value, rows in others.most_common()], MOST_LISTED)
+            what = f"no row has {shown(self.reading.where[path])}; rows have {there}"
+            raise ArenaError(f"{self.name}: where.{path}: {what}: write one of them")
+        raise ArenaError(f"{self.name}: where: no row has all of {', '.join(self.reading.where)}: leave out one")
 
     def peek(self, raw: dict[str, Any], name: str) -> Any:
         """The value of a field or a path; None where it is not clear."""
@@ -280,17 +308,37 @@ class Source:
                 examples, total = self.examples.get(name, []), unused + self.used[name]
                 looks = ", ".join(f"{shown(v)} ({columns.kind(v)})" for v in examples) or "nothing at all"
                 which = f"none of {total:,} values can" if unused == total else f"{unused:,} of {total:,} values cannot"
-                what = f"{which} be read, such as {looks}: {_advice(own, examples)}"
-                more = f"to go on without them, allow_missing: [{own}]"
+                what = f"{which} be read, such as {looks}: {self._advice(own, examples)}"
+                missing = self.file.to_say(f"allow_missing: [{own}]", f"allow_missing=[{own}]")
+                more = f"to go on without them, {missing}"
                 raise ArenaError(f"{self.name}: {self.called(name)}: {what}; {more}")
         for name, paths in self.fields.items():
             if self.first and _of(name) not in self.optional and not self.met.intersection(paths):
                 if fault := next((self.unclear[path] for path in paths if path in self.unclear), None):
-                    raise ArenaError(f"{self.name}: {fault}: {fault.do}")
+                    one = getattr(fault, "one", "")
+                    do = self.file.to_say(f"{_of(name)}: {one}", f"columns.{_of(name)}={one}")
+                    raise ArenaError(f"{self.name}: {fault}: {f'name one, such as {do}' if one else fault.do}")
                 what = f"no row has this column{meant(paths[0], self.first)}; rows have {columns.shape(self.first)}"
                 raise ArenaError(
                     f"{self.name}: {paths[0]}: {what}{self.file.is_json * columns.rows_within(self.first)}"
                 )
+
+    def _advice(self, field: str, examples: list[Any]) -> str:
+        """What to write where values of a field cannot be read."""
+        if first := next((v for v in map(columns.opened, examples) if isinstance(v, dict | list)), None):
+            inner = columns.shape({"COLUMN": first}, most=1).split(" ")[0]
+            do = self.file.to_say(f"{field}: {inner}", f"columns.{field}={inner.replace('COLUMN', self.called(field))}")
+            return f"name the path to the value within, such as {do}"
+        if any(isinstance(value, str) and not rows.is_unicode(value) for value in examples):
+            return "save the file as UTF-8"
+        if field not in _NUMBERS:
+            return "write a text there, or name the column that has it"
+        if all(isinstance(value, str) and re.fullmatch(r"[-+]?[\d.,]+ ?%?", value) for value in examples):
+            return "write plain numbers, such as 0.8 or 1000: with a point, no commas and no %"
+        words = [value for value in examples if isinstance(value, str)]
+        in_params = f"values: {{{field}: {{{', '.join(f'{json.dumps(w)}: NUMBER' for w in words)[:200]}}}}}"
+        do = self.file.to_say(in_params, *(f"values.{field}.{word[:60]}=NUMBER" for word in words))
+        return f"say what the words stand for, {do}" if words else "write numbers there"
 
 
 def _of(name: str) -> str:
@@ -303,18 +351,3 @@ def _kind_of_number(value: Any, words: dict[str, float | None]) -> str:
     if value is None:
         return "absent"
     return "text" if isinstance(value, str) and rows.is_number(value, words) else "other"
-
-
-def _advice(field: str, examples: list[Any]) -> str:
-    """What to write where values of a field cannot be read."""
-    if first := next((v for v in map(columns.opened, examples) if isinstance(v, dict | list)), None):
-        inner = columns.shape({"COLUMN": first}, most=1).split(" ")[0]
-        return f"name the path to the value within, such as {field}: {inner}"
-    if any(isinstance(value, str) and not rows.is_unicode(value) for value in examples):
-        return "save the file as UTF-8"
-    if field not in _NUMBERS:
-        return "write a text there, or name the column that has it"
-    if all(isinstance(value, str) and re.fullmatch(r"[-+]?[\d.,]+ ?%?", value) for value in examples):
-        return "write plain numbers, such as 0.8 or 1000: with a point, no commas and no %"
-    words = ", ".join(f"{json.dumps(value)}: NUMBER" for value in examples if isinstance(value, str))
-    return f"say what the words stand for, values: {{{field}: {{{words[:200]}}}}}" if words else "write numbers there"

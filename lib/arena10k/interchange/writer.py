@@ -26,8 +26,8 @@ LISTED = 1000
 @dataclass
 class FileAccount:
     """What became of one file: rows read, taken, left out; how many responses another file has `again`, what other rows
-    are `beside` these; how many faults there are by field, and the first of them; by scale and column its numbers: how
-    many lie within the scale and outside of it, and their range."""
+    are `beside` these; how many faults there are by field, and the first of them; the `policies` of what is taken; by
+    scale and column its numbers: how many lie within the scale and outside of it, and their range."""
 
     file: str
     unit: str
@@ -39,6 +39,7 @@ class FileAccount:
     values_left_out: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     malformed: list[dict[str, Any]] = field(default_factory=list)
+    policies: set[str] = field(default_factory=set)
     spreads: dict[tuple[str, str], tuple[int, int, float, float]] = field(default_factory=dict)
 
     def note(self, line: int, fault: Fault, row_taken: bool) -> None:
@@ -110,6 +111,7 @@ class Writer:
         text = row.response if row.response is not None else Fault("", "is not in the source", MISSING)
         self._keep(RESPONSES, row.prompt_id, policy, draw, is_there, text, {"file": source.name, "line": line})
         account.again += is_there
+        account.policies.add(policy)
         if not is_there:
             self.draws = max(self.draws, draw + 1)
             if source.logged or (policy == self._logging and not self._has_logged):

@@ -37,6 +37,11 @@ Path = str | Annotated[tuple[str, ...], Field(strict=False)]
 Words = Annotated[dict[str, Annotated[float, Field(strict=False)] | None], BeforeValidator(_words)]
 
 
+Delimiter = Annotated[
+    str, Field(min_length=1, max_length=1), BeforeValidator(lambda mark: "\t" if mark == r"\t" else mark)
+]
+
+
 class Columns(Section):
     """Which column holds what, by path: `a.b` is the key `b` within `a`, `messages[-1].content` that of the last item,
     `scores.*.value` the one of whatever key is alone there, `task + id` two of them. What has no column is not there;
@@ -68,7 +73,7 @@ class Reading(Section):
     rows: str | None = Field(
         None, description="of one JSON object the key that holds the rows, of a zip file the folder"
     )
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(None, description="of the cells of CSV")
+    delimiter: Delimiter | None = Field(None, description="of the cells of CSV; \\t is a tab")
     sides: tuple[str, str] | None = Field(
         None, strict=False, description="of rows with two answers what stands for {side} in the columns of each"
     )

@@ -20,7 +20,8 @@ ESTIMATE = ["estimator", "value", "ci_low", "ci_high", "verdict", "reasons", "la
 def agreement_sentence(found: pd.DataFrame, logging_policy: str) -> str:
     """How well the judge tells right from wrong."""
     if found.auc.isna().all():
-        return "No response has both a judge score and an oracle label: the judge is untested."
+        same = "All labels beside a judge's score are equal: that says nothing of whether it tells right from wrong."
+        return same if found.rows.any() else "No response has both a judge score and an oracle label: it is untested."
     best = found.loc[found.auc.idxmax()]
     within = "" if pd.isna(best.auc_within_p0) else f", {best.auc_within_p0:.2f} within {logging_policy}"
     text = f"The judge {best.judge} agrees best with the oracle: AUC {best.auc:.2f} over all policies"
