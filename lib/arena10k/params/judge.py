@@ -236,9 +236,8 @@ def _one_of(default: str, *forms: str) -> Discriminator:
     """The form of a grader, by which its keys are known; `default` where it names none."""
 
     def form(grader: Any) -> str | None:
-        if isinstance(grader, dict):
-            return grader.get("form", default)
-        return getattr(grader, "form", default) if isinstance(grader, Grader) else None
+        known = grader.get("form", default) if isinstance(grader, dict) else None
+        return getattr(grader, "form", default) if isinstance(grader, Grader) else known
 
     message = f"Input should be a mapping with form: {' or '.join(forms)}"
     return Discriminator(form, custom_error_type="form", custom_error_message=message)
