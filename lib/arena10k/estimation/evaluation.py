@@ -13,10 +13,10 @@ from arena10k.estimation import compare, planning
 from arena10k.estimation.checked import ONLY_JUDGE
 from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext, context
 from arena10k.estimation.data import PolicyData
-from arena10k.estimation.headline import headline, headline_row
+from arena10k.estimation.headline import headline, headline_row, known_row
 from arena10k.estimation.scale import NUMBERS, UNIT, Scale
 from arena10k.estimation.score import ESTIMATORS
-from arena10k.estimation.verdicts import BY_DEFINITION, estimate_row, known_row
+from arena10k.estimation.verdicts import BY_DEFINITION, estimate_row
 
 if TYPE_CHECKING:
     import pandas as pd

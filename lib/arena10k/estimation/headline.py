@@ -11,7 +11,7 @@ import numpy as np
 from arena10k.analysis import Analysis
 from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.context import PolicyContext
-from arena10k.estimation.verdicts import BY_DEFINITION, REPORT, accepted, estimate_row, known_row, width_of
+from arena10k.estimation.verdicts import BY_DEFINITION, REPORT, accepted, estimate_row, width_of
 
 #: What an estimate takes to be believed, least first.
 BELIEFS = ("labels", "weights", "judge")
@@ -51,6 +51,13 @@ def headline_row(
 
     best = min(trusted or usable, key=place, default=None)
     return None if best is None else dict(best)
+
+
+def known_row(value: float) -> dict[str, Any]:
+    """The row of estimates.json, without policy and judge, of a value that is known: it has no interval."""
+    row: dict[str, Any] = {"estimator": "definition", "value": value, "verdict": BY_DEFINITION, "reasons": []}
+    lacks = ("se", "ci_low", "ci_high", "mean_weight", "ess", "khat", "labels_needed")
+    return row | dict.fromkeys(lacks) | {"n_used": 0}
 
 
 def headline(ctx: PolicyContext) -> dict[str, Any] | None:

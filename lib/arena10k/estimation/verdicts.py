@@ -256,13 +256,6 @@ def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) ->
     return row
 
 
-def known_row(value: float) -> dict[str, Any]:
-    """The row of estimates.json, without policy and judge, of a value that is known: it has no interval."""
-    row: dict[str, Any] = {"estimator": "definition", "value": value, "verdict": BY_DEFINITION, "reasons": []}
-    lacks = ("se", "ci_low", "ci_high", "mean_weight", "ess", "khat", "labels_needed")
-    return row | dict.fromkeys(lacks) | {"n_used": 0}
-
-
 def own_estimate(ctx: PolicyContext) -> dict[str, Any] | None:
     """The narrowest accepted estimate under the belief in labels alone, as a row; None where there is none."""
 

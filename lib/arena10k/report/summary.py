@@ -98,7 +98,7 @@ def verdict(estimates: Mapping[str, Any], confidence: float = 0.95) -> str:
     given = [row for row in best if accepted(row) and row["verdict"] != BY_DEFINITION]
     if given:
         return _leaders(estimates, given[0], confidence)
-    why = Counter(reason for row in best if not accepted(row) for reason in row["reasons"] or ())
+    why = Counter(reason for row in best if not accepted(row) for reason in row.get("reasons") or ())
     reason = next((reason for reason, _ in why.most_common(1)), "")
     return f"No policy has an accepted value{': ' * bool(reason)}{_WHY.get(reason, reason.replace('_', ' '))}."
 
