@@ -111,7 +111,8 @@ def contrasts_sentence(contrasts: list[dict[str, Any]], ranking: list[dict[str, 
         text = f"{contrasts[0]['a']} and {contrasts[0]['b']} {do} by more than chance"
     first = [r["policy"] + " (with caution)" * (r.get("verdict") == CAUTION) for r in ranking if r["rank"] == 1]
     if len(first) > 1:
-        return f"{text}; there is no clear winner: any of {listed(first)} may be the best."
+        some = "either" if len(first) == 2 else "any"
+        return f"{text}; there is no clear winner: {some} of {listed(first)} may be the best."
     return f"{text}; {first[0]} alone is first."
 
 
@@ -131,7 +132,7 @@ def contrasts_frame(contrasts: list[dict[str, Any]]) -> pd.DataFrame:
 
 def contrasts_table(contrasts: list[dict[str, Any]]) -> Table:
     """The same for readers."""
-    caption = "Differences of values; intervals hold together for all pairs (Holm)"
+    caption = "Differences of values" + "; intervals hold together for all pairs (Holm)" * (len(contrasts) > 1)
     return table(contrasts_frame(contrasts), caption=caption)
 
 
