@@ -261,6 +261,15 @@ def test_an_axis_holds_what_it_is_of_between_a_few_round_ticks(ends):
     assert axis.place(axis.high) == 100
 
 
+def test_why_no_value_is_accepted_is_said_by_the_most_frequent_reason():
+    few, wide = {"reasons": ["few_labels", "interval_too_wide"]}, {"reasons": ["interval_too_wide"]}
+    rows = [row("a", "ppi_pp", "REFUSE", **few), row("b", "ppi_pp", "REFUSE", **wide)]
+    assert "too wide" in verdict({"rows": rows})
+    assert "too few" in verdict({"rows": rows[:1]})
+    raw = row("a", "direct", "CAUTION", reasons=["no_labels", "not_on_oracle_scale"])
+    assert "no labels" in verdict({"rows": [raw]})
+
+
 def test_a_verdict_has_at_most_25_words_however_many_policies_there_are():
     names = [f"pi_{k}" for k in range(14)]
     rows = [row(p, "ppi_pp", "REPORT", 0.5 if k < 9 else 0.1) for k, p in enumerate(names)]

@@ -7,6 +7,7 @@ chatbot_arena_conversations, mt_bench_human_judgments and lmsys-arena-human-pref
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,15 @@ from scipy.stats import binom
 from arena10k import DataError, compare, interchange, paths
 from arena10k.collection.jobs import ORACLE, RESPONSES
 from arena10k.errors import ArenaError
+from arena10k.estimation.compare import breakdowns, contrasts, ranking
+from arena10k.estimation.context import context
+from arena10k.estimation.data import PolicyData, Rows
+from arena10k.estimation.evaluation import study
 from arena10k.params import config
 from arena10k.params.imported import ImportedParams
 from arena10k.pipeline import first_page
+from arena10k.report import differences, headline
+from arena10k.report.summary import verdict
 from arena10k.run import Run
 from in_process import arena, run_cells
 
@@ -169,7 +176,7 @@ def rows_of(run):
     return {row["estimator"]: row for row in run.estimates(run.table())["rows"] if row["policy"] == "new"}
 
 
-def test_the_value_is_the_win_rate_and_that_of_the_logging_policy_is_not_asked(home):
+def test_the_value_is_the_win_rate_and_that_of_the_logging_policy_is_a_half_by_definition(home):
     frame = own(2000, 1500)
     frame.to_csv(home / "v.csv", index=False)
     run, account, _ = imported(home / "v.csv", *OWN)
@@ -178,8 +185,16 @@ def test_the_value_is_the_win_rate_and_that_of_the_logging_policy_is_not_asked(h
     assert 0.03 < row["ci_high"] - row["ci_low"] < 0.05
     assert row["verdict"] == "REPORT"
     estimates = run.estimates(run.table())
-    assert {r["verdict"] for r in estimates["rows"] if r["policy"] == "old"} == {"NOT_ASKED"}
-    assert [place["policy"] for place in estimates["ranking"]] == ["new"]
+    (known,) = (r for r in estimates["rows"] if r["policy"] == "old")
+    assert (known["verdict"], known["value"], known["ci_low"], known["se"]) == ("BY_DEFINITION", 0.5, None, None)
+    assert [(place["policy"], place["rank"]) for place in estimates["ranking"]] == [("new", 1), ("old", 2)]
+    (pair,) = estimates["contrasts"]
+    assert (pair["a"], pair["b"], pair["significant"]) == ("new", "old", True)
+    apart = [row["value"] - 0.5, row["ci_low"] - 0.5, row["ci_high"] - 0.5]
+    assert [pair["difference"], pair["low"], pair["high"]] == pytest.approx(apart, abs=1e-9)
+    assert rows_of(run)["direct"]["verdict"] == "NOT_ASKED", "there is no judge"
+    told = run.estimate()
+    assert [tuple(place) for place in told.ranking[["policy", "value"]].itertuples(index=False)][1] == ("old", 0.5)
     share = frame.winner.map({"new": 1.0, "tie": 0.5, "old": 0.0})
     assert row["value"] == pytest.approx(share.groupby(frame.question).mean().mean(), abs=1e-9)
     assert account["records"][RESPONSES] == {"new": {"ok": 2000}, "old": {"ok": 1500}}
@@ -204,6 +219,64 @@ def test_intervals_hold_the_true_win_rate():
         hits += found.ci_low <= 2 * (0.8 * 0.6 + 0.1) - 1 <= found.ci_high
     assert binom.cdf(hits, runs, 0.95) >= 0.001
     assert hits < runs
+
+
+#: Win rates against the baseline, a fifth of the votes being ties.
+RATES = {"good": 0.65, "same": 0.5, "bad": 0.3}
+
+
+def contexts_of(rng, rates, n=60):
+    """Votes on n prompts, of which each has its own luck and of each policy seven in ten a vote."""
+    luck, none = rng.beta(4, 4, n) - 0.5, Rows(np.empty(0))
+    made = {"base": PolicyData(none, is_logging=True, known=0.5)}
+    for name, rate in rates.items():
+        chance = (rate - 0.1) / 0.8
+        wins = rng.random(n) < chance + 1.2 * luck * min(chance, 1 - chance)
+        label = np.where(rng.random(n) < 0.2, 0.5, wins)
+        own = np.flatnonzero(rng.random(n) < 0.7)
+        rows = Rows(np.full(len(own), 0.5), label=label[own], cluster=own, has_score=np.zeros(len(own)))
+        made[name] = PolicyData(none, rows)
+    return {name: context(data, policy=name) for name, data in made.items()}
+
+
+@pytest.mark.parametrize("rates", [RATES, dict.fromkeys(RATES, 0.5)])
+def test_differences_to_the_baseline_hold_together_with_those_of_the_others(rates):
+    runs, hold, wrong, truth = 100, 0, 0, {"base": 0.5} | rates
+    for seed in range(runs):
+        pairs = contrasts(contexts_of(np.random.default_rng(seed), rates))
+        assert len(pairs) == 6
+        apart = [(c, truth[c.a] - truth[c.b]) for c in pairs]
+        hold += all(c.low <= true <= c.high for c, true in apart)
+        wrong += any(c.significant and c.difference * true <= 0 for c, true in apart)
+    assert binom.cdf(hold, runs, 0.95) >= 0.001
+    assert binom.sf(wrong - 1, runs, 0.05) >= 0.001
+
+
+def test_the_baseline_is_in_its_place_in_the_ranking_and_in_the_verdict():
+    contexts = contexts_of(np.random.default_rng(0), RATES, 2000)
+    pairs = contrasts(contexts)
+    places = {place.policy: place for place in ranking(contexts, pairs)}
+    ranks = {policy: (place.rank, place.worst_rank) for policy, place in places.items()}
+    assert ranks == {"good": (1, 1), "same": (2, 3), "base": (2, 3), "bad": (4, 4)}
+    assert (places["base"].value, places["base"].ci_low) == (0.5, None)
+    turns = {(b.better, b.worse): b for b in breakdowns(contexts)}
+    assert turns["good", "base"].unseen_of == "good"
+    assert turns["base", "bad"].unseen_of == "bad"
+    assert {b.judge_error for b in turns.values()} == {None}
+    result = study({policy: {"d": ctx.data} for policy, ctx in contexts.items()}, judge="d").result
+    said = verdict(result)
+    good = places["good"]
+    assert said.startswith(f"good wins most against base: {good.value:.3f} ")
+    assert said.endswith("same is not distinguishable from base.")
+    assert len(said.split()) <= 25
+    baseline, rows = differences(result)
+    assert (baseline, [row["policy"] for row in rows]) == ("base", ["good", "same", "bad"])
+    assert [row["value"] for row in rows] == pytest.approx([places[r["policy"]].value - 0.5 for r in rows])
+    worst = study({p: {"d": contexts[p].data} for p in ("base", "bad")}, judge="d").result
+    assert "bad" in verdict(worst)
+    assert not verdict(worst).startswith("bad")
+    alone = verdict(study({"base": {"d": contexts["base"].data}}, judge="d").result)
+    assert "base" not in alone, "what is known by definition is no finding"
 
 
 def test_scores_of_a_judge_are_calibrated_by_votes_and_stand_for_those_that_are_lacking(home):
@@ -275,7 +348,32 @@ def test_every_page_is_made_of_votes(home):
     for stage in ("00_status", "02_responses", "04_judge", "05_data_quality", "06_estimates", "09_ablation_summary"):
         run_cells(stage, "imported", "mine")
     first_page.write_index(config.load("imported", "mine"))
-    assert "the win rate against old" in (paths.reports_dir("mine") / "index.html").read_text()
+    page = (paths.reports_dir("mine") / "index.html").read_text()
+    assert "the win rate against old" in page
+    assert '<span class="badge other">by definition</span>' in page
+    assert "Difference to old" in page
+    for absent in ("PPI++", "judge)", "Log-probs", "controls of the log-probs", "Log alone", " 0 labels", "all pairs"):
+        assert absent not in page.split("The answer</h2>")[0]
+
+
+def test_ratings_are_shown_on_their_own_scale(home):
+    rng = np.random.default_rng(0)
+    stars = {f"{what}_{side}": rng.integers(1, 6, 60) for what in ("score", "label") for side in ("old", "new")}
+    stars["label_new"] = np.minimum(5, stars["label_new"] + 1)
+    own(60, 60).assign(**stars).to_csv(home / "v.csv", index=False)
+    columns = ["--column", "judge=score", "--column", "label=label", "--judge-scale", 1, 5, "--oracle-scale", 1, 5]
+    run, *_ = imported(home / "v.csv", *OWN[:-2], *columns)
+    found = run.estimates(run.table())
+    run.write_result("estimates.json", found)
+    run.write_result("examples.json", run.examples().result)
+    first_page.write_index(run.params)
+    page = (paths.reports_dir("mine") / "index.html").read_text()
+    shown = re.findall(r'data-of="Value">([0-9.]+)<', page)
+    assert shown == [f"{1 + 4 * row['value']:.2f}" for row in headline(found)]
+    (pair,) = found["contrasts"]
+    (apart,) = re.findall(r'data-of="Difference">[+\u2212]?([0-9.]+)<', page)
+    assert apart == f"{4 * abs(pair['difference']):.2f}"
+    assert f"{4 * run.examples().result['apart']:.2f}" in page[page.index("Answers side by side") :]
 
 
 # What is wrong

@@ -314,6 +314,8 @@ def check_question(params, records, question):
             ids = choice["token_ids"]
     code = ECHO[name][0] if kind == "echo" and name in ECHO else UNUSUAL.get(name, [None])[0]
     right = None if code else math.fsum(token_logprob(8 + i, t) for i, t in enumerate(ids))
+    if (kind, name, len(ids) < 4) == ("echo", "one value", True):  # of so few tokens it may be one by chance
+        code, right = None, -1.5 * len(ids)
     shown = {(r["policy"], r["status"], r["value"], r["code"]) for r in scored}
     assert shown == {(policy, "error" if code else "ok", right, code) for policy in params.policies}
 
@@ -357,7 +359,7 @@ def test_a_second_run_asks_nothing_and_failed_rows_only_on_request(survived, tmp
     assert failed == sum(r["status"] == "error" for r in store.rows("responses")) >= 2 * len(CHAT)
     monkeypatch.setattr(faults, "only", ("content filter",))
     _, again = run_responses(params, retry_errors=True)
-    refused = sum("content filter" in fault_of(question) for question in range(ITEMS // 4))
+    refused = 2 * sum(fault_of(question) == ("chat", "content filter") for question in range(ITEMS // 4))
     assert (again.ok, again.errors) == (failed - refused, {"content_filter": refused})
     assert stub.requests == asked + failed, "each row is asked once"
     tried = {r["status"]: r["attempts"] for r in store.rows("responses") if r["attempts"] > 1}

@@ -304,15 +304,21 @@ class Run:
         A judge without a score is left out, unless it is the one that headlines use."""
         folds, judges = self.params.estimation.folds, self._judges(table)
         logged, fresh = table.logged, table.fresh
-        if self.params.imported and not any(map(table.is_judged, judges)):
+        unjudged = self.params.imported and not any(map(table.is_judged, judges))
+        if unjudged:
             # Labels without any score speak alone: one that is the same everywhere says nothing.
             same = {JUDGE + judges[0]: 0.5}
             logged, fresh = (part.assign(**same) if part.label.notna().any() else part for part in (logged, fresh))
         made = policies_data(logged, fresh, table.policies, judges, table.logging_policy, folds)
+        for own in made.values() if unjudged else ():
+            own |= {j: data.unscored() for j, data in own.items()}
         # A win over the logging policy's response is no property of a response that could be weighted.
         paired = [j for j in judges if compares(self.params, JUDGE + j) or compares(self.params, ORACLE)]
-        none = Rows(np.empty(0))
-        return {p: own | {j: dataclasses.replace(own[j], logged=none) for j in paired} for p, own in made.items()}
+        none, p0 = Rows(np.empty(0)), table.logging_policy
+        made = {p: own | {j: dataclasses.replace(own[j], logged=none) for j in paired} for p, own in made.items()}
+        if compares(self.params, ORACLE):  # against itself every vote is a tie
+            made[p0] = {j: dataclasses.replace(data, known=0.5) for j, data in made[p0].items()}
+        return made
 
     def study(
         self,

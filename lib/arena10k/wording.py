@@ -20,14 +20,15 @@ import pandas as pd
 
 MISSING = "—"
 VERDICTS = ("REPORT", "CAUTION", "REFUSE")
-#: How a verdict is written, where not by its own word: what was never collected is no verdict on the data.
-VERDICT_WORDS = {"NOT_ASKED": "not collected"}
+#: How a verdict is written, where not by its own word: these are no verdicts on the data.
+VERDICT_WORDS = {"NOT_ASKED": "not collected", "BY_DEFINITION": "by definition"}
 #: How sentences name estimators. `JUDGE_SNIPS`, which no label calibrates, is another number than `snips`.
 ESTIMATOR_WORDS = {
     "naive": "the judge's mean",
     "direct": "direct (judge, calibrated)",
     "ppi_pp": "PPI++ (labels + judge)",
     "snips": "SNIPS (calibrated)",
+    "definition": "against itself, a tie by definition",
 }
 JUDGE_SNIPS = "SNIPS on judge scores"
 _SCALES = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"), (0.0, ""))

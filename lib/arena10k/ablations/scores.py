@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from arena10k.estimation.verdicts import NOT_ASKED, REFUSE
+from arena10k.estimation.verdicts import NO_VERDICT, REFUSE
 
 #: A policy that is put first and truly below the best by more than this misranks (on the oracle's scale).
 MARGIN = 0.05
@@ -52,7 +52,7 @@ def summary(frame: pd.DataFrame, truth: Sequence[Truth], by: Sequence[str], conf
         error=value - target,
         covers=(missed == 0).astype(float).where(missed.notna()),
         interval_score=high - low + 2 / (1 - confidence) * missed,
-        refused=(frame.verdict == REFUSE).astype(float).where(frame.verdict != NOT_ASKED),
+        refused=(frame.verdict == REFUSE).astype(float).where(~frame.verdict.isin(NO_VERDICT)),
     )
     # What is neither a group nor a measure tells one replicate from another.
     replicate = [c for c in frame.columns if c not in {*by, "policy", *MEASURES}]

@@ -13,7 +13,7 @@ from arena10k.ablations import matrix
 from arena10k.ablations.scores import MARGIN, MEASURES, Truth, summary
 from arena10k.collection import costs
 from arena10k.errors import section
-from arena10k.estimation.verdicts import NOT_ASKED
+from arena10k.estimation.verdicts import NO_VERDICT
 from arena10k.run import Run
 from arena10k.wording import listed
 
@@ -117,7 +117,7 @@ def complete_sentence(table: pd.DataFrame) -> str:
 def accuracy(rows: Sequence[dict[str, Any]], truth: Sequence[Truth], confidence: float = 0.95) -> pd.DataFrame:
     """Scores of `scores.summary` by estimator and judge over the policies of known value, the closest first."""
     by, policies = ["estimator", "judge"], {t.policy for t in truth}
-    asked = [row for row in rows if row["policy"] in policies and row["verdict"] != NOT_ASKED]
+    asked = [row for row in rows if row["policy"] in policies and row["verdict"] not in NO_VERDICT]
     if not asked:
         return pd.DataFrame(columns=by)
     shown = ["rmse", "bias", "coverage", "refused", "pairwise", "misranked", "misranked_accepted", "interval_score"]

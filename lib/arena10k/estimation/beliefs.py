@@ -193,7 +193,7 @@ def _unscored(prep: Prepared) -> Sides:
     """Reach of the value where f on the draws meets f on logged rows, because the judge gave some no score, and need
     not have failed on both for the same reason."""
     logged, fresh = 1 - prep.logged.has_score[prep.counted], 1 - prep.fresh.has_score
-    if not (logged.any() or fresh.any()):
+    if not prep.n_weighted or not (logged.any() or fresh.any()):
         return 0.0, 0.0
     f = np.concatenate([prep.fresh_oof, prep.reward_oof[prep.counted]])
     share = min(1.0, float(prep.by_cluster(prep.counted_weight * logged).mean() + prep.fresh.by_cluster(fresh).mean()))

@@ -74,7 +74,7 @@ class Breakdown:
 class Difference:
     """A difference whose interval is known at every level: `bias` below and above, which no level changes, and t
     quantile and bounded-mean guard, or the chance in the intervals of both policies (in which case `df` is
-    infinite)."""
+    infinite). It is at most `most`."""
 
     value: float
     se: float
@@ -83,6 +83,7 @@ class Difference:
     df: float
     guard: Callable[[float], Sides] | None = None
     bias: Sides = (0.0, 0.0)
+    most: float = 1.0
 
     def radii(self, level: float) -> Sides:
         """How far below and above the value the interval goes at confidence `level`."""
@@ -118,11 +119,23 @@ def paired(a: PreparedScore, b: PreparedScore) -> Difference:
     alike = len(folds_a) == len(folds_b)
     cal = fold_variance(folds_a - folds_b) if alike else fold_variance(folds_a) + fold_variance(folds_b)
     variance = float(dev @ dev) + cal + judge_variance(*a) + judge_variance(*b)
-    value, groups = a[1].value - b[1].value, min(groups_a, groups_b)
+    return _by_chance(a[1].value - b[1].value, variance, min(groups_a, groups_b), _label_guard(a, b))
+
+
+def against(a: PreparedScore, known: float) -> Difference:
+    """The same for the difference to a value that is known: never narrower than the mean of the bounded labels."""
+    (dev, groups), (f, mean, has) = deviations(*a), _cluster_residuals(*a)
+    variance = float(dev @ dev) + fold_variance(calibration_folds(*a)) + judge_variance(*a)
+    return _by_chance(
+        a[1].value - known, variance, groups, lambda level: bounded_mean_radii(mean[has], -f, 1 - f, level)
+    )
+
+
+def _by_chance(value: float, variance: float, groups: int, guard: Callable[[float], Sides]) -> Difference:
     if groups < 2 or not np.isfinite(variance + value):
         return Difference(value, float("inf"), float("inf"), float("inf"), 1.0)
     se = float(np.sqrt(variance))
-    return Difference(value, se, se, se, groups - 1, _label_guard(a, b))
+    return Difference(value, se, se, se, groups - 1, guard)
 
 
 def _label_guard(a: PreparedScore, b: PreparedScore) -> Callable[[float], Sides]:
@@ -159,10 +172,16 @@ def _score_behind(ctx: PolicyContext, row: Mapping[str, Any]) -> PreparedScore:
     return ctx.prep, ctx.prep.once(row["estimator"], ESTIMATORS[row["estimator"]].score)
 
 
+def _deviations(one: Estimated) -> np.ndarray:
+    return np.zeros(1) if one[0].data.known is not None else deviations(*_score_behind(*one))[0]
+
+
 def _parts(ctx: PolicyContext, row: Mapping[str, Any]) -> tuple[Sides, Sides]:
     """How much of a row's radii, below and above its value, is bias, and how much is chance; once for all pairs."""
 
     def make(_: Prepared) -> tuple[Sides, Sides]:
+        if ctx.data.known is not None:
+            return (0.0, 0.0), (0.0, 0.0)
         left_open = interval_of(ctx, ESTIMATORS[row["estimator"]], _score_behind(ctx, row)[1]).bias
         radii = max(0.0, row["value"] - row["ci_low"]), max(0.0, row["ci_high"] - row["value"])
         bias = min(left_open[0], radii[0]), min(left_open[1], radii[1])
@@ -181,7 +200,7 @@ def _by_intervals(a: Estimated, b: Estimated) -> Difference:
     """From the intervals of both: what their beliefs leave open added up, for it may be off in opposite directions, and
     only what is chance in quadrature (MOVER, Zou & Donner 2008). What they share makes it wider than need be; a
     negative correlation of their deviations is counted."""
-    dev_a, dev_b = aligned(*(deviations(*_score_behind(*one))[0] for one in (a, b)))
+    dev_a, dev_b = aligned(*map(_deviations, (a, b)))
     norm = float(np.sqrt((dev_a @ dev_a) * (dev_b @ dev_b)))
     correlation = min(0.0, float(dev_a @ dev_b) / norm) if norm > 0 and np.isfinite(norm) else 0.0
     z = normal(a[0].analysis.confidence)
@@ -197,13 +216,20 @@ def _by_intervals(a: Estimated, b: Estimated) -> Difference:
 
 def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> Difference | None:
     """The difference of two policies: of their headlines, or of the estimates that labels alone give both where that
-    is known more exactly; None where one of them has no headline."""
+    is known more exactly; None where one of them has no headline. A value that is known is the second."""
     head_a, head_b = headline(ctx_a), headline(ctx_b)
     if head_a is None or head_b is None:
         return None
     differences = [_by_intervals((ctx_a, head_a), (ctx_b, head_b))]
-    own_a, own_b = own_estimate(ctx_a), own_estimate(ctx_b)
-    if own_a is not None and own_b is not None:
+    own_a, own_b, known = own_estimate(ctx_a), own_estimate(ctx_b), ctx_b.data.known
+    if known is not None:
+        if own_a is not None:
+            labels = against(_score_behind(ctx_a, own_a), known)
+            labels = replace(labels, bias=_left_open((ctx_a, own_a), (ctx_b, head_b)))
+            # The intervals of few labels grow with the level by more than a normal one does.
+            differences = [labels, *differences[: own_a["estimator"] != head_a["estimator"]]]
+        differences = [replace(d, most=max(known, 1 - known)) for d in differences]
+    elif own_a is not None and own_b is not None:
         bias = _left_open((ctx_a, own_a), (ctx_b, own_b))
         differences.append(replace(paired(_score_behind(ctx_a, own_a), _score_behind(ctx_b, own_b)), bias=bias))
     return min(differences, key=lambda d: sum(d.radii(ctx_a.analysis.confidence)))
@@ -211,7 +237,8 @@ def contrast(ctx_a: PolicyContext, ctx_b: PolicyContext) -> Difference | None:
 
 def contrasts(contexts: Mapping[str, PolicyContext]) -> list[Contrast]:
     """Every pair of policies with a headline; family-wise error at most 1 - confidence (Holm 1979)."""
-    differences = {(a, b): contrast(contexts[a], contexts[b]) for a, b in combinations(contexts, 2)}
+    policies = sorted(contexts, key=lambda policy: contexts[policy].data.known is not None)
+    differences = {(a, b): contrast(contexts[a], contexts[b]) for a, b in combinations(policies, 2)}
     pairs = {pair: (d, d.p_value()) for pair, d in differences.items() if d is not None}
     found, rejecting, level = {}, True, 0.0
     alpha = 1 - min((ctx.analysis.confidence for ctx in contexts.values()), default=1.0)
@@ -220,7 +247,7 @@ def contrasts(contexts: Mapping[str, PolicyContext]) -> list[Contrast]:
             level = alpha / (len(pairs) - place)
             rejecting = p < level
         down, up = d.radii(1 - level)
-        low, high = max(d.value - down, -1.0), min(d.value + up, 1.0)
+        low, high = max(d.value - down, -d.most), min(d.value + up, d.most)
         found[pair] = Contrast(*pair, d.value, d.se, low, high, low > 0 or high < 0, p)
     return [found[pair] for pair in pairs]
 
@@ -241,10 +268,12 @@ def breakdowns(contexts: Mapping[str, PolicyContext]) -> list[Breakdown]:
     """For every pair of policies with a headline, the better first: what would turn their order round."""
     rows = {policy: row for policy, ctx in contexts.items() if (row := headline(ctx))}
     pairs = []
+    known = {policy for policy in rows if contexts[policy].data.known is not None}
     for a, b in permutations(rows, 2):
         d, judged = rows[a]["value"] - rows[b]["value"], [belief_of(rows[p]) != "labels" for p in (a, b)]
         if d > 0 or (d == 0 and a < b):
-            room, of = max((rows[a]["value"], a), (1 - rows[b]["value"], b), key=lambda end: end[0])
+            rooms = [(p, room) for p, room in ((a, rows[a]["value"]), (b, 1 - rows[b]["value"])) if p not in known]
+            of, room = max(rooms, key=lambda end: end[1])
             mass = min(1.0, d / room) if room > 0 else 1.0
             pairs.append(Breakdown(a, b, d, d if any(judged) else None, mass, of))
     return pairs

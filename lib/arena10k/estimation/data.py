@@ -222,16 +222,22 @@ class PolicyData:
     """One target policy and one judge: P0's `logged` rows and the target's own `fresh` draws, of which there may
     be none; `is_logging` where the target is P0. `complete`: every row was asked for its score and its log-weight, so
     that those missing are lost, and may be lost for what they are worth; else rows without are not collected yet, and
-    left out."""
+    left out. `known`: the value, where it is one by definition, as a win rate against itself is."""
 
     logged: Rows
     fresh: Rows = field(default_factory=lambda: Rows(np.empty(0)))
     is_logging: bool = False
     complete: bool = False
+    known: float | None = None
 
     def with_logged(self, **columns: Any) -> PolicyData:
         """The same with other arrays of the logged rows."""
         return replace(self, logged=replace(self.logged, **columns))
+
+    def unscored(self) -> PolicyData:
+        """The same where every score stands in for one that there is not."""
+        logged, fresh = (replace(rows, has_score=np.zeros(len(rows))) for rows in (self.logged, self.fresh))
+        return replace(self, logged=logged, fresh=fresh)
 
 
 def prompt_fold(prompt_id: str, n_folds: int = N_FOLDS) -> int:

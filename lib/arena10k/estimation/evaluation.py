@@ -13,10 +13,10 @@ from arena10k.estimation import compare, planning
 from arena10k.estimation.checked import ONLY_JUDGE
 from arena10k.estimation.context import LOGPROBS_ASKED, PolicyContext, context
 from arena10k.estimation.data import PolicyData
-from arena10k.estimation.headline import headline, headline_row
+from arena10k.estimation.headline import headline, headline_row, known_row
 from arena10k.estimation.scale import NUMBERS, UNIT, Scale
 from arena10k.estimation.score import ESTIMATORS
-from arena10k.estimation.verdicts import NOT_ASKED, estimate_row
+from arena10k.estimation.verdicts import BY_DEFINITION, NOT_ASKED, estimate_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,6 +119,9 @@ class Evaluation:
             if not isinstance(row["estimator"], str):
                 lines.append(f"{policy}: no accepted estimate ({', '.join(self._lacking(policy))})")
                 continue
+            if row["verdict"] == BY_DEFINITION:
+                lines.append(f"{policy}: {row['value']:g} by definition")
+                continue
             why = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
             lines.append(
                 f"{policy}: {row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}] "
@@ -161,8 +164,8 @@ def study(
         known = [*(facts or {}).get(policy, ()), *[LOGPROBS_ASKED] * (quarantined > 0)]
         for name, data in judges.items():
             ctx = context(data, analysis, known, policy=policy, judge=name, clone=policy in clones)
-            own = []
-            for estimator in names:
+            own = [] if data.known is None else [known_row(data.known)]
+            for estimator in names if data.known is None else ():
                 own.append(estimate_row(ctx, ESTIMATORS[estimator]))
                 if ESTIMATORS[estimator].belief == "weights":  # no other estimator is made of these
                     ctx.prep.memo.pop(estimator, None)

@@ -11,7 +11,7 @@ import numpy as np
 from arena10k.analysis import Analysis
 from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.context import PolicyContext
-from arena10k.estimation.verdicts import REPORT, accepted, estimate_row, width_of
+from arena10k.estimation.verdicts import BY_DEFINITION, REPORT, accepted, estimate_row, width_of
 
 #: What an estimate takes to be believed, least first.
 BELIEFS = ("labels", "weights", "judge")
@@ -19,6 +19,8 @@ BELIEFS = ("labels", "weights", "judge")
 
 def belief_of(row: Mapping[str, Any]) -> str:
     """The belief behind a row of estimates.json; the most where its estimator is not registered here."""
+    if row["verdict"] == BY_DEFINITION:
+        return BELIEFS[0]
     estimator = ESTIMATORS.get(row["estimator"])
     return estimator.belief if estimator else BELIEFS[-1]
 
@@ -51,10 +53,19 @@ def headline_row(
     return None if best is None else dict(best)
 
 
+def known_row(value: float) -> dict[str, Any]:
+    """The row of estimates.json, without policy and judge, of a value that is known: it has no interval."""
+    row: dict[str, Any] = {"estimator": "definition", "value": value, "verdict": BY_DEFINITION, "reasons": []}
+    lacks = ("se", "ci_low", "ci_high", "mean_weight", "ess", "khat", "labels_needed")
+    return row | dict.fromkeys(lacks) | {"n_used": 0}
+
+
 def headline(ctx: PolicyContext) -> dict[str, Any] | None:
     """The same from a policy's context, as a row of estimates.json."""
 
     def make(_: Any) -> dict[str, Any] | None:
+        if ctx.data.known is not None:
+            return known_row(ctx.data.known)
         rows = [estimate_row(ctx, e, plan=False) for e in ESTIMATORS.values() if not e.judge_scale]
         return headline_row(rows, ctx.analysis.belief, ctx.prep.is_logging)
 

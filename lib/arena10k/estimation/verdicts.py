@@ -21,6 +21,9 @@ from arena10k.estimation.thresholds import DOUBT, FEW_LABELS, HEAVY_KHAT, MAX_WI
 REPORT, CAUTION, REFUSE = "REPORT", "CAUTION", "REFUSE"
 #: Of what was not collected: no verdict, and counted nowhere.
 NOT_ASKED = "NOT_ASKED"
+#: Of a value that nothing estimates, such as that of a win rate against itself.
+BY_DEFINITION = "BY_DEFINITION"
+NO_VERDICT = (NOT_ASKED, BY_DEFINITION)
 #: The reason of a number that no label puts on the oracle's scale: it is no policy value.
 NOT_ON_ORACLE_SCALE = "not_on_oracle_scale"
 #: A verdict and its reasons.
@@ -131,9 +134,9 @@ def _judge_reasons(ctx: PolicyContext, estimator: Estimator, interval: Interval)
 
 
 def accepted(row: Mapping[str, Any]) -> bool:
-    """Whether a row of estimates.json is a policy value: reported, if with caution, and on the oracle's scale."""
+    """Whether a row of estimates.json is a policy value: known, or reported, if with caution, on the oracle's scale."""
     on_scale = NOT_ON_ORACLE_SCALE not in (row.get("reasons") or ())
-    return row["verdict"] in (REPORT, CAUTION) and row["value"] is not None and on_scale
+    return row["verdict"] in (REPORT, CAUTION, BY_DEFINITION) and row["value"] is not None and on_scale
 
 
 def width_of(row: Mapping[str, Any]) -> float:

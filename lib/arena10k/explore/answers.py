@@ -4,7 +4,7 @@ explain, then with single rows: one prompt across policies, the rows that carry 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,8 @@ class Diagnosis(View):
 
     def _verdicts(self, rows: list[dict[str, Any]]) -> str:
         """Which estimates are accepted, and whether weights alone may be used."""
+        if self.context.data.known is not None:
+            return f"The value of {self.policy} is {self.context.data.known:g} by definition: nothing estimates it."
         by: dict[str, list[str]] = {}
         for row in rows:
             is_raw = row["verdict"] != "REFUSE" and not accepted(row)
@@ -261,9 +263,9 @@ def heavy_rows(table: Table, policy: str, judge: str, top: int) -> Listing:
 class Examples(Listing):
     """What `run.examples()` answers. `result`: what is shown of it, the content of `examples.json`."""
 
-    def __init__(self, frame: pd.DataFrame, sentence: str, shown: pd.DataFrame):
-        super().__init__(frame, [sentence], *examples_tables(shown.to_dict("records")))
-        self.result = {"sentence": sentence, "rows": shown}
+    def __init__(self, frame: pd.DataFrame, apart: pd.Series, shown: pd.DataFrame):
+        self.result = {"apart": float(apart.mean()), "prompts": len(apart), "rows": shown}
+        super().__init__(frame, [examples_sentence(self.result)], *examples_tables(shown.to_dict("records")))
 
 
 def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str, top: int) -> Examples:
@@ -277,11 +279,18 @@ def examples(frames: dict[str, pd.DataFrame], prompts: pd.DataFrame, judge: str,
         raise NothingToShow("no prompt has scored answers of two policies: there is nothing to set side by side")
     rows = rows.merge(prompts[["prompt_id", "prompt"]], on="prompt_id", how="left")
     rows = rows.set_index("prompt_id").loc[apart.index].reset_index()
-    sentence = (
-        f"The judge's scores of the policies' answers to a prompt lie {apart.mean():.2f} apart on average (of "
-        f"{len(apart):,} prompts). These are the {min(top, len(apart))} prompts where they differ most."
+    return Examples(rows, apart, rows[rows.prompt_id.isin(apart.index[:top])])
+
+
+def examples_sentence(found: Mapping[str, Any], size: float = 1.0) -> str:
+    """How far scores of answers to a prompt differ, on a judge's scale of `size`."""
+    if not found["apart"]:
+        return f"The judge scores the policies' answers alike, on each of {found['prompts']:,} prompts."
+    shown = len({row["prompt_id"] for row in pd.DataFrame(found["rows"]).to_dict("records")})
+    return (
+        f"The judge's scores of the policies' answers to a prompt lie {size * found['apart']:.2f} apart on average (of "
+        f"{found['prompts']:,} prompts). These are the {shown} prompts where they differ most."
     )
-    return Examples(rows, sentence, rows[rows.prompt_id.isin(apart.index[:top])])
 
 
 #: Columns of answers that are set side by side.

@@ -57,7 +57,8 @@ class Judges(View):
             own = both[both.policy == policy]
             gaps = (own[JUDGE + judge] - own.label).groupby(own.prompt_id).mean().dropna()
             off = zip(("off", "off_low", "off_high"), mean_interval(gaps.to_numpy(float), confidence), strict=True)
-            row: Row = {"policy": policy, "judge": judge, **dict(off), **_saved(ctx, widths[policy, judge])}
+            saved = _saved(ctx, widths.get((policy, judge), np.nan))
+            row: Row = {"policy": policy, "judge": judge, **dict(off), **saved}
             rows.append(row | {"rank": ranks.get((policy, judge))})
         self.policies = pd.DataFrame(rows).astype(dict.fromkeys(("rank", "labels", "alone", "direct"), "Int64"))
         self.judges = pd.DataFrame([_of_judge(params, judge, both, counts) for judge in by_judge])

@@ -101,7 +101,8 @@ class Comparison(View):
         """Write one self-contained HTML file: the answer, and behind it what `Evaluated.report` has."""
         from arena10k.from_frames import page  # draws figures
 
-        title, notes = f"Are the {self.new} answers better than the {self.old} answers?", " ".join(self.notes)
+        title = f"Are the {self.new} answers better than the {self.old} answers?"
+        notes = " ".join(note for note in self.notes if note != f"Verdict: {REPORT}.")
         return page.write(self.evaluation, path, title, self.sentence, notes, self.verdict == REFUSE)
 
 

@@ -13,7 +13,7 @@ from arena10k.attribution import words
 from arena10k.attribution.game import Case
 from arena10k.attribution.investigation import investigate
 from arena10k.estimation.context import PolicyContext
-from arena10k.estimation.verdicts import NOT_ASKED, REPORT
+from arena10k.estimation.verdicts import NO_VERDICT, REPORT
 from arena10k.from_frames.values import Evaluated
 from arena10k.report import findings, reasons, weight_findings
 from arena10k.wording import level, visible
@@ -25,10 +25,7 @@ def write(found: Evaluated, path: str | os.PathLike[str], title: str = "Policy v
           warning: str = "", alarm: bool = False) -> Path:  # fmt: skip
     """Write the page to `path`. `about` takes the place of the summary on top; `warning` is below it, as an alarm where
     `alarm`."""
-    shown = found.result | {"n": found.prompts()}
-    # What was not asked for is not shown, unless it is all there is of a policy.
-    asked = {r["policy"] for r in shown["rows"] if r["verdict"] != NOT_ASKED}
-    shown["rows"] = [r for r in shown["rows"] if r["verdict"] != NOT_ASKED or r["policy"] not in asked]
+    shown = report.asked(found.result | {"n": found.prompts()})
     return report.index(
         "",
         (),
@@ -41,6 +38,7 @@ def write(found: Evaluated, path: str | os.PathLike[str], title: str = "Policy v
         alarms=[warning] if warning and alarm else [],
         notes=[warning] if warning and not alarm else [],
         scale=found.scale,
+        judged=found.judge_scale is not None,
         sections={
             "Differences": [
                 findings.contrasts_sentence(shown["contrasts"], shown["ranking"]),
@@ -85,7 +83,7 @@ def _estimates(found: Evaluated, shown: dict[str, Any]) -> Parts:
     every["labels_needed"] = every.labels_needed.where(every.labels_needed > every.policy.map(there))
     needed = f"labels needed for an interval of width {found.analysis.width * found.scale.size:g}: of the policy's own "
     needed += "answers in total, those that are there included; nothing where there are as many"
-    raw = sum(row["verdict"] != NOT_ASKED for row in shown["rows"]) - len(findings.counted(shown["rows"]))
+    raw = sum(row["verdict"] not in NO_VERDICT for row in shown["rows"]) - len(findings.counted(shown["rows"]))
     whole = f"All {len(every)} rows" + f", {raw} of them raw means of the judge, which count as no estimate" * bool(raw)
     return [
         findings.estimates_sentence(shown["rows"]),

@@ -213,8 +213,7 @@ def _params(
     )
     policies = {}
     for name, plain in names.items():
-        named = "" if name == plain else f"; named {name[:80]!r} in the source"
-        description = f"imported: its definition is not known{named}"
+        description = "imported" if name == plain else f"imported; {name[:80]!r} in the source"
         policies[plain] = {"provider": PROVIDER, "model": plain, "description": description}
     return {
         "logging_policy": names[logging_policy],

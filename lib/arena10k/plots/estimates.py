@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.scale import UNIT, Scale
-from arena10k.estimation.verdicts import NOT_ASKED, NOT_ON_ORACLE_SCALE
+from arena10k.estimation.verdicts import NO_VERDICT, NOT_ASKED, NOT_ON_ORACLE_SCALE
 from arena10k.plots.style import (
     ACCENT,
     BAND,
@@ -43,7 +43,7 @@ _INSTEAD: dict[str, Any] = {"x": 0.01, "ha": "left", "fontsize": 9, "color": SOF
 def _forest_finding(frame: pd.DataFrame, truth: Mapping[str, float]) -> str:
     """How many estimates are refused and, where the truth is known, how many other intervals hold it. Those on the
     judge's scale, and those that were not asked for, are drawn and not counted."""
-    frame = frame[frame.verdict != NOT_ASKED]
+    frame = frame[~frame.verdict.isin(NO_VERDICT)]
     # Reasons come as one text or as names.
     reasons = frame.get("reasons", pd.Series("", frame.index)).astype(str).str.replace("_", " ")
     raw = reasons.str.contains(NOT_ON_ORACLE_SCALE.replace("_", " "), regex=False)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from arena10k.estimation import ESTIMATORS
-from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, accepted
+from arena10k.estimation.verdicts import BY_DEFINITION, CAUTION, NO_VERDICT, NOT_ASKED, REFUSE, accepted
 from arena10k.report.display import Table, table
 from arena10k.report.summary import headline
 from arena10k.wording import ESTIMATOR_WORDS, VERDICTS, listed
@@ -46,9 +46,9 @@ def estimates_table(frame: pd.DataFrame, caption: str, first: Iterable[str] = ()
 
 def counted(rows: Iterable[dict[str, Any]], judge: str | None = None) -> list[dict[str, Any]]:
     """The rows that sentences count: of one judge, without raw judge means, which are no policy values, and
-    without estimates whose inputs were not collected."""
+    without what is no estimate: inputs were not collected, or the value is known."""
     raw = {name for name, estimator in ESTIMATORS.items() if estimator.judge_scale}
-    rows = [r for r in rows if r["estimator"] not in raw and r["verdict"] != NOT_ASKED]
+    rows = [r for r in rows if r["estimator"] not in raw and r["verdict"] not in NO_VERDICT]
     return [r for r in rows if judge is None or r["judge"] == judge]
 
 
@@ -101,15 +101,19 @@ def truth_sentence(rows: list[dict[str, Any]], truth: Mapping[str, float], judge
 
 def contrasts_sentence(contrasts: list[dict[str, Any]], ranking: list[dict[str, Any]]) -> str:
     """How many policies can be told apart, and which may be the best."""
-    if not ranking:
+    if all(r.get("verdict") == BY_DEFINITION for r in ranking):
         return "No policy has an accepted estimate: there is no ranking."
     if not contrasts:
         return f"Only {ranking[0]['policy']} has an accepted estimate: there is nothing to compare it with."
     apart = sum(c["significant"] for c in contrasts)
     text = f"{apart} of {len(contrasts)} pairs of policies differ by more than chance"
+    if len(contrasts) == 1:
+        do = "differ" if apart else "do not differ"
+        text = f"{contrasts[0]['a']} and {contrasts[0]['b']} {do} by more than chance"
     first = [r["policy"] + " (with caution)" * (r.get("verdict") == CAUTION) for r in ranking if r["rank"] == 1]
     if len(first) > 1:
-        return f"{text}; there is no clear winner: any of {listed(first)} may be the best."
+        some = "either" if len(first) == 2 else "any"
+        return f"{text}; there is no clear winner: {some} of {listed(first)} may be the best."
     return f"{text}; {first[0]} alone is first."
 
 
@@ -129,7 +133,7 @@ def contrasts_frame(contrasts: list[dict[str, Any]]) -> pd.DataFrame:
 
 def contrasts_table(contrasts: list[dict[str, Any]]) -> Table:
     """The same for readers."""
-    caption = "Differences of values; intervals hold together for all pairs (Holm)"
+    caption = "Differences of values" + "; intervals hold together for all pairs (Holm)" * (len(contrasts) > 1)
     return table(contrasts_frame(contrasts), caption=caption)
 
 

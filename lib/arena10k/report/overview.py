@@ -16,7 +16,7 @@ from arena10k.analysis import Analysis
 from arena10k.attribution.game import CAUSE_WORDS
 from arena10k.audit import checks
 from arena10k.estimation.scale import UNIT, Scale
-from arena10k.estimation.verdicts import NOT_ASKED, REFUSE
+from arena10k.estimation.verdicts import BY_DEFINITION, NOT_ASKED, NOT_ON_ORACLE_SCALE, REFUSE
 from arena10k.inputs.prompts import FILTERS
 from arena10k.report.display import COLOURS, badge
 from arena10k.report.files import write_text
@@ -161,6 +161,7 @@ def index(
     policies: Mapping[str, str] | None = None,
     measured: Mapping[str, str] | None = None,
     scale: Scale = UNIT,
+    judged: bool = True,
     sections: Mapping[str, Sequence[Any]] | None = None,
 ) -> Path:
     """Write a first page: `reports/<run>/index.html`, or that of data without a run (its name is empty).
@@ -170,8 +171,8 @@ def index(
     policy, shown beside the estimates, never used; `confidence` is the level of the intervals and `width` the wanted
     one. `title` is what the experiment is, and `about` what a run is for that makes no estimates, in place of a
     verdict. `alarms` come first: what failed; `notes` say what else was found. `policies` says what each policy is,
-    `measured` by term what was measured. Values are on the label's `scale`. `sections` have, by heading, more texts,
-    tables and figures.
+    `measured` by term what was measured. Values are on the label's `scale`, from a judge's scores unless there are none
+    (`judged`). `sections` have, by heading, more texts, tables and figures.
     """
     estimates, groups = estimates or {}, dict[str, list[Listed]]()
     for page in sorted(pages, key=lambda page: (list(GROUPS).index(page.place[0]), page.place[1])):
@@ -179,7 +180,8 @@ def index(
     sizes = [page.html.stat().st_size for page in pages if page.html.is_file()]
     size = f"{len(sizes)} {'page' if len(sizes) == 1 else 'pages'}, {sum(sizes) / 1e6:.1f} MB" if sizes else ""
     failed = [page.stage for page in pages if page.failed]
-    rows, measured = _values(estimates, truth or {}, scale), dict(measured or {})
+    rows, measured = _values(estimates, truth or {}, scale, judged), dict(measured or {})
+    with_logged = any(row["logged"] for row in rows)
     html = (
         environment()
         .overlay(trim_blocks=True)
@@ -193,12 +195,13 @@ def index(
             level=level(confidence),
             differences=differences(estimates),
             difference_axis=Axis.over([0.0, *_ends(differences(estimates)[1])]),
+            pairs=len(estimates.get("contrasts", ())),
             rows=rows,
             colours=_colours(estimates),
             axis=Axis.over([scale.low, scale.high, *_ends(rows)]),
             policies=policies or {},
-            with_logged=any(row["logged"] for row in rows),
-            rests=_RESTS[estimates.get("belief", Analysis.belief)],
+            with_logged=with_logged,
+            rests=_RESTS[estimates.get("belief", Analysis.belief) if judged or with_logged else "labels"],
             with_truth=bool(truth),
             meaning=measured.pop("A value is", ""),
             measured=measured,
@@ -243,14 +246,16 @@ def _ends(rows: Sequence[Row]) -> list[float]:
     return [row[key] for row in rows for key in ("low", "value", "high", "truth") if not is_missing(row[key])]
 
 
-def _values(estimates: Mapping[str, Any], truth: Mapping[str, float], scale: Scale) -> list[dict[str, Any]]:
+def _values(
+    estimates: Mapping[str, Any], truth: Mapping[str, float], scale: Scale, judged: bool
+) -> list[dict[str, Any]]:
     logged = {r["policy"]: r for r in reversed(headline_rows(estimates)) if r["estimator"] == LOGGED_ONLY}
     counts = {row["policy"]: row for row in estimates.get("policies", ())}
     return [
         {
             "policy": row["policy"],
             "estimate": _shown(row),
-            "estimator": ESTIMATOR_WORDS.get(row["estimator"], row["estimator"]),
+            "estimator": _estimator(row, judged),
             "reasons": [r.replace("_", " ") for r in row.get("reasons") or () if row["verdict"] != "REPORT"],
             "labels_needed": _labels_needed(row, estimates.get("n")),
             "low": row["ci_low"],
@@ -258,12 +263,19 @@ def _values(estimates: Mapping[str, Any], truth: Mapping[str, float], scale: Sca
             "value": None if abs((row["value"] or 0.0) - scale.at(0.5)) > scale.size else row["value"],
             "high": row["ci_high"],
             "truth": truth.get(row["policy"]),
-            "draws": counts.get(row["policy"], {}).get("draws"),
-            "labels": counts.get(row["policy"], {}).get("labels"),
+            **{name: counts.get(row["policy"], {}).get(name) for name in ("draws", "labels")},
+            "known": row["verdict"] == BY_DEFINITION,
             "logged": _shown(logged[row["policy"]]) if row["policy"] in logged else None,
         }
         for row in headline(estimates)
     ]
+
+
+def _estimator(row: Row, judged: bool) -> str:
+    if row["estimator"] == "ppi_pp" and not judged:
+        return "labels alone"
+    named = "naive" if NOT_ON_ORACLE_SCALE in (row.get("reasons") or ()) else row["estimator"]  # nothing calibrated it
+    return ESTIMATOR_WORDS.get(named, named)
 
 
 def _colours(estimates: Mapping[str, Any]) -> dict[str, str]:

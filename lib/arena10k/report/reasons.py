@@ -46,7 +46,7 @@ WORDS = {
     "weights allow.",
     "no_judge_scores": "No response has a judge score.",
     "no_fresh_draws": "The policy has no responses of its own with a judge score.",
-    "no_labels": "No oracle label is of a response that this estimate could use.",
+    "no_labels": "None of the responses that this estimate could use has an oracle label.",
     "not_on_oracle_scale": "The number is on the judge's scale; what that is worth to the oracle is not known.",
     "few_labels": "Labels are few: {labels} on the policy's own draws, {trained} to train the calibration on ({few} "
     "are wanted of each).",

@@ -3,6 +3,7 @@ controls of the log-probs failed, and what is missing."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from arena10k.analysis import Analysis
 from arena10k.audit import checks
 from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.headline import BELIEFS, belief_of, headline_row
-from arena10k.estimation.verdicts import CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
+from arena10k.estimation.verdicts import BY_DEFINITION, CAUTION, NOT_ASKED, REFUSE, REPORT, accepted
 from arena10k.wording import is_missing, listed, percent, rounded, visible, with_interval
 
 #: What a value rests on, by belief.
@@ -18,6 +19,14 @@ _RESTS_ON = {
     "labels": "labels, which a biased judge cannot move",
     "weights": "log-probs of the logged responses",
     "judge": "the judge being off on these policies as on those with labels",
+}
+#: Why a value is not accepted, by reason; of any other its name says it.
+_WHY = {
+    "few_labels": "labels are too few",
+    "no_labels": "their responses have no labels",
+    "not_on_oracle_scale": "no labels say what the judge's scores are worth",
+    "interval_too_wide": "intervals are too wide",
+    "no_judge_scores": "their responses have neither labels nor scores",
 }
 #: The estimate that uses logged responses alone, shown beside the trusted one.
 LOGGED_ONLY = "snips"
@@ -36,7 +45,7 @@ def headline(estimates: Mapping[str, Any]) -> list[Row]:
         """Least of the row that takes least to be believed; most of the raw mean of the judge."""
         estimator, verdict = (
             ESTIMATORS.get(row["estimator"]),
-            (REPORT, CAUTION, REFUSE, NOT_ASKED).index(row["verdict"]),
+            (BY_DEFINITION, REPORT, CAUTION, REFUSE, NOT_ASKED).index(row["verdict"]),
         )
         return bool(estimator and estimator.judge_scale), verdict, BELIEFS.index(belief_of(row))
 
@@ -70,6 +79,13 @@ def headline_rows(estimates: Mapping[str, Any]) -> list[Row]:
     return [r for r in estimates.get("rows", ()) if judge in (None, r["judge"])]
 
 
+def asked(estimates: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without rows of what was not collected, unless they are all there is of a policy."""
+    rows = estimates.get("rows", ())
+    some = {row["policy"] for row in rows if row["verdict"] != NOT_ASKED}
+    return {**estimates, "rows": [r for r in rows if r["verdict"] != NOT_ASKED or r["policy"] not in some]}
+
+
 def is_refused(row: Row) -> bool:
     return row["verdict"] != NOT_ASKED and (row["verdict"] == REFUSE or is_missing(row["value"]))
 
@@ -79,14 +95,18 @@ def verdict(estimates: Mapping[str, Any], confidence: float = 0.95) -> str:
     best = headline(estimates)
     if not best:
         return "There are no estimates yet. The pages below say what has been done."
-    given = [row for row in best if accepted(row)]
-    return _leaders(estimates, given[0], confidence) if given else "No policy has an accepted value."
+    given = [row for row in best if accepted(row) and row["verdict"] != BY_DEFINITION]
+    if given:
+        return _leaders(estimates, given[0], confidence)
+    why = Counter(reason for row in best if not accepted(row) for reason in row.get("reasons") or ())
+    reason = next((reason for reason, _ in why.most_common(1)), "")
+    return f"No policy has an accepted value{': ' * bool(reason)}{_WHY.get(reason, reason.replace('_', ' '))}."
 
 
 def remarks(estimates: Mapping[str, Any], width: float = Analysis.width) -> list[str]:
     """What belongs to the verdict: what it rests on, what would settle or reverse it, which values are cautious,
     refused or not there, and what intervals of the wanted `width` take."""
-    best = headline(estimates)
+    best = [row for row in headline(estimates) if row["verdict"] != BY_DEFINITION]
     given = [row for row in best if accepted(row)]
     refused = [row for row in best if is_refused(row) and row not in given]
     unasked = [row for row in best if row["verdict"] == NOT_ASKED]
@@ -117,7 +137,8 @@ def _resting(given: Sequence[Row], n: int) -> str:
     by_belief = {belief: [row["policy"] for row in given if belief_of(row) == belief] for belief in BELIEFS}
     on = [(words, by_belief[belief]) for belief, words in _RESTS_ON.items() if by_belief[belief]]
     parts = [f"{words}{f' ({_names(names)})' if len(on) > 1 else ''}" for words, names in on]
-    many = f"All {n} values are" if 1 < n == len(given) else f"{len(given)} of {n} values {'is' if n == 1 else 'are'}"
+    every = {1: "The value is", 2: "Both values are"}.get(n, f"All {n} values are")
+    many = every if n == len(given) else f"{len(given)} of {n} values are"
     return f"{many} accepted, resting on {listed(parts)}."
 
 
@@ -159,12 +180,12 @@ def _leaders(estimates: Mapping[str, Any], best: Row, confidence: float) -> str:
     """The verdict where some value is accepted, that of `best` the highest."""
     ranking = estimates.get("ranking", ())
     first = [r for r in ranking if r["rank"] == 1]
+    baseline = next((r["policy"] for r in ranking if r.get("verdict") == BY_DEFINITION), None)
     if len(first) < 2:
+        if baseline is not None:
+            return _wins(estimates, baseline, best, confidence)
         row = first[0] if first else best
-        ends = row["ci_low"], row["ci_high"]
-        value = rounded(row["value"])
-        if not any(map(is_missing, ends)):
-            value = with_interval(row["value"], *ends, confidence)
+        value = _value(row, confidence)
         if not first:
             return f"No policy can be ranked; {visible(row['policy'])} has {value}."
         careful = ", with caution" if row.get("verdict") == CAUTION else ""
@@ -179,12 +200,32 @@ def _leaders(estimates: Mapping[str, Any], best: Row, confidence: float) -> str:
     start = f"No clear winner: {named} are not distinguishable"
     if len(names) > 2 and any((a, b) in worse for a in names for b in names):
         start = f"No clear winner: each of {named} may be the best"
+    if len(ranking) == 2 and baseline is not None:
+        return f"{start}; {visible(best['policy'])} wins {_value(best, confidence)}."
     below = [r["policy"] for r in ranking if all((r["policy"], name) in worse for name in names)]
     if not below:
         return f"{start}."
     every = {2: "both", 3: "all three", 4: "all four"}.get(len(names), "all of them")
     whom = _names(below) if len(below) < 4 else f"{len(below)} others"
     return f"{start}; {whom} {'is' if len(below) == 1 else 'are'} worse than {every}."
+
+
+def _value(row: Row, confidence: float) -> str:
+    ends = row["ci_low"], row["ci_high"]
+    return rounded(row["value"]) if any(map(is_missing, ends)) else with_interval(row["value"], *ends, confidence)
+
+
+def _wins(estimates: Mapping[str, Any], baseline: str, best: Row, confidence: float) -> str:
+    """The verdict on win rates against a baseline, where one policy is first."""
+    ranking, own, value = estimates["ranking"], visible(baseline), _value(best, confidence)
+    if ranking[0]["policy"] == baseline:
+        return f"No policy wins more than half against {own}; {visible(best['policy'])} comes closest: {value}."
+    pairs = [c for c in estimates["contrasts"] if baseline in (c["a"], c["b"]) and not c["significant"]]
+    tied = [c["b"] if c["a"] == baseline else c["a"] for c in pairs]
+    whom = _names(tied) if len(tied) < 4 else f"{len(tied)} others"
+    beside = f"; {whom} {'is' if len(tied) == 1 else 'are'} not distinguishable from {own}" if tied else ""
+    most, careful = " most" * (len(ranking) > 2), ", with caution," * (best["verdict"] == CAUTION)
+    return f"{visible(best['policy'])} wins{most}{careful} against {own}: {value}{beside}."
 
 
 def _names(names: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from arena10k import paths
 from arena10k.audit import quality, screening, status
 from arena10k.errors import ArenaError
-from arena10k.estimation.verdicts import NOT_ASKED
+from arena10k.estimation.verdicts import NO_VERDICT
 from arena10k.report.files import plain, write_json
 from arena10k.run import Run
 
@@ -64,7 +64,7 @@ def changes(before: Estimates, after: Estimates) -> pd.DataFrame:
     `outside`: the value has left the interval of before (where it lay in it)."""
     sides = []
     for side, rows in (("before", before), ("after", after)):
-        collected = [row for row in rows if row["verdict"] != NOT_ASKED]
+        collected = [row for row in rows if row["verdict"] not in NO_VERDICT]
         frame = pd.DataFrame(collected, columns=[*_KEY, *_NUMBERS, "verdict"]).astype(dict.fromkeys(_NUMBERS, float))
         sides.append(frame.set_index(_KEY).add_suffix(f"_{side}"))
     order = sides[1].index.append(sides[0].index).drop_duplicates()
