@@ -91,12 +91,8 @@ class Pipeline:
     def __init__(self, gguf: Path, prefix_cache: bool, eos: int):
         self.gguf, self.prefix_cache, self.eos = gguf, prefix_cache, eos
         self._inbox: queue.SimpleQueue[_Active] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=f"pipeline-{gguf.stem}", daemon=True)
-        self._thread.start()
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
+        self.alive = True
+        threading.Thread(target=self._run, name=f"pipeline-{gguf.stem}", daemon=True).start()
 
     async def complete(self, job: Job) -> list[Sequence]:
         """Answer a request with one Sequence, or `beams` of them.
@@ -140,6 +136,7 @@ class Pipeline:
                 cached.update(*(item.prefixes for item in ended))
                 time.sleep(0)  # step() holds the interpreter lock: let the event loop have its turn
         finally:  # nobody may wait for a thread that has ended; the next request starts another
+            self.alive = False  # before the last arrivals are looked for: whoever comes later sees it
             self._fail([*active, *waiting, *self._arrivals(block=False)], sys.exception())
 
     def _admit(
