@@ -240,7 +240,7 @@ def test_differences_are_to_the_baseline_on_an_axis_with_its_zero_and_sorted(tmp
     ]
     found = {"rows": rows, "ranking": [], "contrasts": pairs, "logging_policy": "base"}
     page = index("local", [], found, tmp_path / "index.html").read_text(encoding="utf-8").replace("\u2212", "-")
-    table = page[page.index("Difference to base") : page.index("Policy values")]
+    table = page[page.index("Difference from base") : page.index("Policy values")]
     cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", table)[4:]
     assert [c for c in cells if c] == [
         "good", "+0.20", "0.00 to +0.40", "not distinguishable", "bad", "-0.38", "-0.62 to -0.13", "worse",

@@ -351,7 +351,7 @@ def test_every_page_is_made_of_votes(home):
     page = (paths.reports_dir("mine") / "index.html").read_text()
     assert "the win rate against old" in page
     assert '<span class="badge other">by definition</span>' in page
-    assert "Difference to old" in page
+    assert "Difference from old" in page
     for absent in ("PPI++", "judge)", "Log-probs", "controls of the log-probs", "Log alone", " 0 labels", "all pairs"):
         assert absent not in page.split("The answer</h2>")[0]
 

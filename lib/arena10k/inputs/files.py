@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import IO, Any
 
-from arena10k.errors import ArenaError, one_line
+from arena10k.errors import ArenaError, meant, one_line
 from arena10k.inputs import forms
 from arena10k.inputs.faults import Fault, shown
 
@@ -277,7 +277,7 @@ class File:
         columns = choose(numbers) if choose else list(numbers)
         for column in columns:
             if names.count(column) != 1:
-                what = "is there more than once" if column in names else "is not a column"
+                what = "is there more than once" if column in names else f"is not a column{meant(column, names)}"
                 raise ArenaError(f"{self.name}: {column}: {what}: it has {', '.join(names)[:200]}")
         return columns
 

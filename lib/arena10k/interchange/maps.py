@@ -93,6 +93,8 @@ def guess(file: File) -> str:
         number, fault = next(iter(found[file.rows]), (1, Fault("", "has no rows", do="export it again")))
         where = f"{file.unit} {number}: " if found[file.rows] else ""
         raise ArenaError(f"{file.name}: {where}{fault}: {fault.do}")
+    # Of votes the winner alone may be called otherwise.
+    votes = any("winner" in " ".join(missing) for missing in lacks.values() if len(missing) <= _FEW)
     near = [
         f" (like {name}, but {listed(missing)} {'is' if len(missing) == 1 else 'are'} missing)"
         for name, missing in lacks.items()
@@ -100,6 +102,7 @@ def guess(file: File) -> str:
     ]
     has = columns.shape(some[0]) + file.is_json * columns.rows_within(some[0])
     do = "say which column holds what: --column prompt=A --column response=B --column judge=C (or a params file)"
+    do = f"of votes, --column winner=A says which column has them; else {do}" if votes else do
     raise ArenaError(f"{file.name}: no map fits{''.join(near)}; its rows have {has}: {do}{_two_answers(some)}")
 
 

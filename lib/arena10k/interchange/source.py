@@ -69,6 +69,8 @@ class Source:
     first: dict[str, Any] = field(default_factory=dict)
     #: By path of `where` the values of rows that are not asked for.
     _others: dict[str, Counter[str]] = field(default_factory=dict)
+    #: A row that is not asked for.
+    _other: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -107,7 +109,7 @@ class Source:
             if row and others:
                 self.beside["not asked for"] += 1
                 for path in others:
-                    value, met = shown(self.peek(row, path)), self._others[path]
+                    value, met, self._other = shown(self.peek(row, path)), self._others[path], row
                     met[value if value in met or len(met) < _VALUES else "another value"] += 1
             else:
                 yield number, raw
@@ -169,6 +171,9 @@ class Source:
             return
         none = {path: others for path, others in self._others.items() if others.total() == left_out}
         for path, others in none.items():
+            if set(others) == {"None"}:
+                lacks = f"no row has this column{meant(path, self._other)}; rows have {columns.shape(self._other)}"
+                raise ArenaError(f"{self.name}: where.{path}: {lacks}")
             there = listed([f"{value} in {rows:,}" for value, rows in others.most_common()], MOST_LISTED)
             what = f"no row has {shown(self.reading.where[path])}; rows have {there}"
             raise ArenaError(f"{self.name}: where.{path}: {what}: write one of them")

@@ -16,7 +16,7 @@ from arena10k.wording import is_missing, listed, percent, rounded, visible, with
 
 #: What a value rests on, by belief.
 _RESTS_ON = {
-    "labels": "labels, which a biased judge cannot move",
+    "labels": "labels, so that no bias of a judge moves them",
     "weights": "log-probs of the logged responses",
     "judge": "the judge being off on these policies as on those with labels",
 }
@@ -189,7 +189,12 @@ def _leaders(estimates: Mapping[str, Any], best: Row, confidence: float) -> str:
         if not first:
             return f"No policy can be ranked; {visible(row['policy'])} has {value}."
         careful = ", with caution" if row.get("verdict") == CAUTION else ""
-        return f"{visible(row['policy'])} ranks first{careful}: {value}."
+        own, others = differences(estimates)
+        ahead = next((d for d in others if d["policy"] == row["policy"] and d["result"] == "better"), None)
+        more = (
+            f", better than {visible(own)} by {rounded(ahead['value'], ahead['low'], ahead['high'])}" if ahead else ""
+        )
+        return f"{visible(row['policy'])} ranks first{careful}: {value}{more}."
     names = [r["policy"] for r in first]
     named = _names(names) if len(names) < 6 else f"{len(names)} of {len(headline(estimates))} policies"
     worse = {
