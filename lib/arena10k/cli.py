@@ -119,7 +119,8 @@ def _report(
         if forced := dict.fromkeys([*again, *stages.unstamped(params)]):
             command += ["--forcerun", *map(stages.rule, forced)]
         before = failures.latest(params.run)
-        environment = options.environment(yes=agreed, retry_errors=retry_errors) | runner.cache(params.run)
+        os.environ |= runner.cache(params.run)  # of this process, too, which says the answer at the end
+        environment = options.environment(yes=agreed, retry_errors=retry_errors)
         code = stopping.run(command, environment)
     index = paths.reports_dir(params.run) / "index.html"
     if code:
