@@ -21,6 +21,7 @@ OPTIONS = shlex.join([f"--params={PARAMS_FILE}", f"--run={config.get('run') or '
 rule report:
     input:
         INDEX,
+        stages.answer_file(RUN),
     default_target: True
 
 
@@ -60,6 +61,7 @@ rule index:
         [stages.stamp_file(RUN, name) for name in STAGES],
     output:
         INDEX,
+        stages.answer_file(RUN),
     localrule: True
     shell:
         "{ARENA} index {OPTIONS}"

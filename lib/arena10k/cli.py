@@ -131,10 +131,8 @@ def _report(
         if index.is_file():
             click.echo(f"Pages that could be made: {index}", err=True)
         sys.exit(1)
-    from arena10k.pipeline import first_page  # loads pandas, which planning does without
-
     failures.forget(params.run)
-    click.echo(first_page.answer(params))
+    click.echo(stages.answer_file(params.run).read_text(encoding="utf-8").strip())
     click.echo(f"Report: {index}")
     if show:
         click.launch(str(index))

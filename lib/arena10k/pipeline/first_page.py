@@ -15,6 +15,7 @@ from arena10k.params.config import Params
 from arena10k.params.judge import PairGrader
 from arena10k.pipeline import failures, stages
 from arena10k.report import summary
+from arena10k.report.files import write_text
 from arena10k.rescoring import effect
 from arena10k.wording import listed
 
@@ -28,6 +29,8 @@ def write_index(params: Params) -> Path:
     controlled = quality.get("checks", []) if due is None or due.get(LOGPROBS) else []
     text, alarm = report.controls(controlled, estimates, params.logging_policy)
     scale, beside = _scales(params)[ORACLE], _beside(params)
+    said = about(params) or summary.verdict(estimates, params.estimation.confidence)
+    write_text(stages.answer_file(run), f"{said}\n")
     return report.index(
         run,
         [_listed(params, stage) for stage in stages.of(params).values()],
@@ -112,11 +115,6 @@ def _measured(params: Params, estimates: dict[str, Any]) -> dict[str, str]:
     spent = sum(job["dollars"] for job in _result(params.run, "status.json").get("jobs", ()))
     said["Cost"] = f"${spent:,.2f} so far" if params.is_priced and not params.recording else ""
     return {term: text for term, text in said.items() if text}
-
-
-def answer(params: Params) -> str:
-    """What the first page says first, in words."""
-    return about(params) or summary.verdict(_estimates(params), params.estimation.confidence)
 
 
 def about(params: Params) -> str:

@@ -171,6 +171,11 @@ def stamp_file(run: str, stage: str) -> Path:
     return paths.reports_dir(run) / "stages" / f"{stage}.json"
 
 
+def answer_file(run: str) -> Path:
+    """What the first page says first, in words, beside the stamps: read without what it takes to work it out."""
+    return paths.reports_dir(run) / "stages" / "answer.txt"
+
+
 def executed_file(run: str, stage: str) -> Path:
     return paths.reports_dir(run) / "notebooks" / f"{stage}.ipynb"
 
