@@ -16,7 +16,7 @@ from arena10k.wording import is_missing, listed, percent, rounded, visible, with
 
 #: What a value rests on, by belief.
 _RESTS_ON = {
-    "labels": "labels, so that no bias of a judge moves them",
+    "labels": "labels (a judge only makes their intervals narrower)",
     "weights": "log-probs of the logged responses",
     "judge": "the judge being off on these policies as on those with labels",
 }
@@ -137,9 +137,11 @@ def _resting(given: Sequence[Row], n: int) -> str:
     by_belief = {belief: [row["policy"] for row in given if belief_of(row) == belief] for belief in BELIEFS}
     on = [(words, by_belief[belief]) for belief, words in _RESTS_ON.items() if by_belief[belief]]
     parts = [f"{words}{f' ({_names(names)})' if len(on) > 1 else ''}" for words, names in on]
-    every = {1: "The value is", 2: "Both values are"}.get(n, f"All {n} values are")
-    many = every if n == len(given) else f"{len(given)} of {n} values are"
-    return f"{many} accepted, resting on {listed(parts)}."
+    every = {1: "The value", 2: "Both values"}.get(n, f"All {n} values")
+    many = every if n == len(given) else f"{len(given)} of {n} values"
+    return (
+        f"{many} may be believed within {'its interval' if n == 1 else 'their intervals'}, resting on {listed(parts)}."
+    )
 
 
 def settling(estimates: Mapping[str, Any]) -> str:
@@ -155,7 +157,8 @@ def settling(estimates: Mapping[str, Any]) -> str:
         return ""
     named, times = _names((widest["a"], widest["b"])), (half / gap) ** 2
     takes = "more than 1,000 times" if times > 1000 else f"about {max(times, 2):,.0f} times"
-    return f"To tell {named} apart, whose values differ by {rounded(gap)}, would take {takes} the prompts and labels."
+    more = ", and other pairs of the first more" if len(pairs) > 1 else ""
+    return f"To tell {named} apart, {rounded(gap)} from each other, would take {takes} the prompts and labels{more}."
 
 
 def breakdown_sentence(estimates: Mapping[str, Any]) -> str:
