@@ -9,6 +9,7 @@ a server's anew.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import math
 import subprocess
@@ -318,3 +319,8 @@ def test_what_is_no_answer_is_asked_again(sent, code):
     with pytest.raises(CallError) as told:
         asyncio.run(ask())
     assert (told.value.kind, told.value.code) == ("retry", code)
+
+
+def test_a_full_disk_is_no_connection_that_broke():
+    with pytest.raises(OSError, match="full"):
+        classify(OSError(errno.ENOSPC, "full"))

@@ -31,7 +31,7 @@ from arena10k.params.sections import OMITTABLE, Provider
 
 T = TypeVar("T")
 #: What a connection that cannot be made or breaks off raises, by the layer that notices.
-_BROKEN = (openai.APIConnectionError, httpx2.RequestError, aiohttp.ClientError, OSError)
+_BROKEN = (openai.APIConnectionError, httpx2.RequestError, aiohttp.ClientError, ConnectionError, TimeoutError)
 _OVERLOAD = {"http_429", "http_503", "timeout"}
 #: Seconds: more is not waited at once, and of more than a minute the user is told.
 _LONGEST_WAIT, _SHORT_WAIT = 86_400.0, 60.0
@@ -106,6 +106,7 @@ class Endpoint:
         self._secrets |= {provider.api_key_env: key} if provider.api_key_env else {}
         host = urlsplit(base_url).hostname or ""
         loopback = host == "localhost" or host.startswith("127.") or host == "::1"
+        # A proxy of the environment does not know this machine.
         self.http = openai.DefaultAioHttpClient(timeout=provider.timeout_seconds, trust_env=not loopback)
         self.client = openai.AsyncOpenAI(
             api_key=key,
@@ -113,7 +114,6 @@ class Endpoint:
             max_retries=0,
             timeout=provider.timeout_seconds,
             default_headers=provider.headers | hidden,
-            # A proxy of the environment does not know this machine.
             http_client=self.http,
         )
         # The SDK takes them from its own environment variables: they go to whom the params name.

@@ -93,7 +93,14 @@ class Engine:
 
     def run(self, pilot: bool = False) -> None:
         """Run to the end, also inside Jupyter, whose own event loop is already running in this thread."""
-        gc.freeze()  # answers are many small objects: what is loaded already is not gone through for each few of them
+        # Answers are many small objects: what is loaded already is not gone through for each few of them.
+        gc.freeze()
+        try:
+            self._run(pilot)
+        finally:
+            gc.unfreeze()
+
+    def _run(self, pilot: bool) -> None:
         running = False
         with contextlib.suppress(RuntimeError):
             running = asyncio.get_running_loop() is not None
