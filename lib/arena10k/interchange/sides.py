@@ -52,7 +52,7 @@ class Votes(Sides):
     """Sides with a vote in each row, the label of the answer that is not the logging policy's (`policy`, None where it
     was not said); of the other one only the text is kept."""
 
-    _seen: set[int] = field(default_factory=set)
+    _seen: set[tuple[str, str | None]] = field(default_factory=set)
 
     def survey(self) -> list[str]:
         """The logging policy, and those that were compared with it. Raises ArenaError for words that stand for no vote,
@@ -90,10 +90,11 @@ class Votes(Sides):
         self.beside["without a vote"] += share is None
         row = part.row(raw, policy=names[1 - base], label=share if base or share is None else 1 - share)
         texts = {name: other._checked(raw, name) for name in ("prompt", "response") if name in other.fields}
-        met = len(self._seen)
-        self._seen.add(hash((row.prompt_id, texts.get("response"))))
-        beside = Row(row.prompt_id, {}, policy=self.policy, **texts)
-        return [(part, row), (self, beside)] if len(self._seen) > met else [(part, row)]
+        answer = row.prompt_id, texts.get("response")
+        if answer in self._seen:
+            return [(part, row)]
+        self._seen.add(answer)
+        return [(part, row), (self, Row(row.prompt_id, {}, policy=self.policy, **texts))]
 
     def _names(self, raw: dict[str, Any]) -> list[str]:
         """Whose answers a row compares."""

@@ -41,7 +41,7 @@ def write_index(params: Params) -> Path:
         title=params.title,
         confidence=params.estimation.confidence,
         width=params.estimation.width * scale.size,
-        about=about(params),
+        about=said,
         alarms=[text] if alarm else [],
         notes=[*filter(None, ["" if alarm else text, report.missing(lost, effect.dependent(lost.get("tests", [])))])],
         policies={

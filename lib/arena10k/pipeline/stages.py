@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,7 @@ from arena10k.errors import ArenaError, NothingToShow, ParamsError, one_line, se
 from arena10k.inputs.policies import digest
 from arena10k.params import config
 from arena10k.params.config import Params
-from arena10k.pipeline import failures, stopping
+from arena10k.pipeline import failures, stopping, warm
 
 _PACKAGE = Path(__file__).parents[1]
 #: Between the notebook of an ablation and the cell it is run for, in a stage's name.
@@ -213,8 +212,7 @@ def execute(name: str, params_file: str, run: str | None) -> None:
     """Run one stage's notebook through papermill, render it, and write its stamp. Raises ArenaError with the one line
     that says what went wrong; the page with the failed cell is rendered all the same, unless the stage was told to
     stop, which is no failure."""
-    # jsonschema builds the grammar of IRIs where this is installed, which takes a second; no notebook holds one.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    warm.without_iris()
     from papermill import PapermillExecutionError
 
     params = config.load(params_file, run)

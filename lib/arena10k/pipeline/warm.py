@@ -193,11 +193,16 @@ class _Pool:
         line.close()
 
 
+def without_iris() -> None:
+    """Have notebooks checked without the grammar of IRIs, which jsonschema takes a second to build where it is
+    installed; no notebook holds one."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
+
 def _load() -> None:
     import importlib
 
-    # jsonschema builds the grammar of IRIs where this is installed, which takes a second; no notebook holds one.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    without_iris()
     for name in LOADED:
         importlib.import_module(name)
 

@@ -16,7 +16,7 @@ from arena10k.wording import is_missing, listed, percent, rounded, visible, with
 
 #: What a value rests on, by belief.
 _RESTS_ON = {
-    "labels": "labels (a judge only makes their intervals narrower)",
+    "labels": "labels",
     "weights": "log-probs of the logged responses",
     "judge": "the judge being off on these policies as on those with labels",
 }
@@ -118,7 +118,8 @@ def remarks(estimates: Mapping[str, Any], width: float = Analysis.width) -> list
         "Not collected, so without a value": unasked,
         "Refused": refused,
     }
-    out = [_resting(given, len(best)), settling(estimates), breakdown_sentence(estimates)] if given else []
+    judged = any(r["estimator"] == "naive" and r["verdict"] != NOT_ASKED for r in headline_rows(estimates))
+    out = [_resting(given, len(best), judged), settling(estimates), breakdown_sentence(estimates)] if given else []
     out += [f"{words}: {_names(row['policy'] for row in rows)}." for words, rows in named.items() if rows]
     if blind := [row["policy"] for row in logged if is_refused(row)]:
         out.append(f"The log alone is not enough to judge {_names(blind)}.")
@@ -132,11 +133,13 @@ def remarks(estimates: Mapping[str, Any], width: float = Analysis.width) -> list
     return [sentence for sentence in out if sentence]
 
 
-def _resting(given: Sequence[Row], n: int) -> str:
-    """How many of `n` values are accepted, and what they rest on."""
+def _resting(given: Sequence[Row], n: int, judged: bool) -> str:
+    """How many of `n` values are accepted, and what they rest on; where they are `judged`, what the judge does."""
     by_belief = {belief: [row["policy"] for row in given if belief_of(row) == belief] for belief in BELIEFS}
     on = [(words, by_belief[belief]) for belief, words in _RESTS_ON.items() if by_belief[belief]]
     parts = [f"{words}{f' ({_names(names)})' if len(on) > 1 else ''}" for words, names in on]
+    if judged and len(on) == 1 and by_belief["labels"]:
+        parts = [f"{parts[0]} (the judge only makes their intervals narrower)"]
     every = {1: "The value", 2: "Both values"}.get(n, f"All {n} values")
     many = every if n == len(given) else f"{len(given)} of {n} values"
     return (
