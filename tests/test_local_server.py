@@ -4,11 +4,13 @@ import asyncio
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from importlib.resources import files
 from importlib.util import find_spec
 
 import numpy as np
@@ -16,8 +18,10 @@ import openai
 import pytest
 from click.testing import CliRunner
 
-from arena10k.local_server import ServerFailed, engine, model, running
+from arena10k.inputs.policies import policies
+from arena10k.local_server import ServerFailed, engine, model, process, running, shared
 from arena10k.local_server.__main__ import main as serve
+from arena10k.params import config
 from in_process import arena
 
 pytestmark = pytest.mark.skipif(
@@ -25,6 +29,7 @@ pytestmark = pytest.mark.skipif(
     reason=f"the embedded model is not installed: {model.INSTALL_COMMAND}",
 )
 
+BUILTIN = files("arena10k") / "builtin"
 MODEL = "smollm2-135m-t0.6"
 MODELS = ("smollm2-135m", MODEL)
 QUESTIONS = [
@@ -160,12 +165,34 @@ def test_a_shared_prefix_from_the_cache_leaves_the_scored_logprobs_as_they_are(s
     """Twice: the second time whole sequences are cached, and the server has to score them without the cache."""
     starts = [len(a.prompt_token_ids) for a in sampled]
     ids = [[*a.prompt_token_ids, *a.choices[0].token_ids] for a in sampled]
-    for _ in range(2):
-        calls = [lambda made, i=i, s=s: echo(made, i, echo_from=s) for i, s in zip(ids, starts, strict=True)]
-        for start, shared, whole in zip(starts, concurrently(server, calls), rescored, strict=True):
-            mine, full = (x.choices[0].logprobs.token_logprobs for x in (shared, whole))
+    for less in range(2):  # the same request would not be computed twice
+        calls = [lambda made, i=i, s=s - less: echo(made, i, echo_from=s) for i, s in zip(ids, starts, strict=True)]
+        for start, again, whole in zip(starts, concurrently(server, calls), rescored, strict=True):
+            mine, full = (x.choices[0].logprobs.token_logprobs for x in (again, whole))
             assert mine[start:] == full[start:]
             assert len(mine) == len(full)
+
+
+def test_scores_beside_prompts_that_take_several_steps_are_those_of_scores_alone(server):
+    """In one batch with them the engine reads log-probs of echoes from the wrong places."""
+    texts = [list(range(n, n + 116)) for n in range(1000, 3000, 200)]
+    whole = concurrently(server, [lambda made, i=i: echo(made, i) for i in texts])
+    ahead = [list(range(n, n + length)) for n, length in ((4000, 276), (5000, 300), (6000, 500))]
+    calls = [lambda made, i=i: made.completions.create(model=MODEL, prompt=i, max_tokens=4) for i in ahead]
+    calls += [lambda made, i=i: echo(made, i, echo_from=40) for i in texts]
+    for mixed, alone in zip(concurrently(server, calls)[len(ahead) :], whole, strict=True):
+        mine, full = (x.choices[0].logprobs.token_logprobs[40:] for x in (mixed, alone))
+        np.testing.assert_allclose(mine, full, atol=1e-3)
+
+
+def test_prompts_of_the_first_experiment_share_whole_blocks_of_the_cache():
+    vocabulary, params = model.Vocabulary(model.source()), config.load("local")
+    prompts = [json.loads(line)["prompt"] for line in (BUILTIN / "prompts.jsonl").read_text().splitlines()]
+    for policy in policies(params).values():
+        ids = [vocabulary.chat([dict(message) for message in policy.messages(prompt)]) for prompt in prompts]
+        assert next(i for i, column in enumerate(zip(*ids, strict=False)) if len({*column}) > 1) % engine.BLOCK == 0
+    examples = "\n".join(params.judge.examples) + "\n"
+    assert len(vocabulary.encode(examples)) % engine.BLOCK == 0
 
 
 def next_tokens(client, name, prompt, n):
@@ -347,6 +374,18 @@ with running() as url:
     parent.kill()
     parent.wait()
     assert ends(url, within=10)
+
+
+def test_a_server_is_shared_while_it_lives(tmp_path):
+    with shared(tmp_path / "log"):
+        with running() as first, running() as second:
+            assert first == second
+        pid = int(os.environ[process.SHARED].split()[1])
+        os.kill(pid, signal.SIGKILL)
+        with running() as own:
+            assert own != first
+            assert urllib.request.urlopen(f"{own}/health", timeout=10).status == 200
+    assert process.SHARED not in os.environ
 
 
 def ends(url, within):

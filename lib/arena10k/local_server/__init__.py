@@ -4,6 +4,6 @@ Models: `smollm2-135m`, and exactly tempered ones such as `smollm2-135m-t0.6`.
 Start it with `python -m arena10k.local_server`, or with `running()` from Python.
 """
 
-from arena10k.local_server.process import ServerFailed, running
+from arena10k.local_server.process import ServerFailed, running, shared
 
-__all__ = ["ServerFailed", "running"]
+__all__ = ["ServerFailed", "running", "shared"]

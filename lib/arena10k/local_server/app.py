@@ -1,7 +1,6 @@
 """The HTTP side: routes, models by name, errors in OpenAI's shape."""
 
 import asyncio
-import contextlib
 import dataclasses
 import re
 import secrets
@@ -35,7 +34,8 @@ class Server:
     def __init__(self, vocabulary: Vocabulary):
         self._vocabulary = vocabulary
         self._engines = Engines(vocabulary.eos)
-        self._greedy: dict[tuple[Path, Job], asyncio.Future[list[Sequence]]] = {}
+        self._weights: dict[str, Path] = {}
+        self._settled: dict[tuple[Path, Job], asyncio.Future[list[Sequence]]] = {}
 
     async def health(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -87,45 +87,42 @@ class Server:
         self, gguf: Path, body: ChatRequest | CompletionRequest, prompt: list[int], limit: int, beams: int
     ) -> list[list[Sequence]]:
         """One entry per choice: a single sequence, or for a next-token distribution its `beams` alternatives."""
-        pipeline = self._engines.get(gguf)
         first = _seed(body)
         seeds = [None if body.temperature == 0 else (first + draw) % 2**32 for draw in range(body.n)]
         jobs = [Job(tuple(prompt), limit, seed=seed, beams=beams) for seed in seeds]
-        return await asyncio.gather(
-            *(self._once(gguf, job) if job.seed is None else pipeline.complete(job) for job in jobs)
-        )
+        return await asyncio.gather(*((self._once if job.seed is None else self._complete)(gguf, job) for job in jobs))
 
     async def _once(self, gguf: Path, job: Job) -> list[Sequence]:
-        """A greedy answer, which depends on the request alone: the same request is not computed twice."""
+        """An answer without chance, which depends on the request alone: the same request is not computed twice."""
         key = (gguf, job)
-        if key not in self._greedy:
-            if len(self._greedy) >= _REMEMBERED:
-                self._greedy.pop(next(iter(self._greedy)))
-            self._greedy[key] = asyncio.ensure_future(self._engines.get(gguf).complete(job))
+        if key not in self._settled:
+            if len(self._settled) >= _REMEMBERED:
+                self._settled.pop(next(iter(self._settled)))
+            self._settled[key] = asyncio.ensure_future(self._complete(gguf, job))
         try:
-            return await asyncio.shield(self._greedy[key])
+            return await asyncio.shield(self._settled[key])
         except EngineError:
-            self._greedy.pop(key, None)
+            self._settled.pop(key, None)
             raise
 
-    async def _score(self, gguf: Path, body: CompletionRequest, prompt: list[int]) -> list[list[Sequence]]:
-        """Teacher forcing: the prompt's own log-probs, then any new tokens.
+    async def _complete(self, gguf: Path, job: Job) -> list[Sequence]:
+        """A sequence that is scored may have been seen before, and be cached beyond what it can do without: it is
+        computed whole then, without a cache, as one of which every log-prob is asked for."""
+        if job.echo_from or not job.echo:
+            try:
+                return await self._engines.get(gguf, job.echo).complete(job)
+            except CachedAway:
+                job = dataclasses.replace(job, echo_from=0)
+        return await self._engines.get(gguf, job.echo, prefix_cache=False).complete(job)
 
-        The shared prefix comes from the cache where the caller can do without its log-probs. A sequence that was seen
-        before is cached beyond that: it is computed whole, without a cache.
-        """
+    async def _score(self, gguf: Path, body: CompletionRequest, prompt: list[int]) -> list[list[Sequence]]:
+        """Teacher forcing: the prompt's own log-probs, then any new tokens. Its head comes from the cache where the
+        caller can do without those log-probs."""
         if body.n != 1:
             raise BadRequest("n must be 1 with echo", "n")
         seed = _seed(body) if body.temperature == 1 and body.max_tokens else None
         job = Job(tuple(prompt), max(body.max_tokens, 1), seed=seed, echo=True, echo_from=body.echo_from)
-        sequences = None
-        if job.echo_from:
-            with contextlib.suppress(CachedAway):
-                sequences = await self._engines.get(gguf).complete(job)
-        if sequences is None:
-            whole = dataclasses.replace(job, echo_from=0)
-            sequences = await self._engines.get(gguf, prefix_cache=False).complete(whole)
-        (sequence,) = sequences
+        (sequence,) = await (self._once if seed is None else self._complete)(gguf, job)
         # The engine always makes one token; with max_tokens 0 it is left out of the answer.
         keep = len(prompt) if body.max_tokens == 0 else len(sequence.ids)
         return [[Sequence(sequence.ids[:keep], sequence.logprobs[:keep])]]
@@ -141,7 +138,9 @@ class Server:
                 f"from {low} to {high}"
             )
             raise BadRequest(message, "model", "model_not_found", status=404)
-        return await asyncio.to_thread(tempered, temperature)
+        if name not in self._weights:
+            self._weights[name] = await asyncio.to_thread(tempered, temperature)
+        return self._weights[name]
 
     def _encode(self, text: str) -> list[int]:
         try:

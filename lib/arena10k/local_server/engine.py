@@ -7,6 +7,7 @@ import queue
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ CACHE_GIGABYTES = 1
 BATCHED_TOKENS = 256
 #: Loading finds its tokenizer library through an environment variable that it sets and takes back: one at a time.
 _LOADING = threading.Lock()
+#: Seconds in which answers may be sent and the requests that follow on them be read, before the next step.
+TURN = 0.01
 #: Tokens per entry of the prefix cache.
 BLOCK = 32
 
@@ -79,7 +82,8 @@ class Sequence:
 class _Active:
     def __init__(self, job: Job):
         self.job, self.future, self.handle, self.abandoned = job, Future[list[Sequence]](), cast(Any, None), False
-        self.prefixes = [hash(job.prompt[:end]) for end in range(BLOCK, len(job.prompt) + 1, BLOCK)]
+        end = job.echo_from if job.echo else len(job.prompt)  # what is scored is not to come from a cache
+        self.prefixes = [hash(job.prompt[:end]) for end in range(BLOCK, end + 1, BLOCK)]
 
 
 class Pipeline:
@@ -134,7 +138,7 @@ class Pipeline:
                 ended = [item for item in active if self._settle(item)]
                 active = [item for item in active if item not in ended]
                 cached.update(*(item.prefixes for item in ended))
-                time.sleep(0)  # step() holds the interpreter lock: let the event loop have its turn
+                time.sleep(TURN if ended else 0)  # step() holds the interpreter lock: let the event loop have its turn
         finally:  # nobody may wait for a thread that has ended; the next request starts another
             self.alive = False  # before the last arrivals are looked for: whoever comes later sees it
             self._fail([*active, *waiting, *self._arrivals(block=False)], sys.exception())
@@ -142,26 +146,29 @@ class Pipeline:
     def _admit(
         self, waiting: list[_Active], active: list[_Active], cached: set[int]
     ) -> tuple[list[_Active], list[_Active]]:
-        """Split `waiting` into what starts now and what waits for the first request with its prefix.
+        """Split `waiting` into what starts now and what waits for a prompt that it begins with.
 
-        The cache holds a prefix once a request with it has ended. Until then every further one would compute it
-        again, so those that share two or more uncached blocks with a running request wait for that one. The same
-        prompt echoed twice does not wait: afterwards the cache would hold positions that are to be scored.
+        The cache holds the whole blocks of what has ended. Blocks that several requests share and it does not hold are
+        computed first, as a request of their own; nobody starts while blocks of its prompt are being computed.
         """
         waiting = [item for item in waiting if not item.abandoned]
         if not self.prefix_cache:
             return waiting, []
-        admitted, later = [], []
+        admitted, later = list[_Active](), list[_Active]()
         running = {prefix for item in active for prefix in item.prefixes}
-        echoed = {item.job.prompt for item in active if item.job.echo}
+        sharing = Counter(prefix for item in waiting for prefix in item.prefixes)
         for item in waiting:
-            shared = sum(prefix in running and prefix not in cached for prefix in item.prefixes)
-            if shared >= 2 and not (item.job.echo and item.job.prompt in echoed):
+            fresh = [prefix for prefix in item.prefixes if prefix not in cached]
+            shared = sum(sharing[prefix] > 1 for prefix in fresh)
+            if fresh and fresh[0] in running:
                 later.append(item)
                 continue
+            if shared:
+                later.append(item)
+                end, echo = BLOCK * (len(item.prefixes) - len(fresh) + shared), item.job.echo
+                item = _Active(Job(item.job.prompt[:end], 1, echo=echo, echo_from=end))
             admitted.append(item)
             running.update(item.prefixes)
-            echoed |= {item.job.prompt} if item.job.echo else set()
         return admitted, later
 
     def _arrivals(self, block: bool) -> list[_Active]:
@@ -225,15 +232,17 @@ def _sequences(job: Job, outputs: list[Any]) -> list[Sequence]:
 
 
 class Engines:
-    """Pipelines by (weights, with prefix cache or without), made when first asked for."""
+    """Pipelines by (weights, whether they score, with prefix cache or without), made when first asked for. Those that
+    score are apart: beside a prompt that takes several steps, the engine reads an echo's log-probs from wrong places;
+    and their cache does not hold what others have generated, which is to be scored."""
 
     def __init__(self, eos: int):
         self._eos = eos
-        self._pipelines: dict[tuple[Path, bool], Pipeline] = {}
+        self._pipelines: dict[tuple[Path, bool, bool], Pipeline] = {}
 
-    def get(self, gguf: Path, prefix_cache: bool = True) -> Pipeline:
+    def get(self, gguf: Path, scores: bool = False, prefix_cache: bool = True) -> Pipeline:
         """The pipeline of these weights; a dead one is replaced."""
-        pipeline = self._pipelines.get((gguf, prefix_cache))
+        pipeline = self._pipelines.get(key := (gguf, scores, prefix_cache))
         if pipeline is None or not pipeline.alive:
-            pipeline = self._pipelines[gguf, prefix_cache] = Pipeline(gguf, prefix_cache, self._eos)
+            pipeline = self._pipelines[key] = Pipeline(gguf, prefix_cache, self._eos)
         return pipeline

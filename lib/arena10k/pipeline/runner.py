@@ -117,6 +117,26 @@ def _interrupt(number: int, _: object) -> None:
     raise KeyboardInterrupt
 
 
+@contextmanager
+def _local_server() -> Iterator[None]:
+    """One server of the embedded model for all stages of a run that has not been collected; it loads while Snakemake
+    does."""
+    from arena10k.params import config
+    from arena10k.pipeline import stages
+
+    at = sys.argv.index("--config")
+    params = config.load(sys.argv[at + 1].removeprefix("params="), sys.argv[at + 2].removeprefix("run=") or None)
+    asking = [stages.stamp_file(params.run, stage.name) for stage in stages.of(params).values() if stage.asks]
+    embedded = any(params.providers[name].kind == "embedded" for name in params.asked)
+    if params.recording or not embedded or all(stamp.is_file() for stamp in asking):
+        yield
+        return
+    from arena10k.local_server import shared
+
+    with shared(paths.server_log(params.run)):
+        yield
+
+
 def main() -> None:
     from snakemake.cli import main as snakemake
 
@@ -125,7 +145,7 @@ def main() -> None:
 
     try:
         signal.signal(STOP, _interrupt)  # before this the signal ends the process, which has begun nothing
-        with warm.pool():
+        with warm.pool(), _local_server():
             snakemake()
     except KeyboardInterrupt:
         sys.exit(130)
