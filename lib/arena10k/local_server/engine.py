@@ -135,9 +135,9 @@ class Pipeline:
                     item.handle = pipeline.add_request(number, prompt, self._config(item.job))
                     number += 1
                 pipeline.step()
+                cached.update(*(item.prefixes for item in active if item.handle.can_read()))  # it has its first token
                 ended = [item for item in active if self._settle(item)]
                 active = [item for item in active if item not in ended]
-                cached.update(*(item.prefixes for item in ended))
                 time.sleep(TURN if ended else 0)  # step() holds the interpreter lock: let the event loop have its turn
         finally:  # nobody may wait for a thread that has ended; the next request starts another
             self.alive = False  # before the last arrivals are looked for: whoever comes later sees it
@@ -148,7 +148,7 @@ class Pipeline:
     ) -> tuple[list[_Active], list[_Active]]:
         """Split `waiting` into what starts now and what waits for a prompt that it begins with.
 
-        The cache holds the whole blocks of what has ended. Blocks that several requests share and it does not hold are
+        The cache holds whole blocks. Blocks that several requests share and it does not hold are
         computed first, as a request of their own; nobody starts while blocks of its prompt are being computed.
         """
         waiting = [item for item in waiting if not item.abandoned]
