@@ -33,7 +33,7 @@ ESTIMATOR_WORDS = {
 JUDGE_SNIPS = "SNIPS on judge scores"
 _SCALES = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"), (0.0, ""))
 #: Control, format, unpaired, private and separating characters; the joiners belong to writing systems and emoji.
-_HIDDEN, _SHOWN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"), "\n\t\u200c\u200d"
+_HIDDEN, _ODD = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"), re.compile(r"[^ -~\n\t\u200c\u200d]")
 
 
 def settled(x: float) -> float:
@@ -129,9 +129,9 @@ def told_apart(first: str, second: str) -> tuple[str, str, tuple[str, str]]:
 def visible(text: str) -> str:
     """`text` with control, direction-changing and unpaired characters written as `[U+202E]`, which keeps what a model
     wrote from reordering or hiding what stands beside it. Escaping for HTML is another matter."""
-    return "".join(
-        f"[U+{ord(c):04X}]" if unicodedata.category(c) in _HIDDEN and c not in _SHOWN else c
-        for c in text.replace("\r\n", "\n")
+    return _ODD.sub(
+        lambda found: f"[U+{ord(found[0]):04X}]" if unicodedata.category(found[0]) in _HIDDEN else found[0],
+        text.replace("\r\n", "\n"),
     )
 
 

@@ -200,11 +200,13 @@ def without_iris() -> None:
 
 
 def _load() -> None:
+    import gc
     import importlib
 
     without_iris()
     for name in LOADED:
         importlib.import_module(name)
+    gc.freeze()  # a forked process would copy every page that its collector looks through
 
 
 def main() -> None:
