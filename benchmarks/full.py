@@ -235,26 +235,29 @@ class Watched:
         seen, now = [], time.monotonic()
         with contextlib.suppress(psutil.Error):
             seen = psutil.Process(process.pid).children(recursive=True)
+        stages: dict[str, list[psutil.Process]] = {}
         for one in seen:
-            with contextlib.suppress(psutil.Error):
-                line = one.cmdline()
-                if line[1:4] == ["-m", "arena10k", "stage"]:
-                    self._note(line[4], one, now)
+            with contextlib.suppress(OSError):
+                name = Path(f"/proc/{one.pid}/comm").read_text().strip()
+                stages.setdefault(name, []).append(one)
+        for name, processes in stages.items():
+            if name[:2].isdigit():
+                self._note(name, processes, now)
         return seen
 
-    def _note(self, name: str, process: psutil.Process, now: float) -> None:
+    def _note(self, name: str, processes: list[psutil.Process], now: float) -> None:
+        """`processes`: the stage and its kernel; a stage that was killed runs again, with others."""
         stage = self.stages.setdefault(name, {"seconds": 0.0, "cpu": 0.0, "megabytes": 0.0})
-        run, cpu, memory = f"_{process.pid}", 0.0, 0
-        for one in [process, *process.children(recursive=True)]:
+        memory = 0
+        for one in processes:
             with contextlib.suppress(psutil.Error):
                 used = one.cpu_times()
-                cpu, memory = cpu + used.user + used.system, memory + one.memory_info().rss
-        stage.setdefault(f"{run} from", now)
-        stage[f"{run} to"], stage[f"{run} cpu"] = now, max(cpu, stage.get(f"{run} cpu", 0.0))
+                memory += one.memory_info().rss
+                stage[f"_{one.pid}"] = used.user + used.system
         stage["megabytes"] = max(stage["megabytes"], memory / 2**20)
-        runs = [key.removesuffix(" from") for key in stage if key.endswith(" from")]
-        stage["seconds"] = sum(stage[f"{one} to"] - stage[f"{one} from"] for one in runs)
-        stage["cpu"] = sum(stage[f"{one} cpu"] for one in runs)
+        stage["seconds"] += min(now - stage.get("_seen", now), 1.0)
+        stage["_seen"] = now
+        stage["cpu"] = sum(spent for key, spent in stage.items() if key[1:].isdigit())
 
     def figures(self) -> dict[str, dict[str, float]]:
         return {n: {k: round(v, 1) for k, v in s.items() if k[0] != "_"} for n, s in sorted(self.stages.items())}

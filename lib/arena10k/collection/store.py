@@ -41,7 +41,7 @@ class Store:
         self._db.row_factory = sqlite3.Row
         self._db.execute("CREATE TEMP TABLE current (context TEXT PRIMARY KEY)")
         self._db.execute("CREATE TEMP TABLE some (prompt_id TEXT PRIMARY KEY)")
-        self._live = "records"
+        self._live, self._place = "records", "(prompt_id, request_hash)"
         self._kept: dict[Any, Any] = {}
         self._kept_at: tuple[int, int] | None = None
         self.batches = Ledger(connection)
@@ -97,6 +97,7 @@ class Store:
         view._kept = {}
         self._fill("some", prompt_ids)
         view._live = f"(SELECT * FROM {self._live} WHERE prompt_id IN (SELECT prompt_id FROM temp.some))"
+        view._place = "(+prompt_id, +request_hash)"  # no range of the index, so that each prompt is looked up in it
         return view
 
     def _fill(self, table: str, values: Iterable[str]) -> None:
@@ -229,7 +230,7 @@ class Store:
         """Columns of a job's records, page by page: a query that stays open would keep the write-ahead log from being
         emptied for as long as a run collects."""
         also = {condition: value for condition, value in (where or {}).items() if value}
-        query = f"""SELECT {", ".join(names)} FROM {self._live} WHERE job = ? AND (prompt_id, request_hash) > (?, ?)
+        query = f"""SELECT {", ".join(names)} FROM {self._live} WHERE job = ? AND {self._place} > (?, ?)
                     {" ".join(also)} ORDER BY prompt_id, request_hash LIMIT {size}"""
         at, last = (names.index("prompt_id"), names.index("request_hash")), ("", "")
         cursor = self._db.cursor()

@@ -24,7 +24,8 @@ BASE_MODEL = "smollm2-135m"
 #: Any temperature in the range is served; these are the ones that are listed.
 LISTED_MODELS = (BASE_MODEL, *(f"{BASE_MODEL}-t{tenths / 10:g}" for tenths in range(3, 21)))
 _MODEL = re.compile(rf"{re.escape(BASE_MODEL)}(?:-t(\d+(?:\.\d+)?))?")
-_REMEMBERED = 4096
+#: Tokens of requests that are remembered.
+_REMEMBERED = 2**19
 _MAX_BODY = 4 * 2**20
 
 
@@ -96,7 +97,7 @@ class Server:
         """An answer without chance, which depends on the request alone: the same request is not computed twice."""
         key = (gguf, job)
         if key not in self._settled:
-            if len(self._settled) >= _REMEMBERED:
+            while self._settled and sum(len(job.prompt) for _, job in self._settled) > _REMEMBERED:
                 self._settled.pop(next(iter(self._settled)))
             self._settled[key] = asyncio.ensure_future(self._complete(gguf, job))
         try:

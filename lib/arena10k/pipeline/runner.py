@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from arena10k import paths
@@ -118,34 +118,40 @@ def _interrupt(number: int, _: object) -> None:
 
 
 @contextmanager
-def _local_server() -> Iterator[None]:
-    """One server of the embedded model for all stages of a run that has not been collected; it loads while Snakemake
-    does."""
-    from arena10k.params import config
-    from arena10k.pipeline import stages
-
-    at = sys.argv.index("--config")
-    params = config.load(sys.argv[at + 1].removeprefix("params="), sys.argv[at + 2].removeprefix("run=") or None)
-    asking = [stages.stamp_file(params.run, stage.name) for stage in stages.of(params).values() if stage.asks]
-    embedded = any(params.providers[name].kind == "embedded" for name in params.asked)
-    if params.recording or not embedded or all(stamp.is_file() for stamp in asking):
-        yield
-        return
+def _helpers(params_file: str, run: str) -> Iterator[None]:
+    """What stages run by, which loads while Snakemake does where there is something to be done: the processes that they
+    are forked from, and one server of the embedded model for all of a run that has not been collected."""
     from arena10k.local_server import shared
+    from arena10k.params import config
+    from arena10k.pipeline import stages, warm
 
-    with shared(paths.server_log(params.run)):
+    params = config.load(params_file, run or None)
+    made = {stage: stages.stamp_file(params.run, stage.name) for stage in stages.of(params).values()}
+    missing = [stage for stage, stamp in made.items() if not stamp.is_file()]
+    asks = any(stage.asks for stage in missing) and not params.recording
+    with ExitStack() as stack:
+        stack.enter_context(warm.pool(at_once=bool(missing) or _is_edited(made.values(), params_file)))
+        if asks and any(params.providers[name].kind == "embedded" for name in params.asked):
+            stack.enter_context(shared(paths.server_log(params.run)))
         yield
+
+
+def _is_edited(stamps: Iterable[Path], params_file: str) -> bool:
+    """Whether code, a notebook or params are newer than what was made with them."""
+    code = Path(__file__).parents[1].rglob("*.py")
+    files = [*code, *(paths.source_root() / "notebooks").glob("*.ipynb"), paths.params_file(params_file)]
+    return max(file.stat().st_mtime for file in files) > min(stamp.stat().st_mtime for stamp in stamps)
 
 
 def main() -> None:
-    from snakemake.cli import main as snakemake
-
-    from arena10k.pipeline import warm
     from arena10k.pipeline.stopping import STOP
 
     try:
         signal.signal(STOP, _interrupt)  # before this the signal ends the process, which has begun nothing
-        with warm.pool(), _local_server():
+        at = sys.argv.index("--config")
+        with _helpers(*(word.split("=", 1)[1] for word in sys.argv[at + 1 : at + 3])):
+            from snakemake.cli import main as snakemake
+
             snakemake()
     except KeyboardInterrupt:
         sys.exit(130)

@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 #: Where the pool listens.
 VARIABLE = "ARENA10K_WARM"
+#: The stage that a process belongs to; the system shows it as the process's name.
+STAGE = "ARENA10K_STAGE"
 #: What nearly every stage and notebook loads.
 LOADED = (
     "papermill", "nbconvert", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "matplotlib.figure",
@@ -38,9 +40,9 @@ def command(words: list[str]) -> list[str]:
 
 
 @contextmanager
-def pool() -> Iterator[None]:
+def pool(at_once: bool = False) -> Iterator[None]:
     """Have `command` mean forked processes in the block, also in what this process starts; nothing is loaded before
-    the first. The children end with the block."""
+    the first unless `at_once`. The children end with the block."""
     import subprocess
     import tempfile
 
@@ -58,7 +60,8 @@ def pool() -> Iterator[None]:
         listener.listen(128)
         ends, alive = os.pipe()
         numbers = [listener.fileno(), ends]
-        serving = subprocess.Popen([sys.executable, "-m", __spec__.name, *map(str, numbers)], pass_fds=numbers)
+        words = [*map(str, numbers), "at once"][: None if at_once else -1]
+        serving = subprocess.Popen([sys.executable, "-m", __spec__.name, *words], pass_fds=numbers)
         os.close(ends)
         outer, os.environ[VARIABLE] = os.environ.get(VARIABLE), place
         try:
@@ -212,12 +215,19 @@ def _load() -> None:
 def main() -> None:
     if sys.argv[1] == "-m":
         os._exit(_stand_in(sys.argv[1:]))
-    words = _Pool(*map(int, sys.argv[1:])).serve()
+    pool = _Pool(*map(int, sys.argv[1:3]))
+    if len(sys.argv) > 3:
+        _load()
+    words = pool.serve()
     if words:
         import runpy
 
         if words[1].startswith("ipykernel"):  # it ends with the process that started it: here, that it was forked from
             words.append(f"--IPKernelApp.parent_handle={os.getppid()}")
+        if words[1:3] == ["arena10k", "stage"]:
+            os.environ[STAGE] = words[3]
+        with suppress(OSError), open("/proc/self/comm", "w") as shown:
+            shown.write(os.environ.get(STAGE, "")[:15])
         sys.argv, sys.path[0] = words[1:], os.getcwd()
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
 

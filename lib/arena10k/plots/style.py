@@ -38,7 +38,7 @@ _MARKERS = "osD^vPX*"
 _HATCHES = ("", "///", "\\\\\\", "xxx", "|||", "---", "+++", "//")
 _LINES: Sequence[LineStyleType] = "-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 1, 2))
 #: Points of a panel, beyond which a PNG is smaller than an SVG.
-MANY = 2000
+MANY = 300
 _policies: list[str] = []
 _width = ContextVar("width", default=WIDTH)
 

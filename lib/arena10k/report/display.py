@@ -76,12 +76,20 @@ class Drawn:
         if self.kind == "svg":
             source = f"data:image/svg+xml,{svg_text(figure).translate(_QUOTED)}"
         else:
-            stream = io.BytesIO()
-            figure.savefig(stream, format="png", dpi=2 * CSS_DPI, metadata={"Software": None}, facecolor="white")
-            source = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+            source = f"data:image/png;base64,{base64.b64encode(_png(figure)).decode('ascii')}"
         width, height = (round(inches * CSS_DPI) for inches in figure.get_size_inches())
         words = escape(visible(" ".join(self.alt.split())))
         return f'<img{_class(name)} src="{source}" alt="{words}" width="{width}" height="{height}">'
+
+
+def _png(fig: Figure) -> bytes:
+    """A figure as PNG for screens of twice the density, in 128 colours: a quarter of the size of all of them."""
+    from PIL import Image
+
+    drawn, reduced = io.BytesIO(), io.BytesIO()
+    fig.savefig(drawn, format="png", dpi=2 * CSS_DPI, facecolor="white")
+    Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.FASTOCTREE).save(reduced, format="png", optimize=True)
+    return reduced.getvalue()
 
 
 def svg_text(fig: Figure) -> str:
