@@ -148,8 +148,8 @@ class Pipeline:
     ) -> tuple[list[_Active], list[_Active]]:
         """Split `waiting` into what starts now and what waits for a prompt that it begins with.
 
-        The cache holds whole blocks. Blocks that several requests share and it does not hold are
-        computed first, as a request of their own; nobody starts while blocks of its prompt are being computed.
+        The cache holds whole blocks. Those that several requests share and it does not hold are computed first, as a
+        request of their own; none starts while blocks of its prompt are being computed.
         """
         waiting = [item for item in waiting if not item.abandoned]
         if not self.prefix_cache:

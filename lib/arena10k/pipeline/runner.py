@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from arena10k import paths
@@ -132,7 +132,8 @@ def _helpers(params_file: str, run: str) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(warm.pool(at_once=bool(missing) or _is_edited(made.values(), params_file)))
         if asks and any(params.providers[name].kind == "embedded" for name in params.asked):
-            stack.enter_context(shared(paths.server_log(params.run)))
+            with suppress(OSError):  # a folder that cannot be written: the stage says so
+                stack.enter_context(shared(paths.server_log(params.run)))
         yield
 
 
