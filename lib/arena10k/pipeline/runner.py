@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -129,19 +129,16 @@ def _helpers(params_file: str, run: str) -> Iterator[None]:
     made = {stage: stages.stamp_file(params.run, stage.name) for stage in stages.of(params).values()}
     missing = [stage for stage, stamp in made.items() if not stamp.is_file()]
     asks = any(stage.asks for stage in missing) and not params.recording
+    edited = (
+        max(map(os.path.getmtime, stages.sources(stage.notebook))) > stamp.stat().st_mtime
+        for stage, stamp in made.items()
+    )
     with ExitStack() as stack:
-        stack.enter_context(warm.pool(at_once=bool(missing) or _is_edited(made.values(), params_file)))
+        stack.enter_context(warm.pool(at_once=bool(missing) or any(edited)))
         if asks and any(params.providers[name].kind == "embedded" for name in params.asked):
             with suppress(OSError):  # a folder that cannot be written: the stage says so
                 stack.enter_context(shared(paths.server_log(params.run)))
         yield
-
-
-def _is_edited(stamps: Iterable[Path], params_file: str) -> bool:
-    """Whether code, a notebook or params are newer than what was made with them."""
-    code = Path(__file__).parents[1].rglob("*.py")
-    files = [*code, *(paths.source_root() / "notebooks").glob("*.ipynb"), paths.params_file(params_file)]
-    return max(file.stat().st_mtime for file in files) > min(stamp.stat().st_mtime for stamp in stamps)
 
 
 def main() -> None:
