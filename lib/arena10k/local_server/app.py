@@ -35,7 +35,7 @@ class Server:
     def __init__(self, vocabulary: Vocabulary):
         self._vocabulary = vocabulary
         self._engines = Engines(vocabulary.eos)
-        self._weights: dict[str, Path] = {}
+        self._weights: dict[str, asyncio.Future[Path]] = {}
         self._settled: dict[tuple[Path, Job], asyncio.Future[list[Sequence]]] = {}
 
     async def health(self, _: web.Request) -> web.Response:
@@ -139,9 +139,13 @@ class Server:
                 f"from {low} to {high}"
             )
             raise BadRequest(message, "model", "model_not_found", status=404)
-        if name not in self._weights:
-            self._weights[name] = await asyncio.to_thread(tempered, temperature)
-        return self._weights[name]
+        if name not in self._weights:  # made once, however many ask for them at once
+            self._weights[name] = asyncio.ensure_future(asyncio.to_thread(tempered, temperature))
+        try:
+            return await asyncio.shield(self._weights[name])
+        except OSError:
+            self._weights.pop(name, None)
+            raise
 
     def _encode(self, text: str) -> list[int]:
         try:
