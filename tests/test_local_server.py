@@ -185,6 +185,26 @@ def test_scores_beside_prompts_that_take_several_steps_are_those_of_scores_alone
         np.testing.assert_allclose(mine, full, atol=1e-3)
 
 
+def test_requests_that_go_on_at_once_from_where_another_ended_are_answered_as_alone(server):
+    """Unguarded they write into the block that it ended in, each over what the other has written."""
+    start = list(range(2000, 2050))
+    concurrently(server, [lambda made: made.completions.create(model=MODEL, prompt=start, max_tokens=1)])
+    asked = [[*start, *range(n, n + 9)] for n in range(4000, 4060, 10)]
+    calls = [
+        lambda made, i=i: made.completions.create(
+            model=MODEL, prompt=i, max_tokens=4, logprobs=1, seed=3, extra_body={"return_token_ids": True}
+        )
+        for i in asked
+    ]
+    answers = [answer.choices[0] for answer in concurrently(server, calls)]
+    whole = concurrently(
+        server, [lambda made, i=i, a=a: echo(made, [*i, *a.token_ids]) for i, a in zip(asked, answers, strict=True)]
+    )
+    for prompt, answer, scored in zip(asked, answers, whole, strict=True):
+        forced = scored.choices[0].logprobs.token_logprobs[len(prompt) :]
+        np.testing.assert_allclose(answer.logprobs.token_logprobs, forced, atol=1e-3)
+
+
 def test_prompts_of_the_first_experiment_share_whole_blocks_of_the_cache():
     vocabulary, params = model.Vocabulary(model.source()), config.load("local")
     prompts = [json.loads(line)["prompt"] for line in (BUILTIN / "prompts.jsonl").read_text().splitlines()]

@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -82,8 +84,24 @@ class Sequence:
 class _Active:
     def __init__(self, job: Job):
         self.job, self.future, self.handle, self.abandoned = job, Future[list[Sequence]](), cast(Any, None), False
-        end = job.echo_from if job.echo else len(job.prompt)  # what is scored is not to come from a cache
-        self.prefixes = [hash(job.prompt[:end]) for end in range(BLOCK, end + 1, BLOCK)]
+        beginnings = _beginnings(job.prompt)
+        # What is scored is not to come from a cache.
+        self.prefixes = beginnings[BLOCK - 1 : job.echo_from if job.echo else None : BLOCK]
+        #: The beginnings of the prompt that end within a block, and that of them which it goes on from.
+        self.parts = [begun for i, begun in enumerate(beginnings, 1) if i % BLOCK]
+        self.start: int | None = None
+
+    def ends(self) -> list[int]:
+        """What it leaves in the cache, where that ends within a block: the last token has no entry."""
+        if not self.future.done() or self.future.exception():
+            return []
+        prompt = () if self.job.echo else self.job.prompt
+        return [_beginnings((*prompt, *sequence.ids[:-1]))[-1] for sequence in self.future.result()]
+
+
+def _beginnings(tokens: Iterable[int]) -> list[int]:
+    """A hash of every beginning of a sequence, the shortest first."""
+    return list(accumulate(tokens, lambda begun, token: hash((begun, token)), initial=0))[1:]
 
 
 class Pipeline:
@@ -118,6 +136,7 @@ class Pipeline:
         active: list[_Active] = []
         waiting: list[_Active] = []
         cached: set[int] = set()
+        parts: set[int | None] = set()  # ends of what has ended, within a block: whoever goes on from one takes it away
         try:
             self._openvino, self._genai = openvino_modules()
             scheduler = self._genai.SchedulerConfig()
@@ -128,7 +147,7 @@ class Pipeline:
             number = 0
             while True:
                 waiting += self._arrivals(block=not (active or waiting))
-                admitted, waiting = self._admit(waiting, active, cached)
+                admitted, waiting = self._admit(waiting, active, cached, parts)
                 for item in admitted:
                     active.append(item)
                     prompt = self._openvino.Tensor(np.array([item.job.prompt], dtype=np.int64))
@@ -138,29 +157,34 @@ class Pipeline:
                 cached.update(*(item.prefixes for item in active if item.handle.can_read()))  # it has its first token
                 ended = [item for item in active if self._settle(item)]
                 active = [item for item in active if item not in ended]
+                parts.difference_update(item.start for item in ended)
+                parts.update(*(item.ends() for item in ended))
                 time.sleep(TURN if ended else 0)  # step() holds the interpreter lock: let the event loop have its turn
         finally:  # nobody may wait for a thread that has ended; the next request starts another
             self.alive = False  # before the last arrivals are looked for: whoever comes later sees it
             self._fail([*active, *waiting, *self._arrivals(block=False)], sys.exception())
 
     def _admit(
-        self, waiting: list[_Active], active: list[_Active], cached: set[int]
+        self, waiting: list[_Active], active: list[_Active], cached: set[int], parts: set[int | None]
     ) -> tuple[list[_Active], list[_Active]]:
         """Split `waiting` into what starts now and what waits for a prompt that it begins with.
 
         The cache holds whole blocks. Those that several requests share and it does not hold are computed first, as a
-        request of their own; none starts while blocks of its prompt are being computed.
+        request of their own; none starts while blocks of its prompt are being computed. From a part of a block only one
+        goes on at a time: the engine would have each of them write over the others.
         """
         waiting = [item for item in waiting if not item.abandoned]
         if not self.prefix_cache:
             return waiting, []
         admitted, later = list[_Active](), list[_Active]()
         running = {prefix for item in active for prefix in item.prefixes}
+        starts = {item.start for item in active}
         sharing = Counter(prefix for item in waiting for prefix in item.prefixes)
         for item in waiting:
             fresh = [prefix for prefix in item.prefixes if prefix not in cached]
             shared = sum(sharing[prefix] > 1 for prefix in fresh)
-            if fresh and fresh[0] in running:
+            item.start = next((part for part in reversed(item.parts) if part in parts), None)
+            if (fresh and fresh[0] in running) or (item.start and item.start in starts):
                 later.append(item)
                 continue
             if shared:
@@ -168,6 +192,7 @@ class Pipeline:
                 end, echo = BLOCK * (len(item.prefixes) - len(fresh) + shared), item.job.echo
                 item = _Active(Job(item.job.prompt[:end], 1, echo=echo, echo_from=end))
             admitted.append(item)
+            starts.add(item.start)
             running.update(item.prefixes)
         return admitted, later
 
