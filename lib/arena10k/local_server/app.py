@@ -4,7 +4,9 @@ import asyncio
 import dataclasses
 import re
 import secrets
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -20,6 +22,8 @@ from arena10k.local_server.protocol import (
     parse,
 )
 
+K = TypeVar("K")
+T = TypeVar("T")
 BASE_MODEL = "smollm2-135m"
 #: Any temperature in the range is served; these are the ones that are listed.
 LISTED_MODELS = (BASE_MODEL, *(f"{BASE_MODEL}-t{tenths / 10:g}" for tenths in range(3, 21)))
@@ -99,12 +103,7 @@ class Server:
         if key not in self._settled:
             while self._settled and sum(len(job.prompt) for _, job in self._settled) > _REMEMBERED:
                 self._settled.pop(next(iter(self._settled)))
-            self._settled[key] = asyncio.ensure_future(self._complete(gguf, job))
-        try:
-            return await asyncio.shield(self._settled[key])
-        except EngineError:
-            self._settled.pop(key, None)
-            raise
+        return await _made_once(self._settled, key, lambda: self._complete(gguf, job))
 
     async def _complete(self, gguf: Path, job: Job) -> list[Sequence]:
         """A sequence that is scored may have been seen before, and be cached beyond what it can do without: it is
@@ -139,13 +138,7 @@ class Server:
                 f"from {low} to {high}"
             )
             raise BadRequest(message, "model", "model_not_found", status=404)
-        if name not in self._weights:  # made once, however many ask for them at once
-            self._weights[name] = asyncio.ensure_future(asyncio.to_thread(tempered, temperature))
-        try:
-            return await asyncio.shield(self._weights[name])
-        except OSError:
-            self._weights.pop(name, None)
-            raise
+        return await _made_once(self._weights, name, lambda: asyncio.to_thread(tempered, temperature))
 
     def _encode(self, text: str) -> list[int]:
         try:
@@ -159,6 +152,17 @@ class Server:
             return self._vocabulary.chat(messages, body.add_generation_prompt)
         except ValueError as error:
             raise BadRequest(str(error), "messages") from error
+
+
+async def _made_once(made: dict[K, asyncio.Future[T]], key: K, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """What `make` gives, the same for all who ask for the key meanwhile and later; failures are not kept."""
+    if key not in made:
+        made[key] = asyncio.ensure_future(make())
+    try:
+        return await asyncio.shield(made[key])
+    except (EngineError, OSError):
+        made.pop(key, None)
+        raise
 
 
 def _seed(body: ChatRequest | CompletionRequest) -> int:

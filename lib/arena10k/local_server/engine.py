@@ -92,11 +92,10 @@ class _Active:
         self.start: int | None = None
 
     def ends(self) -> list[int]:
-        """What it leaves in the cache, where that ends within a block: the last token has no entry."""
-        if not self.future.done() or self.future.exception():
-            return []
-        prompt = () if self.job.echo else self.job.prompt
-        return [_beginnings((*prompt, *sequence.ids[:-1]))[-1] for sequence in self.future.result()]
+        """What it leaves in the cache: its prompt and what is new but for the last token, which has no entry."""
+        answered = self.future.done() and not self.future.exception()
+        new = [s.ids[len(self.job.prompt) * self.job.echo : -1] for s in self.future.result()] if answered else [[]]
+        return [_beginnings((*self.job.prompt, *ids))[-1] for ids in new]
 
 
 def _beginnings(tokens: Iterable[int]) -> list[int]:
@@ -136,7 +135,7 @@ class Pipeline:
         active: list[_Active] = []
         waiting: list[_Active] = []
         cached: set[int] = set()
-        parts: set[int | None] = set()  # ends of what has ended, within a block: whoever goes on from one takes it away
+        parts: set[int | None] = set()  # ends of what has ended: whoever goes on from one within a block takes it away
         try:
             self._openvino, self._genai = openvino_modules()
             scheduler = self._genai.SchedulerConfig()
@@ -178,22 +177,24 @@ class Pipeline:
             return waiting, []
         admitted, later = list[_Active](), list[_Active]()
         running = {prefix for item in active for prefix in item.prefixes}
-        starts = {item.start for item in active}
+        starts = {item.start for item in active} - {None}
         sharing = Counter(prefix for item in waiting for prefix in item.prefixes)
         for item in waiting:
             fresh = [prefix for prefix in item.prefixes if prefix not in cached]
             shared = sum(sharing[prefix] > 1 for prefix in fresh)
-            item.start = next((part for part in reversed(item.parts) if part in parts), None)
-            if (fresh and fresh[0] in running) or (item.start and item.start in starts):
+            if fresh and fresh[0] in running:
                 later.append(item)
                 continue
-            if shared:
+            end, echo = BLOCK * (len(item.prefixes) - len(fresh) + shared), item.job.echo
+            first = _Active(Job(item.job.prompt[:end], 1, echo=echo, echo_from=end)) if shared else item
+            first.start = next((part for part in reversed(first.parts) if part in parts), None)
+            waits = first.start in starts
+            if waits or shared:
                 later.append(item)
-                end, echo = BLOCK * (len(item.prefixes) - len(fresh) + shared), item.job.echo
-                item = _Active(Job(item.job.prompt[:end], 1, echo=echo, echo_from=end))
-            admitted.append(item)
-            starts.add(item.start)
-            running.update(item.prefixes)
+            if not waits:
+                admitted.append(first)
+                running.update(first.prefixes)
+                starts |= {first.start} - {None}
         return admitted, later
 
     def _arrivals(self, block: bool) -> list[_Active]:

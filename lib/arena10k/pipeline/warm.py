@@ -60,7 +60,7 @@ def pool(at_once: bool = False) -> Iterator[None]:
         listener.listen(128)
         ends, alive = os.pipe()
         numbers = [listener.fileno(), ends]
-        words = [*map(str, numbers), "at once"][: None if at_once else -1]
+        words = [*map(str, numbers), *["at once"] * at_once]
         serving = subprocess.Popen([sys.executable, "-m", __spec__.name, *words], pass_fds=numbers)
         os.close(ends)
         outer, os.environ[VARIABLE] = os.environ.get(VARIABLE), place
