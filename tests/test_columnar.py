@@ -185,7 +185,6 @@ def test_a_run_of_a_table_has_no_other_policies_and_the_stages_that_need_nothing
     assert all(set(stage.needs) <= set(planned) and not stage.asks for stage in planned.values())
     assert {"06_estimates", "10_simulation"} <= set(planned)
     assert stages.given(run.params) == [str(home / "logged.parquet"), str(home / "fresh.parquet")]
-    assert stages.of(Run("sample").params) is stages.STAGES
     own = GIVEN.replace("policies: {}", "policies: {p0: {provider: x, model: m}}").replace(
         "{}", "{x: {kind: embedded}}"
     )

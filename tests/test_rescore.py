@@ -18,7 +18,7 @@ from arena10k.collection import teacher_forcing
 from arena10k.collection.collect import collect
 from arena10k.errors import ArenaError, FatalCallError
 from arena10k.pipeline import stages
-from arena10k.rescoring import rescore as audit
+from arena10k.rescoring import history
 from arena10k.rescoring.rescore import REPLACED, rescore
 from arena10k.run import Run
 from in_process import arena
@@ -92,7 +92,7 @@ def test_bad_rows_give_way_to_measurements_and_the_audit_says_what_that_did(home
         ("http_500", None, None), (None, "below_floor", -50.0)
     }  # fmt: skip
     assert [a["payload"]["token_logprobs"] for a in attempts if a["quarantine"]] == [[-50.0, 0.0, 0.0]]
-    assert audit.read("stub") == [entry]
+    assert history.read("stub") == [entry]
     assert entry["by"]
     assert entry["at"].startswith("20")
     assert (entry["asked"], entry["models"], entry["stopped"]) == ({"policy": None, "code": None}, [MODEL], None)
@@ -100,15 +100,15 @@ def test_bad_rows_give_way_to_measurements_and_the_audit_says_what_that_did(home
     restored = of_clone(run)[P[3]]["value"]
     assert (row["before"]["value"], row["after"]["value"], row["difference"]) == (-50.0, restored, restored + 50.0)
     assert entry["estimates_after"] == estimates
-    table = audit.estimates([entry])
+    table = history.estimates([entry])
     assert table.differs.any()
     assert "snips" not in set(table[(table.policy == "p0") & table.differs].estimator)
     head = {"at": entry["at"], "by": entry["by"], "job": "logprobs", "policy": "pi_clone"}
     merged = [head | {"reason": code, "rows": n, "restored": n} for code, n in (("http_500", 2), ("below_floor", 1))]
-    assert audit.merged([entry]).to_dict("records") == merged
-    assert "3 restored" in audit.sentence([entry])
+    assert history.merged([entry]).to_dict("records") == merged
+    assert "3 restored" in history.sentence([entry])
     done, asked = digest(run), stub.requests
-    assert (rescore(run), stub.requests, digest(run), audit.read("stub")) == (None, asked, done, [entry])
+    assert (rescore(run), stub.requests, digest(run), history.read("stub")) == (None, asked, done, [entry])
 
 
 def test_a_row_that_fails_again_stays_failed_and_a_sentinel_that_cannot_be_replaced_stays_aside(home, stub):
@@ -200,7 +200,7 @@ def test_another_model_is_refused_and_nothing_is_stored(home, stub, usable):
             rescore(run)
         assert "\n" not in str(raised.value)
     assert {of_clone(run)[p]["attempts"] for p in bad} == {1}
-    assert (run.store.attempts(), audit.read("stub")) == (before, [])
+    assert (run.store.attempts(), history.read("stub")) == (before, [])
     stub.fault = None
     assert set(outcomes(rescore(run)).values()) == {"restored"}
 
@@ -277,7 +277,7 @@ def test_money_is_spent_only_when_agreed_to_and_the_pages_are_out_of_date_only_t
         stamp.write_text("{}")
     monkeypatch.delenv(options.VARIABLES["yes"], raising=False)
     refused = arena("rescore", "stub", "--params", home / "stub.yaml")
-    assert (refused.returncode, stub.requests, audit.read("stub")) == (2, asked, [])
+    assert (refused.returncode, stub.requests, history.read("stub")) == (2, asked, [])
     assert re.match(r"error: teacher forcing: 1 measurements .*\$.*--yes", refused.stderr)
     assert all(stamp.is_file() for stamp in stamps.values())
     agreed = arena("rescore", "stub", "--params", home / "stub.yaml", "--yes")
@@ -302,7 +302,7 @@ def test_a_kill_loses_nothing_of_what_was_measured_nor_of_the_audit(home, stub):
     assert 0 < first < 40
     rescore(run)
     assert values(run) == right
-    killed, second = audit.read("stub")
+    killed, second = history.read("stub")
     assert list(outcomes(killed).values()).count("restored") == first
     assert outcomes(second) == dict.fromkeys((k for k, v in outcomes(killed).items() if v == "not asked"), "restored")
     assert killed["estimates_after"] == second["estimates_before"]

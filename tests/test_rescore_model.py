@@ -1,4 +1,4 @@
-"""Planted failures of a real run, measured again by the model that measured them: they come back, under audit.
+"""Planted failures of a real run, measured again by the model that measured them: they come back, under history.
 
 ARENA10K_PLANTED sets how many of the 720 log-probs are spoiled.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from arena10k import local_server
-from arena10k.rescoring import rescore as audit
+from arena10k.rescoring import history
 from arena10k.run import Run
 from in_process import arena
 from sample_copy import copied, failed, scored
@@ -56,7 +56,7 @@ def test_planted_failures_come_back_to_a_thousandth_of_a_nat_and_the_audit_has_e
     others = set(recorded) - set(codes)
     assert all(now[key]["attempts"] == 1 and now[key]["created"] == recorded[key]["created"] for key in others)
 
-    (entry,) = audit.read("copy")
+    (entry,) = history.read("copy")
     assert (entry["stopped"], entry["models"]) == (None, ["smollm2-135m-t0.6"])
     before = {(r["policy"], r["prompt_id"]): r["before"] for r in entry["rows"]}
     assert {key: state["code"] or state["quarantine"] for key, state in before.items()} == codes
@@ -73,4 +73,4 @@ def test_planted_failures_come_back_to_a_thousandth_of_a_nat_and_the_audit_has_e
     assert not before.equals(after)
 
     again = arena("rescore", "copy", "--params", home / "copy.yaml")
-    assert (again.returncode, again.stdout.count("\n"), audit.read("copy")) == (0, 1, [entry])
+    assert (again.returncode, again.stdout.count("\n"), history.read("copy")) == (0, 1, [entry])

@@ -154,7 +154,7 @@ def stage(name: str, params_file: str, run: str, quietly: bool) -> None:
         return
     started, every = time.monotonic(), list(stages.of(params))
     where = f"stage {every.index(name) + 1} of {len(every)}: {name}"
-    if quietly and asked.asks and not params.recording:  # its progress follows
+    if quietly and asked.asks:  # its progress follows
         click.echo(where, err=True)
     try:
         stages.execute(name, params_file, run or None)
@@ -229,26 +229,27 @@ def export(run: str, params_file: str | None, to: Path | None) -> None:
 def rescore(run: str, params_file: str | None, policy: str | None, code: str | None, yes: bool) -> None:
     """Measure again what failed or was quarantined, under the same definition, and say what changed."""
     from arena10k.pipeline import stages
-    from arena10k.rescoring import rescore as again
+    from arena10k.rescoring import history
+    from arena10k.rescoring.rescore import rescore as measured_again
     from arena10k.run import Run
 
     params = config.load(params_file or run, run)
     if yes:
         os.environ[options.VARIABLES["yes"]] = "1"
     with runner.only_one(params.run):
-        before = again.read(params.run)
+        before = history.read(params.run)
         try:
-            entry = again.rescore(Run(params), policy, code)
+            entry = measured_again(Run(params), policy, code)
         finally:
-            if again.read(params.run) != before:
+            if history.read(params.run) != before:
                 names = (stage.name for stage in stages.STAGES.values() if stage.jobs)
                 stages.out_of_date(params.run, *names, "00_status")
     if entry is None:
         click.echo("Nothing to measure again: no such row failed or is quarantined.")
         return
-    for line in again.lines(entry):
+    for line in history.lines(entry):
         click.echo(line)
-    click.echo(f"Audit: {paths.result_file(params.run, again.FILE)}")
+    click.echo(f"Audit: {paths.result_file(params.run, history.FILE)}")
 
 
 @main.command()

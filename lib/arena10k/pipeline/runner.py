@@ -126,16 +126,16 @@ def _helpers(params_file: str, run: str) -> Iterator[None]:
     from arena10k.pipeline import stages, warm
 
     params = config.load(params_file, run or None)
-    made = {stage: stages.stamp_file(params.run, stage.name) for stage in stages.of(params).values()}
-    missing = [stage for stage, stamp in made.items() if not stamp.is_file()]
-    asks = any(stage.asks for stage in missing) and not params.recording
-    edited = (
-        max(map(os.path.getmtime, stages.sources(stage.notebook))) > stamp.stat().st_mtime
-        for stage, stamp in made.items()
-    )
+    due, missing = [], False
+    for name, stage in stages.of(params).items():
+        stamp = stages.stamp_file(params.run, name)
+        missing |= stage.asks and not stamp.is_file()
+        if not stamp.is_file() or max(map(os.path.getmtime, stages.sources(stage.notebook))) > stamp.stat().st_mtime:
+            due.append(name)
+    collecting = any(stages.STAGES[name].asks for name in due if name in stages.STAGES)
     with ExitStack() as stack:
-        stack.enter_context(warm.pool(at_once=bool(missing) or any(edited)))
-        if asks and any(params.providers[name].kind == "embedded" for name in params.asked):
+        stack.enter_context(warm.pool((*warm.LOADED, *["openai"] * collecting) if due else ()))
+        if missing and any(params.providers[name].kind == "embedded" for name in params.asked):
             with suppress(OSError):  # a folder that cannot be written: the stage says so
                 stack.enter_context(shared(paths.server_log(params.run)))
         yield

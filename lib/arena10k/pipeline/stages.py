@@ -84,6 +84,12 @@ _ALWAYS = {"run", "title", "recording", "imported", "table"}
 INCIDENT = Stage("11_incident", results=("incident.json",))
 
 
+def _of_recording(stage: Stage) -> Stage:
+    """Nothing is asked for a recording, so no stage waits for another's measurements."""
+    needs = dict.fromkeys("01_prompts" if STAGES[need].asks else need for need in stage.needs)
+    return replace(stage, asks=False, needs=tuple(needs))
+
+
 def of(params: Params) -> dict[str, Stage]:
     """The stages of an experiment, by name: all of the pipeline with one for each cell of its ablation matrix, those
     that start from the analysis table where params bring it, or an incident's own. Raises ParamsError for a matrix with
@@ -97,8 +103,9 @@ def of(params: Params) -> dict[str, Stage]:
             )
         of_a_table = {"06_estimates": (), "07_pi_bad_anomaly": ("06_estimates",), "10_simulation": ()}
         return {name: replace(STAGES[name], needs=needs, jobs=()) for name, needs in of_a_table.items()}
+    known = {name: _of_recording(stage) for name, stage in STAGES.items()} if params.recording else STAGES
     if params.ablations is None:
-        return STAGES
+        return known
     from arena10k.ablations import matrix
 
     cells = {cell.stage: cell.name for cell in matrix.cells(params)}
@@ -106,8 +113,8 @@ def of(params: Params) -> dict[str, Stage]:
         name: Stage(name, ("05_data_quality",), results=(f"ablations/{cell}/estimates.json",), cell=cell)
         for name, cell in cells.items()
     }
-    summary = STAGES["09_ablation_summary"]
-    return STAGES | made | {summary.name: replace(summary, needs=(*summary.needs, *cells))}
+    summary = known["09_ablation_summary"]
+    return known | made | {summary.name: replace(summary, needs=(*summary.needs, *cells))}
 
 
 def reads(params: Params) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 #: Where the pool listens.
@@ -21,9 +21,9 @@ VARIABLE = "ARENA10K_WARM"
 STAGE = "ARENA10K_STAGE"
 #: What nearly every stage and notebook loads.
 LOADED = (
-    "papermill", "nbconvert", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "matplotlib.figure",
-    "arena10k.cli", "arena10k.run", "arena10k.plots", "arena10k.report", "arena10k.attribution",
-    "arena10k.audit.status", "arena10k.pipeline.first_page",
+    "papermill", "nbconvert", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.debugger",
+    "matplotlib.figure", "pyarrow.dataset", "arena10k.cli", "arena10k.run", "arena10k.plots", "arena10k.report",
+    "arena10k.attribution", "arena10k.audit.status", "arena10k.pipeline.first_page",
 )  # fmt: skip
 #: Coverage begins with a process, and would not see what is forked.
 _MEASURED = {"COV_CORE_SOURCE", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"}
@@ -40,9 +40,9 @@ def command(words: list[str]) -> list[str]:
 
 
 @contextmanager
-def pool(at_once: bool = False) -> Iterator[None]:
+def pool(at_once: Sequence[str] = ()) -> Iterator[None]:
     """Have `command` mean forked processes in the block, also in what this process starts; nothing is loaded before
-    the first unless `at_once`. The children end with the block."""
+    the first but the modules `at_once`. The children end with the block."""
     import subprocess
     import tempfile
 
@@ -60,7 +60,7 @@ def pool(at_once: bool = False) -> Iterator[None]:
         listener.listen(128)
         ends, alive = os.pipe()
         numbers = [listener.fileno(), ends]
-        words = [*map(str, numbers), *["at once"] * at_once]
+        words = [*map(str, numbers), *at_once]
         serving = subprocess.Popen([sys.executable, "-m", __spec__.name, *words], pass_fds=numbers)
         os.close(ends)
         outer, os.environ[VARIABLE] = os.environ.get(VARIABLE), place
@@ -202,12 +202,12 @@ def without_iris() -> None:
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
-def _load() -> None:
+def _load(names: Sequence[str] = LOADED) -> None:
     import gc
     import importlib
 
     without_iris()
-    for name in LOADED:
+    for name in names:
         importlib.import_module(name)
     gc.freeze()  # a forked process would copy every page that its collector looks through
 
@@ -217,7 +217,7 @@ def main() -> None:
         os._exit(_stand_in(sys.argv[1:]))
     pool = _Pool(*map(int, sys.argv[1:3]))
     if len(sys.argv) > 3:
-        _load()
+        _load(sys.argv[3:])
     words = pool.serve()
     if words:
         import runpy
