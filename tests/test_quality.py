@@ -42,7 +42,8 @@ def found(params, store, frame):
 
 
 def test_clean_data_has_no_flag_and_is_counted_complete(filled):
-    params, store, _ = filled
+    params, store, frame = filled
+    ids = list(frame.prompt_id)
     assert screening.scan(params, store) == []
     assert quality.drift(params, store) == []
     assert re.findall("definition", quality.drift_sentence([]))
@@ -50,8 +51,8 @@ def test_clean_data_has_no_flag_and_is_counted_complete(filled):
     (job,) = [j for j in state["jobs"] if (j["job"], j["policy"]) == ("logprobs", "p0")]
     assert state["rows_with_all_logprobs"] == job["ok"] == job["total"] == 60
     assert job["eta_seconds"] == 0.0
-    assert store.complete_prompts({("logprobs", "p0"): 1, ("logprobs", "pi_clone"): 1}, "logprobs") == (60, 60)
-    assert store.complete_prompts({("logprobs", "p0"): 2}, "logprobs") == (0, 0)
+    assert store.complete_prompts(ids, {("logprobs", "p0"): 1, ("logprobs", "pi_clone"): 1}, "logprobs") == (60, 60)
+    assert store.complete_prompts(ids, {("logprobs", "p0"): 2}, "logprobs") == (0, 0)
 
 
 FAULTS = [

@@ -3,11 +3,14 @@ in `test_wire`."""
 
 from __future__ import annotations
 
+import random
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
-from arena10k.collection.records import Record
+from arena10k.collection import tallies
+from arena10k.collection.records import Record, key_of
 from arena10k.collection.store import QUARANTINED, Store
 from arena10k.errors import ArenaError
 
@@ -119,6 +122,46 @@ def test_quarantine_is_reversible_and_a_retired_row_is_an_attempt_only(store):
     assert store.retire([KEY, ("logprobs", "b", "h")], "gone") == 1
     assert list(store.rows()) == []
     assert [(a["value"], a["quarantine"]) for a in store.attempts()] == [(-1.5, "gone")]
+
+
+def test_what_is_counted_at_every_change_is_what_is_there(store, tmp_path):
+    rng = random.Random(4)
+    for _ in range(60):
+        some = [
+            record(prompt_id=f"q{rng.randrange(30)}", policy=f"pi{rng.randrange(2)}", draw=rng.randrange(2))
+            for _ in range(rng.randrange(9))
+        ]
+        some = [replace(r, request_hash=f"{r.policy}{r.draw}", created=60.0 * rng.randrange(3)) for r in some]
+        store.put_all([replace(r, **FAILED) if rng.random() < 0.3 else r for r in some])
+        rows = [key_of(row) for row in store.rows()]
+        store.set_quarantine([(*key, "constant") for key in rows if rng.random() < 0.2])
+        store.retire([key for key in rows if rng.random() < 0.05], "gone")
+        store.export(tmp_path / "records.parquet")
+        counted = Store.recording(tmp_path / "records.parquet")
+        mine, other = (
+            [{name: n for name, n in row.items() if name not in ("oldest", "newest")} for row in s.counts(60.0)]
+            for s in (store, counted)
+        )
+        assert mine == other
+        ids, wanted = [f"q{n}" for n in range(30)], {("logprobs", "pi0"): 1, ("logprobs", "pi1"): 2}
+        usable = {(r["prompt_id"], r["policy"], r["draw"]) for r in store.rows() if r["value"] and not r["quarantine"]}
+        complete = [q for q in ids if all((q, *rest) in usable for rest in (("pi0", 0), ("pi1", 0), ("pi1", 1)))]
+        assert store.complete_prompts(ids, wanted, "logprobs") == (len(complete),) * 2
+
+
+def test_a_store_of_before_is_counted_when_it_is_opened(tmp_path):
+    path = tmp_path / "store.sqlite"
+    store = Store.open(path)
+    store.put_all([record(prompt_id=f"q{n}") for n in range(5)])
+    for statement in tallies.END:
+        store._db.execute(statement)
+    store.close()
+    looking = Store.read(path)
+    assert [row["n"] for row in looking.counts()] == [5]
+    looking.close()
+    with Store.open(path).filling() as put:
+        put(record(prompt_id="other"))
+    assert [row["n"] for row in Store.read(path).counts()] == [6]
 
 
 def test_export_and_recording_round_trip(store, tmp_path):

@@ -60,13 +60,13 @@ def progress(params: Params, store: Store, now: float | None = None) -> dict[str
     Rates and remaining times are measured where `now` (seconds since the epoch) is given, and null otherwise, so that
     the page of a finished run does not change from one rendering to the next.
     """
-    cells, since = [], float("inf") if now is None else now - WINDOW
+    cells, since = [], float("inf") if now is None else 60 * ((now - WINDOW) // 60)  # as minutes are counted
     totals, _, rows = _due(params, store, since)
     for (job, policy), cell in quality.count(store, totals, since).items():
         measured = cell["ok"] + cell["errors"].total()
         left, rate, eta = max(0, cell["total"] - measured), None, None
         if now is not None:
-            rate = cell["recent"] / max(1.0, min(WINDOW, now - cell["begun"]))
+            rate = cell["recent"] / max(1.0, now - max(since, cell["begun"]))
         if rate or not left:
             eta = left / (rate or 1.0)
         spent = costs.spent(params, job, policy, cell["prompt_tokens"], cell["completion_tokens"])
@@ -92,7 +92,8 @@ def coverage(params: Params, store: Store) -> dict[str, Any]:
         of_job["total"] += cell["total"]
         if not cell["usable"]:
             absent.setdefault(job, []).append(policy)
-    logged = store.complete_prompts({(RESPONSES, params.logging_policy): 1}, RESPONSES)[0] if params.imported else None
+    of_p0 = {(RESPONSES, params.logging_policy): 1}
+    logged = store.complete_prompts(_ids(params), of_p0, RESPONSES)[0] if params.imported else None
     out: dict[str, Any] = rows | {"jobs": usable, "absent": absent, "logged_prompts": logged}
     n, scored = out["prompts"], out["rows_with_all_logprobs"]
     parts = [] if n else ["there is no prompt"]
@@ -115,13 +116,17 @@ def coverage(params: Params, store: Store) -> dict[str, Any]:
     return out | {"sentence": text}
 
 
+def _ids(params: Params) -> list[str]:
+    return list(prompts.read(params.run).prompt_id)
+
+
 def _due(
     params: Params, store: Store, since: float = float("inf")
 ) -> tuple[dict[Key, int], dict[Key, int], dict[str, Any]]:
     """What is due by job and policy, that of it which is measurable, and of the prompts how many there are, how many
     are complete, and by policy why its log-probs are not measurable: its endpoint does not say that it can score, or
     was tried and gave none. Of those no more is due than there is."""
-    n = len(prompts.read(params.run))
+    n = len(ids := _ids(params))
     totals = jobs.expected(params, n)
     there: Counter[Key] = Counter()
     codes: dict[str, set[str | None]] = {}
@@ -145,7 +150,7 @@ def _due(
     if params.imported:
         # A source may have fresh draws of more prompts than were logged; their log-probs are missing all the same.
         everywhere |= {key: max(total // n, 1) for key, total in measurable.items() if key[0] == LOGPROBS}
-    complete, scored = store.complete_prompts(everywhere, LOGPROBS, params.logging_policy)
+    complete, scored = store.complete_prompts(ids, everywhere, LOGPROBS, params.logging_policy)
     scores_due = params.imported or any(job == LOGPROBS for job, _ in measurable)
     rows = {"prompts": n, "complete_rows": complete, "rows_with_all_logprobs": scored if scores_due else None}
     return totals, measurable, rows | {"not_measurable": unable}

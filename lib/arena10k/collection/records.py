@@ -21,9 +21,8 @@ COLUMNS = {
 LATER = ("quarantine", "payload", "model")
 ATTEMPT = f"job, prompt_id, request_hash, status, value, code, detail, created, {', '.join(LATER)}"
 INDEXES = {
-    "by_definition": "records (job, policy, fingerprint, context, status, code, quarantine, model, attempts, created, "
-    "prompt_tokens, completion_tokens)",
-    "by_prompt": "records (prompt_id, job, policy, context, status, quarantine, draw)",
+    "by_policy": "records (job, policy, prompt_id, context, status, quarantine, draw)",
+    "failures": "records (job, policy) WHERE status = 'error'",
     "attempts_by_key": "attempts (job, prompt_id, request_hash)",
 }
 SCHEMA = f"""

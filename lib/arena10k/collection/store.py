@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from arena10k.collection import tallies
 from arena10k.collection.ledger import SCHEMA as LEDGER_SCHEMA
 from arena10k.collection.ledger import Ledger
 from arena10k.collection.records import ATTEMPT, COLUMNS, INDEXES, KEY, LATER, SCHEMA, UPSERT, Record, Row
@@ -42,6 +44,7 @@ class Store:
         self._db.execute("CREATE TEMP TABLE current (context TEXT PRIMARY KEY)")
         self._db.execute("CREATE TEMP TABLE some (prompt_id TEXT PRIMARY KEY)")
         self._live, self._place = "records", "(prompt_id, request_hash)"
+        self._every = self._tallies = "tallies" if self._is_tallied() else f"({tallies.counted('records')})"
         self._kept: dict[Any, Any] = {}
         self._kept_at: tuple[int, int] | None = None
         self.batches = Ledger(connection)
@@ -57,8 +60,22 @@ class Store:
         there = {row[1] for row in db.execute("PRAGMA table_info(attempts)")}
         for column in (column for column in LATER if column not in there):
             db.execute(f"ALTER TABLE attempts ADD COLUMN {column} TEXT")
-        db.execute("DROP INDEX IF EXISTS by_cell")  # of an older version, without fingerprints
-        return cls(db)
+        for older in ("by_cell", "by_definition", "by_prompt"):
+            db.execute(f"DROP INDEX IF EXISTS {older}")
+        store = cls(db)
+        store._tally()
+        return store
+
+    def _is_tallied(self) -> bool:
+        return bool(self._query("SELECT 1 FROM sqlite_master WHERE name = 'tallies'"))
+
+    def _tally(self) -> None:
+        """Have the records counted, now and at every change."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")  # another process may be opening the store, too
+            for statement in () if self._is_tallied() else tallies.BEGIN:
+                self._db.execute(statement)
+        self._every = self._tallies = "tallies"
 
     @classmethod
     def read(cls, path: Path) -> Store:
@@ -88,7 +105,8 @@ class Store:
     def using(self, contexts: Iterable[str]) -> Store:
         """Look only at records made in one of `contexts`; what was measured under other definitions stays unseen."""
         self._fill("current", contexts)
-        self._live = "(SELECT * FROM records WHERE context IN (SELECT context FROM temp.current))"
+        current = "WHERE context IN (SELECT context FROM temp.current)"
+        self._live, self._tallies = f"(SELECT * FROM records {current})", f"(SELECT * FROM {self._every} {current})"
         return self
 
     def only(self, prompt_ids: Iterable[str]) -> Store:
@@ -97,6 +115,7 @@ class Store:
         view._kept = {}
         self._fill("some", prompt_ids)
         view._live = f"(SELECT * FROM {self._live} WHERE prompt_id IN (SELECT prompt_id FROM temp.some))"
+        view._tallies = f"({tallies.counted(view._live)})"
         view._place = "(+prompt_id, +request_hash)"  # no range of the index, so that each prompt is looked up in it
         return view
 
@@ -160,10 +179,12 @@ class Store:
         """
         self._db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -131072;")
         self._db.executescript("".join(f"DROP INDEX {name};" for name in INDEXES))
+        self._db.executescript(";".join(tallies.END))
         self._db.execute("BEGIN")
         yield self._upsert
         self._db.execute("COMMIT")
         self._db.executescript(SCHEMA)
+        self._tally()
         self._db.executescript("PRAGMA synchronous = NORMAL; PRAGMA journal_mode = WAL; PRAGMA cache_size = -2000;")
 
     def retire(self, rows: Iterable[Row], reason: str) -> int:
@@ -248,14 +269,15 @@ class Store:
 
     def counts(self, since: float = float("inf")) -> list[dict[str, Any]]:
         """Number of records by job, policy, status, code, quarantine reason and the model that answered, with the
-        newest time stamp, how many were made after `since` (seconds since the epoch), and their tokens."""
-        # Grouping by fingerprint and context too follows the index; a job and policy have one current context.
-        query = f"""SELECT job, policy, status, code, quarantine, model, COUNT(*) AS n, SUM(attempts) AS attempts,
-                    MIN(created) AS oldest, MAX(created) AS newest, SUM(created > ?) AS recent,
-                    SUM(prompt_tokens) AS prompt_tokens, SUM(completion_tokens) AS completion_tokens FROM {self._live}
-                    GROUP BY job, policy, fingerprint, context, status, code, quarantine, model
-                    ORDER BY job, policy, status, code"""
-        return self.once(("counts", since), lambda: self._query(query, (since,)))
+        oldest and newest time stamp, how many were made from the minute of `since` (seconds since the epoch) on, and
+        their tokens."""
+        query = f"""SELECT job, policy, status, NULLIF(code, '') AS code, NULLIF(quarantine, '') AS quarantine,
+                    NULLIF(model, '') AS model, SUM(n) AS n, SUM(attempts) AS attempts, MIN(oldest) AS oldest,
+                    MAX(newest) AS newest, SUM(n * (minute >= ?)) AS recent, SUM(prompt_tokens) AS prompt_tokens,
+                    SUM(completion_tokens) AS completion_tokens FROM {self._tallies}
+                    GROUP BY job, policy, status, code, quarantine, model ORDER BY job, policy, status, code"""
+        minute = since // 60 if math.isfinite(since) else since
+        return self.once(("counts", minute), lambda: self._query(query, (minute,)))
 
     def failed(self) -> list[dict[str, Any]]:
         """The records that hold an error, without payload, ordered by job and prompt."""
@@ -265,41 +287,43 @@ class Store:
     def fingerprints(self) -> list[dict[str, Any]]:
         """Number of records by job, policy and fingerprint."""
         groups = "job, policy, fingerprint"
-        return self._query(f"SELECT {groups}, COUNT(*) AS n FROM {self._live} GROUP BY {groups}")
+        return self._query(f"SELECT {groups}, SUM(n) AS n FROM {self._tallies} GROUP BY {groups}")
 
     def other_contexts(self) -> list[dict[str, Any]]:
         """The same of records that were made in another context than the current ones."""
         groups, other = "job, policy, fingerprint", "context NOT IN (SELECT context FROM temp.current)"
-        return self._query(f"SELECT {groups}, COUNT(*) AS n FROM records WHERE {other} GROUP BY {groups}")
+        return self._query(f"SELECT {groups}, SUM(n) AS n FROM {self._every} WHERE {other} GROUP BY {groups}")
 
     def complete_prompts(
-        self, wanted: dict[tuple[str, str], int], job: str, logging_policy: str = ""
+        self, prompts: Collection[str], wanted: Mapping[tuple[str, str], int], job: str, logging_policy: str = ""
     ) -> tuple[int, int]:
-        """Prompts with every wanted record ok and not quarantined: in all jobs, and in `job` alone.
+        """How many of `prompts` have every wanted record ok and not quarantined: in all jobs, and in `job` alone.
 
         `wanted` gives the number of draws by (job, policy); each draw has one record in the current contexts. A
         log-prob is not usable where the response of the `logging_policy` that it is of is quarantined.
         """
-        if not wanted:
-            return 0, 0
-        sizes: dict[str, str] = {}
-        for name, _ in wanted:
-            sizes[name] = sizes.get(name, "") + " WHEN ? THEN ?"
-        case = " ".join(f"WHEN ? THEN CASE policy {of_job} END" for of_job in sizes.values())
-        aside = f"""SELECT prompt_id, draw FROM {self._live}
-                    WHERE job = 'responses' AND policy = ? AND quarantine IS NOT NULL"""
-        gone = (logging_policy,) if self._query(f"{aside} LIMIT 1", (logging_policy,)) else ()
-        query = f"""SELECT COALESCE(SUM(n = ?), 0), COALESCE(SUM(of_job = ?), 0) FROM (
-                      SELECT COUNT(*) AS n, SUM(job = ?) AS of_job FROM {self._live}
-                      WHERE status = 'ok' AND quarantine IS NULL AND draw < CASE job {case} END
-                      {f"AND NOT (job = 'logprobs' AND (prompt_id, draw) IN ({aside}))" if gone else ""}
-                      GROUP BY prompt_id)"""
-        cells: list[str | int] = []
-        for name in sizes:
-            cells += [name, *(part for (own, policy), size in wanted.items() if own == name for part in (policy, size))]
-        all_of_job = sum(size for (name, _), size in wanted.items() if name == job)
-        row = self._db.execute(query, [sum(wanted.values()), all_of_job or -1, job, *cells, *gone]).fetchone()
-        return row[0], row[1]
+        lacking = {cell: self._lacking(prompts, *cell, draws) for cell, draws in wanted.items()}
+        for cell in (cell for cell in wanted if cell[0] == "logprobs"):
+            lacking[cell] |= self._prompts("responses", logging_policy, wanted[cell], "quarantine IS NOT NULL")
+        of_job = [of_cell for (name, _), of_cell in lacking.items() if name == job]
+        every, alone = (
+            len(prompts) - len(set[str]().union(*part)) if part else 0 for part in (list(lacking.values()), of_job)
+        )
+        return every, alone
+
+    def _lacking(self, prompts: Collection[str], job: str, policy: str, draws: int) -> set[str]:
+        """The prompts without a usable record of each draw. Only records that are not all there are looked at."""
+        query = f"SELECT COALESCE(SUM(n), 0) FROM {self._tallies} WHERE job = ? AND policy = ? AND draw < ?"
+        asked = self._db.execute(query, (job, policy, draws)).fetchone()[0]
+        if asked == draws * len(prompts):
+            return self._prompts(job, policy, draws, "(status = 'error' OR quarantine IS NOT NULL)")
+        usable = "status = 'ok' AND quarantine IS NULL GROUP BY prompt_id HAVING COUNT(*) = :draws"
+        return {*prompts} - (self._prompts(job, policy, draws, usable) if asked else set())
+
+    def _prompts(self, job: str, policy: str, draws: int, which: str) -> set[str]:
+        given = {"job": job, "policy": policy, "draws": draws}
+        where = f"job = :job AND policy = :policy AND draw < :draws AND {which}"
+        return {row[0] for row in self._db.execute(f"SELECT prompt_id FROM {self._live} WHERE {where}", given)}
 
     def rescored(self) -> dict[tuple[str, str], tuple[int, int]]:
         """By (job, policy): rows that were asked again, and those of them that have a value in use now."""
