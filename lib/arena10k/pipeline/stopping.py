@@ -150,6 +150,7 @@ def run_notebook(source: Path, executed: Path, parameters: dict[str, str], colle
             parameters,
             kernel_name="python3",
             progress_bar=False,
+            request_save_on_cell_execute=False,
             stderr_file=answer,
             kernel_manager_class=Kernels,
             config=Config(KernelManager={"transport": "ipc", "connection_file": f"{folder}/kernel.json"}),

@@ -207,6 +207,7 @@ def _load(names: Sequence[str] = LOADED) -> None:
     import importlib
 
     without_iris()
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # or the debugger of kernels warns of breakpoints it may miss
     for name in names:
         importlib.import_module(name)
     gc.freeze()  # a forked process would copy every page that its collector looks through
