@@ -14,6 +14,7 @@ from arena10k.collection.collect import collect
 from arena10k.collection.jobs import contexts
 from arena10k.errors import ArenaError
 from arena10k.params import config
+from arena10k.pipeline import stages
 from arena10k.run import Run
 
 POLITE = {"provider": "local", "model": "smollm2-135m-t0.6", "max_tokens": 16, "system": "You are a polite assistant."}
@@ -51,3 +52,12 @@ def test_a_policy_added_to_other_params_leaves_what_was_recorded_alone_and_one_t
     assert run.coverage().endswith(": pi_polite.")
     with pytest.raises(ArenaError, match=r" 240 of 1,680 .*: pi_polite \(240\)"):
         responses_of(run)
+
+
+def test_stages_of_a_recording_ask_nothing_and_wait_for_no_measurement():
+    planned, asking = stages.of(config.load("sample")), {n for n, stage in stages.STAGES.items() if stage.asks}
+    assert planned.keys() == stages.STAGES.keys()
+    assert not any(stage.asks or asking & set(stage.needs) for stage in planned.values())
+    assert planned["05_data_quality"].needs == planned["04_judge"].needs == ("01_prompts",)
+    assert planned["07_pi_bad_anomaly"] == stages.STAGES["07_pi_bad_anomaly"]
+    assert stages.of(config.load("local")) is stages.STAGES
