@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 COLOURS = ("#0173b2", "#ca8205", "#029e73", "#cb74ba", "#d55e00", "#882255", "#332288", "#1d99e0")
 #: CSS pixels per inch; PNGs have twice as many, for screens of high resolution.
 CSS_DPI = 96
-_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _COMMENT = re.compile(r"\s*<!--.*?-->", re.DOTALL)
 _REFERENCE = re.compile(r'(href="#|url\(#)([^")]+)')
 #: Scales of glyphs multiply thousands and are left as they are.
@@ -84,29 +83,27 @@ class Drawn:
 
 def _png(fig: Figure) -> bytes:
     """A figure as PNG for screens of twice the density, in 128 colours: a quarter of the size of all of them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    drawn, reduced = io.BytesIO(), io.BytesIO()
-    fig.savefig(drawn, format="png", dpi=2 * CSS_DPI, facecolor="white")
-    Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.FASTOCTREE).save(reduced, format="png", optimize=True)
+    canvas, reduced = FigureCanvasAgg(fig), io.BytesIO()
+    fig.set_facecolor("white")
+    fig.dpi = 2 * CSS_DPI
+    canvas.draw()
+    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    pixels.quantize(128, Image.Quantize.FASTOCTREE).save(reduced, format="png", optimize=True)
     return reduced.getvalue()
 
 
 def svg_text(fig: Figure) -> str:
     """A figure as SVG in few characters, in which nothing depends on the last digit of its layout or on chance:
     coordinates to 0.1 pt, ids by the order in which they are used, and none that nothing uses."""
-    import matplotlib as mpl
+    from arena10k.report.svg import drawn
 
     def shortened(match: re.Match[str]) -> str:
         return match[0] if match[0].startswith("scale") else f"{round(float(match[0]), 1) + 0.0:g}"
 
-    stream = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "path", "savefig.format": "svg"}):
-        if layout := fig.get_layout_engine():  # `savefig` would draw everything once more for it
-            layout.execute(fig)
-            fig.set_layout_engine("none")
-        fig.savefig(stream, format="svg", metadata=_NO_METADATA, facecolor="white")
-    svg = stream.getvalue()
+    svg = drawn(fig)
     svg = _FLOAT.sub(shortened, _COMMENT.sub("", svg[svg.index("<svg") :]).replace("xlink:href", "href"))
     ids = {name: f"i{n:x}" for n, name in enumerate(dict.fromkeys(name for _, name in _REFERENCE.findall(svg)))}
     svg = _REFERENCE.sub(lambda match: match[1] + ids[match[2]], svg)
