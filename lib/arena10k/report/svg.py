@@ -26,8 +26,7 @@ _extent = lru_cache(4096)(_TEXT.get_text_width_height_descent)
 
 @lru_cache(256)
 def _height(font: FontProperties) -> tuple[float | None, ...]:
-    """Ascent, descent and gap between lines, in points; nothing where the font does not say, so that matplotlib asks it
-    otherwise."""
+    """Ascent, descent and gap between lines, in points; None where the font does not say: matplotlib then measures."""
     face = get_font(findfont(font))
     table, scale = face.get_sfnt_table("OS/2"), 1 / face.units_per_EM * font.get_size_in_points()
     if table is None:
@@ -43,9 +42,6 @@ class _Renderer(RendererSVG):
 
     def _get_font_height_metrics(self, prop: FontProperties) -> tuple[float | None, ...]:
         return _height(prop.copy())
-
-    def open_group(self, s: str, gid: str | None = None) -> None:
-        self.writer.start("g")
 
 
 def _once(axis: Axis, measure: Callable[..., T]) -> Callable[..., T]:
