@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0173b2", "#ca8205", "#029e73", "#cb74ba", "#d55e00", "#882255", "#332288", "#1d99e0")
 #: CSS pixels per inch; PNGs have twice as many, for screens of high resolution.
 CSS_DPI = 96
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _COMMENT = re.compile(r"<!--.*?--> ?")
 _REFERENCE = re.compile(r'(href="#|url\(#)([^")]+)')
 #: Scales of glyphs multiply thousands and are left as they are.
@@ -106,9 +107,18 @@ def _shortened(number: str) -> str:
 def svg_text(fig: Figure) -> str:
     """A figure as SVG in few characters, in which nothing depends on the last digit of its layout or on chance:
     coordinates to 0.1 pt, ids by the order in which they are used, and none that nothing uses."""
-    from arena10k.report.svg import drawn
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    svg = _COMMENT.sub("", " ".join(drawn(fig).split()))
+    canvas, stream, dpi = FigureCanvasSVG(fig), io.StringIO(), fig.dpi
+    fig.set_facecolor("white")
+    with rc_context({"svg.fonttype": "path"}):
+        if layout := fig.get_layout_engine():
+            layout.execute(fig)
+            fig.set_layout_engine("none")
+        fig.dpi = dpi  # of images in it; the layout leaves that of its renderer
+        canvas.print_svg(stream, metadata=_NO_METADATA)  # `savefig` draws everything twice
+    svg = _COMMENT.sub("", " ".join(stream.getvalue().split()))
     svg = _FLOAT.sub(lambda match: _shortened(match[0]), svg[svg.index("<svg") :].replace("xlink:href", "href"))
     ids = {name: f"i{n:x}" for n, name in enumerate(dict.fromkeys(name for _, name in _REFERENCE.findall(svg)))}
     svg = _REFERENCE.sub(lambda match: match[1] + ids[match[2]], svg)
