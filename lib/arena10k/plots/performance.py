@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
-from scipy import stats
 
 from arena10k.estimation.planning import ASSURANCE, Pilot, labels_needed, ppi_width
 from arena10k.estimation.verdicts import CAUTION, REPORT
@@ -27,7 +26,7 @@ from arena10k.plots.style import (
     verdict_mark,
 )  # fmt: skip
 from arena10k.report.display import Drawn
-from arena10k.simulation.coverage import judged
+from arena10k.simulation.coverage import exact_interval, judged
 from arena10k.simulation.simulate import HEADLINE, PLAIN
 from arena10k.wording import listed, number, percent
 
@@ -173,8 +172,7 @@ def coverage(table: pd.DataFrame, confidence: float = 0.95) -> Drawn:
     axis.axvline(confidence, color=INK, linewidth=1, linestyle="--")
     axis.axvline(2 * confidence - 1, color=SOFT, linewidth=1, linestyle=":")
     facts = []
-    for r in pooled.itertuples():
-        low, high = stats.binomtest(int(r.held), int(r.n)).proportion_ci()
+    for r, low, high in zip(pooled.itertuples(), *exact_interval(pooled.held, pooled.n, 0.025), strict=True):
         y = names.index(r.estimator) + (0.15 if r.verdict == CAUTION else -0.15)
         colour = ACCENT if r.estimator == HEADLINE else SOFT
         axis.plot([low, high], [y, y], color=colour, linewidth=1.4)

@@ -116,6 +116,13 @@ def claims(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     return every[every.n > 0]
 
 
+def exact_interval(held: pd.Series, n: pd.Series, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the exact binomial interval of each share `held` of `n`, with `alpha` beyond each (Clopper and Pearson
+    1934)."""
+    low = np.where(held > 0, stats.beta.ppf(alpha, held, n - held + 1), 0.0)
+    return low, np.where(held < n, stats.beta.isf(alpha, held + 1, n - held), 1.0)
+
+
 def judged(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     """`claims` with `low` and `high`, the exact binomial interval of the share that holds the truth, and `under`: it is
     below what is wanted by more than chance, which is where `high` is.
@@ -124,8 +131,7 @@ def judged(table: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     """
     cells = claims(table, confidence)
     n, held, alpha = cells.n, cells.held, 0.05 / max(len(cells), 1)
-    low = np.where(held > 0, stats.beta.ppf(alpha, held, n - held + 1), 0.0)
-    high = np.where(held < n, stats.beta.isf(alpha, held + 1, n - held), 1.0)
+    low, high = exact_interval(held, n, alpha)
     return cells.assign(low=low, high=high, under=stats.binom.cdf(held, n, cells.wanted) < alpha)
 
 
