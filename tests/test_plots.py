@@ -160,6 +160,11 @@ def words_of(figure):
     return " ".join(" ".join(text.get_text().split()) for text in figure.findobj(Text))
 
 
+def test_a_figure_that_is_shown_twice_is_the_same(every):
+    for name, shown in every.items():
+        assert shown._repr_html_() == shown._repr_html_(), name
+
+
 def test_every_figure_has_its_finding_as_title_and_within_its_words(every):
     assert set(every) == set(plots.__all__) - {"with_levels", "colour"}
     for name, shown in every.items():

@@ -116,8 +116,9 @@ def svg_text(fig: Figure) -> str:
         if layout := fig.get_layout_engine():
             layout.execute(fig)
             fig.set_layout_engine("none")
-        fig.dpi = dpi  # of images in it; the layout leaves that of its renderer
+        fig.dpi = dpi  # of images in it; layout and canvas leave their own
         canvas.print_svg(stream, metadata=_NO_METADATA)  # `savefig` draws everything twice
+        fig.dpi = dpi
     svg = _COMMENT.sub("", " ".join(stream.getvalue().split()))
     svg = _FLOAT.sub(lambda match: _shortened(match[0]), svg[svg.index("<svg") :].replace("xlink:href", "href"))
     ids = {name: f"i{n:x}" for n, name in enumerate(dict.fromkeys(name for _, name in _REFERENCE.findall(svg)))}
