@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -57,21 +57,20 @@ class Rows:
         cluster = np.arange(n) if self.cluster is None else np.asarray(self.cluster)
         numbered = {"cluster": cluster, "prompt": cluster, "fold": cluster % N_FOLDS}
         for name in (f.name for f in fields(self)):
-            value = numbered.get(name) if getattr(self, name) is None else getattr(self, name)
-            if value is None:  # one number, seen n times: a column takes 8 MB a million rows
-                value = np.broadcast_to({"judge_var": 0.0, "has_score": 1.0}.get(name, np.nan), n)
-            else:
-                value = np.ascontiguousarray(value, dtype=np.int64 if name in numbered else np.float64)
+            given = numbered.get(name) if getattr(self, name) is None else getattr(self, name)
+            if given is None:
+                object.__setattr__(self, name, _repeated({"judge_var": 0.0, "has_score": 1.0}.get(name, np.nan), n))
+                continue
+            value: Any = np.ascontiguousarray(given, dtype=np.int64 if name in numbered else np.float64)
             if value.shape != (n,):
                 raise ValueError(f"{name}: expected shape ({n},), got {value.shape}")
+            if name == "log_weight" and np.isposinf(value).any():
+                raise ValueError("log_weight: +inf is not a log-weight")
+            if name in ("judge", "label", "label_propensity"):
+                chance = name == "label_propensity"
+                if (value < 0).any() or (value > 1).any() or (chance and (value == 0).any()):
+                    raise ValueError(f"{name}: values must lie in {'(' if chance else '['}0, 1]")
             object.__setattr__(self, name, value)
-        if np.isposinf(self.log_weight).any():
-            raise ValueError("log_weight: +inf is not a log-weight")
-        for name in ("judge", "label", "label_propensity"):
-            value, chance = getattr(self, name), name == "label_propensity"
-            value = value[:1] if value.strides == (0,) else value  # one number
-            if ((value < 0) | (value > 1) | (chance & (value == 0))).any():
-                raise ValueError(f"{name}: values must lie in {'(' if chance else '['}0, 1]")
 
     def __len__(self) -> int:
         return len(self.judge)
@@ -85,6 +84,11 @@ class Rows:
         return Rows(**{name: values[rows] for name, values in self.__getstate__().items()})
 
     @cached_property
+    def levels(self) -> tuple[np.ndarray, np.ndarray]:
+        """`level_codes` of the judge's scores."""
+        return level_codes(self.judge)
+
+    @cached_property
     def unique(self) -> bool:
         """Whether every row is a cluster of its own."""
         return len(self) == 0 or bool(np.bincount(self.cluster).max() <= 1)
@@ -93,8 +97,7 @@ class Rows:
     def share(self) -> np.ndarray | None:
         """1 / draws of the row's prompt, scaled to mean one, so that every prompt counts alike; None where every prompt
         has as many draws as the others."""
-        draws = np.bincount(self.prompt)
-        if self.unique or len(set(draws[draws > 0])) <= 1:
+        if self.unique or len(set((draws := np.bincount(self.prompt))[draws > 0])) <= 1:
             return None
         share = 1 / draws[self.prompt]
         return np.asarray(share / share.mean())
@@ -129,7 +132,7 @@ class Rows:
     @cached_property
     def label_or_zero(self) -> np.ndarray:
         """The label where there is one, 0 elsewhere: for sums over the labelled rows."""
-        return np.asarray(np.nan_to_num(self.label, nan=0.0))
+        return np.where(self.labelled > 0, self.label, 0.0)
 
     @cached_property
     def labelling(self) -> Labelling:
@@ -175,6 +178,12 @@ def _inverse(has: np.ndarray, chance: np.ndarray) -> np.ndarray:
     return np.asarray(weight * (has.sum() / weight[has].sum()))
 
 
+@lru_cache(maxsize=32)
+def _repeated(value: float, n: int) -> np.ndarray:
+    """One number, seen n times: a column takes 8 MB a million rows."""
+    return np.broadcast_to(value, n)
+
+
 def randomness_p_value(rows: Rows) -> float:
     """p-value that labels are at random given the judge's scores; NaN where too few rows have or lack one.
 
@@ -184,19 +193,19 @@ def randomness_p_value(rows: Rows) -> float:
     k = int(rows.labelled.sum())
     if k < MIN_ROWS or len(rows) - k < MIN_ROWS:
         return float("nan")
-    levels, (code,) = level_codes(rows.judge)
-    count = np.bincount(code, minlength=len(levels))
+    code = rows.levels[1]
+    count = np.bincount(code)
     rank = ((np.cumsum(count) - count / 2) / len(rows) - 0.5)[code]
-    features = np.stack([rank, rank**2], 1)
-    features -= features.mean(0)
-    u = (rows.labelled - rows.labelled.mean())[:, None] * features
+    features = np.stack([rank, rank**2])
+    features -= features.sum(axis=1, keepdims=True) / len(rows)
+    u = (rows.labelled - k / len(rows)) * features
     if not rows.unique:
-        u = np.stack([np.bincount(rows.cluster, weights=column) for column in u.T], 1)
-    values, vectors = np.linalg.eigh(u.T @ u)
+        u = np.stack([np.bincount(rows.cluster, weights=feature) for feature in u])
+    values, vectors = np.linalg.eigh(u @ u.T)
     positive = values > 1e-9 * max(values[-1], 1e-300)
     if not positive.any():
         return float("nan")
-    distance = ((vectors.T @ u.sum(0))[positive] ** 2 / values[positive]).sum()
+    distance = ((vectors.T @ u.sum(axis=1))[positive] ** 2 / values[positive]).sum()
     return float(special.chdtrc(positive.sum(), distance))
 
 

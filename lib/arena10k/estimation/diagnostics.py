@@ -73,8 +73,21 @@ def mean_weight_limits(prep: Prepared, confidence: float = 0.95) -> tuple[float,
     if not _summable(prep.counted_weight):
         return 0.0, float("inf")
     w = prep.by_cluster(prep.counted_weight)
-    down, up = bounded_mean_radii(w, 0.0, float(w.max()), confidence)
-    return max(0.0, float(w.mean()) - down), float(w.mean()) + up
+    mean, (down, up) = float(w.mean()), bounded_mean_radii(w, 0.0, float(w.max()))(confidence)
+    return max(0.0, mean - down), mean + up
+
+
+def _moments(by_cluster: Callable[[np.ndarray], np.ndarray], weight: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """1, S and S^2, weighted, (3, n)."""
+    return np.stack([by_cluster(x) for x in (weight, weight * score, weight * score**2)])
+
+
+def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the rows of `values` (k, n), and its covariance (k, k)."""
+    n = values.shape[1]
+    mean = values.sum(axis=1) / n
+    apart = values - mean[:, None]
+    return mean, apart @ apart.T / (n - 1) / n
 
 
 def match_p_value(prep: Prepared) -> float:
@@ -86,20 +99,20 @@ def match_p_value(prep: Prepared) -> float:
     judge that gives both policies the same scores sees nothing. What has no score is like what the log does not show;
     draws without one may have any.
     """
-    w, logged, fresh = prep.counted_weight, prep.logged.judge[prep.counted], prep.fresh.judge
-    has_score, drawn = prep.logged.has_score[prep.counted], prep.fresh.has_score
-    if prep.is_logging or not len(fresh) or not _summable(w):
+    if prep.is_logging or not len(prep.fresh) or not _summable(prep.counted_weight):
         return float("nan")
-    powers, scores = range(3), prep.levels[0]
+    scores = prep.levels[0]
     scores = scores if len(scores) <= _GRID else np.quantile(scores, np.linspace(0, 1, _GRID))
-    a = np.stack([prep.by_cluster(w * has_score * logged**k) for k in powers], 1)
-    b = np.stack([prep.fresh.by_cluster(drawn * fresh**k) for k in powers], 1)
-    if min(len(a), len(b)) < MIN_MATCHED:
+    weight = prep.counted_weight * prep.logged.has_score[prep.counted]
+    a = _moments(prep.by_cluster, weight, prep.logged.judge[prep.counted])
+    b = _moments(prep.fresh.by_cluster, prep.fresh.has_score, prep.fresh.judge)
+    if min(a.shape[1], b.shape[1]) < MIN_MATCHED:
         return float("nan")
-    values, vectors = np.linalg.eigh(np.cov(a.T) / len(a) + np.cov(b.T) / len(b))
+    (mean_a, cov_a), (mean_b, cov_b) = _mean_and_error(a), _mean_and_error(b)
+    values, vectors = np.linalg.eigh(cov_a + cov_b)
     whiten = (vectors / np.sqrt(np.maximum(values, _ROUNDING))).T
-    cone, apart = whiten @ np.stack([scores**k for k in powers]), whiten @ (b.mean(0) - a.mean(0))
-    unscored = 1 - b[:, 0].mean()
+    cone, apart = whiten @ _moments(np.asarray, np.ones(len(scores)), scores), whiten @ (mean_b - mean_a)
+    unscored = 1 - mean_b[0]
     if unscored > 0:
         # So much of the draws lies somewhere among the scores: a convex combination, by a row of large weight.
         ones = np.repeat([0.0, 1.0], len(scores))[None] * _LARGE
