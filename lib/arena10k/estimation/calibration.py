@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from arena10k.estimation.data import Rows
 
 MIN_TRAINING_LABELS = 10
+#: Scores that are sorted in less time than a hash table takes to be made.
+_FEW = 1000
 #: Distinct scores (L,) of all samples, and by sample the index of each row's score.
 Levels = tuple[np.ndarray, dict[str, np.ndarray]]
 
 
 def level_codes(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct values (L,), ascending, and for each of `scores` the index of its value; NaN is not allowed."""
+    if len(scores) < _FEW:
+        return np.unique(scores, return_inverse=True)
     import pandas as pd
 
     codes, levels = pd.factorize(scores, sort=True)
@@ -118,7 +122,7 @@ def fit_levels(
     total = np.bincount(flat, weights=weight * own.label[rows], minlength=size).reshape(n_folds, -1)
     count = np.bincount(flat, weights=weight, minlength=size).reshape(n_folds, -1)
     # Sums over the other folds, never "all minus own": a dominating weight would leave only rounding noise.
-    keep = np.vstack([1.0 - np.eye(n_folds), np.ones(n_folds)])
+    keep = 1.0 - np.eye(n_folds + 1, n_folds)
     values = np.stack([pava(levels[0], t, c) for t, c in zip(keep @ total, keep @ count, strict=True)])
     return _level_fit(samples, np.where(np.isnan(values), values[-1], values), levels)
 

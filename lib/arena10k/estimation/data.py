@@ -196,7 +196,7 @@ def randomness_p_value(rows: Rows) -> float:
     code = rows.levels[1]
     count = np.bincount(code)
     rank = ((np.cumsum(count) - count / 2) / len(rows) - 0.5)[code]
-    features = np.stack([rank, rank**2])
+    features = np.array([rank, rank**2])
     features -= features.sum(axis=1, keepdims=True) / len(rows)
     u = (rows.labelled - k / len(rows)) * features
     if not rows.unique:
@@ -215,15 +215,15 @@ def score_propensity(judge: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     z = (judge - judge.mean()) / (judge.std() or 1.0)
     design = np.stack([np.ones(len(z)), z, z**2], 1)
     beta = np.array([np.log(labelled.mean() / (1 - labelled.mean())), 0.0, 0.0])
-    ridge = 1e-4 * len(z) * np.diag([0.0, 1.0, 1.0])
+    ridge, least = 1e-4 * len(z) * np.array([0.0, 1.0, 1.0]), 1e-12 * np.eye(3)
     for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
-        hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge + 1e-12 * np.eye(3)
-        step = np.linalg.solve(hessian, design.T @ (labelled - p) - ridge @ beta)
-        beta = beta + np.clip(step, -2, 2)
+        p = special.expit((design @ beta).clip(-30, 30))
+        hessian = (design.T * (p * (1 - p))) @ design + np.diag(ridge) + least
+        step = np.linalg.solve(hessian, (labelled - p) @ design - ridge * beta)
+        beta = beta + step.clip(-2, 2)
         if np.abs(step).max() < 1e-8:
             break
-    return np.asarray(1 / (1 + np.exp(-np.clip(design @ beta, -30, 30))))
+    return np.asarray(special.expit((design @ beta).clip(-30, 30)))
 
 
 @dataclass(frozen=True, eq=False)

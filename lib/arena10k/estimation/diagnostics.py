@@ -54,7 +54,7 @@ def mean_weight_p_value(log_weight: np.ndarray, by_cluster: Callable[[np.ndarray
     markov = np.logaddexp.reduce(lw) - np.log(len(lw))
     if lw.max() < 300:
         excess = np.expm1(lw)
-        wealth = [np.log1p(b * excess).sum() for b in _BETS]
+        wealth = np.log1p(np.multiply.outer(_BETS, excess)).sum(axis=1)
     else:
         wealth = [np.logaddexp(np.log1p(-b), np.log(b) + lw).sum() for b in _BETS]
     log_e = np.logaddexp(markov, np.logaddexp.reduce(wealth) - np.log(len(_BETS))) - np.log(2)
@@ -79,7 +79,7 @@ def mean_weight_limits(prep: Prepared, confidence: float = 0.95) -> tuple[float,
 
 def _moments(by_cluster: Callable[[np.ndarray], np.ndarray], weight: np.ndarray, score: np.ndarray) -> np.ndarray:
     """1, S and S^2, weighted, (3, n)."""
-    return np.stack([by_cluster(x) for x in (weight, weight * score, weight * score**2)])
+    return np.array([by_cluster(x) for x in (weight, weight * score, weight * score**2)])
 
 
 def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -24,6 +24,7 @@ Sides = tuple[float, float]
 ByConfidence = Callable[[float], Sides]
 
 
+@lru_cache(maxsize=1024)
 def normal(confidence: float) -> float:
     """z with P(|N(0, 1)| <= z) = `confidence`. This and the next are scipy's special functions, a hundredth of the
     time of its distributions."""

@@ -111,8 +111,7 @@ def deviations(prep: Prepared, score: Score, method: str = "jackknife") -> tuple
             if not prep.in_order[term.sample]:
                 cluster = prep.samples[term.sample].cluster
                 num, den = (np.bincount(cluster, weights=x, minlength=prep.n_clusters) for x in (num, den))
-            inside = den != 0
-            groups = int(np.count_nonzero(inside))
+            groups = int(np.count_nonzero(den))
             smallest = min(smallest, groups)
             if groups == 0:
                 continue
@@ -120,7 +119,8 @@ def deviations(prep: Prepared, score: Score, method: str = "jackknife") -> tuple
             dev += num
             dev /= term.total if method == "influence" else term.total - den
             if method == "jackknife":
-                np.subtract(dev, dev.sum() / groups, out=dev, where=inside)
+                mean = dev.sum() / groups
+                dev -= mean if groups == len(dev) else (den != 0) * mean
                 dev *= math.sqrt((groups - 1) / groups)
             else:
                 dev *= math.sqrt(groups / max(groups - 1, 1))
@@ -175,7 +175,7 @@ def judge_variance(prep: Prepared, score: Score) -> float:
     return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimator:
     """A registered estimator: its `function`, and how it is judged.
 

@@ -38,17 +38,18 @@ def _worst(*verdicts: str) -> str:
 
 def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
     """Reasons why the estimator has nothing to compute from."""
-    prep = ctx.prep
-    if not len(prep.fresh) + len(prep.logged):  # rows without a score are left out: of those nothing is known to lack
+    prep, fresh = ctx.prep, ctx.prep.fresh
+    drawn, logged = len(fresh) > 0, len(prep.logged) > 0
+    if not drawn and not logged:  # rows without a score are left out: of those nothing is known to lack
         return ["no_judge_scores"]
     checks = {
-        "no_judge_scores": estimator.belief == "judge" and len(prep.fresh) > 0 and not prep.fresh.has_score.any(),
+        "no_judge_scores": estimator.belief == "judge" and drawn and not fresh.has_score.any(),
         "no_log_weights": estimator.uses_weights and prep.n_weighted == 0,
-        "no_fresh_draws": (not estimator.uses_weights or estimator.doubly_robust)
-        and len(prep.fresh) == 0
+        "no_fresh_draws": not drawn
+        and (not estimator.uses_weights or estimator.doubly_robust)
         # The logging policy's logged responses are its own.
-        and not (estimator.judge_scale and prep.is_logging and len(prep.logged)),
-        "no_labels": (estimator.uses_target_labels and not prep.fresh.labelled.any())
+        and not (estimator.judge_scale and prep.is_logging and logged),
+        "no_labels": (estimator.uses_target_labels and not fresh.labelled.any())
         or (estimator.label_residual and not prep.weighted_labels.any()),
     }
     return [reason for reason, absent in checks.items() if absent]

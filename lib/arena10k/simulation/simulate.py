@@ -117,6 +117,9 @@ class Resampled:
         w = np.exp(log_weight - log_weight.max())
         self.score, self.length = score, np.full(len(score), np.nan) if length is None else length
         self._share, self._chance = w / w.sum(), score if chance is None else chance
+        with np.errstate(divide="ignore"):
+            self._log_weight, total = np.log(self._share * len(score)), np.cumsum(self._share)
+        self._up_to = total / total[-1]
         if shift:
             order = np.argsort(log_weight, kind="stable")  # a clone's weights are all equal
             heavy = np.empty(len(order), dtype=bool)
@@ -131,12 +134,10 @@ class Resampled:
 
     def logged(self, n: int, rng: np.random.Generator) -> Drawn:
         rows = rng.integers(0, len(self.score), n)
-        with np.errstate(divide="ignore"):
-            return np.log(self._share[rows] * len(self.score)), *self._drawn(rows, rng)
+        return self._log_weight[rows], *self._drawn(rows, rng)
 
     def fresh(self, m: int, rng: np.random.Generator) -> Drawn:
-        total = np.cumsum(self._share)
-        return self._drawn(np.searchsorted(total / total[-1], rng.random(m), side="right"), rng)
+        return self._drawn(self._up_to.searchsorted(rng.random(m), side="right"), rng)
 
     def _drawn(self, rows: np.ndarray, rng: np.random.Generator) -> Drawn:
         return self.score[rows], (rng.random(len(rows)) < self._chance[rows]).astype(np.float64), self.length[rows]
