@@ -55,7 +55,9 @@ class Rows:
     def __post_init__(self) -> None:
         n = len(self.judge)
         cluster = np.arange(n) if self.cluster is None else np.asarray(self.cluster)
-        numbered = {"cluster": cluster, "prompt": cluster, "fold": cluster % N_FOLDS}
+        numbered = {"cluster": cluster, "prompt": cluster, "fold": self.fold}
+        if self.fold is None:
+            numbered["fold"] = cluster % N_FOLDS
         for name in (f.name for f in fields(self)):
             given = numbered.get(name) if getattr(self, name) is None else getattr(self, name)
             if given is None:

@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 
 from arena10k.estimation.intervals import bounded_mean_radii
 from arena10k.estimation.pareto import audit_weights, heaviest
-from arena10k.estimation.prepare import Prepared
+from arena10k.estimation.prepare import Prepared, shared
 
 #: Scores, at most, at which a response absent from the log is imagined.
 _GRID = 32
@@ -54,15 +54,17 @@ def mean_weight_p_value(log_weight: np.ndarray, by_cluster: Callable[[np.ndarray
     markov = np.logaddexp.reduce(lw) - np.log(len(lw))
     if lw.max() < 300:
         excess = np.expm1(lw)
-        wealth = np.log1p(np.multiply.outer(_BETS, excess)).sum(axis=1)
+        wealth = [np.log1p(b * excess).sum() for b in _BETS]
     else:
         wealth = [np.logaddexp(np.log1p(-b), np.log(b) + lw).sum() for b in _BETS]
     log_e = np.logaddexp(markov, np.logaddexp.reduce(wealth) - np.log(len(_BETS))) - np.log(2)
     return float(np.exp(-max(0.0, log_e)))
 
 
-def _summable(w: np.ndarray) -> bool:
+@shared
+def _summable(prep: Prepared) -> bool:
     """Whether there are weights, and their squares have a sum."""
+    w = prep.counted_weight
     with np.errstate(over="ignore", invalid="ignore"):
         return len(w) > 0 and bool(np.isfinite(w @ w))
 
@@ -70,7 +72,7 @@ def _summable(w: np.ndarray) -> bool:
 def mean_weight_limits(prep: Prepared, confidence: float = 0.95) -> tuple[float, float]:
     """Confidence limits of E[w], the part of the target that the log represents; an unseen row has a weight between 0
     and the largest there is. (0, inf) without weights."""
-    if not _summable(prep.counted_weight):
+    if not _summable(prep):
         return 0.0, float("inf")
     w = prep.by_cluster(prep.counted_weight)
     mean, (down, up) = float(w.mean()), bounded_mean_radii(w, 0.0, float(w.max()))(confidence)
@@ -99,10 +101,11 @@ def match_p_value(prep: Prepared) -> float:
     judge that gives both policies the same scores sees nothing. What has no score is like what the log does not show;
     draws without one may have any.
     """
-    if prep.is_logging or not len(prep.fresh) or not _summable(prep.counted_weight):
+    if prep.is_logging or not len(prep.fresh) or not _summable(prep):
         return float("nan")
     scores = prep.levels[0]
-    scores = scores if len(scores) <= _GRID else np.quantile(scores, np.linspace(0, 1, _GRID))
+    if len(scores) > _GRID:  # quantiles
+        scores = np.interp(np.linspace(0, len(scores) - 1, _GRID), np.arange(len(scores)), scores)
     weight = prep.counted_weight * prep.logged.has_score[prep.counted]
     a = _moments(prep.by_cluster, weight, prep.logged.judge[prep.counted])
     b = _moments(prep.fresh.by_cluster, prep.fresh.has_score, prep.fresh.judge)

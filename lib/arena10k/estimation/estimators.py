@@ -171,9 +171,10 @@ def _reweighted(
     """sum(weight R) / sum(normaliser); its correction, where logged labels trained f, is the mean label residual
     Y - f(S) by the weights `labelled`, 0 on rows without a label, over `of_labels`. With correct weights its
     expectation is the bias of f on the target, so an interval that carries it covers the policy value for any judge."""
-    correction = (Term("logged", labelled * prep.label_residual, of_labels, {"f": -labelled}),)
-    used = prep.source == "logged" and labelled.any()
-    return Score((Term("logged", weight * prep.reward, normaliser, {"f": weight}),), correction if used else ())
+    correction: tuple[Term, ...] = ()
+    if prep.source == "logged" and labelled.any():
+        correction = (Term("logged", labelled * prep.label_residual, of_labels, {"f": -labelled}),)
+    return Score((Term("logged", weight * prep.reward, normaliser, {"f": weight}),), correction)
 
 
 def _self_normalised(prep: Prepared, weight: np.ndarray) -> Score:

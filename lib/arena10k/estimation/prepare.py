@@ -97,7 +97,8 @@ class Prepared:
     @cached_property
     def in_order(self) -> dict[str, bool]:
         """By sample, whether row i is cluster i of all `n_clusters`."""
-        return {name: np.array_equal(rows.cluster, np.arange(self.n_clusters)) for name, rows in self.samples.items()}
+        every = np.arange(self.n_clusters)
+        return {name: len(s) == len(every) and bool((s.cluster == every).all()) for name, s in self.samples.items()}
 
     @cached_property
     def weighted(self) -> np.ndarray:
