@@ -210,14 +210,12 @@ def _unscored(prep: Prepared) -> Sides:
     return (share * float(np.ptp(f)),) * 2
 
 
-@shared
 def _of_residuals(prep: Prepared, share: float) -> Sides:
     """Bias that is left open because Y - f(S), in [-max f, 1 - min f], is unknown on a share of the target."""
-    if share != 1:
-        below, above = _of_residuals(prep, 1.0)
-        return share * below, share * above
+    if share == 0:
+        return 0.0, 0.0
     f = np.concatenate([prep.fresh_oof, prep.reward_oof[prep.weighted]])
-    return float(f.max()), 1 - float(f.min())
+    return share * float(f.max()), share * (1 - float(f.min()))
 
 
 @shared

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 N_FOLDS = Analysis.folds
 #: What `Rows` fills in when it is made, so that whoever reads its arrays finds arrays.
 LEFT_OUT = cast("np.ndarray", None)
+#: What lies in [0, 1], and the least it may be: of a chance the least number above 0.
+_LEAST = {"judge": 0.0, "label": 0.0, "label_propensity": 5e-324}
 #: Chance of calling random labels chosen, that of fewer than `FEW`, of which the test finds out less, and of suspecting
 #: it; fewer than `MIN_ROWS` labels, or rows without one, test nothing.
 LEVEL, LEVEL_OF_FEW, SUSPECT = 0.01, 0.05, 0.2
@@ -55,24 +57,21 @@ class Rows:
     def __post_init__(self) -> None:
         n = len(self.judge)
         cluster = np.arange(n) if self.cluster is None else np.asarray(self.cluster)
-        numbered = {"cluster": cluster, "prompt": cluster, "fold": self.fold}
-        if self.fold is None:
-            numbered["fold"] = cluster % N_FOLDS
+        numbered = {"cluster": cluster, "prompt": cluster, "fold": cluster % N_FOLDS if self.fold is None else None}
         for name in (f.name for f in fields(self)):
-            given = numbered.get(name) if getattr(self, name) is None else getattr(self, name)
-            if given is None:
-                object.__setattr__(self, name, _repeated({"judge_var": 0.0, "has_score": 1.0}.get(name, np.nan), n))
-                continue
-            value: Any = np.ascontiguousarray(given, dtype=np.int64 if name in numbered else np.float64)
+            value = numbered.get(name) if getattr(self, name) is None else getattr(self, name)
+            if value is None:  # one number, seen n times: a column takes 8 MB a million rows
+                value = np.broadcast_to({"judge_var": 0.0, "has_score": 1.0}.get(name, np.nan), n)
+            else:
+                value = np.ascontiguousarray(value, dtype=np.int64 if name in numbered else np.float64)
+                least = _LEAST.get(name)
+                if least is not None and ((value < least) | (value > 1)).any():
+                    raise ValueError(f"{name}: values must lie in {'(' if least else '['}0, 1]")
             if value.shape != (n,):
                 raise ValueError(f"{name}: expected shape ({n},), got {value.shape}")
-            if name == "log_weight" and np.isposinf(value).any():
-                raise ValueError("log_weight: +inf is not a log-weight")
-            if name in ("judge", "label", "label_propensity"):
-                chance = name == "label_propensity"
-                if (value < 0).any() or (value > 1).any() or (chance and (value == 0).any()):
-                    raise ValueError(f"{name}: values must lie in {'(' if chance else '['}0, 1]")
             object.__setattr__(self, name, value)
+        if np.isposinf(self.log_weight).any():
+            raise ValueError("log_weight: +inf is not a log-weight")
 
     def __len__(self) -> int:
         return len(self.judge)
@@ -178,12 +177,6 @@ class Labelling:
 def _inverse(has: np.ndarray, chance: np.ndarray) -> np.ndarray:
     weight = np.divide(1.0, chance, out=np.zeros(len(has)), where=has)
     return np.asarray(weight * (has.sum() / weight[has].sum()))
-
-
-@lru_cache(maxsize=32)
-def _repeated(value: float, n: int) -> np.ndarray:
-    """One number, seen n times: a column takes 8 MB a million rows."""
-    return np.broadcast_to(value, n)
 
 
 def randomness_p_value(rows: Rows) -> float:

@@ -79,17 +79,14 @@ def mean_weight_limits(prep: Prepared, confidence: float = 0.95) -> tuple[float,
     return max(0.0, mean - down), mean + up
 
 
-def _moments(by_cluster: Callable[[np.ndarray], np.ndarray], weight: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """1, S and S^2, weighted, (3, n)."""
-    return np.array([by_cluster(x) for x in (weight, weight * score, weight * score**2)])
-
-
-def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the rows of `values` (k, n), and its covariance (k, k)."""
-    n = values.shape[1]
-    mean = values.sum(axis=1) / n
+def _moments(
+    by_cluster: Callable[[np.ndarray], np.ndarray], weight: np.ndarray, score: np.ndarray
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """How many independent rows there are, the weighted means of 1, S and S^2, and their covariance."""
+    values = np.array([by_cluster(x) for x in (weight, weight * score, weight * score**2)])
+    n, mean = values.shape[1], values.mean(axis=1)
     apart = values - mean[:, None]
-    return mean, apart @ apart.T / (n - 1) / n
+    return n, mean, apart @ apart.T / max(n - 1, 1) / n
 
 
 def match_p_value(prep: Prepared) -> float:
@@ -107,14 +104,13 @@ def match_p_value(prep: Prepared) -> float:
     if len(scores) > _GRID:  # quantiles
         scores = np.interp(np.linspace(0, len(scores) - 1, _GRID), np.arange(len(scores)), scores)
     weight = prep.counted_weight * prep.logged.has_score[prep.counted]
-    a = _moments(prep.by_cluster, weight, prep.logged.judge[prep.counted])
-    b = _moments(prep.fresh.by_cluster, prep.fresh.has_score, prep.fresh.judge)
-    if min(a.shape[1], b.shape[1]) < MIN_MATCHED:
+    n, mean_a, cov_a = _moments(prep.by_cluster, weight, prep.logged.judge[prep.counted])
+    m, mean_b, cov_b = _moments(prep.fresh.by_cluster, prep.fresh.has_score, prep.fresh.judge)
+    if min(n, m) < MIN_MATCHED:
         return float("nan")
-    (mean_a, cov_a), (mean_b, cov_b) = _mean_and_error(a), _mean_and_error(b)
     values, vectors = np.linalg.eigh(cov_a + cov_b)
     whiten = (vectors / np.sqrt(np.maximum(values, _ROUNDING))).T
-    cone, apart = whiten @ _moments(np.asarray, np.ones(len(scores)), scores), whiten @ (mean_b - mean_a)
+    cone, apart = whiten @ np.vander(scores, 3, increasing=True).T, whiten @ (mean_b - mean_a)
     unscored = 1 - mean_b[0]
     if unscored > 0:
         # So much of the draws lies somewhere among the scores: a convex combination, by a row of large weight.

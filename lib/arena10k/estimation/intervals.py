@@ -111,21 +111,15 @@ def el_interval(
             var_w = (free**2 + sww) / (n + 1) - mean_w**2
             best = float((n + 1) * (mean_w - 1) ** 2 / var_w) if var_w > 0 else 0.0
     light = _el_regression(w, wr, 0.0, 0.0)  # whatever its reward
-    low, high = ([r for r in (light, _el_regression(w, wr, top, end)) if r is not None] for end in ends)
+    sides = [(end, sign, (light, _el_regression(w, wr, top, end))) for end, sign in zip(ends, (1, -1), strict=True)]
 
     def at(confidence: float) -> Sides:
-        radius = (best + student(confidence, n) ** 2) / (2 * (n + 1))
-
-        def bound(found: list[tuple[float, float, float]], end: float, sign: int) -> float:
-            """The least sign * E[w r] in the ball."""
-            least = [
-                sign * middle - math.sqrt(2 * variance * max(radius - taken, 0.0))
-                for middle, variance, taken in found
-                if taken - radius <= 1e-12
-            ]
-            return min(max(sign * min(least), ends[0]), ends[1]) if least else end
-
-        return bound(low, ends[0], 1), bound(high, ends[1], -1)
+        radius, bounds = (best + student(confidence, n) ** 2) / (2 * (n + 1)), []
+        for end, sign, found in sides:
+            reached = [r for r in found if r is not None and r[2] - radius <= 1e-12]
+            least = [sign * x - math.sqrt(2 * spread * max(radius - taken, 0.0)) for x, spread, taken in reached]
+            bounds.append(min(max(sign * min(least), ends[0]), ends[1]) if least else end)
+        return bounds[0], bounds[1]
 
     return at
 

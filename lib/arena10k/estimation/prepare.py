@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, wraps
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -15,26 +15,17 @@ from arena10k.estimation.calibration import CALIBRATIONS, LevelFit
 from arena10k.estimation.data import PolicyData, Rows
 from arena10k.estimation.pareto import WeightAudit, audit_weights
 
-
-class Remembering(Protocol):
-    """What keeps what was computed of it."""
-
-    @property
-    def memo(self) -> dict[Any, Any]: ...
-
-
 T = TypeVar("T")
 P = ParamSpec("P")
-R = TypeVar("R", bound=Remembering)
+Of = TypeVar("Of", bound=Any)
 
 
-def shared(function: Callable[Concatenate[R, P], T]) -> Callable[Concatenate[R, P], T]:
+def shared(function: Callable[Concatenate[Of, P], T]) -> Callable[Concatenate[Of, P], T]:
     """A function that is computed once per `Prepared`, or context, and arguments: what several estimators share."""
 
     @wraps(function)
-    def once(of: R, /, *args: P.args, **more: P.kwargs) -> T:
-        key = (function, args)
-        if key not in of.memo:
+    def once(of: Of, /, *args: P.args, **more: P.kwargs) -> T:
+        if (key := (function, args, *more.items())) not in of.memo:
             of.memo[key] = function(of, *args, **more)
         made: T = of.memo[key]
         return made

@@ -157,13 +157,12 @@ def _too_wide(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> b
 
 def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> Verdict:
     """REPORT, CAUTION or REFUSE for one estimate, and why."""
-    belief, by_labels = estimator.belief, (estimator.uses_target_labels, estimator.label_residual)
-    by_weights = belief == "weights"
+    belief, by_weights = estimator.belief, estimator.belief == "weights"
     if estimator.judge_scale:
         # Where labels say what a score is worth, the raw mean is no value.
         result, reasons = CAUTION if ctx.prep.source is None else REFUSE, [NOT_ON_ORACLE_SCALE]
     else:
-        result, reasons = _label_reasons(ctx, belief, *by_labels)
+        result, reasons = _label_reasons(ctx, belief, estimator.uses_target_labels, estimator.label_residual)
     if belief != "labels" and not estimator.judge_scale:
         by_belief, more = (
             _weight_reasons(ctx, estimator.label_residual or ctx.prep.source == "logged")

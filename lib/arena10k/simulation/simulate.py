@@ -253,8 +253,7 @@ def replicate(
 
     def mean(values: np.ndarray, of: np.ndarray = made) -> np.ndarray:
         """By estimator over some of its data sets; NaN over none."""
-        with np.errstate(invalid="ignore"):
-            return np.asarray(values.sum(axis=0, where=of) / of.sum(axis=0))
+        return np.asarray(values.sum(axis=0, where=of) / np.where(of.any(axis=0), of.sum(axis=0), np.nan))
 
     return pd.DataFrame(
         {
