@@ -165,7 +165,7 @@ def test_values_of_states_match_a_naive_recomputation_and_parts_sum_to_the_gap(s
         "published": [snips(raw, r) for r in every],
         "S": [snips(np.clip(lw, -3, 3), r) for r in (judge, reward)],
         "C": [snips(lw, r) for r in (judge, reward)],
-        "T": [snips(np.log(pareto.smooth(lw)), r) for r in (judge, reward)],
+        "T": [snips(np.log(pareto.smooth(lw, pareto.tail_fit(lw))), r) for r in (judge, reward)],
         "M": [data.fresh.judge.mean(), game.trusted.value],
     }
     assert dict(zip(STATES, values.T.tolist(), strict=True)) == {k: pytest.approx(v) for k, v in expected.items()}

@@ -20,7 +20,7 @@ def sklearn_fit(score, label, weight=None, **options):
 def test_pava_on_levels_is_isotonic_regression_on_rows(seed, increasing):
     rng = np.random.default_rng(seed)
     score, label, weight = rng.integers(0, 12, 300) / 12, rng.random(300), rng.random(300)
-    levels, (code,) = calibration.level_codes(score)
+    levels, code = calibration.level_codes(score)
     fit = calibration.pava(levels, np.bincount(code, weight * label), np.bincount(code, weight), increasing=increasing)
     reference = sklearn_fit(score, label, weight, increasing=increasing)
     np.testing.assert_allclose(fit[code], reference.predict(score), rtol=0, atol=1e-12)

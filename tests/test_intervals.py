@@ -36,7 +36,7 @@ def test_el_interval_matches_vw_estimators(sigma, alpha, scale, wmax):
     lw = sigma * z - sigma**2 / 2 + np.log(scale)
     r = rng.beta(2 + 2 * (z > 0), 2)
     expected = vw_interval(np.exp(lw), r, alpha, wmax)
-    np.testing.assert_allclose(el_interval(lw, r, 1 - alpha, w_max=wmax), expected, atol=1e-6)
+    np.testing.assert_allclose(el_interval(lw, r, w_max=wmax)(1 - alpha), expected, atol=1e-6)
 
 
 def exact_upper_bound(w, r, confidence=0.95):
@@ -59,39 +59,39 @@ def test_el_interval_beside_one_weight_of_the_clip_is_no_rounding():
     rng = np.random.default_rng(3)
     lw = np.append(rng.normal(-0.005, 0.1, 120), 20.0)
     r = np.append(np.round(rng.random(120) / 2, 2), 1.0)
-    low, high = el_interval(lw, r, w_max=float(np.exp(20)))
+    low, high = el_interval(lw, r, w_max=float(np.exp(20)))(0.95)
     assert low < high < 1
     assert high == pytest.approx(exact_upper_bound(np.exp(lw), r), abs=1e-6)
     order = rng.permutation(121)
-    assert el_interval(lw[order], r[order], w_max=float(np.exp(20))) == pytest.approx((low, high), abs=1e-6)
+    assert el_interval(lw[order], r[order], w_max=float(np.exp(20)))(0.95) == pytest.approx((low, high), abs=1e-6)
 
 
 def test_el_interval_averages_prompts_first():
     rng = np.random.default_rng(1)
     lw, r = rng.normal(-0.5, 1, 200), rng.random(200)
-    once = el_interval(lw, r)
-    twice = el_interval(np.tile(lw, 2), np.tile(r, 2), by_cluster=lambda x: (x[:200] + x[200:]) / 2)
+    once = el_interval(lw, r)(0.95)
+    twice = el_interval(np.tile(lw, 2), np.tile(r, 2), by_cluster=lambda x: (x[:200] + x[200:]) / 2)(0.95)
     np.testing.assert_allclose(twice, once, atol=1e-12)
-    assert np.diff(el_interval(np.tile(lw, 2), np.tile(r, 2))) < np.diff(once)
+    assert np.diff(el_interval(np.tile(lw, 2), np.tile(r, 2))(0.95)) < np.diff(once)
 
 
 def test_el_interval_knows_nothing_when_weights_say_nothing():
-    assert el_interval(np.full(50, 900.0), np.full(50, 0.5)) == (0.0, 1.0)
-    assert el_interval(np.empty(0), np.empty(0)) == (0.0, 1.0)
-    low, high = el_interval(np.full(50, -900.0), np.full(50, 0.5))
+    assert el_interval(np.full(50, 900.0), np.full(50, 0.5))(0.95) == (0.0, 1.0)
+    assert el_interval(np.empty(0), np.empty(0))(0.95) == (0.0, 1.0)
+    low, high = el_interval(np.full(50, -900.0), np.full(50, 0.5))(0.95)
     assert high - low > 0.99
     assert missing_mass_interval(0.25, 0.8) == pytest.approx((0.2, 0.95))
     assert missing_mass_interval(3.0, 0.8) == (0.8, 0.8)
 
 
 def test_bounded_mean_is_close_to_rule_of_three_without_variation_and_to_t_with_it():
-    down, up = bounded_mean_radii(np.zeros(30), 0.0, 1.0)
+    down, up = bounded_mean_radii(np.zeros(30), 0.0, 1.0)(0.95)
     assert down == 0
     assert 0.09 < up < 0.12
     x = np.random.default_rng(0).random(2000)
     t = stats.t.ppf(0.975, 1999) * x.std(ddof=1) / np.sqrt(2000)
-    assert bounded_mean_radii(x, 0.0, 1.0) == pytest.approx((t, t), rel=0.05)
-    assert bounded_mean_radii(np.empty(0), 0.0, 1.0) == (1.0, 1.0)
+    assert bounded_mean_radii(x, 0.0, 1.0)(0.95) == pytest.approx((t, t), rel=0.05)
+    assert bounded_mean_radii(np.empty(0), 0.0, 1.0)(0.95) == (1.0, 1.0)
 
 
 def interval(prep, name):
@@ -172,7 +172,7 @@ def test_interval_contains_its_value_and_stays_in_range():
 def test_a_row_or_two_say_next_to_nothing_whatever_their_weights(weights):
     rewards = np.full(len(weights), 0.244)
     got = el_score_interval(prepare(arrays(log_weight=np.array(weights), judge=rewards)))
-    down, up = bounded_mean_radii(rewards, 0.0, 1.0)
+    down, up = bounded_mean_radii(rewards, 0.0, 1.0)(0.95)
     assert got.low <= max(0.0, 0.244 - down) + 1e-12
     assert got.high >= min(1.0, 0.244 + up) - 1e-12
     assert got.width > 0.5

@@ -336,7 +336,7 @@ def test_contrast_by_hand(labels):
     difference = (a.fresh.label - b.fresh.label)[:labels]
     assert got.value == pytest.approx(difference.mean())
     assert got.se == pytest.approx(difference.std(ddof=1) / np.sqrt(labels), rel=1e-6)
-    assert got.guard(0.95) == pytest.approx(bounded_mean_radii(difference, -1.0, 1.0, 0.95))
+    assert got.guard(0.95) == pytest.approx(bounded_mean_radii(difference, -1.0, 1.0)(0.95))
 
 
 def test_arrays_from_the_analysis_table():

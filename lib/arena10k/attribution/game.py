@@ -115,11 +115,11 @@ def make_game(case: Case, prep: Prepared, trusted: Score | None = None, mismatch
     states = np.where(np.isnan(states), -np.inf, states)
     used = np.isfinite(states[3])
     # Where k-hat is undefined nothing is smoothed: the state stays the same to the last digit.
-    if used.any() and not np.isnan(pareto.khat(states[3, used])):
+    if used.any() and (tail := pareto.tail_fit(states[3, used])) is not None:
         top = states[3, used].max()
         with np.errstate(divide="ignore"):
             states[3] = np.where(used, -np.inf, states[3])
-            states[3, used] = np.log(pareto.smooth(states[2, used])) + top
+            states[3, used] = np.log(pareto.smooth(states[2, used], tail)) + top
     return Game(case, prep, states, bad, trusted, mismatch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,9 @@ from scipy import special
 from arena10k.estimation.data import Rows
 from arena10k.estimation.intervals import (
     EMPIRICAL_LIKELIHOOD,
+    ByConfidence,
     Interval,
+    Sides,
     bounded_mean_radii,
     el_interval,
     label_radii,
@@ -22,18 +25,17 @@ from arena10k.estimation.intervals import (
     student,
     variance_of,
 )
-from arena10k.estimation.prepare import Prepared
-from arena10k.estimation.score import ESTIMATORS, Score, Term, calibration_variance, judge_variance
+from arena10k.estimation.prepare import Prepared, shared
+from arena10k.estimation.score import ESTIMATORS, Score, Term, calibration_variance, deviations, judge_variance
 from arena10k.estimation.thresholds import NOISE
 
-#: How far below and above its estimate a value may lie.
-Sides = tuple[float, float]
 #: Labels in a tail of scores that are none to speak of.
 _FEW_IN_TAIL = 3
 #: Methods of intervals by what may be left open under the belief in the judge: limits of labels, or a stated budget.
 BY_LABELS, ASSUMED = "labels_limit_bias", "bias_assumed"
 
 
+@shared
 def unseen_label_radii(prep: Prepared, confidence: float) -> Sides:
     """Radii of the weighted label residual E[w (Y - f)] because of an outcome that no labelled row shows: such a one
     has a chance of at most -log(1 - confidence) / k under P0, k clusters, and at most the weight of the heaviest such
@@ -53,7 +55,7 @@ def success_interval(rows: Rows, confidence: float) -> tuple[float, float] | Non
     else None."""
     has = rows.labelled > 0
     label = rows.label[has]
-    if not len(label) or rows.labelling.kind != "random" or not np.isin(label, (0.0, 1.0)).all():
+    if not len(label) or rows.labelling.kind != "random" or not ((label == 0) | (label == 1)).all():
         return None
     if rows.share is not None or rows.clusters(has) < len(label):
         return None
@@ -114,10 +116,10 @@ def _weighted(
     the log does not show, is inside of EL's: there the interval is never inside of `value` with that and any of
     `radii`."""
     middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
-    radius = float(np.hypot(half, normal(confidence) * np.sqrt(extra))) if np.isfinite(extra) else 1.0
+    radius = math.hypot(half, normal(confidence) * math.sqrt(extra)) if math.isfinite(extra) else 1.0
     low, high = middle - radius, middle + radius
     unseen, *more = left_open
-    if np.isfinite(value):
+    if math.isfinite(value):
         low = min([low, *(value - unseen[0] - down for down, _ in radii)])
         high = max([high, *(value + unseen[1] + up for _, up in radii)])
     below, above = (sum(side) for side in zip((0.0, 0.0), *more, strict=True))
@@ -125,11 +127,17 @@ def _weighted(
     return _spanning(low - below, high + above, confidence, EMPIRICAL_LIKELIHOOD, bias=bias)
 
 
-def _unseen_mass(prep: Prepared) -> float:
-    """1 - min(1, E[w]), E[w] the mean over prompts; 1 where the mean is not finite."""
+@shared
+def _mean_weight(prep: Prepared) -> float:
+    """E[w], the mean over prompts; 0 without weights."""
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = float(prep.by_cluster(prep.counted_weight).mean()) if prep.n_weighted else 0.0
-    return 1 - min(1.0, mean) if np.isfinite(mean) else 1.0
+        return float(prep.by_cluster(prep.counted_weight).mean()) if prep.n_weighted else 0.0
+
+
+def _unseen_mass(prep: Prepared) -> float:
+    """1 - min(1, E[w]); 1 where the mean is not finite."""
+    mean = _mean_weight(prep)
+    return 1 - min(1.0, mean) if math.isfinite(mean) else 1.0
 
 
 def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
@@ -143,22 +151,21 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
     what unseen mass leaves open.
     """
     reward, base = prep.reward, prep.once("snips", ESTIMATORS["snips"].score)
-    radii = [bounded_mean_radii(prep.by_cluster(prep.reward[prep.counted]), 0.0, 1.0, confidence)]
+    radii = [bounded_mean_radii(prep.by_cluster(prep.reward[prep.counted]), 0.0, 1.0)(confidence)]
     if prep.source == "logged":
         reward = prep.reward_oof + _spread_residual(prep)
         radii.append(unseen_label_radii(prep, confidence))
-        exact = success_interval(prep.logged, confidence)
         equal = np.abs(prep.counted_log_weight).max(initial=0.0) < NOISE and np.ptp(prep.reward) < NOISE
-        if exact is not None and equal:
+        if equal and (exact := success_interval(prep.logged, confidence)) is not None:
             # The value is the mean label, and empirical likelihood of 0/1 outcomes covers .93 to .95.
             mean = float(np.nanmean(prep.logged.label))
             radii.append((mean - exact[0], exact[1] - mean))
-    low, high = el_interval(prep.counted_log_weight, reward[prep.counted], confidence, by_cluster=prep.by_cluster)
+    low, high = el_interval(prep.counted_log_weight, reward[prep.counted], by_cluster=prep.by_cluster)(confidence)
     extra, centre = calibration_variance(prep, base) + judge_variance(prep, base), base.centre
     if prep.source == "fresh":
         # The target's own labels trained f: what f leaves out is their residual.
         residual = residual_score(prep)
-        radii.append(label_radii(prep, "fresh", confidence))
+        radii.append(label_radii(prep, "fresh")(confidence))
         extra, centre = extra + variance_of(prep, residual)[0], base.value + residual.value
         low, high = low + residual.value, high + residual.value
     share, inside = _unseen_mass(prep), min(max(centre, 0.0), 1.0)
@@ -169,6 +176,7 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
     return _weighted((low, high), extra, centre, radii, left_open, confidence)
 
 
+@shared
 def _spread_residual(prep: Prepared) -> np.ndarray:
     """The label residual of the labelled counted rows over their share of the counted rows, 0 elsewhere."""
     has = prep.logged.label_weight * prep.counted
@@ -176,6 +184,7 @@ def _spread_residual(prep: Prepared) -> np.ndarray:
     return has * prep.label_residual / share if share > 0 else np.zeros(len(has))
 
 
+@shared
 def _unlabelled(prep: Prepared, confidence: float) -> Sides:
     """Bias left open because the mean weight of the labelled logged rows falls short of that of all of them, beyond
     chance: no label says what that part of the target is worth, though the log shows it."""
@@ -184,8 +193,9 @@ def _unlabelled(prep: Prepared, confidence: float) -> Sides:
         return 0.0, 0.0
     inverse_chance = prep.logged.label_weight[has]
     w = prep.logged.by_cluster(inverse_chance / inverse_chance.mean() * np.exp(prep.log_weight[has]), has)
-    error = float(w.std(ddof=1) / np.sqrt(len(w))) if len(w) > 1 else float("inf")
-    short = float(prep.by_cluster(prep.counted_weight).mean() - w.mean()) - normal(confidence) * error
+    apart = w - (mean := float(w.mean()))
+    error = math.sqrt(apart @ apart / (len(w) - 1) / len(w)) if len(w) > 1 else float("inf")
+    short = _mean_weight(prep) - mean - normal(confidence) * error
     return _of_residuals(prep, max(0.0, short))
 
 
@@ -202,32 +212,32 @@ def _unscored(prep: Prepared) -> Sides:
 
 def _of_residuals(prep: Prepared, share: float) -> Sides:
     """Bias that is left open because Y - f(S), in [-max f, 1 - min f], is unknown on a share of the target."""
+    if share == 0:
+        return 0.0, 0.0
     f = np.concatenate([prep.fresh_oof, prep.reward_oof[prep.weighted]])
     return share * float(f.max()), share * (1 - float(f.min()))
 
 
-def weighted_residual_limits(prep: Prepared, confidence: float) -> tuple[float, float, float]:
+@shared
+def weighted_residual(prep: Prepared) -> tuple[float, ByConfidence]:
     """Mean of Y - f(S) under the target by the weights of the labelled logged rows, and its EL limits; what the log
     does not show may be anything within [-max f, 1 - min f]."""
-
-    def make(p: Prepared) -> tuple[float, float, float]:
-        residual, (below, above) = _spread_residual(p)[p.counted], _of_residuals(p, 1.0)
-        w, ends = p.counted_log_weight, (-below, above)
-        low, high = el_interval(w, residual, confidence, by_cluster=p.by_cluster, ends=ends)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return float(p.by_cluster(p.counted_weight * residual).mean()), low, high
-
-    return prep.once(("weighted residual", confidence), make)
+    residual, (below, above) = _spread_residual(prep)[prep.counted], _of_residuals(prep, 1.0)
+    limits = el_interval(prep.counted_log_weight, residual, by_cluster=prep.by_cluster, ends=(-below, above))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(prep.by_cluster(prep.counted_weight * residual).mean()), limits
 
 
 def el_residual_interval(prep: Prepared, score: Score, confidence: float = 0.95) -> Interval:
     """Under the belief in weights, the interval of a mean of f(S') plus a weighted label residual (`dr_oracle`): EL on
     the residual; what the fresh draws and the training of f add to its variance in quadrature (with the covariance of
     prompts that both share)."""
-    _, low, high = weighted_residual_limits(prep, confidence)
+    low, high = weighted_residual(prep)[1](confidence)
     logged, fresh = (Score(tuple(t for t in score.terms if t.sample == name)) for name in ("logged", "fresh"))
-    sampling, cal, _ = variance_of(prep, score)
-    extra = max(sampling - variance_of(prep, logged)[0], variance_of(prep, fresh)[0]) + cal
+    own, drawn = deviations(prep, logged)[0], deviations(prep, fresh)[0]
+    both = own + drawn
+    extra = max(float(both @ both) - float(own @ own), float(drawn @ drawn))
+    extra += judge_variance(prep, fresh) + calibration_variance(prep, score)
     left_open = [_of_residuals(prep, _unseen_mass(prep)), extrapolation(prep, "logged")]
     left_open += [_unlabelled(prep, confidence), _unscored(prep)]
     bounds, radii = (low + fresh.value, high + fresh.value), [unseen_label_radii(prep, confidence)]
@@ -236,13 +246,11 @@ def el_residual_interval(prep: Prepared, score: Score, confidence: float = 0.95)
 
 @dataclass(frozen=True)
 class BiasLimits:
-    """What the belief in the judge leaves open for a policy: `low`, `high` how far Y - f(S) may be from zero on average
-    there, and `unseen`, the share of the policy the log may not show, of which nothing is believed. `labels`: the
-    limits are those of labels, at half the level."""
+    """What the belief in the judge leaves open for a policy, below and above its value. `labels`: the limits are those
+    of labels, at half the level."""
 
-    low: float
-    high: float
-    unseen: float = 0.0
+    below: float
+    above: float
     labels: bool = False
 
 
@@ -250,14 +258,12 @@ def transported_interval(prep: Prepared, score: Score, limits: Iterable[BiasLimi
     """Under the belief that the judge transports: the interval of the score, widened by what may be left open, the
     narrowest of `limits` (bias-aware, Armstrong & Kolesar 2018; a limit that is itself uncertain takes half of the
     level)."""
-    f = prep.fresh_oof if len(prep.fresh) else prep.reward_oof
     intervals = []
     for limit in limits:
         base = score_interval(prep, score, (1 + confidence) / 2 if limit.labels else confidence)
-        below = limit.unseen * float(f.max()) - min(limit.low, 0.0)
-        above = limit.unseen * (1 - float(f.min())) + max(limit.high, 0.0)
-        low, high, method = base.low - below, base.high + above, BY_LABELS if limit.labels else ASSUMED
-        intervals.append(_spanning(low, high, confidence, method, df=base.df, bias=(below, above)))
+        low, high, method = base.low - limit.below, base.high + limit.above, BY_LABELS if limit.labels else ASSUMED
+        bias = limit.below, limit.above
+        intervals.append(_spanning(low, high, confidence, method, df=base.df, bias=bias))
     return min(intervals, key=lambda i: i.width)
 
 
@@ -268,20 +274,22 @@ def residual_score(prep: Prepared) -> Score:
     return Score((Term("fresh", weight * residual, weight, {"f": -weight}),)).by_prompt(prep)
 
 
-def residual_limits(prep: Prepared, confidence: float) -> tuple[float, float, float]:
+@shared
+def label_residual(prep: Prepared) -> tuple[float, ByConfidence]:
     """Mean of Y - f(S') over the target's labelled draws, and its limits: clustered jackknife with what training f
     adds, t quantile, never narrower than a bounded mean."""
+    score = residual_score(prep)
+    value, (se, df), radii = score.value, standard_error(prep, score), label_radii(prep, "fresh")
+    below, above = extrapolation(prep, "fresh")
 
-    def make(p: Prepared) -> tuple[float, float, float]:
-        score = residual_score(p)
-        return score.value, *standard_error(p, score)
+    def limits(confidence: float) -> Sides:
+        half, (down, up) = student(confidence, df) * se, radii(confidence)
+        return value - max(half, down) - below, value + max(half, up) + above
 
-    value, se, df = prep.once("residual", make)
-    half = student(confidence, df) * se
-    (down, up), (below, above) = label_radii(prep, "fresh", confidence), extrapolation(prep, "fresh")
-    return value, value - max(half, down) - below, value + max(half, up) + above
+    return value, limits
 
 
+@shared
 def label_clusters(prep: Prepared) -> int:
     """How many independent labels the target's draws have; where their chances differ, Kish's size of them."""
     has = prep.fresh.labelled > 0

@@ -18,23 +18,27 @@ if TYPE_CHECKING:
     from arena10k.estimation.data import Rows
 
 MIN_TRAINING_LABELS = 10
+#: Scores that are sorted in less time than a hash table takes to be made.
+_FEW = 1000
 #: Distinct scores (L,) of all samples, and by sample the index of each row's score.
 Levels = tuple[np.ndarray, dict[str, np.ndarray]]
 
 
-def level_codes(*scores: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Distinct values (L,), ascending, over all `scores`, and for each array the index of its values; NaN is not
-    allowed."""
+def level_codes(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values (L,), ascending, and for each of `scores` the index of its value; NaN is not allowed."""
+    if len(scores) < _FEW:
+        return np.unique(scores, return_inverse=True)
     import pandas as pd
 
-    codes, levels = pd.factorize(np.concatenate(scores), sort=True)
-    return levels, np.split(codes, np.cumsum([len(s) for s in scores])[:-1])
+    codes, levels = pd.factorize(scores, sort=True)
+    return levels, codes
 
 
 def levels_of(samples: Mapping[str, Rows]) -> Levels:
     """The levels of judge scores that carry no NaN."""
-    levels, codes = level_codes(*(rows.judge for rows in samples.values()))
-    return levels, dict(zip(samples, codes, strict=True))
+    own = {name: rows.levels for name, rows in samples.items()}
+    levels = np.unique(np.concatenate([values for values, _ in own.values()]))
+    return levels, {name: levels.searchsorted(values)[code] for name, (values, code) in own.items()}
 
 
 def pava(levels: np.ndarray, total: np.ndarray, count: np.ndarray, increasing: bool = True) -> np.ndarray:
@@ -44,9 +48,10 @@ def pava(levels: np.ndarray, total: np.ndarray, count: np.ndarray, increasing: b
     scikit-learn's IsotonicRegression with out_of_bounds="clip"). NaN everywhere when no level has data.
     """
     seen = count > 0
-    if not seen.any():
+    weight = count[seen]
+    if not len(weight):
         return np.full(len(levels), np.nan)
-    fit = isotonic_regression(total[seen] / count[seen], weights=count[seen], increasing=increasing).x
+    fit = isotonic_regression(total[seen] / weight, weights=weight, increasing=increasing).x
     return np.asarray(np.interp(levels, levels[seen], fit))
 
 
@@ -117,8 +122,8 @@ def fit_levels(
     total = np.bincount(flat, weights=weight * own.label[rows], minlength=size).reshape(n_folds, -1)
     count = np.bincount(flat, weights=weight, minlength=size).reshape(n_folds, -1)
     # Sums over the other folds, never "all minus own": a dominating weight would leave only rounding noise.
-    keep = np.vstack([1.0 - np.eye(n_folds), np.ones(n_folds)])
-    values = np.vstack([pava(levels[0], t, c) for t, c in zip(keep @ total, keep @ count, strict=True)])
+    keep = 1.0 - np.eye(n_folds + 1, n_folds)
+    values = np.stack([pava(levels[0], t, c) for t, c in zip(keep @ total, keep @ count, strict=True)])
     return _level_fit(samples, np.where(np.isnan(values), values[-1], values), levels)
 
 
@@ -171,8 +176,8 @@ def fit_two_stage(samples: Mapping[str, Rows], source: str) -> Fit:
 
 def enough_labels(rows: Rows) -> bool:
     """Whether a calibration can be cross-fitted: at least `MIN_TRAINING_LABELS` labels in at least two folds."""
-    labelled = rows.labelled > 0
-    return bool(labelled.sum() >= MIN_TRAINING_LABELS and len(np.unique(rows.fold[labelled])) >= 2)
+    folds = rows.fold[rows.labelled > 0]
+    return bool(len(folds) >= MIN_TRAINING_LABELS and folds.min() < folds.max())
 
 
 #: A calibration variant: (samples by name, the one whose labels train it) -> fit. None leaves f(S) = S.

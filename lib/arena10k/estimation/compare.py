@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations
 from typing import Any
@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from arena10k.estimation import ESTIMATORS
-from arena10k.estimation.beliefs import Sides
 from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.headline import belief_of, headline
-from arena10k.estimation.intervals import bounded_mean_radii, label_term, normal, student
+from arena10k.estimation.intervals import ByConfidence, Sides, bounded_mean_radii, label_term, normal, student
 from arena10k.estimation.prepare import Prepared
 from arena10k.estimation.score import Score, calibration_folds, deviations, fold_variance, judge_variance
 from arena10k.estimation.verdicts import interval_of, own_estimate
@@ -81,7 +80,7 @@ class Difference:
     down: float
     up: float
     df: float
-    guard: Callable[[float], Sides] | None = None
+    guard: ByConfidence | None = None
     bias: Sides = (0.0, 0.0)
     most: float = 1.0
 
@@ -126,30 +125,29 @@ def against(a: PreparedScore, known: float) -> Difference:
     """The same for the difference to a value that is known: never narrower than the mean of the bounded labels."""
     (dev, groups), (f, mean, has) = deviations(*a), _cluster_residuals(*a)
     variance = float(dev @ dev) + fold_variance(calibration_folds(*a)) + judge_variance(*a)
-    return _by_chance(
-        a[1].value - known, variance, groups, lambda level: bounded_mean_radii(mean[has], -f, 1 - f, level)
-    )
+    return _by_chance(a[1].value - known, variance, groups, bounded_mean_radii(mean[has], -f, 1 - f))
 
 
-def _by_chance(value: float, variance: float, groups: int, guard: Callable[[float], Sides]) -> Difference:
+def _by_chance(value: float, variance: float, groups: int, guard: ByConfidence) -> Difference:
     if groups < 2 or not np.isfinite(variance + value):
         return Difference(value, float("inf"), float("inf"), float("inf"), 1.0)
     se = float(np.sqrt(variance))
     return Difference(value, se, se, se, groups - 1, guard)
 
 
-def _label_guard(a: PreparedScore, b: PreparedScore) -> Callable[[float], Sides]:
+def _label_guard(a: PreparedScore, b: PreparedScore) -> ByConfidence:
     """By level the radii that no difference of label means may undercut: a bounded mean of differences over the prompts
     that both policies have labelled, or, where they share few, of both policies in quadrature."""
     (f_a, *of_a), (f_b, *of_b) = _cluster_residuals(*a), _cluster_residuals(*b)
     mean_a, has_a, mean_b, has_b = aligned(*of_a, *of_b)
     both = has_a & has_b
     if 2 * both.sum() >= min(has_a.sum(), has_b.sum()):
-        return lambda level: bounded_mean_radii(mean_a[both] - mean_b[both], -1 - f_a + f_b, 1 - f_a + f_b, level)
+        return bounded_mean_radii(mean_a[both] - mean_b[both], -1 - f_a + f_b, 1 - f_a + f_b)
+    radii_a = bounded_mean_radii(mean_a[has_a], -f_a, 1 - f_a)
+    radii_b = bounded_mean_radii(mean_b[has_b], -f_b, 1 - f_b)
 
     def apart(level: float) -> Sides:
-        down_a, up_a = bounded_mean_radii(mean_a[has_a], -f_a, 1 - f_a, level)
-        down_b, up_b = bounded_mean_radii(mean_b[has_b], -f_b, 1 - f_b, level)
+        (down_a, up_a), (down_b, up_b) = radii_a(level), radii_b(level)
         return float(np.hypot(down_a, up_b)), float(np.hypot(up_a, down_b))
 
     return apart

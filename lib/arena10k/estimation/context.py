@@ -11,11 +11,11 @@ import numpy as np
 
 from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimation import diagnostics, planning
-from arena10k.estimation.beliefs import el_score_interval, label_clusters, residual_limits, weighted_residual_limits
+from arena10k.estimation.beliefs import el_score_interval, label_clusters, label_residual, weighted_residual
 from arena10k.estimation.calibration import pava
 from arena10k.estimation.data import PolicyData
 from arena10k.estimation.intervals import Interval, missing_mass_interval
-from arena10k.estimation.pareto import WeightAudit, audit_weights
+from arena10k.estimation.pareto import WeightAudit
 from arena10k.estimation.prepare import Prepared, prepare
 from arena10k.estimation.thresholds import MIN_LABELS, WRONG
 
@@ -67,9 +67,13 @@ class PolicyContext:
     def is_logging(self) -> bool:
         return self.prep.is_logging
 
-    @cached_property
+    @property
+    def memo(self) -> dict[Any, Any]:
+        return self.prep.memo
+
+    @property
     def audit(self) -> WeightAudit:
-        return audit_weights(self.prep.raw_log_weight)
+        return self.prep.audit
 
     @cached_property
     def mean_weight_p(self) -> float:
@@ -131,13 +135,13 @@ class PolicyContext:
         # Not `wrong_weights`: a mean of 1 that facts contradict says as much of the logging policy.
         wrong = self.mean_weight_p < WRONG or self.match_p < WRONG or bool(self.facts & set(WRONG_WEIGHTS))
         if n >= MIN_LABELS:
-            evidence, limits = "target_labels", residual_limits
+            evidence, of_target = "target_labels", label_residual
         elif prep.source == "logged" and not wrong and len(prep.fresh) and prep.n_weighted and not own:
-            evidence, limits = "weights", weighted_residual_limits
+            evidence, of_target = "weights", weighted_residual
         else:
             return Transport("own" if own else "none", n)
-        residual, low, high = limits(prep, self.analysis.confidence)
-        _, strict_low, strict_high = limits(prep, 1 - WRONG)
+        residual, limits = of_target(prep)
+        (low, high), (strict_low, strict_high) = limits(self.analysis.confidence), limits(1 - WRONG)
         within = max(-low, high) <= self.analysis.judge_shift
         status = "failed" if strict_low > 0 or strict_high < 0 else "passed" if within else "weak"
         return Transport("own" if own else status, n, evidence, residual, low, high)

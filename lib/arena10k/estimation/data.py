@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 N_FOLDS = Analysis.folds
 #: What `Rows` fills in when it is made, so that whoever reads its arrays finds arrays.
 LEFT_OUT = cast("np.ndarray", None)
+#: What lies in [0, 1], and the least it may be: of a chance the least number above 0.
+_LEAST = {"judge": 0.0, "label": 0.0, "label_propensity": 5e-324}
 #: Chance of calling random labels chosen, that of fewer than `FEW`, of which the test finds out less, and of suspecting
 #: it; fewer than `MIN_ROWS` labels, or rows without one, test nothing.
 LEVEL, LEVEL_OF_FEW, SUSPECT = 0.01, 0.05, 0.2
@@ -55,23 +57,21 @@ class Rows:
     def __post_init__(self) -> None:
         n = len(self.judge)
         cluster = np.arange(n) if self.cluster is None else np.asarray(self.cluster)
-        numbered = {"cluster": cluster, "prompt": cluster, "fold": cluster % N_FOLDS}
+        numbered = {"cluster": cluster, "prompt": cluster, "fold": cluster % N_FOLDS if self.fold is None else None}
         for name in (f.name for f in fields(self)):
             value = numbered.get(name) if getattr(self, name) is None else getattr(self, name)
             if value is None:  # one number, seen n times: a column takes 8 MB a million rows
                 value = np.broadcast_to({"judge_var": 0.0, "has_score": 1.0}.get(name, np.nan), n)
             else:
                 value = np.ascontiguousarray(value, dtype=np.int64 if name in numbered else np.float64)
+                least = _LEAST.get(name)
+                if least is not None and ((value < least) | (value > 1)).any():
+                    raise ValueError(f"{name}: values must lie in {'(' if least else '['}0, 1]")
             if value.shape != (n,):
                 raise ValueError(f"{name}: expected shape ({n},), got {value.shape}")
             object.__setattr__(self, name, value)
         if np.isposinf(self.log_weight).any():
             raise ValueError("log_weight: +inf is not a log-weight")
-        for name in ("judge", "label", "label_propensity"):
-            value, chance = getattr(self, name), name == "label_propensity"
-            value = value[:1] if value.strides == (0,) else value  # one number
-            if ((value < 0) | (value > 1) | (chance & (value == 0))).any():
-                raise ValueError(f"{name}: values must lie in {'(' if chance else '['}0, 1]")
 
     def __len__(self) -> int:
         return len(self.judge)
@@ -85,6 +85,11 @@ class Rows:
         return Rows(**{name: values[rows] for name, values in self.__getstate__().items()})
 
     @cached_property
+    def levels(self) -> tuple[np.ndarray, np.ndarray]:
+        """`level_codes` of the judge's scores."""
+        return level_codes(self.judge)
+
+    @cached_property
     def unique(self) -> bool:
         """Whether every row is a cluster of its own."""
         return len(self) == 0 or bool(np.bincount(self.cluster).max() <= 1)
@@ -93,8 +98,7 @@ class Rows:
     def share(self) -> np.ndarray | None:
         """1 / draws of the row's prompt, scaled to mean one, so that every prompt counts alike; None where every prompt
         has as many draws as the others."""
-        draws = np.bincount(self.prompt)
-        if self.unique or len(set(draws[draws > 0])) <= 1:
+        if self.unique or len(set((draws := np.bincount(self.prompt))[draws > 0])) <= 1:
             return None
         share = 1 / draws[self.prompt]
         return np.asarray(share / share.mean())
@@ -129,7 +133,7 @@ class Rows:
     @cached_property
     def label_or_zero(self) -> np.ndarray:
         """The label where there is one, 0 elsewhere: for sums over the labelled rows."""
-        return np.asarray(np.nan_to_num(self.label, nan=0.0))
+        return np.where(self.labelled > 0, self.label, 0.0)
 
     @cached_property
     def labelling(self) -> Labelling:
@@ -184,19 +188,19 @@ def randomness_p_value(rows: Rows) -> float:
     k = int(rows.labelled.sum())
     if k < MIN_ROWS or len(rows) - k < MIN_ROWS:
         return float("nan")
-    levels, (code,) = level_codes(rows.judge)
-    count = np.bincount(code, minlength=len(levels))
+    code = rows.levels[1]
+    count = np.bincount(code)
     rank = ((np.cumsum(count) - count / 2) / len(rows) - 0.5)[code]
-    features = np.stack([rank, rank**2], 1)
-    features -= features.mean(0)
-    u = (rows.labelled - rows.labelled.mean())[:, None] * features
+    features = np.array([rank, rank**2])
+    features -= features.sum(axis=1, keepdims=True) / len(rows)
+    u = (rows.labelled - k / len(rows)) * features
     if not rows.unique:
-        u = np.stack([np.bincount(rows.cluster, weights=column) for column in u.T], 1)
-    values, vectors = np.linalg.eigh(u.T @ u)
+        u = np.stack([np.bincount(rows.cluster, weights=feature) for feature in u])
+    values, vectors = np.linalg.eigh(u @ u.T)
     positive = values > 1e-9 * max(values[-1], 1e-300)
     if not positive.any():
         return float("nan")
-    distance = ((vectors.T @ u.sum(0))[positive] ** 2 / values[positive]).sum()
+    distance = ((vectors.T @ u.sum(axis=1))[positive] ** 2 / values[positive]).sum()
     return float(special.chdtrc(positive.sum(), distance))
 
 
@@ -206,15 +210,15 @@ def score_propensity(judge: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     z = (judge - judge.mean()) / (judge.std() or 1.0)
     design = np.stack([np.ones(len(z)), z, z**2], 1)
     beta = np.array([np.log(labelled.mean() / (1 - labelled.mean())), 0.0, 0.0])
-    ridge = 1e-4 * len(z) * np.diag([0.0, 1.0, 1.0])
+    ridge, least = 1e-4 * len(z) * np.array([0.0, 1.0, 1.0]), 1e-12 * np.eye(3)
     for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
-        hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge + 1e-12 * np.eye(3)
-        step = np.linalg.solve(hessian, design.T @ (labelled - p) - ridge @ beta)
-        beta = beta + np.clip(step, -2, 2)
+        p = special.expit((design @ beta).clip(-30, 30))
+        hessian = (design.T * (p * (1 - p))) @ design + np.diag(ridge) + least
+        step = np.linalg.solve(hessian, (labelled - p) @ design - ridge * beta)
+        beta = beta + step.clip(-2, 2)
         if np.abs(step).max() < 1e-8:
             break
-    return np.asarray(1 / (1 + np.exp(-np.clip(design @ beta, -30, 30))))
+    return np.asarray(special.expit((design @ beta).clip(-30, 30)))
 
 
 @dataclass(frozen=True, eq=False)

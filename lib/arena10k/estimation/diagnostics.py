@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 
 from arena10k.estimation.intervals import bounded_mean_radii
 from arena10k.estimation.pareto import audit_weights, heaviest
-from arena10k.estimation.prepare import Prepared
+from arena10k.estimation.prepare import Prepared, shared
 
 #: Scores, at most, at which a response absent from the log is imagined.
 _GRID = 32
@@ -61,8 +61,10 @@ def mean_weight_p_value(log_weight: np.ndarray, by_cluster: Callable[[np.ndarray
     return float(np.exp(-max(0.0, log_e)))
 
 
-def _summable(w: np.ndarray) -> bool:
+@shared
+def _summable(prep: Prepared) -> bool:
     """Whether there are weights, and their squares have a sum."""
+    w = prep.counted_weight
     with np.errstate(over="ignore", invalid="ignore"):
         return len(w) > 0 and bool(np.isfinite(w @ w))
 
@@ -70,11 +72,21 @@ def _summable(w: np.ndarray) -> bool:
 def mean_weight_limits(prep: Prepared, confidence: float = 0.95) -> tuple[float, float]:
     """Confidence limits of E[w], the part of the target that the log represents; an unseen row has a weight between 0
     and the largest there is. (0, inf) without weights."""
-    if not _summable(prep.counted_weight):
+    if not _summable(prep):
         return 0.0, float("inf")
     w = prep.by_cluster(prep.counted_weight)
-    down, up = bounded_mean_radii(w, 0.0, float(w.max()), confidence)
-    return max(0.0, float(w.mean()) - down), float(w.mean()) + up
+    mean, (down, up) = float(w.mean()), bounded_mean_radii(w, 0.0, float(w.max()))(confidence)
+    return max(0.0, mean - down), mean + up
+
+
+def _moments(
+    by_cluster: Callable[[np.ndarray], np.ndarray], weight: np.ndarray, score: np.ndarray
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """How many independent rows there are, the weighted means of 1, S and S^2, and their covariance."""
+    values = np.array([by_cluster(x) for x in (weight, weight * score, weight * score**2)])
+    n, mean = values.shape[1], values.mean(axis=1)
+    apart = values - mean[:, None]
+    return n, mean, apart @ apart.T / max(n - 1, 1) / n
 
 
 def match_p_value(prep: Prepared) -> float:
@@ -86,20 +98,20 @@ def match_p_value(prep: Prepared) -> float:
     judge that gives both policies the same scores sees nothing. What has no score is like what the log does not show;
     draws without one may have any.
     """
-    w, logged, fresh = prep.counted_weight, prep.logged.judge[prep.counted], prep.fresh.judge
-    has_score, drawn = prep.logged.has_score[prep.counted], prep.fresh.has_score
-    if prep.is_logging or not len(fresh) or not _summable(w):
+    if prep.is_logging or not len(prep.fresh) or not _summable(prep):
         return float("nan")
-    powers, scores = range(3), prep.levels[0]
-    scores = scores if len(scores) <= _GRID else np.quantile(scores, np.linspace(0, 1, _GRID))
-    a = np.stack([prep.by_cluster(w * has_score * logged**k) for k in powers], 1)
-    b = np.stack([prep.fresh.by_cluster(drawn * fresh**k) for k in powers], 1)
-    if min(len(a), len(b)) < MIN_MATCHED:
+    scores = prep.levels[0]
+    if len(scores) > _GRID:  # quantiles
+        scores = np.interp(np.linspace(0, len(scores) - 1, _GRID), np.arange(len(scores)), scores)
+    weight = prep.counted_weight * prep.logged.has_score[prep.counted]
+    n, mean_a, cov_a = _moments(prep.by_cluster, weight, prep.logged.judge[prep.counted])
+    m, mean_b, cov_b = _moments(prep.fresh.by_cluster, prep.fresh.has_score, prep.fresh.judge)
+    if min(n, m) < MIN_MATCHED:
         return float("nan")
-    values, vectors = np.linalg.eigh(np.cov(a.T) / len(a) + np.cov(b.T) / len(b))
+    values, vectors = np.linalg.eigh(cov_a + cov_b)
     whiten = (vectors / np.sqrt(np.maximum(values, _ROUNDING))).T
-    cone, apart = whiten @ np.stack([scores**k for k in powers]), whiten @ (b.mean(0) - a.mean(0))
-    unscored = 1 - b[:, 0].mean()
+    cone, apart = whiten @ np.vander(scores, 3, increasing=True).T, whiten @ (mean_b - mean_a)
+    unscored = 1 - mean_b[0]
     if unscored > 0:
         # So much of the draws lies somewhere among the scores: a convex combination, by a row of large weight.
         ones = np.repeat([0.0, 1.0], len(scores))[None] * _LARGE

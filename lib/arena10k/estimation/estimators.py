@@ -39,10 +39,10 @@ def direct(prep: Prepared) -> Score:
 def power_tuning(label: np.ndarray, prediction: np.ndarray) -> float:
     """lambda of PPI++ (Angelopoulos, Duchi & Zrnic 2023, eq. 6) when the labelled draws are among all draws: the
     regression slope of label on prediction, kept in [0, 1]; 0 when the predictions do not vary."""
-    if len(label) < 2 or prediction.var() == 0:
+    apart = prediction - prediction.sum() / max(len(label), 1)
+    if len(label) < 2 or not (square := apart @ apart):
         return 0.0
-    covariance = ((label - label.mean()) * (prediction - prediction.mean())).mean()
-    return float(np.clip(covariance / prediction.var(), 0.0, 1.0))
+    return min(max(float((label - label.sum() / len(label)) @ apart / square), 0.0), 1.0)
 
 
 def ppi_score(prep: Prepared, power: float) -> Score:
@@ -111,7 +111,7 @@ def targeting_step(weight: np.ndarray, reward: np.ndarray, outcome: np.ndarray) 
         p = expit(base + eps)
         slope = (w * p * (1 - p)).sum()
         step = (w * (r - p)).sum() / slope if slope > 0 else 0.0
-        eps = float(np.clip(eps + np.clip(step, -2, 2), -10, 10))
+        eps = min(max(eps + min(max(float(step), -2.0), 2.0), -10.0), 10.0)
         if abs(step) < 1e-10:
             break
     return eps
@@ -145,10 +145,10 @@ def dr_oracle(prep: Prepared) -> Score:
 def stacking_weights(influence: np.ndarray) -> np.ndarray:
     """Convex weights (p,) that minimise the variance of sum_j a_j psi_j, `influence` (p, n)."""
     p, cov = len(influence), influence @ influence.T
-    if np.trace(cov) == 0:
+    if not (trace := cov.trace()):
         return np.full(p, 1 / p)
     # Without the condition on their sum, the minimum of a'Ca / 2 - sum(a) over a >= 0 is a multiple of them.
-    root = np.linalg.cholesky(cov / np.trace(cov) + 1e-6 * np.eye(p))
+    root = np.linalg.cholesky(cov / trace + 1e-6 * np.eye(p))
     a = nnls(root.T, np.linalg.solve(root, np.ones(p)))[0]
     return np.asarray(a / a.sum())
 
@@ -161,8 +161,8 @@ def stacked_dr(prep: Prepared) -> Score:
     if not np.isfinite(influence).all():
         return members["dr_cpo"]
     shares = stacking_weights(influence)
-    terms = tuple(t.scaled(a) for a, s in zip(shares, members.values(), strict=True) for t in s.terms if a > 0)
-    return Score(terms, models=members["mrdr"].models, per_prompt=True)
+    fresh, logged = (Term.mixed(terms, shares) for terms in zip(*(s.terms for s in members.values()), strict=True))
+    return Score((fresh, logged), models=members["mrdr"].models, per_prompt=True)
 
 
 def _reweighted(
@@ -171,9 +171,10 @@ def _reweighted(
     """sum(weight R) / sum(normaliser); its correction, where logged labels trained f, is the mean label residual
     Y - f(S) by the weights `labelled`, 0 on rows without a label, over `of_labels`. With correct weights its
     expectation is the bias of f on the target, so an interval that carries it covers the policy value for any judge."""
-    correction = (Term("logged", labelled * prep.label_residual, of_labels, {"f": -labelled}),)
-    used = prep.source == "logged" and labelled.any()
-    return Score((Term("logged", weight * prep.reward, normaliser, {"f": weight}),), correction if used else ())
+    correction: tuple[Term, ...] = ()
+    if prep.source == "logged" and labelled.any():
+        correction = (Term("logged", labelled * prep.label_residual, of_labels, {"f": -labelled}),)
+    return Score((Term("logged", weight * prep.reward, normaliser, {"f": weight}),), correction)
 
 
 def _self_normalised(prep: Prepared, weight: np.ndarray) -> Score:
@@ -199,7 +200,7 @@ def snips(prep: Prepared) -> Score:
 def psis(prep: Prepared) -> Score:
     """Self-normalised with Pareto-smoothed weights, Vehtari et al. 2024."""
     weight = np.zeros(len(prep.logged))
-    weight[prep.weighted] = pareto.smooth(prep.raw_log_weight)
+    weight[prep.weighted] = pareto.smooth(prep.raw_log_weight, prep.audit.tail)
     return _self_normalised(prep, weight)
 
 
@@ -225,8 +226,8 @@ def calibrated_ips(prep: Prepared) -> Score:
         return snips(prep)
     up, down = monotone_weights(prep)
     r = prep.reward
-    a, b = (w * (r - (w * r).sum() / w.sum()) for w in (up, down))
-    spread = ((a - b) ** 2).sum()
-    mix = float(np.clip(-(b * (a - b)).sum() / spread, 0, 1)) if spread > 0 else 0.5
+    a, b = (w * (r - w @ r / w.sum()) for w in (up, down))
+    spread = (a - b) @ (a - b)
+    mix = min(max(float(-(b @ (a - b)) / spread), 0.0), 1.0) if spread > 0 else 0.5
     weight, labelled = mix * up + (1 - mix) * down, prep.weight * prep.logged.label_weight
     return _reweighted(prep, weight, weight, labelled, labelled)

@@ -92,12 +92,11 @@ def khat(log_weight: np.ndarray) -> float:
     return float("nan") if tail is None else tail.shape
 
 
-def smooth(log_weight: np.ndarray) -> np.ndarray:
-    """Pareto-smoothed weights relative to the maximum (n,): the tail is replaced by expected order statistics of the
-    fit, never above the largest raw weight. Weights come back unchanged where k-hat is undefined."""
+def smooth(log_weight: np.ndarray, tail: TailFit | None) -> np.ndarray:
+    """Pareto-smoothed weights relative to the maximum (n,): their `tail` is replaced by expected order statistics of
+    the fit, never above the largest raw weight. Weights come back unchanged where there is none."""
     top = log_weight.max()
     weight = np.exp(log_weight - (top if np.isfinite(top) else 0.0))
-    tail = tail_fit(log_weight)
     if tail is None:
         return weight
     k, p = tail.shape, (np.arange(1, len(tail.rows) + 1) - 0.5) / len(tail.rows)
@@ -122,15 +121,20 @@ def hill(log_weight: np.ndarray, size: int = 50) -> float:
 
 @dataclass(frozen=True)
 class WeightAudit:
-    """Health of *raw* weights: E[w] (an identity: 1), effective sample size (Kish 1965; rows), k-hat (NaN = undefined),
-    rows at the `ceiling`, the largest weight."""
+    """Health of *raw* weights: E[w] (an identity: 1), effective sample size (Kish 1965; rows), their `tail`, rows at
+    the `ceiling`, the largest weight."""
 
     n: int
     mean_weight: float
     ess: float
-    khat: float
+    tail: TailFit | None
     constant: bool
     ceiling: int
+
+    @property
+    def khat(self) -> float:
+        """NaN where it is undefined."""
+        return float("nan") if self.tail is None else self.tail.shape
 
     @property
     def clip_dominated(self) -> bool:
@@ -149,15 +153,15 @@ class WeightAudit:
 
 def audit_weights(log_weight: np.ndarray) -> WeightAudit:
     """The weight audit of `log_weight`."""
-    n, nan = len(log_weight), float("nan")
+    n = len(log_weight)
     if n == 0:
-        return WeightAudit(0, nan, 0.0, nan, False, 0)
+        return WeightAudit(0, float("nan"), 0.0, None, False, 0)
     top = float(log_weight.max())
     if not np.isfinite(top):
-        return WeightAudit(n, 0.0, 0.0, nan, True, n)
+        return WeightAudit(n, 0.0, 0.0, None, True, n)
     w = np.exp(log_weight - top)
     total = float(w.sum())
     with np.errstate(over="ignore"):
         mean = float(np.exp(top + float(np.log(total / n))))
     constant = bool(top - log_weight.min() < NOISE)
-    return WeightAudit(n, mean, total**2 / float(w @ w), khat(log_weight), constant, ceiling_count(log_weight))
+    return WeightAudit(n, mean, total**2 / float(w @ w), tail_fit(log_weight), constant, ceiling_count(log_weight))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
-from typing import Any, TypeVar
+from functools import cached_property, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -13,8 +13,24 @@ from arena10k.analysis import Analysis
 from arena10k.estimation import calibration
 from arena10k.estimation.calibration import CALIBRATIONS, LevelFit
 from arena10k.estimation.data import PolicyData, Rows
+from arena10k.estimation.pareto import WeightAudit, audit_weights
 
 T = TypeVar("T")
+P = ParamSpec("P")
+Of = TypeVar("Of", bound=Any)
+
+
+def shared(function: Callable[Concatenate[Of, P], T]) -> Callable[Concatenate[Of, P], T]:
+    """A function that is computed once per `Prepared`, or context, and arguments: what several estimators share."""
+
+    @wraps(function)
+    def once(of: Of, /, *args: P.args, **more: P.kwargs) -> T:
+        if (key := (function, args, *more.items())) not in of.memo:
+            of.memo[key] = function(of, *args, **more)
+        made: T = of.memo[key]
+        return made
+
+    return once
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +67,11 @@ class Prepared:
     def sample(self, name: str) -> Rows:
         return self.samples[name]
 
-    @property
+    @cached_property
     def logged(self) -> Rows:
         return self.samples["logged"]
 
-    @property
+    @cached_property
     def fresh(self) -> Rows:
         return self.samples["fresh"]
 
@@ -72,7 +88,8 @@ class Prepared:
     @cached_property
     def in_order(self) -> dict[str, bool]:
         """By sample, whether row i is cluster i of all `n_clusters`."""
-        return {name: np.array_equal(rows.cluster, np.arange(self.n_clusters)) for name, rows in self.samples.items()}
+        every = np.arange(self.n_clusters)
+        return {name: len(s) == len(every) and bool((s.cluster == every).all()) for name, s in self.samples.items()}
 
     @cached_property
     def weighted(self) -> np.ndarray:
@@ -84,7 +101,7 @@ class Prepared:
         """The same as 1.0 and 0.0."""
         return self.weighted.astype(np.float64)
 
-    @property
+    @cached_property
     def n_weighted(self) -> int:
         """Logged rows with both a judge score and a log-weight."""
         return int(self.weighted.sum())
@@ -99,6 +116,15 @@ class Prepared:
     def raw_log_weight(self) -> np.ndarray:
         """The log-weights of the rows that have one."""
         return self.log_weight if self.weighted.all() else self.log_weight[self.weighted]
+
+    @cached_property
+    def audit(self) -> WeightAudit:
+        return audit_weights(self.raw_log_weight)
+
+    @cached_property
+    def noisy(self) -> dict[str, Rows]:
+        """The samples in which a score has a variance."""
+        return {name: rows for name, rows in self.samples.items() if rows.judge_var.any()}
 
     @cached_property
     def top(self) -> float:
@@ -123,7 +149,7 @@ class Prepared:
         every = self.complete and not self.is_logging and self.weighted.any()
         return np.ones(len(self.logged), dtype=bool) if every else self.weighted
 
-    @property
+    @cached_property
     def counted_log_weight(self) -> np.ndarray:
         """The log-weights of the counted rows, -inf where lost."""
         return self.log_weight if self.counted.all() else self.log_weight[self.counted]
@@ -166,9 +192,10 @@ class Prepared:
         """Y - f(S) out of fold on the labelled logged rows, 0 on the others."""
         return np.asarray(self.logged.labelled * (self.logged.label_or_zero - self.reward_oof))
 
+    @shared
     def noise_variance(self, name: str) -> np.ndarray:
         """Variance of f(S) that the judge's variance causes, for the rows of sample `name`."""
-        return self.once(("noise", name), lambda p: p.fit.noise_variance(name))
+        return self.fit.noise_variance(name)
 
 
 def prepare(data: PolicyData, kind: str = Analysis.calibration) -> Prepared:
@@ -199,7 +226,7 @@ def _usable(samples: dict[str, Rows], complete: bool) -> dict[str, Rows]:
     missing, labelled = np.isnan(judge), ~np.isnan(label)
     stand_in = 0.5 if missing.all() else float(np.median(judge[~missing]))
     if (missing & labelled).any() and (~missing & labelled).any():
-        levels, (code,) = calibration.level_codes(judge[~missing & labelled])
+        levels, code = calibration.level_codes(judge[~missing & labelled])
         count, total = np.bincount(code), np.bincount(code, weights=label[~missing & labelled])
         off = np.abs(calibration.pava(levels, total, count) - label[missing & labelled].mean())
         near = np.flatnonzero(off <= off.min() + 1e-12)

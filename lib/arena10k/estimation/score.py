@@ -8,7 +8,7 @@ most the terms of its own sample; rows of one cluster of prompts, logged or fres
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -33,16 +33,26 @@ class Term:
     @cached_property
     def total(self) -> np.float64:
         """Sum of the denominators."""
-        return np.float64(self.den.sum())
+        total: np.float64 = self.den.sum()
+        return total
 
     @cached_property
     def value(self) -> float:
         with np.errstate(all="ignore"):
-            return float(np.float64(self.num.sum()) / self.total)
+            return float(self.num.sum() / self.total)
 
-    def scaled(self, factor: float | np.ndarray, den: float | np.ndarray = 1.0) -> Term:
-        """Numerators and slopes times `factor`, denominators times `den`, which may be by row."""
-        return Term(self.sample, factor * self.num, den * self.den, {k: factor * v for k, v in self.slopes.items()})
+    def scaled(self, factor: np.ndarray) -> Term:
+        """Every row times its `factor`."""
+        return Term(self.sample, factor * self.num, factor * self.den, {k: factor * v for k, v in self.slopes.items()})
+
+    @staticmethod
+    def mixed(terms: Sequence[Term], shares: np.ndarray) -> Term:
+        """The sum of terms with one denominator, each times its share."""
+        slopes: dict[str, Any] = {}
+        for term, share in zip(terms, shares, strict=True):
+            slopes |= {k: slopes.get(k, 0.0) + share * v for k, v in term.slopes.items()}
+        num = sum(share * term.num for term, share in zip(terms, shares, strict=True))
+        return Term(terms[0].sample, np.asarray(num), terms[0].den, slopes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +68,7 @@ class Score:
     correction: tuple[Term, ...] = ()
     models: Mapping[str, Fit] = field(default_factory=dict)
     per_prompt: bool = False
-    memo: dict[str, tuple[float, float]] = field(default_factory=dict)
+    memo: dict[str, Any] = field(default_factory=dict)
 
     def by_prompt(self, prep: Prepared) -> Score:
         """The same for the mean over prompts of the mean over a prompt's rows, where prompts have rows in different
@@ -67,7 +77,7 @@ class Score:
         if self.per_prompt or not shares:
             return self
         terms, correction = (
-            tuple(t.scaled(shares[t.sample], shares[t.sample]) if t.sample in shares else t for t in part)
+            tuple(t.scaled(shares[t.sample]) if t.sample in shares else t for t in part)
             for part in (self.terms, self.correction)
         )
         return Score(terms, correction, self.models, True)
@@ -95,26 +105,23 @@ def deviations(prep: Prepared, score: Score, method: str = "jackknife") -> tuple
     clustered factor G/(G-1). Terms that share prompts add up within the prompt, so their covariance is counted.
     """
 
-    def sums(sample: str, values: np.ndarray) -> np.ndarray:
-        """Per prompt; a view of `values` where row i is prompt i."""
-        if prep.in_order[sample]:
-            return values
-        return np.bincount(prep.samples[sample].cluster, weights=values, minlength=prep.n_clusters)
-
     total, smallest = np.zeros(prep.n_clusters), prep.n_clusters
     with np.errstate(all="ignore"):
         for term in score.all_terms:
-            den = sums(term.sample, term.den)
-            inside = den != 0
-            groups = int(np.count_nonzero(inside))
+            num, den = term.num, term.den
+            if not prep.in_order[term.sample]:
+                cluster = prep.samples[term.sample].cluster
+                num, den = (np.bincount(cluster, weights=x, minlength=prep.n_clusters) for x in (num, den))
+            groups = int(np.count_nonzero(den))
             smallest = min(smallest, groups)
             if groups == 0:
                 continue
             dev = den * -term.value
-            dev += sums(term.sample, term.num)
+            dev += num
             dev /= term.total if method == "influence" else term.total - den
             if method == "jackknife":
-                np.subtract(dev, dev.sum() / groups, out=dev, where=inside)
+                mean = dev.sum() / groups
+                dev -= mean if groups == len(dev) else (den != 0) * mean
                 dev *= math.sqrt((groups - 1) / groups)
             else:
                 dev *= math.sqrt(groups / max(groups - 1, 1))
@@ -127,10 +134,10 @@ def calibration_folds(prep: Prepared, score: Score) -> np.ndarray:
     occurs."""
     models = {"f": prep.fit, **score.models} if prep.source else dict(score.models)
     folds = np.zeros(prep.fit.n_folds)
-    for term in score.all_terms:
-        for name, slope in term.slopes.items():
-            if name in models:
-                with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
+        for term in score.all_terms:
+            for name, slope in term.slopes.items():
+                if name in models:
                     folds += models[name].fold_sums(term.sample, slope) / term.total
     return folds
 
@@ -138,9 +145,10 @@ def calibration_folds(prep: Prepared, score: Score) -> np.ndarray:
 def fold_variance(folds: np.ndarray) -> float:
     """(K-1)/K sum_k (theta^(-k) - mean)^2: what training f on few labels adds to the variance, by the jackknife that
     leaves out a fold at a time (Shao & Tu 1995)."""
-    if not np.isfinite(folds).all():
+    if not math.isfinite(folds @ folds):
         return float("inf")
-    return float((len(folds) - 1) / len(folds) * ((folds - folds.mean()) ** 2).sum())
+    apart = folds - folds.sum() / len(folds)
+    return float((len(folds) - 1) / len(folds) * (apart @ apart))
 
 
 def calibration_variance(prep: Prepared, score: Score) -> float:
@@ -155,8 +163,8 @@ def judge_variance(prep: Prepared, score: Score) -> float:
     Slopes under "judge" are with respect to the score itself, whose variance is the judge's.
     """
     total = 0.0
-    for name, rows in prep.samples.items():
-        for model in ("f", "judge") if rows.judge_var.any() else ():
+    for name, rows in prep.noisy.items():
+        for model in ("f", "judge"):
             gradient = np.zeros(len(rows))
             for term in score.all_terms:
                 if term.sample == name and model in term.slopes:
@@ -168,7 +176,7 @@ def judge_variance(prep: Prepared, score: Score) -> float:
     return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimator:
     """A registered estimator: its `function`, and how it is judged.
 

@@ -6,16 +6,18 @@ what the data contradict, and what nothing tests is CAUTION at best.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from arena10k.estimation import ESTIMATORS, Estimator, Score, beliefs, diagnostics, pareto, planning, thresholds
-from arena10k.estimation.beliefs import BiasLimits, residual_limits
+from arena10k.estimation import ESTIMATORS, Estimator, Score, beliefs, pareto, planning, thresholds
+from arena10k.estimation.beliefs import BiasLimits, label_residual
 from arena10k.estimation.calibration import enough_labels
 from arena10k.estimation.context import DOUBTFUL_DRAWS, LOGPROBS_ASKED, PolicyContext
 from arena10k.estimation.intervals import EMPIRICAL_LIKELIHOOD, NO_INTERVAL, Interval, normal, score_interval
+from arena10k.estimation.prepare import shared
 from arena10k.estimation.thresholds import DOUBT, FEW_LABELS, HEAVY_KHAT, MAX_WIDTH, MIN_LABELS
 
 REPORT, CAUTION, REFUSE = "REPORT", "CAUTION", "REFUSE"
@@ -36,17 +38,18 @@ def _worst(*verdicts: str) -> str:
 
 def missing_inputs(ctx: PolicyContext, estimator: Estimator) -> list[str]:
     """Reasons why the estimator has nothing to compute from."""
-    prep = ctx.prep
-    if not len(prep.fresh) + len(prep.logged):  # rows without a score are left out: of those nothing is known to lack
+    prep, fresh = ctx.prep, ctx.prep.fresh
+    drawn, logged = len(fresh) > 0, len(prep.logged) > 0
+    if not drawn and not logged:  # rows without a score are left out: of those nothing is known to lack
         return ["no_judge_scores"]
     checks = {
-        "no_judge_scores": estimator.belief == "judge" and len(prep.fresh) > 0 and not prep.fresh.has_score.any(),
+        "no_judge_scores": estimator.belief == "judge" and drawn and not fresh.has_score.any(),
         "no_log_weights": estimator.uses_weights and prep.n_weighted == 0,
-        "no_fresh_draws": (not estimator.uses_weights or estimator.doubly_robust)
-        and len(prep.fresh) == 0
+        "no_fresh_draws": not drawn
+        and (not estimator.uses_weights or estimator.doubly_robust)
         # The logging policy's logged responses are its own.
-        and not (estimator.judge_scale and prep.is_logging and len(prep.logged)),
-        "no_labels": (estimator.uses_target_labels and not prep.fresh.labelled.any())
+        and not (estimator.judge_scale and prep.is_logging and logged),
+        "no_labels": (estimator.uses_target_labels and not fresh.labelled.any())
         or (estimator.label_residual and not prep.weighted_labels.any()),
     }
     return [reason for reason, absent in checks.items() if absent]
@@ -58,15 +61,13 @@ def _by_number(n: float, reason: str = "few_labels") -> Verdict:
     return verdict, [reason] * int(n < FEW_LABELS)
 
 
-def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Verdict:
+@shared
+def _label_reasons(ctx: PolicyContext, belief: str, uses_target_labels: bool, label_residual: bool) -> Verdict:
     """From the labels: how many, how chosen, and whether they put the number on their scale."""
     prep = ctx.prep
-    if estimator.judge_scale:
-        # Where labels say what a score is worth, the raw mean is no value.
-        return CAUTION if prep.source is None else REFUSE, [NOT_ON_ORACLE_SCALE]
-    if estimator.uses_target_labels:
+    if uses_target_labels:
         rows, (verdict, reasons) = prep.fresh, _by_number(beliefs.label_clusters(prep))
-    elif estimator.label_residual and prep.source is None:
+    elif label_residual and prep.source is None:
         rows, (verdict, reasons) = prep.logged, _by_number(prep.weighted_labels.sum())
     elif prep.source is None:
         samples = (prep.logged, prep.fresh)
@@ -77,13 +78,14 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Verdict:
         rows = prep.sample(prep.source)
         few = bool(rows.labelled.sum() < FEW_LABELS)
         verdict, reasons = CAUTION if few else REPORT, ["few_labels"] * few
-    label, judge = rows.label[rows.labelled > 0], rows.judge[rows.labelled > 0]
+    has = rows.labelled > 0
+    label, judge = rows.label[has], rows.judge[has]
     # Enough labels of one number, of responses between which the judge sees a difference. At an end of the scale that
     # is what rare failures or rare successes look like, and the interval carries the unseen one.
     if len(label) >= FEW_LABELS and 0 < label.min() == label.max() < 1 and np.ptp(judge) > 0:
         verdict, reasons = _worst(verdict, CAUTION), [*reasons, "constant_labels"]
     chances = rows.label_propensity
-    if estimator.belief == "judge" and rows.labelling.kind == "declared" and np.nanmin(chances) < np.nanmax(chances):
+    if belief == "judge" and rows.labelling.kind == "declared" and np.nanmin(chances) < np.nanmax(chances):
         # f is trained on labels as they came: what their chances say of the others is in no residual of it.
         return REFUSE, [*reasons, "unequal_chances"]
     if rows.labelling.kind == "by_score":
@@ -92,6 +94,7 @@ def _label_reasons(ctx: PolicyContext, estimator: Estimator) -> Verdict:
     return verdict, reasons
 
 
+@shared
 def _weight_reasons(ctx: PolicyContext, label_residual: bool) -> Verdict:
     """Of what rests on the belief that weights are right."""
     if ctx.wrong_weights or ctx.audit.clip_dominated:
@@ -104,8 +107,7 @@ def _weight_reasons(ctx: PolicyContext, label_residual: bool) -> Verdict:
     if ctx.doubtful_weights:
         verdict, reasons = _worst(verdict, CAUTION), [*ctx.doubtful_weights, *reasons]
     # A tail to judge: few rows hold much of the weight.
-    share = diagnostics.top_shares(ctx.prep.raw_log_weight)["top_1"]
-    if share >= thresholds.NO_TAIL_SHARE or ctx.audit.ess <= thresholds.AMPLE_ESS * ctx.audit.n:
+    if 1 / ctx.prep.weight.sum() >= thresholds.NO_TAIL_SHARE or ctx.audit.ess <= thresholds.AMPLE_ESS * ctx.audit.n:
         shape = pareto.khat(lw)
         tail = ["khat_high"] if shape >= HEAVY_KHAT else []
         tail += ["khat_undefined"] if np.isnan(shape) and not ctx.audit.constant else []
@@ -127,8 +129,7 @@ def _judge_reasons(ctx: PolicyContext, estimator: Estimator, interval: Interval)
     if not labelled and (ctx.wrong_weights or ctx.unseen):
         return REFUSE, [*ctx.wrong_weights, *["off_support"] * ctx.unseen]
     reasons = ["judge_shift_assumed" if interval.method == beliefs.ASSUMED else "transport_limited_by_labels"]
-    trained = ctx.prep.sample(ctx.prep.source).labelled.sum()
-    if labelled or not ctx.effective_labels < min(FEW_LABELS, trained / 2):
+    if labelled or not ctx.effective_labels < min(FEW_LABELS, ctx.prep.sample(ctx.prep.source).labelled.sum() / 2):
         return CAUTION, reasons
     return (REFUSE if ctx.effective_labels < MIN_LABELS else CAUTION), [*reasons, "calibration_extrapolates"]
 
@@ -155,17 +156,16 @@ def _too_wide(ctx: PolicyContext, estimator: Estimator, interval: Interval) -> b
 
 
 def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: Interval) -> Verdict:
-    """REPORT, CAUTION or REFUSE for one estimate, and why; NOT_ASKED where what it takes was not collected."""
-    missing = missing_inputs(ctx, estimator)
-    if missing:
-        failed = "no_log_weights" in missing and LOGPROBS_ASKED in ctx.facts and len(ctx.data.logged) > 0
-        return REFUSE if failed else NOT_ASKED, missing
-    result, reasons = _label_reasons(ctx, estimator)
-    by_weights = estimator.belief == "weights"
-    if estimator.belief != "labels" and not estimator.judge_scale:
-        key = ("weight reasons", estimator.label_residual)
+    """REPORT, CAUTION or REFUSE for one estimate, and why."""
+    belief, by_weights = estimator.belief, estimator.belief == "weights"
+    if estimator.judge_scale:
+        # Where labels say what a score is worth, the raw mean is no value.
+        result, reasons = CAUTION if ctx.prep.source is None else REFUSE, [NOT_ON_ORACLE_SCALE]
+    else:
+        result, reasons = _label_reasons(ctx, belief, estimator.uses_target_labels, estimator.label_residual)
+    if belief != "labels" and not estimator.judge_scale:
         by_belief, more = (
-            ctx.prep.once(key, lambda _: _weight_reasons(ctx, estimator.label_residual))
+            _weight_reasons(ctx, estimator.label_residual or ctx.prep.source == "logged")
             if by_weights
             else _judge_reasons(ctx, estimator, interval)
         )
@@ -174,7 +174,7 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
         result, reasons = _worst(result, CAUTION), [*reasons, "projected_weights"]
     if doubts := [fact for fact in DOUBTFUL_DRAWS if fact in ctx.facts and fact not in reasons]:
         result, reasons = _worst(result, CAUTION), [*reasons, *doubts]
-    if not np.isfinite(value):
+    if not math.isfinite(value):
         return REFUSE, [*reasons, "not_finite"]
     if not interval.low <= value <= interval.high:
         # Chance takes a sound estimate out of [0, 1]; what the weights allow it must not leave.
@@ -189,6 +189,7 @@ def verdict(ctx: PolicyContext, estimator: Estimator, value: float, interval: In
     return result, reasons
 
 
+@shared
 def _bias_limits(ctx: PolicyContext) -> list[BiasLimits]:
     """What may be left open under the belief in the judge: the limits that labels give, and a stated budget where they
     are few and do not put the judge beyond it."""
@@ -196,15 +197,18 @@ def _bias_limits(ctx: PolicyContext) -> list[BiasLimits]:
         return [BiasLimits(0.0, 0.0)]
     limits, budget, beyond = [], ctx.analysis.judge_shift, False
     if ctx.transport.n_labels >= MIN_LABELS:
-        _, low, high = residual_limits(ctx.prep, (1 + ctx.analysis.confidence) / 2)
-        limits.append(BiasLimits(low, high, labels=True))
-        _, low, high = residual_limits(ctx.prep, DOUBT)
+        of_labels = label_residual(ctx.prep)[1]
+        low, high = of_labels((1 + ctx.analysis.confidence) / 2)
+        limits.append(BiasLimits(max(0.0, -low), max(0.0, high), labels=True))
+        low, high = of_labels(DOUBT)
         beyond = ctx.transport.status == "failed" or low > budget or high < -budget
         beyond |= ctx.transport.n_labels >= FEW_LABELS or ctx.prep.source == "fresh"
     if not beyond:
+        # Of what the log may not show, and of draws without a score, nothing is believed.
         unseen = 1 - ctx.mean_weight[0] if ctx.audit.n and not ctx.wrong_weights else 0.0
         unscored = 1 - ctx.prep.fresh.has_score.mean() if len(ctx.prep.fresh) else 0.0
-        limits.append(BiasLimits(-budget, budget, max(0.0, unseen, unscored)))
+        f, share = ctx.prep.fresh_oof if len(ctx.prep.fresh) else ctx.prep.reward_oof, max(0.0, unseen, unscored)
+        limits.append(BiasLimits(share * float(f.max()) + budget, share * (1 - float(f.min())) + budget))
     return limits
 
 
@@ -219,8 +223,19 @@ def interval_of(ctx: PolicyContext, estimator: Estimator, score: Score) -> Inter
         return beliefs.el_residual_interval(ctx.prep, score, confidence)
     if estimator.belief == "weights":
         return ctx.el
-    limits = ctx.prep.once("bias limits", lambda _: _bias_limits(ctx))
-    return beliefs.transported_interval(ctx.prep, score, limits, confidence)
+    return beliefs.transported_interval(ctx.prep, score, _bias_limits(ctx), confidence)
+
+
+@shared
+def judged(ctx: PolicyContext, estimator: Estimator) -> tuple[float, Interval, str, list[str]]:
+    """Value, interval, verdict and reasons of one estimator; NOT_ASKED where what it takes was not collected."""
+    missing = missing_inputs(ctx, estimator)
+    if missing:
+        failed = "no_log_weights" in missing and LOGPROBS_ASKED in ctx.facts and len(ctx.data.logged) > 0
+        return float("nan"), NO_INTERVAL, REFUSE if failed else NOT_ASKED, missing
+    score = ctx.prep.once(estimator.name, estimator.score)
+    interval = interval_of(ctx, estimator, score)
+    return score.value, interval, *verdict(ctx, estimator, score.value, interval)
 
 
 def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) -> dict[str, Any]:
@@ -228,11 +243,7 @@ def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) ->
 
     `plan` False leaves `labels_needed` out, which takes longer than the rest together.
     """
-    prep, value, interval, needed = ctx.prep, float("nan"), NO_INTERVAL, None
-    if not missing_inputs(ctx, estimator):
-        score = prep.once(estimator.name, estimator.score)
-        value, interval = score.value, interval_of(ctx, estimator, score)
-    result, reasons = verdict(ctx, estimator, value, interval)
+    prep, needed, (value, interval, result, reasons) = ctx.prep, None, judged(ctx, estimator)
     wanted, confidence = ctx.analysis.width, ctx.analysis.confidence
     if plan and result != NOT_ASKED and (result != REPORT or not interval.width <= wanted):
         needed = prep.once("labels needed", lambda _: planning.labels_needed(ctx.pilot, wanted, confidence))
@@ -243,7 +254,7 @@ def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) ->
         "ci_low": interval.low,
         "ci_high": interval.high,
         "verdict": result,
-        "reasons": reasons,
+        "reasons": [*reasons],
         "n_used": prep.n_weighted if estimator.uses_weights else len(prep.fresh) or len(prep.logged),
         "mean_weight": ctx.audit.mean_weight,
         "ess": ctx.audit.ess if ctx.audit.n else None,
@@ -252,15 +263,12 @@ def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) ->
     }
     for key, x in row.items():
         if isinstance(x, float):
-            row[key] = float(x) if np.isfinite(x) else None
+            row[key] = float(x) if math.isfinite(x) else None
     return row
 
 
+@shared
 def own_estimate(ctx: PolicyContext) -> dict[str, Any] | None:
     """The narrowest accepted estimate under the belief in labels alone, as a row; None where there is none."""
-
-    def make(_: Any) -> dict[str, Any] | None:
-        rows = (estimate_row(ctx, e, plan=False) for e in ESTIMATORS.values() if e.belief == "labels")
-        return min((r for r in rows if accepted(r)), key=width_of, default=None)
-
-    return ctx.prep.once("own estimate", make)
+    rows = (estimate_row(ctx, e, plan=False) for e in ESTIMATORS.values() if e.belief == "labels")
+    return min((r for r in rows if accepted(r)), key=width_of, default=None)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import special
 
 from arena10k.analysis import DEFAULT, Analysis
 from arena10k.estimation import ESTIMATORS, N_FOLDS, PolicyData, Rows, Score, deviations
 from arena10k.estimation.context import context
 from arena10k.estimation.headline import headline_row
+from arena10k.estimation.intervals import normal
 from arena10k.estimation.verdicts import CAUTION, REFUSE, REPORT, estimate_row
 
 CLIP = 20.0
@@ -64,26 +65,16 @@ class LogNormal:
 
     def _drawn(self, z: np.ndarray, rng: np.random.Generator) -> Drawn:
         u = _LEVEL + _SLOPE * z + _NOISE * rng.standard_normal(len(z))
-        s = np.asarray(np.round(20 * stats.norm.cdf(u)) / 20)
+        s = np.asarray(np.round(20 * special.ndtr(u)) / 20)
         chance = s * np.where(z > self.sigma / 2, 1 - self._lost, 1.0)
         return s, (rng.random(len(z)) < chance).astype(np.float64), np.ones(len(z))
 
-    def _means(self, centre: float) -> tuple[float, float]:
-        """Mean score where z is N(`centre`, 1), and what of it comes from z > sigma / 2: quadrature over z of the
-        closed-form mean of the rounded score."""
-        z = np.linspace(-8, 8, 4001) + centre
-        density = stats.norm.pdf(z - centre)
-        edges = stats.norm.ppf((np.arange(20) + 0.5) / 20)
-        above = stats.norm.sf((edges[None, :] - _LEVEL - _SLOPE * z[:, None]) / _NOISE)
-        mean = density / density.sum() * above.sum(axis=1) / 20
-        return float(mean.sum()), float(mean[z > self.sigma / 2].sum())
-
     @cached_property
     def _lost(self) -> float:
-        return _loss(self.shift, self._means(self.sigma)[1] - self._means(0.0)[1])
+        return _loss(self.shift, _means(self.sigma, self.sigma)[1] - _means(self.sigma, 0.0)[1])
 
     def truth(self) -> float:
-        mean, favoured = self._means(self.sigma)
+        mean, favoured = _means(self.sigma, self.sigma)
         return mean - self._lost * favoured
 
     def logged(self, n: int, rng: np.random.Generator) -> Drawn:
@@ -92,6 +83,18 @@ class LogNormal:
 
     def fresh(self, m: int, rng: np.random.Generator) -> Drawn:
         return self._drawn(self.sigma + rng.standard_normal(m), rng)
+
+
+@cache
+def _means(sigma: float, centre: float) -> tuple[float, float]:
+    """Of a `LogNormal` the mean score where z is N(`centre`, 1), and what of it comes from z > sigma / 2: quadrature
+    over z of the closed-form mean of the rounded score."""
+    z = np.linspace(-8, 8, 4001) + centre
+    density = np.exp(-((z - centre) ** 2) / 2)
+    edges = special.ndtri((np.arange(20) + 0.5) / 20)
+    above = special.ndtr((_LEVEL + _SLOPE * z[:, None] - edges[None, :]) / _NOISE)
+    mean = density / density.sum() * above.sum(axis=1) / 20
+    return float(mean.sum()), float(mean[z > sigma / 2].sum())
 
 
 class Resampled:
@@ -114,6 +117,9 @@ class Resampled:
         w = np.exp(log_weight - log_weight.max())
         self.score, self.length = score, np.full(len(score), np.nan) if length is None else length
         self._share, self._chance = w / w.sum(), score if chance is None else chance
+        with np.errstate(divide="ignore"):
+            self._log_weight, total = np.log(self._share * len(score)), np.cumsum(self._share)
+        self._up_to = total / total[-1]
         if shift:
             order = np.argsort(log_weight, kind="stable")  # a clone's weights are all equal
             heavy = np.empty(len(order), dtype=bool)
@@ -128,12 +134,10 @@ class Resampled:
 
     def logged(self, n: int, rng: np.random.Generator) -> Drawn:
         rows = rng.integers(0, len(self.score), n)
-        with np.errstate(divide="ignore"):
-            return np.log(self._share[rows] * len(self.score)), *self._drawn(rows, rng)
+        return self._log_weight[rows], *self._drawn(rows, rng)
 
     def fresh(self, m: int, rng: np.random.Generator) -> Drawn:
-        total = np.cumsum(self._share)
-        return self._drawn(np.searchsorted(total / total[-1], rng.random(m), side="right"), rng)
+        return self._drawn(self._up_to.searchsorted(rng.random(m), side="right"), rng)
 
     def _drawn(self, rows: np.ndarray, rng: np.random.Generator) -> Drawn:
         return self.score[rows], (rng.random(len(rows)) < self._chance[rows]).astype(np.float64), self.length[rows]
@@ -215,7 +219,7 @@ def _judged(data: PolicyData, names: Sequence[str], analysis: Analysis) -> list[
         # value +- z sqrt(sum psi^2) / n, without correction, calibration or gate.
         score = ctx.prep.once("snips", ESTIMATORS["snips"].score)
         psi = deviations(ctx.prep, Score(score.terms), "influence")[0]
-        half = stats.norm.isf((1 - analysis.confidence) / 2) * np.sqrt(psi @ psi)
+        half = normal(analysis.confidence) * np.sqrt(psi @ psi)
         low, high = score.value - half, score.value + half
         rows[PLAIN] = {"value": (low + high) / 2, "ci_low": low, "ci_high": high, "verdict": REPORT}
     return [
@@ -241,27 +245,31 @@ def replicate(
     `width` mean over all, `width_accepted` over those not refused; `best_width` 2 z times the standard deviation of the
     value: the width of an interval that is told its own spread.
     """
-    rng, truth, z = np.random.default_rng(seed), population.truth(), stats.norm.isf((1 - analysis.confidence) / 2)
+    rng, truth, z = np.random.default_rng(seed), population.truth(), normal(analysis.confidence)
     drawn = np.array([_judged(draw(population, design, rng), estimators, analysis) for _ in range(replicates)])
-    value, low, high, report, caution = (pd.DataFrame(part) for part in np.moveaxis(drawn, -1, 0))
-    made = value.notna() & low.notna() & high.notna()
-    value, width = value.where(made), (high - low).where(made)
-    covers = ((low <= truth) & (truth <= high)).astype(float).where(made)
+    value, low, high, report, caution = np.moveaxis(drawn, -1, 0)
+    made = ~np.isnan(value + low + high)
+    covers = (low <= truth) & (truth <= high)
+
+    def mean(values: np.ndarray, of: np.ndarray = made) -> np.ndarray:
+        """By estimator over some of its data sets; NaN over none."""
+        return np.asarray(values.sum(axis=0, where=of) / np.where(of.any(axis=0), of.sum(axis=0), np.nan))
+
     return pd.DataFrame(
         {
             "estimator": estimators,
             "replicates": replicates,
             "truth": truth,
-            "bias": value.mean() - truth,
-            "rmse": np.sqrt(((value - truth) ** 2).mean()),
-            "coverage": covers.mean(),
-            "width": width.mean(),
-            "width_accepted": width.where(report + caution > 0).mean(),
-            "best_width": 2 * z * value.std(ddof=0),
-            "report": report.mean(),
-            "held_report": covers.where(report > 0).mean(),
-            "caution": caution.mean(),
-            "held_caution": covers.where(caution > 0).mean(),
-            "refused": (report + caution == 0).mean(),
+            "bias": mean(value) - truth,
+            "rmse": np.sqrt(mean((value - truth) ** 2)),
+            "coverage": mean(covers),
+            "width": mean(high - low),
+            "width_accepted": mean(high - low, made & (report + caution > 0)),
+            "best_width": 2 * z * np.sqrt(mean((value - mean(value)) ** 2)),
+            "report": report.mean(axis=0),
+            "held_report": mean(covers, made & (report > 0)),
+            "caution": caution.mean(axis=0),
+            "held_caution": mean(covers, made & (caution > 0)),
+            "refused": (report + caution == 0).mean(axis=0),
         }
     )
