@@ -150,7 +150,7 @@ def el_score_interval(prep: Prepared, confidence: float = 0.95) -> Interval:
     likelihood, which holds for many, would have nothing left to vary; nor than an unseen label allows: both beyond
     what unseen mass leaves open.
     """
-    reward, base = prep.reward, prep.once("snips", ESTIMATORS["snips"].score)
+    reward, base = prep.reward, ESTIMATORS["snips"].score(prep)
     radii = [bounded_mean_radii(prep.by_cluster(prep.reward[prep.counted]), 0.0, 1.0)(confidence)]
     if prep.source == "logged":
         reward = prep.reward_oof + _spread_residual(prep)

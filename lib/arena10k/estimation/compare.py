@@ -14,9 +14,9 @@ from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.context import PolicyContext
 from arena10k.estimation.headline import belief_of, headline
 from arena10k.estimation.intervals import ByConfidence, Sides, bounded_mean_radii, label_term, normal, student
-from arena10k.estimation.prepare import Prepared
+from arena10k.estimation.prepare import Prepared, shared
 from arena10k.estimation.score import Score, calibration_folds, deviations, fold_variance, judge_variance
-from arena10k.estimation.verdicts import interval_of, own_estimate
+from arena10k.estimation.verdicts import judged, own_estimate
 
 #: What a score was made from, and the score.
 PreparedScore = tuple[Prepared, Score]
@@ -167,30 +167,27 @@ def _cluster_residuals(prep: Prepared, score: Score) -> tuple[float, np.ndarray,
 
 def _score_behind(ctx: PolicyContext, row: Mapping[str, Any]) -> PreparedScore:
     """The score behind a row of estimates.json, with what it was made from."""
-    return ctx.prep, ctx.prep.once(row["estimator"], ESTIMATORS[row["estimator"]].score)
+    return ctx.prep, ESTIMATORS[row["estimator"]].score(ctx.prep)
 
 
 def _deviations(one: Estimated) -> np.ndarray:
     return np.zeros(1) if one[0].data.known is not None else deviations(*_score_behind(*one))[0]
 
 
-def _parts(ctx: PolicyContext, row: Mapping[str, Any]) -> tuple[Sides, Sides]:
-    """How much of a row's radii, below and above its value, is bias, and how much is chance; once for all pairs."""
-
-    def make(_: Prepared) -> tuple[Sides, Sides]:
-        if ctx.data.known is not None:
-            return (0.0, 0.0), (0.0, 0.0)
-        left_open = interval_of(ctx, ESTIMATORS[row["estimator"]], _score_behind(ctx, row)[1]).bias
-        radii = max(0.0, row["value"] - row["ci_low"]), max(0.0, row["ci_high"] - row["value"])
-        bias = min(left_open[0], radii[0]), min(left_open[1], radii[1])
-        return bias, (radii[0] - bias[0], radii[1] - bias[1])
-
-    return ctx.prep.once(("parts", row["estimator"]), make)
+@shared
+def _parts(ctx: PolicyContext, estimator: str) -> tuple[Sides, Sides]:
+    """How much of an estimate's radii, below and above its value, is bias, and how much is chance."""
+    if ctx.data.known is not None:
+        return (0.0, 0.0), (0.0, 0.0)
+    value, interval, *_ = judged(ctx, ESTIMATORS[estimator])
+    radii = max(0.0, value - interval.low), max(0.0, interval.high - value)
+    bias = min(interval.bias[0], radii[0]), min(interval.bias[1], radii[1])
+    return bias, (radii[0] - bias[0], radii[1] - bias[1])
 
 
 def _left_open(a: Estimated, b: Estimated) -> Sides:
     """What the beliefs of both leave open of their difference, below and above it."""
-    (bias_a, _), (bias_b, _) = _parts(*a), _parts(*b)
+    (bias_a, _), (bias_b, _) = _parts(a[0], a[1]["estimator"]), _parts(b[0], b[1]["estimator"])
     return bias_a[0] + bias_b[1], bias_a[1] + bias_b[0]
 
 
@@ -206,7 +203,7 @@ def _by_intervals(a: Estimated, b: Estimated) -> Difference:
     def radius(first: float, second: float) -> float:
         return float(np.sqrt(first**2 + second**2 - 2 * correlation * first * second)) / z
 
-    (_, chance_a), (_, chance_b) = _parts(*a), _parts(*b)
+    (_, chance_a), (_, chance_b) = _parts(a[0], a[1]["estimator"]), _parts(b[0], b[1]["estimator"])
     down, up = radius(chance_a[0], chance_b[1]), radius(chance_a[1], chance_b[0])
     value = a[1]["value"] - b[1]["value"]
     return Difference(value, max(down, up), down, up, float("inf"), bias=_left_open(a, b))

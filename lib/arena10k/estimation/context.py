@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -62,14 +62,11 @@ class PolicyContext:
     policy: str = ""
     judge: str = ""
     clone: bool = False
+    memo: dict[Any, Any] = field(default_factory=dict, init=False)
 
     @property
     def is_logging(self) -> bool:
         return self.prep.is_logging
-
-    @property
-    def memo(self) -> dict[Any, Any]:
-        return self.prep.memo
 
     @property
     def audit(self) -> WeightAudit:
@@ -175,6 +172,11 @@ class PolicyContext:
     def el(self) -> Interval:
         """The interval of whatever re-weights logged rows."""
         return el_score_interval(self.prep, self.analysis.confidence)
+
+    @cached_property
+    def labels_needed(self) -> int | None:
+        """See `planning.labels_needed`."""
+        return planning.labels_needed(self.pilot, self.analysis.width, self.analysis.confidence)
 
     @cached_property
     def pilot(self) -> planning.Pilot:

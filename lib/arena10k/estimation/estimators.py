@@ -156,7 +156,7 @@ def stacking_weights(influence: np.ndarray) -> np.ndarray:
 @register("stacked_dr", belief="judge", uses_weights=True, doubly_robust=True)
 def stacked_dr(prep: Prepared) -> Score:
     """Convex combination of dr_cpo, mrdr and tmle with the smallest influence-function variance, as of CJE (2025)."""
-    members = {name: prep.once(name, ESTIMATORS[name].score) for name in ("dr_cpo", "mrdr", "tmle")}
+    members = {name: ESTIMATORS[name].score(prep) for name in ("dr_cpo", "mrdr", "tmle")}
     influence = np.vstack([deviations(prep, s, "influence")[0] for s in members.values()])
     if not np.isfinite(influence).all():
         return members["dr_cpo"]

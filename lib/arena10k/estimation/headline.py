@@ -11,6 +11,7 @@ import numpy as np
 from arena10k.analysis import Analysis
 from arena10k.estimation import ESTIMATORS
 from arena10k.estimation.context import PolicyContext
+from arena10k.estimation.prepare import shared
 from arena10k.estimation.verdicts import BY_DEFINITION, REPORT, accepted, estimate_row, width_of
 
 #: What an estimate takes to be believed, least first.
@@ -60,13 +61,10 @@ def known_row(value: float) -> dict[str, Any]:
     return row | dict.fromkeys(lacks) | {"n_used": 0}
 
 
+@shared
 def headline(ctx: PolicyContext) -> dict[str, Any] | None:
     """The same from a policy's context, as a row of estimates.json."""
-
-    def make(_: Any) -> dict[str, Any] | None:
-        if ctx.data.known is not None:
-            return known_row(ctx.data.known)
-        rows = [estimate_row(ctx, e, plan=False) for e in ESTIMATORS.values() if not e.judge_scale]
-        return headline_row(rows, ctx.analysis.belief, ctx.prep.is_logging)
-
-    return ctx.prep.once("headline", make)
+    if ctx.data.known is not None:
+        return known_row(ctx.data.known)
+    rows = [estimate_row(ctx, e, plan=False) for e in ESTIMATORS.values() if not e.judge_scale]
+    return headline_row(rows, ctx.analysis.belief, ctx.prep.is_logging)

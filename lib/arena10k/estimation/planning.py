@@ -129,7 +129,7 @@ def direct_plan(
     if prep.source is None or len(prep.fresh) == 0:
         return []
     there = int(prep.sample(prep.source).labelled.sum()), len(prep.fresh)
-    present = score_interval(prep, prep.once("direct", ESTIMATORS["direct"].score), confidence)
+    present = score_interval(prep, ESTIMATORS["direct"].score(prep), confidence)
     rows = []
     for width in widths:
         factor = (2 * present.se * student(confidence, present.df) / float(width)) ** 2

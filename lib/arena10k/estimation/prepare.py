@@ -48,14 +48,7 @@ class Prepared:
     source: str | None
     is_logging: bool
     complete: bool = False
-    memo: dict[Any, Any] = field(default_factory=dict)
-
-    def once(self, key: Any, make: Callable[[Prepared], T]) -> T:
-        """`make(self)`, computed the first time `key` is asked for: what several estimators share."""
-        if key not in self.memo:
-            self.memo[key] = make(self)
-        made: T = self.memo[key]
-        return made
+    memo: dict[Any, Any] = field(default_factory=dict, init=False)
 
     def forget(self) -> None:
         """Free what was derived: asked for again, it is computed again."""

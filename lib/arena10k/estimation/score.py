@@ -17,7 +17,7 @@ import numpy as np
 
 from arena10k.errors import ArenaError
 from arena10k.estimation.calibration import Fit, adder
-from arena10k.estimation.prepare import Prepared
+from arena10k.estimation.prepare import Prepared, shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,15 +197,20 @@ class Estimator:
     biased: bool = False
 
     def score(self, prep: Prepared) -> Score:
-        """What the function declares; ArenaError where that is no `Score`."""
-        given = self.function(prep)
-        if not isinstance(given, Score):
-            raise ArenaError(
-                f"estimator {self.name!r} ({self.function.__qualname__} in {self.function.__module__}) returned "
-                f"{type(given).__name__}, not a Score: return Score((Term(sample, numerators, denominators),)), with "
-                "both by row, so that an interval can be derived (docs/extend.md, An estimator)"
-            )
-        return given.by_prompt(prep)
+        """What the function declares, asked for once; ArenaError where that is no `Score`."""
+        return _declared(prep, self)
+
+
+@shared
+def _declared(prep: Prepared, estimator: Estimator) -> Score:
+    given, function = estimator.function(prep), estimator.function
+    if not isinstance(given, Score):
+        raise ArenaError(
+            f"estimator {estimator.name!r} ({function.__qualname__} in {function.__module__}) returned "
+            f"{type(given).__name__}, not a Score: return Score((Term(sample, numerators, denominators),)), with "
+            "both by row, so that an interval can be derived (docs/extend.md, An estimator)"
+        )
+    return given.by_prompt(prep)
 
 
 ESTIMATORS: dict[str, Estimator] = {}

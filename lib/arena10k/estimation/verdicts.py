@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from arena10k.estimation import ESTIMATORS, Estimator, Score, beliefs, pareto, planning, thresholds
+from arena10k.estimation import ESTIMATORS, Estimator, Score, beliefs, pareto, thresholds
 from arena10k.estimation.beliefs import BiasLimits, label_residual
 from arena10k.estimation.calibration import enough_labels
 from arena10k.estimation.context import DOUBTFUL_DRAWS, LOGPROBS_ASKED, PolicyContext
@@ -233,7 +233,7 @@ def judged(ctx: PolicyContext, estimator: Estimator) -> tuple[float, Interval, s
     if missing:
         failed = "no_log_weights" in missing and LOGPROBS_ASKED in ctx.facts and len(ctx.data.logged) > 0
         return float("nan"), NO_INTERVAL, REFUSE if failed else NOT_ASKED, missing
-    score = ctx.prep.once(estimator.name, estimator.score)
+    score = estimator.score(ctx.prep)
     interval = interval_of(ctx, estimator, score)
     return score.value, interval, *verdict(ctx, estimator, score.value, interval)
 
@@ -244,9 +244,8 @@ def estimate_row(ctx: PolicyContext, estimator: Estimator, plan: bool = True) ->
     `plan` False leaves `labels_needed` out, which takes longer than the rest together.
     """
     prep, needed, (value, interval, result, reasons) = ctx.prep, None, judged(ctx, estimator)
-    wanted, confidence = ctx.analysis.width, ctx.analysis.confidence
-    if plan and result != NOT_ASKED and (result != REPORT or not interval.width <= wanted):
-        needed = prep.once("labels needed", lambda _: planning.labels_needed(ctx.pilot, wanted, confidence))
+    if plan and result != NOT_ASKED and (result != REPORT or not interval.width <= ctx.analysis.width):
+        needed = ctx.labels_needed
     row: dict[str, Any] = {
         "estimator": estimator.name,
         "value": value,

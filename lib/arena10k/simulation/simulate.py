@@ -217,7 +217,7 @@ def _judged(data: PolicyData, names: Sequence[str], analysis: Analysis) -> list[
         rows[HEADLINE] = headline_row(rows.values(), analysis.belief, ctx.prep.is_logging) or {"verdict": REFUSE}
     if PLAIN in names:
         # value +- z sqrt(sum psi^2) / n, without correction, calibration or gate.
-        score = ctx.prep.once("snips", ESTIMATORS["snips"].score)
+        score = ESTIMATORS["snips"].score(ctx.prep)
         psi = deviations(ctx.prep, Score(score.terms), "influence")[0]
         half = normal(analysis.confidence) * np.sqrt(psi @ psi)
         low, high = score.value - half, score.value + half
