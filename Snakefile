@@ -14,6 +14,7 @@ INDEX = paths.reports_dir(RUN) / "index.html"
 ARENA = shlex.join(warm.command([sys.executable, "-m", "arena10k"]))
 STAGES = stages.of(PARAMS)
 READS = stages.reads(PARAMS)
+WAITING = stages.waiting(STAGES)
 CELLS = sum(bool(stage.cell) for stage in STAGES.values())
 OPTIONS = shlex.join([f"--params={PARAMS_FILE}", f"--run={config.get('run') or ''}"])
 
@@ -44,6 +45,7 @@ for STAGE in STAGES.values():
             command=shlex.join(["stage", STAGE.name, "--quietly"]),
             # What the stage reads of the params: a change re-runs it, a change elsewhere in the file does not.
             reads=digest(READS[STAGE.name]),
+        priority: WAITING[STAGE.name]
         # Few cells share the cores among them; many run side by side, one core each.
         threads: max(1, (workflow.cores or 1) // CELLS) if STAGE.cell else 1
         # On a cluster, too, models are asked from here: the endpoint and the store are.

@@ -21,7 +21,8 @@ from arena10k.errors import ArenaError
 #: `collecting`: stages that ask models share the endpoint, and go one after another. A profile would be announced.
 _OPTIONS = [
     "--workflow-profile", "none", "--nolock", "--keep-going", "--rerun-incomplete", "--resources", "collecting=1",
-    "--rerun-triggers", "mtime", "params", "input", "--quiet", "all", "--max-checksum-file-size", "100000000",
+    "--scheduler", "greedy", "--rerun-triggers", "mtime", "params", "input", "--quiet", "all",
+    "--max-checksum-file-size", "100000000",
 ]  # fmt: skip
 
 

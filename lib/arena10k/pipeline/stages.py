@@ -117,6 +117,15 @@ def of(params: Params) -> dict[str, Stage]:
     return known | made | {summary.name: replace(summary, needs=(*summary.needs, *cells))}
 
 
+def waiting(planned: dict[str, Stage]) -> dict[str, int]:
+    """By stage, how many others wait for it, directly or not: what most wait for goes first."""
+    after: dict[str, set[str]] = {name: set() for name in planned}
+    for name, stage in reversed(planned.items()):
+        for need in stage.needs:
+            after[need] |= {name} | after[name]
+    return {name: len(others) for name, others in after.items()}
+
+
 def reads(params: Params) -> dict[str, dict[str, Any]]:
     """By stage, what it reads of the params: a change re-runs it. Of the matrix a cell reads what all cells share."""
     out = {}
