@@ -128,8 +128,11 @@ class Endpoint:
 
         async def post() -> dict[str, Any]:
             await self.limits.pace(request)
-            url, content = self._url(request.path), orjson.dumps(request.body)
-            asked = httpx2.Request("POST", url, headers=self._headers, content=content, extensions=self._timeout)
+            # Its own headers and those of the content are left to the transport, ours are encoded once.
+            content = httpx2.ByteStream(orjson.dumps(request.body))
+            asked = httpx2.Request("POST", self._url(request.path), stream=content, extensions=self._timeout)
+            asked.headers = self._headers
+            asked.read()
             answer = await self.http.send(asked)
             if not answer.is_success:
                 raise _refused(answer)

@@ -21,7 +21,7 @@ import orjson
 
 from arena10k.collection.ledger import SCHEMA as LEDGER_SCHEMA
 from arena10k.collection.ledger import Ledger
-from arena10k.collection.records import ATTEMPT, COLUMNS, INDEXES, KEY, LATER, SCHEMA, UPSERT, Record, Row
+from arena10k.collection.records import ATTEMPT, COLUMNS, INDEXES, KEY, KEYS, LATER, SCHEMA, UPSERT, Record, Row
 from arena10k.errors import ArenaError
 
 T = TypeVar("T")
@@ -206,9 +206,15 @@ class Store:
 
     def outcome(self, job: str, prompt_id: str, request_hash: str) -> str | None:
         """None where there is no record, else the word ok, `QUARANTINED`, or the error's code."""
-        query = f"SELECT CASE WHEN quarantine IS NULL THEN COALESCE(code, 'ok') ELSE ? END FROM records WHERE {KEY}"
-        row = self._db.execute(query, (QUARANTINED, job, prompt_id, request_hash)).fetchone()
-        return row[0] if row else None
+        return self.standing([(job, prompt_id, request_hash)])[0][0]
+
+    def standing(self, rows: list[Row]) -> list[tuple[str | None, bool]]:
+        """Of each row its `outcome`, and whether a batch owes it: at once, as every query takes a while to begin."""
+        key = ", ".join(f"json_extract(value, '$[{i}]') AS {name}" for i, name in enumerate(KEYS))
+        query = f"""SELECT IIF(quarantine IS NULL, COALESCE(code, status), '{QUARANTINED}'), token IS NOT NULL
+                    FROM (SELECT key, {key} FROM json_each(?)) LEFT JOIN records USING ({", ".join(KEYS)})
+                    LEFT JOIN batch_tasks USING ({", ".join(KEYS)}) ORDER BY key"""
+        return list(map(tuple, self._db.execute(query, (orjson.dumps(rows).decode(),))))
 
     def rows(self, job: str | None = None, policy: str = "", holding: str = "") -> Iterator[dict[str, Any]]:
         """Records as dicts with the payload decoded, ordered by job and prompt; of one job or all, and where it is

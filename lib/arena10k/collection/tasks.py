@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -22,6 +23,8 @@ CHAT, COMPLETIONS = "/chat/completions", "/completions"
 CHARACTERS_PER_TOKEN = 4
 #: The first tasks of every job, provider and model are tried before any bulk work.
 PREFLIGHT = 5
+#: Tasks that are made and looked up together; no more, for what is in flight waits meanwhile.
+_AHEAD = 32
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,8 @@ class Survey:
 def survey(store: Store, tasks: Iterable[Task], again: Again) -> Survey:
     """Go through all tasks once, without holding them."""
     out = Survey()
-    for task in tasks:
+    for task, outcome, batched in _looked_up(store, tasks):
         out.outcome.total += 1
-        outcome = store.outcome(*task.row)
-        batched = store.batches.holding(task.row) is not None
         if batched or again.asks(outcome):
             out.pending[task.provider] += 1
             out.models.setdefault(task.provider, set()).add(task.model)
@@ -166,12 +167,19 @@ def survey(store: Store, tasks: Iterable[Task], again: Again) -> Survey:
 def pending(store: Store, tasks: Tasks, provider: str, again: Again) -> Iterator[Task]:
     """A provider's tasks that are to be asked and not in a batch: never-tried ones first, then those asked again."""
     tried: set[Key] = set()
-    for task in (task for task in tasks() if task.provider == provider and not store.batches.holding(task.row)):
-        outcome = store.outcome(*task.row)
-        if outcome is None:
+    for task, outcome, batched in _looked_up(store, (task for task in tasks() if task.provider == provider)):
+        if outcome is None and not batched:
             yield task
-        elif again.asks(outcome):
+        elif again.asks(outcome) and not batched:
             tried.add((task.prompt_id, task.request_hash))
     if tried:
         own = (task for task in tasks() if task.provider == provider)
         yield from (task for task in own if (task.prompt_id, task.request_hash) in tried)
+
+
+def _looked_up(store: Store, tasks: Iterable[Task]) -> Iterator[tuple[Task, str | None, bool]]:
+    """Tasks with their outcome and whether a batch owes them, of the next few looked up together."""
+    left = iter(tasks)
+    while some := list(islice(left, _AHEAD)):
+        standing = store.standing([task.row for task in some])
+        yield from ((task, *stands) for task, stands in zip(some, standing, strict=True))
