@@ -53,6 +53,7 @@ class Store:
         db = sqlite3.connect(path, isolation_level=None, timeout=60, check_same_thread=False)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: whoever collects waits for the disk meanwhile
         db.executescript(SCHEMA + LEDGER_SCHEMA)
         there = {row[1] for row in db.execute("PRAGMA table_info(attempts)")}
         for column in (column for column in LATER if column not in there):

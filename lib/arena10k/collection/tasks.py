@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -79,7 +79,7 @@ class Task(Cell):
 
     @property
     def key(self) -> dict[str, Any]:
-        return {column.name: getattr(self, column.name) for column in fields(Cell)}
+        return {name: getattr(self, name) for name in Cell.__dataclass_fields__}
 
 
 #: Sees every new measurement of a collection; an ArenaError that it raises stops the run.
