@@ -209,10 +209,11 @@ class Store:
         """None where there is no record, else the word ok, `QUARANTINED`, or the error's code."""
         return self.standing([(job, prompt_id, request_hash)])[0][0]
 
-    def standing(self, rows: list[Row]) -> list[tuple[str | None, bool]]:
-        """Of each row its `outcome`, and whether a batch owes it: at once, as every query takes a while to begin."""
+    def standing(self, rows: list[Row]) -> list[tuple[str | None, str | None]]:
+        """Of each row its `outcome`, and the token of the batch that owes it, None where none does: of many at once, as
+        every query takes a while to begin."""
         key = ", ".join(f"json_extract(value, '$[{i}]') AS {name}" for i, name in enumerate(KEYS))
-        query = f"""SELECT IIF(quarantine IS NULL, COALESCE(code, status), '{QUARANTINED}'), token IS NOT NULL
+        query = f"""SELECT IIF(quarantine IS NULL, COALESCE(code, status), '{QUARANTINED}'), token
                     FROM (SELECT key, {key} FROM json_each(?)) LEFT JOIN records USING ({", ".join(KEYS)})
                     LEFT JOIN batch_tasks USING ({", ".join(KEYS)}) ORDER BY key"""
         return list(map(tuple, self._db.execute(query, (orjson.dumps(rows).decode(),))))

@@ -145,12 +145,12 @@ class Survey:
 def survey(store: Store, tasks: Iterable[Task], again: Again) -> Survey:
     """Go through all tasks once, without holding them."""
     out = Survey()
-    for task, outcome, batched in _looked_up(store, tasks):
+    for task, outcome, batch in _looked_up(store, tasks):
         out.outcome.total += 1
-        if batched or again.asks(outcome):
+        if batch or again.asks(outcome):
             out.pending[task.provider] += 1
             out.models.setdefault(task.provider, set()).add(task.model)
-            if not batched:
+            if not batch:
                 probes = out.probes.setdefault((task.job, f"{task.provider} {task.model}"), [])
                 if len(probes) < PREFLIGHT:
                     probes.append(task)
@@ -167,18 +167,20 @@ def survey(store: Store, tasks: Iterable[Task], again: Again) -> Survey:
 def pending(store: Store, tasks: Tasks, provider: str, again: Again) -> Iterator[Task]:
     """A provider's tasks that are to be asked and not in a batch: never-tried ones first, then those asked again."""
     tried: set[Key] = set()
-    for task, outcome, batched in _looked_up(store, (task for task in tasks() if task.provider == provider)):
-        if outcome is None and not batched:
+    for task, outcome, batch in _looked_up(store, (task for task in tasks() if task.provider == provider)):
+        if batch:
+            continue
+        if outcome is None:
             yield task
-        elif again.asks(outcome) and not batched:
+        elif again.asks(outcome):
             tried.add((task.prompt_id, task.request_hash))
     if tried:
         own = (task for task in tasks() if task.provider == provider)
         yield from (task for task in own if (task.prompt_id, task.request_hash) in tried)
 
 
-def _looked_up(store: Store, tasks: Iterable[Task]) -> Iterator[tuple[Task, str | None, bool]]:
-    """Tasks with their outcome and whether a batch owes them, of the next few looked up together."""
+def _looked_up(store: Store, tasks: Iterable[Task]) -> Iterator[tuple[Task, str | None, str | None]]:
+    """Tasks with their outcome and the batch that owes them, of the next few looked up together."""
     left = iter(tasks)
     while some := list(islice(left, _AHEAD)):
         standing = store.standing([task.row for task in some])
