@@ -212,11 +212,11 @@ class Store:
     def standing(self, rows: list[Row]) -> list[tuple[str | None, str | None]]:
         """Of each row its `outcome`, and the token of the batch that owes it, None where none does: of many at once, as
         every query takes a while to begin."""
-        key = ", ".join(f"json_extract(value, '$[{i}]') AS {name}" for i, name in enumerate(KEYS))
-        query = f"""SELECT IIF(quarantine IS NULL, COALESCE(code, status), '{QUARANTINED}'), token
-                    FROM (SELECT key, {key} FROM json_each(?)) LEFT JOIN records USING ({", ".join(KEYS)})
-                    LEFT JOIN batch_tasks USING ({", ".join(KEYS)}) ORDER BY key"""
-        return list(map(tuple, self._db.execute(query, (orjson.dumps(rows).decode(),))))
+        asked, key = ", ".join(f"({place}, ?, ?, ?)" for place in range(len(rows))), ", ".join(KEYS)
+        query = f"""WITH asked (place, {key}) AS (VALUES {asked})
+                    SELECT IIF(quarantine IS NULL, COALESCE(code, status), '{QUARANTINED}'), token FROM asked
+                    LEFT JOIN records USING ({key}) LEFT JOIN batch_tasks USING ({key}) ORDER BY place"""
+        return list(map(tuple, self._db.execute(query, tuple(chain.from_iterable(rows)))))
 
     def rows(self, job: str | None = None, policy: str = "", holding: str = "") -> Iterator[dict[str, Any]]:
         """Records as dicts with the payload decoded, ordered by job and prompt; of one job or all, and where it is
