@@ -141,7 +141,7 @@ def chat_response(answers: list[dict[str, Any]], token_ids: bool) -> Measurement
     counted = (answer.get("usage") or {}).get("prompt_tokens")
     if not prompt_ids or ids is None:
         raise invalid("no_token_ids", "the endpoint is declared to return token ids and did not")
-    if any(type(i) is not int or i < 0 for i in (*prompt_ids, *ids)):
+    if {*map(type, prompt_ids), *map(type, ids)} != {int} or min((*prompt_ids, *ids)) < 0:
         raise invalid("no_token_ids", "what stands for token ids are not whole numbers")
     if values and len(ids) != len(values):
         raise invalid("length_mismatch", f"{len(ids)} token ids with {len(values)} log-probs")

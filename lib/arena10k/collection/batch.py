@@ -198,7 +198,7 @@ class Batches:
     def _batched(self) -> Iterator[tuple[str, Task]]:
         """The provider's tasks that are in a batch, each with the batch's token."""
         own = (task for task in self.engine.tasks() if task.provider == self.endpoint.name)
-        return ((token, task) for task in own if (token := self.ledger.holding(task.row)))
+        return ((token, task) for task in own if (token := self.engine.store.standing([task.row])[0][1]))
 
     # Handing over
 

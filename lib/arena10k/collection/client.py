@@ -119,7 +119,9 @@ class Endpoint:
         # The SDK takes them from its own environment variables: they go to whom the params name.
         self.client.organization = self.client.project = None
         self._headers = httpx2.Headers({**self.http.headers, "Authorization": f"Bearer {key}"})
-        self._headers.update({key: said for key, said in self.client.default_headers.items() if isinstance(said, str)})
+        own = {key: said for key, said in self.client.default_headers.items() if isinstance(said, str)}
+        # What the SDK would tell of this machine concerns nobody.
+        self._headers.update({key: said for key, said in own.items() if not key.startswith("X-Stainless-")})
         self._timeout = {"timeout": httpx2.Timeout(provider.timeout_seconds).as_dict()}
         self._url = functools.cache(lambda path: httpx2.URL(base_url.rstrip("/") + path))
 
@@ -128,8 +130,11 @@ class Endpoint:
 
         async def post() -> dict[str, Any]:
             await self.limits.pace(request)
-            url, content = self._url(request.path), orjson.dumps(request.body)
-            asked = httpx2.Request("POST", url, headers=self._headers, content=content, extensions=self._timeout)
+            # Its own headers and those of the content are left to the transport, ours are encoded once.
+            content = httpx2.ByteStream(orjson.dumps(request.body))
+            asked = httpx2.Request("POST", self._url(request.path), stream=content, extensions=self._timeout)
+            asked.headers = self._headers
+            asked.read()
             answer = await self.http.send(asked)
             if not answer.is_success:
                 raise _refused(answer)

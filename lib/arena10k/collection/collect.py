@@ -33,6 +33,8 @@ from arena10k.params.config import Params
 #: The circuit breaker: more than this share of the last fresh requests of one job, policy and model failing for good
 #: stops the run.
 BREAKER_WINDOW, BREAKER_SHARE = 50, 0.5
+#: Objects that are made, and not given up, before some are looked for that nothing holds any more.
+_GARBAGE = 50_000
 #: What reading an answer of another shape than the API's raises.
 _MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError)
 
@@ -93,11 +95,14 @@ class Engine:
 
     def run(self, pilot: bool = False) -> None:
         """Run to the end, also inside Jupyter, whose own event loop is already running in this thread."""
-        # Answers are many small objects: what is loaded already is not gone through for each few of them.
+        # Answers are many small objects and no cycles: neither they nor what is loaded are gone through for each few.
+        before = gc.get_threshold()
         gc.freeze()
+        gc.set_threshold(_GARBAGE)
         try:
             self._run(pilot)
         finally:
+            gc.set_threshold(*before)
             gc.unfreeze()
 
     def _run(self, pilot: bool) -> None:
@@ -234,7 +239,7 @@ class Engine:
 
     def _keep(self, task: Task, result: Result, answers: list[dict[str, Any]], seconds: float | None) -> None:
         """Store an outcome. Records that become ready in one turn of the event loop share a commit."""
-        news = _is_news(result, self.store.outcome(*task.row))
+        news = isinstance(result, CallError) and _is_news(result, self.store.outcome(*task.row))
         counts = {
             key: sum((answer.get("usage") or {}).get(key) or 0 for answer in answers) if answers else None
             for key in ("prompt_tokens", "completion_tokens")  # `answers.checked`: an object of counts

@@ -77,13 +77,13 @@ def _of_echo(answer: dict[str, Any]) -> tuple[dict[str, Any], list[Any], int | N
 def check_logprobs(values: list[Any]) -> list[float]:
     """Token log-probs as floats (nats): each present (``null_in_response``), finite (``not_finite``) and at most
     `CEILING` (``positive``)."""
-    if any(v is None for v in values):
+    if None in values:
         raise invalid("null_in_response", f"token {values.index(None)} of {len(values)} has no log-prob")
-    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in values):
+    if not {*map(type, values)} <= {int, float} or not all(map(math.isfinite, values)):
         raise invalid("not_finite", "a token's log-prob is not a finite number")
-    if any(v > CEILING for v in values):
+    if max(values, default=0.0) > CEILING:
         raise invalid("positive", f"a token's log-prob is {max(values):.4g}, above 0")
-    return [float(v) for v in values]
+    return list(map(float, values))
 
 
 def check_structure(tokens: list[float], total: float) -> None:

@@ -26,13 +26,13 @@ AUDITED_PROMPTS = 100
 
 def tasks(params: Params, prompts: pd.DataFrame) -> Iterator[Task]:
     """One task per policy, draw and prompt: by the second draw a server that caches prompts knows them all."""
-    current, replays = contexts(params), Replays()
+    current, replays, rows = contexts(params), Replays(), prompts[["prompt_id", "prompt"]].astype(object)
     for policy in (p for p in policies(params).values() if not p.is_imported):
         provider = params.providers[policy.params.provider]
         can = provider.capabilities
         context = current[RESPONSES, policy.name]
         for draw in range(params.responses.draws):
-            for row in prompts.itertuples():
+            for row in rows.itertuples():
                 seed = policy.seed(params.seed, row.prompt_id, draw)
                 audited = draw == 0 and row.Index < AUDITED_PROMPTS and can.top_logprobs > 1
                 asked, request, read = _asked(policy, provider, row.prompt, seed, audited)

@@ -46,12 +46,12 @@ Reading = list[tuple[float, float]]
 
 def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]:
     """One task per response and judge; a judge grades only the first `draws` draws of each policy."""
-    by_id, current = prompts.set_index("prompt_id"), contexts(params)
+    by_id, current = prompts.set_index("prompt_id").to_dict("index"), contexts(params)
     for row in responses(params, store, *judging(params)):
         for name, judge in params.judges.items():
             if row["draw"] < judge.draws and can_grade(params, judge, row):
                 context = current[JUDGE + name, row["policy"]]
-                yield task(params, judge, JUDGE + name, context, row, by_id.loc[row["prompt_id"]])
+                yield task(params, judge, JUDGE + name, context, row, by_id[row["prompt_id"]])
 
 
 def responses(params: Params, store: Store, *jobs: str) -> Iterator[dict[str, Any]]:
@@ -73,7 +73,9 @@ def can_grade(params: Params, grader: AnyGrader, row: dict[str, Any]) -> bool:
     return is_pair or not isinstance(grader, PairGrader)
 
 
-def task(params: Params, grader: AnyGrader, job: str, context: str, row: dict[str, Any], prompt: pd.Series) -> Task:
+def task(
+    params: Params, grader: AnyGrader, job: str, context: str, row: dict[str, Any], prompt: dict[str, Any]
+) -> Task:
     """The task of one score or label: `row` is one of `responses`, `context` that of the score. A `prompt` without a
     known answer has an empty reference."""
     reference = "" if pd.isna(prompt["answer"]) else prompt["answer"]

@@ -68,7 +68,7 @@ def tasks(params: Params, prompts: pd.DataFrame, store: Store) -> Iterator[Task]
     if (grader := params.oracle.grader) is None:
         return
     wanted, current = labels_wanted(params, prompts.prompt_id)[ORACLE], contexts(params)
-    by_id = prompts.set_index("prompt_id")
+    by_id = prompts.set_index("prompt_id").to_dict("index")
     for row in judge.responses(params, store, ORACLE):
         if (row["policy"], row["prompt_id"], row["draw"]) in wanted and judge.can_grade(params, grader, row):
-            yield judge.task(params, grader, ORACLE, current[ORACLE, row["policy"]], row, by_id.loc[row["prompt_id"]])
+            yield judge.task(params, grader, ORACLE, current[ORACLE, row["policy"]], row, by_id[row["prompt_id"]])

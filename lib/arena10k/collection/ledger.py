@@ -66,11 +66,6 @@ class Ledger:
     def entry(self, token: str) -> Entry:
         return Entry(*self._db.execute("SELECT * FROM batches WHERE token = ?", (token,)).fetchone())
 
-    def holding(self, row: Row) -> str | None:
-        """The token of the batch that owes this task."""
-        held = self._db.execute(f"SELECT token FROM batch_tasks WHERE {KEY}", row).fetchone()
-        return held[0] if held else None
-
     def owing(self, provider: str) -> bool:
         """Whether any batch of the provider owes anything."""
         query = "SELECT EXISTS (SELECT 1 FROM batch_tasks JOIN batches USING (token) WHERE provider = ?)"

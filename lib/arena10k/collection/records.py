@@ -9,7 +9,8 @@ from typing import Any
 
 #: The primary key of a record: job, prompt_id, request_hash.
 Row = tuple[str, str, str]
-KEY = "job = ? AND prompt_id = ? AND request_hash = ?"
+KEYS = ("job", "prompt_id", "request_hash")
+KEY = " AND ".join(f"{name} = ?" for name in KEYS)
 COLUMNS = {
     "job": "TEXT NOT NULL", "prompt_id": "TEXT NOT NULL", "request_hash": "TEXT NOT NULL",
     "policy": "TEXT NOT NULL", "draw": "INTEGER NOT NULL", "fingerprint": "TEXT NOT NULL", "context": "TEXT NOT NULL",
@@ -32,7 +33,7 @@ CREATE TABLE IF NOT EXISTS records (
   CHECK ((status = 'ok' AND value IS NOT NULL AND code IS NULL)
       OR (status = 'error' AND value IS NULL AND code IS NOT NULL)),
   CHECK (quarantine IS NULL OR status = 'ok')
-) WITHOUT ROWID;
+);
 CREATE TABLE IF NOT EXISTS attempts (
   id INTEGER PRIMARY KEY, job TEXT NOT NULL, prompt_id TEXT NOT NULL, request_hash TEXT NOT NULL,
   status TEXT NOT NULL, value, code TEXT, detail TEXT, created REAL NOT NULL,
@@ -45,7 +46,7 @@ _ADDED_UP = {
     c: f"CASE WHEN records.{c} IS NULL THEN excluded.{c} ELSE records.{c} + COALESCE(excluded.{c}, 0) END"
     for c in ("attempts", "prompt_tokens", "completion_tokens")
 }
-_CHANGES = {c: _ADDED_UP.get(c, f"excluded.{c}") for c in COLUMNS if c not in ("job", "prompt_id", "request_hash")}
+_CHANGES = {c: _ADDED_UP.get(c, f"excluded.{c}") for c in COLUMNS if c not in KEYS}
 UPSERT = f"""
 INSERT INTO records ({", ".join(COLUMNS)}) VALUES ({", ".join(":" + c for c in COLUMNS)})
 ON CONFLICT (job, prompt_id, request_hash) DO UPDATE SET {", ".join(f"{c} = {to}" for c, to in _CHANGES.items())}

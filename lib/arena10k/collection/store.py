@@ -23,7 +23,7 @@ import orjson
 from arena10k.collection import tallies
 from arena10k.collection.ledger import SCHEMA as LEDGER_SCHEMA
 from arena10k.collection.ledger import Ledger
-from arena10k.collection.records import ATTEMPT, COLUMNS, INDEXES, KEY, LATER, SCHEMA, UPSERT, Record, Row
+from arena10k.collection.records import ATTEMPT, COLUMNS, INDEXES, KEY, KEYS, LATER, SCHEMA, UPSERT, Record, Row
 from arena10k.errors import ArenaError
 
 T = TypeVar("T")
@@ -56,6 +56,7 @@ class Store:
         db = sqlite3.connect(path, isolation_level=None, timeout=60, check_same_thread=False)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: whoever collects waits for the disk meanwhile
         db.executescript(SCHEMA + LEDGER_SCHEMA)
         there = {row[1] for row in db.execute("PRAGMA table_info(attempts)")}
         for column in (column for column in LATER if column not in there):
@@ -227,9 +228,16 @@ class Store:
 
     def outcome(self, job: str, prompt_id: str, request_hash: str) -> str | None:
         """None where there is no record, else the word ok, `QUARANTINED`, or the error's code."""
-        query = f"SELECT CASE WHEN quarantine IS NULL THEN COALESCE(code, 'ok') ELSE ? END FROM records WHERE {KEY}"
-        row = self._db.execute(query, (QUARANTINED, job, prompt_id, request_hash)).fetchone()
-        return row[0] if row else None
+        return self.standing([(job, prompt_id, request_hash)])[0][0]
+
+    def standing(self, rows: list[Row]) -> list[tuple[str | None, str | None]]:
+        """Of each row its `outcome`, and the token of the batch that owes it, None where none does: of many at once, as
+        every query takes a while to begin."""
+        asked, key = ", ".join(f"({place}, ?, ?, ?)" for place in range(len(rows))), ", ".join(KEYS)
+        query = f"""WITH asked (place, {key}) AS (VALUES {asked})
+                    SELECT IIF(quarantine IS NULL, COALESCE(code, status), '{QUARANTINED}'), token FROM asked
+                    LEFT JOIN records USING ({key}) LEFT JOIN batch_tasks USING ({key}) ORDER BY place"""
+        return list(map(tuple, self._db.execute(query, tuple(chain.from_iterable(rows)))))
 
     def rows(self, job: str | None = None, policy: str = "", holding: str = "") -> Iterator[dict[str, Any]]:
         """Records as dicts with the payload decoded, ordered by job and prompt; of one job or all, and where it is

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -22,6 +23,8 @@ CHAT, COMPLETIONS = "/chat/completions", "/completions"
 CHARACTERS_PER_TOKEN = 4
 #: The first tasks of every job, provider and model are tried before any bulk work.
 PREFLIGHT = 5
+#: Tasks that are made and looked up together; no more, for what is in flight waits meanwhile.
+_AHEAD = 32
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Task(Cell):
 
     @property
     def key(self) -> dict[str, Any]:
-        return {column.name: getattr(self, column.name) for column in fields(Cell)}
+        return {name: getattr(self, name) for name in Cell.__dataclass_fields__}
 
 
 #: Sees every new measurement of a collection; an ArenaError that it raises stops the run.
@@ -142,14 +145,12 @@ class Survey:
 def survey(store: Store, tasks: Iterable[Task], again: Again) -> Survey:
     """Go through all tasks once, without holding them."""
     out = Survey()
-    for task in tasks:
+    for task, outcome, batch in _looked_up(store, tasks):
         out.outcome.total += 1
-        outcome = store.outcome(*task.row)
-        batched = store.batches.holding(task.row) is not None
-        if batched or again.asks(outcome):
+        if batch or again.asks(outcome):
             out.pending[task.provider] += 1
             out.models.setdefault(task.provider, set()).add(task.model)
-            if not batched:
+            if not batch:
                 probes = out.probes.setdefault((task.job, f"{task.provider} {task.model}"), [])
                 if len(probes) < PREFLIGHT:
                     probes.append(task)
@@ -166,8 +167,9 @@ def survey(store: Store, tasks: Iterable[Task], again: Again) -> Survey:
 def pending(store: Store, tasks: Tasks, provider: str, again: Again) -> Iterator[Task]:
     """A provider's tasks that are to be asked and not in a batch: never-tried ones first, then those asked again."""
     tried: set[Key] = set()
-    for task in (task for task in tasks() if task.provider == provider and not store.batches.holding(task.row)):
-        outcome = store.outcome(*task.row)
+    for task, outcome, batch in _looked_up(store, (task for task in tasks() if task.provider == provider)):
+        if batch:
+            continue
         if outcome is None:
             yield task
         elif again.asks(outcome):
@@ -175,3 +177,11 @@ def pending(store: Store, tasks: Tasks, provider: str, again: Again) -> Iterator
     if tried:
         own = (task for task in tasks() if task.provider == provider)
         yield from (task for task in own if (task.prompt_id, task.request_hash) in tried)
+
+
+def _looked_up(store: Store, tasks: Iterable[Task]) -> Iterator[tuple[Task, str | None, str | None]]:
+    """Tasks with their outcome and the batch that owes them, of the next few looked up together."""
+    left = iter(tasks)
+    while some := list(islice(left, _AHEAD)):
+        standing = store.standing([task.row for task in some])
+        yield from ((task, *stands) for task, stands in zip(some, standing, strict=True))
