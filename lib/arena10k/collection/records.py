@@ -24,6 +24,7 @@ ATTEMPT = f"job, prompt_id, request_hash, status, value, code, detail, created, 
 INDEXES = {
     "by_policy": "records (job, policy, prompt_id, context, status, quarantine, draw)",
     "failures": "records (job, policy) WHERE status = 'error'",
+    "quarantined": "records (job, prompt_id, request_hash, quarantine) WHERE quarantine IS NOT NULL",
     "attempts_by_key": "attempts (job, prompt_id, request_hash)",
 }
 SCHEMA = f"""

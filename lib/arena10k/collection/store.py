@@ -335,9 +335,9 @@ class Store:
 
     def rescored(self) -> dict[tuple[str, str], tuple[int, int]]:
         """By (job, policy): rows that were asked again, and those of them that have a value in use now."""
-        query = f"""SELECT r.job, r.policy, COUNT(*), SUM(r.status = 'ok' AND r.quarantine IS NULL) FROM {self._live} r
-                    WHERE EXISTS (SELECT 1 FROM attempts a WHERE a.job = r.job AND a.prompt_id = r.prompt_id
-                                  AND a.request_hash = r.request_hash) GROUP BY r.job, r.policy"""
+        key = ", ".join(KEYS)
+        query = f"""SELECT job, policy, COUNT(*), SUM(status = 'ok' AND quarantine IS NULL)
+                    FROM (SELECT DISTINCT {key} FROM attempts) CROSS JOIN {self._live} USING ({key}) GROUP BY job, policy"""
         return {(r[0], r[1]): (r[2], r[3]) for r in self._db.execute(query)}
 
     def content_digest(self, *jobs: str) -> str:
