@@ -337,7 +337,8 @@ class Store:
         """By (job, policy): rows that were asked again, and those of them that have a value in use now."""
         key = ", ".join(KEYS)
         query = f"""SELECT job, policy, COUNT(*), SUM(status = 'ok' AND quarantine IS NULL)
-                    FROM (SELECT DISTINCT {key} FROM attempts) CROSS JOIN {self._live} USING ({key}) GROUP BY job, policy"""
+                    FROM (SELECT DISTINCT {key} FROM attempts) CROSS JOIN {self._live} USING ({key})
+                    GROUP BY job, policy"""
         return {(r[0], r[1]): (r[2], r[3]) for r in self._db.execute(query)}
 
     def content_digest(self, *jobs: str) -> str:
