@@ -12,6 +12,7 @@ from scipy.special import expit, logit
 from arena10k.errors import ArenaError
 from arena10k.estimation import ESTIMATORS, Estimator, PolicyData, Score, Term, deviations, estimators, pareto, prepare
 from arena10k.estimation.evaluation import study
+from arena10k.estimation.intervals import score_interval
 from arena10k.estimation.pareto import audit_weights
 from arena10k.estimation.score import calibration_variance, judge_variance
 from statistics_data import arrays, changed, example
@@ -285,6 +286,16 @@ def test_tmle_solves_its_score_equation():
     eps = estimators.targeting_step(prep.weight, prep.reward, q)
     assert (prep.weight * (prep.reward - expit(logit(q) + eps))).sum() == pytest.approx(0, abs=1e-8)
     assert score.value == pytest.approx(expit(logit(fresh) + eps).mean(), abs=1e-9)
+
+
+def test_stacking_of_one_alone_is_that_one(monkeypatch):
+    """A member without a share says nothing of what the value rests on."""
+    monkeypatch.setattr(estimators, "stacking_weights", lambda influence: np.array([0.0, 1.0, 0.0]))
+    data = example()
+    few = data.fresh.take(np.arange(4))
+    prep = prepare(replace(data, fresh=replace(few, label=np.round(few.judge))))
+    alone, stacked = (score_interval(prep, ESTIMATORS[name].score(prep)) for name in ("mrdr", "stacked_dr"))
+    assert stacked == alone
 
 
 def test_stacking_has_the_least_variance_among_convex_combinations():

@@ -161,7 +161,8 @@ def stacked_dr(prep: Prepared) -> Score:
     if not np.isfinite(influence).all():
         return members["dr_cpo"]
     shares = stacking_weights(influence)
-    fresh, logged = (Term.mixed(terms, shares) for terms in zip(*(s.terms for s in members.values()), strict=True))
+    used = (score.terms for score, share in zip(members.values(), shares, strict=True) if share > 0)
+    fresh, logged = (Term.mixed(terms, shares[shares > 0]) for terms in zip(*used, strict=True))
     return Score((fresh, logged), models=members["mrdr"].models, per_prompt=True)
 
 
