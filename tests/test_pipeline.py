@@ -38,11 +38,12 @@ CANARY = "sk-canary-in-the-environment"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of the first prompts of params/local.yaml: killed with kill -9 while it collected, gone on with, and once
-    more, with one stage out of date; when each file of the report was written before that and after it."""
+    """A run of the first prompts of params/sample.yaml, as it was recorded: killed with kill -9 while it collected, gone
+    on with, and once more, with one stage out of date; when each file of the report was written before that and
+    after it."""
     home = tmp_path_factory.mktemp("home")
-    params = yaml.safe_load(paths.params_file("local").read_text())
-    params |= {"run": "tiny", "policies": {name: params["policies"][name] for name in POLICIES}}
+    params = yaml.safe_load(paths.params_file("sample").read_text())
+    params |= {"run": "tiny", "recording": False, "policies": {name: params["policies"][name] for name in POLICIES}}
     params["prompts"]["max_prompts"], params["responses"]["draws"] = PROMPTS, 1
     params["oracle"]["target_labels"], params["estimation"] = 4, {**params.get("estimation", {}), "replicates": 2}
     file = home / "tiny.yaml"

@@ -100,7 +100,7 @@ def test_a_run_is_stopped_while_it_starts(home, number):
     for _ in range(max(KILLS, 1)):
         with report(home / "stub.yaml") as child:
             until(lambda: psutil.Process(child.pid).children(recursive=True), lambda: child.poll() is None)
-            time.sleep(random.uniform(0, 8) if KILLS else 0)
+            time.sleep(random.uniform(0, 4) if KILLS else 0)
             stop(child, home / "stub.yaml", number, group=True)
 
 
