@@ -38,7 +38,7 @@ CANARY = "sk-canary-in-the-environment"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of the first prompts of params/sample.yaml, as it was recorded: killed with kill -9 while it collected, gone
+    """A run of the first prompts of params/sample.yaml as it was recorded: killed with kill -9 while it collected, gone
     on with, and once more, with one stage out of date; when each file of the report was written before that and
     after it."""
     home = tmp_path_factory.mktemp("home")
