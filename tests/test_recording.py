@@ -54,10 +54,11 @@ def test_a_policy_added_to_other_params_leaves_what_was_recorded_alone_and_one_t
         responses_of(run)
 
 
-def test_stages_of_a_recording_ask_nothing_and_wait_for_no_measurement():
-    planned, asking = stages.of(config.load("sample")), {n for n, stage in stages.STAGES.items() if stage.asks}
+def test_stages_of_a_recording_ask_nothing_and_are_made_of_all_that_would_ask():
+    planned, asking = stages.of(config.load("sample")), [n for n, stage in stages.STAGES.items() if stage.asks]
     assert planned.keys() == stages.STAGES.keys()
-    assert not any(stage.asks or asking & set(stage.needs) for stage in planned.values())
-    assert planned["05_data_quality"].needs == planned["04_judge"].needs == ("01_prompts",)
+    assert not any(stage.asks for stage in planned.values())
+    assert {planned[name].needs for name in asking} == {("01_prompts",)}
+    assert set(planned["05_data_quality"].needs) == set(planned["00_status"].needs) == set(asking)
     assert planned["07_pi_bad_anomaly"] == stages.STAGES["07_pi_bad_anomaly"]
     assert stages.of(config.load("local")) is stages.STAGES

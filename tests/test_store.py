@@ -149,6 +149,16 @@ def test_what_is_counted_at_every_change_is_what_is_there(store, tmp_path):
         assert store.complete_prompts(ids, wanted, "logprobs") == (len(complete),) * 2
 
 
+def test_prompts_that_are_not_the_runs_count_for_nothing(store):
+    for prompt_id in ("mine", "other", "another"):
+        store.put(record(job="responses", value="text", prompt_id=prompt_id, request_hash="r"))
+    store.put(record(prompt_id="other"))
+    store.set_quarantine([("responses", name, "r", "empty") for name in ("other", "another")])
+    assert store.complete_prompts(["mine"], {("logprobs", "p0"): 1}, "logprobs", "p0") == (0, 0)
+    store.put(record(prompt_id="mine"))
+    assert store.complete_prompts(["mine"], {("logprobs", "p0"): 1}, "logprobs", "p0") == (1, 1)
+
+
 def test_a_store_of_before_is_counted_when_it_is_opened(tmp_path):
     path = tmp_path / "store.sqlite"
     store = Store.open(path)

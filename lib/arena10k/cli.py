@@ -105,6 +105,8 @@ def _report(
     for name in params.asked if not params.recording else ():
         if variable := params.providers[name].api_key_env:
             options.secret(f"providers.{name}", variable)
+    if params.recording and not paths.records_file(params.run).is_file():
+        raise ArenaError(f"run {params.run!r} is a recording without records.parquet")
     spending.check_labels(params)
     agreed = yes or options.is_on("yes") or spending.agreed(params, retry_errors)
     if not agreed:
@@ -115,7 +117,12 @@ def _report(
     with runner.only_one(params.run):
         if not paths.prompts_file(params.run).is_file():
             stages.out_of_date(params.run, "01_prompts")  # its stamp may be of prompts that were removed
-        again = [name for name, stage in stages.of(params).items() if retry_errors and stage.asks]
+        # Snakemake puts back what a stage that failed had made before, and finds it in order.
+        again = [
+            name
+            for name, stage in stages.of(params).items()
+            if (retry_errors and stage.asks) or failures.is_noted(params.run, name)
+        ]
         if forced := dict.fromkeys([*again, *stages.unstamped(params)]):
             command += ["--forcerun", *map(stages.rule, forced)]
         before = failures.latest(params.run)
@@ -124,7 +131,7 @@ def _report(
         code = stopping.run(command, environment)
     index = paths.reports_dir(params.run) / "index.html"
     if code:
-        stages.of(params)  # raises the fault of an ablation matrix as one line
+        stages.show_failures(params)  # and raises the fault of an ablation matrix as one line
         unplanned = "the pipeline could not be planned:"
         for line in failures.lines(params.run, before) or [unplanned, *runner.plan(command)]:
             click.echo(f"error: {line}", err=True)

@@ -130,10 +130,11 @@ class Endpoint:
 
         async def post() -> dict[str, Any]:
             await self.limits.pace(request)
-            # Its own headers and those of the content are left to the transport, ours are encoded once.
-            content = httpx2.ByteStream(orjson.dumps(request.body))
-            asked = httpx2.Request("POST", self._url(request.path), stream=content, extensions=self._timeout)
-            asked.headers = self._headers
+            # Headers of its own would be encoded anew for every request.
+            url, stream = self._url(request.path), httpx2.ByteStream(content := orjson.dumps(request.body))
+            asked = httpx2.Request("POST", url, stream=stream, extensions=self._timeout)
+            asked.headers = self._headers.copy()
+            asked.headers["Content-Length"] = str(len(content))
             asked.read()
             answer = await self.http.send(asked)
             if not answer.is_success:

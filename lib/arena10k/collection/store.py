@@ -310,23 +310,28 @@ class Store:
         `wanted` gives the number of draws by (job, policy); each draw has one record in the current contexts. A
         log-prob is not usable where the response of the `logging_policy` that it is of is quarantined.
         """
-        lacking = {cell: self._lacking(prompts, *cell, draws) for cell, draws in wanted.items()}
+        own = {*prompts}
+        # Every record is of a response; of prompts that are no longer the run's there may be as many as are lacking.
+        foreign = not own.issuperset(
+            row[0] for row in self._db.execute("SELECT DISTINCT prompt_id FROM records WHERE job = 'responses'")
+        )
+        lacking = {cell: self._lacking(own, *cell, draws, foreign) for cell, draws in wanted.items()}
         for cell in (cell for cell in wanted if cell[0] == "logprobs"):
-            lacking[cell] |= self._prompts("responses", logging_policy, wanted[cell], "quarantine IS NOT NULL")
+            lacking[cell] |= own & self._prompts("responses", logging_policy, wanted[cell], "quarantine IS NOT NULL")
         of_job = [of_cell for (name, _), of_cell in lacking.items() if name == job]
         every, alone = (
             len(prompts) - len(set[str]().union(*part)) if part else 0 for part in (list(lacking.values()), of_job)
         )
         return every, alone
 
-    def _lacking(self, prompts: Collection[str], job: str, policy: str, draws: int) -> set[str]:
+    def _lacking(self, prompts: set[str], job: str, policy: str, draws: int, foreign: bool) -> set[str]:
         """The prompts without a usable record of each draw. Only records that are not all there are looked at."""
         query = f"SELECT COALESCE(SUM(n), 0) FROM {self._tallies} WHERE job = ? AND policy = ? AND draw < ?"
         asked = self._db.execute(query, (job, policy, draws)).fetchone()[0]
-        if asked == draws * len(prompts):
+        if asked == draws * len(prompts) and not foreign:
             return self._prompts(job, policy, draws, "(status = 'error' OR quarantine IS NOT NULL)")
         usable = "status = 'ok' AND quarantine IS NULL GROUP BY prompt_id HAVING COUNT(*) = :draws"
-        return {*prompts} - (self._prompts(job, policy, draws, usable) if asked else set())
+        return prompts - (self._prompts(job, policy, draws, usable) if asked else set())
 
     def _prompts(self, job: str, policy: str, draws: int, which: str) -> set[str]:
         given = {"job": job, "policy": policy, "draws": draws}

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -85,9 +86,14 @@ INCIDENT = Stage("11_incident", results=("incident.json",))
 
 
 def _of_recording(stage: Stage) -> Stage:
-    """Nothing is asked for a recording, so no stage waits for another's measurements."""
-    needs = dict.fromkeys("01_prompts" if STAGES[need].asks else need for need in stage.needs)
-    return replace(stage, asks=False, needs=tuple(needs))
+    """Nothing is asked for a recording: stages that would ask wait for the prompts alone, and what is made of their
+    measurements for all of them, for each says what of them is not there."""
+    asking, needs = [name for name, other in STAGES.items() if other.asks], [stage.needs]
+    if stage.asks:
+        needs = [("01_prompts",)]
+    elif set(asking) & set(stage.needs):
+        needs = [(*asking, *stage.needs)]
+    return replace(stage, asks=False, needs=tuple(dict.fromkeys(needs[0])))
 
 
 def of(params: Params) -> dict[str, Stage]:
@@ -248,7 +254,8 @@ def execute(name: str, params_file: str, run: str | None) -> None:
     except PapermillExecutionError as error:
         if error.ename != NothingToShow.__name__:
             _render(params, name)
-            raise failed(error.evalue if error.ename in _PLAIN else f"{error.ename}: {error.evalue}") from error
+            said = error.evalue if error.ename in _PLAIN else f"{error.ename}: {error.evalue}"
+            raise failed(" ".join(said.split())) from error
         _say_so(executed, error.evalue)
         for result in stage.results:
             paths.result_file(params.run, result).unlink(missing_ok=True)
@@ -284,6 +291,15 @@ def _render(params: Params, name: str) -> None:
     at = names.index(name)
     beside = [_neighbour(params, other, page.parent) for other in (names[at - 1], names[at + 1])]
     report.render(executed, page, {"run": params.run, "stage": name} | provenance(params), home, beside)
+
+
+def show_failures(params: Params) -> None:
+    """Render the pages of stages that failed: Snakemake has put back what they had made before."""
+    for name in (name for name in of(params) if failures.is_noted(params.run, name)):
+        executed = executed_file(params.run, name)
+        if executed.is_file() and executed.stat().st_size:
+            with suppress(ArenaError):  # without records no page says of when they are
+                _render(params, name)
 
 
 def _neighbour(params: Params, name: str | None, folder: Path) -> tuple[str, str] | None:

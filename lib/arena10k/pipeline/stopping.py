@@ -128,6 +128,7 @@ class Interrupting:
 def run_notebook(source: Path, executed: Path, parameters: dict[str, str], collects: bool) -> None:
     """Run a stage's notebook with these parameters. `collects`: whether it asks models. Raises StoppedOnRequest where
     it was told to stop, however that ended it; else what papermill raises."""
+    import nbformat
     import papermill
     from jupyter_client.manager import AsyncKernelManager
     from traitlets.config import Config
@@ -139,7 +140,12 @@ def run_notebook(source: Path, executed: Path, parameters: dict[str, str], colle
             # A kernel that ends is interrupted first, and would say so.
             return warm.command(super().format_kernel_cmd([*(extra_arguments or ()), "--IPKernelApp.log_level=50"]))
 
-    answer = Interrupting(collects)
+    answer, begun = Interrupting(collects), list[Any]()
+
+    def starting(cell: Any, **_: object) -> None:
+        answer.check()
+        begun.append(cell)
+
     # In a thread of its own: in the main one nbclient would answer signals, by killing the kernel.
     # A kernel is reached through files of its own: another process may take a free port before the kernel has it.
     with hearing(answer), ThreadPoolExecutor(1) as pool, tempfile.TemporaryDirectory() as folder:
@@ -154,7 +160,7 @@ def run_notebook(source: Path, executed: Path, parameters: dict[str, str], colle
             stderr_file=answer,
             kernel_manager_class=Kernels,
             config=Config(KernelManager={"transport": "ipc", "connection_file": f"{folder}/kernel.json"}),
-            on_cell_start=answer.check,
+            on_cell_start=starting,
         )
         try:
             running.result()
@@ -162,4 +168,6 @@ def run_notebook(source: Path, executed: Path, parameters: dict[str, str], colle
             if answer._within_line:
                 sys.stderr.write("\n")
             answer.check()
+            if begun and not (executed.is_file() and executed.stat().st_size):  # its kernel died
+                nbformat.write(nbformat.v4.new_notebook(cells=begun), executed)
             raise

@@ -226,6 +226,7 @@ def main() -> None:
 
         if words[1].startswith("ipykernel"):  # it ends with the process that started it: here, that it was forked from
             words.append(f"--IPKernelApp.parent_handle={os.getppid()}")
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is heard when it can be: earlier it ends in a trace
         if words[1:3] == ["arena10k", "stage"]:
             os.environ[STAGE] = words[3]
         with suppress(OSError), open("/proc/self/comm", "w") as shown:
