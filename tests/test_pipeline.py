@@ -21,7 +21,7 @@ from arena10k import paths
 from arena10k.audit import checks
 from arena10k.collection.store import Store
 from arena10k.params import config
-from arena10k.pipeline import first_page, runner, stages, stopping
+from arena10k.pipeline import failures, first_page, runner, stages, stopping
 from arena10k.run import Run
 from in_process import arena
 from stub_run import judge_in_one_token
@@ -187,14 +187,15 @@ def test_a_stage_depends_on_its_notebook_on_what_that_reaches_and_on_params_that
     assert {name for names in stages.STAGE_PARAMS.values() for name in names} <= set(config.Params.model_fields)
 
 
-def test_prompts_that_were_removed_are_chosen_again(run, monkeypatch):
-    """What the command asks Snakemake for; all that rests on the prompts would run after it."""
+def test_prompts_that_were_removed_are_chosen_again_and_what_failed_is_tried_again(run, monkeypatch):
+    """What the command asks Snakemake for; all that rests on them would run after it."""
     commands = []
     monkeypatch.setattr(stopping, "run", lambda command, environment: commands.append(command) or 0)
     paths.prompts_file("tiny").rename(paths.prompts_file("tiny").with_suffix(".aside"))
+    failures.note("tiny", "06_estimates", "06_estimates: of before")
     assert arena("report", "--params", run.file).returncode == 0
     (command,) = commands
-    assert stages.rule("01_prompts") in command[command.index("--forcerun") :]
+    assert {stages.rule("01_prompts"), stages.rule("06_estimates")} <= {*command[command.index("--forcerun") :]}
 
 
 def test_no_stage_writes_down_its_environment(run):

@@ -104,10 +104,10 @@ def test_a_run_is_stopped_while_it_starts(home, number):
             stop(child, home / "stub.yaml", number, group=True)
 
 
-def book(home, monkeypatch, code):
-    """The notebook of every stage: one cell."""
+def book(home, monkeypatch, *codes):
+    """The notebook of every stage: these cells."""
     kernel = {"kernelspec": {"display_name": "", "language": "python", "name": "python3"}}
-    one = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata=kernel)
+    one = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in codes], metadata=kernel)
     nbformat.write(one, home / "book.ipynb")
     monkeypatch.setattr(paths, "notebook", lambda _: home / "book.ipynb")
 
@@ -161,11 +161,13 @@ def test_a_kernel_is_told_again_after_a_while_and_then_killed(monkeypatch):
 
 
 def test_a_kernel_that_dies_is_the_fault_that_is_told(home, monkeypatch):
-    book(home, monkeypatch, "import os\nos.kill(os.getpid(), 9)")
+    book(home, monkeypatch, "print('here')", "import os\nos.kill(os.getpid(), 9)", "print('never')")
     with pytest.raises(ArenaError, match=r"^02_responses: DeadKernelError"):
         stages.execute("02_responses", "sample", None)
     (failed,) = failures.lines("sample")
     assert failed.startswith("02_responses: DeadKernelError")
+    left = nbformat.read(stages.executed_file("sample", "02_responses"), as_version=4).cells
+    assert [output.text for cell in left for output in cell.outputs] == ["here\n"]
 
 
 def test_a_kernel_takes_no_port_and_leaves_no_file(home, monkeypatch):
