@@ -316,8 +316,13 @@ class Store:
             row[0] for row in self._db.execute("SELECT DISTINCT prompt_id FROM records WHERE job = 'responses'")
         )
         lacking = {cell: self._lacking(own, *cell, draws, foreign) for cell, draws in wanted.items()}
-        for cell in (cell for cell in wanted if cell[0] == "logprobs"):
-            lacking[cell] |= own & self._prompts("responses", logging_policy, wanted[cell], "quarantine IS NOT NULL")
+        scored = [cell for cell in wanted if cell[0] == "logprobs"]
+        aside = {
+            draws: own & self._prompts("responses", logging_policy, draws, "quarantine IS NOT NULL")
+            for draws in {wanted[cell] for cell in scored}
+        }
+        for cell in scored:
+            lacking[cell] |= aside[wanted[cell]]
         of_job = [of_cell for (name, _), of_cell in lacking.items() if name == job]
         every, alone = (
             len(prompts) - len(set[str]().union(*part)) if part else 0 for part in (list(lacking.values()), of_job)
@@ -326,10 +331,12 @@ class Store:
 
     def _lacking(self, prompts: set[str], job: str, policy: str, draws: int, foreign: bool) -> set[str]:
         """The prompts without a usable record of each draw. Only records that are not all there are looked at."""
-        query = f"SELECT COALESCE(SUM(n), 0) FROM {self._tallies} WHERE job = ? AND policy = ? AND draw < ?"
-        asked = self._db.execute(query, (job, policy, draws)).fetchone()[0]
+        query = f"""SELECT COALESCE(SUM(n), 0), COALESCE(SUM(n * (status = 'ok' AND quarantine = '')), 0)
+                    FROM {self._tallies} WHERE job = ? AND policy = ? AND draw < ?"""
+        asked, there = self._db.execute(query, (job, policy, draws)).fetchone()
         if asked == draws * len(prompts) and not foreign:
-            return self._prompts(job, policy, draws, "(status = 'error' OR quarantine IS NOT NULL)")
+            bad = "(status = 'error' OR quarantine IS NOT NULL)"
+            return self._prompts(job, policy, draws, bad) if there < asked else set()
         usable = "status = 'ok' AND quarantine IS NULL GROUP BY prompt_id HAVING COUNT(*) = :draws"
         return prompts - (self._prompts(job, policy, draws, usable) if asked else set())
 
