@@ -105,8 +105,8 @@ def _report(
     for name in params.asked if not params.recording else ():
         if variable := params.providers[name].api_key_env:
             options.secret(f"providers.{name}", variable)
-    if params.recording and not paths.records_file(params.run).is_file():
-        raise ArenaError(f"run {params.run!r} is a recording without records.parquet")
+    if params.recording:
+        paths.recorded_file(params.run)
     spending.check_labels(params)
     agreed = yes or options.is_on("yes") or spending.agreed(params, retry_errors)
     if not agreed:

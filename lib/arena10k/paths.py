@@ -90,6 +90,13 @@ snapshots_dir = _in_data_dir("snapshots")
 server_log = _in_data_dir("local_server.log")
 
 
+def recorded_file(run: str) -> Path:
+    """The records of a recording. Raises ArenaError where they are not there."""
+    if not records_file(run).is_file():
+        raise ArenaError(f"run {run!r} is a recording without records.parquet")
+    return records_file(run)
+
+
 def made_runs() -> list[str]:
     """The runs that are there: names of the data folders with prompts, the sample first."""
     made = {path.parent.name for path in (home() / "data").glob("*/prompts.parquet")}

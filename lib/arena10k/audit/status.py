@@ -13,7 +13,6 @@ from arena10k.collection import costs, jobs, judge
 from arena10k.collection.echo import IGNORED
 from arena10k.collection.jobs import LOGPROBS, RESPONSES, SHUFFLED, Key
 from arena10k.collection.store import Store
-from arena10k.errors import ArenaError
 from arena10k.frames import table
 from arena10k.inputs import prompts
 from arena10k.params.config import Params
@@ -41,13 +40,11 @@ _COUNTED = ("total", "ok", "errors", "attempts", "prompt_tokens", "completion_to
 
 def open_store(params: Params) -> Store:
     """The run's store, read-only; a recording is loaded into memory. Raises ArenaError where there is none."""
-    recorded = paths.records_file(params.run)
-    if params.recording and not recorded.is_file():
-        raise ArenaError(f"run {params.run!r} is a recording without records.parquet")
-    if not params.recording and not paths.prompts_file(params.run).is_file():
+    if params.recording:
+        return Store.recording(paths.recorded_file(params.run)).using(jobs.contexts(params).values())
+    if not paths.prompts_file(params.run).is_file():
         raise prompts.none_there(params.run)
-    store = Store.recording(recorded) if params.recording else Store.read(paths.store_file(params.run))
-    return store.using(jobs.contexts(params).values())
+    return Store.read(paths.store_file(params.run)).using(jobs.contexts(params).values())
 
 
 def progress(params: Params, store: Store, now: float | None = None) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from arena10k.collection.client import Endpoint
 from arena10k.collection.ledger import CREATING, Entry
 from arena10k.collection.limits import happens_within
 from arena10k.collection.records import Row
-from arena10k.collection.tasks import Request, Task
+from arena10k.collection.tasks import Request, Task, looked_up
 from arena10k.errors import ArenaError, CallError, Stopped
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class Batches:
     def _batched(self) -> Iterator[tuple[str, Task]]:
         """The provider's tasks that are in a batch, each with the batch's token."""
         own = (task for task in self.engine.tasks() if task.provider == self.endpoint.name)
-        return ((token, task) for task in own if (token := self.engine.store.standing([task.row])[0][1]))
+        return ((token, task) for task, _, token in looked_up(self.engine.store, own) if token)
 
     # Handing over
 

@@ -130,7 +130,7 @@ class Endpoint:
 
         async def post() -> dict[str, Any]:
             await self.limits.pace(request)
-            # Headers of its own would be encoded anew for every request.
+            # Headers that are given to it would be encoded anew for every request.
             url, stream = self._url(request.path), httpx2.ByteStream(content := orjson.dumps(request.body))
             asked = httpx2.Request("POST", url, stream=stream, extensions=self._timeout)
             asked.headers = self._headers.copy()

@@ -33,7 +33,7 @@ from arena10k.params.config import Params
 #: The circuit breaker: more than this share of the last fresh requests of one job, policy and model failing for good
 #: stops the run.
 BREAKER_WINDOW, BREAKER_SHARE = 50, 0.5
-#: Objects that are made, and not given up, before some are looked for that nothing holds any more.
+#: Objects made, beyond those freed, before the garbage collector looks for cycles.
 _GARBAGE = 50_000
 #: What reading an answer of another shape than the API's raises.
 _MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError)
@@ -95,7 +95,7 @@ class Engine:
 
     def run(self, pilot: bool = False) -> None:
         """Run to the end, also inside Jupyter, whose own event loop is already running in this thread."""
-        # Answers are many small objects and no cycles: neither they nor what is loaded are gone through for each few.
+        # Answers are many small objects without cycles, and what is loaded stays: the collector has little to find.
         before = gc.get_threshold()
         gc.freeze()
         gc.set_threshold(_GARBAGE)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
@@ -26,27 +25,22 @@ from arena10k.collection.ledger import Ledger
 from arena10k.collection.records import ATTEMPT, COLUMNS, INDEXES, KEY, KEYS, LATER, SCHEMA, UPSERT, Record, Row
 from arena10k.errors import ArenaError
 
-T = TypeVar("T")
 #: Rows that are read at once.
 _PAGE = 256
 #: The outcome of a row that has a value which is quarantined.
 QUARANTINED = "quarantined"
 
 
-class Store:
+class Store(tallies.Counted):
     """Records of one run. Use `Store.open` for collecting, `Store.read` for looking on (also while another process
     collects), and `Store.recording` for a committed Parquet export. `batches` are those at providers that are not read
     to the end."""
 
     def __init__(self, connection: sqlite3.Connection):
-        self._db = connection
-        self._db.row_factory = sqlite3.Row
+        super().__init__(connection)
         self._db.execute("CREATE TEMP TABLE current (context TEXT PRIMARY KEY)")
         self._db.execute("CREATE TEMP TABLE some (prompt_id TEXT PRIMARY KEY)")
-        self._live, self._place = "records", "(prompt_id, request_hash)"
-        self._every = self._tallies = "tallies" if self._is_tallied() else f"({tallies.counted('records')})"
-        self._kept: dict[Any, Any] = {}
-        self._kept_at: tuple[int, int] | None = None
+        self._place = "(prompt_id, request_hash)"
         self.batches = Ledger(connection)
 
     @classmethod
@@ -66,17 +60,6 @@ class Store:
         store = cls(db)
         store._tally()
         return store
-
-    def _is_tallied(self) -> bool:
-        return bool(self._query("SELECT 1 FROM sqlite_master WHERE name = 'tallies'"))
-
-    def _tally(self) -> None:
-        """Have the records counted, now and at every change."""
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")  # another process may be opening the store, too
-            for statement in () if self._is_tallied() else tallies.BEGIN:
-                self._db.execute(statement)
-        self._every = self._tallies = "tallies"
 
     @classmethod
     def read(cls, path: Path) -> Store:
@@ -127,15 +110,6 @@ class Store:
             self._db.executemany(f"INSERT OR IGNORE INTO temp.{table} VALUES (?)", [(value,) for value in values])
 
     # Writing
-
-    def once(self, what: Any, make: Callable[[], T]) -> T:
-        """What `make()` reads, kept under the name `what` until the records change, whoever changes them."""
-        now = self._db.execute("PRAGMA data_version").fetchone()[0], self._db.total_changes
-        if self._kept_at != now:
-            self._kept, self._kept_at = {}, now
-        if what not in self._kept:
-            self._kept[what] = make()
-        return self._kept[what]  # type: ignore[no-any-return]
 
     def put(self, record: Record) -> bool:
         """Store one record and commit. Returns False where the row that is there stands: see `put_all`."""
@@ -212,9 +186,6 @@ class Store:
 
     # Reading
 
-    def _query(self, query: str, args: Iterable[Any] = ()) -> list[dict[str, Any]]:
-        return [dict(row) for row in self._db.execute(query, tuple(args))]
-
     def get(self, job: str, prompt_id: str, request_hash: str) -> dict[str, Any] | None:
         """One record as a dict with the payload decoded, or None."""
         return next(
@@ -275,75 +246,10 @@ class Store:
         query = f"{every} AND policy != :policy EXCEPT {every} AND prompt_id IN ({own}) ORDER BY policy"
         return [row[0] for row in self._db.execute(query, {"job": job, "policy": policy})]
 
-    def counts(self, since: float = float("inf")) -> list[dict[str, Any]]:
-        """Number of records by job, policy, status, code, quarantine reason and the model that answered, with the
-        oldest and newest time stamp, how many were made from the minute of `since` (seconds since the epoch) on, and
-        their tokens."""
-        query = f"""SELECT job, policy, status, NULLIF(code, '') AS code, NULLIF(quarantine, '') AS quarantine,
-                    NULLIF(model, '') AS model, SUM(n) AS n, SUM(attempts) AS attempts, MIN(oldest) AS oldest,
-                    MAX(newest) AS newest, SUM(n * (minute >= ?)) AS recent, SUM(prompt_tokens) AS prompt_tokens,
-                    SUM(completion_tokens) AS completion_tokens FROM {self._tallies}
-                    GROUP BY job, policy, status, code, quarantine, model ORDER BY job, policy, status, code"""
-        minute = since // 60 if math.isfinite(since) else since
-        return self.once(("counts", minute), lambda: self._query(query, (minute,)))
-
     def failed(self) -> list[dict[str, Any]]:
         """The records that hold an error, without payload, ordered by job and prompt."""
         columns = "job, prompt_id, request_hash, policy, draw, code, detail"
         return self._query(f"SELECT {columns} FROM {self._live} WHERE status = 'error' ORDER BY {columns}")
-
-    def fingerprints(self) -> list[dict[str, Any]]:
-        """Number of records by job, policy and fingerprint."""
-        groups = "job, policy, fingerprint"
-        return self._query(f"SELECT {groups}, SUM(n) AS n FROM {self._tallies} GROUP BY {groups}")
-
-    def other_contexts(self) -> list[dict[str, Any]]:
-        """The same of records that were made in another context than the current ones."""
-        groups, other = "job, policy, fingerprint", "context NOT IN (SELECT context FROM temp.current)"
-        return self._query(f"SELECT {groups}, SUM(n) AS n FROM {self._every} WHERE {other} GROUP BY {groups}")
-
-    def complete_prompts(
-        self, prompts: Collection[str], wanted: Mapping[tuple[str, str], int], job: str, logging_policy: str = ""
-    ) -> tuple[int, int]:
-        """How many of `prompts` have every wanted record ok and not quarantined: in all jobs, and in `job` alone.
-
-        `wanted` gives the number of draws by (job, policy); each draw has one record in the current contexts. A
-        log-prob is not usable where the response of the `logging_policy` that it is of is quarantined.
-        """
-        own = {*prompts}
-        # Every record is of a response; of prompts that are no longer the run's there may be as many as are lacking.
-        foreign = not own.issuperset(
-            row[0] for row in self._db.execute("SELECT DISTINCT prompt_id FROM records WHERE job = 'responses'")
-        )
-        lacking = {cell: self._lacking(own, *cell, draws, foreign) for cell, draws in wanted.items()}
-        scored = [cell for cell in wanted if cell[0] == "logprobs"]
-        aside = {
-            draws: own & self._prompts("responses", logging_policy, draws, "quarantine IS NOT NULL")
-            for draws in {wanted[cell] for cell in scored}
-        }
-        for cell in scored:
-            lacking[cell] |= aside[wanted[cell]]
-        of_job = [of_cell for (name, _), of_cell in lacking.items() if name == job]
-        every, alone = (
-            len(prompts) - len(set[str]().union(*part)) if part else 0 for part in (list(lacking.values()), of_job)
-        )
-        return every, alone
-
-    def _lacking(self, prompts: set[str], job: str, policy: str, draws: int, foreign: bool) -> set[str]:
-        """The prompts without a usable record of each draw. Only records that are not all there are looked at."""
-        query = f"""SELECT COALESCE(SUM(n), 0), COALESCE(SUM(n * (status = 'ok' AND quarantine = '')), 0)
-                    FROM {self._tallies} WHERE job = ? AND policy = ? AND draw < ?"""
-        asked, there = self._db.execute(query, (job, policy, draws)).fetchone()
-        if asked == draws * len(prompts) and not foreign:
-            bad = "(status = 'error' OR quarantine IS NOT NULL)"
-            return self._prompts(job, policy, draws, bad) if there < asked else set()
-        usable = "status = 'ok' AND quarantine IS NULL GROUP BY prompt_id HAVING COUNT(*) = :draws"
-        return prompts - (self._prompts(job, policy, draws, usable) if asked else set())
-
-    def _prompts(self, job: str, policy: str, draws: int, which: str) -> set[str]:
-        given = {"job": job, "policy": policy, "draws": draws}
-        where = f"job = :job AND policy = :policy AND draw < :draws AND {which}"
-        return {row[0] for row in self._db.execute(f"SELECT prompt_id FROM {self._live} WHERE {where}", given)}
 
     def rescored(self) -> dict[tuple[str, str], tuple[int, int]]:
         """By (job, policy): rows that were asked again, and those of them that have a value in use now."""

@@ -145,7 +145,7 @@ class Survey:
 def survey(store: Store, tasks: Iterable[Task], again: Again) -> Survey:
     """Go through all tasks once, without holding them."""
     out = Survey()
-    for task, outcome, batch in _looked_up(store, tasks):
+    for task, outcome, batch in looked_up(store, tasks):
         out.outcome.total += 1
         if batch or again.asks(outcome):
             out.pending[task.provider] += 1
@@ -167,7 +167,7 @@ def survey(store: Store, tasks: Iterable[Task], again: Again) -> Survey:
 def pending(store: Store, tasks: Tasks, provider: str, again: Again) -> Iterator[Task]:
     """A provider's tasks that are to be asked and not in a batch: never-tried ones first, then those asked again."""
     tried: set[Key] = set()
-    for task, outcome, batch in _looked_up(store, (task for task in tasks() if task.provider == provider)):
+    for task, outcome, batch in looked_up(store, (task for task in tasks() if task.provider == provider)):
         if batch:
             continue
         if outcome is None:
@@ -179,7 +179,7 @@ def pending(store: Store, tasks: Tasks, provider: str, again: Again) -> Iterator
         yield from (task for task in own if (task.prompt_id, task.request_hash) in tried)
 
 
-def _looked_up(store: Store, tasks: Iterable[Task]) -> Iterator[tuple[Task, str | None, str | None]]:
+def looked_up(store: Store, tasks: Iterable[Task]) -> Iterator[tuple[Task, str | None, str | None]]:
     """Tasks with their outcome and the batch that owes them, of the next few looked up together."""
     left = iter(tasks)
     while some := list(islice(left, _AHEAD)):

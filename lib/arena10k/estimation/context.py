@@ -108,12 +108,12 @@ class PolicyContext:
         """Whether the log shows less than all of the target, beyond chance."""
         return self.audit.n > 0 and self.mean_weight[1] < 1
 
-    def rests_on(self, labels: bool) -> np.ndarray:
-        """Log-weights, by cluster, of the rows that a weighted estimate rests on: the labelled ones where their
-        residual is in it (`labels`) or they train f, all weighted ones elsewhere; chances of labels included."""
+    def rests_on(self, labelled: bool) -> np.ndarray:
+        """Log-weights, by cluster, of the weighted rows, or of those that are `labelled` alone, with the chances of
+        their labels."""
         rows, has, lw = self.prep.logged, self.prep.weighted, self.prep.log_weight
         with np.errstate(divide="ignore"):
-            if labels or self.prep.source == "logged":
+            if labelled:
                 has, lw = self.prep.weighted_labels, lw + np.log(rows.label_weight)
             if rows.unique or not has.any() or not np.isfinite(top := float(lw[has].max())):
                 return np.asarray(lw[has])

@@ -95,11 +95,12 @@ def _label_reasons(ctx: PolicyContext, belief: str, uses_target_labels: bool, la
 
 
 @shared
-def _weight_reasons(ctx: PolicyContext, label_residual: bool) -> Verdict:
-    """Of what rests on the belief that weights are right."""
+def _weight_reasons(ctx: PolicyContext, labelled: bool) -> Verdict:
+    """Of what rests on the belief that weights are right; on those of the `labelled` rows where their residual is in
+    the estimate or they train f."""
     if ctx.wrong_weights or ctx.audit.clip_dominated:
         return REFUSE, [*ctx.wrong_weights, *["clip_dominated"] * ctx.audit.clip_dominated]
-    lw = ctx.rests_on(label_residual)
+    lw = ctx.rests_on(labelled)
     if not len(lw) or not np.isfinite(lw.max()):
         return REFUSE, ["few_weighted_labels"]
     w = np.exp(lw - lw.max())

@@ -86,14 +86,14 @@ INCIDENT = Stage("11_incident", results=("incident.json",))
 
 
 def _of_recording(stage: Stage) -> Stage:
-    """Nothing is asked for a recording: stages that would ask wait for the prompts alone, and what is made of their
-    measurements for all of them, for each says what of them is not there."""
-    asking, needs = [name for name, other in STAGES.items() if other.asks], [stage.needs]
+    """Nothing is asked for a recording. Stages that would ask wait for the prompts alone; what is made of their
+    measurements waits for all of them, for each of them says what a recording lacks."""
+    needs = stage.needs
     if stage.asks:
-        needs = [("01_prompts",)]
-    elif set(asking) & set(stage.needs):
-        needs = [(*asking, *stage.needs)]
-    return replace(stage, asks=False, needs=tuple(dict.fromkeys(needs[0])))
+        needs = ("01_prompts",)
+    elif needs == _SCORING:
+        needs = tuple(name for name, other in STAGES.items() if other.asks)
+    return replace(stage, asks=False, needs=needs)
 
 
 def of(params: Params) -> dict[str, Stage]:

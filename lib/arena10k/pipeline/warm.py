@@ -211,7 +211,7 @@ def _load(names: Sequence[str] = LOADED) -> None:
     for name in names:
         importlib.import_module(name)
     gc.freeze()  # a forked process would copy every page that its collector looks through
-    gc.set_threshold(50_000)  # a figure has that many objects, nearly none lost: at 700 looking took a tenth of a page
+    gc.set_threshold(50_000)  # a figure makes that many objects and frees few: at 700 that took a tenth of a page
 
 
 def main() -> None:

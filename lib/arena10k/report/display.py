@@ -90,10 +90,11 @@ def _png(fig: Figure) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    canvas, reduced = FigureCanvasAgg(fig), io.BytesIO()
+    canvas, reduced, dpi = FigureCanvasAgg(fig), io.BytesIO(), fig.dpi
     fig.set_facecolor("white")
     fig.dpi = 2 * CSS_DPI
     canvas.draw()
+    fig.dpi = dpi
     pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     pixels.quantize(128, Image.Quantize.FASTOCTREE).save(reduced, format="png", optimize=True)
     return reduced.getvalue()
